@@ -1,0 +1,76 @@
+"""gradprobe: what PyTorch's gradient and inference modes do in a program, where, and at what cost.
+
+The names load on first use: ``import gradprobe`` imports neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from gradprobe._version import __version__
+
+if TYPE_CHECKING:
+    from gradprobe.errors import GradprobeError, RecordingError
+    from gradprobe.managers import (
+        enable_grad,
+        inference_mode,
+        is_grad_enabled,
+        is_inference_mode_enabled,
+        no_grad,
+        set_grad_enabled,
+    )
+    from gradprobe.probe import probe
+    from gradprobe.recorder import record
+    from gradprobe.result import Recording, load, merge
+    from gradprobe.switch import disable, enable
+
+_HOMES = {
+    "GradprobeError": "errors",
+    "RecordingError": "errors",
+    "enable_grad": "managers",
+    "inference_mode": "managers",
+    "is_grad_enabled": "managers",
+    "is_inference_mode_enabled": "managers",
+    "no_grad": "managers",
+    "set_grad_enabled": "managers",
+    "probe": "probe",
+    "record": "recorder",
+    "Recording": "result",
+    "load": "result",
+    "merge": "result",
+    "disable": "switch",
+    "enable": "switch",
+}
+
+__all__ = [
+    "GradprobeError",
+    "Recording",
+    "RecordingError",
+    "__version__",
+    "disable",
+    "enable",
+    "enable_grad",
+    "inference_mode",
+    "is_grad_enabled",
+    "is_inference_mode_enabled",
+    "load",
+    "merge",
+    "no_grad",
+    "probe",
+    "record",
+    "set_grad_enabled",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,1 @@
+"""What a recording shows: pure functions from its processes to numbers and sentences."""

@@ -1,0 +1,59 @@
+"""What a recording could not see, said in sentences: nothing unseen may pass for a zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradprobe.recording.process import Process
+
+
+def gaps(processes: Sequence[Process]) -> list[str]:
+    """One sentence for each thing that the tables do not show."""
+    found: list[str] = []
+    for process in processes:
+        where = f"process {process.pid}: " if len(processes) > 1 else ""
+        found += [where + sentence for sentence in _of(process)]
+    return found
+
+
+def _of(process: Process) -> list[str]:
+    notes, history, meta = process.contents.notes, process.history, process.contents.meta
+    found = []
+    if not history.complete:
+        found.append(
+            "the recording was cut off (the program was killed, or still runs); up to a second at its end is missing"
+        )
+    threads = sorted(text for kind, text, _ in notes if kind == "unseen thread")
+    if threads:
+        named = ", ".join(threads[:5]) + (f" and {len(threads) - 5} more" if len(threads) > 5 else "")
+        found.append(f"{_count(len(threads), 'thread')} changed no mode, so their time is in no table: {named}")
+    inherited = [t for t in process.contents.threads.values() if t.inherited and _ran_before(process, t.id)]
+    if inherited:
+        found.append(
+            f"{_count(len(inherited), 'thread')} ran before the recording began, and count from their first change of "
+            f"a mode: {', '.join(t.name for t in inherited[:5])}"
+        )
+    folded = sum(fold.count for fold in process.contents.folds)
+    if folded:
+        found.append(
+            f"{_count(folded, 'finished block')} beyond the limit of {meta.get('limit', 0):,} events were added up per "
+            "line: they are in the sites and in the time by mode, not among the transitions and regions"
+        )
+    if history.hidden:
+        found.append(f"{_count(history.hidden, 'transition')} of PyTorch's own code are hidden (include_torch shows them)")
+    for kind, text, count in notes:
+        if kind == "fault":
+            found.append(f"an error inside gradprobe cost {_count(count, 'event')}: {text}")
+        elif kind == "full":
+            found.append(f"{text} ({count:,})")
+        elif kind == "level":
+            found.append(text)
+    return found
+
+
+def _ran_before(process: Process, thread: int) -> bool:
+    return any(lane.thread == thread and lane.began_ns > 0 for lane in process.history.lanes)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

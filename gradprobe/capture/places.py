@@ -1,0 +1,73 @@
+"""From bytecode to source: the site that an event's code object and offset stand for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import CodeType
+
+import torch
+
+from gradprobe.capture.execution import indirect_files
+from gradprobe.recording.events import DECORATED, GENERATOR, NOWHERE
+from gradprobe.recording.store import Site
+
+Offset = int | tuple[int, str]
+"""An offset into the code; with a name of the user's own choosing, a pair."""
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_GRADPROBE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_GENERATED = (f"{os.sep}torchinductor_", "<eval_with_key>", "<torch_package")
+_FORMS = {DECORATED: "decorator", GENERATOR: "generator"}
+
+
+class Sites(dict[tuple[int, Offset], int]):
+    """Numbers for places. Holds on to the code objects, whose identities would be reused otherwise."""
+
+    def __init__(self, table: dict[int, Site]) -> None:
+        super().__init__()
+        self._table = table
+        self._held: list[CodeType] = []
+
+    def number(self, code: CodeType | None, offset: Offset) -> int:
+        """The number of a place, a new one at its first use."""
+        if code is None:
+            return NOWHERE
+        known = self.get((id(code), offset))
+        if known is None:
+            known = self[id(code), offset] = len(self._table) + 1
+            self._held.append(code)
+            self._table[known] = _site(known, code, offset)
+        return known
+
+
+def _site(number: int, code: CodeType, offset: Offset) -> Site:
+    offset, name = offset if isinstance(offset, tuple) else (offset, None)
+    file = code.co_filename
+    if offset in _FORMS:
+        line = end_line = code.co_firstlineno
+        form = _FORMS[offset]
+    else:
+        line, end_line = _lines(code, offset)
+        form = "indirect" if file in indirect_files or file.startswith(_GRADPROBE) else "with"
+    return Site(
+        id=number,
+        file=file,
+        line=line,
+        end_line=end_line,
+        function=name or getattr(code, "co_qualname", code.co_name),
+        form=form,
+        internal=file.startswith(_TORCH) or any(mark in file for mark in _GENERATED),
+    )
+
+
+def _lines(code: CodeType, offset: int) -> tuple[int, int]:
+    """The first and last line of the expression that the instruction at ``offset`` belongs to."""
+    if sys.version_info >= (3, 11):
+        for index, (line, end_line, _, _) in enumerate(code.co_positions()):
+            if index == offset // 2 and line is not None:
+                return line, end_line or line
+    for start, end, line in code.co_lines():
+        if start <= offset < end and line is not None:
+            return line, line
+    return code.co_firstlineno, code.co_firstlineno

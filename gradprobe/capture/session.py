@@ -1,0 +1,353 @@
+"""A session: what is installed in the process while anything records, and the thread that carries events away.
+
+Hooks append to one queue, in the order in which things happened. Every quarter of a second a background thread empties
+it, gives the tuples numbers for names, and hands the block to each recording that was open at that point of the queue.
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from gradprobe.capture import transitions
+from gradprobe.capture.clocks import Clock
+from gradprobe.capture.execution import Tasks, loop_patches, loops_may_run, thread_name, thread_patches
+from gradprobe.capture.patches import Patches
+from gradprobe.capture.places import Offset, Sites
+from gradprobe.recording.events import CALL, ENTER, EXIT, MARK, NOT_COUNTED, THREAD, Block, Event, state_of
+from gradprobe.recording.store import Thread
+from gradprobe.recording.writer import Tables
+
+INTERVAL_S = 0.25
+BACKLOG = 100_000
+_CHUNK = 50_000
+CALL_BITS = 40
+"""The key of a probed call is the number of its sink above, and a number of its own in, this many bits."""
+_MODES = (False, True, None)
+_STATES = {
+    (grad, inference, grad_after, inference_after): state_of(grad, inference) | state_of(grad_after, inference_after) << 4
+    for grad in _MODES
+    for inference in _MODES
+    for grad_after in _MODES
+    for inference_after in _MODES
+}
+
+
+class Sink(Protocol):
+    """One who takes events. ``counts_nodes`` asks for the node counter with each."""
+
+    counts_nodes: bool
+
+    def accept(self, block: Block) -> None: ...
+    def flush(self) -> None: ...
+    def fault(self, text: str, count: int) -> None: ...
+
+
+def node_counter() -> Callable[[], int] | None:
+    """PyTorch's count of the autograd nodes this thread has constructed; None where PyTorch does not tell."""
+    return getattr(torch.autograd, "_get_sequence_nr", None)
+
+
+class Session:
+    """What is installed while there is a sink. All methods but ``emit`` are called under ``lock``."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.lock = threading.RLock()
+        self.tables = Tables()
+        self.tasks = Tasks()
+        self.sinks: list[Sink] = []
+        self._queue: deque[Event] = deque()
+        self._emit: Callable[[Event], object] = self._queue.append
+        self._patches = Patches()
+        self._hooks: transitions.Hooks | None = None
+        self._faults: Counter[str] = Counter()
+        self._sites = Sites(self.tables.sites)
+        self._numbers = _Numbers(self.tables.threads)
+        self._names: dict[str, int] = {}
+        self._open: list[Sink] = []
+        self._registered = 0
+        self._call_sinks: weakref.WeakValueDictionary[int, Sink] = weakref.WeakValueDictionary()
+        self._calls: Counter[bool] = Counter()
+        self._calling: dict[int, list[Sink]] = {}
+        self._writing = False
+
+    # What the program's threads run.
+
+    def emit(self, event: Event) -> None:
+        """Queues ``event`` as a hook would."""
+        self._emit(event)
+
+    def fault(self, error: Exception) -> None:
+        """Notes an error of our own, which the program must not notice."""
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = f" at {trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace is not None else ""
+        self._faults[f"{type(error).__name__}: {error}{where}"[:300]] += 1
+
+    # Sinks come and go.
+
+    def attach(self, sink: Sink) -> None:
+        """Installs the hooks if none are, and lets ``sink`` have what happens from here on."""
+        self.sinks.append(sink)
+        try:
+            self._install()
+        except BaseException:
+            self.sinks.remove(sink)
+            raise
+        self._choose_emit()
+        self._queue.append(_mark(MARK | ENTER, sink))
+        self._start_writing()
+
+    def detach(self, sink: Sink) -> None:
+        """Gives ``sink`` the rest of its events; the last one to go takes the hooks along."""
+        self._queue.append(_mark(MARK | EXIT, sink))
+        self.sinks.remove(sink)
+        self._uninstall_if_idle()
+        self._choose_emit()
+        self.drain()
+
+    def register(self, sink: Sink) -> int:
+        """A number for a sink that wants the events of probed calls only; forgotten with the sink."""
+        with self.lock:
+            self._registered += 1
+            self._call_sinks[self._registered] = sink
+            return self._registered
+
+    def begin_call(self, counts_nodes: bool) -> None:
+        """A probed call begins: its events are wanted from here on."""
+        with self.lock:
+            self._calls[counts_nodes] += 1
+            if self._calls.total() == 1 or (counts_nodes and self._calls[True] == 1):
+                self._install()
+                self._choose_emit()
+
+    def end_call(self, counts_nodes: bool) -> None:
+        """The call has ended and its last event is queued."""
+        with self.lock:
+            self._calls[counts_nodes] -= 1
+            if self._calls.total() == 0 or (counts_nodes and self._calls[True] == 0):
+                self._uninstall_if_idle()
+                self._choose_emit()
+            self._start_writing()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.sinks and not self._calls.total()
+
+    def _install(self) -> None:
+        if self._patches.are_applied:
+            return
+        if self._hooks is None or not self._hooks.fit():
+            self._hooks = transitions.build(self._emit, self.clock.now, self.tasks, self.fault)
+        if loops_may_run():
+            self._hooks.watch_tasks()
+        self._patches.apply(
+            [
+                *self._hooks.patches,
+                *thread_patches(self.emit, self.clock.now),
+                *loop_patches(self._hooks.watch_tasks),
+            ]
+        )
+
+    def _uninstall_if_idle(self) -> None:
+        if self.is_idle:
+            for name in self._patches.restore():
+                self._faults[f"{name} was replaced by another tool meanwhile, and was left as it is"] += 1
+
+    def _choose_emit(self) -> None:
+        """Points the hooks at the cheapest way that serves all sinks and, while the queue is long, slows them down."""
+        append, nodes = self._queue.append, node_counter()
+        emit: Callable[[Event], object] = append
+        if nodes is not None and (self._calls[True] or any(s.counts_nodes for s in self.sinks)):
+            count = nodes
+
+            def emit(event: Event) -> None:
+                append((*event, count()))
+
+        if len(self._queue) > BACKLOG:
+            promptly = emit
+
+            def emit(event: Event) -> None:
+                promptly(event)
+                if len(self._queue) > BACKLOG:
+                    time.sleep(0.001)  # lets the writing thread have the interpreter
+
+        self._emit = emit
+        if self._hooks is not None:
+            self._hooks.redirect(emit)
+
+    # The writing thread.
+
+    def _start_writing(self) -> None:
+        if not self._writing:
+            self._writing = True
+            # Not a threading.Thread: the program may count those.
+            _thread.start_new_thread(self._write, ())
+
+    def _write(self) -> None:
+        slow = False
+        while True:
+            time.sleep(INTERVAL_S / 10 if slow else INTERVAL_S)
+            with self.lock:
+                if self.is_idle and not self._queue:
+                    self._writing = False
+                    return
+                backlog = len(self._queue)
+                if backlog > BACKLOG or slow:
+                    slow = backlog > BACKLOG // 4
+                    self._choose_emit()
+                if "uvloop" in sys.modules and self._hooks is not None:
+                    self._hooks.watch_tasks()
+                self.drain()
+
+    def drain(self) -> None:
+        """Empties the queue into the sinks."""
+        pop = self._queue.popleft
+        while self._queue:
+            events = [pop() for _ in range(min(len(self._queue), _CHUNK))]
+            try:
+                self._route(events)
+            except Exception as error:
+                self.fault(error)
+        faults, self._faults = self._faults, Counter()
+        for sink in (*self.sinks, *self._call_sinks.values()):
+            for text, count in faults.items():
+                sink.fault(text, count)
+            sink.flush()
+
+    def abandon(self) -> None:
+        """In a forked child: puts PyTorch back as it was, and touches nothing that the parent writes to."""
+        self.lock = threading.RLock()
+        self._patches.restore()
+        self._queue.clear()
+        self.sinks.clear()
+        self._calls.clear()
+        self._call_sinks.clear()
+        self._open.clear()
+        self._calling.clear()
+        self._writing = False
+
+    # From tuples to blocks.
+
+    def _route(self, events: list[Event]) -> None:
+        start = 0
+        for index, event in enumerate(events) if max(e[0] for e in events) >= MARK else ():
+            if event[0] >= MARK:
+                self._deliver(events[start:index])
+                start = index + 1
+                self._apply_mark(event[0], event[10])
+        self._deliver(events[start:] if start else events)
+
+    def _apply_mark(self, op: int, sink: Sink) -> None:
+        if op == MARK | ENTER:
+            self._open.append(sink)
+        else:
+            if sink in self._open:
+                self._open.remove(sink)
+            sink.flush()
+
+    def _deliver(self, events: list[Event]) -> None:
+        if not events:
+            return
+        block = self.pack(events)
+        for sink in self._open:
+            sink.accept(block)
+        if self._call_sinks or self._calling:
+            self._deliver_calls(block)
+
+    def _deliver_calls(self, block: Block) -> None:
+        picked: dict[Sink, list[int]] = {}
+        columns = (block.op.tolist(), block.thread.tolist(), block.key.tolist())
+        for index, (op, thread, key) in enumerate(zip(*columns, strict=True)):
+            sink = self._call_sinks.get(key >> CALL_BITS) if op in (CALL | ENTER, CALL | EXIT) else None
+            calling = self._calling.setdefault(thread, [])
+            if sink is not None and op == CALL | ENTER:
+                calling.append(sink)
+            for taker in set(calling):
+                picked.setdefault(taker, []).append(index)
+            if sink in calling and op == CALL | EXIT:
+                calling.remove(sink)
+            if not calling:
+                del self._calling[thread]
+        for sink, indices in picked.items():
+            sink.accept(block.select(indices))
+
+    def pack(self, events: list[Event]) -> Block:
+        """The events as a block of numbers; those without a node count, among others with one, cost all theirs."""
+        op, time_ns, idents, codes, offsets, *modes, keys, extras = list(zip(*events, strict=False))[:11]
+        nodes = [e[11] for e in events] if all(len(e) == 12 for e in events) else [NOT_COUNTED] * len(events)
+        sites = [self._sites.get(place, 0) for place in zip(map(id, codes), offsets, strict=True)]
+        if 0 in sites:
+            sites = [
+                site or self._sites.number(code, offset)
+                for site, code, offset in zip(sites, codes, offsets, strict=True)
+            ]
+        return Block(
+            op=np.array(op, dtype="u1"),
+            time_ns=np.array(time_ns, dtype="<i8"),
+            thread=np.array(self._thread_numbers(op, time_ns, idents, extras), dtype="<u4"),
+            site=np.array(sites, dtype="<u4"),
+            state=np.array([_STATES[m] for m in zip(*modes, strict=True)], dtype="u1"),
+            key=np.array(keys, dtype="<u8"),
+            extra=np.array([0 if e is None else self._name(e) for e in extras], dtype="<u4"),
+            nodes=np.array(nodes, dtype="<i8"),
+        )
+
+    def _thread_numbers(self, op: Any, time_ns: Any, idents: Any, extras: Any) -> list[int]:
+        numbers = self._numbers
+        if (THREAD | ENTER) not in op and (THREAD | EXIT) not in op and all(map(numbers.__contains__, idents)):
+            return [numbers[ident] for ident in idents]
+        found = []
+        for what, at, ident, extra in zip(op, time_ns, idents, extras, strict=True):
+            if what == THREAD | ENTER:
+                numbers.add(ident, extra, at, inherited=False)
+            elif ident not in numbers:
+                numbers.add(ident, thread_name(ident), at, inherited=True)
+            found.append(numbers[ident])
+            if what == THREAD | EXIT:
+                del numbers[ident]
+        return found
+
+    def _name(self, what: str | type) -> int:
+        text = what if isinstance(what, str) else what.__qualname__
+        if text not in self._names:
+            self._names[text] = len(self._names) + 1
+            self.tables.names[self._names[text]] = text
+        return self._names[text]
+
+    def saw_thread(self, ident: int) -> bool:
+        """Whether any event came from the live thread with this identifier."""
+        return ident in self._numbers
+
+
+class _Numbers(dict[int, int]):
+    """The numbers of the live threads, by identifier."""
+
+    def __init__(self, table: dict[int, Thread]) -> None:
+        super().__init__()
+        self._table = table
+        self._uses: Counter[str] = Counter()
+
+    def add(self, ident: int, name: str, began_ns: int, *, inherited: bool) -> None:
+        self._uses[name] += 1
+        unique = name if self._uses[name] == 1 else f"{name} #{self._uses[name]}"
+        number = self[ident] = len(self._table) + 1
+        self._table[number] = Thread(number, unique, ident, began_ns, inherited)
+
+
+def _mark(op: int, sink: Sink) -> Event:
+    return (op, 0, 0, None, 0, None, None, None, None, 0, sink)
+
+
+__all__ = ["BACKLOG", "Offset", "Session", "Sink", "node_counter"]

@@ -1,0 +1,252 @@
+"""``gradprobe.record()``: starts and stops captures, and owns what they gather."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import platform
+import sys
+from _thread import get_ident
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+
+from gradprobe import switch
+from gradprobe._version import __version__
+from gradprobe.capture.clocks import SYSTEM, Clock
+from gradprobe.capture.execution import live_threads, locate
+from gradprobe.capture.session import Session, node_counter
+from gradprobe.errors import GradprobeError
+from gradprobe.recording.events import RECORDING_BEGINS, RECORDING_ENDS, THREAD, Event
+from gradprobe.recording.store import Contents, Store, read_file
+from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, STOP, Writer
+from gradprobe.result import Recording, make_room
+
+LEVELS = ("modes", "graph", "ops")
+
+_sessions: dict[Clock, Session] = {}
+_active: set[Recorder] = set()
+
+
+def session_for(clock: Clock = SYSTEM) -> Session:
+    """The session of this process that runs on ``clock``."""
+    return _sessions.setdefault(clock, Session(clock))
+
+
+def check_level(level: str) -> str:
+    """``level`` if it is one, else ``GradprobeError``."""
+    if level not in LEVELS:
+        raise GradprobeError(f"level={level!r} is not known; choose one of {', '.join(map(repr, LEVELS))}")
+    return level
+
+
+def record(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    level: str = "graph",
+    include_torch: bool = False,
+    on_full: str = AGGREGATE,
+    limit: int = DEFAULT_LIMIT,
+    force: bool = False,
+) -> Recorder:
+    """Records every transition of the gradient and inference modes while open, in all threads, in third-party code too.
+
+    Use it as a ``with`` block, or call ``start()`` and ``stop()``; both give a ``Recording``. With ``path`` the recording
+    is on disk as it grows; an existing file is refused unless ``force``.
+
+    ``level``: ``"modes"`` records transitions and time, ``"graph"`` also counts autograd nodes, ``"ops"`` is accepted and
+    records what ``"graph"`` does. ``include_torch`` shows the blocks that PyTorch's own code enters, which are recorded in
+    any case. Past ``limit`` events (two per block) the recording adds finished blocks up per source line instead of
+    keeping each (``on_full="aggregate"``), or takes no more (``on_full="stop"``); its report says so.
+
+    Raises ``GradprobeError`` for a level or a policy that does not exist and for a path that cannot be written.
+    """
+    return Recorder(
+        path, level=level, include_torch=include_torch, on_full=on_full, limit=limit, force=force, enabled=switch.is_on()
+    )
+
+
+class Recorder:
+    """What ``record()`` gives; see there."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        level: str = "graph",
+        include_torch: bool = False,
+        on_full: str = AGGREGATE,
+        limit: int = DEFAULT_LIMIT,
+        force: bool = False,
+        enabled: bool = True,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        self.path = Path(path) if path is not None else None
+        self._level = check_level(level)
+        if on_full not in (AGGREGATE, STOP):
+            raise GradprobeError(f"on_full={on_full!r} is not known; choose {AGGREGATE!r} or {STOP!r}")
+        if limit < 0:
+            raise GradprobeError(f"limit={limit} is below zero; give the number of events to keep one by one")
+        self._include_torch = include_torch
+        self._on_full = on_full
+        self._limit = limit
+        self._force = force
+        self._enabled = enabled
+        self._clock = clock
+        self._writer: Writer | None = None
+        self._running = False
+        self._process = os.getpid()
+
+    def __enter__(self) -> Recording:
+        return self.start()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> Recording:
+        """Begins to record. The ``Recording`` that it gives may be looked at while it grows."""
+        if self._running:
+            raise GradprobeError("this recorder is running already; call stop() first, or make another")
+        path = self.path if self._enabled else None
+        if path is not None:
+            make_room(path, force=self._force)
+        session = session_for(self._clock)
+        writer = Writer(
+            Store(path),
+            session.tables,
+            counts_nodes=self._level != "modes",
+            limit=self._limit,
+            on_full=self._on_full,
+        )
+        writer.meta(
+            environment=environment(self._level),
+            include_torch=self._include_torch,
+            limit=self._limit,
+            began_wall_ns=self._clock.wall(),
+            began_ns=self._clock.now(),
+        )
+        for text in _shortcomings(self._level, self._enabled):
+            writer.note("level", text)
+        writer.flush()
+        self._writer, self._running, self._process = writer, True, os.getpid()
+        if self._enabled:
+            with session.lock:
+                session.attach(writer)
+                session.emit(_moment(THREAD | RECORDING_BEGINS, session, None))
+            _active.add(self)
+        self._recording = Recording(lambda: [self._contents(writer, path)], include_torch=self._include_torch)
+        return self._recording
+
+    def stop(self) -> Recording:
+        """Ends the recording and gives it. In a process that was forked off meanwhile nothing is recorded or written."""
+        if not self._running or self._writer is None:
+            raise GradprobeError("this recorder is not running; call start() first, or use it as a with block")
+        self._running = False
+        if self._process != os.getpid():
+            return self._recording
+        session, writer = session_for(self._clock), self._writer
+        frame = sys._getframe(1)
+        with session.lock:
+            if self._enabled:
+                session.emit(_moment(THREAD | RECORDING_ENDS, session, frame))
+                _active.discard(self)
+                session.detach(writer)
+                for ident, name in live_threads().items():
+                    if not session.saw_thread(ident) and not name.startswith("thread "):
+                        writer.note("unseen thread", name)
+            writer.meta(ended_ns=self._clock.now(), folded=writer.folded)
+            writer.flush()
+            if writer.store.path is not None:
+                writer.store.close()
+        return self._recording
+
+    @property
+    def failure(self) -> str | None:
+        """Why the file could not be written to its end, and how much is missing; None if it could."""
+        writer = self._writer
+        if writer is None or writer.failure is None:
+            return None
+        return f"{writer.failure}; {writer.lost} events after that are missing"
+
+    def _contents(self, writer: Writer, path: Path | None) -> Contents:
+        if path is not None and not self._running:
+            return read_file(path)
+        session = session_for(self._clock)
+        with session.lock:
+            if self._running and self._process == os.getpid():
+                session.drain()
+            return writer.store.read()
+
+
+def environment(level: str) -> dict[str, Any]:
+    """Where a recording was made: versions, machine and process. No environment variables, no arguments."""
+    accelerator = torch.cuda.get_device_name(0) if torch.cuda.is_initialized() else None
+    return {
+        "gradprobe": __version__,
+        "level": level,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "accelerator": accelerator,
+        "process": os.getpid(),
+        "rank": _rank(),
+        "program": os.path.basename(sys.argv[0]) if sys.argv else "",
+    }
+
+
+def _rank() -> int | None:
+    text = os.environ.get("RANK", "")
+    return int(text) if text.isdecimal() else None
+
+
+def _shortcomings(level: str, enabled: bool) -> list[str]:
+    found = []
+    if not enabled:
+        found.append("gradprobe is switched off (GRADPROBE=0 or gradprobe.disable()): nothing was recorded")
+    if level == "ops":
+        found.append("operators are not recorded by this version: level ops holds what level graph does")
+    if level != "modes" and node_counter() is None:
+        found.append(f"torch {torch.__version__} does not tell its count of autograd nodes")
+    return found
+
+
+def _moment(op: int, session: Session, frame: FrameType | None) -> Event:
+    """The event that tells this thread's modes at the beginning or the end of a recording."""
+    grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    code, offset = locate(frame)
+    return (op, session.clock.now(), get_ident(), code, offset, grad, inference, grad, inference, 0, None)
+
+
+def _after_fork() -> None:
+    for session in _sessions.values():
+        session.abandon()
+    _active.clear()
+
+
+def _before_fork() -> None:
+    # The writing thread must not be in the middle of a transaction that the child would carry along.
+    for session in _sessions.values():
+        session.lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    for session in _sessions.values():
+        session.lock.release()
+
+
+def _stop_all() -> None:
+    for recorder in list(_active):
+        with contextlib.suppress(Exception):
+            recorder.stop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)
+atexit.register(_stop_all)

@@ -1,0 +1,141 @@
+"""The events a capture emits, and how a block of them becomes bytes and comes back.
+
+A hook may spend well under a microsecond, so an event is a plain tuple, meaningless without this file:
+
+    (op, time_ns, thread, code, offset, grad_before, inference_before, grad_after, inference_after, key, extra[, nodes])
+
+``code`` and ``offset`` say where the call stands in the program's bytecode; they become a site when the event is packed.
+``key`` is the identity of the manager object, by which an exit finds its enter. ``extra`` is the label of the asyncio
+task on the way in, and the type of the exception on the way out. ``nodes`` is the thread's count of autograd nodes,
+which level "modes" leaves out.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradprobe.errors import RecordingError
+
+# An operation is the manager's number plus one of the four things that happen to a manager.
+NO_GRAD, ENABLE_GRAD, SET_GRAD_ENABLED, INFERENCE_MODE, CALL, THREAD, FOLDED, MARK = 4, 8, 12, 16, 20, 24, 28, 32
+ENTER, EXIT, CONSTRUCT, DECORATE = 0, 1, 2, 3
+KIND = 3
+# What happens to a thread besides its beginning and end.
+RECORDING_BEGINS, RECORDING_ENDS = CONSTRUCT, DECORATE
+
+MANAGERS = {
+    NO_GRAD: "no_grad",
+    ENABLE_GRAD: "enable_grad",
+    SET_GRAD_ENABLED: "set_grad_enabled",
+    INFERENCE_MODE: "inference_mode",
+}
+UNKNOWN = "unknown"
+
+# Offsets below zero mark places that are no instruction of the code object: the function as a whole, decorated.
+DECORATED, GENERATOR = -1, -2
+
+NOWHERE = 0
+NOT_COUNTED = -1  # an event without a node count
+
+Event = tuple[Any, ...]
+
+_PACKED = np.dtype(
+    [
+        ("op", "u1"),
+        ("time_ns", "<i8"),
+        ("thread", "<u4"),
+        ("site", "<u4"),
+        ("state", "u1"),
+        ("key", "<u8"),
+        ("extra", "<u4"),
+        ("nodes", "<i8"),
+    ]
+)
+_FASTEST = 1
+
+
+@dataclass(frozen=True)
+class Block:
+    """Events of one stretch as columns of equal length; row i of each is one event."""
+
+    op: np.ndarray[Any, Any]
+    time_ns: np.ndarray[Any, Any]
+    thread: np.ndarray[Any, Any]
+    site: np.ndarray[Any, Any]
+    state: np.ndarray[Any, Any]
+    key: np.ndarray[Any, Any]
+    extra: np.ndarray[Any, Any]
+    nodes: np.ndarray[Any, Any]
+
+    def __len__(self) -> int:
+        return len(self.op)
+
+    def rows(self) -> list[tuple[int, int, int, int, int, int, int, int]]:
+        """The events as tuples of plain integers, in the order of the fields."""
+        columns = (getattr(self, name).tolist() for name in _PACKED.names or ())
+        return list(zip(*columns, strict=True))
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, ...]]) -> Block:
+        """The block that holds ``rows``, tuples as ``rows()`` gives them."""
+        columns = list(zip(*rows, strict=True)) or [()] * len(_PACKED.names or ())
+        return cls(
+            *(np.array(c, dtype=_PACKED[name]) for c, name in zip(columns, _PACKED.names or (), strict=True)),
+        )
+
+    def select(self, indices: Sequence[int]) -> Block:
+        """The events at ``indices``."""
+        return Block(*(getattr(self, name)[indices] for name in _PACKED.names or ()))
+
+    def pack(self) -> bytes:
+        """The block as bytes: each column on its own, slowly changing ones as differences, then deflated."""
+        parts = []
+        for name in _PACKED.names or ():
+            column = np.ascontiguousarray(getattr(self, name), dtype=_PACKED[name])
+            if name in ("time_ns", "nodes") and len(column):
+                column = np.diff(column, prepend=column.dtype.type(0))
+            parts.append(column.tobytes())
+        return zlib.compress(b"".join(parts), _FASTEST)
+
+    @classmethod
+    def unpack(cls, data: bytes, count: int) -> Block:
+        """The block that ``pack`` made bytes of.
+
+        Raises ``RecordingError`` where the bytes are not those of ``count`` events.
+        """
+        expected = count * _PACKED.itemsize
+        inflater = zlib.decompressobj()
+        try:
+            raw = inflater.decompress(data, expected + 1)
+        except zlib.error as error:
+            raise RecordingError(f"a block of events cannot be read ({error})") from None
+        if len(raw) != expected:
+            raise RecordingError("a block of events has another length than it says")
+        columns, start = [], 0
+        for name in _PACKED.names or ():
+            dtype = _PACKED[name]
+            column = np.frombuffer(raw, dtype=dtype, count=count, offset=start)
+            start += count * dtype.itemsize
+            columns.append(np.cumsum(column, dtype=dtype) if name in ("time_ns", "nodes") else column)
+        return cls(*columns)
+
+
+# A mode as two bits: off, on, or not read. Four of them make the state of an event: grad and inference, before and after.
+NOT_READ = 2
+
+
+def state_of(grad: bool | None, inference: bool | None) -> int:
+    """The two modes as one number of four bits."""
+    return (NOT_READ if grad is None else int(grad)) | (NOT_READ if inference is None else int(inference)) << 2
+
+
+def mode_name(grad: bool, inference: bool) -> str:
+    """What people call a combination of the two modes."""
+    if inference:
+        return "inference_mode + enable_grad" if grad else "inference_mode"
+    return "grad" if grad else "no_grad"

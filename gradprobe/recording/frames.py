@@ -1,0 +1,160 @@
+"""The tables of a recording, as pandas DataFrames with the columns that users may rely on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from gradprobe.recording.events import CONSTRUCT, KIND, MANAGERS, NOT_COUNTED, SET_GRAD_ENABLED
+from gradprobe.recording.folding import class_middle
+from gradprobe.recording.history import Region, Transition
+from gradprobe.recording.process import Process
+
+TRANSITIONS = (
+    "order, time_ns, process, rank, thread, task, manager, form, event, grad_before, inference_before, grad_after, "
+    "inference_after, redundant, depth, region, file, line, function"
+).split(", ")
+REGIONS = (
+    "region, parent, manager, form, file, line, function, process, rank, thread, task, depth, start_ns, duration_ns, "
+    "self_ns, device_ns, nodes, self_nodes, saved_bytes, version_bumps, counters_created, tracked_views, "
+    "inference_tensors, error, closed, redundant, irregular"
+).split(", ")
+SITES = (
+    "file, line, function, manager, form, count, total_ns, self_ns, median_ns, nodes, saved_bytes, version_bumps, "
+    "device_ns, redundant, errors"
+).split(", ")
+OPS = (
+    "region, op, file, line, function, count, nodes, saved_bytes, version_bumps, counters_created, tracked_views, "
+    "inference_outputs, normal_outputs"
+).split(", ")
+FINDINGS = "rule, severity, message, file, line, function, count, related, fix".split(", ")
+CALLS = "function, file, line, process, rank, thread, task, start_ns, duration_ns, nodes, error, closed".split(", ")
+
+_NULLABLE = {"rank", "parent", "line", "region", "nodes", "self_nodes"}
+_NOT_MEASURED = float("nan")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> pd.DataFrame:
+    """A DataFrame of ``rows``; counts that may be missing are nullable integers."""
+    values = list(zip(*rows, strict=True)) or [()] * len(columns)
+    return pd.DataFrame(
+        {
+            name: pd.array(list(column), dtype="Int64") if name in _NULLABLE else list(column)
+            for name, column in zip(columns, values, strict=True)
+        },
+        columns=list(columns),
+    )
+
+
+def transitions(processes: Sequence[Process]) -> pd.DataFrame:
+    """One row per enter, exit and set, in the order in which they happened."""
+    found: list[tuple[int, Process, Transition]] = [
+        (t.time_ns + p.offset_ns, p, t) for p in processes for t in p.history.transitions
+    ]
+    if len(processes) > 1:
+        found.sort(key=lambda item: item[0])
+    return table(
+        TRANSITIONS,
+        [
+            (order, time, p.pid, p.rank, p.thread(t.thread), t.task, t.manager, t.form, t.event, *t.before, *t.after)
+            + (t.before == t.after, t.depth, None if t.region is None else p.first_region + t.region.number)
+            + p.place(t.site or (t.region.site if t.region is not None else 0))
+            for order, (time, p, t) in enumerate(found)
+        ],
+    )
+
+
+def regions(processes: Sequence[Process]) -> pd.DataFrame:
+    """One row per block, and per plain call with what followed it."""
+    return table(REGIONS, [_region(p, r) for p in processes for r in p.history.regions])
+
+
+def _region(p: Process, r: Region) -> tuple[Any, ...]:
+    duration = duration_ns(r)
+    self_nodes = None if r.nodes is None else r.nodes - r.child_nodes
+    return (
+        (p.first_region + r.number, None if r.parent is None else p.first_region + r.parent.number)
+        + (r.manager, r.form, *p.place(r.site), p.pid, p.rank, p.thread(r.thread), r.task, r.depth)
+        + (r.start_ns + p.offset_ns, duration, max(duration - r.child_ns, 0), _NOT_MEASURED, r.nodes, self_nodes)
+        + (_NOT_MEASURED,) * 5
+        + (r.error, r.closed, r.before == r.inside, ", ".join(dict.fromkeys(r.irregular)))
+    )
+
+
+def duration_ns(region: Region) -> int:
+    """From enter to exit, children included."""
+    return (region.end_ns or region.start_ns) - region.start_ns
+
+
+def sites(processes: Sequence[Process]) -> pd.DataFrame:
+    """One row per manager and source line, the costliest first; blocks that were added up are in it."""
+    sums: dict[tuple[Any, ...], _Sum] = {}
+    for p in processes:
+        for r in p.history.regions:
+            duration = duration_ns(r)
+            row = sums.setdefault((*p.place(r.site), r.manager, r.form), _Sum())
+            row.add(1, duration, max(duration - r.child_ns, 0), r.nodes, r.before == r.inside, bool(r.error))
+            row.durations.append(duration)
+        for fold in p.contents.folds:
+            site = p.contents.sites.get(fold.site)
+            if site is not None and site.internal and not p.include_torch:
+                continue
+            manager = MANAGERS.get(fold.manager & ~KIND)
+            if manager is None:
+                continue
+            form = "call" if fold.manager == SET_GRAD_ENABLED | CONSTRUCT else site.form if site else "with"
+            is_same = fold.state & 3 == fold.state >> 4 & 3 and manager != "inference_mode"
+            nodes = fold.nodes if p.counts_nodes else None
+            row = sums.setdefault((*p.place(fold.site), manager, form), _Sum())
+            row.add(fold.count, fold.total_ns, fold.self_ns, nodes, is_same, bool(fold.error))
+            row.classes.update(fold.durations)
+    rows = [(*key, *row.values()) for key, row in sums.items()]
+    return table(SITES, sorted(rows, key=lambda row: -row[6]))
+
+
+class _Sum:
+    def __init__(self) -> None:
+        self.count = self.total_ns = self.self_ns = self.redundant = self.errors = 0
+        self.nodes: int | None = None
+        self.durations: list[int] = []
+        self.classes: Counter[int] = Counter()
+
+    def add(self, count: int, total: int, own: int, nodes: int | None, redundant: bool, failed: bool) -> None:
+        self.count += count
+        self.total_ns += total
+        self.self_ns += own
+        self.redundant += count * redundant
+        self.errors += count * failed
+        if nodes is not None:
+            self.nodes = (self.nodes or 0) + nodes
+
+    def values(self) -> tuple[Any, ...]:
+        if self.classes:
+            durations = sorted([*self.durations, *(class_middle(c) for c in self.classes.elements())])
+        else:
+            durations = self.durations
+        missing = _NOT_MEASURED
+        return (self.count, self.total_ns, self.self_ns, float(median(durations)), self.nodes, missing, missing) + (
+            missing,
+            self.redundant,
+            self.errors,
+        )
+
+
+def calls(processes: Sequence[Process]) -> pd.DataFrame:
+    """One row per call of a probed function, and per resumption where it is a generator or a coroutine."""
+    rows = []
+    for p in processes:
+        for c in p.history.calls:
+            file, line, function = p.place(c.site)
+            nodes = None if NOT_COUNTED in (c.start_nodes, c.end_nodes) else c.end_nodes - c.start_nodes
+            end = p.history.end_ns if c.end_ns is None else c.end_ns
+            rows.append(
+                (function, file, line, p.pid, p.rank, p.thread(c.thread), c.task, c.start_ns + p.offset_ns)
+                + (end - c.start_ns, nodes, c.error, c.end_ns is not None)
+            )
+    return table(CALLS, rows)

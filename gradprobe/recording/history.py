@@ -1,0 +1,552 @@
+"""From events to what happened: transitions, the regions they pair into, probed calls, and the time under each mode.
+
+This is the one place that knows what a sequence of events means:
+
+* An exit finds its enter by the manager object, so blocks may close out of order and on other threads.
+* A thread's modes must be, at each event, what the event before it left. If they are not, something changed them that
+  no manager announced, and a transition ``unknown`` says so. PyTorch's own blocks count as announced even while hidden.
+* ``set_grad_enabled(x)`` acts in its constructor. Whether that was a plain call or the beginning of a block shows later.
+* An inference-mode object that is entered while open, or left out of order, does not end in the mode that it asks for.
+  What such an event leaves is read from the event after it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from gradprobe.recording.events import (
+    CALL,
+    CONSTRUCT,
+    DECORATE,
+    ENTER,
+    EXIT,
+    FOLDED,
+    INFERENCE_MODE,
+    KIND,
+    MANAGERS,
+    NOT_COUNTED,
+    NOT_READ,
+    NOWHERE,
+    SET_GRAD_ENABLED,
+    RECORDING_BEGINS,
+    RECORDING_ENDS,
+    THREAD,
+    UNKNOWN,
+)
+from gradprobe.recording.store import Contents, Site
+
+Row = tuple[int, int, int, int, int, int, int, int]
+State = tuple[bool, bool]  # grad mode, inference mode
+DEFAULT: State = (True, False)
+
+REENTERED = "entered again while open"
+OUT_OF_ORDER = "left out of order"
+OTHER_THREAD = "left on another thread"
+EARLIER = "entered before the recording"
+UNFINISHED = "never left"
+
+
+@dataclass(eq=False)
+class Region:
+    """A block from enter to exit, or what follows a plain call until something else takes over."""
+
+    number: int
+    manager: str
+    form: str
+    site: int
+    thread: int
+    task: str | None
+    start_ns: int
+    before: State
+    inside: State
+    parent: Region | None
+    depth: int
+    internal: bool = False
+    end_ns: int | None = None
+    start_nodes: int = NOT_COUNTED
+    end_nodes: int = NOT_COUNTED
+    child_ns: int = 0
+    child_nodes: int = 0
+    error: str = ""
+    irregular: list[str] = field(default_factory=list)
+    closed: bool = False
+
+    @property
+    def nodes(self) -> int | None:
+        """Autograd nodes constructed; None where they were not counted."""
+        if NOT_COUNTED in (self.start_nodes, self.end_nodes):
+            return None
+        return self.end_nodes - self.start_nodes
+
+
+@dataclass(eq=False)
+class Transition:
+    """One change of the modes, or the attempt."""
+
+    time_ns: int
+    thread: int
+    task: str | None
+    manager: str
+    form: str
+    event: str
+    before: State
+    after: State
+    depth: int
+    region: Region | None
+    site: int
+
+
+@dataclass
+class Call:
+    """A stretch of a probed function: a call, or one resumption of a generator or a coroutine."""
+
+    key: int
+    site: int
+    thread: int
+    task: str | None
+    start_ns: int
+    start_nodes: int
+    end_ns: int | None = None
+    end_nodes: int = NOT_COUNTED
+    error: str = ""
+
+
+@dataclass
+class Lane:
+    """One thread's time, by mode."""
+
+    thread: int
+    began_ns: int
+    state: State | None
+    last_ns: int
+    ended_ns: int | None = None
+    ns_by_state: dict[State, int] = field(default_factory=lambda: defaultdict(int))
+    jumped: bool = False  # the modes were found changed, at an event that is hidden
+    visible: State | None = None  # what the last visible event left
+    internal_open: int = 0
+    last_nodes: int = NOT_COUNTED
+    doubtful: Transition | None = None
+    stacks: dict[str | None, list[Region]] = field(default_factory=lambda: defaultdict(list))
+
+    def advance(self, time_ns: int) -> None:
+        """Charges the time since the last event to the mode of the thread."""
+        if self.state is not None:
+            self.ns_by_state[self.state] += max(time_ns - self.last_ns, 0)
+        self.last_ns = time_ns
+
+
+@dataclass
+class History:
+    """What happened in one process. Times are nanoseconds since the recording began."""
+
+    transitions: list[Transition]
+    regions: list[Region]
+    calls: list[Call]
+    lanes: list[Lane]
+    hidden: int
+    end_ns: int
+    complete: bool
+
+
+def interpret(contents: Contents, *, include_torch: bool) -> History:
+    """Reads the events of ``contents``; those of PyTorch's own code are left out unless ``include_torch``."""
+    return _Reader(contents, include_torch).read()
+
+
+class _Reader:
+    def __init__(self, contents: Contents, include_torch: bool) -> None:
+        self.contents = contents
+        self.include_torch = include_torch
+        self.sites = contents.sites
+        self.names = contents.names
+        self.origin = int(contents.meta.get("began_ns", 0))
+        self.transitions: list[Transition] = []
+        self.regions: list[Region] = []
+        self.calls: list[Call] = []
+        self.lanes: dict[int, Lane] = {}
+        self.open_regions: dict[int, list[Region]] = defaultdict(list)
+        self.open_calls: dict[tuple[int, int], list[Call]] = defaultdict(list)
+        self.hidden = 0
+        self.last_ns = 0
+
+    def read(self) -> History:
+        rows = [row for block in self.contents.blocks for row in block.rows()]
+        merged, skipped = _constructors(rows, self.sites)
+        for index, row in enumerate(rows):
+            if index in skipped:
+                continue
+            self.last_ns = max(self.last_ns, row[1] - self.origin)
+            op, kind = row[0], row[0] & KIND
+            lane = self.lane(row)
+            if op & ~KIND == THREAD:
+                self.thread(lane, row)
+            elif op == FOLDED:
+                self.folded(lane, row)
+            elif op & ~KIND == CALL:
+                self.call(lane, row)
+            elif kind == EXIT:
+                self.exit(lane, row)
+            elif kind == ENTER:
+                self.enter(lane, row, rows[merged[index]] if index in merged else None)
+            else:
+                self.plain(lane, row)
+        return self.finish()
+
+    # Threads.
+
+    def lane(self, row: Row) -> Lane:
+        number, time = row[2], row[1] - self.origin
+        lane = self.lanes.get(number)
+        if lane is None:
+            thread = self.contents.threads.get(number)
+            is_new = thread is not None and not thread.inherited and thread.began_ns >= self.origin
+            state = DEFAULT if is_new else None
+            lane = self.lanes[number] = Lane(number, time, state, time, visible=state)
+        return lane
+
+    def thread(self, lane: Lane, row: Row) -> None:
+        kind, time = row[0] & KIND, row[1] - self.origin
+        if kind == RECORDING_BEGINS:
+            lane.began_ns = lane.last_ns = 0
+            lane.state = lane.visible = _before(row, DEFAULT)
+        elif kind == RECORDING_ENDS:
+            self.arrive(lane, row, False, None)
+            lane.last_nodes = row[7]
+        elif kind == EXIT:
+            lane.advance(time)
+            lane.ended_ns, lane.last_nodes = time, row[7]
+
+    def arrive(self, lane: Lane, row: Row, internal: bool, task: str | None) -> State:
+        """Brings ``lane`` up to an event, and returns the modes before it; tells of changes nobody announced."""
+        before = _before(row, lane.state or DEFAULT)
+        time = row[1] - self.origin
+        if lane.state is None:
+            lane.state = lane.visible = before
+        if lane.doubtful is not None:
+            lane.doubtful.after = lane.state = lane.visible = before
+            if lane.doubtful.region is not None and lane.doubtful.event == "enter":
+                lane.doubtful.region.inside = before
+        lane.doubtful = None
+        lane.advance(time)
+        jumped = lane.state != before
+        if internal and not self.include_torch:
+            lane.jumped = lane.jumped or jumped
+            lane.state = before
+            return before
+        if (jumped or lane.jumped) and lane.visible is not None and lane.visible != before and (
+            self.include_torch or not lane.internal_open
+        ):
+            self.unknown(lane, time, task, lane.visible, before, row[3])
+        lane.jumped = False
+        lane.state = lane.visible = before
+        return before
+
+    def leave(self, lane: Lane, after: State, internal: bool) -> None:
+        lane.state = after
+        if self.include_torch or not internal:
+            lane.visible = after
+        elif not lane.internal_open and not lane.jumped:
+            lane.visible = after
+
+    def unknown(self, lane: Lane, time: int, task: str | None, before: State, after: State, site: int) -> None:
+        region = self.open(lane, time, task, UNKNOWN, "call", site, before, after, NOT_COUNTED)
+        depth = region.depth
+        self.transitions.append(
+            Transition(time, lane.thread, task, UNKNOWN, "call", "set", before, after, depth, region, site)
+        )
+
+    # Managers.
+
+    def enter(self, lane: Lane, row: Row, constructor: Row | None) -> None:
+        begin = constructor or row
+        site = begin[3]
+        internal = self.is_internal(site)
+        task = self.names.get(begin[6])
+        before = self.arrive(lane, begin, internal, task)
+        manager = MANAGERS[row[0] & ~KIND]
+        after = _after(row if constructor is None else begin, before)
+        time = row[1] - self.origin
+        lane.advance(time)
+        key = row[5]
+        again = [r for r in self.open_regions[key] if r.thread == lane.thread and r.end_ns is None]
+        region = self.open(lane, time, task, manager, self.form(site), site, before, after, row[7], internal=internal)
+        self.open_regions[key].append(region)
+        transition = self.note(lane, time, task, region, "enter", before, after, site, internal)
+        if again and manager == MANAGERS[INFERENCE_MODE]:
+            lane.doubtful = transition
+        if internal:
+            lane.internal_open += 1
+        self.leave(lane, after, internal)
+
+    def exit(self, lane: Lane, row: Row) -> None:
+        opened = self.open_regions[row[5]]
+        region = opened.pop() if opened else None
+        internal = region.internal if region is not None else self.is_internal(row[3])
+        task = region.task if region is not None else None
+        before = self.arrive(lane, row, internal, task)
+        time = row[1] - self.origin
+        is_inference = row[0] & ~KIND == INFERENCE_MODE
+        if region is None:
+            region = self.earlier(lane, row, before, internal)
+        after = _after(row, region.before if is_inference else before)
+        region.error = self.names.get(row[6], "")
+        if region.site == NOWHERE:
+            region.site = row[3]
+        self.close(region, time, row[7] if region.thread == lane.thread else NOT_COUNTED, lane)
+        if opened and opened[-1].thread == region.thread:
+            region.irregular.append(REENTERED)
+        if internal:
+            lane.internal_open = max(lane.internal_open - 1, 0)
+        site = region.site if self.form(row[3]) == "indirect" else row[3]
+        transition = self.note(lane, time, task, region, "exit", before, after, site, internal)
+        if is_inference and region.irregular:
+            lane.doubtful = transition
+        self.leave(lane, after, internal)
+
+    def plain(self, lane: Lane, row: Row) -> None:
+        """A call of ``set_grad_enabled`` that begins no block, or its undoing when the object decorates a function."""
+        site, time = row[3], row[1] - self.origin
+        internal, task = self.is_internal(site), self.names.get(row[6])
+        before = self.arrive(lane, row, internal, task)
+        after = _after(row, before)
+        region = self.open(
+            lane, time, task, "set_grad_enabled", "call", site, before, after, row[7], internal=internal
+        )
+        self.note(lane, time, task, region, "set", before, after, site, internal)
+        self.leave(lane, after, internal)
+
+    def note(
+        self,
+        lane: Lane,
+        time: int,
+        task: str | None,
+        region: Region,
+        event: str,
+        before: State,
+        after: State,
+        site: int,
+        internal: bool,
+    ) -> Transition:
+        transition = Transition(
+            time, lane.thread, task, region.manager, region.form, event, before, after, region.depth, region, site
+        )
+        if internal and not self.include_torch:
+            self.hidden += 1
+        else:
+            self.transitions.append(transition)
+        return transition
+
+    # Regions.
+
+    def open(
+        self,
+        lane: Lane,
+        time: int,
+        task: str | None,
+        manager: str,
+        form: str,
+        site: int,
+        before: State,
+        after: State,
+        nodes: int,
+        *,
+        internal: bool = False,
+    ) -> Region:
+        stack = lane.stacks[task]
+        hidden = internal and not self.include_torch
+        if form == "call" and stack and stack[-1].form == "call" and not hidden:
+            self.close(stack[-1], time, nodes, lane)
+            stack[-1:] = []
+        parent = stack[-1] if stack and not hidden else None
+        depth = sum(region.form != "call" for region in stack)
+        region = Region(
+            number=0,
+            manager=manager,
+            form=form,
+            site=site,
+            thread=lane.thread,
+            task=task,
+            start_ns=time,
+            before=before,
+            inside=after,
+            parent=parent,
+            depth=depth,
+            internal=internal,
+            start_nodes=nodes,
+        )
+        if not hidden:
+            stack.append(region)
+            self.regions.append(region)
+        return region
+
+    def close(self, region: Region, time: int, nodes: int, lane: Lane) -> None:
+        """Ends ``region``, and with it the plain calls made directly in it."""
+        region.end_ns, region.end_nodes = time, nodes
+        region.closed = True
+        own = self.lanes[region.thread]
+        if own is not lane:
+            region.irregular.append(OTHER_THREAD)
+        stack = own.stacks[region.task]
+        if region in stack:
+            above = stack[stack.index(region) + 1 :]
+            if all(r.form == "call" for r in above):
+                for call in above:
+                    call.end_ns, call.end_nodes, call.closed = time, nodes, True
+                    _charge(call)
+                del stack[stack.index(region) :]
+            else:
+                region.irregular.append(OUT_OF_ORDER)
+                stack.remove(region)
+        _charge(region)
+
+    def earlier(self, lane: Lane, row: Row, before: State, internal: bool) -> Region:
+        """The region of an exit whose enter came before the recording; it spans what the recording saw of it."""
+        manager = MANAGERS[row[0] & ~KIND]
+        form = self.form(row[3])
+        region = Region(
+            number=0,
+            manager=manager,
+            form="with" if form == "indirect" else form,
+            site=NOWHERE if form == "indirect" else row[3],
+            thread=lane.thread,
+            task=None,
+            start_ns=lane.began_ns,
+            before=DEFAULT if manager == MANAGERS[INFERENCE_MODE] else _after(row, before),
+            inside=before,
+            parent=None,
+            depth=0,
+            internal=internal,
+            irregular=[EARLIER],
+        )
+        if self.include_torch or not internal:
+            self.regions.append(region)
+            for other in self.regions:
+                if other.parent is None and other.thread == lane.thread and other.task is None and other is not region:
+                    other.parent = region
+                    region.child_ns += (other.end_ns or 0) - other.start_ns
+        return region
+
+    def folded(self, lane: Lane, row: Row) -> None:
+        """Time that finished blocks took, which were added up and are no longer among the events."""
+        lane.advance(row[1] - self.origin)
+        if lane.state is not None:
+            lane.ns_by_state[lane.state] -= row[5]
+        stack = lane.stacks[None]
+        if stack:
+            stack[-1].child_ns += row[5]
+            stack[-1].child_nodes += row[7]
+
+    # Probed calls.
+
+    def call(self, lane: Lane, row: Row) -> None:
+        time, key = row[1] - self.origin, (row[2], row[5])
+        if row[0] & KIND == ENTER:
+            call = Call(row[5], row[3], row[2], self.names.get(row[6]), time, row[7])
+            self.calls.append(call)
+            self.open_calls[key].append(call)
+        elif self.open_calls[key]:
+            call = self.open_calls[key].pop()
+            call.end_ns, call.end_nodes, call.error = time, row[7], self.names.get(row[6], "")
+
+    # The end.
+
+    def finish(self) -> History:
+        meta = self.contents.meta
+        complete = "ended_ns" in meta
+        end = max(int(meta["ended_ns"]) - self.origin, self.last_ns) if complete else self.last_ns
+        for lane in self.lanes.values():
+            if lane.ended_ns is None:
+                lane.advance(end)
+        for region in self.regions:
+            if region.end_ns is None:
+                self.unfinished(region, end)
+        self.regions.sort(key=lambda region: region.start_ns)
+        for number, region in enumerate(self.regions):
+            region.number = number
+        return History(
+            self.transitions, self.regions, self.calls, list(self.lanes.values()), self.hidden, end, complete
+        )
+
+    def unfinished(self, region: Region, end: int) -> None:
+        lane = self.lanes[region.thread]
+        region.end_ns = lane.ended_ns if lane.ended_ns is not None else end
+        region.end_nodes = lane.last_nodes
+        if region.form != "call":
+            region.irregular.append(UNFINISHED)
+        _charge(region)
+
+    def form(self, site: int) -> str:
+        known = self.sites.get(site)
+        return known.form if known is not None else "with"
+
+    def is_internal(self, site: int) -> bool:
+        known = self.sites.get(site)
+        return known is not None and known.internal
+
+
+def _charge(region: Region) -> None:
+    """Adds a finished region to what its parent's own time leaves out."""
+    parent = region.parent
+    if parent is not None and region.end_ns is not None:
+        parent.child_ns += region.end_ns - region.start_ns
+        parent.child_nodes += region.nodes or 0
+
+
+def _before(row: Row, known: State) -> State:
+    """The modes before an event; ``known`` where they were not read."""
+    return _mode(row[4], known[0]), _mode(row[4] >> 2, known[1])
+
+
+def _after(row: Row, known: State) -> State:
+    """The modes after an event; ``known`` where they were not read."""
+    return _mode(row[4] >> 4, known[0]), _mode(row[4] >> 6, known[1])
+
+
+def _mode(bits: int, known: bool) -> bool:
+    return known if bits & 3 == NOT_READ else bool(bits & 3)
+
+
+def _constructors(rows: Iterable[Row], sites: dict[int, Site]) -> tuple[dict[int, int], set[int]]:
+    """Tells the constructors of ``set_grad_enabled`` that begin a block or decorate a function from plain calls.
+
+    Returns which row enters the object that which row constructed in the same statement, and the rows to leave out.
+    """
+    merged: dict[int, int] = {}
+    skipped: set[int] = set()
+    constructed: dict[int, tuple[int, Row]] = {}
+    entered: dict[int, tuple[int, int, Row]] = {}
+    last: dict[int, int] = {}
+    for index, row in enumerate(rows):
+        op, thread, key = row[0], row[2], row[5]
+        if op & ~KIND == SET_GRAD_ENABLED:
+            at, begin = constructed.pop(key, (-1, row))
+            is_next = at >= 0 and last.get(thread) == at
+            if op & KIND == CONSTRUCT:
+                constructed[key] = (index, row)
+                entered.pop(key, None)
+            elif op & KIND == ENTER and is_next:
+                merged[index] = at
+                skipped.add(at)
+                entered[key] = (index, at, begin)
+            elif op & KIND == DECORATE and is_next and _same_statement(sites.get(begin[3]), sites.get(row[3])):
+                skipped.update((at, index))
+            elif op & KIND == EXIT and key in entered:
+                enter, at, begin = entered.pop(key)
+                if not _same_statement(sites.get(begin[3]), sites.get(row[3])):
+                    del merged[enter]
+                    skipped.discard(at)
+        last[thread] = index
+    return merged, skipped
+
+
+def _same_statement(constructor: Site | None, other: Site | None) -> bool:
+    """Whether a constructor stands in the statement that enters or leaves its object."""
+    if constructor is None or other is None or other.form == "indirect" or constructor.form != "with":
+        return True
+    return (
+        constructor.file == other.file
+        and constructor.function == other.function
+        and (other.line or 0) <= (constructor.line or 0) <= (other.end_line or 0)
+    )

@@ -1,0 +1,59 @@
+"""One process of a recording: what it stored, what that means, and how to name its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gradprobe.recording.history import History, interpret
+from gradprobe.recording.store import Contents
+
+
+@dataclass(frozen=True)
+class Process:
+    """``offset_ns`` puts its times on the common axis of a merged recording, ``first_region`` its regions in one row."""
+
+    contents: Contents
+    history: History
+    include_torch: bool
+    offset_ns: int = 0
+    first_region: int = 0
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return dict(self.contents.meta.get("environment", {}))
+
+    @property
+    def pid(self) -> int:
+        return int(self.environment.get("process", 0))
+
+    @property
+    def rank(self) -> int | None:
+        rank = self.environment.get("rank")
+        return None if rank is None else int(rank)
+
+    @property
+    def counts_nodes(self) -> bool:
+        return self.environment.get("level") != "modes"
+
+    def thread(self, number: int) -> str:
+        """The name of a thread."""
+        known = self.contents.threads.get(number)
+        return known.name if known is not None else f"thread {number}"
+
+    def place(self, site: int) -> tuple[str | None, int | None, str | None]:
+        """File, line and function of a site; three times None where it is not known."""
+        known = self.contents.sites.get(site)
+        return (None, None, None) if known is None else (known.file, known.line, known.function)
+
+
+def processes(contents: list[Contents], *, include_torch: bool) -> list[Process]:
+    """The processes of a recording on one time axis, which begins with the earliest of them."""
+    begun = [int(c.meta.get("began_wall_ns", 0)) for c in contents]
+    found: list[Process] = []
+    first_region = 0
+    for content, wall in zip(contents, begun, strict=True):
+        history = interpret(content, include_torch=include_torch)
+        found.append(Process(content, history, include_torch, wall - min(begun), first_region))
+        first_region += len(history.regions)
+    return found

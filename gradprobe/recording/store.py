@@ -1,0 +1,252 @@
+"""The SQLite file that holds a recording: its schema, the writing of it as it grows, and the reading.
+
+Schema numbers, kept in the file's ``user_version``:
+
+    1  meta, sites, names, threads, blocks, folds, notes
+
+Every batch is one transaction of a rollback journal, so a process that is killed leaves a readable file that misses at
+most the batch under way. Nothing is synchronised to the disk: a recording outlives its process, not a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from gradprobe.errors import GradprobeError, RecordingError
+from gradprobe.recording.events import Block
+
+SCHEMA = 1
+SUFFIX = ".gradprobe"
+_APPLICATION = 0x67726164
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE sites (id INTEGER PRIMARY KEY, file TEXT, line INTEGER, end_line INTEGER, function TEXT,
+                    form TEXT NOT NULL, internal INTEGER NOT NULL);
+CREATE TABLE names (id INTEGER PRIMARY KEY, text TEXT NOT NULL);
+CREATE TABLE threads (id INTEGER PRIMARY KEY, name TEXT NOT NULL, ident INTEGER NOT NULL, began_ns INTEGER NOT NULL,
+                      inherited INTEGER NOT NULL);
+CREATE TABLE blocks (id INTEGER PRIMARY KEY, count INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE folds (manager INTEGER, site INTEGER, thread INTEGER, state INTEGER, error TEXT, count INTEGER,
+                    total_ns INTEGER, self_ns INTEGER, nodes INTEGER, self_nodes INTEGER, durations TEXT,
+                    PRIMARY KEY (manager, site, thread, state, error));
+CREATE TABLE notes (kind TEXT NOT NULL, text TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (kind, text));
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in the program's source.
+
+    ``form`` is how a manager stands there: with, decorator, generator, or indirect for library code between a
+    manager and the line that uses it. ``internal`` marks PyTorch's own code.
+    """
+
+    id: int
+    file: str | None
+    line: int | None
+    end_line: int | None
+    function: str | None
+    form: str
+    internal: bool
+
+
+@dataclass(frozen=True)
+class Thread:
+    """A thread that changed a mode, first seen doing so at ``began_ns``; ``inherited`` if older than the capture."""
+
+    id: int
+    name: str
+    ident: int
+    began_ns: int
+    inherited: bool
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Finished blocks of one site, thread, state and outcome that were added up instead of kept one by one.
+
+    ``state`` packs the modes before and, two bits higher, inside; ``durations`` counts the blocks by duration class.
+    """
+
+    manager: int
+    site: int
+    thread: int
+    state: int
+    error: str
+    count: int
+    total_ns: int
+    self_ns: int
+    nodes: int
+    self_nodes: int
+    durations: dict[int, int]
+
+
+@dataclass
+class Batch:
+    """What one transaction adds."""
+
+    blocks: list[Block] = field(default_factory=list)
+    sites: list[Site] = field(default_factory=list)
+    names: list[tuple[int, str]] = field(default_factory=list)
+    threads: list[Thread] = field(default_factory=list)
+    folds: list[Fold] = field(default_factory=list)
+    notes: list[tuple[str, str, int]] = field(default_factory=list)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, f.name) for f in fields(self))
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that a recording of one process holds."""
+
+    meta: dict[str, Any]
+    blocks: list[Block]
+    sites: dict[int, Site]
+    names: dict[int, str]
+    threads: dict[int, Thread]
+    folds: list[Fold]
+    notes: list[tuple[str, str, int]]
+
+
+class Store:
+    """A recording being written; ``path`` None keeps it in memory. Callers see to it that one thread writes at a time."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        if path is not None and not path.parent.is_dir():
+            raise GradprobeError(f"cannot record to {path}: there is no folder {path.parent}; create it first")
+        try:
+            self._connection = sqlite3.connect(
+                ":memory:" if path is None else path, isolation_level=None, check_same_thread=False, timeout=0.2
+            )
+            self._connection.execute("PRAGMA synchronous = OFF")
+            self._connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            self._connection.execute(f"PRAGMA user_version = {SCHEMA}")
+            self._connection.executescript(f"BEGIN; {_TABLES} COMMIT;")
+        except sqlite3.Error as error:
+            raise GradprobeError(f"cannot record to {path}: {error}; name a file that can be written") from None
+
+    def write(self, batch: Batch) -> None:
+        """Adds ``batch`` as one transaction, or nothing of it: then ``sqlite3.Error`` is raised."""
+        run, many = self._connection.execute, self._connection.executemany
+        run("BEGIN IMMEDIATE")
+        try:
+            many("INSERT INTO blocks (count, data) VALUES (?, ?)", [(len(b), b.pack()) for b in batch.blocks])
+            many("INSERT OR REPLACE INTO sites VALUES (?, ?, ?, ?, ?, ?, ?)", map(_plain, batch.sites))
+            many("INSERT OR REPLACE INTO names VALUES (?, ?)", [(i, _writable(text)) for i, text in batch.names])
+            many("INSERT OR REPLACE INTO threads VALUES (?, ?, ?, ?, ?)", map(_plain, batch.threads))
+            many("INSERT OR REPLACE INTO folds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_plain, batch.folds))
+            many(
+                "INSERT INTO notes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count",
+                [(kind, _writable(text), count) for kind, text, count in batch.notes],
+            )
+            many("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in batch.meta.items()])
+            run("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                run("ROLLBACK")
+            raise
+
+    def read(self) -> Contents:
+        """Everything written so far."""
+        return _contents(self._connection)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def write_file(path: Path, contents: Contents) -> None:
+    """Writes ``contents`` to a new file at ``path``."""
+    store = Store(path)
+    try:
+        store.write(
+            Batch(
+                blocks=contents.blocks,
+                sites=list(contents.sites.values()),
+                names=list(contents.names.items()),
+                threads=list(contents.threads.values()),
+                folds=contents.folds,
+                notes=contents.notes,
+                meta=contents.meta,
+            )
+        )
+    except sqlite3.Error as error:
+        raise GradprobeError(f"cannot save to {path}: {error}") from None
+    finally:
+        store.close()
+
+
+def read_file(path: Path) -> Contents:
+    """What the recording at ``path`` holds.
+
+    Raises ``RecordingError`` for a file that is missing, no recording, damaged, or of a schema newer than this one.
+    """
+    if not path.is_file():
+        raise RecordingError(f"{path}: there is no such file; make one with: gradprobe run -o {path} SCRIPT")
+    connection = None
+    try:
+        with path.open("rb") as file:
+            if not file.read(16).startswith(b"SQLite format 3\0"):
+                raise RecordingError(f"{path}: not a gradprobe recording")
+        connection = sqlite3.connect(path.absolute().as_uri() + "?mode=rw", uri=True, timeout=5)
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (schema,) = connection.execute("PRAGMA user_version").fetchone()
+        if application != _APPLICATION:
+            raise RecordingError(f"{path}: not a gradprobe recording, but another program's SQLite file")
+        if not 1 <= schema <= SCHEMA:
+            raise RecordingError(
+                f"{path}: written with schema {schema}, this gradprobe reads up to {SCHEMA}; upgrade gradprobe"
+            )
+        return _contents(connection)
+    except RecordingError as error:
+        text = str(error)
+        raise RecordingError(text if text.startswith(str(path)) else f"{path}: damaged: {text}") from None
+    except (sqlite3.Error, ValueError, TypeError, OverflowError, KeyError) as error:
+        raise RecordingError(f"{path}: damaged or cut short ({error}); record again") from None
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read: {error.strerror}") from None
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def _contents(connection: sqlite3.Connection) -> Contents:
+    def rows(table: str) -> Iterator[tuple[Any, ...]]:
+        return iter(connection.execute(f"SELECT * FROM {table} ORDER BY rowid"))
+
+    connection.execute("BEGIN")
+    try:
+        return Contents(
+            meta={str(key): json.loads(value) for key, value in rows("meta")},
+            blocks=[Block.unpack(bytes(data), int(count)) for _, count, data in rows("blocks")],
+            sites={row[0]: Site(*row[:6], internal=bool(row[6])) for row in rows("sites")},
+            names={int(number): str(text) for number, text in rows("names")},
+            threads={row[0]: Thread(*row[:4], inherited=bool(row[4])) for row in rows("threads")},
+            folds=[Fold(*row[:10], durations=_durations(row[10])) for row in rows("folds")],
+            notes=[(str(kind), str(text), int(count)) for kind, text, count in rows("notes")],
+        )
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _durations(text: str) -> dict[int, int]:
+    return {int(key): int(count) for key, count in json.loads(text).items()}
+
+
+def _plain(record: Site | Thread | Fold) -> Iterable[Any]:
+    return [
+        json.dumps(v) if isinstance(v, dict) else _writable(v) if isinstance(v, str) else v for v in astuple(record)
+    ]
+
+
+def _writable(text: str) -> str:
+    # A file name may hold bytes that are no UTF-8; Python carries them as lone surrogates, which SQLite refuses.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

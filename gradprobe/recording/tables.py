@@ -1,0 +1,56 @@
+"""A recording read: its processes on one time axis, and its tables, each made when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import pandas as pd
+
+from gradprobe.recording import frames
+from gradprobe.recording.process import Process, processes
+from gradprobe.recording.store import Contents
+
+
+class Tables:
+    """What one or several processes recorded, read once."""
+
+    def __init__(self, contents: Sequence[Contents], *, include_torch: bool | None) -> None:
+        self.contents = list(contents)
+        self._include_torch = include_torch
+
+    @cached_property
+    def processes(self) -> list[Process]:
+        shown = self._include_torch
+        if shown is None:
+            shown = any(c.meta.get("include_torch") for c in self.contents)
+        return processes(self.contents, include_torch=bool(shown))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every process came to the end of its recording."""
+        return all("ended_ns" in c.meta for c in self.contents)
+
+    @cached_property
+    def transitions(self) -> pd.DataFrame:
+        return frames.transitions(self.processes)
+
+    @cached_property
+    def regions(self) -> pd.DataFrame:
+        return frames.regions(self.processes)
+
+    @cached_property
+    def sites(self) -> pd.DataFrame:
+        return frames.sites(self.processes)
+
+    @cached_property
+    def calls(self) -> pd.DataFrame:
+        return frames.calls(self.processes)
+
+    @cached_property
+    def ops(self) -> pd.DataFrame:
+        return frames.table(frames.OPS, [])
+
+    @cached_property
+    def findings(self) -> pd.DataFrame:
+        return frames.table(frames.FINDINGS, [])

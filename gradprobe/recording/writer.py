@@ -1,0 +1,109 @@
+"""The growing side of a recording: takes blocks of events, keeps or folds them, and writes them in batches."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from gradprobe.recording.events import Block
+from gradprobe.recording.folding import Folder
+from gradprobe.recording.store import Batch, Site, Store, Thread
+
+DEFAULT_LIMIT = 2_000_000
+"""Events kept one by one in a recording; a block of a mode takes two, of set_grad_enabled three."""
+
+AGGREGATE, STOP = "aggregate", "stop"
+
+
+class Tables:
+    """What the numbers in a block of events stand for, shared by all recordings of a session."""
+
+    def __init__(self) -> None:
+        self.sites: dict[int, Site] = {}
+        self.names: dict[int, str] = {}
+        self.threads: dict[int, Thread] = {}
+
+
+class Writer:
+    """Writes one recording. Past ``limit`` events it folds (``on_full="aggregate"``) or takes no more (``"stop"``)."""
+
+    def __init__(self, store: Store, tables: Tables, *, counts_nodes: bool, limit: int, on_full: str) -> None:
+        self.store = store
+        self.counts_nodes = counts_nodes
+        self.failure: str | None = None
+        self._tables = tables
+        self._limit = limit
+        self._on_full = on_full
+        self._batch = Batch()
+        self._folder = Folder(tables.names)
+        self._kept = 0
+        self._sites = self._names = 0
+        self._threads: dict[int, Thread] = {}
+        self._lost = 0
+
+    def accept(self, block: Block) -> None:
+        """Takes the next events."""
+        if self.failure is not None:
+            self._lost += len(block)
+            return
+        if self._kept + len(block) > self._limit:
+            if self._on_full == STOP:
+                self.note("full", f"the limit of {self._limit} events was reached; later ones were left out", len(block))
+                return
+            block = self._folder.fold(block)
+        if len(block):
+            self._kept += len(block)
+            self._batch.blocks.append(block)
+
+    def note(self, kind: str, text: str, count: int = 1) -> None:
+        """Adds to the count of something that a reader of the recording must know."""
+        self._batch.notes.append((kind, text, count))
+
+    def fault(self, text: str, count: int) -> None:
+        """Notes an error inside gradprobe."""
+        self.note("fault", text, count)
+
+    def meta(self, **values: Any) -> None:
+        self._batch.meta.update(values)
+
+    def flush(self) -> None:
+        """Writes what has gathered. A file that cannot be written ends the recording, never the program."""
+        batch, tables = self._batch, self._tables
+        if self.failure is not None:
+            return
+        # The tables only ever grow at their end, so what is new is known by their length.
+        batch.sites = list(tables.sites.values())[self._sites :]
+        batch.names = list(tables.names.items())[self._names :]
+        batch.threads = [t for t in tables.threads.values() if self._threads.get(t.id) != t]
+        batch.folds = self._folder.take_changed()
+        if not batch:
+            return
+        try:
+            self.store.write(batch)
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error) or "busy" in str(error):
+                self._folder.changed.update((f.manager, f.site, f.thread, f.state, f.error) for f in batch.folds)
+                return  # a reader holds the file; the next flush takes this batch along
+            self._fail(error)
+        except sqlite3.Error as error:
+            self._fail(error)
+        else:
+            self._sites += len(batch.sites)
+            self._names += len(batch.names)
+            self._threads.update((t.id, t) for t in batch.threads)
+            self._batch = Batch()
+
+    def _fail(self, error: sqlite3.Error) -> None:
+        self.failure = str(error)
+        self._lost += sum(map(len, self._batch.blocks))
+        self._batch = Batch()
+
+    @property
+    def folded(self) -> int:
+        """Events that were added up instead of kept."""
+        return self._folder.folded
+
+    @property
+    def lost(self) -> int:
+        """Events that came after the file could no longer be written."""
+        return self._lost

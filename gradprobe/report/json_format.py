@@ -1,0 +1,52 @@
+"""The recording as JSON, for programs. ``schema`` counts up when a name or a meaning changes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from gradprobe.analysis.gaps import gaps
+from gradprobe.analysis.modes import by_mode
+from gradprobe.recording.tables import Tables
+
+SCHEMA = 1
+MAX_ROWS = 100_000
+
+
+def render(tables: Tables) -> str:
+    """One JSON object with the keys of the contract; what was not measured is null."""
+    left_out: dict[str, int] = {}
+
+    def rows(name: str) -> list[dict[str, Any]]:
+        frame: pd.DataFrame = getattr(tables, name)
+        if len(frame) > MAX_ROWS:
+            left_out[name] = len(frame) - MAX_ROWS
+        return [{key: _plain(value) for key, value in row.items()} for row in frame.head(MAX_ROWS).to_dict("records")]
+
+    body = {name: rows(name) for name in ("transitions", "regions", "sites", "ops", "calls", "findings")}
+    environments = [process.environment for process in tables.processes]
+    report = {
+        "schema": SCHEMA,
+        "environment": environments[0] if len(environments) == 1 else {"processes": environments},
+        "summary": {
+            "transitions": len(tables.transitions),
+            "regions": len(tables.regions),
+            "sites": len(tables.sites),
+            "complete": tables.is_complete,
+            "time_by_mode": [{"mode": t.mode, "ns": t.ns, "share": t.share} for t in by_mode(tables.processes)],
+            "unseen": gaps(tables.processes),
+            "rows_left_out": left_out,
+        },
+        **body,
+    }
+    return json.dumps(report, indent=1, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return value
+    if pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value

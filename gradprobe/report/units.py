@@ -1,0 +1,44 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pandas as pd
+
+
+def duration(ns: float) -> str:
+    """A time in nanoseconds, with three significant digits and a fitting unit."""
+    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if abs(ns) >= size:
+            return f"{ns / size:.3g} {unit}" if abs(ns) < 1000 * size else f"{ns / size:,.0f} {unit}"
+    return f"{ns:.0f} ns"
+
+
+def share(value: float) -> str:
+    """A share as a percentage; what is not nothing does not read as 0."""
+    return "<0.1 %" if 0 < value < 0.001 else f"{value * 100:.1f} %"
+
+
+def count(value: Any) -> str:
+    """A count, or a dash where it was not measured."""
+    return "-" if pd.isna(value) else f"{int(value):,}"
+
+
+def place(file: Any, line: Any) -> str:
+    """``file:line``, from the working directory where that is shorter."""
+    if pd.isna(file):
+        return "(unknown)"
+    try:
+        relative = os.path.relpath(file)
+    except ValueError:  # another drive
+        relative = file
+    shown = relative if len(relative) < len(file) else file
+    shown = printable(str(shown))
+    return shown if pd.isna(line) else f"{shown}:{int(line)}"
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, without characters that steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
