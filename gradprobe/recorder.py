@@ -65,7 +65,13 @@ def record(
     Raises ``GradprobeError`` for a level or a policy that does not exist and for a path that cannot be written.
     """
     return Recorder(
-        path, level=level, include_torch=include_torch, on_full=on_full, limit=limit, force=force, enabled=switch.is_on()
+        path,
+        level=level,
+        include_torch=include_torch,
+        on_full=on_full,
+        limit=limit,
+        force=force,
+        enabled=switch.is_on(),
     )
 
 
@@ -139,7 +145,11 @@ class Recorder:
                 session.attach(writer)
                 session.emit(_moment(THREAD | RECORDING_BEGINS, session, None))
             _active.add(self)
-        self._recording = Recording(lambda: [self._contents(writer, path)], include_torch=self._include_torch)
+        self._recording = Recording(
+            lambda: [self._contents(writer, path)],
+            include_torch=self._include_torch,
+            is_final=lambda: not self._running or self._process != os.getpid(),
+        )
         return self._recording
 
     def stop(self) -> Recording:
@@ -185,7 +195,8 @@ class Recorder:
 
 def environment(level: str) -> dict[str, Any]:
     """Where a recording was made: versions, machine and process. No environment variables, no arguments."""
-    accelerator = torch.cuda.get_device_name(0) if torch.cuda.is_initialized() else None
+    cuda: Any = torch.cuda
+    accelerator = cuda.get_device_name(0) if cuda.is_initialized() else None
     return {
         "gradprobe": __version__,
         "level": level,

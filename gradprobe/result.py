@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.store import SUFFIX, Contents, read_file, write_file
-from gradprobe.recording.tables import Tables
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from gradprobe.recording.tables import Tables
 
 
 class Recording:
@@ -23,18 +24,28 @@ class Recording:
     ``str()`` gives the terminal report. A recording that is still growing is read anew at each access.
     """
 
-    def __init__(self, read: Callable[[], Sequence[Contents]], *, include_torch: bool | None = None) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Sequence[Contents]],
+        *,
+        include_torch: bool | None = None,
+        is_final: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._read = read
         self._include_torch = include_torch
+        self._is_final = is_final
         self._known: Tables | None = None
 
     @property
     def tables(self) -> Tables:
         """The recording as it stands now."""
+        from gradprobe.recording.tables import Tables
+
         if self._known is not None:
             return self._known
+        is_final = self._is_final()
         tables = Tables(self._read(), include_torch=self._include_torch)
-        if tables.is_complete:
+        if is_final:
             self._known = tables
         return tables
 

@@ -27,7 +27,12 @@ def _of(process: Process) -> list[str]:
     if threads:
         named = ", ".join(threads[:5]) + (f" and {len(threads) - 5} more" if len(threads) > 5 else "")
         found.append(f"{_count(len(threads), 'thread')} changed no mode, so their time is in no table: {named}")
-    inherited = [t for t in process.contents.threads.values() if t.inherited and _ran_before(process, t.id)]
+    only_calls = bool(meta.get("only_calls"))
+    inherited = (
+        []
+        if only_calls
+        else [t for t in process.contents.threads.values() if t.inherited and _ran_before(process, t.id)]
+    )
     if inherited:
         found.append(
             f"{_count(len(inherited), 'thread')} ran before the recording began, and count from their first change of "
@@ -40,7 +45,9 @@ def _of(process: Process) -> list[str]:
             "line: they are in the sites and in the time by mode, not among the transitions and regions"
         )
     if history.hidden:
-        found.append(f"{_count(history.hidden, 'transition')} of PyTorch's own code are hidden (include_torch shows them)")
+        found.append(
+            f"{_count(history.hidden, 'transition')} of PyTorch's own code are hidden (include_torch shows them)"
+        )
     for kind, text, count in notes:
         if kind == "fault":
             found.append(f"an error inside gradprobe cost {_count(count, 'event')}: {text}")

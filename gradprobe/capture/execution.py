@@ -35,11 +35,19 @@ BY_GENERATOR = _inner_code(torch_contextlib._wrap_generator, "generator_context"
 BY_STACK: CodeType = contextlib.ExitStack.enter_context.__code__
 BY_CLONE: CodeType = torch.set_grad_enabled.clone.__code__
 
-# Wrappers whose variable `func` is the decorated function, and what a place in it counts as. Our managers add theirs.
+
+def clone_set_grad_enabled(self: torch.set_grad_enabled) -> torch.set_grad_enabled:
+    """``clone`` of the drop-in ``set_grad_enabled``: an object of PyTorch's own class, which ``torch.compile`` knows."""
+    return torch.set_grad_enabled(self.mode)
+
+
+BY_OWN_CLONE: CodeType = clone_set_grad_enabled.__code__
+
+# Wrappers whose variable `func` is the decorated function, and what a place in it counts as.
 # By identity: a code object's own hash goes through all its constants.
 decorating: dict[int, int] = {id(BY_DECORATOR): DECORATED, id(BY_GENERATOR): GENERATOR}
 # Files whose frames stand between the user's line and a manager, and are no place of their own.
-indirect_files: set[str] = {torch_contextlib.__file__, contextlib.__file__, GRAD_MODE_FILE}
+indirect_files: set[str] = {torch_contextlib.__file__, contextlib.__file__, GRAD_MODE_FILE, __file__}
 
 
 def locate(frame: FrameType | None) -> tuple[CodeType | None, int]:
@@ -48,7 +56,7 @@ def locate(frame: FrameType | None) -> tuple[CodeType | None, int]:
         code = frame.f_code
         offset = decorating.get(id(code))
         if offset is not None:
-            decorated = _code_of(frame.f_locals.get("func"))
+            decorated = code_of(frame.f_locals.get("func"))
             if decorated is not None:
                 return decorated, offset
         elif code.co_filename not in indirect_files:
@@ -57,7 +65,8 @@ def locate(frame: FrameType | None) -> tuple[CodeType | None, int]:
     return None, 0
 
 
-def _code_of(function: Any) -> CodeType | None:
+def code_of(function: Any) -> CodeType | None:
+    """The code of the function behind ``function`` and its wrappers; None for what is not written in Python."""
     with contextlib.suppress(ValueError):
         function = inspect.unwrap(function)
     function = getattr(function, "func", function)  # functools.partial

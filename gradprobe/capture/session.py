@@ -23,7 +23,7 @@ from gradprobe.capture.clocks import Clock
 from gradprobe.capture.execution import Tasks, loop_patches, loops_may_run, thread_name, thread_patches
 from gradprobe.capture.patches import Patches
 from gradprobe.capture.places import Offset, Sites
-from gradprobe.recording.events import CALL, ENTER, EXIT, MARK, NOT_COUNTED, THREAD, Block, Event, state_of
+from gradprobe.recording.events import CALL, ENTER, EXIT, KIND, MARK, NOT_COUNTED, THREAD, Block, Event, state_of
 from gradprobe.recording.store import Thread
 from gradprobe.recording.writer import Tables
 
@@ -34,7 +34,8 @@ CALL_BITS = 40
 """The key of a probed call is the number of its sink above, and a number of its own in, this many bits."""
 _MODES = (False, True, None)
 _STATES = {
-    (grad, inference, grad_after, inference_after): state_of(grad, inference) | state_of(grad_after, inference_after) << 4
+    (grad, inference, grad_after, inference_after): state_of(grad, inference)
+    | state_of(grad_after, inference_after) << 4
     for grad in _MODES
     for inference in _MODES
     for grad_after in _MODES
@@ -270,13 +271,13 @@ class Session:
         picked: dict[Sink, list[int]] = {}
         columns = (block.op.tolist(), block.thread.tolist(), block.key.tolist())
         for index, (op, thread, key) in enumerate(zip(*columns, strict=True)):
-            sink = self._call_sinks.get(key >> CALL_BITS) if op in (CALL | ENTER, CALL | EXIT) else None
+            sink = self._call_sinks.get(key >> CALL_BITS) if op & ~KIND == CALL else None
             calling = self._calling.setdefault(thread, [])
             if sink is not None and op == CALL | ENTER:
                 calling.append(sink)
             for taker in set(calling):
                 picked.setdefault(taker, []).append(index)
-            if sink in calling and op == CALL | EXIT:
+            if sink in calling and op != CALL | ENTER:
                 calling.remove(sink)
             if not calling:
                 del self._calling[thread]

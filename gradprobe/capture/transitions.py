@@ -12,16 +12,25 @@ Everything a hook needs is a local variable of ``build``: that is the cheapest l
 from __future__ import annotations
 
 import functools
+from _thread import get_ident as thread
 from collections.abc import Callable
 from dataclasses import dataclass
-from _thread import get_ident as thread
 from sys import _getframe
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import torch
 
-from gradprobe.capture.execution import BY_CLONE, BY_DECORATOR, BY_GENERATOR, BY_STACK, GRAD_MODE_FILE, Tasks, locate
+from gradprobe.capture.execution import (
+    BY_CLONE,
+    BY_DECORATOR,
+    BY_GENERATOR,
+    BY_OWN_CLONE,
+    BY_STACK,
+    GRAD_MODE_FILE,
+    Tasks,
+    locate,
+)
 from gradprobe.capture.patches import Patch
 from gradprobe.recording.events import (
     CONSTRUCT,
@@ -54,7 +63,7 @@ class Hooks:
 
 
 # The names that the methods known to this file use; anything else there is called through.
-_KNOWN = {
+KNOWN_METHODS = {
     (torch.no_grad, "__enter__"): ("torch", "is_grad_enabled", "prev", "set_grad_enabled"),
     (torch.no_grad, "__exit__"): ("torch", "set_grad_enabled", "prev"),
     (torch.enable_grad, "__enter__"): ("torch", "is_grad_enabled", "prev", "_C", "_set_grad_enabled"),
@@ -80,7 +89,7 @@ def is_known(owner: type, name: str) -> bool:
     return (
         isinstance(method, FunctionType)
         and method.__code__.co_filename == GRAD_MODE_FILE
-        and method.__code__.co_names == _KNOWN.get((owner, name))
+        and method.__code__.co_names == KNOWN_METHODS.get((owner, name))
     )
 
 
@@ -91,6 +100,7 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
     # `bindings._set_grad_enabled` is looked up at each call, as PyTorch's methods do: another tool may have replaced it.
     bindings = torch._C
     by_decorator, by_generator, by_stack, by_clone = BY_DECORATOR, BY_GENERATOR, BY_STACK, BY_CLONE
+    by_own_clone = BY_OWN_CLONE
     tasks_run = False
 
     def redirect(other: Emit) -> None:
@@ -138,7 +148,7 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
             frame = _getframe(1)
             code: CodeType | None = frame.f_code
             offset = frame.f_lasti
-            if code is by_clone:
+            if code is by_clone or code is by_own_clone:
                 code, offset = locate(frame)
             task = label() if tasks_run else None
             emit((_SET_INIT, now(), thread(), code, offset, grad, is_inference(), mode, None, id(self), task))
@@ -212,7 +222,7 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
     patches = []
     for (owner, name), (op, hook) in reproduced.items():
         original = getattr(owner, name)
-        if hook is None or not all(is_known(owner, name) for owner, name in _KNOWN):
+        if hook is None or not all(is_known(owner, name) for owner, name in KNOWN_METHODS):
             hook = through(op, original)
         # TorchScript compiles the source it finds behind `__wrapped__`, and that must be PyTorch's.
         patches.append(Patch(owner, name, functools.wraps(original)(hook)))

@@ -27,6 +27,8 @@ ENTER, EXIT, CONSTRUCT, DECORATE = 0, 1, 2, 3
 KIND = 3
 # What happens to a thread besides its beginning and end.
 RECORDING_BEGINS, RECORDING_ENDS = CONSTRUCT, DECORATE
+# What happens to a probed call between its beginning and its end: a generator or a coroutine waits. ENTER resumes it.
+SUSPEND = DECORATE
 
 MANAGERS = {
     NO_GRAD: "no_grad",

@@ -8,7 +8,7 @@ meaning. What remains per stretch is what spans it, and one mark per thread that
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gradprobe.recording.events import (
     CALL,

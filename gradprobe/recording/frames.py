@@ -9,30 +9,109 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.recording.events import CONSTRUCT, KIND, MANAGERS, NOT_COUNTED, SET_GRAD_ENABLED
+from gradprobe.recording.events import CONSTRUCT, KIND, MANAGERS, SET_GRAD_ENABLED
 from gradprobe.recording.folding import class_middle
-from gradprobe.recording.history import Region, Transition
+from gradprobe.recording.history import PROTOCOL, Region, Transition
 from gradprobe.recording.process import Process
 
-TRANSITIONS = (
-    "order, time_ns, process, rank, thread, task, manager, form, event, grad_before, inference_before, grad_after, "
-    "inference_after, redundant, depth, region, file, line, function"
-).split(", ")
-REGIONS = (
-    "region, parent, manager, form, file, line, function, process, rank, thread, task, depth, start_ns, duration_ns, "
-    "self_ns, device_ns, nodes, self_nodes, saved_bytes, version_bumps, counters_created, tracked_views, "
-    "inference_tensors, error, closed, redundant, irregular"
-).split(", ")
-SITES = (
-    "file, line, function, manager, form, count, total_ns, self_ns, median_ns, nodes, saved_bytes, version_bumps, "
-    "device_ns, redundant, errors"
-).split(", ")
-OPS = (
-    "region, op, file, line, function, count, nodes, saved_bytes, version_bumps, counters_created, tracked_views, "
-    "inference_outputs, normal_outputs"
-).split(", ")
-FINDINGS = "rule, severity, message, file, line, function, count, related, fix".split(", ")
-CALLS = "function, file, line, process, rank, thread, task, start_ns, duration_ns, nodes, error, closed".split(", ")
+TRANSITIONS = [
+    "order",
+    "time_ns",
+    "process",
+    "rank",
+    "thread",
+    "task",
+    "manager",
+    "form",
+    "event",
+    "grad_before",
+    "inference_before",
+    "grad_after",
+    "inference_after",
+    "redundant",
+    "depth",
+    "region",
+    "file",
+    "line",
+    "function",
+]
+REGIONS = [
+    "region",
+    "parent",
+    "manager",
+    "form",
+    "file",
+    "line",
+    "function",
+    "process",
+    "rank",
+    "thread",
+    "task",
+    "depth",
+    "start_ns",
+    "duration_ns",
+    "self_ns",
+    "device_ns",
+    "nodes",
+    "self_nodes",
+    "saved_bytes",
+    "version_bumps",
+    "counters_created",
+    "tracked_views",
+    "inference_tensors",
+    "error",
+    "closed",
+    "redundant",
+    "irregular",
+]
+SITES = [
+    "file",
+    "line",
+    "function",
+    "manager",
+    "form",
+    "count",
+    "total_ns",
+    "self_ns",
+    "median_ns",
+    "nodes",
+    "saved_bytes",
+    "version_bumps",
+    "device_ns",
+    "redundant",
+    "errors",
+]
+OPS = [
+    "region",
+    "op",
+    "file",
+    "line",
+    "function",
+    "count",
+    "nodes",
+    "saved_bytes",
+    "version_bumps",
+    "counters_created",
+    "tracked_views",
+    "inference_outputs",
+    "normal_outputs",
+]
+FINDINGS = ["rule", "severity", "message", "file", "line", "function", "count", "related", "fix"]
+CALLS = [
+    "function",
+    "file",
+    "line",
+    "process",
+    "rank",
+    "thread",
+    "task",
+    "start_ns",
+    "duration_ns",
+    "steps",
+    "nodes",
+    "error",
+    "closed",
+]
 
 _NULLABLE = {"rank", "parent", "line", "region", "nodes", "self_nodes"}
 _NOT_MEASURED = float("nan")
@@ -41,13 +120,14 @@ _NOT_MEASURED = float("nan")
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> pd.DataFrame:
     """A DataFrame of ``rows``; counts that may be missing are nullable integers."""
     values = list(zip(*rows, strict=True)) or [()] * len(columns)
-    return pd.DataFrame(
+    frame: pd.DataFrame = pd.DataFrame(
         {
             name: pd.array(list(column), dtype="Int64") if name in _NULLABLE else list(column)
             for name, column in zip(columns, values, strict=True)
         },
         columns=list(columns),
     )
+    return frame
 
 
 def transitions(processes: Sequence[Process]) -> pd.DataFrame:
@@ -97,7 +177,7 @@ def sites(processes: Sequence[Process]) -> pd.DataFrame:
         for r in p.history.regions:
             duration = duration_ns(r)
             row = sums.setdefault((*p.place(r.site), r.manager, r.form), _Sum())
-            row.add(1, duration, max(duration - r.child_ns, 0), r.nodes, r.before == r.inside, bool(r.error))
+            row.add(1, duration, max(duration - r.child_ns, 0), r.nodes, r.before == r.inside, is_failure(r.error))
             row.durations.append(duration)
         for fold in p.contents.folds:
             site = p.contents.sites.get(fold.site)
@@ -110,10 +190,15 @@ def sites(processes: Sequence[Process]) -> pd.DataFrame:
             is_same = fold.state & 3 == fold.state >> 4 & 3 and manager != "inference_mode"
             nodes = fold.nodes if p.counts_nodes else None
             row = sums.setdefault((*p.place(fold.site), manager, form), _Sum())
-            row.add(fold.count, fold.total_ns, fold.self_ns, nodes, is_same, bool(fold.error))
+            row.add(fold.count, fold.total_ns, fold.self_ns, nodes, is_same, is_failure(fold.error))
             row.classes.update(fold.durations)
     rows = [(*key, *row.values()) for key, row in sums.items()]
     return table(SITES, sorted(rows, key=lambda row: -row[6]))
+
+
+def is_failure(error: str) -> bool:
+    """Whether an exception's name tells of more than a generator's or a coroutine's usual end."""
+    return bool(error) and error not in PROTOCOL
 
 
 class _Sum:
@@ -134,11 +219,11 @@ class _Sum:
 
     def values(self) -> tuple[Any, ...]:
         if self.classes:
-            durations = sorted([*self.durations, *(class_middle(c) for c in self.classes.elements())])
+            middle = median([*self.durations, *(class_middle(c) for c in self.classes.elements())])
         else:
-            durations = self.durations
+            middle = median(self.durations)
         missing = _NOT_MEASURED
-        return (self.count, self.total_ns, self.self_ns, float(median(durations)), self.nodes, missing, missing) + (
+        return (self.count, self.total_ns, self.self_ns, float(middle), self.nodes, missing, missing) + (
             missing,
             self.redundant,
             self.errors,
@@ -146,15 +231,13 @@ class _Sum:
 
 
 def calls(processes: Sequence[Process]) -> pd.DataFrame:
-    """One row per call of a probed function, and per resumption where it is a generator or a coroutine."""
+    """One row per call of a probed function; of a generator or coroutine, ``duration_ns`` is the time its body ran."""
     rows = []
     for p in processes:
         for c in p.history.calls:
             file, line, function = p.place(c.site)
-            nodes = None if NOT_COUNTED in (c.start_nodes, c.end_nodes) else c.end_nodes - c.start_nodes
-            end = p.history.end_ns if c.end_ns is None else c.end_ns
             rows.append(
                 (function, file, line, p.pid, p.rank, p.thread(c.thread), c.task, c.start_ns + p.offset_ns)
-                + (end - c.start_ns, nodes, c.error, c.end_ns is not None)
+                + (c.active_ns, c.steps, c.nodes if p.counts_nodes else None, c.error, c.closed)
             )
     return table(CALLS, rows)

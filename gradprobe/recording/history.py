@@ -13,7 +13,7 @@ This is the one place that knows what a sequence of events means:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gradprobe.recording.events import (
@@ -29,9 +29,9 @@ from gradprobe.recording.events import (
     NOT_COUNTED,
     NOT_READ,
     NOWHERE,
-    SET_GRAD_ENABLED,
     RECORDING_BEGINS,
     RECORDING_ENDS,
+    SET_GRAD_ENABLED,
     THREAD,
     UNKNOWN,
 )
@@ -40,6 +40,9 @@ from gradprobe.recording.store import Contents, Site
 Row = tuple[int, int, int, int, int, int, int, int]
 State = tuple[bool, bool]  # grad mode, inference mode
 DEFAULT: State = (True, False)
+
+# How generators and coroutines end and are put away: no failures.
+PROTOCOL = frozenset({"StopIteration", "StopAsyncIteration", "GeneratorExit"})
 
 REENTERED = "entered again while open"
 OUT_OF_ORDER = "left out of order"
@@ -98,19 +101,21 @@ class Transition:
     site: int
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
-    """A stretch of a probed function: a call, or one resumption of a generator or a coroutine."""
+    """A call of a probed function. ``active_ns`` and ``nodes`` leave out the time a generator or coroutine waited."""
 
-    key: int
     site: int
     thread: int
     task: str | None
     start_ns: int
-    start_nodes: int
-    end_ns: int | None = None
-    end_nodes: int = NOT_COUNTED
+    resumed_ns: int
+    resumed_nodes: int
+    active_ns: int = 0
+    nodes: int | None = 0
+    steps: int = 1
     error: str = ""
+    closed: bool = False
 
 
 @dataclass
@@ -127,6 +132,7 @@ class Lane:
     visible: State | None = None  # what the last visible event left
     internal_open: int = 0
     last_nodes: int = NOT_COUNTED
+    calls: int = 0  # probed calls that run in it
     doubtful: Transition | None = None
     stacks: dict[str | None, list[Region]] = field(default_factory=lambda: defaultdict(list))
 
@@ -150,9 +156,13 @@ class History:
     complete: bool
 
 
-def interpret(contents: Contents, *, include_torch: bool) -> History:
+Watch = Callable[[Sequence[Row]], Iterable[Row]]
+"""Goes through rows and gives them on, showing how far it is."""
+
+
+def interpret(contents: Contents, *, include_torch: bool, watch: Watch = iter) -> History:
     """Reads the events of ``contents``; those of PyTorch's own code are left out unless ``include_torch``."""
-    return _Reader(contents, include_torch).read()
+    return _Reader(contents, include_torch).read(watch)
 
 
 class _Reader:
@@ -167,14 +177,15 @@ class _Reader:
         self.calls: list[Call] = []
         self.lanes: dict[int, Lane] = {}
         self.open_regions: dict[int, list[Region]] = defaultdict(list)
-        self.open_calls: dict[tuple[int, int], list[Call]] = defaultdict(list)
+        self.open_calls: dict[int, Call] = {}
+        self.only_calls = bool(contents.meta.get("only_calls"))
         self.hidden = 0
         self.last_ns = 0
 
-    def read(self) -> History:
+    def read(self, watch: Watch) -> History:
         rows = [row for block in self.contents.blocks for row in block.rows()]
         merged, skipped = _constructors(rows, self.sites)
-        for index, row in enumerate(rows):
+        for index, row in enumerate(watch(rows)):
             if index in skipped:
                 continue
             self.last_ns = max(self.last_ns, row[1] - self.origin)
@@ -235,27 +246,27 @@ class _Reader:
             lane.jumped = lane.jumped or jumped
             lane.state = before
             return before
-        if (jumped or lane.jumped) and lane.visible is not None and lane.visible != before and (
-            self.include_torch or not lane.internal_open
+        if (
+            (jumped or lane.jumped)
+            and lane.visible is not None
+            and lane.visible != before
+            and (self.include_torch or not lane.internal_open)
         ):
-            self.unknown(lane, time, task, lane.visible, before, row[3])
+            self.unknown(lane, row, task, lane.visible, before)
         lane.jumped = False
         lane.state = lane.visible = before
         return before
 
     def leave(self, lane: Lane, after: State, internal: bool) -> None:
         lane.state = after
-        if self.include_torch or not internal:
-            lane.visible = after
-        elif not lane.internal_open and not lane.jumped:
+        if self.include_torch or not internal or (not lane.internal_open and not lane.jumped):
             lane.visible = after
 
-    def unknown(self, lane: Lane, time: int, task: str | None, before: State, after: State, site: int) -> None:
-        region = self.open(lane, time, task, UNKNOWN, "call", site, before, after, NOT_COUNTED)
-        depth = region.depth
-        self.transitions.append(
-            Transition(time, lane.thread, task, UNKNOWN, "call", "set", before, after, depth, region, site)
-        )
+    def unknown(self, lane: Lane, row: Row, task: str | None, before: State, after: State) -> None:
+        """Notes a change that nothing announced, at the time and place where it was noticed."""
+        time, site = row[1] - self.origin, row[3]
+        region = self.open(lane, time, task, UNKNOWN, "call", site, before, after, row[7])
+        self.note(lane, time, task, region, "set", before, after, site, False)
 
     # Managers.
 
@@ -311,9 +322,7 @@ class _Reader:
         internal, task = self.is_internal(site), self.names.get(row[6])
         before = self.arrive(lane, row, internal, task)
         after = _after(row, before)
-        region = self.open(
-            lane, time, task, "set_grad_enabled", "call", site, before, after, row[7], internal=internal
-        )
+        region = self.open(lane, time, task, "set_grad_enabled", "call", site, before, after, row[7], internal=internal)
         self.note(lane, time, task, region, "set", before, after, site, internal)
         self.leave(lane, after, internal)
 
@@ -441,14 +450,41 @@ class _Reader:
     # Probed calls.
 
     def call(self, lane: Lane, row: Row) -> None:
-        time, key = row[1] - self.origin, (row[2], row[5])
-        if row[0] & KIND == ENTER:
-            call = Call(row[5], row[3], row[2], self.names.get(row[6]), time, row[7])
-            self.calls.append(call)
-            self.open_calls[key].append(call)
-        elif self.open_calls[key]:
-            call = self.open_calls[key].pop()
-            call.end_ns, call.end_nodes, call.error = time, row[7], self.names.get(row[6], "")
+        kind, time, key, task = row[0] & KIND, row[1] - self.origin, row[5], self.names.get(row[6])
+        self.arrive(lane, row, False, task if kind == ENTER else None)
+        if kind == ENTER:
+            lane.calls += 1
+            waiting = self.open_calls.get(key)
+            if waiting is not None:
+                waiting.resumed_ns, waiting.resumed_nodes = time, row[7]
+                waiting.steps += 1
+            else:
+                self.open_calls[key] = call = Call(row[3], row[2], task, time, time, row[7])
+                self.calls.append(call)
+        elif key in self.open_calls:
+            call = self.open_calls[key]
+            call.active_ns += time - call.resumed_ns
+            if NOT_COUNTED in (row[7], call.resumed_nodes) or call.nodes is None:
+                call.nodes = None
+            else:
+                call.nodes += row[7] - call.resumed_nodes
+            if kind == EXIT:
+                call.closed, call.error = True, self.names.get(row[6], "")
+                del self.open_calls[key]
+            lane.calls = max(lane.calls - 1, 0)
+            if self.only_calls and not lane.calls:
+                self.leave_call(lane, row, call)
+
+    def leave_call(self, lane: Lane, row: Row, call: Call) -> None:
+        """Outside of probed calls nothing was seen: no time counts, and what is open ends as far as can be told."""
+        lane.state = lane.visible = None
+        stack = lane.stacks[call.task]
+        while stack and call.closed:
+            region = stack.pop()
+            region.end_ns, region.end_nodes = row[1] - self.origin, row[7]
+            if region.form != "call":
+                region.irregular.append(UNFINISHED)
+            _charge(region)
 
     # The end.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gradprobe.recording.history import History, interpret
+from gradprobe.recording.history import History, Watch, interpret
 from gradprobe.recording.store import Contents
 
 
@@ -47,13 +47,13 @@ class Process:
         return (None, None, None) if known is None else (known.file, known.line, known.function)
 
 
-def processes(contents: list[Contents], *, include_torch: bool) -> list[Process]:
+def processes(contents: list[Contents], *, include_torch: bool, watch: Watch = iter) -> list[Process]:
     """The processes of a recording on one time axis, which begins with the earliest of them."""
     begun = [int(c.meta.get("began_wall_ns", 0)) for c in contents]
     found: list[Process] = []
     first_region = 0
     for content, wall in zip(contents, begun, strict=True):
-        history = interpret(content, include_torch=include_torch)
+        history = interpret(content, include_torch=include_torch, watch=watch)
         found.append(Process(content, history, include_torch, wall - min(begun), first_region))
         first_region += len(history.regions)
     return found

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -227,10 +227,10 @@ def _contents(connection: sqlite3.Connection) -> Contents:
         return Contents(
             meta={str(key): json.loads(value) for key, value in rows("meta")},
             blocks=[Block.unpack(bytes(data), int(count)) for _, count, data in rows("blocks")],
-            sites={row[0]: Site(*row[:6], internal=bool(row[6])) for row in rows("sites")},
+            sites={row[0]: Site(*[*row[:6], bool(row[6])]) for row in rows("sites")},
             names={int(number): str(text) for number, text in rows("names")},
-            threads={row[0]: Thread(*row[:4], inherited=bool(row[4])) for row in rows("threads")},
-            folds=[Fold(*row[:10], durations=_durations(row[10])) for row in rows("folds")],
+            threads={row[0]: Thread(*[*row[:4], bool(row[4])]) for row in rows("threads")},
+            folds=[Fold(*[*row[:10], _durations(row[10])]) for row in rows("folds")],
             notes=[(str(kind), str(text), int(count)) for kind, text, count in rows("notes")],
         )
     finally:
@@ -241,7 +241,7 @@ def _durations(text: str) -> dict[int, int]:
     return {int(key): int(count) for key, count in json.loads(text).items()}
 
 
-def _plain(record: Site | Thread | Fold) -> Iterable[Any]:
+def _plain(record: Site | Thread | Fold) -> list[Any]:
     return [
         json.dumps(v) if isinstance(v, dict) else _writable(v) if isinstance(v, str) else v for v in astuple(record)
     ]

@@ -8,6 +8,7 @@ from functools import cached_property
 import pandas as pd
 
 from gradprobe.recording import frames
+from gradprobe.recording.history import Watch
 from gradprobe.recording.process import Process, processes
 from gradprobe.recording.store import Contents
 
@@ -15,8 +16,9 @@ from gradprobe.recording.store import Contents
 class Tables:
     """What one or several processes recorded, read once."""
 
-    def __init__(self, contents: Sequence[Contents], *, include_torch: bool | None) -> None:
+    def __init__(self, contents: Sequence[Contents], *, include_torch: bool | None, watch: Watch = iter) -> None:
         self.contents = list(contents)
+        self._watch = watch
         self._include_torch = include_torch
 
     @cached_property
@@ -24,7 +26,7 @@ class Tables:
         shown = self._include_torch
         if shown is None:
             shown = any(c.meta.get("include_torch") for c in self.contents)
-        return processes(self.contents, include_torch=bool(shown))
+        return processes(self.contents, include_torch=bool(shown), watch=self._watch)
 
     @property
     def is_complete(self) -> bool:

@@ -48,7 +48,9 @@ class Writer:
             return
         if self._kept + len(block) > self._limit:
             if self._on_full == STOP:
-                self.note("full", f"the limit of {self._limit} events was reached; later ones were left out", len(block))
+                self.note(
+                    "full", f"the limit of {self._limit} events was reached; later ones were left out", len(block)
+                )
                 return
             block = self._folder.fold(block)
         if len(block):

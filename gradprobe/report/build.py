@@ -6,6 +6,7 @@ import pandas as pd
 
 from gradprobe.analysis.gaps import gaps
 from gradprobe.analysis.modes import MODES, by_mode, by_thread
+from gradprobe.recording.history import PROTOCOL
 from gradprobe.recording.tables import Tables
 from gradprobe.report.document import Document, Section, Table
 from gradprobe.report.units import count, duration, place, printable, share
@@ -49,7 +50,9 @@ def _verdict(tables: Tables) -> list[str]:
         under = tables.regions[tables.regions["manager"].isin(["no_grad", "inference_mode"])]
         built = int(under["self_nodes"].sum())
         if built:
-            lines.append(f"{_many(built, 'autograd node')} were constructed directly in no_grad or inference_mode blocks.")
+            lines.append(
+                f"{_many(built, 'autograd node')} were constructed directly in no_grad or inference_mode blocks."
+            )
     return lines
 
 
@@ -109,7 +112,9 @@ def _redundant(tables: Tables, top: int) -> Section | None:
 
 
 def _irregular(tables: Tables, top: int) -> Section | None:
-    found = tables.regions[(tables.regions["irregular"] != "") | (tables.regions["error"] != "")]
+    regions = tables.regions
+    failed = (regions["error"] != "") & ~regions["error"].isin(PROTOCOL)
+    found = regions[(regions["irregular"] != "") | failed]
     if found.empty:
         return None
     groups = found.groupby(["file", "line", "manager", "irregular", "error"], dropna=False, sort=False).size()
@@ -132,7 +137,7 @@ def _calls(tables: Tables, top: int) -> Section | None:
         + (
             duration(group["duration_ns"].median()),
             count(group["nodes"].sum() if group["nodes"].notna().any() else None),
-            count((group["error"] != "").sum()),
+            count(((group["error"] != "") & ~group["error"].isin(PROTOCOL)).sum()),
         )
         for (function, file, line), group in groups
     ]

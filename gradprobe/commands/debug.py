@@ -1,0 +1,48 @@
+"""Shows versions and what gradprobe finds in this PyTorch: what to put into a bug report."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sqlite3
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from tabulate import tabulate
+
+from gradprobe._version import __version__
+from gradprobe.recording.store import SCHEMA
+from gradprobe.recording.writer import DEFAULT_LIMIT
+from gradprobe.switch import is_on
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes none."""
+
+
+def execute(options: argparse.Namespace) -> int:
+    rows = [
+        ("gradprobe", __version__),
+        ("python", f"{platform.python_version()} ({sys.executable})"),
+        ("platform", platform.platform()),
+        ("sqlite", sqlite3.sqlite_version),
+        *((name, _version(name)) for name in ("torch", "pandas", "numpy", "tabulate", "tqdm")),
+        ("recording schema", SCHEMA),
+        ("default limit", f"{DEFAULT_LIMIT:,} events"),
+        ("switched on", "yes" if is_on() else "no (GRADPROBE=0)"),
+    ]
+    try:
+        from gradprobe.capture.support import capabilities
+    except ModuleNotFoundError:
+        rows.append(("capture", "not possible: torch is not installed here"))
+    else:
+        rows += [(name, f"{'yes' if there else 'no'}: {what}") for name, there, what in capabilities()]
+    print(tabulate(rows, tablefmt="plain", disable_numparse=True))
+    return 0
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,218 @@
+"""``@gradprobe.probe``: what the modes do inside one function or block, and nothing outside of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import os
+import sys
+from _thread import get_ident
+from collections.abc import Callable
+from types import CodeType, TracebackType
+from typing import Any, TypeVar, cast, overload
+
+import torch
+
+from gradprobe.capture.clocks import SYSTEM, Clock
+from gradprobe.capture.execution import code_of, locate
+from gradprobe.capture.session import CALL_BITS
+from gradprobe.errors import GradprobeError
+from gradprobe.recorder import check_level, environment, session_for
+from gradprobe.recording.events import CALL, DECORATED, ENTER, EXIT, SUSPEND
+from gradprobe.recording.store import Contents, Store
+from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, Writer
+from gradprobe.result import Recording
+from gradprobe.stepping import Step, runs_in_steps, wrap
+from gradprobe.switch import OFF_AT_IMPORT, switch
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@overload
+def probe(function: F, /) -> F: ...
+@overload
+def probe(*, level: str = ..., name: str | None = ...) -> Probe: ...
+def probe(function: Any = None, /, *, level: str = "graph", name: str | None = None) -> Any:
+    """Records what happens to the modes in each call of a function, in the threads that call it.
+
+    Decorates functions, methods, generator functions, ``async def`` and asynchronous generators, with or without
+    brackets; ``with gradprobe.probe(name="evaluate") as p:`` does the same for a block. ``f.recording`` (``p.recording``)
+    holds what all calls so far showed, and ``f.recording.summary()`` prints it. Of a generator or a coroutine only the
+    steps of its own body count, not what runs while it waits.
+
+    ``gradprobe.disable()`` makes it inert; in a process started with ``GRADPROBE=0`` the function is returned as it is.
+    Raises ``GradprobeError`` for a level that does not exist and for what is not a function.
+    """
+    made = Probe(level, name)
+    return made if function is None else made(function)
+
+
+class Probe:
+    """What ``probe()`` gives without a function: a decorator, and a context manager."""
+
+    def __init__(self, level: str = "graph", name: str | None = None, *, clock: Clock = SYSTEM) -> None:
+        self._watch = _Watch(check_level(level), name, clock)
+        self._open: list[tuple[int, int]] = []
+
+    @property
+    def recording(self) -> Recording:
+        """What was seen so far."""
+        return self._watch.recording
+
+    def __call__(self, function: F) -> F:
+        return cast(F, self._watch.decorate(function))
+
+    def __enter__(self) -> Probe:
+        code, offset = locate(sys._getframe(1))
+        if switch.on:
+            place = offset if self._watch.name is None else (offset, self._watch.name)
+            self._open.append((get_ident(), self._watch.begin(code, place)))
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        mine = [pair for pair in self._open if pair[0] == get_ident()]
+        if mine:
+            self._open.remove(mine[-1])
+            self._watch.end(mine[-1][1], EXIT, exc_type)
+
+
+class _Watch:
+    """The calls of one probe, and what they left behind."""
+
+    def __init__(self, level: str, name: str | None, clock: Clock) -> None:
+        self.name = name
+        self._level = level
+        self._clock = clock
+        self._writer: Writer | None = None
+        self._number = 0
+        self._process = 0
+        self._calls = itertools.count()
+
+    @functools.cached_property
+    def recording(self) -> Recording:
+        return Recording(lambda: [self._contents()], is_final=lambda: False)
+
+    def decorate(self, function: Any) -> Any:
+        if not callable(function) or isinstance(function, type):
+            raise GradprobeError(
+                f"probe decorates functions, methods and generators, not {function!r}; a class is probed by its methods"
+            )
+        if OFF_AT_IMPORT:
+            with contextlib.suppress(AttributeError, TypeError):
+                function.recording = self.recording
+            return function
+        code = code_of(function)
+        place = DECORATED if self.name is None and code is not None else (DECORATED, self.name or repr(function))
+        if runs_in_steps(function):
+            watched: Any = wrap(function, lambda: self._stepper(code, place))
+        else:
+            watched = self._calling(function, code, place)
+        watched.recording = self.recording
+        return watched
+
+    def _calling(self, function: Any, code: CodeType | None, place: int | tuple[int, str]) -> Any:
+        begin, end = self.begin, self.end
+
+        @functools.wraps(function)
+        def call(*arguments: Any, **named: Any) -> Any:
+            if not switch.on:
+                return function(*arguments, **named)
+            key = begin(code, place)
+            try:
+                result = function(*arguments, **named)
+            except BaseException as error:
+                end(key, EXIT, type(error))
+                raise
+            end(key, EXIT, None)
+            return result
+
+        return call
+
+    def _stepper(self, code: CodeType | None, place: int | tuple[int, str]) -> Step:
+        """The step function of one call: its first and each further step is watched, if probes are on at the time."""
+        key: int | None = None
+
+        def step(method: Callable[..., Any], *arguments: Any) -> Any:
+            nonlocal key
+            if not switch.on:
+                return method(*arguments)
+            key = self.begin(code, place, key)
+            try:
+                item = method(*arguments)
+            except StopIteration:
+                # The end of a generator or a coroutine, but of an asynchronous generator just the next item.
+                self.end(key, EXIT if _ends(method) else SUSPEND, None)
+                raise
+            except BaseException as error:
+                self.end(key, EXIT, None if isinstance(error, StopAsyncIteration) else type(error))
+                raise
+            self.end(key, EXIT if method.__name__ == "close" else SUSPEND, None)
+            return item
+
+        return step
+
+    def begin(self, code: CodeType | None, place: int | tuple[int, str], key: int | None = None) -> int:
+        """A call begins, or that of ``key`` goes on. Gives its key."""
+        session = session_for(self._clock)
+        try:
+            if self._writer is None or self._process != os.getpid():
+                with session.lock:
+                    self._open_writer()
+            if key is None:
+                key = self._number << CALL_BITS | next(self._calls)
+            session.begin_call(self._level != "modes")
+            session.emit(self._event(CALL | ENTER, code, place, key, session.tasks.label()))
+        except Exception as error:
+            session.fault(error)
+        return key or 0
+
+    def end(self, key: int, kind: int, error: type[BaseException] | None) -> None:
+        """The call of ``key`` ends, or waits."""
+        session = session_for(self._clock)
+        try:
+            session.emit(self._event(CALL | kind, None, 0, key, error))
+            session.end_call(self._level != "modes")
+        except Exception as problem:
+            session.fault(problem)
+
+    def _event(self, op: int, code: CodeType | None, place: Any, key: int, extra: Any) -> tuple[Any, ...]:
+        grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        now = self._clock.now()
+        return (op, now, get_ident(), code, place, grad, inference, grad, inference, key, extra)
+
+    def _open_writer(self) -> None:
+        session = session_for(self._clock)
+        self._writer = Writer(
+            Store(None),
+            session.tables,
+            counts_nodes=self._level != "modes",
+            limit=DEFAULT_LIMIT,
+            on_full=AGGREGATE,
+        )
+        self._writer.meta(
+            environment=environment(self._level),
+            limit=DEFAULT_LIMIT,
+            began_wall_ns=self._clock.wall(),
+            began_ns=self._clock.now(),
+            only_calls=True,
+        )
+        self._number, self._process = session.register(self._writer), os.getpid()
+
+    def _contents(self) -> Contents:
+        session = session_for(self._clock)
+        with session.lock:
+            if self._writer is None:
+                self._open_writer()
+            assert self._writer is not None
+            session.drain()
+            self._writer.flush()
+            contents = self._writer.store.read()
+        return dataclasses.replace(contents, meta={**contents.meta, "ended_ns": self._clock.now()})
+
+
+def _ends(method: Any) -> bool:
+    return type(getattr(method, "__self__", None)).__name__ in ("generator", "coroutine")

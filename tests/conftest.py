@@ -1,0 +1,54 @@
+"""What every test is held to: PyTorch is left exactly as it was found."""
+
+from __future__ import annotations
+
+import asyncio.events
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+OBSERVED: list[Any] = [
+    torch.no_grad,
+    torch.enable_grad,
+    torch.set_grad_enabled,
+    torch.inference_mode,
+    threading.Thread,
+    asyncio.events,
+]
+
+
+@pytest.fixture(autouse=True)
+def pytorch_is_left_as_it_was() -> Iterator[None]:
+    """Fails a test after which a class, or the modes of the main thread, are not what they were."""
+    before = [dict(vars(owner)) for owner in OBSERVED]
+    modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    yield
+    left = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    torch._C._set_grad_enabled(modes[0])
+    for owner, members in zip(OBSERVED, before, strict=True):
+        now = dict(vars(owner))
+        changed = {name for name in {*members, *now} if members.get(name) is not now.get(name)}
+        # asyncio notes the loop policy that it makes at the first use.
+        assert changed <= {"_event_loop_policy"}, f"{owner.__name__} was left with other {sorted(changed)}"
+    assert left == modes, f"the test left grad mode and inference mode at {left}"
+
+
+class FakeClock:
+    """A clock that moves only when told; give ``clock.clock`` to a ``Recorder``."""
+
+    def __init__(self) -> None:
+        from gradprobe.capture.clocks import Clock
+
+        self.ns = 1_000
+        self.clock = Clock(now=lambda: self.ns, wall=lambda: 1_700_000_000_000_000_000 + self.ns)
+
+    def advance(self, ns: int) -> None:
+        self.ns += ns
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
