@@ -20,7 +20,7 @@ import torch
 import torch.utils._contextlib as torch_contextlib
 
 from gradprobe.capture.patches import Patch
-from gradprobe.recording.events import DECORATED, ENTER, EXIT, GENERATOR, THREAD, Event
+from gradprobe.recording.events import DECORATED, ENTER, EXIT, GENERATOR, NOT_READ, THREAD, Event
 
 GRAD_MODE_FILE: str = torch.autograd.grad_mode.__file__
 
@@ -90,7 +90,7 @@ def thread_patches(emit: Callable[[Event], object], now: Callable[[], int]) -> l
         try:
             original(self)
         finally:
-            emit((THREAD | EXIT, now(), ident, None, 0, None, None, None, None, 0, None))
+            emit((THREAD | EXIT, now(), ident, None, 0, NOT_READ, NOT_READ, NOT_READ, NOT_READ, 0, None))
 
     return [Patch(threading.Thread, "_bootstrap_inner", bootstrap)]
 

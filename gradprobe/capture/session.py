@@ -13,18 +13,17 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from operator import itemgetter
+from typing import Protocol
 
-import numpy as np
 import torch
 
 from gradprobe.capture import transitions
 from gradprobe.capture.clocks import Clock
-from gradprobe.capture.execution import Tasks, loop_patches, loops_may_run, thread_name, thread_patches
+from gradprobe.capture.execution import Tasks, loop_patches, loops_may_run, thread_patches
+from gradprobe.capture.packing import Packer
 from gradprobe.capture.patches import Patches
-from gradprobe.capture.places import Offset, Sites
-from gradprobe.recording.events import CALL, ENTER, EXIT, KIND, MARK, NOT_COUNTED, THREAD, Block, Event, state_of
-from gradprobe.recording.store import Thread
+from gradprobe.recording.events import CALL, ENTER, EXIT, KIND, MARK, NOT_READ, Block, Event
 from gradprobe.recording.writer import Tables
 
 INTERVAL_S = 0.25
@@ -32,15 +31,7 @@ BACKLOG = 100_000
 _CHUNK = 50_000
 CALL_BITS = 40
 """The key of a probed call is the number of its sink above, and a number of its own in, this many bits."""
-_MODES = (False, True, None)
-_STATES = {
-    (grad, inference, grad_after, inference_after): state_of(grad, inference)
-    | state_of(grad_after, inference_after) << 4
-    for grad in _MODES
-    for inference in _MODES
-    for grad_after in _MODES
-    for inference_after in _MODES
-}
+_OP = itemgetter(0)
 
 
 class Sink(Protocol):
@@ -72,9 +63,7 @@ class Session:
         self._patches = Patches()
         self._hooks: transitions.Hooks | None = None
         self._faults: Counter[str] = Counter()
-        self._sites = Sites(self.tables.sites)
-        self._numbers = _Numbers(self.tables.threads)
-        self._names: dict[str, int] = {}
+        self._packer = Packer(self.tables)
         self._open: list[Sink] = []
         self._registered = 0
         self._call_sinks: weakref.WeakValueDictionary[int, Sink] = weakref.WeakValueDictionary()
@@ -243,7 +232,7 @@ class Session:
 
     def _route(self, events: list[Event]) -> None:
         start = 0
-        for index, event in enumerate(events) if max(e[0] for e in events) >= MARK else ():
+        for index, event in enumerate(events) if max(map(_OP, events)) >= MARK else ():
             if event[0] >= MARK:
                 self._deliver(events[start:index])
                 start = index + 1
@@ -261,7 +250,9 @@ class Session:
     def _deliver(self, events: list[Event]) -> None:
         if not events:
             return
-        block = self.pack(events)
+        block = self._pack(events)
+        if block is None:
+            return
         for sink in self._open:
             sink.accept(block)
         if self._call_sinks or self._calling:
@@ -284,71 +275,22 @@ class Session:
         for sink, indices in picked.items():
             sink.accept(block.select(indices))
 
-    def pack(self, events: list[Event]) -> Block:
-        """The events as a block of numbers; those without a node count, among others with one, cost all theirs."""
-        op, time_ns, idents, codes, offsets, *modes, keys, extras = list(zip(*events, strict=False))[:11]
-        nodes = [e[11] for e in events] if all(len(e) == 12 for e in events) else [NOT_COUNTED] * len(events)
-        sites = [self._sites.get(place, 0) for place in zip(map(id, codes), offsets, strict=True)]
-        if 0 in sites:
-            sites = [
-                site or self._sites.number(code, offset)
-                for site, code, offset in zip(sites, codes, offsets, strict=True)
-            ]
-        return Block(
-            op=np.array(op, dtype="u1"),
-            time_ns=np.array(time_ns, dtype="<i8"),
-            thread=np.array(self._thread_numbers(op, time_ns, idents, extras), dtype="<u4"),
-            site=np.array(sites, dtype="<u4"),
-            state=np.array([_STATES[m] for m in zip(*modes, strict=True)], dtype="u1"),
-            key=np.array(keys, dtype="<u8"),
-            extra=np.array([0 if e is None else self._name(e) for e in extras], dtype="<u4"),
-            nodes=np.array(nodes, dtype="<i8"),
-        )
-
-    def _thread_numbers(self, op: Any, time_ns: Any, idents: Any, extras: Any) -> list[int]:
-        numbers = self._numbers
-        if (THREAD | ENTER) not in op and (THREAD | EXIT) not in op and all(map(numbers.__contains__, idents)):
-            return [numbers[ident] for ident in idents]
-        found = []
-        for what, at, ident, extra in zip(op, time_ns, idents, extras, strict=True):
-            if what == THREAD | ENTER:
-                numbers.add(ident, extra, at, inherited=False)
-            elif ident not in numbers:
-                numbers.add(ident, thread_name(ident), at, inherited=True)
-            found.append(numbers[ident])
-            if what == THREAD | EXIT:
-                del numbers[ident]
-        return found
-
-    def _name(self, what: str | type) -> int:
-        text = what if isinstance(what, str) else what.__qualname__
-        if text not in self._names:
-            self._names[text] = len(self._names) + 1
-            self.tables.names[self._names[text]] = text
-        return self._names[text]
+    def _pack(self, events: list[Event]) -> Block | None:
+        try:
+            return self._packer.pack(events)
+        except Exception as error:
+            if len(events) == 1:
+                self.fault(error)
+                return None
+        # One event that makes no sense costs itself, not its neighbours.
+        middle = len(events) // 2
+        blocks = [block for part in (events[:middle], events[middle:]) if (block := self._pack(part)) is not None]
+        return Block.joined(blocks) if blocks else None
 
     def saw_thread(self, ident: int) -> bool:
         """Whether any event came from the live thread with this identifier."""
-        return ident in self._numbers
-
-
-class _Numbers(dict[int, int]):
-    """The numbers of the live threads, by identifier."""
-
-    def __init__(self, table: dict[int, Thread]) -> None:
-        super().__init__()
-        self._table = table
-        self._uses: Counter[str] = Counter()
-
-    def add(self, ident: int, name: str, began_ns: int, *, inherited: bool) -> None:
-        self._uses[name] += 1
-        unique = name if self._uses[name] == 1 else f"{name} #{self._uses[name]}"
-        number = self[ident] = len(self._table) + 1
-        self._table[number] = Thread(number, unique, ident, began_ns, inherited)
+        return self._packer.saw_thread(ident)
 
 
 def _mark(op: int, sink: Sink) -> Event:
-    return (op, 0, 0, None, 0, None, None, None, None, 0, sink)
-
-
-__all__ = ["BACKLOG", "Offset", "Session", "Sink", "node_counter"]
+    return (op, 0, 0, None, 0, NOT_READ, NOT_READ, NOT_READ, NOT_READ, 0, sink)

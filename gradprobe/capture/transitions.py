@@ -41,6 +41,7 @@ from gradprobe.recording.events import (
     INFERENCE_MODE,
     KIND,
     NO_GRAD,
+    NOT_READ,
     SET_GRAD_ENABLED,
     Event,
 )
@@ -122,7 +123,7 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
                 if code is by_decorator or code is by_generator or code is by_stack:
                     code, offset = locate(frame)
                 task = label() if tasks_run else None
-                emit((op, now(), thread(), code, offset, grad, is_inference(), mode, None, id(self), task))
+                emit((op, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task))
             except Exception as error:
                 fault(error)
 
@@ -134,7 +135,21 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
             bindings._set_grad_enabled(mode)
             try:
                 frame = _getframe(1)
-                emit((op, now(), thread(), frame.f_code, frame.f_lasti, grad, None, mode, None, id(self), exc_type))
+                emit(
+                    (
+                        op,
+                        now(),
+                        thread(),
+                        frame.f_code,
+                        frame.f_lasti,
+                        grad,
+                        NOT_READ,
+                        mode,
+                        NOT_READ,
+                        id(self),
+                        exc_type,
+                    )
+                )
             except Exception as error:
                 fault(error)
 
@@ -151,7 +166,7 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
             if code is by_clone or code is by_own_clone:
                 code, offset = locate(frame)
             task = label() if tasks_run else None
-            emit((_SET_INIT, now(), thread(), code, offset, grad, is_inference(), mode, None, id(self), task))
+            emit((_SET_INIT, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task))
         except Exception as error:
             fault(error)
 
@@ -160,7 +175,7 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
         bindings._set_grad_enabled(mode)
         try:
             # The constructor's event, just before, and the exit's tell the place.
-            emit((_SET_ENTER, now(), thread(), None, 0, None, None, mode, None, id(self), None))
+            emit((_SET_ENTER, now(), thread(), None, 0, NOT_READ, NOT_READ, mode, NOT_READ, id(self), None))
         except Exception as error:
             fault(error)
 
@@ -185,7 +200,21 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
         try:
             frame = _getframe(1)
             code, offset = frame.f_code, frame.f_lasti
-            emit((_INFERENCE_EXIT, now(), thread(), code, offset, grad, inference, None, None, id(self), exc_type))
+            emit(
+                (
+                    _INFERENCE_EXIT,
+                    now(),
+                    thread(),
+                    code,
+                    offset,
+                    grad,
+                    inference,
+                    NOT_READ,
+                    NOT_READ,
+                    id(self),
+                    exc_type,
+                )
+            )
         except Exception as error:
             fault(error)
 

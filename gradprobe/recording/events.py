@@ -90,6 +90,11 @@ class Block:
             *(np.array(c, dtype=_PACKED[name]) for c, name in zip(columns, _PACKED.names or (), strict=True)),
         )
 
+    @classmethod
+    def joined(cls, blocks: Sequence[Block]) -> Block:
+        """The events of several blocks, one after the other."""
+        return cls(*(np.concatenate([getattr(block, name) for block in blocks]) for name in _PACKED.names or ()))
+
     def select(self, indices: Sequence[int]) -> Block:
         """The events at ``indices``."""
         return Block(*(getattr(self, name)[indices] for name in _PACKED.names or ()))

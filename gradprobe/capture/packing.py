@@ -1,0 +1,118 @@
+"""From the tuples that hooks emit to blocks of numbers.
+
+The writing thread shares the interpreter with the program, so what it does to each event is paid by the program too.
+Each column is therefore turned as a whole, by functions that loop in C; the exact but slow way is for the rare rest.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gradprobe.capture.execution import thread_name
+from gradprobe.capture.places import Sites
+from gradprobe.recording.events import ENTER, EXIT, NOT_COUNTED, THREAD, Block, Event
+from gradprobe.recording.store import Thread
+from gradprobe.recording.writer import Tables
+
+_OFFSET_BITS = 16
+_THREAD_MARKS = (THREAD | ENTER, THREAD | EXIT)
+
+
+class Packer:
+    """Gives numbers to the places, threads and names of events, and keeps the tables that explain them."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._sites = Sites(tables.sites)
+        self._by_place: dict[int, int] = {}
+        self._threads = _Threads(tables.threads)
+        self._names: dict[str, int] = {}
+
+    def pack(self, events: Sequence[Event]) -> Block:
+        """The events as a block. Where some lack a node count, none has one."""
+        columns = list(zip(*events, strict=False))
+        op, times, idents, codes, offsets, grad, inference, grad_after, inference_after, keys, extras = columns[:11]
+        ops = bytes(op)
+        modes = [np.frombuffer(bytes(c), np.uint8) for c in (grad, inference, grad_after, inference_after)]
+        nodes = array("q", columns[11]) if len(columns) > 11 else np.full(len(ops), NOT_COUNTED)
+        return Block(
+            op=np.frombuffer(ops, np.uint8),
+            time_ns=np.array(array("q", times)),
+            thread=np.array(self._thread_numbers(ops, times, idents, extras), dtype="<u4"),
+            site=np.array(array("L", self._site_numbers(codes, offsets)), dtype="<u4"),
+            state=modes[0] | modes[1] << 2 | modes[2] << 4 | modes[3] << 6,
+            key=np.array(array("Q", keys)),
+            extra=self._name_numbers(extras),
+            nodes=np.array(nodes),
+        )
+
+    def saw_thread(self, ident: int) -> bool:
+        """Whether any event came from the live thread with this identifier."""
+        return ident in self._threads
+
+    def _site_numbers(self, codes: Sequence[Any], offsets: Sequence[Any]) -> list[int]:
+        try:
+            # An object's address leaves the bits for an offset free; larger offsets do not fit and go the slow way.
+            places = (np.array(array("Q", map(id, codes))) << _OFFSET_BITS) + np.array(array("q", offsets)).astype("u8")
+            if max(offsets) >= (1 << _OFFSET_BITS) - 2:
+                raise OverflowError
+        except (TypeError, OverflowError):
+            return [self._sites.number(code, offset) for code, offset in zip(codes, offsets, strict=True)]
+        found: list[Any] = list(map(self._by_place.get, places.tolist()))
+        if None in found:
+            for index, number in enumerate(found):
+                if number is None:
+                    found[index] = self._sites.number(codes[index], offsets[index])
+                    self._by_place[int(places[index])] = found[index]
+        return found
+
+    def _thread_numbers(
+        self, ops: bytes, times: Sequence[int], idents: Sequence[int], extras: Sequence[Any]
+    ) -> list[int]:
+        threads = self._threads
+        if not any(mark in ops for mark in _THREAD_MARKS):
+            known = list(map(threads.get, idents))
+            if None not in known:
+                return known  # type: ignore[return-value]
+        found = []
+        for op, time, ident, extra in zip(ops, times, idents, extras, strict=True):
+            if op == THREAD | ENTER:
+                threads.add(ident, str(extra), time, inherited=False)
+            elif ident not in threads:
+                threads.add(ident, thread_name(ident), time, inherited=True)
+            found.append(threads[ident])
+            if op == THREAD | EXIT:
+                del threads[ident]
+        return found
+
+    def _name_numbers(self, extras: Sequence[Any]) -> np.ndarray[Any, Any]:
+        if extras.count(None) == len(extras):
+            return np.zeros(len(extras), "<u4")
+        return np.array([0 if extra is None else self._name(extra) for extra in extras], "<u4")
+
+    def _name(self, what: str | type) -> int:
+        text = what if isinstance(what, str) else what.__qualname__
+        if text not in self._names:
+            self._names[text] = len(self._names) + 1
+            self._tables.names[self._names[text]] = text
+        return self._names[text]
+
+
+class _Threads(dict[int, int]):
+    """The numbers of the live threads, by identifier."""
+
+    def __init__(self, table: dict[int, Thread]) -> None:
+        super().__init__()
+        self._table = table
+        self._uses: Counter[str] = Counter()
+
+    def add(self, ident: int, name: str, began_ns: int, *, inherited: bool) -> None:
+        self._uses[name] += 1
+        unique = name if self._uses[name] == 1 else f"{name} #{self._uses[name]}"
+        number = self[ident] = len(self._table) + 1
+        self._table[number] = Thread(number, unique, ident, began_ns, inherited)
