@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ _VERBS = ("run", "report", "debug")
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        _complain(f"{self.prog}: {message}; see {self.prog} --help")
+        sys.exit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,14 +35,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb.set_defaults(execute=module.execute)
     options = parser.parse_args(arguments)
     try:
-        return int(options.execute(options))
+        code = int(options.execute(options))
+        if options.verb != "run" and sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except GradprobeError as error:
-        print(f"gradprobe {options.verb}: {error}", file=sys.stderr)
+        _complain(f"gradprobe {options.verb}: {error}")
         return 2
     except BrokenPipeError:
-        # The reader of a pipe has gone; the interpreter would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()  # the reader of a pipe has seen enough
         return 0
+    except OSError as error:
+        where = "standard output" if error.filename is None else os.fspath(error.filename)
+        _complain(f"gradprobe {options.verb}: cannot use {where}: {error.strerror}; name another place")
+        _give_up_output()
+        return 2
+    except KeyboardInterrupt:
+        if options.verb == "run":
+            raise  # the program was interrupted, and is about to end as python would end it
+        return 130
+
+
+def _give_up_output() -> None:
+    """Has the interpreter's last flush succeed, which would otherwise complain in its own way."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(text: str) -> None:
+    """Says what is wrong in one line, whatever a file's name may hold."""
+    if sys.stderr is not None:
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+        print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable
+from itertools import count
 from operator import itemgetter
 from typing import Protocol
 
@@ -26,9 +27,10 @@ from gradprobe.capture.patches import Patches
 from gradprobe.recording.events import CALL, ENTER, EXIT, KIND, MARK, NOT_READ, Block, Event
 from gradprobe.recording.writer import Tables
 
-INTERVAL_S = 0.25
-BACKLOG = 100_000
-_CHUNK = 50_000
+TICK_S = 0.05
+TICKS_PER_FLUSH = 5
+BACKLOG = 50_000
+_CHUNK = 4_096  # as many tuples as stay in the processor's cache while their columns are read
 CALL_BITS = 40
 """The key of a probed call is the number of its sink above, and a number of its own in, this many bits."""
 _OP = itemgetter(0)
@@ -160,10 +162,10 @@ class Session:
         append, nodes = self._queue.append, node_counter()
         emit: Callable[[Event], object] = append
         if nodes is not None and (self._calls[True] or any(s.counts_nodes for s in self.sinks)):
-            count = nodes
+            nodes_now = nodes
 
             def emit(event: Event) -> None:
-                append((*event, count()))
+                append((*event, nodes_now()))
 
         if len(self._queue) > BACKLOG:
             promptly = emit
@@ -171,11 +173,18 @@ class Session:
             def emit(event: Event) -> None:
                 promptly(event)
                 if len(self._queue) > BACKLOG:
-                    time.sleep(0.001)  # lets the writing thread have the interpreter
+                    self._let_writer_catch_up()
 
         self._emit = emit
         if self._hooks is not None:
             self._hooks.redirect(emit)
+
+    def _let_writer_catch_up(self) -> None:
+        # A long wait now and then: two threads that hand the interpreter back and forth get little done.
+        for _ in range(100):
+            time.sleep(0.002)
+            if len(self._queue) < BACKLOG // 4 or not self._writing:
+                return
 
     # The writing thread.
 
@@ -186,34 +195,48 @@ class Session:
             _thread.start_new_thread(self._write, ())
 
     def _write(self) -> None:
-        slow = False
-        while True:
-            time.sleep(INTERVAL_S / 10 if slow else INTERVAL_S)
+        slowed = False
+        for tick in count(1):
+            time.sleep(TICK_S / 10 if slowed else TICK_S)
             with self.lock:
                 if self.is_idle and not self._queue:
+                    self._flush()
                     self._writing = False
                     return
                 backlog = len(self._queue)
-                if backlog > BACKLOG or slow:
-                    slow = backlog > BACKLOG // 4
+                if slowed or backlog > BACKLOG:
+                    slowed = backlog > BACKLOG // 4
                     self._choose_emit()
                 if "uvloop" in sys.modules and self._hooks is not None:
                     self._hooks.watch_tasks()
-                self.drain()
+                self._empty_queue()
+                if tick % TICKS_PER_FLUSH == 0:
+                    self._flush()
 
     def drain(self) -> None:
-        """Empties the queue into the sinks."""
+        """Empties the queue into the sinks, and has them write."""
+        self._empty_queue()
+        self._flush()
+
+    def _empty_queue(self) -> None:
         pop = self._queue.popleft
-        while self._queue:
-            events = [pop() for _ in range(min(len(self._queue), _CHUNK))]
+        blocks: list[Block] = []
+        # What comes in meanwhile waits for the next round, or this one might never end.
+        left = len(self._queue)
+        while left:
+            events = [pop() for _ in range(min(left, _CHUNK))]
+            left -= len(events)
             try:
-                self._route(events)
+                self._route(events, blocks)
             except Exception as error:
                 self.fault(error)
+        self._deliver(blocks)
+
+    def _flush(self) -> None:
         faults, self._faults = self._faults, Counter()
         for sink in (*self.sinks, *self._call_sinks.values()):
-            for text, count in faults.items():
-                sink.fault(text, count)
+            for text, times in faults.items():
+                sink.fault(text, times)
             sink.flush()
 
     def abandon(self) -> None:
@@ -230,29 +253,28 @@ class Session:
 
     # From tuples to blocks.
 
-    def _route(self, events: list[Event]) -> None:
+    def _route(self, events: list[Event], blocks: list[Block]) -> None:
+        """Adds ``events`` to ``blocks``; at a mark, what has gathered is delivered to those it is for."""
         start = 0
         for index, event in enumerate(events) if max(map(_OP, events)) >= MARK else ():
             if event[0] >= MARK:
-                self._deliver(events[start:index])
+                self._pack(events[start:index], blocks)
                 start = index + 1
+                self._deliver(blocks)
                 self._apply_mark(event[0], event[10])
-        self._deliver(events[start:] if start else events)
+        self._pack(events[start:] if start else events, blocks)
 
     def _apply_mark(self, op: int, sink: Sink) -> None:
         if op == MARK | ENTER:
             self._open.append(sink)
-        else:
-            if sink in self._open:
-                self._open.remove(sink)
-            sink.flush()
+        elif sink in self._open:
+            self._open.remove(sink)
 
-    def _deliver(self, events: list[Event]) -> None:
-        if not events:
+    def _deliver(self, blocks: list[Block]) -> None:
+        if not blocks:
             return
-        block = self._pack(events)
-        if block is None:
-            return
+        block = Block.joined(blocks)
+        blocks.clear()
         for sink in self._open:
             sink.accept(block)
         if self._call_sinks or self._calling:
@@ -275,17 +297,19 @@ class Session:
         for sink, indices in picked.items():
             sink.accept(block.select(indices))
 
-    def _pack(self, events: list[Event]) -> Block | None:
+    def _pack(self, events: list[Event], blocks: list[Block]) -> None:
+        if not events:
+            return
         try:
-            return self._packer.pack(events)
+            blocks.append(self._packer.pack(events))
         except Exception as error:
             if len(events) == 1:
                 self.fault(error)
-                return None
-        # One event that makes no sense costs itself, not its neighbours.
-        middle = len(events) // 2
-        blocks = [block for part in (events[:middle], events[middle:]) if (block := self._pack(part)) is not None]
-        return Block.joined(blocks) if blocks else None
+                return
+            # One event that makes no sense costs itself, not its neighbours.
+            middle = len(events) // 2
+            self._pack(events[:middle], blocks)
+            self._pack(events[middle:], blocks)
 
     def saw_thread(self, ident: int) -> bool:
         """Whether any event came from the live thread with this identifier."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -13,7 +14,8 @@ from gradprobe.errors import GradprobeError
 from gradprobe.recording.store import read_file
 from gradprobe.recording.tables import Tables
 from gradprobe.report import build, json_format, markdown, terminal
-from gradprobe.result import make_room
+from gradprobe.report.units import printable
+from gradprobe.result import check_room, write_text
 
 _FORMATS: dict[str, Callable[[Tables, int], str]] = {
     "terminal": lambda tables, top: terminal.render(build.document(tables, top=top)),
@@ -36,19 +38,29 @@ def execute(options: argparse.Namespace) -> int:
     render = _FORMATS[_format(options.output, options.format)]
     if options.top < 1:
         raise GradprobeError(f"--top {options.top} shows nothing; give 1 or more")
-    contents = [read_file(path) for path in options.files]
     if options.output is not None:
-        make_room(options.output, force=options.force)
+        for path in options.files:
+            if _is_same(path, options.output):
+                raise GradprobeError(f"{path} is a recording to read; name another file after -o")
+        check_room(options.output, force=options.force)
+    elif sys.stdout is None:
+        raise GradprobeError("standard output is closed; name a file with -o")
+    contents = [read_file(path) for path in options.files]
     text = render(Tables(contents, include_torch=options.include_torch, watch=_progress()), options.top)
     if options.output is None:
         sys.stdout.write(_encodable(text, sys.stdout))
         return 0
-    try:
-        options.output.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise GradprobeError(f"cannot write {options.output}: {error.strerror}") from None
-    print(f"wrote {options.output}", file=sys.stderr)
+    write_text(options.output, text)
+    if sys.stderr is not None:
+        print(f"wrote {printable(str(options.output))}", file=sys.stderr)
     return 0
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 def _format(output: Path | None, asked: str | None) -> str:

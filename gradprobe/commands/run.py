@@ -10,24 +10,29 @@ import atexit
 import contextlib
 import importlib.util
 import os
+import pkgutil
 import runpy
-import signal
+import shlex
 import sys
 import types
-from importlib.machinery import SourceFileLoader
+from collections.abc import Callable
+from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.store import SUFFIX
 
-_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+if TYPE_CHECKING:
+    from gradprobe.recorder import Recorder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "gradprobe run [-h] [-o FILE] [--level LEVEL] [--include-torch] [--force] (SCRIPT | -m MODULE) [ARGS ...]"
     )
+    # The program's own options must not be taken for beginnings of these.
+    parser.allow_abbrev = False
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the recording (NAME.PID.gradprobe)")
     parser.add_argument("--level", choices=("modes", "graph", "ops"), default="graph", help="how much (%(default)s)")
     parser.add_argument("--include-torch", action="store_true", help="show PyTorch's own blocks in reports")
@@ -37,148 +42,206 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    words = options.module if options.module is not None else options.script
+    # "-mMODULE" in one word leaves the arguments to the other list.
+    words = [*(options.module or ()), *options.script]
     if not words:
         raise GradprobeError("there is nothing to run; name a script, or a module after -m")
+    ending = _Ending()
+    # Registered before torch and all that it imports, this is called after the handlers of all of them.
+    atexit.register(ending)
+    # Imported before the program's folder comes first on the path, where a file may have the name of a library. Not at
+    # the top of this file: the other verbs need no torch.
+    try:
+        from gradprobe.recorder import Recorder
+    except ModuleNotFoundError as error:
+        raise GradprobeError(f"there is no {error.name} in {sys.executable}; install it there first") from None
     name, *arguments = words
-    if options.module is not None:
-        program, code = _module(name)
+    program = types.ModuleType("__main__")
+    vars(program)["__builtins__"] = __builtins__
+    if "__annotations__" in vars(sys.modules["__main__"]):
+        vars(program)["__annotations__"] = {}
+    start = _module(name) if options.module is not None else _script(name, program)
+    stem = name.rpartition(".")[2] if options.module is not None else Path(os.path.abspath(name)).stem
+    output: Path = options.output or Path(f"{stem}.{os.getpid()}{SUFFIX}")
+    with contextlib.suppress(OSError):
+        if os.path.samefile(output, name):
+            raise GradprobeError(f"{output} is the program itself; name another file after -o")
+    sys.argv = [name, *arguments]
+    recorder = Recorder(
+        output.absolute(), level=options.level, include_torch=options.include_torch, force=options.force
+    )
+    recorder.start()
+    ending.expect(recorder, output)
+    sys.modules["__main__"] = program
+    code = _run(start, ending)
+    if options.module is None:
+        # As python does once a script has ended, unless by sys.exit: its threads and exit handlers may notice.
+        for key in ("__file__", "__cached__"):
+            vars(program).pop(key, None)
+    return code
+
+
+def _run(start: Callable[[], None], ending: _Ending) -> int:
+    uncaught: BaseException
+    try:
+        start()
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, runpy._Error):  # type: ignore[attr-defined]
+            ending.discard()
+            raise GradprobeError(f"cannot run it: {leaving.__context__}; name another after -m") from None
+        ending.code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        raise
+    except BaseException as error:
+        uncaught = error
     else:
-        program, code = _script(name)
-    sys.argv[1:] = arguments
-    stem = name.rpartition(".")[2] if options.module is not None else Path(name).stem
-    output = options.output or Path(f"{stem}.{os.getpid()}{SUFFIX}")
-    return _Watched(output, options).run(program, code)
+        return 0
+    ending.code = 1
+    # Out here no exception is being handled, which is how an exception hook finds it.
+    _show(uncaught)
+    if isinstance(uncaught, KeyboardInterrupt):
+        # The interpreter then dies of the signal, which is what tells a shell to stop too.
+        silenced = sys.excepthook
 
+        def shown_already(*_: object) -> None:
+            sys.excepthook = silenced
 
-class _Watched:
-    def __init__(self, output: Path, options: argparse.Namespace) -> None:
-        # Not at the top: the other verbs need no torch.
-        try:
-            from gradprobe.recorder import Recorder
-        except ModuleNotFoundError as error:
-            raise GradprobeError(f"there is no {error.name} in {sys.executable}; install it there first") from None
-        self._output = output.absolute()
-        self._shown = output
-        self._recorder = Recorder(
-            self._output, level=options.level, include_torch=options.include_torch, force=options.force
-        )
-        self._process = os.getpid()
-        self._code = 0
-
-    def run(self, program: types.ModuleType, code: Any) -> int:
-        self._recorder.start()
-        # The first to be registered is the last to be called: threads and handlers of the program come before.
-        atexit.register(self._finish)
-        sys.modules["__main__"] = program
-        try:
-            exec(code() if callable(code) else code, program.__dict__)
-        except SystemExit as leaving:
-            self._code = _exit_code(leaving)
-            raise
-        except KeyboardInterrupt as error:
-            _show(error)
-            self._code = 128 + signal.SIGINT
-            atexit.unregister(self._finish)
-            atexit.register(self._finish, interrupted=True)
-        except BaseException as error:
-            _show(error)
-            self._code = 1
-        return self._code
-
-    def _finish(self, *, interrupted: bool = False) -> None:
-        if os.getpid() != self._process:
-            return
-        with contextlib.suppress(GradprobeError):
-            self._recorder.stop()
-        failure = self._recorder.failure
-        with contextlib.suppress(OSError, ValueError):
-            if failure is None:
-                print(f"gradprobe: recorded to {self._shown}; see: gradprobe report {self._shown}", file=sys.stderr)
-            else:
-                print(
-                    f"gradprobe: {self._shown} is incomplete: {failure}; make room there, or name another place with -o",
-                    file=sys.stderr,
-                )
-            sys.stdout.flush()
-            sys.stderr.flush()
-        if interrupted:
-            # As python does: a shell must see that the program died of the signal.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
-        if failure is not None and self._code == 0:
-            os._exit(2)
-
-
-def _script(name: str) -> tuple[types.ModuleType, Any]:
-    path = Path(name)
-    if path.is_dir() or (path.is_file() and _is_archive(path)):
-        return _prepare(path, "__main__")
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise GradprobeError(f"cannot run {name}: {error.strerror}; name a script that is there and readable") from None
-    program = types.ModuleType("__main__")
-    full = os.path.abspath(name)
-    program.__dict__.update(
-        __file__=full, __loader__=SourceFileLoader("__main__", full), __builtins__=__builtins__, __cached__=None
-    )
-    if not getattr(sys.flags, "safe_path", False):
-        sys.path[0] = os.path.dirname(os.path.realpath(name))
-    sys.argv[0] = name
-    return program, lambda: compile(source, full, "exec", dont_inherit=True)
-
-
-def _is_archive(path: Path) -> bool:
-    import zipfile
-
-    return zipfile.is_zipfile(path)
-
-
-def _module(name: str) -> tuple[types.ModuleType, Any]:
-    if not getattr(sys.flags, "safe_path", False):
-        sys.path[0] = os.getcwd()
-    try:
-        found = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise GradprobeError(f"cannot run module {name}: {error}") from None
-    if found is None:
-        raise GradprobeError(
-            f"cannot run module {name}: there is none by that name; is it installed in {sys.executable}?"
-        )
-    return _prepare(None, name)
-
-
-def _prepare(path: Path | None, name: str) -> tuple[types.ModuleType, Any]:
-    """The program behind a module's name, or behind the ``__main__`` in a folder or an archive."""
-    if path is not None:
-        sys.path[0] = str(path)
-        sys.modules.pop("__main__", None)
-    try:
-        _, spec, code = runpy._get_module_details(name)  # type: ignore[attr-defined]
-    except runpy._Error as error:  # type: ignore[attr-defined]
-        raise GradprobeError(f"cannot run {path or name}: {error}") from None
-    program = types.ModuleType("__main__")
-    program.__dict__.update(
-        __file__=spec.origin,
-        __loader__=spec.loader,
-        __package__=spec.parent,
-        __spec__=spec,
-        __cached__=spec.cached,
-        __builtins__=__builtins__,
-    )
-    sys.argv[0] = str(path) if path is not None else spec.origin
-    return program, code
-
-
-def _exit_code(leaving: SystemExit) -> int:
-    return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        sys.excepthook = shown_already
+        raise uncaught
+    return 1
 
 
 def _show(error: BaseException) -> None:
     """Shows an error that the program did not catch, as python would: by its hook, without our frames."""
+    trace = _without_ours(error)
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
+    if sys.version_info >= (3, 12):
+        sys.last_exc = error
+    failed: BaseException
+    try:
+        sys.excepthook(type(error), error, trace)
+    except SystemExit:
+        raise
+    except BaseException as second:
+        failed = second
+    else:
+        return
+    _say("Error in sys.excepthook:")
+    sys.__excepthook__(type(failed), failed, _without_ours(failed))
+    _say("\nOriginal exception was:")
+    sys.__excepthook__(type(error), error, trace)
+
+
+def _without_ours(error: BaseException) -> types.TracebackType | None:
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN):
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     error.__traceback__ = trace
-    sys.excepthook(type(error), error, trace)
+    return trace
+
+
+class _Ending:
+    """What is done when the program has ended, its threads and exit handlers included."""
+
+    def __init__(self) -> None:
+        self.code = 0
+        self._process = os.getpid()
+        self._recorder: Recorder | None = None
+        self._output = self._shown = Path()
+
+    def expect(self, recorder: Recorder, output: Path) -> None:
+        self._recorder, self._output, self._shown = recorder, output.absolute(), output
+
+    def discard(self) -> None:
+        """Nothing was run: the recording goes."""
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.stop()
+            self._output.unlink(missing_ok=True)
+
+    def __call__(self) -> None:
+        if self._recorder is None or os.getpid() != self._process:
+            return
+        with contextlib.suppress(GradprobeError):
+            self._recorder.stop()
+        failure = self._recorder.failure
+        if failure is not None:
+            problem = f"is incomplete: {failure}; make room there, or name another place with -o"
+        elif not self._output.exists():
+            problem = "is gone: it was removed while it was recorded; record again"
+        else:
+            problem = None
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        shown = shlex.quote(str(self._shown))
+        if problem is None:
+            _say(f"gradprobe: recorded to {self._shown}; see: gradprobe report {shown}")
+            return
+        _say(f"gradprobe: {self._shown} {problem}")
+        if self.code == 0:
+            os._exit(2)
+
+
+def _say(line: str) -> None:
+    # Not sys.stderr: the program may have put something else there.
+    if sys.__stderr__ is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(line, file=sys.__stderr__, flush=True)
+
+
+def _script(name: str, program: types.ModuleType) -> Callable[[], None]:
+    """What starts a script, or the ``__main__`` in a folder or an archive. Nothing of it has run when this returns."""
+    importer: Any = pkgutil.get_importer(os.path.abspath(name))
+    if importer is not None:
+        if importer.find_spec("__main__") is None:
+            raise GradprobeError(f"cannot run {name}: there is no __main__.py in it; name a script")
+        _go_first(os.path.abspath(name), always=True)
+        return lambda: _as_main("__main__", is_module=False)
+    full = os.path.abspath(name)
+    try:
+        source = Path(name).read_bytes()
+    except OSError as error:
+        raise GradprobeError(f"cannot run {name}: {error.strerror}; name a script that is there and readable") from None
+    loader: SourceFileLoader | SourcelessFileLoader
+    compiled: types.CodeType | None = None
+    if name.endswith(".pyc"):
+        loader = SourcelessFileLoader("__main__", full)
+        try:
+            compiled = loader.get_code("__main__")
+        except (ImportError, EOFError, ValueError) as error:
+            raise GradprobeError(f"cannot run {name}: {error}; compile it anew with {sys.executable}") from None
+    else:
+        loader = SourceFileLoader("__main__", full)
+    vars(program).update(__file__=full, __loader__=loader, __cached__=None)
+    _go_first(os.path.dirname(os.path.realpath(name)))
+
+    return lambda: exec(compiled or compile(source, full, "exec", dont_inherit=True), vars(program))
+
+
+def _module(name: str) -> Callable[[], None]:
+    """What starts a module. Its package runs when that is called; only its name has been looked up before."""
+    _go_first(os.getcwd())
+    try:
+        found = importlib.util.find_spec(name.partition(".")[0])
+    except (ImportError, ValueError, AttributeError) as error:
+        raise GradprobeError(f"cannot run module {name}: {error}; name a module after -m") from None
+    if found is None:
+        raise GradprobeError(
+            f"cannot run module {name}: there is none by that name; is it installed in {sys.executable}?"
+        )
+    return lambda: _as_main(name, is_module=True)
+
+
+def _as_main(name: str, *, is_module: bool) -> None:
+    if is_module:
+        sys.argv[0] = "-m"
+    runpy._run_module_as_main(name, is_module)  # type: ignore[attr-defined]
+
+
+def _go_first(folder: str, *, always: bool = False) -> None:
+    """Puts ``folder`` where python puts a program's, in place of what it put there for gradprobe."""
+    holds_ours = not (getattr(sys.flags, "safe_path", False) or sys.flags.isolated)
+    if holds_ours:
+        sys.path[0] = folder
+    elif always:
+        sys.path.insert(0, folder)
