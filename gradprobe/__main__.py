@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gradprobe._version import __version__
 from gradprobe.errors import GradprobeError
@@ -17,6 +17,13 @@ _VERBS = ("run", "report", "debug")
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As inherited, but each verb refuses what it does not know itself, and so names its own help."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
     def error(self, message: str) -> NoReturn:
         _complain(f"{self.prog}: {message}; see {self.prog} --help")
         sys.exit(2)
