@@ -56,13 +56,28 @@ def locate(frame: FrameType | None) -> tuple[CodeType | None, int]:
         code = frame.f_code
         offset = decorating.get(id(code))
         if offset is not None:
-            decorated = code_of(frame.f_locals.get("func"))
+            decorated = _code_once(frame.f_locals.get("func"))
             if decorated is not None:
                 return decorated, offset
         elif code.co_filename not in indirect_files:
             return code, frame.f_lasti
         frame = frame.f_back
     return None, 0
+
+
+# Unwrapping a function takes longer than all else a hook does. The reference tells whether an address is still its own.
+_known_codes: dict[int, tuple[weakref.ref[Any], CodeType | None]] = {}
+
+
+def _code_once(function: Any) -> CodeType | None:
+    known = _known_codes.get(id(function))
+    if known is not None and known[0]() is function:
+        return known[1]
+    code = code_of(function)
+    with contextlib.suppress(TypeError):
+        key = id(function)
+        _known_codes[key] = (weakref.ref(function, lambda _: _known_codes.pop(key, None)), code)
+    return code
 
 
 def code_of(function: Any) -> CodeType | None:
