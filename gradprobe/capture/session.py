@@ -107,7 +107,8 @@ class Session:
         self.sinks.remove(sink)
         self._uninstall_if_idle()
         self._choose_emit()
-        self.drain()
+        self._empty_queue()
+        self._flush(sink)
 
     def register(self, sink: Sink) -> int:
         """A number for a sink that wants the events of probed calls only; forgotten with the sink."""
@@ -232,9 +233,9 @@ class Session:
                 self.fault(error)
         self._deliver(blocks)
 
-    def _flush(self) -> None:
+    def _flush(self, *leaving: Sink) -> None:
         faults, self._faults = self._faults, Counter()
-        for sink in (*self.sinks, *self._call_sinks.values()):
+        for sink in (*self.sinks, *self._call_sinks.values(), *leaving):
             for text, times in faults.items():
                 sink.fault(text, times)
             sink.flush()
