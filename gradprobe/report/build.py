@@ -5,11 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from gradprobe.analysis.gaps import gaps
-from gradprobe.analysis.modes import MODES, by_mode, by_thread
+from gradprobe.analysis.modes import MODES, by_mode, by_thread, hidden_ns
+from gradprobe.recording.events import UNKNOWN
 from gradprobe.recording.history import PROTOCOL
 from gradprobe.recording.tables import Tables
 from gradprobe.report.document import Document, Section, Table
-from gradprobe.report.units import count, duration, place, printable, share
+from gradprobe.report.units import count, duration, many, place, printable, share
 
 TOP = 15
 
@@ -30,54 +31,74 @@ def document(tables: Tables, *, top: int = TOP) -> Document:
 
 
 def _verdict(tables: Tables) -> list[str]:
-    times = by_mode(tables.processes)
-    seen = len(tables.transitions)
+    times = [t for t in by_mode(tables.processes) if t.ns]
+    seen = sum(len(p.history.transitions) for p in tables.processes)
     folded = sum(f.count for c in tables.contents for f in c.folds)
     lanes = sum(len(p.history.lanes) for p in tables.processes)
     lines = []
     if times:
-        shares = ", ".join(f"{share(t.share)} {t.mode}" for t in times)
-        lines.append(f"Of {duration(sum(t.ns for t in times))} in {_many(lanes, 'thread')}: {shares}.")
+        whole = duration(sum(t.ns for t in times))
+        over = f"{whole} of thread time, over {lanes:,} threads" if lanes > 1 else whole
+        lines.append(f"Of {over}: {', '.join(f'{share(t.share)} {t.mode}' for t in times)}.")
     if not seen and not folded:
-        lines.append("No mode was changed.")
+        lines.append("The program itself changed no mode.")
         return lines
-    more = f", and {_many(folded, 'block')} added up beyond the limit" if folded else ""
-    lines.append(f"{_many(seen, 'transition')} at {_many(len(tables.sites), 'site')}{more}.")
-    unknown = int((tables.transitions["manager"] == "unknown").sum())
+    more = f", and {many(folded, 'block')} added up beyond the limit" if folded else ""
+    lines.append(f"{many(seen, 'transition')} at {many(len(tables.sites), 'site')}{more}.")
+    unknown = sum(t.manager == UNKNOWN for p in tables.processes for t in p.history.transitions)
     if unknown:
-        lines.append(f"{_many(unknown, 'change')} of a mode came from something that is no manager of PyTorch's.")
-    if "nodes" in tables.regions and tables.regions["self_nodes"].notna().any():
-        under = tables.regions[tables.regions["manager"].isin(["no_grad", "inference_mode"])]
-        built = int(under["self_nodes"].sum())
-        if built:
-            lines.append(
-                f"{_many(built, 'autograd node')} were constructed directly in no_grad or inference_mode blocks."
-            )
+        lines.append(f"{many(unknown, 'change')} of a mode came from something that is no manager of PyTorch's.")
+    built = sum(t.nodes or 0 for t in times if t.mode == "no_grad" or t.mode == "inference_mode")
+    if built:
+        lines.append(f"{many(built, 'autograd node')} were constructed under no_grad or inference_mode.")
     return lines
 
 
-def _modes(tables: Tables) -> Section:
-    rows = [(t.mode, duration(t.ns), share(t.share), _bar(t.share)) for t in by_mode(tables.processes)]
-    return Section("Time by mode", table=Table(("mode", "time", "share", ""), rows, frozenset({"time", "share"})))
-
-
-def _bar(value: float) -> str:
-    return "#" * round(value * 30)
+def _modes(tables: Tables) -> Section | None:
+    rows = [
+        (t.mode, duration(t.ns), share(t.share), count(t.nodes), "#" * round(t.share * 30))
+        for t in by_mode(tables.processes)
+    ]
+    if not rows:
+        return None
+    hidden = hidden_ns(tables.processes)
+    sentences = [f"{duration(hidden)} of it passed in blocks that PyTorch's own code entered."] if hidden else []
+    columns = ("mode", "time", "share", "nodes", "")
+    return Section("Time by mode", sentences, Table(columns, rows, frozenset(columns[1:4])))
 
 
 def _threads(tables: Tables, top: int) -> Section | None:
     threads = by_thread(tables.processes)
     if len(threads) < 2:
         return None
-    modes = [mode for mode in MODES if any(thread.ns.get(mode) for thread in threads)]
-    rows = [
-        (str(t.process), printable(t.thread), *(duration(t.ns.get(mode, 0)) for mode in modes)) for t in threads[:top]
-    ]
-    table = Table(("process", "thread", *modes), rows, frozenset(modes), max(len(threads) - top, 0))
+    modes = [mode for mode in MODES if any(mode in thread.by_mode for thread in threads)]
+    rows = []
+    for thread in threads[:top]:
+        spent = [thread.by_mode.get(mode) for mode in modes]
+        nodes = [s.nodes for s in thread.by_mode.values() if s.nodes is not None]
+        rows.append(
+            (str(thread.process), printable(thread.thread))
+            + tuple("-" if s is None or not s.ns else duration(s.ns) for s in spent)
+            + (count(sum(nodes) if nodes else None),)
+        )
+    columns = ("process", "thread", *modes, "nodes")
+    table = Table(columns, rows, frozenset(columns[2:]), max(len(threads) - top, 0))
     return Section("Time by thread", table=table, folded=True)
 
 
-_SITE_COLUMNS = ("site", "function", "manager", "form", "count", "total", "own", "median", "nodes", "redundant")
+_SITE_COLUMNS = (
+    "site",
+    "function",
+    "manager",
+    "form",
+    "count",
+    "total",
+    "own",
+    "median",
+    "nodes",
+    "own nodes",
+    "redundant",
+)
 _SITE_NUMBERS = frozenset(_SITE_COLUMNS[4:])
 
 
@@ -85,7 +106,7 @@ def _site_table(sites: pd.DataFrame, top: int) -> Table:
     rows = [
         (place(s["file"], s["line"]), _name(s["function"]), s["manager"], s["form"])
         + (count(s["count"]), duration(s["total_ns"]), duration(s["self_ns"]), duration(s["median_ns"]))
-        + (count(s["nodes"]), count(s["redundant"]))
+        + (count(s["nodes"]), count(s["self_nodes"]), count(s["redundant"]))
         for s in sites.head(top).to_dict("records")
     ]
     return Table(_SITE_COLUMNS, rows, _SITE_NUMBERS, max(len(sites) - top, 0))
@@ -101,7 +122,7 @@ def _redundant(tables: Tables, top: int) -> Section | None:
     redundant = tables.sites[tables.sites["redundant"] > 0].sort_values("redundant", ascending=False, kind="stable")
     if redundant.empty:
         return None
-    sentence = f"{_many(int(redundant['redundant'].sum()), 'block')} found the mode they set already in force."
+    sentence = f"{many(int(redundant['redundant'].sum()), 'block')} found the mode they set already in force."
     rows = [
         (place(s["file"], s["line"]), _name(s["function"]), s["manager"], count(s["redundant"]), count(s["count"]))
         for s in redundant.head(top).to_dict("records")
@@ -147,22 +168,22 @@ def _calls(tables: Tables, top: int) -> Section | None:
 
 
 def _unseen(tables: Tables) -> Section:
-    sentences = gaps(tables.processes) or ["Nothing that this level records."]
+    sentences = gaps(tables.processes) or ["Nothing was missed of what this level records."]
     return Section("What could not be seen", [printable(s) for s in sentences])
 
 
 def _environment(tables: Tables) -> Section:
     rows = [
-        (key, ", ".join(dict.fromkeys("-" if p.environment[key] is None else str(p.environment[key]) for p in having)))
+        (printable(key), ", ".join(dict.fromkeys(_value(p.environment[key]) for p in having)))
         for key in (tables.processes[0].environment if tables.processes else ())
         for having in [[p for p in tables.processes if key in p.environment]]
     ]
     return Section("Environment", table=Table(("", "value"), rows), folded=True)
 
 
+def _value(value: object) -> str:
+    return "-" if value is None else printable(str(value))
+
+
 def _name(function: object) -> str:
     return printable(function) if isinstance(function, str) else "-"
-
-
-def _many(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

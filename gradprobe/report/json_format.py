@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from gradprobe.analysis.gaps import gaps
-from gradprobe.analysis.modes import by_mode
+from gradprobe.analysis.modes import by_mode, hidden_ns
 from gradprobe.recording.tables import Tables
 
 SCHEMA = 1
@@ -35,7 +35,10 @@ def render(tables: Tables) -> str:
             "regions": len(tables.regions),
             "sites": len(tables.sites),
             "complete": tables.is_complete,
-            "time_by_mode": [{"mode": t.mode, "ns": t.ns, "share": t.share} for t in by_mode(tables.processes)],
+            "time_by_mode": [
+                {"mode": t.mode, "ns": t.ns, "share": t.share, "nodes": t.nodes} for t in by_mode(tables.processes)
+            ],
+            "hidden_ns": hidden_ns(tables.processes),
             "unseen": gaps(tables.processes),
             "rows_left_out": left_out,
         },

@@ -8,6 +8,7 @@ import re
 from tabulate import tabulate
 
 from gradprobe.report.document import Document, Section, Table
+from gradprobe.report.units import many
 
 
 def render(document: Document) -> str:
@@ -35,9 +36,9 @@ def _table(table: Table) -> str:
         disable_numparse=True,
         colalign=["right" if column in table.numeric else "left" for column in table.columns] if table.rows else None,
     )
-    return text + (f"\n\n{table.left_out:,} more rows are left out." if table.left_out else "")
+    return text + (f"\n\n{many(table.left_out, 'more row')} left out." if table.left_out else "")
 
 
 def _text(text: str) -> str:
-    """``text`` so that Markdown shows it as it is: no tag, no emphasis, no cell border, no link."""
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(text, quote=False))
+    """``text`` so that Markdown shows it as it is: no tag, no emphasis, no cell border, no link, no formula."""
+    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", html.escape(text, quote=False))

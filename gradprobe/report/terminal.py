@@ -7,6 +7,7 @@ import textwrap
 from tabulate import tabulate
 
 from gradprobe.report.document import Document, Section, Table
+from gradprobe.report.units import many
 
 _WIDTH = 100
 
@@ -35,7 +36,7 @@ def _table(table: Table) -> str:
         disable_numparse=True,
         colalign=["right" if column in table.numeric else "left" for column in table.columns] if table.rows else None,
     )
-    return text + (f"\n({table.left_out:,} more rows are left out)" if table.left_out else "")
+    return text + (f"\n({many(table.left_out, 'more row')} left out)" if table.left_out else "")
 
 
 def _clipped(cell: str, column: str, width: int = 48) -> str:

@@ -42,3 +42,8 @@ def place(file: Any, line: Any) -> str:
 def printable(text: str) -> str:
     """``text`` on one line, without characters that steer a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def many(number: int, noun: str) -> str:
+    """A number of things, the noun in the form that fits."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -7,6 +7,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
+from gradprobe.__main__ import main
+
 # Enough for a busy machine; reaching it means a deadlock.
 PATIENCE_S = 120
 
@@ -31,3 +35,18 @@ def gradprobe(
 ) -> subprocess.CompletedProcess[bytes]:
     """The end of ``python -m gradprobe WORDS``."""
     return python("-m", "gradprobe", *words, cwd=cwd, stdin=stdin, env=env)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line with which the command line refuses ``words``."""
+    code: object
+    try:
+        code = main(list(words))
+    except SystemExit as leaving:
+        code = leaving.code
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert out == ""
+    assert err.endswith("\n")
+    assert len(err.splitlines()) == 1
+    return err

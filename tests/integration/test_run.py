@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 import gradprobe
-from gradprobe.__main__ import main
 from tests.integration.commands import gradprobe as run_gradprobe
-from tests.integration.commands import python
+from tests.integration.commands import python, refused
 
 IDENTITY = """
 import atexit, pickle, sys, threading, time, warnings
@@ -243,21 +242,6 @@ def test_a_package_that_sets_a_mode_when_imported_is_recorded(tmp_path: Path) ->
 
 
 # Bad usage and bad input. These end before any program begins, so they may run in this process.
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one line with which the command line refuses ``words``."""
-    code: object
-    try:
-        code = main(list(words))
-    except SystemExit as leaving:
-        code = leaving.code
-    out, err = capsys.readouterr()
-    assert code == 2
-    assert out == ""
-    assert err.endswith("\n")
-    assert len(err.splitlines()) == 1
-    return err
 
 
 @pytest.fixture
