@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -78,6 +77,7 @@ SITES = [
     "saved_bytes",
     "version_bumps",
     "device_ns",
+    "self_nodes",
     "redundant",
     "errors",
 ]
@@ -177,8 +177,9 @@ def sites(processes: Sequence[Process]) -> pd.DataFrame:
         for r in p.history.regions:
             duration = duration_ns(r)
             row = sums.setdefault((*p.place(r.site), r.manager, r.form), _Sum())
-            row.add(1, duration, max(duration - r.child_ns, 0), r.nodes, r.before == r.inside, is_failure(r.error))
-            row.durations.append(duration)
+            row.add(1, duration, max(duration - r.child_ns, 0), r.before == r.inside, is_failure(r.error))
+            row.add_nodes(r.nodes, r.child_nodes)
+            row.durations[duration] += 1
         for fold in p.contents.folds:
             site = p.contents.sites.get(fold.site)
             if site is not None and site.internal and not p.include_torch:
@@ -188,10 +189,11 @@ def sites(processes: Sequence[Process]) -> pd.DataFrame:
                 continue
             form = "call" if fold.manager == SET_GRAD_ENABLED | CONSTRUCT else site.form if site else "with"
             is_same = fold.state & 3 == fold.state >> 4 & 3 and manager != "inference_mode"
-            nodes = fold.nodes if p.counts_nodes else None
             row = sums.setdefault((*p.place(fold.site), manager, form), _Sum())
-            row.add(fold.count, fold.total_ns, fold.self_ns, nodes, is_same, is_failure(fold.error))
-            row.classes.update(fold.durations)
+            row.add(fold.count, fold.total_ns, fold.self_ns, is_same, is_failure(fold.error))
+            row.add_nodes(fold.nodes if p.counts_nodes else None, fold.nodes - fold.self_nodes)
+            for duration_class, count in fold.durations.items():
+                row.durations[class_middle(duration_class)] += count
     rows = [(*key, *row.values()) for key, row in sums.items()]
     return table(SITES, sorted(rows, key=lambda row: -row[6]))
 
@@ -205,29 +207,46 @@ class _Sum:
     def __init__(self) -> None:
         self.count = self.total_ns = self.self_ns = self.redundant = self.errors = 0
         self.nodes: int | None = None
-        self.durations: list[int] = []
-        self.classes: Counter[int] = Counter()
+        self.self_nodes: int | None = None
+        self.durations: Counter[float] = Counter()
 
-    def add(self, count: int, total: int, own: int, nodes: int | None, redundant: bool, failed: bool) -> None:
+    def add(self, count: int, total: int, own: int, redundant: bool, failed: bool) -> None:
         self.count += count
         self.total_ns += total
         self.self_ns += own
         self.redundant += count * redundant
         self.errors += count * failed
+
+    def add_nodes(self, nodes: int | None, of_children: int) -> None:
         if nodes is not None:
             self.nodes = (self.nodes or 0) + nodes
+            self.self_nodes = (self.self_nodes or 0) + nodes - of_children
 
     def values(self) -> tuple[Any, ...]:
-        if self.classes:
-            middle = median([*self.durations, *(class_middle(c) for c in self.classes.elements())])
-        else:
-            middle = median(self.durations)
         missing = _NOT_MEASURED
-        return (self.count, self.total_ns, self.self_ns, float(middle), self.nodes, missing, missing) + (
+        return (
+            self.count,
+            self.total_ns,
+            self.self_ns,
+            _median(self.durations),
+            self.nodes,
             missing,
-            self.redundant,
-            self.errors,
-        )
+            missing,
+            missing,
+        ) + (self.self_nodes, self.redundant, self.errors)
+
+
+def _median(counted: Counter[float]) -> float:
+    """The median of values, each as often as it was counted."""
+    half, below = counted.total() / 2, 0
+    values = sorted(counted)
+    for index, value in enumerate(values):
+        below += counted[value]
+        if below == half:  # between this value and the next
+            return (value + values[index + 1]) / 2
+        if below > half:
+            break
+    return float(value)
 
 
 def calls(processes: Sequence[Process]) -> pd.DataFrame:

@@ -120,7 +120,7 @@ class Call:
 
 @dataclass
 class Lane:
-    """One thread's time, by mode."""
+    """One thread's time and autograd nodes, by mode. ``hidden_ns`` passed in blocks of PyTorch's own code."""
 
     thread: int
     began_ns: int
@@ -128,6 +128,8 @@ class Lane:
     last_ns: int
     ended_ns: int | None = None
     ns_by_state: dict[State, int] = field(default_factory=lambda: defaultdict(int))
+    nodes_by_state: dict[State, int] = field(default_factory=lambda: defaultdict(int))
+    hidden_ns: int = 0
     jumped: bool = False  # the modes were found changed, at an event that is hidden
     visible: State | None = None  # what the last visible event left
     internal_open: int = 0
@@ -136,11 +138,18 @@ class Lane:
     doubtful: Transition | None = None
     stacks: dict[str | None, list[Region]] = field(default_factory=lambda: defaultdict(list))
 
-    def advance(self, time_ns: int) -> None:
-        """Charges the time since the last event to the mode of the thread."""
+    def advance(self, time_ns: int, nodes: int) -> None:
+        """Charges the time and the nodes since the last event to the mode of the thread."""
+        passed = max(time_ns - self.last_ns, 0)
         if self.state is not None:
-            self.ns_by_state[self.state] += max(time_ns - self.last_ns, 0)
+            self.ns_by_state[self.state] += passed
+            if self.internal_open:
+                self.hidden_ns += passed
+            if NOT_COUNTED not in (nodes, self.last_nodes):
+                self.nodes_by_state[self.state] += nodes - self.last_nodes
         self.last_ns = time_ns
+        if nodes != NOT_COUNTED:
+            self.last_nodes = nodes
 
 
 @dataclass
@@ -221,13 +230,13 @@ class _Reader:
         kind, time = row[0] & KIND, row[1] - self.origin
         if kind == RECORDING_BEGINS:
             lane.began_ns = lane.last_ns = 0
+            lane.last_nodes = row[7]
             lane.state = lane.visible = _before(row, DEFAULT)
         elif kind == RECORDING_ENDS:
             self.arrive(lane, row, False, None)
-            lane.last_nodes = row[7]
         elif kind == EXIT:
-            lane.advance(time)
-            lane.ended_ns, lane.last_nodes = time, row[7]
+            lane.advance(time, row[7])
+            lane.ended_ns = time
 
     def arrive(self, lane: Lane, row: Row, internal: bool, task: str | None) -> State:
         """Brings ``lane`` up to an event, and returns the modes before it; tells of changes nobody announced."""
@@ -235,12 +244,13 @@ class _Reader:
         time = row[1] - self.origin
         if lane.state is None:
             lane.state = lane.visible = before
+            lane.last_ns, lane.last_nodes = time, row[7]
         if lane.doubtful is not None:
             lane.doubtful.after = lane.state = lane.visible = before
             if lane.doubtful.region is not None and lane.doubtful.event == "enter":
                 lane.doubtful.region.inside = before
         lane.doubtful = None
-        lane.advance(time)
+        lane.advance(time, row[7])
         jumped = lane.state != before
         if internal and not self.include_torch:
             lane.jumped = lane.jumped or jumped
@@ -279,7 +289,7 @@ class _Reader:
         manager = MANAGERS[row[0] & ~KIND]
         after = _after(row if constructor is None else begin, before)
         time = row[1] - self.origin
-        lane.advance(time)
+        lane.advance(time, row[7])
         key = row[5]
         again = [r for r in self.open_regions[key] if r.thread == lane.thread and r.end_ns is None]
         region = self.open(lane, time, task, manager, self.form(site), site, before, after, row[7], internal=internal)
@@ -439,9 +449,10 @@ class _Reader:
 
     def folded(self, lane: Lane, row: Row) -> None:
         """Time that finished blocks took, which were added up and are no longer among the events."""
-        lane.advance(row[1] - self.origin)
+        lane.advance(row[1] - self.origin, NOT_COUNTED)
         if lane.state is not None:
             lane.ns_by_state[lane.state] -= row[5]
+            lane.nodes_by_state[lane.state] -= row[7]
         stack = lane.stacks[None]
         if stack:
             stack[-1].child_ns += row[5]
@@ -494,7 +505,7 @@ class _Reader:
         end = max(int(meta["ended_ns"]) - self.origin, self.last_ns) if complete else self.last_ns
         for lane in self.lanes.values():
             if lane.ended_ns is None:
-                lane.advance(end)
+                lane.advance(end, NOT_COUNTED)
         for region in self.regions:
             if region.end_ns is None:
                 self.unfinished(region, end)
