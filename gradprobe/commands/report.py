@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
+    # What is read here stays until the process ends; looking for garbage in it takes longer than the reading.
+    gc.disable()
     render = _FORMATS[_format(options.output, options.format)]
     if options.top < 1:
         raise GradprobeError(f"--top {options.top} shows nothing; give 1 or more")

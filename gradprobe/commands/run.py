@@ -164,10 +164,10 @@ class _Ending:
         with contextlib.suppress(GradprobeError):
             self._recorder.stop()
         failure = self._recorder.failure
-        if failure is not None:
+        if not self._output.exists():
+            problem = "is gone: it was removed or renamed while it was recorded; record again"
+        elif failure is not None:
             problem = f"is incomplete: {failure}; make room there, or name another place with -o"
-        elif not self._output.exists():
-            problem = "is gone: it was removed while it was recorded; record again"
         else:
             problem = None
         for stream in (sys.stdout, sys.stderr):

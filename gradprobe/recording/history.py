@@ -51,7 +51,7 @@ EARLIER = "entered before the recording"
 UNFINISHED = "never left"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Region:
     """A block from enter to exit, or what follows a plain call until something else takes over."""
 
@@ -84,7 +84,7 @@ class Region:
         return self.end_nodes - self.start_nodes
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Transition:
     """One change of the modes, or the attempt."""
 
@@ -408,7 +408,9 @@ class _Reader:
         if own is not lane:
             region.irregular.append(OTHER_THREAD)
         stack = own.stacks[region.task]
-        if region in stack:
+        if stack and stack[-1] is region:
+            stack.pop()
+        elif region in stack:
             above = stack[stack.index(region) + 1 :]
             if all(r.form == "call" for r in above):
                 for call in above:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pandas as pd
 
 from gradprobe.analysis.gaps import gaps
 from gradprobe.analysis.modes import MODES, by_mode, by_thread, hidden_ns
 from gradprobe.recording.events import UNKNOWN
-from gradprobe.recording.history import PROTOCOL
+from gradprobe.recording.frames import is_failure
 from gradprobe.recording.tables import Tables
 from gradprobe.report.document import Document, Section, Table
 from gradprobe.report.units import count, duration, many, place, printable, share
@@ -133,19 +135,18 @@ def _redundant(tables: Tables, top: int) -> Section | None:
 
 
 def _irregular(tables: Tables, top: int) -> Section | None:
-    regions = tables.regions
-    failed = (regions["error"] != "") & ~regions["error"].isin(PROTOCOL)
-    found = regions[(regions["irregular"] != "") | failed]
-    if found.empty:
+    groups: Counter[tuple[str, ...]] = Counter()
+    for process in tables.processes:
+        for region in process.history.regions:
+            if region.irregular or is_failure(region.error):
+                what = ", ".join(dict.fromkeys(region.irregular)) or "-"
+                error = printable(region.error) if is_failure(region.error) else "-"
+                groups[place(*process.place(region.site)[:2]), region.manager, what, error] += 1
+    if not groups:
         return None
-    groups = found.groupby(["file", "line", "manager", "irregular", "error"], dropna=False, sort=False).size()
-    rows = [
-        (place(file, line), str(manager), irregular or "-", printable(error) or "-", count(number))
-        for (file, line, manager, irregular, error), number in groups.head(top).items()
-    ]
-    table = Table(
-        ("site", "manager", "what", "exception", "count"), rows, frozenset({"count"}), max(len(groups) - top, 0)
-    )
+    rows = [(*key, count(number)) for key, number in groups.most_common(top)]
+    columns = ("site", "manager", "what", "exception", "count")
+    table = Table(columns, rows, frozenset({"count"}), max(len(groups) - top, 0))
     return Section("Blocks that did not close as usual", table=table)
 
 
@@ -158,7 +159,7 @@ def _calls(tables: Tables, top: int) -> Section | None:
         + (
             duration(group["duration_ns"].median()),
             count(group["nodes"].sum() if group["nodes"].notna().any() else None),
-            count(((group["error"] != "") & ~group["error"].isin(PROTOCOL)).sum()),
+            count(sum(map(is_failure, group["error"]))),
         )
         for (function, file, line), group in groups
     ]
