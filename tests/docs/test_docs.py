@@ -1,0 +1,60 @@
+"""What the documentation tells a reader to type works as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+ELSEWHERE = {"make demo", "make test"}  # run by whoever checks the project, and the latter runs this
+
+
+def fenced(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.S | re.M)
+
+
+def has_any(page: str) -> bool:
+    return bool(fenced(page, "sh") or fenced(page, "python"))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if has_any(page)])
+def test_every_command_and_program_of_the_page_runs(page: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    if page == "docs/commands.md":
+        pytest.importorskip("torch")
+    for number, program in enumerate(fenced(page, "python")):
+        script = tmp_path / f"program{number}.py"
+        script.write_text(program, encoding="utf-8")
+        run([sys.executable, script.name], tmp_path)
+    for line in "".join(fenced(page, "sh")).splitlines():
+        if line in ELSEWHERE:
+            continue
+        words = shlex.split(line)
+        assert words[0] == "gradprobe", f"{page} has a command that this test does not know how to run: {line}"
+        run([sys.executable, "-m", *words], tmp_path)
+
+
+def run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"{shlex.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+            assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}, which is not there"
+
+
+def test_the_columns_that_the_documentation_lists_are_those_of_the_tables() -> None:
+    from gradprobe.recording import frames
+
+    text = " ".join((ROOT / "docs/report.md").read_text(encoding="utf-8").split())
+    for columns in (frames.TRANSITIONS, frames.REGIONS, frames.SITES, frames.CALLS):
+        assert ", ".join(columns) in text
