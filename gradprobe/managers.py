@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils._contextlib import context_decorator
 
-from gradprobe.capture.execution import clone_set_grad_enabled
+from gradprobe.capture.execution import clone_set_grad_enabled, is_tracing
 from gradprobe.stepping import is_async, wrap
 
 __all__ = [
@@ -34,8 +34,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 is_grad_enabled = torch.is_grad_enabled
 is_inference_mode_enabled = torch.is_inference_mode_enabled
 
-_is_tracing: Callable[[], bool] = getattr(torch.compiler, "is_dynamo_compiling", torch.compiler.is_compiling)
-
 
 def _decorate_async(enter: Callable[[], Any], func: Any) -> Any:
     def step(method: Callable[..., Any], *arguments: Any) -> Any:
@@ -50,7 +48,7 @@ class no_grad(torch.no_grad):  # noqa: N801
     """``torch.no_grad``, which also decorates ``async def``."""
 
     def __new__(cls, orig_func: Any = None) -> Any:
-        if _is_tracing():
+        if is_tracing():
             return torch.no_grad() if orig_func is None else torch.no_grad(orig_func)  # type: ignore[call-arg]
         if orig_func is None:
             return object.__new__(cls)
@@ -67,7 +65,7 @@ class enable_grad(torch.enable_grad):  # noqa: N801
     """``torch.enable_grad``, which also decorates ``async def``."""
 
     def __new__(cls, orig_func: Any = None) -> Any:
-        if _is_tracing():
+        if is_tracing():
             return torch.enable_grad() if orig_func is None else torch.enable_grad(orig_func)
         if orig_func is None:
             return object.__new__(cls)
@@ -84,7 +82,7 @@ class set_grad_enabled(torch.set_grad_enabled):  # noqa: N801
     """``torch.set_grad_enabled``, which also decorates ``async def``."""
 
     def __new__(cls, mode: bool) -> Any:
-        return torch.set_grad_enabled(mode) if _is_tracing() else object.__new__(cls)
+        return torch.set_grad_enabled(mode) if is_tracing() else object.__new__(cls)
 
     def __call__(self, orig_func: F) -> F:
         decorated = super().__call__(orig_func)  # puts back the mode that the constructor changed
@@ -97,7 +95,7 @@ class inference_mode(torch.inference_mode):  # noqa: N801
     """``torch.inference_mode``, which also decorates ``async def``."""
 
     def __new__(cls, mode: Any = True) -> Any:
-        if _is_tracing():
+        if is_tracing():
             return torch.inference_mode(mode)
         if isinstance(mode, bool):
             return object.__new__(cls)

@@ -16,8 +16,8 @@ from typing import Any, TypeVar, cast, overload
 import torch
 
 from gradprobe.capture.clocks import SYSTEM, Clock
-from gradprobe.capture.execution import code_of, locate
-from gradprobe.capture.session import CALL_BITS
+from gradprobe.capture.execution import code_of, is_tracing, locate
+from gradprobe.capture.session import CALL_BITS, Session
 from gradprobe.errors import GradprobeError
 from gradprobe.recorder import check_level, environment, session_for
 from gradprobe.recording.events import CALL, DECORATED, ENTER, EXIT, SUSPEND
@@ -119,7 +119,8 @@ class _Watch:
 
         @functools.wraps(function)
         def call(*arguments: Any, **named: Any) -> Any:
-            if not switch.on:
+            # What torch.compile traces has no calls of its own to watch; it must find the bare function.
+            if not switch.on or is_tracing():
                 return function(*arguments, **named)
             key = begin(code, place)
             try:
@@ -161,7 +162,7 @@ class _Watch:
         try:
             if self._writer is None or self._process != os.getpid():
                 with session.lock:
-                    self._open_writer()
+                    self._ensure_writer(session)
             if key is None:
                 key = self._number << CALL_BITS | next(self._calls)
             session.begin_call(self._level != "modes")
@@ -184,33 +185,33 @@ class _Watch:
         now = self._clock.now()
         return (op, now, get_ident(), code, place, grad, inference, grad, inference, key, extra)
 
-    def _open_writer(self) -> None:
-        session = session_for(self._clock)
-        self._writer = Writer(
+    def _ensure_writer(self, session: Session) -> Writer:
+        if self._writer is not None and self._process == os.getpid():
+            return self._writer
+        writer = Writer(
             Store(None),
             session.tables,
             counts_nodes=self._level != "modes",
             limit=DEFAULT_LIMIT,
             on_full=AGGREGATE,
         )
-        self._writer.meta(
+        writer.meta(
             environment=environment(self._level),
             limit=DEFAULT_LIMIT,
             began_wall_ns=self._clock.wall(),
             began_ns=self._clock.now(),
             only_calls=True,
         )
-        self._number, self._process = session.register(self._writer), os.getpid()
+        self._number, self._process = session.register(writer), os.getpid()
+        self._writer = writer
+        return writer
 
     def _contents(self) -> Contents:
         session = session_for(self._clock)
         with session.lock:
-            if self._writer is None:
-                self._open_writer()
-            assert self._writer is not None
+            writer = self._ensure_writer(session)
             session.drain()
-            self._writer.flush()
-            contents = self._writer.store.read()
+            contents = writer.store.read()
         return dataclasses.replace(contents, meta={**contents.meta, "ended_ns": self._clock.now()})
 
 

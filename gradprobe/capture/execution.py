@@ -22,6 +22,9 @@ import torch.utils._contextlib as torch_contextlib
 from gradprobe.capture.patches import Patch
 from gradprobe.recording.events import DECORATED, ENTER, EXIT, GENERATOR, NOT_READ, THREAD, Event
 
+# Whether torch.compile is tracing the code that asks.
+is_tracing: Callable[[], bool] = getattr(torch.compiler, "is_dynamo_compiling", torch.compiler.is_compiling)
+
 GRAD_MODE_FILE: str = torch.autograd.grad_mode.__file__
 
 

@@ -74,6 +74,8 @@ class Region:
     child_nodes: int = 0
     error: str = ""
     irregular: list[str] = field(default_factory=list)
+    reentries: list[Region] = field(default_factory=list)
+    """Blocks that its manager object was entered for while it was open."""
     closed: bool = False
 
     @property
@@ -316,13 +318,16 @@ class _Reader:
         if region.site == NOWHERE:
             region.site = row[3]
         self.close(region, time, row[7] if region.thread == lane.thread else NOT_COUNTED, lane)
+        # Two blocks of one address are two of one object only if both are left: the first may be dead and never left.
+        for inner in region.reentries:
+            inner.irregular.append(REENTERED)
         if opened and opened[-1].thread == region.thread:
-            region.irregular.append(REENTERED)
+            opened[-1].reentries.append(region)
         if internal:
             lane.internal_open = max(lane.internal_open - 1, 0)
         site = region.site if self.form(row[3]) == "indirect" else row[3]
         transition = self.note(lane, time, task, region, "exit", before, after, site, internal)
-        if is_inference and region.irregular:
+        if is_inference and (region.irregular or region.reentries or opened):
             lane.doubtful = transition
         self.leave(lane, after, internal)
 

@@ -72,7 +72,14 @@ def drop_in_set_decorated(x: torch.Tensor) -> torch.Tensor:
     return x * WEIGHT
 
 
+@gradprobe.probe
+def probed(x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return x * WEIGHT
+
+
 FUNCTIONS = [
+    probed,
     with_no_grad,
     with_inference_mode,
     with_set_grad_enabled,
