@@ -170,9 +170,9 @@ class Recorder:
                     if not session.saw_thread(ident) and not name.startswith("thread "):
                         writer.note("unseen thread", name)
             writer.meta(ended_ns=self._clock.now(), folded=writer.folded)
-            writer.flush()
-            if writer.store.path is not None:
-                writer.store.close()
+        writer.finish()
+        if writer.store.path is not None:
+            writer.store.close()
         return self._recording
 
     @property

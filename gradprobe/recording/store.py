@@ -14,7 +14,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -242,9 +242,9 @@ def _durations(text: str) -> dict[int, int]:
 
 
 def _plain(record: Site | Thread | Fold) -> list[Any]:
-    return [
-        json.dumps(v) if isinstance(v, dict) else _writable(v) if isinstance(v, str) else v for v in astuple(record)
-    ]
+    # Not dataclasses.astuple: it copies a Counter into one that counts pairs.
+    values = (getattr(record, f.name) for f in fields(record))
+    return [json.dumps(v) if isinstance(v, dict) else _writable(v) if isinstance(v, str) else v for v in values]
 
 
 def _writable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from typing import Any
 
 from gradprobe.recording.events import Block
@@ -68,35 +69,47 @@ class Writer:
     def meta(self, **values: Any) -> None:
         self._batch.meta.update(values)
 
-    def flush(self) -> None:
-        """Writes what has gathered. A file that cannot be written ends the recording, never the program."""
+    def flush(self) -> bool:
+        """Writes what has gathered; False if a reader holds the file, and it has to wait.
+
+        A file that cannot be written ends the recording, never the program.
+        """
         batch, tables = self._batch, self._tables
         if self.failure is not None:
-            return
+            return True
         # The tables only ever grow at their end, so what is new is known by their length.
         batch.sites = list(tables.sites.values())[self._sites :]
         batch.names = list(tables.names.items())[self._names :]
         batch.threads = [t for t in tables.threads.values() if self._threads.get(t.id) != t]
         batch.folds = self._folder.take_changed()
         if not batch:
-            return
+            return True
         try:
             self.store.write(batch)
         except sqlite3.OperationalError as error:
             if "locked" in str(error) or "busy" in str(error):
                 self._folder.changed.update((f.manager, f.site, f.thread, f.state, f.error) for f in batch.folds)
-                return  # a reader holds the file; the next flush takes this batch along
+                return False  # the next flush takes this batch along
             self._fail(error)
-        except sqlite3.Error as error:
+        except Exception as error:  # whatever it is, it must not end the thread that serves all recordings
             self._fail(error)
         else:
             self._sites += len(batch.sites)
             self._names += len(batch.names)
             self._threads.update((t.id, t) for t in batch.threads)
             self._batch = Batch()
+        return True
 
-    def _fail(self, error: sqlite3.Error) -> None:
-        self.failure = str(error)
+    def finish(self) -> None:
+        """Writes what is left, and waits up to ten seconds for readers who hold the file."""
+        for _ in range(100):
+            if self.flush():
+                return
+            time.sleep(0.1)
+        self._fail(TimeoutError("another process kept the file locked"))
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = str(error) or type(error).__name__
         self._lost += sum(map(len, self._batch.blocks))
         self._batch = Batch()
 
