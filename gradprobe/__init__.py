@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         no_grad,
         set_grad_enabled,
     )
-    from gradprobe.probe import probe
+    from gradprobe.probing import probe
     from gradprobe.recorder import record
     from gradprobe.result import Recording, load, merge
     from gradprobe.switch import disable, enable
@@ -34,7 +34,7 @@ _HOMES = {
     "is_inference_mode_enabled": "managers",
     "no_grad": "managers",
     "set_grad_enabled": "managers",
-    "probe": "probe",
+    "probe": "probing",
     "record": "recorder",
     "Recording": "result",
     "load": "result",
