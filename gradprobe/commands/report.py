@@ -36,8 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    # What is read here stays until the process ends; looking for garbage in it takes longer than the reading.
+    collects = gc.isenabled()
+    # What is read here stays until the end; looking for garbage in it takes longer than the reading.
     gc.disable()
+    try:
+        return _report(options)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _report(options: argparse.Namespace) -> int:
     render = _FORMATS[_format(options.output, options.format)]
     if options.top < 1:
         raise GradprobeError(f"--top {options.top} shows nothing; give 1 or more")
