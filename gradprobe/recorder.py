@@ -7,6 +7,7 @@ import contextlib
 import os
 import platform
 import sys
+import warnings
 from _thread import get_ident
 from pathlib import Path
 from types import FrameType, TracebackType

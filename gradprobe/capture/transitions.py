@@ -135,21 +135,8 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
             bindings._set_grad_enabled(mode)
             try:
                 frame = _getframe(1)
-                emit(
-                    (
-                        op,
-                        now(),
-                        thread(),
-                        frame.f_code,
-                        frame.f_lasti,
-                        grad,
-                        NOT_READ,
-                        mode,
-                        NOT_READ,
-                        id(self),
-                        exc_type,
-                    )
-                )
+                code, offset = frame.f_code, frame.f_lasti
+                emit((op, now(), thread(), code, offset, grad, NOT_READ, mode, NOT_READ, id(self), exc_type))
             except Exception as error:
                 fault(error)
 
@@ -181,7 +168,7 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
 
     def inference_enter(self: Any) -> None:
         grad, inference, mode = is_grad(), is_inference(), self.mode
-        # The guard acts from its construction on; its `__enter__` does nothing.
+        # The guard acts from its construction on; its `__enter__` does nothing. See `_guard_acts_at_once`.
         self._inference_mode_context = bindings._InferenceMode(mode)
         try:
             frame = _getframe(1)
@@ -200,21 +187,8 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
         try:
             frame = _getframe(1)
             code, offset = frame.f_code, frame.f_lasti
-            emit(
-                (
-                    _INFERENCE_EXIT,
-                    now(),
-                    thread(),
-                    code,
-                    offset,
-                    grad,
-                    inference,
-                    NOT_READ,
-                    NOT_READ,
-                    id(self),
-                    exc_type,
-                )
-            )
+            unread = NOT_READ
+            emit((_INFERENCE_EXIT, now(), thread(), code, offset, grad, inference, unread, unread, id(self), exc_type))
         except Exception as error:
             fault(error)
 
@@ -249,14 +223,25 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
         (torch.inference_mode, "__exit__"): (_INFERENCE_EXIT, inference_exit),
     }
     patches = []
+    all_known = all(is_known(owner, name) for owner, name in KNOWN_METHODS) and _guard_acts_at_once()
     for (owner, name), (op, hook) in reproduced.items():
         original = getattr(owner, name)
-        if hook is None or not all(is_known(owner, name) for owner, name in KNOWN_METHODS):
+        if hook is None or not all_known:
             hook = through(op, original)
         # TorchScript compiles the source it finds behind `__wrapped__`, and that must be PyTorch's.
         patches.append(Patch(owner, name, functools.wraps(original)(hook)))
     originals = [getattr(patch.owner, patch.name) for patch in patches]
     return Hooks(patches, originals, redirect, watch_tasks)
+
+
+@functools.cache
+def _guard_acts_at_once() -> bool:
+    """Whether PyTorch's guard enters inference mode when it is made, not when it is entered."""
+    guard = torch._C._InferenceMode(True)
+    try:
+        return torch.is_inference_mode_enabled()
+    finally:
+        guard.__exit__(None, None, None)
 
 
 def _is_inside_manager(frame: FrameType) -> bool:

@@ -15,6 +15,7 @@ import runpy
 import shlex
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from pathlib import Path
@@ -161,7 +162,8 @@ class _Ending:
     def __call__(self) -> None:
         if self._recorder is None or os.getpid() != self._process:
             return
-        with contextlib.suppress(GradprobeError):
+        with contextlib.suppress(GradprobeError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong is said below
             self._recorder.stop()
         failure = self._recorder.failure
         if not self._output.exists():
