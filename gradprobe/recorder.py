@@ -174,6 +174,11 @@ class Recorder:
         writer.finish()
         if writer.store.path is not None:
             writer.store.close()
+        if self.failure is not None:
+            # Where warnings are errors, this one must still not stop the program.
+            with contextlib.suppress(RuntimeWarning):
+                text = f"{self.path} is incomplete: {self.failure}; make room there, or record to another place"
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
         return self._recording
 
     @property

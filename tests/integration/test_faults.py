@@ -124,6 +124,24 @@ def test_a_full_disk_ends_the_recording_and_not_the_program(own: int, expected: 
     assert not recording.tables.is_complete
 
 
+@pytest.mark.parametrize("warning", ["default", "error"])
+def test_a_full_disk_under_a_recorder_is_a_warning_that_stops_nothing(warning: str, tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text(
+        "import resource, torch, gradprobe\n"
+        "with gradprobe.record('r.gradprobe') as recording:\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))\n"
+        "    for _ in range(40_000):\n"
+        "        with torch.no_grad():\n"
+        "            pass\n"
+        "print(recording.tables.is_complete)\n"
+    )
+    ended = python("-W", f"{warning}::RuntimeWarning", "s.py", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (0, b"False\n"), ended.stderr.decode()
+    if warning == "default":
+        assert b"RuntimeWarning: r.gradprobe is incomplete: " in ended.stderr
+        assert b"events after that are missing; make room there" in ended.stderr
+
+
 def test_a_file_removed_while_it_is_recorded_is_missed_and_not_the_program(tmp_path: Path) -> None:
     (tmp_path / "s.py").write_text(
         "import os, time, torch\n"
