@@ -151,6 +151,14 @@ class _Ending:
 
     def expect(self, recorder: Recorder, output: Path) -> None:
         self._recorder, self._output, self._shown = recorder, output.absolute(), output
+        # Registered before any handler of the program, this is called after them: they are recorded too.
+        atexit.register(self._stop)
+
+    def _stop(self) -> None:
+        if self._recorder is not None and os.getpid() == self._process:
+            with contextlib.suppress(GradprobeError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what is wrong is said at the very end
+                self._recorder.stop()
 
     def discard(self) -> None:
         """Nothing was run: the recording goes."""
@@ -162,9 +170,6 @@ class _Ending:
     def __call__(self) -> None:
         if self._recorder is None or os.getpid() != self._process:
             return
-        with contextlib.suppress(GradprobeError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong is said below
-            self._recorder.stop()
         failure = self._recorder.failure
         if not self._output.exists():
             problem = "is gone: it was removed or renamed while it was recorded; record again"
