@@ -10,8 +10,8 @@ import pandas as pd
 
 from gradprobe.recording.events import CONSTRUCT, KIND, MANAGERS, SET_GRAD_ENABLED
 from gradprobe.recording.folding import class_middle
-from gradprobe.recording.history import PROTOCOL, Region, Transition
 from gradprobe.recording.process import Process
+from gradprobe.recording.records import PROTOCOL, Region, Transition
 
 TRANSITIONS = [
     "order",

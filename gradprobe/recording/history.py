@@ -5,7 +5,7 @@ This is the one place that knows what a sequence of events means:
 * An exit finds its enter by the manager object, so blocks may close out of order and on other threads.
 * A thread's modes must be, at each event, what the event before it left. If they are not, something changed them that
   no manager announced, and a transition ``unknown`` says so. PyTorch's own blocks count as announced even while hidden.
-* ``set_grad_enabled(x)`` acts in its constructor. Whether that was a plain call or the beginning of a block shows later.
+* Whether a constructor of ``set_grad_enabled`` was a plain call or the beginning of a block: see ``constructors.py``.
 * An inference-mode object that is entered while open, or left out of order, does not end in the mode that it asks for.
   What such an event leaves is read from the event after it.
 """
@@ -14,12 +14,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
+from gradprobe.recording.constructors import Begun, constructors
 from gradprobe.recording.events import (
     CALL,
-    CONSTRUCT,
-    DECORATE,
     ENTER,
     EXIT,
     FOLDED,
@@ -31,141 +29,25 @@ from gradprobe.recording.events import (
     NOWHERE,
     RECORDING_BEGINS,
     RECORDING_ENDS,
-    SET_GRAD_ENABLED,
     THREAD,
     UNKNOWN,
 )
-from gradprobe.recording.store import Contents, Site
-
-Row = tuple[int, int, int, int, int, int, int, int]
-State = tuple[bool, bool]  # grad mode, inference mode
-DEFAULT: State = (True, False)
-
-# How generators and coroutines end and are put away: no failures.
-PROTOCOL = frozenset({"StopIteration", "StopAsyncIteration", "GeneratorExit"})
-
-REENTERED = "entered again while open"
-OUT_OF_ORDER = "left out of order"
-OTHER_THREAD = "left on another thread"
-EARLIER = "entered before the recording"
-UNFINISHED = "never left"
-
-
-@dataclass(eq=False, slots=True)
-class Region:
-    """A block from enter to exit, or what follows a plain call until something else takes over."""
-
-    number: int
-    manager: str
-    form: str
-    site: int
-    thread: int
-    task: str | None
-    start_ns: int
-    before: State
-    inside: State
-    parent: Region | None
-    depth: int
-    internal: bool = False
-    end_ns: int | None = None
-    start_nodes: int = NOT_COUNTED
-    end_nodes: int = NOT_COUNTED
-    child_ns: int = 0
-    child_nodes: int = 0
-    error: str = ""
-    irregular: list[str] = field(default_factory=list)
-    reentries: list[Region] = field(default_factory=list)
-    """Blocks that its manager object was entered for while it was open."""
-    closed: bool = False
-
-    @property
-    def nodes(self) -> int | None:
-        """Autograd nodes constructed; None where they were not counted."""
-        if NOT_COUNTED in (self.start_nodes, self.end_nodes):
-            return None
-        return self.end_nodes - self.start_nodes
-
-
-@dataclass(eq=False, slots=True)
-class Transition:
-    """One change of the modes, or the attempt."""
-
-    time_ns: int
-    thread: int
-    task: str | None
-    manager: str
-    form: str
-    event: str
-    before: State
-    after: State
-    depth: int
-    region: Region | None
-    site: int
-
-
-@dataclass(eq=False)
-class Call:
-    """A call of a probed function. ``active_ns`` and ``nodes`` leave out the time a generator or coroutine waited."""
-
-    site: int
-    thread: int
-    task: str | None
-    start_ns: int
-    resumed_ns: int
-    resumed_nodes: int
-    active_ns: int = 0
-    nodes: int | None = 0
-    steps: int = 1
-    error: str = ""
-    closed: bool = False
-
-
-@dataclass
-class Lane:
-    """One thread's time and autograd nodes, by mode. ``hidden_ns`` passed in blocks of PyTorch's own code."""
-
-    thread: int
-    began_ns: int
-    state: State | None
-    last_ns: int
-    ended_ns: int | None = None
-    ns_by_state: dict[State, int] = field(default_factory=lambda: defaultdict(int))
-    nodes_by_state: dict[State, int] = field(default_factory=lambda: defaultdict(int))
-    hidden_ns: int = 0
-    jumped: bool = False  # the modes were found changed, at an event that is hidden
-    visible: State | None = None  # what the last visible event left
-    internal_open: int = 0
-    last_nodes: int = NOT_COUNTED
-    calls: int = 0  # probed calls that run in it
-    doubtful: Transition | None = None
-    stacks: dict[str | None, list[Region]] = field(default_factory=lambda: defaultdict(list))
-
-    def advance(self, time_ns: int, nodes: int) -> None:
-        """Charges the time and the nodes since the last event to the mode of the thread."""
-        passed = max(time_ns - self.last_ns, 0)
-        if self.state is not None:
-            self.ns_by_state[self.state] += passed
-            if self.internal_open:
-                self.hidden_ns += passed
-            if NOT_COUNTED not in (nodes, self.last_nodes):
-                self.nodes_by_state[self.state] += nodes - self.last_nodes
-        self.last_ns = time_ns
-        if nodes != NOT_COUNTED:
-            self.last_nodes = nodes
-
-
-@dataclass
-class History:
-    """What happened in one process. Times are nanoseconds since the recording began."""
-
-    transitions: list[Transition]
-    regions: list[Region]
-    calls: list[Call]
-    lanes: list[Lane]
-    hidden: int
-    end_ns: int
-    complete: bool
-
+from gradprobe.recording.records import (
+    DEFAULT,
+    EARLIER,
+    OTHER_THREAD,
+    OUT_OF_ORDER,
+    REENTERED,
+    UNFINISHED,
+    Call,
+    History,
+    Lane,
+    Region,
+    Row,
+    State,
+    Transition,
+)
+from gradprobe.recording.store import Contents
 
 Watch = Callable[[Sequence[Row]], Iterable[Row]]
 """Goes through rows and gives them on, showing how far it is."""
@@ -195,7 +77,7 @@ class _Reader:
 
     def read(self, watch: Watch) -> History:
         rows = [row for block in self.contents.blocks for row in block.rows()]
-        merged, skipped = _constructors(rows, self.sites)
+        begun, skipped = constructors(rows, self.sites)
         for index, row in enumerate(watch(rows)):
             if index in skipped:
                 continue
@@ -211,7 +93,7 @@ class _Reader:
             elif kind == EXIT:
                 self.exit(lane, row)
             elif kind == ENTER:
-                self.enter(lane, row, rows[merged[index]] if index in merged else None)
+                self.enter(lane, row, begun.get(index))
             else:
                 self.plain(lane, row)
         return self.finish()
@@ -282,14 +164,13 @@ class _Reader:
 
     # Managers.
 
-    def enter(self, lane: Lane, row: Row, constructor: Row | None) -> None:
-        begin = constructor or row
-        site = begin[3]
+    def enter(self, lane: Lane, row: Row, begun: Begun | None) -> None:
+        begin, site = (begun.constructor, begun.site) if begun is not None else (row, row[3])
         internal = self.is_internal(site)
         task = self.names.get(begin[6])
         before = self.arrive(lane, begin, internal, task)
         manager = MANAGERS[row[0] & ~KIND]
-        after = _after(row if constructor is None else begin, before)
+        after = _after(begin, before)
         time = row[1] - self.origin
         lane.advance(time, row[7])
         key = row[5]
@@ -560,47 +441,3 @@ def _after(row: Row, known: State) -> State:
 
 def _mode(bits: int, known: bool) -> bool:
     return known if bits & 3 == NOT_READ else bool(bits & 3)
-
-
-def _constructors(rows: Iterable[Row], sites: dict[int, Site]) -> tuple[dict[int, int], set[int]]:
-    """Tells the constructors of ``set_grad_enabled`` that begin a block or decorate a function from plain calls.
-
-    Returns which row enters the object that which row constructed in the same statement, and the rows to leave out.
-    """
-    merged: dict[int, int] = {}
-    skipped: set[int] = set()
-    constructed: dict[int, tuple[int, Row]] = {}
-    entered: dict[int, tuple[int, int, Row]] = {}
-    last: dict[int, int] = {}
-    for index, row in enumerate(rows):
-        op, thread, key = row[0], row[2], row[5]
-        if op & ~KIND == SET_GRAD_ENABLED:
-            at, begin = constructed.pop(key, (-1, row))
-            is_next = at >= 0 and last.get(thread) == at
-            if op & KIND == CONSTRUCT:
-                constructed[key] = (index, row)
-                entered.pop(key, None)
-            elif op & KIND == ENTER and is_next:
-                merged[index] = at
-                skipped.add(at)
-                entered[key] = (index, at, begin)
-            elif op & KIND == DECORATE and is_next and _same_statement(sites.get(begin[3]), sites.get(row[3])):
-                skipped.update((at, index))
-            elif op & KIND == EXIT and key in entered:
-                enter, at, begin = entered.pop(key)
-                if not _same_statement(sites.get(begin[3]), sites.get(row[3])):
-                    del merged[enter]
-                    skipped.discard(at)
-        last[thread] = index
-    return merged, skipped
-
-
-def _same_statement(constructor: Site | None, other: Site | None) -> bool:
-    """Whether a constructor stands in the statement that enters or leaves its object."""
-    if constructor is None or other is None or other.form == "indirect" or constructor.form != "with":
-        return True
-    return (
-        constructor.file == other.file
-        and constructor.function == other.function
-        and (other.line or 0) <= (constructor.line or 0) <= (other.end_line or 0)
-    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gradprobe.recording.history import History, Watch, interpret
+from gradprobe.recording.history import Watch, interpret
+from gradprobe.recording.records import History
 from gradprobe.recording.store import Contents
 
 

@@ -1,0 +1,137 @@
+"""What a history consists of: transitions, regions, probed calls, and the lane of each thread."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from gradprobe.recording.events import NOT_COUNTED
+
+Row = tuple[int, int, int, int, int, int, int, int]
+State = tuple[bool, bool]  # grad mode, inference mode
+DEFAULT: State = (True, False)
+
+# How generators and coroutines end and are put away: no failures.
+PROTOCOL = frozenset({"StopIteration", "StopAsyncIteration", "GeneratorExit"})
+
+REENTERED = "entered again while open"
+OUT_OF_ORDER = "left out of order"
+OTHER_THREAD = "left on another thread"
+EARLIER = "entered before the recording"
+UNFINISHED = "never left"
+
+
+@dataclass(eq=False, slots=True)
+class Region:
+    """A block from enter to exit, or what follows a plain call until something else takes over."""
+
+    number: int
+    manager: str
+    form: str
+    site: int
+    thread: int
+    task: str | None
+    start_ns: int
+    before: State
+    inside: State
+    parent: Region | None
+    depth: int
+    internal: bool = False
+    end_ns: int | None = None
+    start_nodes: int = NOT_COUNTED
+    end_nodes: int = NOT_COUNTED
+    child_ns: int = 0
+    child_nodes: int = 0
+    error: str = ""
+    irregular: list[str] = field(default_factory=list)
+    reentries: list[Region] = field(default_factory=list)
+    """Blocks that its manager object was entered for while it was open."""
+    closed: bool = False
+
+    @property
+    def nodes(self) -> int | None:
+        """Autograd nodes constructed; None where they were not counted."""
+        if NOT_COUNTED in (self.start_nodes, self.end_nodes):
+            return None
+        return self.end_nodes - self.start_nodes
+
+
+@dataclass(eq=False, slots=True)
+class Transition:
+    """One change of the modes, or the attempt."""
+
+    time_ns: int
+    thread: int
+    task: str | None
+    manager: str
+    form: str
+    event: str
+    before: State
+    after: State
+    depth: int
+    region: Region | None
+    site: int
+
+
+@dataclass(eq=False)
+class Call:
+    """A call of a probed function. ``active_ns`` and ``nodes`` leave out the time a generator or coroutine waited."""
+
+    site: int
+    thread: int
+    task: str | None
+    start_ns: int
+    resumed_ns: int
+    resumed_nodes: int
+    active_ns: int = 0
+    nodes: int | None = 0
+    steps: int = 1
+    error: str = ""
+    closed: bool = False
+
+
+@dataclass
+class Lane:
+    """One thread's time and autograd nodes, by mode. ``hidden_ns`` passed in blocks of PyTorch's own code."""
+
+    thread: int
+    began_ns: int
+    state: State | None
+    last_ns: int
+    ended_ns: int | None = None
+    ns_by_state: dict[State, int] = field(default_factory=lambda: defaultdict(int))
+    nodes_by_state: dict[State, int] = field(default_factory=lambda: defaultdict(int))
+    hidden_ns: int = 0
+    jumped: bool = False  # the modes were found changed, at an event that is hidden
+    visible: State | None = None  # what the last visible event left
+    internal_open: int = 0
+    last_nodes: int = NOT_COUNTED
+    calls: int = 0  # probed calls that run in it
+    doubtful: Transition | None = None
+    stacks: dict[str | None, list[Region]] = field(default_factory=lambda: defaultdict(list))
+
+    def advance(self, time_ns: int, nodes: int) -> None:
+        """Charges the time and the nodes since the last event to the mode of the thread."""
+        passed = max(time_ns - self.last_ns, 0)
+        if self.state is not None:
+            self.ns_by_state[self.state] += passed
+            if self.internal_open:
+                self.hidden_ns += passed
+            if NOT_COUNTED not in (nodes, self.last_nodes):
+                self.nodes_by_state[self.state] += nodes - self.last_nodes
+        self.last_ns = time_ns
+        if nodes != NOT_COUNTED:
+            self.last_nodes = nodes
+
+
+@dataclass
+class History:
+    """What happened in one process. Times are nanoseconds since the recording began."""
+
+    transitions: list[Transition]
+    regions: list[Region]
+    calls: list[Call]
+    lanes: list[Lane]
+    hidden: int
+    end_ns: int
+    complete: bool
