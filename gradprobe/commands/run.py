@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     # "-mMODULE" in one word leaves the arguments to the other list.
     words = [*(options.module or ()), *options.script]
+    if options.module is None and words[:1] == ["--"]:
+        del words[0]
     if not words:
         raise GradprobeError("there is nothing to run; name a script, or a module after -m")
     ending = _Ending()

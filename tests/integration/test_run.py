@@ -105,7 +105,7 @@ CASES: dict[str, tuple[dict[str, str], list[str], str]] = {
     "sys.exit with a number, in a script named by a path": (
         {"in/s.py": "import helper, sys; print(sys.argv, sys.path[0] == helper.FOLDER); sys.exit(7)"}
         | {"in/helper.py": "import os; FOLDER = os.path.dirname(__file__)"},
-        ["in/s.py"],
+        ["--", "in/s.py", "--"],
         "",
     ),
     "sys.exit with text": ({"s.py": "import sys; print('x', file=sys.stderr); sys.exit('some text')"}, ["s.py"], ""),
