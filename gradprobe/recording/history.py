@@ -263,7 +263,6 @@ class _Reader:
         hidden = internal and not self.include_torch
         if form == "call" and stack and stack[-1].form == "call" and not hidden:
             self.close(stack[-1], time, nodes, lane)
-            stack[-1:] = []
         parent = stack[-1] if stack and not hidden else None
         depth = sum(region.form != "call" for region in stack)
         region = Region(
