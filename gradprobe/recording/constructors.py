@@ -45,14 +45,19 @@ def constructors(rows: Sequence[Row], sites: dict[int, Site]) -> tuple[dict[int,
                 skipped.update((at, index))
             elif op & KIND == EXIT and key in entered:
                 enter, at, begin = entered.pop(key)
-                here, there = sites.get(row[3]), sites.get(begin[3])
-                if not _same_statement(there, here):
+                if not _same_statement(sites.get(begin[3]), sites.get(row[3])):
                     del merged[enter]
                     skipped.discard(at)
-                elif here is not None and there is not None and here.form == there.form == "with":
-                    merged[enter] = Begun(begin, row[3])
+                else:
+                    merged[enter] = Begun(begin, site_of_block(begin[3], row[3], sites))
         last[thread] = index
     return merged, skipped
+
+
+def site_of_block(constructed: int, left: int, sites: dict[int, Site]) -> int:
+    """The site of a block whose object was constructed at one site and left at another: that of the ``with`` statement."""
+    begin, end = sites.get(constructed), sites.get(left)
+    return left if begin is not None and end is not None and begin.form == end.form == "with" else constructed
 
 
 def _same_statement(constructor: Site | None, other: Site | None) -> bool:

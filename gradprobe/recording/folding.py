@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
+from gradprobe.recording.constructors import site_of_block
 from gradprobe.recording.events import (
     CALL,
     CONSTRUCT,
@@ -23,7 +24,7 @@ from gradprobe.recording.events import (
     SET_GRAD_ENABLED,
     Block,
 )
-from gradprobe.recording.store import Fold
+from gradprobe.recording.store import Fold, Site
 
 _SUBCLASSES = 8
 _BEFORE, _UNREAD_BEFORE = 0b1111, NOT_READ | NOT_READ << 2
@@ -62,11 +63,12 @@ class _Stretch:
 class Folder:
     """Folds stretch after stretch of events, and holds the sums."""
 
-    def __init__(self, names: dict[int, str]) -> None:
+    def __init__(self, names: dict[int, str], sites: dict[int, Site]) -> None:
         self.sums: dict[Key, Fold] = {}
         self.changed: set[Key] = set()
         self.folded = 0
         self._names = names
+        self._sites = sites
 
     def take_changed(self) -> list[Fold]:
         """The sums that grew since the last call."""
@@ -90,7 +92,12 @@ class Folder:
                     levels[-1].calls_folded = True
                 levels[-1].call = _Stretch(row, [index])
             elif op & KIND in (ENTER, CONSTRUCT) and op <= CALL | ENTER:
-                levels.append(_Stretch(row, [index, entered[index]] if index in entered else [index]))
+                if index in entered:
+                    enter = rows[entered[index]]
+                    # The block's time and nodes count from its enter, as they do where it is kept.
+                    levels.append(_Stretch((op, enter[1], *row[2:7], enter[7]), [index, entered[index]]))
+                else:
+                    levels.append(_Stretch(row, [index]))
             elif op & KIND == EXIT and _closes(levels[-1].row, row):
                 ended = levels.pop()
                 ended.indices.append(index)
@@ -114,15 +121,19 @@ class Folder:
         begin = ended.row
         total, nodes = end[1] - begin[1], _nodes_between(begin, end)
         own, own_nodes = max(total - ended.child_ns, 0), nodes - ended.child_nodes
-        outer.child_ns += total
-        outer.child_nodes += nodes
+        # What follows a plain call is inside of it, until the block around both ends.
+        around = outer.call if outer.call is not None and outer.call is not ended else outer
+        around.child_ns += total
+        around.child_nodes += nodes
         dropped.update(dict.fromkeys(ended.indices, (0, 0)))
         dropped[ended.indices[-1]] = (own, own_nodes)
         self.folded += len(ended.indices)
         error = self._names.get(end[6], "") if end[0] & KIND == EXIT and len(ended.indices) > 1 else ""
         is_call = len(ended.indices) == 1
         manager = begin[0] & ~KIND | (CONSTRUCT if is_call else ENTER)
-        key = (manager, begin[3], begin[2], begin[4], error)
+        is_constructed = begin[0] == SET_GRAD_ENABLED | CONSTRUCT and not is_call
+        site = site_of_block(begin[3], end[3], self._sites) if is_constructed else begin[3]
+        key = (manager, site, begin[2], begin[4], error)
         known = self.sums.get(key) or Fold(*key, 0, 0, 0, 0, 0, Counter())
         self.sums[key] = Fold(
             *key,

@@ -36,7 +36,7 @@ class Writer:
         self._limit = limit
         self._on_full = on_full
         self._batch = Batch()
-        self._folder = Folder(tables.names)
+        self._folder = Folder(tables.names, tables.sites)
         self._kept = 0
         self._sites = self._names = 0
         self._threads: dict[int, Thread] = {}
