@@ -31,7 +31,8 @@ def main() -> None:
 def picture(lines: list[str]) -> str:
     width, height = COLUMNS * WIDE + 2 * MARGIN, len(lines) * HIGH + 2 * MARGIN
     rows = "\n".join(
-        f'<text xml:space="preserve" x="{MARGIN}" y="{MARGIN + (number + 0.8) * HIGH:.0f}">{html.escape(line[:COLUMNS])}</text>'
+        f'<text xml:space="preserve" x="{MARGIN}" y="{MARGIN + (number + 0.8) * HIGH:.0f}">'
+        f"{html.escape(line[:COLUMNS])}</text>"
         for number, line in enumerate(lines)
         if line.strip()
     )

@@ -17,7 +17,6 @@ import torch
 import gradprobe
 from gradprobe.recorder import Recorder
 from gradprobe.recording import frames
-
 from tests.conftest import FakeClock
 
 

@@ -21,5 +21,5 @@ def test_no_module_of_the_package_hides_a_public_name() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        gradprobe.nothing  # noqa: B018
+        gradprobe.nothing
     assert set(gradprobe.__all__) <= set(dir(gradprobe))
