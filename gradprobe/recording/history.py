@@ -117,13 +117,13 @@ class _Reader:
             lane.last_nodes = row[7]
             lane.state = lane.visible = _before(row, DEFAULT)
         elif kind == RECORDING_ENDS:
-            self.arrive(lane, row, False, None)
+            self.arrive(lane, row, row[3], False, None)
         elif kind == EXIT:
             lane.advance(time, row[7])
             lane.ended_ns = time
 
-    def arrive(self, lane: Lane, row: Row, internal: bool, task: str | None) -> State:
-        """Brings ``lane`` up to an event, and returns the modes before it; tells of changes nobody announced."""
+    def arrive(self, lane: Lane, row: Row, site: int, internal: bool, task: str | None) -> State:
+        """Brings ``lane`` up to an event at ``site``, and returns the modes before it; tells of changes nobody announced."""
         before = _before(row, lane.state or DEFAULT)
         time = row[1] - self.origin
         if lane.state is None:
@@ -146,7 +146,7 @@ class _Reader:
             and lane.visible != before
             and (self.include_torch or not lane.internal_open)
         ):
-            self.unknown(lane, row, task, lane.visible, before)
+            self.unknown(lane, row, site, task, lane.visible, before)
         lane.jumped = False
         lane.state = lane.visible = before
         return before
@@ -156,9 +156,9 @@ class _Reader:
         if self.include_torch or not internal or (not lane.internal_open and not lane.jumped):
             lane.visible = after
 
-    def unknown(self, lane: Lane, row: Row, task: str | None, before: State, after: State) -> None:
+    def unknown(self, lane: Lane, row: Row, site: int, task: str | None, before: State, after: State) -> None:
         """Notes a change that nothing announced, at the time and place where it was noticed."""
-        time, site = row[1] - self.origin, row[3]
+        time = row[1] - self.origin
         region = self.open(lane, time, task, UNKNOWN, "call", site, before, after, row[7])
         self.note(lane, time, task, region, "set", before, after, site, False)
 
@@ -168,7 +168,7 @@ class _Reader:
         begin, site = (begun.constructor, begun.site) if begun is not None else (row, row[3])
         internal = self.is_internal(site)
         task = self.names.get(begin[6])
-        before = self.arrive(lane, begin, internal, task)
+        before = self.arrive(lane, begin, site, internal, task)
         manager = MANAGERS[row[0] & ~KIND]
         after = _after(begin, before)
         time = row[1] - self.origin
@@ -189,7 +189,10 @@ class _Reader:
         region = opened.pop() if opened else None
         internal = region.internal if region is not None else self.is_internal(row[3])
         task = region.task if region is not None else None
-        before = self.arrive(lane, row, internal, task)
+        site = row[3]
+        if self.form(site) == "indirect" and region is not None and region.site != NOWHERE:
+            site = region.site
+        before = self.arrive(lane, row, site, internal, task)
         time = row[1] - self.origin
         is_inference = row[0] & ~KIND == INFERENCE_MODE
         if region is None:
@@ -206,7 +209,6 @@ class _Reader:
             opened[-1].reentries.append(region)
         if internal:
             lane.internal_open = max(lane.internal_open - 1, 0)
-        site = region.site if self.form(row[3]) == "indirect" else row[3]
         transition = self.note(lane, time, task, region, "exit", before, after, site, internal)
         if is_inference and (region.irregular or region.reentries or opened):
             lane.doubtful = transition
@@ -216,7 +218,7 @@ class _Reader:
         """A call of ``set_grad_enabled`` that begins no block, or its undoing when the object decorates a function."""
         site, time = row[3], row[1] - self.origin
         internal, task = self.is_internal(site), self.names.get(row[6])
-        before = self.arrive(lane, row, internal, task)
+        before = self.arrive(lane, row, site, internal, task)
         after = _after(row, before)
         region = self.open(lane, time, task, "set_grad_enabled", "call", site, before, after, row[7], internal=internal)
         self.note(lane, time, task, region, "set", before, after, site, internal)
@@ -349,7 +351,7 @@ class _Reader:
 
     def call(self, lane: Lane, row: Row) -> None:
         kind, time, key, task = row[0] & KIND, row[1] - self.origin, row[5], self.names.get(row[6])
-        self.arrive(lane, row, False, task if kind == ENTER else None)
+        self.arrive(lane, row, row[3], False, task if kind == ENTER else None)
         if kind == ENTER:
             lane.calls += 1
             waiting = self.open_calls.get(key)
