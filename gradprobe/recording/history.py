@@ -123,7 +123,7 @@ class _Reader:
             lane.ended_ns = time
 
     def arrive(self, lane: Lane, row: Row, site: int, internal: bool, task: str | None) -> State:
-        """Brings ``lane`` up to an event at ``site``, and returns the modes before it; tells of changes nobody announced."""
+        """Brings ``lane`` up to an event at ``site``, and returns the modes before it; tells of changes unannounced."""
         before = _before(row, lane.state or DEFAULT)
         time = row[1] - self.origin
         if lane.state is None:
