@@ -32,7 +32,9 @@ def pytorch_is_left_as_it_was() -> Iterator[None]:
         now = dict(vars(owner))
         changed = {name for name in {*members, *now} if members.get(name) is not now.get(name)}
         # asyncio notes the loop policy that it makes at the first use, and copyreg what it pickles of a class.
-        assert changed <= {"_event_loop_policy", "__slotnames__"}, f"{owner.__name__} was left with other {sorted(changed)}"
+        assert changed <= {"_event_loop_policy", "__slotnames__"}, (
+            f"{owner.__name__} was left with other {sorted(changed)}"
+        )
     assert left == modes, f"the test left grad mode and inference mode at {left}"
 
 

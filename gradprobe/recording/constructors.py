@@ -16,9 +16,10 @@ from gradprobe.recording.store import Site
 
 @dataclass(frozen=True)
 class Begun:
-    """A block that began with a constructor: that constructor's row, and the site of the block."""
+    """A block that began with a constructor: that constructor's row and its index, and the site of the block."""
 
     constructor: Row
+    index: int
     site: int
 
 
@@ -38,7 +39,7 @@ def constructors(rows: Sequence[Row], sites: dict[int, Site]) -> tuple[dict[int,
                 constructed[key] = (index, row)
                 entered.pop(key, None)
             elif op & KIND == ENTER and is_next:
-                merged[index] = Begun(begin, begin[3])
+                merged[index] = Begun(begin, at, begin[3])
                 skipped.add(at)
                 entered[key] = (index, at, begin)
             elif op & KIND == DECORATE and is_next and _same_statement(sites.get(begin[3]), sites.get(row[3])):
@@ -49,7 +50,7 @@ def constructors(rows: Sequence[Row], sites: dict[int, Site]) -> tuple[dict[int,
                     del merged[enter]
                     skipped.discard(at)
                 else:
-                    merged[enter] = Begun(begin, site_of_block(begin[3], row[3], sites))
+                    merged[enter] = Begun(begin, at, site_of_block(begin[3], row[3], sites))
         last[thread] = index
     return merged, skipped
 

@@ -29,6 +29,8 @@ KIND = 3
 RECORDING_BEGINS, RECORDING_ENDS = CONSTRUCT, DECORATE
 # What happens to a probed call between its beginning and its end: a generator or a coroutine waits. ENTER resumes it.
 SUSPEND = DECORATE
+# What was added up: blocks, or what probed calls did outside of blocks.
+FOLDED_BLOCKS, FOLDED_CALLS = FOLDED | ENTER, FOLDED | EXIT
 
 MANAGERS = {
     NO_GRAD: "no_grad",
