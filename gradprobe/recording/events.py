@@ -29,8 +29,8 @@ KIND = 3
 RECORDING_BEGINS, RECORDING_ENDS = CONSTRUCT, DECORATE
 # What happens to a probed call between its beginning and its end: a generator or a coroutine waits. ENTER resumes it.
 SUSPEND = DECORATE
-# What was added up: blocks, or what probed calls did outside of blocks.
-FOLDED_BLOCKS, FOLDED_CALLS = FOLDED | ENTER, FOLDED | EXIT
+# What was taken out: time in blocks, time in probed calls outside of blocks, and what ended the plain call in force.
+FOLDED_BLOCKS, FOLDED_CALLS, FOLDED_END = FOLDED | ENTER, FOLDED | EXIT, FOLDED | CONSTRUCT
 
 MANAGERS = {
     NO_GRAD: "no_grad",
@@ -120,10 +120,10 @@ class Block:
         expected = count * _PACKED.itemsize
         inflater = zlib.decompressobj()
         try:
-            raw = inflater.decompress(data, expected + 1)
-        except zlib.error as error:
+            raw = inflater.decompress(data, max(expected, 0) + 1)
+        except (zlib.error, TypeError) as error:
             raise RecordingError(f"a block of events cannot be read ({error})") from None
-        if len(raw) != expected:
+        if len(raw) != expected or not inflater.eof:
             raise RecordingError("a block of events has another length than it says")
         columns, start = [], 0
         for name in _PACKED.names or ():

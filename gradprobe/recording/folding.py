@@ -2,21 +2,26 @@
 
 Folding works on one stretch of events at a time. A block that begins and ends within the stretch, regularly and with
 nothing but such blocks in it, leaves the modes as it found them: taking all its events out changes no other event's
-meaning. What remains per stretch is what spans it, and one mark per thread that says how much time was taken out.
+meaning. A plain call, which lasts until the next, is taken out when that comes. What remains per stretch is what spans
+it, and marks that say how much time was taken out of which thread.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from gradprobe.recording.constructors import site_of_block
+from gradprobe.recording.constructors import constructors, site_of_block
 from gradprobe.recording.events import (
     CALL,
     CONSTRUCT,
+    DECORATE,
     ENTER,
     EXIT,
-    FOLDED,
+    FOLDED_BLOCKS,
+    FOLDED_CALLS,
+    FOLDED_END,
+    INFERENCE_MODE,
     KIND,
     NOT_COUNTED,
     NOT_READ,
@@ -24,12 +29,14 @@ from gradprobe.recording.events import (
     SET_GRAD_ENABLED,
     Block,
 )
+from gradprobe.recording.records import Row
 from gradprobe.recording.store import Fold, Site
 
 _SUBCLASSES = 8
-_BEFORE, _UNREAD_BEFORE = 0b1111, NOT_READ | NOT_READ << 2
-_ALL_UNREAD = _UNREAD_BEFORE | _UNREAD_BEFORE << 4
-Row = tuple[int, int, int, int, int, int, int, int]
+_UNREAD = NOT_READ | NOT_READ << 2
+_NOTHING_READ = _UNREAD | _UNREAD << 4
+_PLAIN = (SET_GRAD_ENABLED | CONSTRUCT, SET_GRAD_ENABLED | DECORATE)
+_NO_ROW: Row = (0, 0, 0, 0, 0, 0, 0, NOT_COUNTED)
 Key = tuple[int, int, int, int, str]
 
 
@@ -47,17 +54,46 @@ def class_middle(duration: int) -> float:
     return float((duration - shift * _SUBCLASSES << shift) + ((1 << shift) - 1) / 2)
 
 
-@dataclass
-class _Stretch:
-    """A block, or what follows a plain call, while its end has not been reached. ``fixed`` if it must be kept."""
+@dataclass(slots=True)
+class _Open:
+    """A block, or what follows a plain call, whose end has not been reached; the lowest of a thread is no block."""
 
     row: Row
     indices: list[int]
+    before: int = _UNREAD
+    inside: int = _UNREAD
     child_ns: int = 0
     child_nodes: int = 0
-    fixed: bool = False
-    call: _Stretch | None = None  # the plain call in force directly in this block
-    calls_folded: bool = False
+    call: _Open | None = None  # the plain call in force directly in this block
+    had_call: bool = False
+
+    @property
+    def is_block(self) -> bool:
+        return self.row is not _NO_ROW
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One thread in a stretch: what may yet be taken out, and the modes as far as they are known."""
+
+    levels: list[_Open] = field(default_factory=lambda: [_Open(_NO_ROW, [])])
+    state: int = _UNREAD
+    is_new: bool = True
+
+    def keep_open(self) -> None:
+        """Keeps all that is open."""
+        self.levels = [_Open(_NO_ROW, [])]
+
+
+@dataclass(slots=True)
+class _Dropped:
+    """A row that is taken out, and the time and the nodes that go with it."""
+
+    ns: int = 0
+    nodes: int = 0
+    task: int = 0
+    mark: int = FOLDED_BLOCKS
+    ends_call: bool = False
 
 
 class Folder:
@@ -69,6 +105,7 @@ class Folder:
         self.folded = 0
         self._names = names
         self._sites = sites
+        self._states: dict[int, int] = {}  # the modes that each thread's last row left
 
     def take_changed(self) -> list[Fold]:
         """The sums that grew since the last call."""
@@ -79,61 +116,87 @@ class Folder:
     def fold(self, block: Block) -> Block:
         """What must be kept of ``block``; the rest is added to ``sums``."""
         rows = block.rows()
-        dropped: dict[int, tuple[int, int]] = {}  # index: time and nodes that go out with this row
-        open_blocks: dict[int, list[_Stretch]] = defaultdict(lambda: [_Stretch(_NO_ROW, [])])
-        entered = _entered(rows)
+        begun, skipped = constructors(rows, self._sites)
+        of_blocks = {b.index for b in begun.values()}
+        last = {row[2]: index for index, row in enumerate(rows)}
+        lanes = {thread: _Lane(state=self._states.get(thread, _UNREAD)) for thread in last}
+        dropped: dict[int, _Dropped] = {}
+        resumed: set[int] = set()  # plain calls that end one which was taken out
         for index, row in enumerate(rows):
-            op, key, levels = row[0], row[5], open_blocks[row[2]]
-            if op == SET_GRAD_ENABLED | ENTER and entered.get(key) != index:
-                continue  # belongs to its constructor's row
-            if op == SET_GRAD_ENABLED | CONSTRUCT and index not in entered:
-                if levels[-1].call is not None:
-                    self._end(levels[-1].call, row, levels[-1], dropped)
-                    levels[-1].calls_folded = True
-                levels[-1].call = _Stretch(row, [index])
-            elif op & KIND in (ENTER, CONSTRUCT) and op <= CALL | ENTER:
-                if index in entered:
-                    enter = rows[entered[index]]
-                    # The block's time and nodes count from its enter, as they do where it is kept.
-                    levels.append(_Stretch((op, enter[1], *row[2:7], enter[7]), [index, entered[index]]))
-                else:
-                    levels.append(_Stretch(row, [index]))
-            elif op & KIND == EXIT and _closes(levels[-1].row, row):
-                ended = levels.pop()
-                ended.indices.append(index)
-                if ended.call is not None and not ended.fixed:
-                    self._end(ended.call, row, ended, dropped)
-                self._end(ended, row, levels[-1], dropped)
-            else:
-                _fix(levels)
-        unread = {
-            level.call.indices[0]
-            for levels in open_blocks.values()
-            for level in levels
-            if level.call is not None and level.calls_folded
-        }
-        return Block.of(_marked(rows, dropped, unread))
+            if index in skipped:
+                if index not in of_blocks:  # of an object that decorates, which changes nothing
+                    dropped[index] = _Dropped()
+                    self.folded += 1
+                continue
+            lane, op = lanes[row[2]], row[0]
+            first = begun[index].constructor if index in begun else row
+            is_first, lane.is_new = lane.is_new, False
+            # Where the modes are not what the row before left, this row stays, and tells of it.
+            is_known = lane.state != _UNREAD and not _differ(first[4], lane.state)
+            before = _filled(first[4] & 0b1111, lane.state)
+            lane.state = inside = _filled(first[4] >> 4, _UNREAD if op == INFERENCE_MODE | EXIT else before)
+            if not is_known or (op & KIND != EXIT and _interleaves(lane.levels[-1], first)):
+                lane.keep_open()
+            outer = lane.levels[-1]
+            if not is_known:
+                continue
+            if op & KIND == EXIT:
+                self._exit(lane, row, index, dropped)
+            elif op in _PLAIN and index != last[row[2]]:
+                if outer.call is not None:
+                    self._end(outer.call, row, outer, dropped)
+                    resumed.add(index)
+                outer.call = _Open(row, [index], before, inside)
+            elif op & KIND == ENTER and op <= CALL | ENTER and _is_regular(lane, row, before, is_first):
+                indices = [begun[index].index, index] if index in begun else [index]
+                # The block's time and nodes count from its enter, its place is that of its constructor.
+                lane.levels.append(_Open((op, row[1], *first[2:7], row[7]), indices, before, inside))
+            else:  # among them the last row of a thread, which may be half of a block
+                lane.keep_open()
+        self._states.update((thread, lane.state) for thread, lane in lanes.items())
+        return Block.of(_marked(rows, dropped, resumed))
 
-    def _end(self, ended: _Stretch, end: Row, outer: _Stretch, dropped: dict[int, tuple[int, int]]) -> None:
-        if ended.fixed:
-            outer.fixed = True
+    def _exit(self, lane: _Lane, row: Row, index: int, dropped: dict[int, _Dropped]) -> None:
+        ended = lane.levels[-1]
+        if ended.row[5] != row[5] or ended.row[0] & ~KIND != row[0] & ~KIND:
+            lane.keep_open()
             return
+        lane.state = _filled(lane.state, ended.before)
+        if lane.state != ended.before:
+            lane.keep_open()  # it leaves another mode than it found
+            return
+        if ended.call is not None:
+            self._end(ended.call, row, ended, dropped)
+        lane.levels.pop()
+        ended.indices.append(index)
+        self._end(ended, row, lane.levels[-1], dropped)
+
+    def _end(self, ended: _Open, end: Row, outer: _Open, dropped: dict[int, _Dropped]) -> None:
+        """Adds up what ``end`` ends directly in ``outer``."""
         begin = ended.row
+        is_plain, is_probed = begin[0] in _PLAIN, begin[0] == CALL | ENTER
         total, nodes = end[1] - begin[1], _nodes_between(begin, end)
         own, own_nodes = max(total - ended.child_ns, 0), nodes - ended.child_nodes
-        # What follows a plain call is inside of it, until the block around both ends.
-        around = outer.call if outer.call is not None and outer.call is not ended else outer
-        around.child_ns += total
-        around.child_nodes += nodes
-        dropped.update(dict.fromkeys(ended.indices, (0, 0)))
-        dropped[ended.indices[-1]] = (own, own_nodes)
+        # What follows a plain call is inside of it. A probed call is no block: only those in it are in the one around it.
+        around = outer if is_plain or outer.call is None else outer.call
+        around.child_ns += ended.child_ns if is_probed else total
+        around.child_nodes += ended.child_nodes if is_probed else nodes
+        dropped.update((index, _Dropped()) for index in ended.indices)
+        mark = FOLDED_CALLS if is_probed else FOLDED_BLOCKS
+        ends_call = is_plain and not outer.is_block and not outer.had_call
+        dropped[ended.indices[-1]] = _Dropped(own, own_nodes, begin[6], mark, ends_call)
+        outer.had_call = outer.had_call or is_plain
         self.folded += len(ended.indices)
-        error = self._names.get(end[6], "") if end[0] & KIND == EXIT and len(ended.indices) > 1 else ""
-        is_call = len(ended.indices) == 1
-        manager = begin[0] & ~KIND | (CONSTRUCT if is_call else ENTER)
-        is_constructed = begin[0] == SET_GRAD_ENABLED | CONSTRUCT and not is_call
-        site = site_of_block(begin[3], end[3], self._sites) if is_constructed else begin[3]
-        key = (manager, site, begin[2], begin[4], error)
+        self._add(ended, end, total, own, nodes, own_nodes)
+
+    def _add(self, ended: _Open, end: Row, total: int, own: int, nodes: int, own_nodes: int) -> None:
+        begin = ended.row
+        if begin[0] in _PLAIN:
+            manager, site, error = SET_GRAD_ENABLED | CONSTRUCT, begin[3], ""
+        else:
+            manager, error = begin[0], self._names.get(end[6], "")
+            site = site_of_block(begin[3], end[3], self._sites) if len(ended.indices) > 2 else begin[3] or end[3]
+        key = (manager, site, begin[2], ended.before | ended.inside << 4, error)
         known = self.sums.get(key) or Fold(*key, 0, 0, 0, 0, 0, Counter())
         self.sums[key] = Fold(
             *key,
@@ -148,59 +211,68 @@ class Folder:
         self.changed.add(key)
 
 
-_NO_ROW: Row = (0, 0, 0, 0, 0, 0, 0, NOT_COUNTED)
+def _differ(read: int, known: int) -> bool:
+    """Whether a mode that was read is not what it is known to be."""
+    return any(
+        NOT_READ not in (read >> bit & 3, known >> bit & 3) and read >> bit & 3 != known >> bit & 3 for bit in (0, 2)
+    )
 
 
-def _entered(rows: list[Row]) -> dict[int, int]:
-    """Which row enters the object that a row constructs, by index."""
-    constructed: dict[int, int] = {}
-    entered: dict[int, int] = {}
-    for index, row in enumerate(rows):
-        if row[0] == SET_GRAD_ENABLED | CONSTRUCT:
-            constructed[row[5]] = index
-        elif row[0] == SET_GRAD_ENABLED | ENTER and row[5] in constructed:
-            entered[constructed.pop(row[5])] = index
-    return entered
+def _filled(read: int, known: int) -> int:
+    """The modes that were read, and those that are known where they were not."""
+    grad, inference = read & 3, read >> 2 & 3
+    return (known & 3 if grad == NOT_READ else grad) | (known & 0b1100 if inference == NOT_READ else inference << 2)
 
 
-def _closes(begin: Row, end: Row) -> bool:
-    return begin[5] == end[5] and begin[0] & ~KIND == end[0] & ~KIND
+def _interleaves(level: _Open, row: Row) -> bool:
+    """Whether ``row`` is of another asyncio task than what is open: blocks of two tasks are in no block of each other's."""
+    return (level.is_block and level.row[6] != row[6]) or (level.call is not None and level.call.row[6] != row[6])
 
 
-def _fix(levels: list[_Stretch]) -> None:
-    for level in levels:
-        level.fixed = True
-        if level.call is not None:
-            level.call.fixed = True
+def _is_regular(lane: _Lane, row: Row, before: int, is_first: bool) -> bool:
+    """Whether a block whose object is entered by ``row`` leaves, as far as can be told, the modes as it found them."""
+    if row[0] == SET_GRAD_ENABLED | ENTER and is_first:
+        return False  # its constructor may have come in the stretch before
+    if row[0] == INFERENCE_MODE | ENTER and any(level.row[5] == row[5] for level in lane.levels):
+        return False  # an object that is entered while open does not restore what it found
+    return NOT_READ not in (before & 3, before >> 2)
 
 
 def _nodes_between(begin: Row, end: Row) -> int:
     return end[7] - begin[7] if begin[7] != NOT_COUNTED and end[7] != NOT_COUNTED else 0
 
 
-def _marked(rows: list[Row], dropped: dict[int, tuple[int, int]], unread: set[int]) -> list[Row]:
+def _marked(rows: list[Row], dropped: dict[int, _Dropped], resumed: set[int]) -> list[Row]:
     """The rows that stay, and before each the time and the nodes that were taken out of its thread before it."""
     kept: list[Row] = []
-    taken: dict[int, list[int]] = {}
+    taken: dict[int, dict[tuple[int, int], list[int]]] = defaultdict(dict)
 
     def mark(thread: int, time: int) -> None:
-        if thread in taken:
-            time_out, nodes_out = taken.pop(thread)
-            kept.append((FOLDED, time, thread, NOWHERE, _ALL_UNREAD, max(time_out, 0), 0, nodes_out))
+        for (task, op), (ns, nodes) in taken.pop(thread, {}).items():
+            kept.append((op, time, thread, NOWHERE, _NOTHING_READ, ns, task, nodes))
+
+    def end(row: Row, after: int) -> None:
+        mark(row[2], row[1])
+        kept.append((FOLDED_END, row[1], row[2], NOWHERE, _UNREAD | after << 4, 0, row[6], row[7]))
 
     last: dict[int, int] = {}
     for index, row in enumerate(rows):
         thread = row[2]
-        if index in dropped:
-            time_out, nodes_out = dropped[index]
-            if thread:
-                sums = taken.setdefault(thread, [0, 0])
-                sums[0] += time_out
-                sums[1] += nodes_out
-                last[thread] = row[1]
+        out = dropped.get(index)
+        if out is not None:
+            if out.ends_call:
+                end(row, _UNREAD)
+            sums = taken[thread].setdefault((out.task, out.mark), [0, 0])
+            sums[0] += out.ns
+            sums[1] += out.nodes
+            last[thread] = row[1]
+            continue
+        if index in resumed:
+            # It finds the modes of a call that was taken out, which the rows that stay do not tell.
+            end(row, row[4] & 0b1111)
         else:
             mark(thread, row[1])
-            kept.append((*row[:4], row[4] & ~_BEFORE | _UNREAD_BEFORE, *row[5:]) if index in unread else row)
+        kept.append(row)
     for thread in list(taken):
         mark(thread, last[thread])
     return kept

@@ -188,7 +188,7 @@ def sites(processes: Sequence[Process]) -> pd.DataFrame:
             if manager is None:
                 continue
             form = "call" if fold.manager == SET_GRAD_ENABLED | CONSTRUCT else site.form if site else "with"
-            is_same = fold.state & 3 == fold.state >> 4 & 3 and manager != "inference_mode"
+            is_same = fold.state & 0b1111 == fold.state >> 4
             row = sums.setdefault((*p.place(fold.site), manager, form), _Sum())
             row.add(fold.count, fold.total_ns, fold.self_ns, is_same, is_failure(fold.error))
             row.add_nodes(fold.nodes if p.counts_nodes else None, fold.nodes - fold.self_nodes)

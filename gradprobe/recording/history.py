@@ -21,6 +21,8 @@ from gradprobe.recording.events import (
     ENTER,
     EXIT,
     FOLDED,
+    FOLDED_BLOCKS,
+    FOLDED_END,
     INFERENCE_MODE,
     KIND,
     MANAGERS,
@@ -72,6 +74,7 @@ class _Reader:
         self.open_regions: dict[int, list[Region]] = defaultdict(list)
         self.open_calls: dict[int, Call] = {}
         self.only_calls = bool(contents.meta.get("only_calls"))
+        self.has_begun = self.only_calls  # the beginnings after its own are those of other recordings
         self.hidden = 0
         self.last_ns = 0
 
@@ -86,7 +89,7 @@ class _Reader:
             lane = self.lane(row)
             if op & ~KIND == THREAD:
                 self.thread(lane, row)
-            elif op == FOLDED:
+            elif op & ~KIND == FOLDED:
                 self.folded(lane, row)
             elif op & ~KIND == CALL:
                 self.call(lane, row)
@@ -112,11 +115,12 @@ class _Reader:
 
     def thread(self, lane: Lane, row: Row) -> None:
         kind, time = row[0] & KIND, row[1] - self.origin
-        if kind == RECORDING_BEGINS:
+        if kind == RECORDING_BEGINS and not self.has_begun:
+            self.has_begun = True
             lane.began_ns = lane.last_ns = 0
             lane.last_nodes = row[7]
             lane.state = lane.visible = _before(row, DEFAULT)
-        elif kind == RECORDING_ENDS:
+        elif kind in (RECORDING_BEGINS, RECORDING_ENDS):
             self.arrive(lane, row, row[3], False, None)
         elif kind == EXIT:
             lane.advance(time, row[7])
@@ -338,12 +342,19 @@ class _Reader:
 
     def folded(self, lane: Lane, row: Row) -> None:
         """Time that finished blocks took, which were added up and are no longer among the events."""
-        lane.advance(row[1] - self.origin, NOT_COUNTED)
+        time, stack = row[1] - self.origin, lane.stacks[self.names.get(row[6])]
+        if row[0] == FOLDED_END:
+            lane.advance(time, row[7])
+            if stack and stack[-1].form == "call":
+                self.close(stack[-1], time, row[7], lane)
+            if lane.state is not None:
+                self.leave(lane, _after(row, lane.state), False)
+            return
+        lane.advance(time, NOT_COUNTED)
         if lane.state is not None:
             lane.ns_by_state[lane.state] -= row[5]
             lane.nodes_by_state[lane.state] -= row[7]
-        stack = lane.stacks[None]
-        if stack:
+        if row[0] == FOLDED_BLOCKS and stack:
             stack[-1].child_ns += row[5]
             stack[-1].child_nodes += row[7]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,7 @@ def read_file(path: Path) -> Contents:
     except RecordingError as error:
         text = str(error)
         raise RecordingError(text if text.startswith(str(path)) else f"{path}: damaged: {text}") from None
-    except (sqlite3.Error, ValueError, TypeError, OverflowError, KeyError) as error:
+    except (sqlite3.Error, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise RecordingError(f"{path}: damaged or cut short ({error}); record again") from None
     except OSError as error:
         raise RecordingError(f"{path}: cannot be read: {error.strerror}") from None
@@ -224,17 +224,42 @@ def _contents(connection: sqlite3.Connection) -> Contents:
 
     connection.execute("BEGIN")
     try:
+        sites = [Site(*[*row[:6], bool(row[6])]) for row in rows("sites")]
+        threads = [Thread(*[*row[:4], bool(row[4])]) for row in rows("threads")]
+        folds = [Fold(*[*row[:10], _durations(row[10])]) for row in rows("folds")]
+        _check([*sites, *threads, *folds])
         return Contents(
-            meta={str(key): json.loads(value) for key, value in rows("meta")},
-            blocks=[Block.unpack(bytes(data), int(count)) for _, count, data in rows("blocks")],
-            sites={row[0]: Site(*[*row[:6], bool(row[6])]) for row in rows("sites")},
+            meta=_meta(rows("meta")),
+            blocks=[Block.unpack(data, int(count)) for _, count, data in rows("blocks")],
+            sites={site.id: site for site in sites},
             names={int(number): str(text) for number, text in rows("names")},
-            threads={row[0]: Thread(*[*row[:4], bool(row[4])]) for row in rows("threads")},
-            folds=[Fold(*[*row[:10], _durations(row[10])]) for row in rows("folds")],
+            threads={thread.id: thread for thread in threads},
+            folds=folds,
             notes=[(str(kind), str(text), int(count)) for kind, text, count in rows("notes")],
         )
     finally:
         connection.execute("ROLLBACK")
+
+
+_TYPES = {"int": int, "str": str, "bool": bool, "int | None": int | None, "str | None": str | None}
+
+
+def _check(records: Iterable[Site | Thread | Fold]) -> None:
+    # SQLite keeps in a column whatever it is given, and a damaged file may give anything.
+    for record in records:
+        for f in fields(record):
+            value = getattr(record, f.name)
+            if not isinstance(value, _TYPES.get(str(f.type), dict)):
+                raise TypeError(f"{f.name} of a {type(record).__name__.lower()} is {type(value).__name__}")
+
+
+def _meta(rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
+    meta = {str(key): json.loads(value) for key, value in rows}
+    for key, value in meta.items():
+        expected = dict if key == "environment" else int
+        if not isinstance(value, expected):
+            raise TypeError(f"{key} is {type(value).__name__}")
+    return meta
 
 
 def _durations(text: str) -> dict[int, int]:

@@ -38,6 +38,7 @@ class Writer:
         self._batch = Batch()
         self._folder = Folder(tables.names, tables.sites)
         self._kept = 0
+        self._is_full = False
         self._sites = self._names = 0
         self._threads: dict[int, Thread] = {}
         self._lost = 0
@@ -47,7 +48,8 @@ class Writer:
         if self.failure is not None:
             self._lost += len(block)
             return
-        if self._kept + len(block) > self._limit:
+        self._is_full = self._is_full or self._kept + len(block) > self._limit
+        if self._is_full:
             if self._on_full == STOP:
                 self.note(
                     "full", f"the limit of {self._limit} events was reached; later ones were left out", len(block)
