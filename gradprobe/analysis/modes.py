@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradprobe.recording.events import NOT_READ, mode_name
+from gradprobe.recording.events import MANAGERS, NOT_READ, mode_name
 from gradprobe.recording.process import Process
 
 MODES = ("grad", "no_grad", "inference_mode", "inference_mode + enable_grad")
@@ -54,8 +54,9 @@ def by_thread(processes: Sequence[Process]) -> list[ThreadTime]:
     for process in processes:
         folded: dict[int, dict[str, Spent]] = defaultdict(lambda: defaultdict(Spent))
         for fold in process.contents.folds:
-            nodes = fold.self_nodes if process.counts_nodes else None
-            folded[fold.thread][_inside(fold.state)].add(fold.self_ns, nodes)
+            if fold.manager & ~3 in MANAGERS:
+                nodes = fold.self_nodes if process.counts_nodes else None
+                folded[fold.thread][_inside(fold.state)].add(fold.self_ns, nodes)
         for lane in process.history.lanes:
             sums: dict[str, Spent] = defaultdict(Spent)
             for state, ns in lane.ns_by_state.items():

@@ -34,7 +34,6 @@ from gradprobe.recording.store import Fold, Site
 
 _SUBCLASSES = 8
 _UNREAD = NOT_READ | NOT_READ << 2
-_NOTHING_READ = _UNREAD | _UNREAD << 4
 _PLAIN = (SET_GRAD_ENABLED | CONSTRUCT, SET_GRAD_ENABLED | DECORATE)
 _NO_ROW: Row = (0, 0, 0, 0, 0, 0, 0, NOT_COUNTED)
 Key = tuple[int, int, int, int, str]
@@ -87,12 +86,13 @@ class _Lane:
 
 @dataclass(slots=True)
 class _Dropped:
-    """A row that is taken out, and the time and the nodes that go with it."""
+    """A row that is taken out, the time and the nodes that go with it, and how the mark that tells of them is made."""
 
     ns: int = 0
     nodes: int = 0
     task: int = 0
     mark: int = FOLDED_BLOCKS
+    state: int = _UNREAD
     ends_call: bool = False
 
 
@@ -182,9 +182,13 @@ class Folder:
         around.child_ns += ended.child_ns if is_probed else total
         around.child_nodes += ended.child_nodes if is_probed else nodes
         dropped.update((index, _Dropped()) for index in ended.indices)
-        mark = FOLDED_CALLS if is_probed else FOLDED_BLOCKS
-        ends_call = is_plain and not outer.is_block and not outer.had_call
-        dropped[ended.indices[-1]] = _Dropped(own, own_nodes, begin[6], mark, ends_call)
+        if is_probed:
+            # Its own time is that of the block around it, or of the thread.
+            if not outer.is_block:
+                dropped[ended.indices[-1]] = _Dropped(own, own_nodes, begin[6], FOLDED_CALLS, ended.before)
+        else:
+            ends_call = is_plain and not outer.is_block and not outer.had_call
+            dropped[ended.indices[-1]] = _Dropped(own, own_nodes, begin[6], ends_call=ends_call)
         outer.had_call = outer.had_call or is_plain
         self.folded += len(ended.indices)
         self._add(ended, end, total, own, nodes, own_nodes)
@@ -245,11 +249,11 @@ def _nodes_between(begin: Row, end: Row) -> int:
 def _marked(rows: list[Row], dropped: dict[int, _Dropped], resumed: set[int]) -> list[Row]:
     """The rows that stay, and before each the time and the nodes that were taken out of its thread before it."""
     kept: list[Row] = []
-    taken: dict[int, dict[tuple[int, int], list[int]]] = defaultdict(dict)
+    taken: dict[int, dict[tuple[int, int, int], list[int]]] = defaultdict(dict)
 
     def mark(thread: int, time: int) -> None:
-        for (task, op), (ns, nodes) in taken.pop(thread, {}).items():
-            kept.append((op, time, thread, NOWHERE, _NOTHING_READ, ns, task, nodes))
+        for (task, op, state), (ns, nodes) in taken.pop(thread, {}).items():
+            kept.append((op, time, thread, NOWHERE, _UNREAD | state << 4, ns, task, nodes))
 
     def end(row: Row, after: int) -> None:
         mark(row[2], row[1])
@@ -262,7 +266,7 @@ def _marked(rows: list[Row], dropped: dict[int, _Dropped], resumed: set[int]) ->
         if out is not None:
             if out.ends_call:
                 end(row, _UNREAD)
-            sums = taken[thread].setdefault((out.task, out.mark), [0, 0])
+            sums = taken[thread].setdefault((out.task, out.mark, out.state), [0, 0])
             sums[0] += out.ns
             sums[1] += out.nodes
             last[thread] = row[1]

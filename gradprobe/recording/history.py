@@ -21,7 +21,7 @@ from gradprobe.recording.events import (
     ENTER,
     EXIT,
     FOLDED,
-    FOLDED_BLOCKS,
+    FOLDED_CALLS,
     FOLDED_END,
     INFERENCE_MODE,
     KIND,
@@ -351,10 +351,17 @@ class _Reader:
                 self.leave(lane, _after(row, lane.state), False)
             return
         lane.advance(time, NOT_COUNTED)
+        if row[0] == FOLDED_CALLS:
+            # Where the thread's time counts anyway, that of its probed calls is in it.
+            if lane.state is None:
+                state = _after(row, DEFAULT)
+                lane.ns_by_state[state] += row[5]
+                lane.nodes_by_state[state] += row[7]
+            return
         if lane.state is not None:
             lane.ns_by_state[lane.state] -= row[5]
             lane.nodes_by_state[lane.state] -= row[7]
-        if row[0] == FOLDED_BLOCKS and stack:
+        if stack:
             stack[-1].child_ns += row[5]
             stack[-1].child_nodes += row[7]
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gradprobe.analysis.modes import by_mode
+from gradprobe.probing import Probe
 from gradprobe.recorder import Recorder, session_for
 from gradprobe.recording.folding import class_middle, duration_class
 from gradprobe.result import Recording
@@ -17,7 +22,7 @@ from tests.property.programs import Body, Manager, Real, Source, programs
 
 
 def both(program: Body, limit: int) -> tuple[Recording, Recording]:
-    """One run of a program, recorded as a whole and with all that can be added up beyond ``limit`` events."""
+    """One run of a random program, recorded as a whole and with all that can be added up beyond ``limit`` events."""
     clock = FakeClock()
     session = session_for(clock.clock)
 
@@ -29,10 +34,14 @@ def both(program: Body, limit: int) -> tuple[Recording, Recording]:
         clock.advance(ns)
 
     text = Source(program).text
+    return recorded_twice(lambda: Real(drain, step).run(text), clock, limit)
+
+
+def recorded_twice(run: Callable[[], object], clock: FakeClock, limit: int = 0) -> tuple[Recording, Recording]:
     kept, folded = Recorder(clock=clock.clock), Recorder(clock=clock.clock, limit=limit)
     recordings = kept.start(), folded.start()
     try:
-        Real(drain, step).run(text)
+        run()
     finally:
         folded.stop()
         kept.stop()
@@ -110,3 +119,135 @@ def test_the_middle_of_a_duration_class_is_within_a_sixteenth_and_classes_are_in
     middle = class_middle(duration_class(duration))
     assert abs(middle - duration) <= 0.0625 * duration
     assert duration_class(duration) <= duration_class(duration + 1)
+
+
+def tasks_that_take_turns(clock: FakeClock) -> None:
+    async def work(steps: int) -> None:
+        for _ in range(steps):
+            with torch.no_grad():
+                clock.advance(3)
+                with torch.set_grad_enabled(True):
+                    await asyncio.sleep(0)
+                clock.advance(1)
+            with torch.inference_mode():
+                clock.advance(2)
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.gather(*(work(n) for n in (5, 3, 4)))
+
+    asyncio.run(main())
+
+
+def blocks_left_out_of_order(clock: FakeClock) -> None:
+    for _ in range(5):
+        first, second = torch.no_grad(), torch.enable_grad()
+        first.__enter__()
+        clock.advance(1)
+        second.__enter__()
+        torch.set_grad_enabled(False)
+        clock.advance(2)
+        torch.set_grad_enabled(True)
+        first.__exit__(None, None, None)
+        with torch.inference_mode():
+            clock.advance(4)
+        second.__exit__(None, None, None)
+        with torch.no_grad():
+            clock.advance(8)
+
+
+def threads_one_after_another(clock: FakeClock) -> None:
+    def work() -> None:
+        torch.set_grad_enabled(False)
+        clock.advance(5)
+        with torch.enable_grad():
+            clock.advance(6)
+
+    for _ in range(4):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+
+def an_object_entered_while_open(clock: FakeClock) -> None:
+    def work() -> None:
+        for _ in range(3):
+            kept = torch.inference_mode()
+            with kept:
+                clock.advance(2)
+                with kept:
+                    clock.advance(3)
+            clock.advance(1)
+            with torch.no_grad():
+                clock.advance(9)
+
+    thread = threading.Thread(target=work)  # PyTorch leaves it in inference mode for good
+    thread.start()
+    thread.join()
+
+
+def probed_calls(clock: FakeClock) -> None:
+    @Probe(clock=clock.clock)
+    def step() -> None:
+        clock.advance(5)
+        with torch.no_grad():
+            clock.advance(2)
+
+    with torch.inference_mode():
+        for _ in range(5):
+            clock.advance(1)
+            step()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        tasks_that_take_turns,
+        blocks_left_out_of_order,
+        threads_one_after_another,
+        an_object_entered_while_open,
+        probed_calls,
+    ],
+)
+def test_programs_out_of_the_ordinary_are_added_up_as_they_are_kept(
+    program: Callable[[FakeClock], None], clock: FakeClock
+) -> None:
+    kept, folded = recorded_twice(lambda: program(clock), clock)
+    assert sums(folded) == sums(kept)
+    assert times(folded) == times(kept)
+    assert kept.tables.processes[0].history.lanes
+    assert len(folded.transitions) <= len(kept.transitions)
+
+
+def test_a_recording_that_is_full_and_stops_takes_nothing_later(clock: FakeClock) -> None:
+    recorder = Recorder(clock=clock.clock, limit=8, on_full="stop")
+    recording = recorder.start()
+    for blocks in (2, 10, 1):
+        for _ in range(blocks):
+            with torch.no_grad():
+                clock.advance(1)
+        assert len(recording.transitions) == 4, "the batch that did not fit, and all after it"
+    recorder.stop()
+    assert "the limit of 8 events was reached" in str(recording)
+
+
+def test_the_recording_of_a_probe_adds_up_calls_as_it_keeps_them(clock: FakeClock) -> None:
+    probes = Probe(clock=clock.clock), Probe(clock=clock.clock)
+    with session_for(clock.clock).lock:
+        probes[1]._watch._ensure_writer(session_for(clock.clock))._limit = 0
+
+    def step() -> None:
+        clock.advance(5)
+        with torch.no_grad():
+            clock.advance(2)
+
+    inner, outer = probes[0](step), probes[1](step)
+    with torch.inference_mode():
+        for _ in range(40):
+            inner()
+            clock.advance(100)
+            outer()
+            clock.advance(1000)
+    assert sums(probes[0].recording) == sums(probes[1].recording)
+    assert times(probes[0].recording) == times(probes[1].recording)
+    assert len(probes[1].recording.calls) < 10
