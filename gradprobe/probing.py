@@ -165,7 +165,7 @@ class _Watch:
                     self._ensure_writer(session)
             if key is None:
                 key = self._number << CALL_BITS | next(self._calls)
-            session.begin_call(self._level != "modes")
+            session.begin_call(self._level)
             session.emit(self._event(CALL | ENTER, code, place, key, session.tasks.label()))
         except Exception as error:
             session.fault(error)
@@ -176,7 +176,7 @@ class _Watch:
         session = session_for(self._clock)
         try:
             session.emit(self._event(CALL | kind, None, 0, key, error))
-            session.end_call(self._level != "modes")
+            session.end_call(self._level)
         except Exception as problem:
             session.fault(problem)
 
@@ -191,7 +191,7 @@ class _Watch:
         writer = Writer(
             Store(None),
             session.tables,
-            counts_nodes=self._level != "modes",
+            level=self._level,
             limit=DEFAULT_LIMIT,
             on_full=AGGREGATE,
         )

@@ -126,7 +126,7 @@ class Recorder:
         writer = Writer(
             Store(path),
             session.tables,
-            counts_nodes=self._level != "modes",
+            level=self._level,
             limit=self._limit,
             on_full=self._on_full,
         )
@@ -227,8 +227,6 @@ def _shortcomings(level: str, enabled: bool) -> list[str]:
     found = []
     if not enabled:
         found.append("gradprobe is switched off (GRADPROBE=0 or gradprobe.disable()): nothing was recorded")
-    if level == "ops":
-        found.append("operators are not recorded by this version: level ops holds what level graph does")
     if level != "modes" and node_counter() is None:
         found.append(f"torch {torch.__version__} does not tell its count of autograd nodes")
     return found

@@ -68,8 +68,13 @@ class Recording:
 
     @property
     def ops(self) -> pd.DataFrame:
-        """One row per operator and line; empty, since this version records none."""
+        """One row per region, operator, line and module, at level ops."""
         return self.tables.ops
+
+    @property
+    def births(self) -> pd.DataFrame:
+        """One row per place and region where inference tensors were born that outlived inference mode, at level ops."""
+        return self.tables.births
 
     @property
     def findings(self) -> pd.DataFrame:

@@ -92,8 +92,10 @@ def code_of(function: Any) -> CodeType | None:
     return code if isinstance(code, CodeType) else None
 
 
-def thread_patches(emit: Callable[[Event], object], now: Callable[[], int]) -> list[Patch]:
-    """Reports each thread that Python starts, at its beginning and its end, from within it.
+def thread_patches(
+    emit: Callable[[Event], object], now: Callable[[], int], begins: Callable[[], None], ends: Callable[[], None]
+) -> list[Patch]:
+    """Reports each thread that Python starts, at its beginning and its end, and has it call ``begins`` and ``ends``.
 
     Identifiers of threads are reused as soon as one has ended, so without these marks two threads would become one.
     """
@@ -105,9 +107,11 @@ def thread_patches(emit: Callable[[Event], object], now: Callable[[], int]) -> l
     def bootstrap(self: threading.Thread) -> None:
         ident = get_ident()
         emit((THREAD | ENTER, now(), ident, None, 0, True, False, True, False, 0, self.name))
+        begins()
         try:
             original(self)
         finally:
+            ends()
             emit((THREAD | EXIT, now(), ident, None, 0, NOT_READ, NOT_READ, NOT_READ, NOT_READ, 0, None))
 
     return [Patch(threading.Thread, "_bootstrap_inner", bootstrap)]

@@ -15,8 +15,8 @@ from gradprobe.recording.store import Site
 Offset = int | tuple[int, str]
 """An offset into the code; with a name of the user's own choosing, a pair."""
 
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-_GRADPROBE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+TORCH = os.path.dirname(torch.__file__) + os.sep
+GRADPROBE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _GENERATED = (f"{os.sep}torchinductor_", "<eval_with_key>", "<torch_package")
 _FORMS = {DECORATED: "decorator", GENERATOR: "generator"}
 
@@ -48,8 +48,8 @@ def _site(number: int, code: CodeType, offset: Offset) -> Site:
         line = end_line = code.co_firstlineno
         form = _FORMS[offset]
     else:
-        line, end_line = _lines(code, offset)
-        form = "indirect" if file in indirect_files or file.startswith(_GRADPROBE) else "with"
+        line, end_line = lines(code, offset)
+        form = "indirect" if file in indirect_files or file.startswith(GRADPROBE) else "with"
     return Site(
         id=number,
         file=file,
@@ -57,11 +57,11 @@ def _site(number: int, code: CodeType, offset: Offset) -> Site:
         end_line=end_line,
         function=name or getattr(code, "co_qualname", code.co_name),
         form=form,
-        internal=file.startswith(_TORCH) or any(mark in file for mark in _GENERATED),
+        internal=file.startswith(TORCH) or any(mark in file for mark in _GENERATED),
     )
 
 
-def _lines(code: CodeType, offset: int) -> tuple[int, int]:
+def lines(code: CodeType, offset: int) -> tuple[int, int]:
     """The first and last line of the expression that the instruction at ``offset`` belongs to."""
     if sys.version_info >= (3, 11):
         for index, (line, end_line, _, _) in enumerate(code.co_positions()):

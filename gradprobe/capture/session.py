@@ -11,8 +11,10 @@ import sys
 import threading
 import time
 import weakref
+from _thread import get_ident
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from operator import itemgetter
 from typing import Protocol
@@ -20,26 +22,45 @@ from typing import Protocol
 import torch
 
 from gradprobe.capture import transitions
+from gradprobe.capture.backward import backward_patches, runs_behind
 from gradprobe.capture.clocks import Clock
 from gradprobe.capture.execution import Tasks, loop_patches, loops_may_run, thread_patches
+from gradprobe.capture.operators import Operators
 from gradprobe.capture.packing import Packer
 from gradprobe.capture.patches import Patches
-from gradprobe.recording.events import CALL, ENTER, EXIT, KIND, MARK, NOT_READ, Block, Event
+from gradprobe.capture.tallying import Tallier, is_raw
+from gradprobe.recording.accounts import Accounts
+from gradprobe.recording.events import (
+    BACKWARD_PASS,
+    CALL,
+    ENTER,
+    EXIT,
+    INFERENCE_MODE,
+    KIND,
+    LEDGER,
+    MARK,
+    NOT_READ,
+    Block,
+    Event,
+)
 from gradprobe.recording.writer import Tables
 
 TICK_S = 0.05
 TICKS_PER_FLUSH = 5
+TICKS_PER_TALLY = 15
 BACKLOG = 50_000
 _CHUNK = 4_096  # as many tuples as stay in the processor's cache while their columns are read
+GRAPH, OPS = "graph", "ops"
 CALL_BITS = 40
 """The key of a probed call is the number of its sink above, and a number of its own in, this many bits."""
 _OP = itemgetter(0)
 
 
 class Sink(Protocol):
-    """One who takes events. ``counts_nodes`` asks for the node counter with each."""
+    """One who takes events. ``counts_nodes`` asks for the node counter with each, ``counts_operators`` for operators."""
 
     counts_nodes: bool
+    counts_operators: bool
 
     def accept(self, block: Block) -> None: ...
     def flush(self) -> bool: ...
@@ -66,10 +87,12 @@ class Session:
         self._hooks: transitions.Hooks | None = None
         self._faults: Counter[str] = Counter()
         self._packer = Packer(self.tables)
+        self._operators = Operators(self._queue.append, clock.now, self.fault, self.tasks)
+        self._tallier = Tallier(self.tables.operations, self._operators.codes.held, clock.now)
         self._open: list[Sink] = []
         self._registered = 0
         self._call_sinks: weakref.WeakValueDictionary[int, Sink] = weakref.WeakValueDictionary()
-        self._calls: Counter[bool] = Counter()
+        self._calls: Counter[str] = Counter()
         self._calling: dict[int, list[Sink]] = {}
         self._writing = False
 
@@ -99,12 +122,19 @@ class Session:
             raise
         self._choose_emit()
         self._queue.append(_mark(MARK | ENTER, sink))
+        if sink.counts_operators:
+            self._operators.watch_thread()
         self._start_writing()
 
     def detach(self, sink: Sink) -> None:
         """Gives ``sink`` the rest of its events; the last one to go takes the hooks along."""
+        if sink.counts_operators:
+            self._operators.unwatch_thread()
+            self._operators.note_held()
         self._queue.append(_mark(MARK | EXIT, sink))
         self.sinks.remove(sink)
+        if not self.counts_operators:
+            self._operators.stop()
         self._uninstall_if_idle()
         self._choose_emit()
         self._empty_queue()
@@ -117,22 +147,54 @@ class Session:
             self._call_sinks[self._registered] = sink
             return self._registered
 
-    def begin_call(self, counts_nodes: bool) -> None:
-        """A probed call begins: its events are wanted from here on."""
+    def begin_call(self, level: str) -> None:
+        """A probed call begins in this thread: its events are wanted from here on."""
         with self.lock:
-            self._calls[counts_nodes] += 1
-            if self._calls.total() == 1 or (counts_nodes and self._calls[True] == 1):
+            self._calls[level] += 1
+            if self._calls[level] == 1:
                 self._install()
                 self._choose_emit()
+            if level == OPS:
+                self._operators.watch_thread()
 
-    def end_call(self, counts_nodes: bool) -> None:
+    def end_call(self, level: str) -> None:
         """The call has ended and its last event is queued."""
         with self.lock:
-            self._calls[counts_nodes] -= 1
-            if self._calls.total() == 0 or (counts_nodes and self._calls[True] == 0):
+            self._calls[level] -= 1
+            if level == OPS:
+                self._operators.unwatch_thread()
+            if self._calls[level] == 0:
                 self._uninstall_if_idle()
                 self._choose_emit()
             self._start_writing()
+
+    @property
+    def counts_operators(self) -> bool:
+        """Whether anything records at level ops."""
+        return self._calls[OPS] > 0 or any(sink.counts_operators for sink in self.sinks)
+
+    @property
+    def counts_nodes(self) -> bool:
+        """Whether anything records at level graph or above."""
+        return self._calls[GRAPH] > 0 or self._calls[OPS] > 0 or any(sink.counts_nodes for sink in self.sinks)
+
+    def emit_returned(self, row: tuple[int, ...]) -> None:
+        """Queues what a probed call returned; the row begins with the call's key."""
+        self._queue.append((LEDGER, "returns", None, [row]))
+
+    def _thread_begins(self) -> None:
+        try:
+            if any(sink.counts_operators for sink in self.sinks):
+                self._operators.watch_thread()
+        except Exception as error:
+            self.fault(error)
+
+    def _backward_begins(self, outputs: list[torch.Tensor]) -> None:
+        if self.counts_nodes:
+            runs = runs_behind(outputs)
+            if runs:
+                marker = (BACKWARD_PASS, self.clock.now(), get_ident(), 0, 0, None)
+                self._queue.append((LEDGER, "backwards", marker, runs))
 
     @property
     def is_idle(self) -> bool:
@@ -148,8 +210,9 @@ class Session:
         self._patches.apply(
             [
                 *self._hooks.patches,
-                *thread_patches(self.emit, self.clock.now),
+                *thread_patches(self.emit, self.clock.now, self._thread_begins, self._operators.unwatch_thread),
                 *loop_patches(self._hooks.watch_tasks),
+                *backward_patches(self._backward_begins, self.fault),
             ]
         )
 
@@ -162,7 +225,9 @@ class Session:
         """Points the hooks at the cheapest way that serves all sinks and, while the queue is long, slows them down."""
         append, nodes = self._queue.append, node_counter()
         emit: Callable[[Event], object] = append
-        if nodes is not None and (self._calls[True] or any(s.counts_nodes for s in self.sinks)):
+        if self.counts_operators and nodes is not None:
+            emit = self._emit_after_operators(nodes)
+        elif nodes is not None and self.counts_nodes:
             nodes_now = nodes
 
             def emit(event: Event) -> None:
@@ -179,6 +244,18 @@ class Session:
         self._emit = emit
         if self._hooks is not None:
             self._hooks.redirect(emit)
+
+    def _emit_after_operators(self, nodes: Callable[[], int]) -> Callable[[Event], object]:
+        """Emits what the thread's operators turned out to have done, before the event that ends their stretch."""
+        append, operators = self._queue.append, self._operators
+
+        def emit(event: Event) -> None:
+            operators.settle()
+            if event[0] == INFERENCE_MODE | EXIT and not torch.is_inference_mode_enabled():
+                operators.note_outliving()
+            append((*event, nodes()))
+
+        return emit
 
     def _let_writer_catch_up(self) -> None:
         # A long wait now and then: two threads that hand the interpreter back and forth get little done.
@@ -210,16 +287,16 @@ class Session:
                     self._choose_emit()
                 if "uvloop" in sys.modules and self._hooks is not None:
                     self._hooks.watch_tasks()
-                self._empty_queue()
+                self._empty_queue(close_tallies=tick % TICKS_PER_TALLY == 0)
                 if tick % TICKS_PER_FLUSH == 0:
                     self._flush()
 
     def drain(self) -> None:
         """Empties the queue into the sinks, and has them write."""
-        self._empty_queue()
+        self._empty_queue(close_tallies=True)
         self._flush()
 
-    def _empty_queue(self) -> None:
+    def _empty_queue(self, *, close_tallies: bool = False) -> None:
         pop = self._queue.popleft
         blocks: list[Block] = []
         # What comes in meanwhile waits for the next round, or this one might never end.
@@ -231,6 +308,8 @@ class Session:
                 self._route(events, blocks)
             except Exception as error:
                 self.fault(error)
+        if close_tallies:
+            self._pack([], blocks, to_the_end=True)
         self._deliver(blocks)
 
     def _flush(self, *leaving: Sink) -> None:
@@ -244,6 +323,8 @@ class Session:
         """In a forked child: puts PyTorch back as it was, and touches nothing that the parent writes to."""
         self.lock = threading.RLock()
         self._patches.restore()
+        self._operators.unwatch_thread()
+        self._operators.stop()
         self._queue.clear()
         self.sinks.clear()
         self._calls.clear()
@@ -259,7 +340,7 @@ class Session:
         start = 0
         for index, event in enumerate(events) if max(map(_OP, events)) >= MARK else ():
             if event[0] >= MARK:
-                self._pack(events[start:index], blocks)
+                self._pack(events[start:index], blocks, to_the_end=True)
                 start = index + 1
                 self._deliver(blocks)
                 self._apply_mark(event[0], event[10])
@@ -297,20 +378,37 @@ class Session:
                 del self._calling[thread]
         for sink, indices in picked.items():
             sink.accept(block.select(indices))
+        self._deliver_returned(block)
 
-    def _pack(self, events: list[Event], blocks: list[Block]) -> None:
+    def _deliver_returned(self, block: Block) -> None:
+        """Rows of probed calls go by the number of the sink, since they may come without the event of the call's end."""
+        for number, sink in self._call_sinks.items() if "returns" in block.accounts else ():
+            rows = block.accounts["returns"]
+            mine = rows[rows["key"] >> CALL_BITS == number]
+            if len(mine):
+                sink.accept(replace(Block.of([]), accounts={"returns": mine}))
+
+    def _pack(self, events: list[Event], blocks: list[Block], *, to_the_end: bool = False) -> None:
+        accounts: Accounts = {}
+        if self._tallier.has_open or is_raw(events):
+            events, accounts = self._tallier.expand(events, to_the_end=to_the_end)
+        packed = self._packed(events)
+        if accounts:
+            packed.append(replace(Block.of([]), accounts=accounts))
+        blocks += packed
+
+    def _packed(self, events: list[Event]) -> list[Block]:
         if not events:
-            return
+            return []
         try:
-            blocks.append(self._packer.pack(events))
+            return [self._packer.pack(events)]
         except Exception as error:
             if len(events) == 1:
                 self.fault(error)
-                return
+                return []
             # One event that makes no sense costs itself, not its neighbours.
             middle = len(events) // 2
-            self._pack(events[:middle], blocks)
-            self._pack(events[middle:], blocks)
+            return self._packed(events[:middle]) + self._packed(events[middle:])
 
     def saw_thread(self, ident: int) -> bool:
         """Whether any event came from the live thread with this identifier."""

@@ -14,15 +14,20 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from gradprobe.errors import RecordingError
+from gradprobe.recording.accounts import Accounts, joined, selected
 
 # An operation is the manager's number plus one of the four things that happen to a manager.
-NO_GRAD, ENABLE_GRAD, SET_GRAD_ENABLED, INFERENCE_MODE, CALL, THREAD, FOLDED, MARK = 4, 8, 12, 16, 20, 24, 28, 32
+NO_GRAD, ENABLE_GRAD, SET_GRAD_ENABLED, INFERENCE_MODE, CALL, THREAD, FOLDED = 4, 8, 12, 16, 20, 24, 28
+# What stands for rows of an account: operators of one kind, a backward pass, tensors that outlived inference mode.
+TALLY, BACKWARD_PASS, OUTLIVED = 32, 36, 40
+# What is never stored: operators one by one, rows on their way to an account, marks for the writing thread.
+OPERATOR, LEDGER, MARK = 64, 68, 128
 ENTER, EXIT, CONSTRUCT, DECORATE = 0, 1, 2, 3
 KIND = 3
 # What happens to a thread besides its beginning and end.
@@ -75,6 +80,8 @@ class Block:
     key: np.ndarray[Any, Any]
     extra: np.ndarray[Any, Any]
     nodes: np.ndarray[Any, Any]
+    accounts: Accounts = field(default_factory=dict, kw_only=True)
+    """Rows that belong to these events by their key."""
 
     def __len__(self) -> int:
         return len(self.op)
@@ -95,11 +102,23 @@ class Block:
     @classmethod
     def joined(cls, blocks: Sequence[Block]) -> Block:
         """The events of several blocks, one after the other."""
-        return cls(*(np.concatenate([getattr(block, name) for block in blocks]) for name in _PACKED.names or ()))
+        columns = (np.concatenate([getattr(block, name) for block in blocks]) for name in _PACKED.names or ())
+        return cls(*columns, accounts=joined([block.accounts for block in blocks]))
 
     def select(self, indices: Sequence[int]) -> Block:
         """The events at ``indices``."""
-        return Block(*(getattr(self, name)[indices] for name in _PACKED.names or ()))
+        chosen = Block(*(getattr(self, name)[indices] for name in _PACKED.names or ()))
+        marks = chosen.key[chosen.op >= TALLY]
+        return replace(chosen, accounts=selected(self.accounts, marks)) if self.accounts else chosen
+
+    def without_operators(self) -> Block:
+        """The block as a recording has it that does not ask for operators."""
+        chosen = self
+        if len(self) and int(self.op.max()) >= TALLY:
+            kept = (self.op != TALLY) & (self.op != OUTLIVED)
+            chosen = Block(*(getattr(self, name)[kept] for name in _PACKED.names or ()))
+        accounts = {kind: rows for kind, rows in self.accounts.items() if kind in ("backwards", "returns")}
+        return replace(chosen, accounts=accounts)
 
     def pack(self) -> bytes:
         """The block as bytes: each column on its own, slowly changing ones as differences, then deflated."""

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from gradprobe.recording.accounting import bytes_of, graph_bytes
 from gradprobe.recording.events import CONSTRUCT, KIND, MANAGERS, SET_GRAD_ENABLED
 from gradprobe.recording.folding import class_middle
 from gradprobe.recording.process import Process
@@ -34,6 +36,7 @@ TRANSITIONS = [
     "line",
     "function",
 ]
+OWN = ["self_saved_bytes", "self_graph_bytes", "self_version_bumps", "self_counters_created", "self_tracked_views"]
 REGIONS = [
     "region",
     "parent",
@@ -62,6 +65,11 @@ REGIONS = [
     "closed",
     "redundant",
     "irregular",
+    *OWN,
+    "untracked_views",
+    "graph_bytes",
+    "uncounted_writes",
+    "backward_nodes",
 ]
 SITES = [
     "file",
@@ -80,6 +88,12 @@ SITES = [
     "self_nodes",
     "redundant",
     "errors",
+    "graph_bytes",
+    "counters_created",
+    "tracked_views",
+    "untracked_views",
+    "inference_tensors",
+    "backward_nodes",
 ]
 OPS = [
     "region",
@@ -95,8 +109,36 @@ OPS = [
     "tracked_views",
     "inference_outputs",
     "normal_outputs",
+    "untracked_views",
+    "graph_bytes",
+    "uncounted_writes",
+    "hooked",
+    "failed_version_reads",
+    "module",
+    "node",
+    "phase",
+    "process",
+    "rank",
+    "thread",
+]
+BIRTHS = [
+    "op",
+    "file",
+    "line",
+    "function",
+    "module",
+    "region",
+    "process",
+    "rank",
+    "thread",
+    "count",
+    "bytes",
+    "alive",
+    "held_by",
 ]
 FINDINGS = ["rule", "severity", "message", "file", "line", "function", "count", "related", "fix"]
+RETURNED = ["nodes", "saved_bytes", "graph_bytes", "hooked", "unread"]
+BUMPS = ["parameter_bumps", "buffer_bumps", "argument_bumps", "result_bumps"]
 CALLS = [
     "function",
     "file",
@@ -111,9 +153,16 @@ CALLS = [
     "nodes",
     "error",
     "closed",
+    *(f"returned_{name}" for name in RETURNED),
+    *BUMPS,
 ]
 
-_NULLABLE = {"rank", "parent", "line", "region", "nodes", "self_nodes"}
+_COUNTED = (
+    ["saved_bytes", "graph_bytes", "version_bumps", "counters_created", "tracked_views", "untracked_views"]
+    + ["inference_tensors", "uncounted_writes", "backward_nodes", *OWN, *BUMPS]
+    + [f"returned_{name}" for name in RETURNED]
+)
+_NULLABLE = {"rank", "parent", "line", "region", "nodes", "self_nodes", *_COUNTED}
 _NOT_MEASURED = float("nan")
 
 
@@ -160,8 +209,63 @@ def _region(p: Process, r: Region) -> tuple[Any, ...]:
         (p.first_region + r.number, None if r.parent is None else p.first_region + r.parent.number)
         + (r.manager, r.form, *p.place(r.site), p.pid, p.rank, p.thread(r.thread), r.task, r.depth)
         + (r.start_ns + p.offset_ns, duration, max(duration - r.child_ns, 0), _NOT_MEASURED, r.nodes, self_nodes)
-        + (_NOT_MEASURED,) * 5
+        + _operators(p, r, total=True)
         + (r.error, r.closed, r.before == r.inside, ", ".join(dict.fromkeys(r.irregular)))
+        + _operators(p, r, total=False)
+    )
+
+
+def _operators(p: Process, r: Region, *, total: bool) -> tuple[Any, ...]:
+    """What ran in a region, in the order of the columns; missing where its thread's operators were not seen."""
+    known = p.accounting.regions[r]
+    backward = known.backward_nodes if p.counts_nodes and r.nodes is not None else None
+    if r.thread not in p.watched:
+        return (None,) * 5 if total else (None,) * 8 + (backward,)
+    if total:
+        a = known.total
+        return (bytes_of(known.saved), a.version_bumps, a.counters_created, a.tracked_views, a.inference_outputs)
+    own, a = known.own, known.total
+    return (
+        (bytes_of(known.own_saved), graph_bytes(r, known.own_saved))
+        + (own.version_bumps, own.counters_created, own.tracked_views)
+        + (a.untracked_views, graph_bytes(r, known.saved), a.uncounted_writes, backward)
+    )
+
+
+def ops(processes: Sequence[Process]) -> pd.DataFrame:
+    """One row per region, operator, line and module; those that ran in no region have none."""
+    rows = []
+    for p in processes:
+        for key, known in p.accounting.ops.items():
+            a = known.account
+            rows.append(
+                (None if key.region is None else p.first_region + key.region.number, key.op, *p.place(key.site))
+                + (a.calls, a.nodes, known.saved_bytes, a.version_bumps, a.counters_created, a.tracked_views)
+                + (a.inference_outputs, a.normal_outputs, a.untracked_views, known.graph_bytes, a.uncounted_writes)
+                + (
+                    a.hooked,
+                    a.failed_version_reads,
+                    key.module,
+                    key.node,
+                    key.phase,
+                    p.pid,
+                    p.rank,
+                    p.thread(key.thread),
+                )
+            )
+    return table(OPS, rows)
+
+
+def births(processes: Sequence[Process]) -> pd.DataFrame:
+    """One row per place and region where inference tensors were born that outlived inference mode."""
+    return table(
+        BIRTHS,
+        [
+            (at.op, *p.place(at.site), at.module, None if at.region is None else p.first_region + at.region.number)
+            + (p.pid, p.rank, p.thread(at.thread), row.count, row.bytes, row.held, ", ".join(sorted(row.holders)))
+            for p in processes
+            for at, row in p.accounting.outlived.items()
+        ],
     )
 
 
@@ -180,6 +284,7 @@ def sites(processes: Sequence[Process]) -> pd.DataFrame:
             row.add(1, duration, max(duration - r.child_ns, 0), r.before == r.inside, is_failure(r.error))
             row.add_nodes(r.nodes, r.child_nodes)
             row.durations[duration] += 1
+            row.add_operators(_operators(p, r, total=True), _operators(p, r, total=False))
         for fold in p.contents.folds:
             site = p.contents.sites.get(fold.site)
             if site is not None and site.internal and not p.include_torch:
@@ -209,6 +314,15 @@ class _Sum:
         self.nodes: int | None = None
         self.self_nodes: int | None = None
         self.durations: Counter[float] = Counter()
+        self.operators: list[int | None] = [None] * 8
+
+    def add_operators(self, total: Sequence[int | None], own: Sequence[int | None]) -> None:
+        """Adds the totals of one more region, in the order of ``values``."""
+        saved, bumps, counters, tracked, inference = total
+        untracked, graph, _, backward = own[-4:]
+        for index, value in enumerate((saved, bumps, graph, counters, tracked, untracked, inference, backward)):
+            if value is not None:
+                self.operators[index] = (self.operators[index] or 0) + value
 
     def add(self, count: int, total: int, own: int, redundant: bool, failed: bool) -> None:
         self.count += count
@@ -223,17 +337,17 @@ class _Sum:
             self.self_nodes = (self.self_nodes or 0) + nodes - of_children
 
     def values(self) -> tuple[Any, ...]:
-        missing = _NOT_MEASURED
+        saved, bumps, *others = self.operators
         return (
             self.count,
             self.total_ns,
             self.self_ns,
             _median(self.durations),
             self.nodes,
-            missing,
-            missing,
-            missing,
-        ) + (self.self_nodes, self.redundant, self.errors)
+            saved,
+            bumps,
+            _NOT_MEASURED,
+        ) + (self.self_nodes, self.redundant, self.errors, *others)
 
 
 def _median(counted: Counter[float]) -> float:
@@ -253,10 +367,12 @@ def calls(processes: Sequence[Process]) -> pd.DataFrame:
     """One row per call of a probed function; of a generator or coroutine, ``duration_ns`` is the time its body ran."""
     rows = []
     for p in processes:
+        returned = {row[0]: row[1:] for row in p.contents.accounts.get("returns", np.empty(0)).tolist()}
         for c in p.history.calls:
             file, line, function = p.place(c.site)
             rows.append(
                 (function, file, line, p.pid, p.rank, p.thread(c.thread), c.task, c.start_ns + p.offset_ns)
                 + (c.active_ns, c.steps, c.nodes if p.counts_nodes else None, c.error, c.closed)
+                + returned.get(c.key, (None,) * (len(RETURNED) + len(BUMPS)))
             )
     return table(CALLS, rows)

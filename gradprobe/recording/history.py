@@ -31,6 +31,7 @@ from gradprobe.recording.events import (
     NOWHERE,
     RECORDING_BEGINS,
     RECORDING_ENDS,
+    TALLY,
     THREAD,
     UNKNOWN,
 )
@@ -44,6 +45,7 @@ from gradprobe.recording.records import (
     Call,
     History,
     Lane,
+    Mark,
     Region,
     Row,
     State,
@@ -70,6 +72,7 @@ class _Reader:
         self.transitions: list[Transition] = []
         self.regions: list[Region] = []
         self.calls: list[Call] = []
+        self.marks: list[Mark] = []
         self.lanes: dict[int, Lane] = {}
         self.open_regions: dict[int, list[Region]] = defaultdict(list)
         self.open_calls: dict[int, Call] = {}
@@ -93,6 +96,8 @@ class _Reader:
                 self.folded(lane, row)
             elif op & ~KIND == CALL:
                 self.call(lane, row)
+            elif op >= TALLY:
+                self.operators(lane, row)
             elif kind == EXIT:
                 self.exit(lane, row)
             elif kind == ENTER:
@@ -111,6 +116,7 @@ class _Reader:
             is_new = thread is not None and not thread.inherited and thread.began_ns >= self.origin
             state = DEFAULT if is_new else None
             lane = self.lanes[number] = Lane(number, time, state, time, visible=state)
+            lane.is_watched = is_new or self.only_calls
         return lane
 
     def thread(self, lane: Lane, row: Row) -> None:
@@ -120,6 +126,7 @@ class _Reader:
             lane.began_ns = lane.last_ns = 0
             lane.last_nodes = row[7]
             lane.state = lane.visible = _before(row, DEFAULT)
+            lane.is_watched = True
         elif kind in (RECORDING_BEGINS, RECORDING_ENDS):
             self.arrive(lane, row, row[3], False, None)
         elif kind == EXIT:
@@ -365,6 +372,12 @@ class _Reader:
             stack[-1].child_ns += row[5]
             stack[-1].child_nodes += row[7]
 
+    def operators(self, lane: Lane, row: Row) -> None:
+        """Operators that ran here, or what else has rows in an account: it belongs to the region that is open."""
+        stack = lane.stacks[self.names.get(row[6])]
+        region = stack[-1] if stack else None
+        self.marks.append(Mark(row[0], row[5], region, row[2], row[3], row[1] - self.origin))
+
     # Probed calls.
 
     def call(self, lane: Lane, row: Row) -> None:
@@ -377,7 +390,7 @@ class _Reader:
                 waiting.resumed_ns, waiting.resumed_nodes = time, row[7]
                 waiting.steps += 1
             else:
-                self.open_calls[key] = call = Call(row[3], row[2], task, time, time, row[7])
+                self.open_calls[key] = call = Call(key, row[3], row[2], task, time, time, row[7])
                 self.calls.append(call)
         elif key in self.open_calls:
             call = self.open_calls[key]
@@ -420,7 +433,14 @@ class _Reader:
         for number, region in enumerate(self.regions):
             region.number = number
         return History(
-            self.transitions, self.regions, self.calls, list(self.lanes.values()), self.hidden, end, complete
+            self.transitions,
+            self.regions,
+            self.calls,
+            self.marks,
+            list(self.lanes.values()),
+            self.hidden,
+            end,
+            complete,
         )
 
     def unfinished(self, region: Region, end: int) -> None:

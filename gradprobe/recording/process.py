@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from gradprobe.recording.accounting import Accounting
 from gradprobe.recording.history import Watch, interpret
 from gradprobe.recording.records import History
 from gradprobe.recording.store import Contents
@@ -19,6 +21,16 @@ class Process:
     include_torch: bool
     offset_ns: int = 0
     first_region: int = 0
+
+    @cached_property
+    def accounting(self) -> Accounting:
+        """What operators did in it."""
+        return Accounting(self.contents, self.history)
+
+    @cached_property
+    def watched(self) -> frozenset[int]:
+        """The threads whose operators were seen."""
+        return frozenset(lane.thread for lane in self.history.lanes if lane.is_watched and self.counts_operators)
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -36,6 +48,10 @@ class Process:
     @property
     def counts_nodes(self) -> bool:
         return self.environment.get("level") != "modes"
+
+    @property
+    def counts_operators(self) -> bool:
+        return self.environment.get("level") == "ops"
 
     def thread(self, number: int) -> str:
         """The name of a thread."""

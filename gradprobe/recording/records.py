@@ -77,6 +77,7 @@ class Transition:
 class Call:
     """A call of a probed function. ``active_ns`` and ``nodes`` leave out the time a generator or coroutine waited."""
 
+    key: int
     site: int
     thread: int
     task: str | None
@@ -107,6 +108,7 @@ class Lane:
     internal_open: int = 0
     last_nodes: int = NOT_COUNTED
     calls: int = 0  # probed calls that run in it
+    is_watched: bool = False  # its operators are seen, at a level that sees any
     doubtful: Transition | None = None
     stacks: dict[str | None, list[Region]] = field(default_factory=lambda: defaultdict(list))
 
@@ -124,6 +126,18 @@ class Lane:
             self.last_nodes = nodes
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A place in the stream of events that rows of an account belong to, by their key."""
+
+    op: int
+    key: int
+    region: Region | None
+    thread: int
+    site: int
+    time_ns: int
+
+
 @dataclass
 class History:
     """What happened in one process. Times are nanoseconds since the recording began."""
@@ -131,6 +145,7 @@ class History:
     transitions: list[Transition]
     regions: list[Region]
     calls: list[Call]
+    marks: list[Mark]
     lanes: list[Lane]
     hidden: int
     end_ns: int

@@ -3,6 +3,7 @@
 Schema numbers, kept in the file's ``user_version``:
 
     1  meta, sites, names, threads, blocks, folds, notes
+    2  and operations, accounts
 
 Every batch is one transaction of a rollback journal, so a process that is killed leaves a readable file that misses at
 most the batch under way. Nothing is synchronised to the disk: a recording outlives its process, not a power cut.
@@ -14,14 +15,15 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from gradprobe.errors import GradprobeError, RecordingError
+from gradprobe.recording.accounts import Accounts, Operation, joined, pack, unpack
 from gradprobe.recording.events import Block
 
-SCHEMA = 1
+SCHEMA = 2
 SUFFIX = ".gradprobe"
 _APPLICATION = 0x67726164
 _TABLES = """
@@ -35,6 +37,9 @@ CREATE TABLE blocks (id INTEGER PRIMARY KEY, count INTEGER NOT NULL, data BLOB N
 CREATE TABLE folds (manager INTEGER, site INTEGER, thread INTEGER, state INTEGER, error TEXT, count INTEGER,
                     total_ns INTEGER, self_ns INTEGER, nodes INTEGER, self_nodes INTEGER, durations TEXT,
                     PRIMARY KEY (manager, site, thread, state, error));
+CREATE TABLE operations (id INTEGER PRIMARY KEY, op TEXT NOT NULL, node TEXT, module TEXT NOT NULL,
+                         phase INTEGER NOT NULL);
+CREATE TABLE accounts (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, count INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE notes (kind TEXT NOT NULL, text TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (kind, text));
 """
 
@@ -95,6 +100,7 @@ class Batch:
     sites: list[Site] = field(default_factory=list)
     names: list[tuple[int, str]] = field(default_factory=list)
     threads: list[Thread] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
     folds: list[Fold] = field(default_factory=list)
     notes: list[tuple[str, str, int]] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
@@ -114,6 +120,8 @@ class Contents:
     threads: dict[int, Thread]
     folds: list[Fold]
     notes: list[tuple[str, str, int]]
+    operations: dict[int, Operation] = field(default_factory=dict)
+    accounts: Accounts = field(default_factory=dict)
 
 
 class Store:
@@ -139,7 +147,12 @@ class Store:
         run, many = self._connection.execute, self._connection.executemany
         run("BEGIN IMMEDIATE")
         try:
-            many("INSERT INTO blocks (count, data) VALUES (?, ?)", [(len(b), b.pack()) for b in batch.blocks])
+            many("INSERT INTO blocks (count, data) VALUES (?, ?)", [(len(b), b.pack()) for b in batch.blocks if len(b)])
+            many(
+                "INSERT INTO accounts (kind, count, data) VALUES (?, ?, ?)",
+                [(k, len(rows), pack(rows)) for k, rows in joined([b.accounts for b in batch.blocks]).items()],
+            )
+            many("INSERT OR REPLACE INTO operations VALUES (?, ?, ?, ?, ?)", map(_plain, batch.operations))
             many("INSERT OR REPLACE INTO sites VALUES (?, ?, ?, ?, ?, ?, ?)", map(_plain, batch.sites))
             many("INSERT OR REPLACE INTO names VALUES (?, ?)", [(i, _writable(text)) for i, text in batch.names])
             many("INSERT OR REPLACE INTO threads VALUES (?, ?, ?, ?, ?)", map(_plain, batch.threads))
@@ -169,10 +182,11 @@ def write_file(path: Path, contents: Contents) -> None:
     try:
         store.write(
             Batch(
-                blocks=contents.blocks,
+                blocks=[*contents.blocks, replace(Block.of([]), accounts=contents.accounts)],
                 sites=list(contents.sites.values()),
                 names=list(contents.names.items()),
                 threads=list(contents.threads.values()),
+                operations=list(contents.operations.values()),
                 folds=contents.folds,
                 notes=contents.notes,
                 meta=contents.meta,
@@ -227,7 +241,11 @@ def _contents(connection: sqlite3.Connection) -> Contents:
         sites = [Site(*[*row[:6], bool(row[6])]) for row in rows("sites")]
         threads = [Thread(*[*row[:4], bool(row[4])]) for row in rows("threads")]
         folds = [Fold(*[*row[:10], _durations(row[10])]) for row in rows("folds")]
-        _check([*sites, *threads, *folds])
+        operations, accounts = [], {}
+        if connection.execute("PRAGMA user_version").fetchone()[0] > 1:
+            operations = [Operation(*row) for row in rows("operations")]
+            accounts = joined([{kind: unpack(kind, data, int(count))} for _, kind, count, data in rows("accounts")])
+        _check([*sites, *threads, *folds, *operations])
         return Contents(
             meta=_meta(rows("meta")),
             blocks=[Block.unpack(data, int(count)) for _, count, data in rows("blocks")],
@@ -236,6 +254,8 @@ def _contents(connection: sqlite3.Connection) -> Contents:
             threads={thread.id: thread for thread in threads},
             folds=folds,
             notes=[(str(kind), str(text), int(count)) for kind, text, count in rows("notes")],
+            operations={operation.id: operation for operation in operations},
+            accounts=accounts,
         )
     finally:
         connection.execute("ROLLBACK")
@@ -244,7 +264,7 @@ def _contents(connection: sqlite3.Connection) -> Contents:
 _TYPES = {"int": int, "str": str, "bool": bool, "int | None": int | None, "str | None": str | None}
 
 
-def _check(records: Iterable[Site | Thread | Fold]) -> None:
+def _check(records: Iterable[Site | Thread | Fold | Operation]) -> None:
     # SQLite keeps in a column whatever it is given, and a damaged file may give anything.
     for record in records:
         for f in fields(record):
@@ -266,7 +286,7 @@ def _durations(text: str) -> dict[int, int]:
     return {int(key): int(count) for key, count in json.loads(text).items()}
 
 
-def _plain(record: Site | Thread | Fold) -> list[Any]:
+def _plain(record: Site | Thread | Fold | Operation) -> list[Any]:
     # Not dataclasses.astuple: it copies a Counter into one that counts pairs.
     values = (getattr(record, f.name) for f in fields(record))
     return [json.dumps(v) if isinstance(v, dict) else _writable(v) if isinstance(v, str) else v for v in values]

@@ -51,7 +51,11 @@ class Tables:
 
     @cached_property
     def ops(self) -> pd.DataFrame:
-        return frames.table(frames.OPS, [])
+        return frames.ops(self.processes)
+
+    @cached_property
+    def births(self) -> pd.DataFrame:
+        return frames.births(self.processes)
 
     @cached_property
     def findings(self) -> pd.DataFrame:

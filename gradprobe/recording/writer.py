@@ -6,6 +6,7 @@ import sqlite3
 import time
 from typing import Any
 
+from gradprobe.recording.accounts import Operation
 from gradprobe.recording.events import Block
 from gradprobe.recording.folding import Folder
 from gradprobe.recording.store import Batch, Site, Store, Thread
@@ -23,14 +24,16 @@ class Tables:
         self.sites: dict[int, Site] = {}
         self.names: dict[int, str] = {}
         self.threads: dict[int, Thread] = {}
+        self.operations: dict[int, Operation] = {}
 
 
 class Writer:
     """Writes one recording. Past ``limit`` events it folds (``on_full="aggregate"``) or takes no more (``"stop"``)."""
 
-    def __init__(self, store: Store, tables: Tables, *, counts_nodes: bool, limit: int, on_full: str) -> None:
+    def __init__(self, store: Store, tables: Tables, *, level: str, limit: int, on_full: str) -> None:
         self.store = store
-        self.counts_nodes = counts_nodes
+        self.counts_nodes = level != "modes"
+        self.counts_operators = level == "ops"
         self.failure: str | None = None
         self._tables = tables
         self._limit = limit
@@ -39,7 +42,7 @@ class Writer:
         self._folder = Folder(tables.names, tables.sites)
         self._kept = 0
         self._is_full = False
-        self._sites = self._names = 0
+        self._sites = self._names = self._operations = 0
         self._threads: dict[int, Thread] = {}
         self._lost = 0
 
@@ -48,6 +51,8 @@ class Writer:
         if self.failure is not None:
             self._lost += len(block)
             return
+        if not self.counts_operators:
+            block = block.without_operators()
         self._is_full = self._is_full or self._kept + len(block) > self._limit
         if self._is_full:
             if self._on_full == STOP:
@@ -56,7 +61,7 @@ class Writer:
                 )
                 return
             block = self._folder.fold(block)
-        if len(block):
+        if len(block) or block.accounts:
             self._kept += len(block)
             self._batch.blocks.append(block)
 
@@ -82,6 +87,7 @@ class Writer:
         # The tables only ever grow at their end, so what is new is known by their length.
         batch.sites = list(tables.sites.values())[self._sites :]
         batch.names = list(tables.names.items())[self._names :]
+        batch.operations = list(tables.operations.values())[self._operations :]
         batch.threads = [t for t in tables.threads.values() if self._threads.get(t.id) != t]
         batch.folds = self._folder.take_changed()
         if not batch:
@@ -98,6 +104,7 @@ class Writer:
         else:
             self._sites += len(batch.sites)
             self._names += len(batch.names)
+            self._operations += len(batch.operations)
             self._threads.update((t.id, t) for t in batch.threads)
             self._batch = Batch()
         return True

@@ -1,0 +1,57 @@
+"""Which module an operator ran in, found from the frames of the call: hooks on modules would switch fast paths off."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+
+CALL_IMPL: CodeType = torch.nn.Module._call_impl.__code__
+_SNAPSHOTS = sys.version_info < (3, 13)
+
+
+def module_of(frame: FrameType) -> Any:
+    """The module whose ``_call_impl`` runs in ``frame``."""
+    names = frame.f_locals
+    module = names["self"]
+    if _SNAPSHOTS:
+        # The snapshot lives as long as the frame, and would keep alive what the frame lets go meanwhile.
+        names.clear()
+    return module
+
+
+class ModulePaths:
+    """Dotted paths of modules, counted from the outermost module whose call led to the first sight of each."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Any], str]] = {}
+
+    def path(self, frame: FrameType) -> str:
+        """The path of the module whose ``_call_impl`` runs in ``frame``; of the outermost its class in brackets."""
+        module = module_of(frame)
+        known = self._known.get(id(module))
+        if known is not None and known[0]() is module:
+            return known[1]
+        self._learn(frame)
+        known = self._known.get(id(module))
+        if known is None or known[0]() is not module:  # one that its parents do not know as a child
+            known = self._known[id(module)] = weakref.ref(module), f"({type(module).__name__})"
+        return known[1]
+
+    def roots(self) -> list[Any]:
+        """The modules that were outermost in some call, and live."""
+        found = (entry[0]() for entry in list(self._known.values()) if entry[1].startswith("("))
+        return [module for module in found if module is not None]
+
+    def _learn(self, frame: FrameType | None) -> None:
+        root = None
+        while frame is not None:
+            if frame.f_code is CALL_IMPL:
+                root = module_of(frame)
+            frame = frame.f_back
+        if root is not None:
+            for name, module in root.named_modules():
+                self._known[id(module)] = weakref.ref(module), name or f"({type(root).__name__})"

@@ -1,0 +1,409 @@
+"""What watches every operator: a dispatch mode in each thread, below everything the program puts on the stack itself.
+
+A dispatch mode is called below autograd. What PyTorch does to the result above it comes later: the version counter of a
+changed tensor goes up, the node is tied to its output, tensors are saved, a view is tracked. So the account of an operator
+that constructed a node or wrote to a tensor stays pending, and is settled when the thread reaches its next operator or
+its next change of a mode. Weak references lead there; nothing is kept alive.
+
+Everything ``dispatch`` needs is a local variable of ``watcher``: that is the cheapest look-up Python has.
+"""
+
+from __future__ import annotations
+
+import asyncio.events
+import weakref
+from _thread import get_ident as thread
+from collections import Counter
+from collections.abc import Callable
+from sys import _getframe
+from types import CodeType, FrameType, MethodType
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gradprobe.capture.births import REGISTRY, Entry, Outliving, holders
+from gradprobe.capture.execution import Tasks
+from gradprobe.capture.modules import CALL_IMPL, ModulePaths
+from gradprobe.capture.places import GRADPROBE, TORCH
+from gradprobe.capture.plans import Plan, tensors
+from gradprobe.capture.settling import TRACKED_VIEW, UNTRACKED_VIEW, Pending, Settler, Write
+from gradprobe.recording.accounts import BACKWARD, FORWARD, OPTIMIZER, Account
+from gradprobe.recording.events import LEDGER, OPERATOR, OUTLIVED, Event
+
+_SKIPPED, _USERS, _MODULE, _OPTIMIZER = range(4)
+_DEPTH = 30
+"""How many frames above the program's line are searched for the module it runs in."""
+_DETACHES = 8
+"""How many calls of ``detach`` may follow an operator that is pending: PyTorch makes one to save each of its outputs."""
+_IN_OPTIMIZER = f"{TORCH}optim"
+
+_CALLED = Account(calls=1)
+_NORMAL, _INFERENCE = Account(counters_created=1, normal_outputs=1), Account(inference_outputs=1)
+_ONE_NORMAL, _ONE_INFERENCE = _CALLED + _NORMAL, _CALLED + _INFERENCE
+_INFERENCE_VIEW = Account(untracked_views=1, inference_outputs=1)
+
+
+class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The mode of one thread. What is compiled stays out of it, so that it compiles as it would unwatched."""
+
+    supports_higher_order_operators = True
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class Watcher(NamedTuple):
+    """The account of one thread's operators."""
+
+    dispatch: Callable[..., Any]
+    settle: Callable[[], None]
+    """Emits what is pending."""
+    outliving: Outliving
+
+
+class Codes:
+    """What the frames of a call are to us; holds on to their code, whose identity would be reused otherwise."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[int, int] = {}
+        self.held: dict[int, CodeType] = {}
+
+    def learn(self, code: CodeType) -> int:
+        file = code.co_filename
+        if code is CALL_IMPL:
+            kind = _MODULE
+        elif file.startswith(_IN_OPTIMIZER):
+            kind = _OPTIMIZER
+        else:
+            kind = _SKIPPED if file.startswith((TORCH, GRADPROBE)) else _USERS
+        self.held[id(code)] = code
+        self.kinds[id(code)] = kind
+        return kind
+
+
+def watcher(
+    emit: Callable[[Event], object],
+    now: Callable[[], int],
+    fault: Callable[[Exception], None],
+    codes: Codes,
+    paths: ModulePaths,
+    tasks: Tasks,
+    elsewhere: Callable[..., Any],
+) -> Watcher:
+    """What watches the thread that calls this; operators of other threads that reach it go ``elsewhere``."""
+    owner = thread()
+    plans: dict[Any, Plan] = {}
+    entries, outliving = REGISTRY.entries, Outliving()
+    settler = Settler(owner, emit)
+    kinds, learn, path_of = codes.kinds, codes.learn, paths.path
+    nodes, graph_task = torch.autograd._get_sequence_nr, torch._C._current_graph_task_id  # type: ignore[attr-defined]
+    running_loop, label = asyncio.events._get_running_loop, tasks.label
+    counters_on, counters = torch._C._SetExcludeDispatchKeyGuard, torch._C.DispatchKey.ADInplaceOrView
+    tensor_type, parameter_type, ref = torch.Tensor, torch.nn.Parameter, weakref.ref
+    pending: list[Pending] = []
+    last = nodes()
+
+    def dispatch(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        nonlocal last
+        if thread() != owner:
+            return elsewhere(self, func, types, args, kwargs)
+        writes: list[Write] | None = None
+        plan = plans.get(func)
+        before = nodes()
+        try:
+            if plan is None:
+                plan = plans[func] = Plan(func)
+            if pending and (not plan.is_detach or len(pending) > _DETACHES):
+                settle_all(before)
+            if plan.writes:
+                writes = [Write(t) for t in plan.written(args, kwargs)]
+        except Exception as error:
+            fault(error)
+        if plan is None:
+            return func(*args, **(kwargs or {}))
+        call = plan.call
+        if plan.bumps_inside:
+            with counters_on(counters, False):
+                result = call(*args, **(kwargs or {}))
+        else:
+            result = call(*args, **kwargs) if kwargs else call(*args)
+        try:
+            # The line of the program, and the module whose forward is running.
+            frame: FrameType | None = _getframe(1)
+            code: CodeType | None = None
+            offset, module, phase, left = 0, None, FORWARD, _DEPTH
+            while frame is not None:
+                at = frame.f_code
+                kind = kinds.get(id(at))
+                if kind is None:
+                    kind = learn(at)
+                if kind == _USERS:
+                    if code is None:
+                        code, offset = at, frame.f_lasti
+                        if module is not None:
+                            break
+                elif kind == _MODULE:
+                    if module is None:
+                        module = path_of(frame)
+                        if code is not None:
+                            break
+                elif kind == _OPTIMIZER:
+                    phase = OPTIMIZER
+                if code is not None:
+                    left -= 1
+                    if not left:
+                        break
+                frame = frame.f_back
+            if graph_task() != -1:
+                phase = BACKWARD
+            task = None if running_loop() is None else label()
+
+            # What came out.
+            time = now()
+            refs: tuple[weakref.ref[Any], ...] = ()
+            account = _CALLED
+            unsure = False  # whether the view is tracked shows only later
+            if writes is not None:
+                pass
+            elif plan.is_view:
+                outs = [result] if isinstance(result, tensor_type) else list(tensors(result))
+                refs = tuple(map(ref, outs))
+                source = args[0] if args and isinstance(args[0], tensor_type) else None
+                under = entries.get(id(source))
+                made = under[6] if under is not None and under[0]() is source else -1
+                for out in outs:
+                    account, fresh, is_unsure = _of_view(plan, source, out, account)
+                    unsure = unsure or is_unsure
+                    if out is not source:
+                        entry = (ref(out), time, code, offset, plan.name, module or "", time if fresh else made, owner)
+                        entries[id(out)] = entry
+                        if out.is_inference():
+                            outliving.add(entry)
+            elif type(result) is tensor_type or type(result) is parameter_type:
+                weak = ref(result)
+                refs = (weak,)
+                entry = (weak, time, code, offset, plan.name, module or "", time, owner)
+                entries[id(result)] = entry
+                if result.is_inference():
+                    account = _ONE_INFERENCE
+                    outliving.add(entry)
+                else:
+                    account = _ONE_NORMAL
+            else:
+                outs = list(tensors(result))
+                refs = tuple(map(ref, outs))
+                for weak, out in zip(refs, outs, strict=True):
+                    is_inference = out.is_inference()
+                    account += _INFERENCE if is_inference else _NORMAL
+                    entry = (weak, time, code, offset, plan.name, module or "", time, owner)
+                    entries[id(out)] = entry
+                    if is_inference:
+                        outliving.add(entry)
+            after = nodes()
+            place = (0 if code is None else id(code), offset, plan.name, module or "", phase, task)
+            if pending or writes is not None or unsure or before != last or after != before or settler.is_waiting:
+                pending.append(Pending(place, plan, last, before, after, refs, writes or (), account, unsure))
+            else:
+                emit((OPERATOR, owner, place, None, account, ()))
+            last = after
+        except Exception as error:
+            fault(error)
+        return result
+
+    def settle_all(upto: int) -> None:
+        while pending:
+            one = pending.pop(0)
+            settler.settle(one, pending[0].before if pending else upto)
+
+    def settle() -> None:
+        nonlocal last
+        upto = nodes()
+        settle_all(upto)
+        settler.flush(last, upto)
+        last = upto
+        REGISTRY.sweep()
+
+    return Watcher(dispatch, settle, outliving)
+
+
+def _of_view(plan: Plan, source: Any, out: Any, account: Account) -> tuple[Account, bool, bool]:
+    """Adds a view, or what may be one, to ``account``; whether it is no view at all, and whether that is yet to be seen."""
+    if out is source or source is None:
+        return account, False, False
+    if out.is_inference():
+        if plan.is_composite and not _share(source, out):
+            return account + _INFERENCE, True, False
+        return account + _INFERENCE_VIEW, False, False
+    if plan.is_composite:
+        if out._is_view():
+            return account + TRACKED_VIEW, False, False
+        is_new = not _share(source, out)
+        return account + (_NORMAL if is_new else UNTRACKED_VIEW), is_new, False
+    if plan.tracks is None:
+        return account, False, True
+    return account + (TRACKED_VIEW if plan.tracks else UNTRACKED_VIEW), False, False
+
+
+def _share(one: Any, other: Any) -> bool:
+    """Whether two tensors lie in one storage."""
+    try:
+        return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):  # sparse and the like have none
+        return False
+
+
+class Operators:
+    """The watchers of all threads, and the modes on their stacks."""
+
+    def __init__(
+        self,
+        emit: Callable[[Event], object],
+        now: Callable[[], int],
+        fault: Callable[[Exception], None],
+        tasks: Tasks,
+    ) -> None:
+        self._emit, self._now, self._fault, self._tasks = emit, now, fault, tasks
+        self.codes = Codes()
+        self.paths = ModulePaths()
+        self._watchers: dict[int, Watcher] = {}
+        self._modes: dict[int, tuple[Mode, int]] = {}
+        self._outlived = Outliving()
+
+    def watch_thread(self) -> None:
+        """Watches this thread from here on; calls nest."""
+        ident = thread()
+        mode, depth = self._modes.get(ident, (None, 0))
+        if mode is None:
+            mode = Mode()  # type: ignore[no-untyped-call]
+            # An attribute of the object: each thread has its own function, whose variables are the thread's state.
+            mode.__torch_dispatch__ = MethodType(self._watcher().dispatch, mode)  # type: ignore[method-assign]
+            _insert(mode)
+        self._modes[ident] = mode, depth + 1
+
+    def unwatch_thread(self) -> None:
+        """Undoes one ``watch_thread`` of this thread; the last one takes the mode from the stack."""
+        ident = thread()
+        mode, depth = self._modes.get(ident, (None, 0))
+        if mode is None:
+            return
+        if depth > 1:
+            self._modes[ident] = mode, depth - 1
+            return
+        del self._modes[ident]
+        self.settle()
+        _remove(mode)
+        del mode.__torch_dispatch__  # it refers to the mode
+        self._watchers.pop(ident, None)
+
+    def stop(self) -> None:
+        """Lets the modes that other threads still have pass everything through, until those threads end."""
+        for mode, _ in self._modes.values():
+            mode.__torch_dispatch__ = MethodType(_pass, mode)  # type: ignore[method-assign]
+        self._modes.clear()
+        self._watchers.clear()
+
+    def settle(self) -> None:
+        """Emits what is pending in this thread: its modes are about to change."""
+        known = self._watchers.get(thread())
+        if known is not None:
+            try:
+                known.settle()
+            except Exception as error:
+                self._fault(error)
+
+    def note_outliving(self) -> None:
+        """Emits which inference tensors of this thread are alive as it leaves inference mode, by where they were born."""
+        known = self._watchers.get(thread())
+        entries = [] if known is None else known.outliving.take()
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for entry in entries:
+            tensor = entry[0]()
+            if tensor is not None:
+                group = groups.setdefault(_born_at(entry), [entry[1], 0, 0])
+                group[1] += 1
+                group[2] += _size(tensor)
+                self._outlived.add(entry)
+        for (code, offset, op, module, _), group in groups.items():
+            marker = (OUTLIVED, self._now(), thread(), code, offset, (op, None, module, FORWARD))
+            self._emit((LEDGER, "outliving", marker, [(*group, 0)]))
+
+    def note_held(self) -> None:
+        """Emits which inference tensors outlived inference mode and are alive now, and which modules hold them."""
+        alive = [(entry, tensor) for entry in self._outlived.take() if (tensor := entry[0]()) is not None]
+        names = holders(self.paths.roots(), {id(tensor) for _, tensor in alive})
+        groups = Counter((*_born_at(entry), names.get(id(tensor))) for entry, tensor in alive)
+        for (code, offset, op, module, owner, name), count in groups.items():
+            marker = (OUTLIVED, self._now(), owner, code, offset, (op, name, module, FORWARD))
+            self._emit((LEDGER, "outliving", marker, [(0, 0, 0, count)]))
+
+    def _watcher(self) -> Watcher:
+        known = self._watchers.get(thread())
+        if known is None:
+            known = watcher(self._emit, self._now, self._fault, self.codes, self.paths, self._tasks, self._elsewhere)
+            self._watchers[thread()] = known
+        return known
+
+    def _elsewhere(self, mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """An operator of a thread that took the mode over from another, as those of autograd's engine do."""
+        return self._watcher().dispatch(mode, func, types, args, kwargs)
+
+
+def _born_at(entry: Entry) -> tuple[int, int, str, str, int]:
+    _, _, code, offset, op, module, _, owner = entry
+    return 0 if code is None else id(code), offset, op, module, owner
+
+
+def _size(tensor: Any) -> int:
+    return int(tensor.numel() * tensor.element_size())
+
+
+def _pass(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    return func(*args, **(kwargs or {}))
+
+
+def _insert(mode: Mode) -> None:
+    """Puts ``mode`` below the program's own modes, each of which takes whatever is on top for itself when it ends."""
+    above = _take_down(None)
+    torch._C._push_on_torch_dispatch_stack(mode)
+    for other in reversed(above):
+        torch._C._push_on_torch_dispatch_stack(other)
+
+
+def _remove(mode: Mode) -> None:
+    above = _take_down(mode)
+    for other in reversed(above):
+        torch._C._push_on_torch_dispatch_stack(other)
+
+
+def _take_down(mode: Mode | None) -> list[Any]:
+    """Takes the program's modes from the stack down to ``mode``, which goes too; gives those above it, the top first."""
+    taken: list[Any] = []
+    for _ in range(_own_modes()):
+        top = torch._C._pop_torch_dispatch_stack(None)
+        if top is mode:
+            return taken
+        taken.append(top)
+    return taken
+
+
+def _own_modes() -> int:
+    """How many modes there are that are none of PyTorch's own infrastructure, which has places of its own."""
+    stack = [torch._C._get_dispatch_stack_at(i) for i in range(torch._C._len_torch_dispatch_stack())]
+    return sum(getattr(mode, "_mode_key", None) is None for mode in stack)
+
+
+def skip_when_compiling(*functions: Any) -> None:
+    """Keeps ``torch.compile`` from tracing into our functions, and into what they call."""
+    frames: Any = torch._C._dynamo.eval_frame
+    try:
+        skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
+        for function in functions:
+            frames.set_code_exec_strategy(function.__code__, skip)
+    except AttributeError:  # another version; the mode is then told apart by what it says of itself
+        return

@@ -1,0 +1,60 @@
+"""What an operator does to tensors, as its schema tells, looked up once per operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+
+class Plan:
+    """How to call one operator, and what to look at around the call.
+
+    ``writes`` are the arguments that it changes in place, as position and name. ``is_view`` says that it returns a view, or
+    may return one; ``tracks`` whether autograd tracks that view, None until it was seen once. ``bumps_inside`` says that
+    version counters go up in the operators it consists of: below a dispatch mode PyTorch leaves those of all kernels out.
+    """
+
+    __slots__ = ("bumps_inside", "call", "is_composite", "is_detach", "is_view", "name", "tracks", "writes")
+
+    def __init__(self, func: Any) -> None:
+        schema = getattr(func, "_schema", None)
+        self.call: Callable[..., Any] = getattr(func, "_op", func)
+        self.name = f"{func.namespace}.{func.__name__}" if schema is not None else str(func)
+        self.name = self.name.removesuffix(".default")
+        self.writes = [] if schema is None else [(i, a.name) for i, a in enumerate(schema.arguments) if _is_written(a)]
+        self.is_view = schema is not None and any(_aliases(value) for value in schema.returns)
+        self.is_composite = self.is_view and _has_kernel(func, "CompositeImplicitAutograd")
+        self.is_detach = self.name == "aten.detach"
+        self.bumps_inside = (bool(self.writes) or self.is_view) and not _has_kernel(func, "ADInplaceOrView")
+        self.tracks: bool | None = None
+
+    def written(self, args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
+        """The tensors that the call changes in place; one in a list twice comes twice."""
+        for position, name in self.writes:
+            value = args[position] if position < len(args) else kwargs.get(name) if kwargs else None
+            yield from tensors(value)
+
+
+def tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in an operator's argument or result."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            if isinstance(item, torch.Tensor):
+                yield item
+
+
+def _is_written(value: Any) -> bool:
+    return value.alias_info is not None and value.alias_info.is_write
+
+
+def _aliases(value: Any) -> bool:
+    return value.alias_info is not None and not value.alias_info.is_write
+
+
+def _has_kernel(func: Any, key: str) -> bool:
+    has_kernel = getattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", None)
+    return has_kernel is not None and bool(has_kernel(func.name(), key))

@@ -1,0 +1,71 @@
+"""Storages saved for backward: each has one number for as long as it lives, and its size in bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gradprobe.capture.births import REGISTRY
+from gradprobe.capture.graph import saved_by
+
+SavedEntry = tuple[int, int, int]
+"""Number, size in bytes, and when it was made, -1 if before all that is known."""
+_SPARE = 1_024
+_STORAGE: Any = torch.UntypedStorage
+
+
+def storage_of(tensor: Any) -> int:
+    """The address of the storage under ``tensor``; 0 if it has none."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):
+        return 0
+
+
+class Storages:
+    """Numbers for storages. A weak reference to each keeps its address from being given to another meanwhile."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+        self._next = 1
+        self._sweep_at = _SPARE
+
+    def saved_by(self, node: Any, outputs: list[Any]) -> tuple[tuple[SavedEntry, ...], int]:
+        """The storages that ``node`` saved, and how many of its saved tensors went to hooks of the program instead."""
+        held = saved_by(node)
+        found = (self._entry(tensor, outputs) for tensor in (*held.tensors, *held.on_context))
+        return tuple({entry[0]: entry for entry in found if entry is not None}.values()), held.hooked
+
+    def clear(self) -> None:
+        """Lets go of all addresses."""
+        for address in self._numbers:
+            _STORAGE._free_weak_ref(address)
+        self._numbers.clear()
+
+    def _entry(self, tensor: Any, outputs: list[Any]) -> SavedEntry | None:
+        try:
+            storage = tensor.untyped_storage()
+        except (RuntimeError, NotImplementedError, AttributeError):  # sparse and the like; no tensor at all
+            return None
+        address = storage._cdata
+        number = self._numbers.get(address)
+        if number is None:
+            number = self._numbers[storage._weak_ref()] = self._next
+            self._next += 1
+            if len(self._numbers) > self._sweep_at:
+                self._sweep()
+        made = REGISTRY.made_at(tensor)
+        if made < 0:
+            # A saved output is another tensor over the output's storage.
+            made = max((REGISTRY.made_at(o) for o in outputs if storage_of(o) == address), default=-1)
+        return number, storage.nbytes(), made
+
+    def _sweep(self) -> None:
+        for address in [a for a in self._numbers if _STORAGE._expired(a)]:
+            del self._numbers[address]
+            _STORAGE._free_weak_ref(address)
+        self._sweep_at = 2 * len(self._numbers) + _SPARE
+
+
+STORAGES = Storages()
