@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast, overload
 
 import torch
 
+from gradprobe.capture.calls import CallAccount
 from gradprobe.capture.clocks import SYSTEM, Clock
 from gradprobe.capture.execution import code_of, is_tracing, locate
 from gradprobe.capture.session import CALL_BITS, Session
@@ -122,6 +123,7 @@ class _Watch:
             # What torch.compile traces has no calls of its own to watch; it must find the bare function.
             if not switch.on or is_tracing():
                 return function(*arguments, **named)
+            account = self._account(function, code, arguments, named)
             key = begin(code, place)
             try:
                 result = function(*arguments, **named)
@@ -129,9 +131,29 @@ class _Watch:
                 end(key, EXIT, type(error))
                 raise
             end(key, EXIT, None)
+            if account is not None:
+                self._returned(key, account, result)
             return result
 
         return call
+
+    def _account(
+        self, function: Any, code: CodeType | None, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> CallAccount | None:
+        if self._level == "modes":
+            return None
+        try:
+            return CallAccount(function, code, arguments, named)
+        except Exception as error:
+            session_for(self._clock).fault(error)
+            return None
+
+    def _returned(self, key: int, account: CallAccount, result: Any) -> None:
+        session = session_for(self._clock)
+        try:
+            session.emit_returned((key, *account.finish(result)))
+        except Exception as error:
+            session.fault(error)
 
     def _stepper(self, code: CodeType | None, place: int | tuple[int, str]) -> Step:
         """The step function of one call: its first and each further step is watched, if probes are on at the time."""

@@ -26,7 +26,7 @@ from gradprobe.capture.births import REGISTRY, Entry, Outliving, holders
 from gradprobe.capture.execution import Tasks
 from gradprobe.capture.modules import CALL_IMPL, ModulePaths
 from gradprobe.capture.places import GRADPROBE, TORCH
-from gradprobe.capture.plans import Plan, tensors
+from gradprobe.capture.plans import ALWAYS, Plan, tensors
 from gradprobe.capture.settling import TRACKED_VIEW, UNTRACKED_VIEW, Pending, Settler, Write
 from gradprobe.recording.accounts import BACKWARD, FORWARD, OPTIMIZER, Account
 from gradprobe.recording.events import LEDGER, OPERATOR, OUTLIVED, Event
@@ -105,6 +105,7 @@ def watcher(
     nodes, graph_task = torch.autograd._get_sequence_nr, torch._C._current_graph_task_id  # type: ignore[attr-defined]
     running_loop, label = asyncio.events._get_running_loop, tasks.label
     counters_on, counters = torch._C._SetExcludeDispatchKeyGuard, torch._C.DispatchKey.ADInplaceOrView
+    is_inference = torch.is_inference_mode_enabled
     tensor_type, parameter_type, ref = torch.Tensor, torch.nn.Parameter, weakref.ref
     pending: list[Pending] = []
     last = nodes()
@@ -128,7 +129,7 @@ def watcher(
         if plan is None:
             return func(*args, **(kwargs or {}))
         call = plan.call
-        if plan.bumps_inside:
+        if plan.needs_counters and (plan.needs_counters == ALWAYS or is_inference()):
             with counters_on(counters, False):
                 result = call(*args, **(kwargs or {}))
         else:
@@ -199,11 +200,11 @@ def watcher(
                 outs = list(tensors(result))
                 refs = tuple(map(ref, outs))
                 for weak, out in zip(refs, outs, strict=True):
-                    is_inference = out.is_inference()
-                    account += _INFERENCE if is_inference else _NORMAL
+                    is_born_so = out.is_inference()
+                    account += _INFERENCE if is_born_so else _NORMAL
                     entry = (weak, time, code, offset, plan.name, module or "", time, owner)
                     entries[id(out)] = entry
-                    if is_inference:
+                    if is_born_so:
                         outliving.add(entry)
             after = nodes()
             place = (0 if code is None else id(code), offset, plan.name, module or "", phase, task)

@@ -8,15 +8,19 @@ from typing import Any
 import torch
 
 
+NEVER, ALWAYS, IN_INFERENCE_MODE = range(3)
+
+
 class Plan:
     """How to call one operator, and what to look at around the call.
 
     ``writes`` are the arguments that it changes in place, as position and name. ``is_view`` says that it returns a view, or
-    may return one; ``tracks`` whether autograd tracks that view, None until it was seen once. ``bumps_inside`` says that
-    version counters go up in the operators it consists of: below a dispatch mode PyTorch leaves those of all kernels out.
+    may return one; ``tracks`` whether autograd tracks that view, None until it was seen once. ``needs_counters`` says
+    when version counters go up and views are tracked in the operators it consists of, which PyTorch leaves out of whatever
+    a dispatch mode calls.
     """
 
-    __slots__ = ("bumps_inside", "call", "is_composite", "is_detach", "is_view", "name", "tracks", "writes")
+    __slots__ = ("call", "is_composite", "is_detach", "is_view", "name", "needs_counters", "tracks", "writes")
 
     def __init__(self, func: Any) -> None:
         schema = getattr(func, "_schema", None)
@@ -25,9 +29,9 @@ class Plan:
         self.name = self.name.removesuffix(".default")
         self.writes = [] if schema is None else [(i, a.name) for i, a in enumerate(schema.arguments) if _is_written(a)]
         self.is_view = schema is not None and any(_aliases(value) for value in schema.returns)
-        self.is_composite = self.is_view and _has_kernel(func, "CompositeImplicitAutograd")
+        self.is_composite = schema is not None and _has_kernel(func, "CompositeImplicitAutograd")
         self.is_detach = self.name == "aten.detach"
-        self.bumps_inside = (bool(self.writes) or self.is_view) and not _has_kernel(func, "ADInplaceOrView")
+        self.needs_counters = _needs_counters(func, self) if schema is not None else NEVER
         self.tracks: bool | None = None
 
     def written(self, args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
@@ -53,6 +57,15 @@ def _is_written(value: Any) -> bool:
 
 def _aliases(value: Any) -> bool:
     return value.alias_info is not None and not value.alias_info.is_write
+
+
+def _needs_counters(func: Any, plan: Plan) -> int:
+    if _has_kernel(func, "ADInplaceOrView"):
+        return NEVER  # it is counted and tracked as a whole, above the mode
+    if plan.writes or plan.is_view or plan.is_composite or func.namespace != "aten":
+        return ALWAYS
+    # Outside of inference mode autograd's own kernel, above the mode, leaves them out as well.
+    return IN_INFERENCE_MODE if _has_kernel(func, "CompositeExplicitAutograd") else NEVER
 
 
 def _has_kernel(func: Any, key: str) -> bool:
