@@ -17,6 +17,8 @@ OBSERVED: list[Any] = [
     torch.inference_mode,
     threading.Thread,
     asyncio.events,
+    torch.Tensor,
+    torch.autograd,
 ]
 
 

@@ -11,8 +11,8 @@ import torch
 from torch.utils import _pytree
 
 from gradprobe.capture.graph import walk
-from gradprobe.capture.settling import version_of
 from gradprobe.capture.storages import storage_of
+from gradprobe.capture.versions import version_of
 
 PARAMETERS, BUFFERS, ARGUMENTS, RESULTS = range(4)
 

@@ -25,9 +25,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gradprobe.capture.births import REGISTRY, Entry, Outliving, holders
 from gradprobe.capture.execution import Tasks
 from gradprobe.capture.modules import CALL_IMPL, ModulePaths
+from gradprobe.capture.patches import Patches
 from gradprobe.capture.places import GRADPROBE, TORCH
 from gradprobe.capture.plans import ALWAYS, Plan, tensors
 from gradprobe.capture.settling import TRACKED_VIEW, UNTRACKED_VIEW, Pending, Settler, Write
+from gradprobe.capture.versions import version_patches
 from gradprobe.recording.accounts import BACKWARD, FORWARD, OPTIMIZER, Account
 from gradprobe.recording.events import LEDGER, OPERATOR, OUTLIVED, Event
 
@@ -73,6 +75,10 @@ class Codes:
     def __init__(self) -> None:
         self.kinds: dict[int, int] = {}
         self.held: dict[int, CodeType] = {}
+
+    def kind(self, code: CodeType) -> int:
+        known = self.kinds.get(id(code))
+        return self.learn(code) if known is None else known
 
     def learn(self, code: CodeType) -> int:
         file = code.co_filename
@@ -275,6 +281,7 @@ class Operators:
         self._watchers: dict[int, Watcher] = {}
         self._modes: dict[int, tuple[Mode, int]] = {}
         self._outlived = Outliving()
+        self._patches = Patches()
 
     def watch_thread(self) -> None:
         """Watches this thread from here on; calls nest."""
@@ -285,6 +292,8 @@ class Operators:
             # An attribute of the object: each thread has its own function, whose variables are the thread's state.
             mode.__torch_dispatch__ = MethodType(self._watcher().dispatch, mode)  # type: ignore[method-assign]
             _insert(mode)
+        if not self._patches.are_applied:
+            self._patches.apply(version_patches(self._read_failed, self._put_up))
         self._modes[ident] = mode, depth + 1
 
     def unwatch_thread(self) -> None:
@@ -308,6 +317,7 @@ class Operators:
             mode.__torch_dispatch__ = MethodType(_pass, mode)  # type: ignore[method-assign]
         self._modes.clear()
         self._watchers.clear()
+        self._patches.restore()
 
     def settle(self) -> None:
         """Emits what is pending in this thread: its modes are about to change."""
@@ -342,6 +352,24 @@ class Operators:
         for (code, offset, op, module, owner, name), count in groups.items():
             marker = (OUTLIVED, self._now(), owner, code, offset, (op, name, module, FORWARD))
             self._emit((LEDGER, "outliving", marker, [(0, 0, 0, count)]))
+
+    def _read_failed(self) -> None:
+        self._note("Tensor._version", Account(calls=1, failed_version_reads=1))
+
+    def _put_up(self, tensors: Any) -> None:
+        number = 1 if isinstance(tensors, torch.Tensor) else len(list(tensors))
+        self._note("increment_version", Account(calls=1, version_bumps=number))
+
+    def _note(self, what: str, account: Account) -> None:
+        """Emits what the program did to version counters other than by an operator, at the line where it did."""
+        try:
+            frame: FrameType | None = _getframe(2)
+            while frame is not None and self.codes.kind(frame.f_code) != _USERS:
+                frame = frame.f_back
+            at = (0, 0) if frame is None else (id(frame.f_code), frame.f_lasti)
+            self._emit((OPERATOR, thread(), (*at, what, "", FORWARD, None), None, account, ()))
+        except Exception as error:
+            self._fault(error)
 
     def _watcher(self) -> Watcher:
         known = self._watchers.get(thread())

@@ -163,6 +163,8 @@ class Session:
             self._calls[level] -= 1
             if level == OPS:
                 self._operators.unwatch_thread()
+            if not self.counts_operators:
+                self._operators.stop()
             if self._calls[level] == 0:
                 self._uninstall_if_idle()
                 self._choose_emit()

@@ -12,6 +12,7 @@ from torch.autograd.function import BackwardCFunction
 
 from gradprobe.capture.plans import Plan
 from gradprobe.capture.storages import STORAGES, SavedEntry, storage_of
+from gradprobe.capture.versions import version_of
 from gradprobe.recording.accounts import Account
 from gradprobe.recording.events import OPERATOR, Event
 
@@ -167,14 +168,6 @@ class Settler:
         (code, offset, _, *rest), _ = self._waiting.pop(number)
         account = Account(nodes=1)
         self._emit((OPERATOR, self._owner, (code, offset, NO_OPERATOR, *rest), None, account, ()))
-
-
-def version_of(tensor: torch.Tensor) -> int | None:
-    """The value of a tensor's version counter; None where it has none."""
-    try:
-        return tensor._version
-    except RuntimeError:
-        return None
 
 
 def _node_of(tensors: Sequence[Any]) -> Any:
