@@ -39,6 +39,24 @@ def _of(process: Process) -> list[str]:
             f"a mode: {', '.join(t.name for t in inherited[:5])}"
         )
     folded = sum(fold.count for fold in process.contents.folds)
+    added_up = sum(fold.sums[1] for fold in process.contents.op_folds)
+    if added_up:
+        found.append(
+            f"{_count(added_up, 'operator')} beyond the limit of {meta.get('limit', 0):,} events were added up per line: "
+            "they are in the table of operators, not in that of regions"
+        )
+    if process.counts_operators and not only_calls:
+        unseen = [
+            process.thread(lane.thread)
+            for lane in history.lanes
+            if not lane.is_watched and not any(mark.thread == lane.thread for mark in history.marks)
+        ]
+        blind = sorted({*unseen, *threads})
+        if blind:
+            named = ", ".join(blind[:5]) + (f" and {len(blind) - 5} more" if len(blind) > 5 else "")
+            found.append(
+                f"{_count(len(blind), 'thread')} ran before the recording began: operators there were not seen: {named}"
+            )
     if folded:
         found.append(
             f"{_count(folded, 'finished block')} beyond the limit of {meta.get('limit', 0):,} events were added up per "

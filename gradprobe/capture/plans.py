@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-
 NEVER, ALWAYS, IN_INFERENCE_MODE = range(3)
 
 

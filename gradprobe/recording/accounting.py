@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from gradprobe.recording.accounts import NOTHING, PHASES, Account, Operation
-from gradprobe.recording.events import BACKWARD_PASS, OUTLIVED, TALLY
+from gradprobe.recording.events import BACKWARD_PASS, FOLDED_OPERATORS, OUTLIVED, TALLY
 from gradprobe.recording.records import History, Mark, Region
-from gradprobe.recording.store import Contents
+from gradprobe.recording.store import Contents, OpFold
 
 Storages = dict[int, tuple[int, int]]
 """Bytes of each storage, and when it was made, since the recording began."""
@@ -45,6 +45,8 @@ class RegionSum:
     total: Account = NOTHING
     own_saved: Storages = field(default_factory=dict)
     saved: Storages = field(default_factory=dict)
+    is_complete: bool = True
+    """Whether all operators that ran in it are in these sums."""
     backward_nodes: int = 0
     """Of the nodes constructed in it, those that a backward pass reached later."""
 
@@ -85,6 +87,10 @@ class Accounting:
         for mark in history.marks:
             if mark.op == TALLY:
                 self._tally(mark)
+            elif mark.op == FOLDED_OPERATORS and mark.region is not None:
+                self.regions[mark.region].is_complete = False
+        for fold in contents.op_folds:
+            self._fold(fold)
         self._sum_up(history.regions)
         for mark in history.marks:
             if mark.op == OUTLIVED:
@@ -115,6 +121,16 @@ class Accounting:
                     row.saved_bytes += size
                     row.graph_bytes += size if _was_made_in(mark.region, known[storage][1]) else 0
 
+    def _fold(self, fold: OpFold) -> None:
+        """Operators that were added up are in no region."""
+        operation = self._operation(fold.operation)
+        phase = PHASES[operation.phase]
+        key = OpKey(None, fold.site, operation.op, operation.node, operation.module, phase, fold.thread)
+        row = self.ops.setdefault(key, OpSum())
+        saved, *counts = fold.sums
+        row.account += Account(*counts)
+        row.saved_bytes += saved
+
     def _sum_up(self, regions: Iterable[Region]) -> None:
         """Adds what ran in each region to those around it, the innermost first."""
         for region in sorted(regions, key=_ancestors, reverse=True):
@@ -125,6 +141,7 @@ class Accounting:
                 parent = self.regions[region.parent]
                 parent.total += mine.total
                 parent.saved.update(mine.saved)
+                parent.is_complete = parent.is_complete and mine.is_complete
 
     def _outlive(self, mark: Mark, regions: list[Region]) -> None:
         for _, number, made, count, size, held in self._outliving.get(mark.key, ()):

@@ -24,12 +24,13 @@ from gradprobe.recording.accounts import Accounts, joined, selected
 
 # An operation is the manager's number plus one of the four things that happen to a manager.
 NO_GRAD, ENABLE_GRAD, SET_GRAD_ENABLED, INFERENCE_MODE, CALL, THREAD, FOLDED = 4, 8, 12, 16, 20, 24, 28
-# What stands for rows of an account: operators of one kind, a backward pass, tensors that outlived inference mode.
-TALLY, BACKWARD_PASS, OUTLIVED = 32, 36, 40
-# What is never stored: operators one by one, rows on their way to an account, marks for the writing thread.
-OPERATOR, LEDGER, MARK = 64, 68, 128
 ENTER, EXIT, CONSTRUCT, DECORATE = 0, 1, 2, 3
 KIND = 3
+# What stands for rows of an account: operators of one kind, a backward pass, tensors that outlived inference mode.
+TALLY, BACKWARD_PASS, OUTLIVED = 32, 36, 40
+FOLDED_OPERATORS = TALLY | EXIT  # some that ran here were added up, and are in no region
+# What is never stored: operators one by one, rows on their way to an account, marks for the writing thread.
+OPERATOR, LEDGER, MARK = 64, 68, 128
 # What happens to a thread besides its beginning and end.
 RECORDING_BEGINS, RECORDING_ENDS = CONSTRUCT, DECORATE
 # What happens to a probed call between its beginning and its end: a generator or a coroutine waits. ENTER resumes it.
@@ -115,7 +116,7 @@ class Block:
         """The block as a recording has it that does not ask for operators."""
         chosen = self
         if len(self) and int(self.op.max()) >= TALLY:
-            kept = (self.op != TALLY) & (self.op != OUTLIVED)
+            kept = (self.op & ~np.uint8(KIND) != TALLY) & (self.op != OUTLIVED)
             chosen = Block(*(getattr(self, name)[kept] for name in _PACKED.names or ()))
         accounts = {kind: rows for kind, rows in self.accounts.items() if kind in ("backwards", "returns")}
         return replace(chosen, accounts=accounts)

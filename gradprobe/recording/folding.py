@@ -9,10 +9,11 @@ it, and marks that say how much time was taken out of which thread.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gradprobe.recording.constructors import constructors, site_of_block
 from gradprobe.recording.events import (
+    BACKWARD_PASS,
     CALL,
     CONSTRUCT,
     DECORATE,
@@ -21,22 +22,25 @@ from gradprobe.recording.events import (
     FOLDED_BLOCKS,
     FOLDED_CALLS,
     FOLDED_END,
+    FOLDED_OPERATORS,
     INFERENCE_MODE,
     KIND,
     NOT_COUNTED,
     NOT_READ,
     NOWHERE,
     SET_GRAD_ENABLED,
+    TALLY,
     Block,
 )
 from gradprobe.recording.records import Row
-from gradprobe.recording.store import Fold, Site
+from gradprobe.recording.store import Fold, OpFold, Site
 
 _SUBCLASSES = 8
 _UNREAD = NOT_READ | NOT_READ << 2
 _PLAIN = (SET_GRAD_ENABLED | CONSTRUCT, SET_GRAD_ENABLED | DECORATE)
 _NO_ROW: Row = (0, 0, 0, 0, 0, 0, 0, NOT_COUNTED)
 Key = tuple[int, int, int, int, str]
+OpFoldKey = tuple[int, int, int]
 
 
 def duration_class(duration_ns: int) -> int:
@@ -64,6 +68,7 @@ class _Open:
     child_ns: int = 0
     child_nodes: int = 0
     call: _Open | None = None  # the plain call in force directly in this block
+    marks: list[int] = field(default_factory=list)  # of operators added up that ran directly in it
     had_call: bool = False
 
     @property
@@ -103,6 +108,8 @@ class Folder:
         self.sums: dict[Key, Fold] = {}
         self.changed: set[Key] = set()
         self.folded = 0
+        self.operators: dict[OpFoldKey, OpFold] = {}
+        self.changed_operators: set[OpFoldKey] = set()
         self._names = names
         self._sites = sites
         self._states: dict[int, int] = {}  # the modes that each thread's last row left
@@ -113,9 +120,15 @@ class Folder:
         self.changed.clear()
         return changed
 
+    def take_changed_operators(self) -> list[OpFold]:
+        """The sums of operators that grew since the last call."""
+        changed = [self.operators[key] for key in self.changed_operators]
+        self.changed_operators.clear()
+        return changed
+
     def fold(self, block: Block) -> Block:
-        """What must be kept of ``block``; the rest is added to ``sums``."""
-        rows = block.rows()
+        """What must be kept of ``block``; the rest is added to ``sums`` and ``operators``."""
+        rows = self._without_operators(block)
         begun, skipped = constructors(rows, self._sites)
         of_blocks = {b.index for b in begun.values()}
         last = {row[2]: index for index, row in enumerate(rows)}
@@ -129,6 +142,9 @@ class Folder:
                     self.folded += 1
                 continue
             lane, op = lanes[row[2]], row[0]
+            if op >= TALLY:
+                lane.levels[-1].marks.append(index)
+                continue
             first = begun[index].constructor if index in begun else row
             is_first, lane.is_new = lane.is_new, False
             # Where the modes are not what the row before left, this row stays, and tells of it.
@@ -154,7 +170,40 @@ class Folder:
             else:  # among them the last row of a thread, which may be half of a block
                 lane.keep_open()
         self._states.update((thread, lane.state) for thread, lane in lanes.items())
-        return Block.of(_marked(rows, dropped, resumed))
+        kept = {kind: table for kind, table in block.accounts.items() if kind in ("returns", "outliving")}
+        return replace(Block.of(_marked(rows, dropped, resumed)), accounts=kept)
+
+    def _without_operators(self, block: Block) -> list[Row]:
+        """The rows of ``block`` where a mark stands for operators that were added up; backward passes are left out."""
+        tallies = {row[0]: row for row in block.accounts["tallies"].tolist()} if "tallies" in block.accounts else {}
+        saved: dict[int, dict[int, int]] = defaultdict(dict)
+        for key, storage, size, _ in block.accounts["saved"].tolist() if "saved" in block.accounts else ():
+            saved[key][storage] = size
+        rows: list[Row] = []
+        marked: set[tuple[int, int]] = set()  # a mark is enough until the thread's next event
+        for row in block.rows():
+            if row[0] == TALLY:
+                self._add_operators(row, tallies.get(row[5]), sum(saved[row[5]].values()))
+                if (row[2], row[6]) not in marked:
+                    marked.add((row[2], row[6]))
+                    rows.append(
+                        (FOLDED_OPERATORS, row[1], row[2], NOWHERE, _UNREAD | _UNREAD << 4, 0, row[6], NOT_COUNTED)
+                    )
+            elif row[0] != BACKWARD_PASS:
+                rows.append(row)
+                marked = {mark for mark in marked if mark[0] != row[2]}
+        return rows
+
+    def _add_operators(self, row: Row, tally: tuple[int, ...] | None, saved_bytes: int) -> None:
+        if tally is None:
+            return
+        _, operation, *counts = tally
+        key = (row[3], operation, row[2])
+        known = self.operators.get(key)
+        sums = [saved_bytes, *counts]
+        self.operators[key] = OpFold(*key, sums if known is None else list(map(int.__add__, known.sums, sums)))
+        self.changed_operators.add(key)
+        self.folded += 1
 
     def _exit(self, lane: _Lane, row: Row, index: int, dropped: dict[int, _Dropped]) -> None:
         ended = lane.levels[-1]
@@ -181,7 +230,7 @@ class Folder:
         around = outer if is_plain or outer.call is None else outer.call
         around.child_ns += ended.child_ns if is_probed else total
         around.child_nodes += ended.child_nodes if is_probed else nodes
-        dropped.update((index, _Dropped()) for index in ended.indices)
+        dropped.update((index, _Dropped()) for index in (*ended.indices, *ended.marks))
         if is_probed:
             # Its own time is that of the block around it, or of the thread.
             if not outer.is_block:

@@ -218,8 +218,9 @@ def _region(p: Process, r: Region) -> tuple[Any, ...]:
 def _operators(p: Process, r: Region, *, total: bool) -> tuple[Any, ...]:
     """What ran in a region, in the order of the columns; missing where its thread's operators were not seen."""
     known = p.accounting.regions[r]
-    backward = known.backward_nodes if p.counts_nodes and r.nodes is not None else None
-    if r.thread not in p.watched:
+    # Past the limit backward passes are not kept.
+    backward = known.backward_nodes if p.counts_nodes and r.nodes is not None and not p.contents.folds else None
+    if r.thread not in p.watched or not known.is_complete:
         return (None,) * 5 if total else (None,) * 8 + (backward,)
     if total:
         a = known.total
@@ -296,6 +297,7 @@ def sites(processes: Sequence[Process]) -> pd.DataFrame:
             is_same = fold.state & 0b1111 == fold.state >> 4
             row = sums.setdefault((*p.place(fold.site), manager, form), _Sum())
             row.add(fold.count, fold.total_ns, fold.self_ns, is_same, is_failure(fold.error))
+            row.missing.update(range(_OPERATOR_COLUMNS))  # those of added up blocks are in no block
             row.add_nodes(fold.nodes if p.counts_nodes else None, fold.nodes - fold.self_nodes)
             for duration_class, count in fold.durations.items():
                 row.durations[class_middle(duration_class)] += count
@@ -308,21 +310,27 @@ def is_failure(error: str) -> bool:
     return bool(error) and error not in PROTOCOL
 
 
+_OPERATOR_COLUMNS = 8
+
+
 class _Sum:
     def __init__(self) -> None:
         self.count = self.total_ns = self.self_ns = self.redundant = self.errors = 0
         self.nodes: int | None = None
         self.self_nodes: int | None = None
         self.durations: Counter[float] = Counter()
-        self.operators: list[int | None] = [None] * 8
+        self.operators = [0] * _OPERATOR_COLUMNS
+        self.missing: set[int] = set()
 
     def add_operators(self, total: Sequence[int | None], own: Sequence[int | None]) -> None:
         """Adds the totals of one more region, in the order of ``values``."""
         saved, bumps, counters, tracked, inference = total
         untracked, graph, _, backward = own[-4:]
         for index, value in enumerate((saved, bumps, graph, counters, tracked, untracked, inference, backward)):
-            if value is not None:
-                self.operators[index] = (self.operators[index] or 0) + value
+            if value is None:
+                self.missing.add(index)
+            else:
+                self.operators[index] += value
 
     def add(self, count: int, total: int, own: int, redundant: bool, failed: bool) -> None:
         self.count += count
@@ -337,7 +345,7 @@ class _Sum:
             self.self_nodes = (self.self_nodes or 0) + nodes - of_children
 
     def values(self) -> tuple[Any, ...]:
-        saved, bumps, *others = self.operators
+        saved, bumps, *others = (None if i in self.missing else n for i, n in enumerate(self.operators))
         return (
             self.count,
             self.total_ns,

@@ -3,7 +3,7 @@
 Schema numbers, kept in the file's ``user_version``:
 
     1  meta, sites, names, threads, blocks, folds, notes
-    2  and operations, accounts
+    2  and operations, accounts, op_folds
 
 Every batch is one transaction of a rollback journal, so a process that is killed leaves a readable file that misses at
 most the batch under way. Nothing is synchronised to the disk: a recording outlives its process, not a power cut.
@@ -40,6 +40,8 @@ CREATE TABLE folds (manager INTEGER, site INTEGER, thread INTEGER, state INTEGER
 CREATE TABLE operations (id INTEGER PRIMARY KEY, op TEXT NOT NULL, node TEXT, module TEXT NOT NULL,
                          phase INTEGER NOT NULL);
 CREATE TABLE accounts (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, count INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE op_folds (site INTEGER, operation INTEGER, thread INTEGER, sums TEXT NOT NULL,
+                       PRIMARY KEY (site, operation, thread));
 CREATE TABLE notes (kind TEXT NOT NULL, text TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (kind, text));
 """
 
@@ -92,6 +94,16 @@ class Fold:
     durations: dict[int, int]
 
 
+@dataclass(frozen=True)
+class OpFold:
+    """Operators that were added up without their regions: the bytes they saved, and the counts of an account."""
+
+    site: int
+    operation: int
+    thread: int
+    sums: list[int]
+
+
 @dataclass
 class Batch:
     """What one transaction adds."""
@@ -102,6 +114,7 @@ class Batch:
     threads: list[Thread] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
     folds: list[Fold] = field(default_factory=list)
+    op_folds: list[OpFold] = field(default_factory=list)
     notes: list[tuple[str, str, int]] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -122,6 +135,7 @@ class Contents:
     notes: list[tuple[str, str, int]]
     operations: dict[int, Operation] = field(default_factory=dict)
     accounts: Accounts = field(default_factory=dict)
+    op_folds: list[OpFold] = field(default_factory=list)
 
 
 class Store:
@@ -157,6 +171,7 @@ class Store:
             many("INSERT OR REPLACE INTO names VALUES (?, ?)", [(i, _writable(text)) for i, text in batch.names])
             many("INSERT OR REPLACE INTO threads VALUES (?, ?, ?, ?, ?)", map(_plain, batch.threads))
             many("INSERT OR REPLACE INTO folds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_plain, batch.folds))
+            many("INSERT OR REPLACE INTO op_folds VALUES (?, ?, ?, ?)", map(_plain, batch.op_folds))
             many(
                 "INSERT INTO notes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count",
                 [(kind, _writable(text), count) for kind, text, count in batch.notes],
@@ -188,6 +203,7 @@ def write_file(path: Path, contents: Contents) -> None:
                 threads=list(contents.threads.values()),
                 operations=list(contents.operations.values()),
                 folds=contents.folds,
+                op_folds=contents.op_folds,
                 notes=contents.notes,
                 meta=contents.meta,
             )
@@ -241,11 +257,12 @@ def _contents(connection: sqlite3.Connection) -> Contents:
         sites = [Site(*[*row[:6], bool(row[6])]) for row in rows("sites")]
         threads = [Thread(*[*row[:4], bool(row[4])]) for row in rows("threads")]
         folds = [Fold(*[*row[:10], _durations(row[10])]) for row in rows("folds")]
-        operations, accounts = [], {}
+        operations, accounts, op_folds = [], {}, []
         if connection.execute("PRAGMA user_version").fetchone()[0] > 1:
             operations = [Operation(*row) for row in rows("operations")]
             accounts = joined([{kind: unpack(kind, data, int(count))} for _, kind, count, data in rows("accounts")])
-        _check([*sites, *threads, *folds, *operations])
+            op_folds = [OpFold(s, o, t, [int(n) for n in json.loads(sums)]) for s, o, t, sums in rows("op_folds")]
+        _check([*sites, *threads, *folds, *operations, *op_folds])
         return Contents(
             meta=_meta(rows("meta")),
             blocks=[Block.unpack(data, int(count)) for _, count, data in rows("blocks")],
@@ -256,6 +273,7 @@ def _contents(connection: sqlite3.Connection) -> Contents:
             notes=[(str(kind), str(text), int(count)) for kind, text, count in rows("notes")],
             operations={operation.id: operation for operation in operations},
             accounts=accounts,
+            op_folds=op_folds,
         )
     finally:
         connection.execute("ROLLBACK")
@@ -264,12 +282,12 @@ def _contents(connection: sqlite3.Connection) -> Contents:
 _TYPES = {"int": int, "str": str, "bool": bool, "int | None": int | None, "str | None": str | None}
 
 
-def _check(records: Iterable[Site | Thread | Fold | Operation]) -> None:
+def _check(records: Iterable[Site | Thread | Fold | Operation | OpFold]) -> None:
     # SQLite keeps in a column whatever it is given, and a damaged file may give anything.
     for record in records:
         for f in fields(record):
             value = getattr(record, f.name)
-            if not isinstance(value, _TYPES.get(str(f.type), dict)):
+            if not isinstance(value, _TYPES.get(str(f.type), dict | list)):
                 raise TypeError(f"{f.name} of a {type(record).__name__.lower()} is {type(value).__name__}")
 
 
@@ -286,10 +304,10 @@ def _durations(text: str) -> dict[int, int]:
     return {int(key): int(count) for key, count in json.loads(text).items()}
 
 
-def _plain(record: Site | Thread | Fold | Operation) -> list[Any]:
+def _plain(record: Site | Thread | Fold | Operation | OpFold) -> list[Any]:
     # Not dataclasses.astuple: it copies a Counter into one that counts pairs.
     values = (getattr(record, f.name) for f in fields(record))
-    return [json.dumps(v) if isinstance(v, dict) else _writable(v) if isinstance(v, str) else v for v in values]
+    return [json.dumps(v) if isinstance(v, dict | list) else _writable(v) if isinstance(v, str) else v for v in values]
 
 
 def _writable(text: str) -> str:

@@ -247,3 +247,29 @@ def test_each_thread_has_its_own_account(programs: list[list[tuple[int, int, int
     assert no_faults(recording)
     found = recording.ops.groupby(recording.ops["thread"].str.split(" #").str[0])["nodes"].sum()
     assert found.to_dict() == counted
+
+
+@given(STEPS)
+@settings(max_examples=20, deadline=None)
+def test_operators_added_up_beyond_the_limit_are_those_kept(steps: list[tuple[int, int, int]]) -> None:
+    columns = ["count", "nodes", "version_bumps", "counters_created", "tracked_views", "normal_outputs"]
+
+    def program() -> None:
+        for mode in (torch.enable_grad, torch.no_grad):
+            with mode():
+                run(steps, PURE + IMPURE)
+        with torch.no_grad():
+            run(steps, PURE)
+
+    program()
+    with gradprobe.record(level="ops") as kept:
+        program()
+    with gradprobe.record(level="ops", limit=0) as folded:
+        program()
+    assert no_faults(folded)
+    sums = [recording.ops.groupby(["op", "line"])[columns].sum() for recording in (kept, folded)]
+    assert sums[0].equals(sums[1])
+    # What ran in them is not known any more, so it is missing, not 0.
+    assert folded.regions["version_bumps"].isna().all()
+    assert folded.sites["version_bumps"].isna().all()
+    assert "operators" in str(folded)
