@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
@@ -11,8 +13,9 @@ from gradprobe.analysis.modes import MODES, by_mode, by_thread, hidden_ns
 from gradprobe.recording.events import UNKNOWN
 from gradprobe.recording.frames import is_failure
 from gradprobe.recording.tables import Tables
+from gradprobe.report import accounts
 from gradprobe.report.document import Document, Section, Table
-from gradprobe.report.units import count, duration, many, place, printable, share
+from gradprobe.report.units import count, duration, many, place, printable, share, size
 
 TOP = 15
 
@@ -23,13 +26,15 @@ def document(tables: Tables, *, top: int = TOP) -> Document:
         _modes(tables),
         _threads(tables, top),
         _sites(tables, top),
+        *accounts.sections(tables, top),
         _redundant(tables, top),
         _irregular(tables, top),
         _calls(tables, top),
         _unseen(tables),
         _environment(tables),
     ]
-    return Document("gradprobe: gradient and inference modes", _verdict(tables), [s for s in sections if s is not None])
+    verdict = [*_verdict(tables), *accounts.verdict(tables)]
+    return Document("gradprobe: gradient and inference modes", verdict, [s for s in sections if s is not None])
 
 
 def _verdict(tables: Tables) -> list[str]:
@@ -150,6 +155,19 @@ def _irregular(tables: Tables, top: int) -> Section | None:
     return Section("Blocks that did not close as usual", table=table)
 
 
+_RETURNED: dict[str, Callable[[Any], str]] = {
+    "returned_nodes": count,
+    "returned_graph_bytes": size,
+    "parameter_bumps": count,
+    "buffer_bumps": count,
+    "argument_bumps": count,
+}
+
+
+def _most(values: pd.Series[int], show: Callable[[Any], str]) -> str:
+    return show(values.max() if values.notna().any() else None)
+
+
 def _calls(tables: Tables, top: int) -> Section | None:
     if tables.calls.empty:
         return None
@@ -161,9 +179,11 @@ def _calls(tables: Tables, top: int) -> Section | None:
             count(group["nodes"].sum() if group["nodes"].notna().any() else None),
             count(sum(map(is_failure, group["error"]))),
         )
+        + tuple(_most(group[name], show) for name, show in _RETURNED.items())
         for (function, file, line), group in groups
     ]
-    columns = ("function", "site", "calls", "total", "median", "nodes", "errors")
+    columns = ["function", "site", "calls", "total", "median", "nodes", "errors"]
+    columns += ["result pins nodes", "bytes", "bumps of parameters", "of buffers", "of arguments"]
     table = Table(columns, rows[:top], frozenset(columns[2:]), max(len(rows) - top, 0))
     return Section("Probed calls", table=table)
 

@@ -13,6 +13,7 @@ from gradprobe.recording.tables import Tables
 
 SCHEMA = 1
 MAX_ROWS = 100_000
+SUMS = ("count", "nodes", "saved_bytes", "version_bumps", "counters_created", "tracked_views", "inference_outputs")
 
 
 def render(tables: Tables) -> str:
@@ -25,7 +26,7 @@ def render(tables: Tables) -> str:
             left_out[name] = len(frame) - MAX_ROWS
         return [{key: _plain(value) for key, value in row.items()} for row in frame.head(MAX_ROWS).to_dict("records")]
 
-    body = {name: rows(name) for name in ("transitions", "regions", "sites", "ops", "calls", "findings")}
+    body = {name: rows(name) for name in ("transitions", "regions", "sites", "ops", "births", "calls", "findings")}
     environments = [process.environment for process in tables.processes]
     report = {
         "schema": SCHEMA,
@@ -38,6 +39,7 @@ def render(tables: Tables) -> str:
             "time_by_mode": [
                 {"mode": t.mode, "ns": t.ns, "share": t.share, "nodes": t.nodes} for t in by_mode(tables.processes)
             ],
+            "operators": {name: int(tables.ops[name].sum()) for name in SUMS} if len(tables.ops) else None,
             "hidden_ns": hidden_ns(tables.processes),
             "unseen": gaps(tables.processes),
             "rows_left_out": left_out,

@@ -26,6 +26,17 @@ def count(value: Any) -> str:
     return "-" if pd.isna(value) else f"{int(value):,}"
 
 
+def size(value: Any) -> str:
+    """A number of bytes, in powers of 1024 with three significant digits; a dash where it was not measured."""
+    if pd.isna(value):
+        return "-"
+    for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if value >= 1 << bits:
+            scaled = value / (1 << bits)
+            return f"{scaled:.3g} {unit}" if scaled < 1000 else f"{scaled:,.0f} {unit}"
+    return f"{int(value)} B"
+
+
 def place(file: Any, line: Any) -> str:
     """``file:line``, from the working directory where that is shorter."""
     if pd.isna(file):

@@ -1,0 +1,154 @@
+"""The parts of a report that tell what operators did: by site, operator, line and module, with sums that add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from gradprobe.recording.tables import Tables
+from gradprobe.report.document import Section, Table
+from gradprobe.report.units import count, many, place, printable, size
+
+_SUMMED = [
+    "count",
+    "nodes",
+    "saved_bytes",
+    "graph_bytes",
+    "version_bumps",
+    "counters_created",
+    "tracked_views",
+    "untracked_views",
+    "inference_outputs",
+]
+_HEADINGS = [
+    "calls",
+    "nodes",
+    "saved",
+    "by graph alone",
+    "bumps",
+    "counters",
+    "views tracked",
+    "untracked",
+    "inference",
+]
+_BYTES = {"saved_bytes", "graph_bytes"}
+
+
+def sections(tables: Tables, top: int) -> list[Section | None]:
+    """What operators did; nothing where none were recorded."""
+    ops = tables.ops
+    if ops.empty:
+        return []
+    return [
+        _by_site(tables, top),
+        _grouped("Operators", ops, {"operator": "op", "phase": "phase"}, top),
+        _grouped("Operators by line", _with_places(ops), {"site": "site", "operator": "op", "node": "node"}, top),
+        _grouped("Operators by module", ops, {"module": "module"}, top) if any(ops["module"]) else None,
+        _births(tables, top),
+    ]
+
+
+def verdict(tables: Tables) -> list[str]:
+    """The account in a few sentences."""
+    lines = []
+    ops = tables.ops
+    if not ops.empty:
+        sums = ops[_SUMMED].sum()
+        lines.append(
+            f"{many(int(sums['count']), 'operator')} ran: {many(int(sums['nodes']), 'autograd node')}, "
+            f"{size(sums['saved_bytes'])} saved for backward ({size(sums['graph_bytes'])} of it by the graph alone), "
+            f"{many(int(sums['version_bumps']), 'bump')} of version counters, {count(sums['counters_created'])} counters "
+            f"created, {many(int(sums['inference_outputs']), 'inference tensor')}."
+        )
+        failed = int(ops["failed_version_reads"].sum())
+        if failed:
+            lines.append(f"{many(failed, 'read')} of _version failed: inference tensors have no version counter.")
+    regions = tables.regions
+    top = regions[regions["parent"].isna() & (regions["nodes"] > 0) & regions["backward_nodes"].notna()]
+    dropped = int(top["nodes"].sum() - top["backward_nodes"].sum()) if len(top) else 0
+    if dropped:
+        lines.append(
+            f"Of {many(int(top['nodes'].sum()), 'node')} constructed in blocks, no backward reached {dropped:,}."
+        )
+    lines += _pins(tables.calls)
+    births = tables.births
+    if len(births) and births["count"].sum():
+        held = f", {int(births['alive'].sum()):,} to the end" if births["alive"].sum() else ""
+        lines.append(f"{many(int(births['count'].sum()), 'inference tensor')} outlived inference mode{held}.")
+    return lines
+
+
+def _pins(calls: pd.DataFrame) -> list[str]:
+    """Of each probed function that returns a graph: what its largest result keeps alive."""
+    lines = []
+    pinning = calls[calls["returned_nodes"].fillna(0) > 0]
+    for function, group in list(pinning.groupby("function", sort=False))[:3]:
+        worst = group.sort_values(["returned_nodes", "returned_graph_bytes"]).iloc[-1]
+        lines.append(
+            f"{printable(str(function))} returned a result that pins {many(int(worst['returned_nodes']), 'node')} and "
+            f"{size(worst['returned_graph_bytes'])}."
+        )
+    return lines
+
+
+def _by_site(tables: Tables, top: int) -> Section | None:
+    sites = tables.sites[tables.sites["counters_created"].notna()]
+    if sites.empty:
+        return None
+    columns = ["site", "manager", "nodes", "reached by backward", *_HEADINGS[2:]]
+    rows = [
+        (place(s["file"], s["line"]), s["manager"], count(s["nodes"]), count(s["backward_nodes"]))
+        + (size(s["saved_bytes"]), size(s["graph_bytes"]), count(s["version_bumps"]), count(s["counters_created"]))
+        + (count(s["tracked_views"]), count(s["untracked_views"]), count(s["inference_tensors"]))
+        for s in sites.head(top).to_dict("records")
+    ]
+    table = Table(columns, rows, frozenset(columns[2:]), max(len(sites) - top, 0))
+    return Section("What ran in the blocks of each site", table=table)
+
+
+def _with_places(ops: pd.DataFrame) -> pd.DataFrame:
+    located: pd.DataFrame = ops.copy()
+    located["site"] = [place(file, line) for file, line in zip(ops["file"], ops["line"], strict=True)]
+    return located
+
+
+def _grouped(title: str, ops: pd.DataFrame, by: dict[str, str], top: int) -> Section | None:
+    """A table of sums, the most frequent first; its last rows are what is left out, and the whole."""
+    if ops.empty:
+        return None
+    groups = ops.groupby(list(by.values()), dropna=False, sort=False)[_SUMMED].sum()
+    groups = groups.sort_values(["count", "nodes"], ascending=False, kind="stable")
+    rows = [
+        (*map(_text, key if isinstance(key, tuple) else (key,)), *_cells(sums))
+        for key, (_, sums) in zip(groups.index[:top], groups.iloc[:top].iterrows(), strict=True)
+    ]
+    filler = ("",) * (len(by) - 1)
+    if len(groups) > top:
+        rows.append((f"({len(groups) - top:,} more)", *filler, *_cells(groups.iloc[top:].sum())))
+    rows.append(("in all", *filler, *_cells(groups.sum())))
+    return Section(title, table=Table((*by, *_HEADINGS), rows, frozenset(_HEADINGS)))
+
+
+def _cells(sums: pd.Series[int]) -> list[str]:
+    shown: list[Callable[[object], str]] = [size if name in _BYTES else count for name in _SUMMED]
+    return [show(sums[name]) for show, name in zip(shown, _SUMMED, strict=True)]
+
+
+def _births(tables: Tables, top: int) -> Section | None:
+    births = tables.births
+    if births.empty:
+        return None
+    rows: Sequence[Sequence[str]] = [
+        (place(b["file"], b["line"]), b["op"], b["module"] or "-", count(b["count"]), size(b["bytes"]))
+        + (count(b["alive"]), printable(b["held_by"]) or "-")
+        for b in births.sort_values("bytes", ascending=False, kind="stable").head(top).to_dict("records")
+    ]
+    columns = ("born at", "operator", "module", "tensors", "bytes", "alive at the end", "held by")
+    sentence = "Training that meets one of them fails; x.clone() outside of inference mode gives a normal tensor."
+    table = Table(columns, rows, frozenset(columns[3:6]), max(len(births) - top, 0))
+    return Section("Inference tensors that outlived inference mode", [sentence], table)
+
+
+def _text(value: object) -> str:
+    return "-" if value is None or value == "" or value != value else printable(str(value))
