@@ -271,9 +271,6 @@ class Interpreter:
         self, manager: Manager, form: str, line: int, body: Callable[[], object], kept: list[bool] | None = None
     ) -> None:
         """Enters and leaves a manager; ``kept`` is the mode that a kept object puts back, changed where it is."""
-        if kept is not None and manager.name == "set_grad_enabled":
-            # Entering a kept object does not read the mode: a change that nothing announced is passed over.
-            self.state = self.announced
         self.notice(line)
         before = self.state
         if kept is None:
