@@ -133,6 +133,24 @@ def test_a_kept_object_entered_in_a_task_is_in_the_task() -> None:
     assert recording.regions["task"].notna().all()
 
 
+def test_a_kept_set_grad_enabled_that_decorates_is_told_alike_of_pytorch_and_of_the_drop_in() -> None:
+    def program(manager: Any) -> None:
+        kept = manager(False)
+
+        @kept
+        def function() -> None: ...
+
+        function()
+
+    def rows(manager: Any) -> list[dict[str, Any]]:
+        with gradprobe.record() as recording:
+            program(manager)
+        return recording.transitions.drop(columns="time_ns").to_dict("records")
+
+    assert rows(gradprobe.set_grad_enabled) == rows(torch.set_grad_enabled)
+    assert [row["event"] for row in rows(torch.set_grad_enabled)] == ["set", "set", "enter", "exit"]
+
+
 def test_an_exception_is_named_and_goes_on() -> None:
     with gradprobe.record() as recording, pytest.raises(KeyError), torch.no_grad(), torch.inference_mode():
         raise KeyError("lost")
