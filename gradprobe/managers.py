@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils._contextlib import context_decorator
 
-from gradprobe.capture.execution import clone_set_grad_enabled, is_tracing
+from gradprobe.capture.execution import clone_set_grad_enabled, indirect_files, is_tracing
 from gradprobe.stepping import is_async, wrap
 
 __all__ = [
@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+indirect_files.add(__file__)
 
 is_grad_enabled = torch.is_grad_enabled
 is_inference_mode_enabled = torch.is_inference_mode_enabled

@@ -44,7 +44,7 @@ def probe(function: Any = None, /, *, level: str = "graph", name: str | None = N
     steps of its own body count, not what runs while it waits.
 
     ``gradprobe.disable()`` makes it inert; in a process started with ``GRADPROBE=0`` the function is returned as it is.
-    Raises ``GradprobeError`` for a level that does not exist and for what is not a function.
+    Raises ``GradprobeError`` for a level that does not exist, an empty name, and for what is not a function.
     """
     made = Probe(level, name)
     return made if function is None else made(function)
@@ -54,6 +54,8 @@ class Probe:
     """What ``probe()`` gives without a function: a decorator, and a context manager."""
 
     def __init__(self, level: str = "graph", name: str | None = None, *, clock: Clock = SYSTEM) -> None:
+        if name == "":
+            raise GradprobeError("the name of a probe is empty; give it one, or leave it out")
         self._watch = _Watch(check_level(level), name, clock)
         self._open: list[tuple[int, int]] = []
 
@@ -107,7 +109,8 @@ class _Watch:
                 function.recording = self.recording
             return function
         code = code_of(function)
-        place = DECORATED if self.name is None and code is not None else (DECORATED, self.name or repr(function))
+        name = _name_of(function) if self.name is None and code is None else self.name
+        place = DECORATED if name is None else (DECORATED, name)
         if runs_in_steps(function):
             watched: Any = wrap(function, lambda: self._stepper(code, place))
         else:
@@ -235,6 +238,12 @@ class _Watch:
             session.drain()
             contents = writer.store.read()
         return dataclasses.replace(contents, meta={**contents.meta, "ended_ns": self._clock.now()})
+
+
+def _name_of(function: Any) -> str:
+    """What a callable that is not written in Python, or no function, goes by. No repr: that may tell its address."""
+    inner = getattr(function, "func", function)  # functools.partial
+    return str(getattr(inner, "__qualname__", type(inner).__qualname__))
 
 
 def _ends(method: Any) -> bool:

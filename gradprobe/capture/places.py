@@ -27,11 +27,11 @@ class Sites(dict[tuple[int, Offset], int]):
     def __init__(self, table: dict[int, Site]) -> None:
         super().__init__()
         self._table = table
-        self._held: list[CodeType] = []
+        self._held: list[CodeType | None] = []
 
     def number(self, code: CodeType | None, offset: Offset) -> int:
         """The number of a place, a new one at its first use."""
-        if code is None:
+        if code is None and not isinstance(offset, tuple):
             return NOWHERE
         known = self.get((id(code), offset))
         if known is None:
@@ -41,8 +41,10 @@ class Sites(dict[tuple[int, Offset], int]):
         return known
 
 
-def _site(number: int, code: CodeType, offset: Offset) -> Site:
+def _site(number: int, code: CodeType | None, offset: Offset) -> Site:
     offset, name = offset if isinstance(offset, tuple) else (offset, None)
+    if code is None:
+        return Site(number, None, None, None, name, _FORMS.get(offset, "with"), internal=False)
     file = code.co_filename
     if offset in _FORMS:
         line = end_line = code.co_firstlineno

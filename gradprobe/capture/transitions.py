@@ -158,11 +158,16 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
             fault(error)
 
     def set_enter(self: Any) -> None:
-        mode = self.mode
+        grad, mode = is_grad(), self.mode
         bindings._set_grad_enabled(mode)
         try:
-            # The constructor's event, just before, and the exit's tell the place.
-            emit((_SET_ENTER, now(), thread(), None, 0, NOT_READ, NOT_READ, mode, NOT_READ, id(self), None))
+            frame = _getframe(1)
+            code: CodeType | None = frame.f_code
+            offset = frame.f_lasti
+            if code is by_stack:  # a decorator constructs an object for each call, and that event tells the place
+                code, offset = locate(frame)
+            task = label() if tasks_run else None
+            emit((_SET_ENTER, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task))
         except Exception as error:
             fault(error)
 

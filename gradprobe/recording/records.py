@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from gradprobe.recording.events import NOT_COUNTED
+from gradprobe.recording.events import NOT_COUNTED, NOT_READ
 
 Row = tuple[int, int, int, int, int, int, int, int]
 State = tuple[bool, bool]  # grad mode, inference mode
@@ -110,7 +110,6 @@ class Lane:
     calls: int = 0  # probed calls that run in it
     is_watched: bool = False  # its operators are seen, at a level that sees any
     doubtful: Transition | None = None
-    stacks: dict[str | None, list[Region]] = field(default_factory=lambda: defaultdict(list))
 
     def advance(self, time_ns: int, nodes: int) -> None:
         """Charges the time and the nodes since the last event to the mode of the thread."""
@@ -150,3 +149,17 @@ class History:
     hidden: int
     end_ns: int
     complete: bool
+
+
+def modes_before(row: Row, known: State) -> State:
+    """The modes before an event; ``known`` where they were not read."""
+    return _mode(row[4], known[0]), _mode(row[4] >> 2, known[1])
+
+
+def modes_after(row: Row, known: State) -> State:
+    """The modes after an event; ``known`` where they were not read."""
+    return _mode(row[4] >> 4, known[0]), _mode(row[4] >> 6, known[1])
+
+
+def _mode(bits: int, known: bool) -> bool:
+    return known if bits & 3 == NOT_READ else bool(bits & 3)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -166,6 +167,42 @@ def test_a_block_is_recorded_under_its_name() -> None:
     assert managers(block.recording) == ["no_grad"]
     assert list(block.recording.calls["function"]) == ["evaluate"]
     assert "evaluate" in str(block.recording)
+
+
+class Scale:
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return x * 2
+
+
+def double(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (functools.partial(double), "double"),
+        (functools.partial(torch.relu), "relu"),
+        (torch.relu, "relu"),
+        (Scale(), "Scale"),
+        (functools.partial(Scale()), "Scale"),
+    ],
+)
+def test_what_is_no_function_of_python_goes_by_the_name_under_it_and_never_by_an_address(
+    function: Callable[..., torch.Tensor], name: str
+) -> None:
+    bare, named = gradprobe.probe(function), gradprobe.probe(name="mine")(function)
+    bare(torch.ones(1))
+    named(torch.ones(1))
+    assert str(bare.recording.calls.iloc[0]["function"]).endswith(name)  # type: ignore[attr-defined]
+    assert list(named.recording.calls["function"]) == ["mine"]  # type: ignore[attr-defined]
+    assert name in str(bare.recording)  # type: ignore[attr-defined]
+
+
+def test_an_empty_name_is_refused() -> None:
+    with pytest.raises(gradprobe.GradprobeError, match="name of a probe is empty"):
+        gradprobe.probe(name="")
 
 
 def test_a_probed_call_appears_in_an_open_recording_too() -> None:

@@ -104,6 +104,53 @@ def test_a_with_statement_that_is_older_than_the_recording_ends_unannounced() ->
     assert recording.transitions.iloc[0]["inference_before"]
 
 
+def test_a_change_before_a_kept_object_is_entered_again_is_told_where_it_is_entered() -> None:
+    def program() -> None:
+        kept = torch.set_grad_enabled(False)
+        torch._C._set_grad_enabled(True)
+        with kept:
+            pass
+
+    with gradprobe.record() as recording:
+        program()
+    assert events(recording) == [
+        ("set_grad_enabled", "call", "set", True, False),
+        ("unknown", "call", "set", False, True),
+        ("set_grad_enabled", "with", "enter", True, False),
+        ("set_grad_enabled", "with", "exit", False, True),
+    ]
+    assert list(recording.transitions["line"])[1:] == [line_of(program, "with kept")] * 3
+
+
+def test_a_kept_object_entered_in_a_task_is_in_the_task() -> None:
+    async def work() -> None:
+        with kept:
+            await asyncio.sleep(0)
+
+    kept = torch.set_grad_enabled(True)
+    with gradprobe.record() as recording:
+        asyncio.run(work())
+    assert recording.regions["task"].notna().all()
+
+
+def test_a_kept_set_grad_enabled_that_decorates_is_told_alike_of_pytorch_and_of_the_drop_in() -> None:
+    def program(manager: Any) -> None:
+        kept = manager(False)
+
+        @kept
+        def function() -> None: ...
+
+        function()
+
+    def rows(manager: Any) -> list[dict[str, Any]]:
+        with gradprobe.record() as recording:
+            program(manager)
+        return recording.transitions.drop(columns="time_ns").to_dict("records")
+
+    assert rows(gradprobe.set_grad_enabled) == rows(torch.set_grad_enabled)
+    assert [row["event"] for row in rows(torch.set_grad_enabled)] == ["set", "set", "enter", "exit"]
+
+
 def test_an_exception_is_named_and_goes_on() -> None:
     with gradprobe.record() as recording, pytest.raises(KeyError), torch.no_grad(), torch.inference_mode():
         raise KeyError("lost")

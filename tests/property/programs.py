@@ -71,7 +71,7 @@ def _nested(inner: st.SearchStrategy[Statement]) -> st.SearchStrategy[Statement]
         st.tuples(st.just("generator"), managers(), st.booleans(), st.lists(body, min_size=1, max_size=3), body),
         st.tuples(st.just("kept"), managers(), body, body),
         st.tuples(st.just("kept open"), managers("no_grad", "enable_grad", "set_grad_enabled"), body, body),
-        st.tuples(st.just("kept decorator"), managers().filter(lambda m: not (m.drop_in and m.name == ALL[2])), body),
+        st.tuples(st.just("kept decorator"), managers(), body),
         st.tuples(st.just("stack"), st.lists(st.tuples(managers(), body), min_size=1, max_size=3)),
         st.tuples(st.just("try"), body),
         st.tuples(st.just("repeat"), st.integers(2, 4), body),
@@ -271,9 +271,6 @@ class Interpreter:
         self, manager: Manager, form: str, line: int, body: Callable[[], object], kept: list[bool] | None = None
     ) -> None:
         """Enters and leaves a manager; ``kept`` is the mode that a kept object puts back, changed where it is."""
-        if kept is not None and manager.name == "set_grad_enabled":
-            # Entering a kept object does not read the mode: a change that nothing announced is passed over.
-            self.state = self.announced
         self.notice(line)
         before = self.state
         if kept is None:
