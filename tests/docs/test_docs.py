@@ -56,5 +56,5 @@ def test_the_columns_that_the_documentation_lists_are_those_of_the_tables() -> N
     from gradprobe.recording import frames
 
     text = " ".join((ROOT / "docs/report.md").read_text(encoding="utf-8").split())
-    for columns in (frames.TRANSITIONS, frames.REGIONS, frames.SITES, frames.CALLS):
+    for columns in (frames.TRANSITIONS, frames.REGIONS, frames.SITES, frames.OPS, frames.BIRTHS, frames.CALLS):
         assert ", ".join(columns) in text
