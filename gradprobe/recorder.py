@@ -9,6 +9,7 @@ import platform
 import sys
 import warnings
 from _thread import get_ident
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -184,19 +185,25 @@ class Recorder:
     @property
     def failure(self) -> str | None:
         """Why the file could not be written to its end, and how much is missing; None if it could."""
-        writer = self._writer
-        if writer is None or writer.failure is None:
-            return None
-        return f"{writer.failure}; {writer.lost} events after that are missing"
+        return None if self._writer is None else _failure(self._writer)
 
     def _contents(self, writer: Writer, path: Path | None) -> Contents:
+        runs_here = self._running and self._process == os.getpid()
         if path is not None and not self._running:
-            return read_file(path)
-        session = session_for(self._clock)
-        with session.lock:
-            if self._running and self._process == os.getpid():
-                session.drain()
-            return writer.store.read()
+            contents = read_file(path)
+        else:
+            session = session_for(self._clock)
+            with session.lock:
+                if runs_here:
+                    session.drain()
+                contents = writer.store.read()
+        # Why it has no end, which a file that cannot be written does not tell.
+        reason = _failure(writer) or ("it still runs" if runs_here else None)
+        return contents if reason is None else replace(contents, notes=[*contents.notes, ("cut off", reason, 1)])
+
+
+def _failure(writer: Writer) -> str | None:
+    return None if writer.failure is None else f"{writer.failure}; {writer.lost} events after that are missing"
 
 
 def environment(level: str) -> dict[str, Any]:

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 
 from gradprobe.recording.process import Process
 
+_WHY_CUT_OFF = (
+    "the program still runs or was killed, and up to a second is missing; or its file could not be written any more, as "
+    "on a full disk, and all after that is missing"
+)
+
 
 def gaps(processes: Sequence[Process]) -> list[str]:
     """One sentence for each thing that the tables do not show."""
@@ -20,9 +25,8 @@ def _of(process: Process) -> list[str]:
     notes, history, meta = process.contents.notes, process.history, process.contents.meta
     found = []
     if not history.complete:
-        found.append(
-            "the recording was cut off (the program was killed, or still runs); up to a second at its end is missing"
-        )
+        known = [text for kind, text, _ in notes if kind == "cut off"]
+        found.append(f"the recording has no end: {known[-1] if known else _WHY_CUT_OFF}")
     threads = sorted(text for kind, text, _ in notes if kind == "unseen thread")
     if threads:
         named = ", ".join(threads[:5]) + (f" and {len(threads) - 5} more" if len(threads) > 5 else "")
