@@ -1,0 +1,192 @@
+"""The autograd graph behind tensors, read without changing it.
+
+Nothing here unpacks a saved tensor: unpacking runs the program's hooks (a checkpointed stretch would be computed again)
+and PyTorch's version check. Each node has its saved variables as ``_raw_saved_*``, whose ``data`` is the tensor as saved.
+One read is not free of effects, and is PyTorch's own: ``grad_fn`` of a view whose base was changed in place since makes
+that view's node anew.
+
+What nodes keep is more than what they saved: a custom ``Function`` may put tensors on its ``ctx``, and ``AccumulateGrad``
+holds its leaf. Not to be seen is what ``CopySlices`` (an in-place operation on a view) holds in the node inside it; each
+counts as one saved tensor that could not be read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.autograd.function import BackwardCFunction
+
+from gradprobe.capture.ownership import Ledger
+
+_PREFIX = "_raw_saved_"
+_COPY_SLICES = "torch::autograd::CopySlices"
+_names_by_type: WeakKeyDictionary[type, tuple[str, ...]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The nodes that a backward from some tensors could reach, and what they saved for it.
+
+    ``nodes`` counts the autograd nodes that a thread's sequence number counts (all but ``AccumulateGrad``); ``names`` says
+    how many of each name, ``sequence_numbers`` which. ``saved_bytes`` are the bytes of the unique storages saved for
+    backward, those on a custom function's ``ctx`` included; ``graph_bytes`` the part of them that nothing but the graph
+    keeps alive: no variable, container, storage object or other graph of the program holds a tensor over them. It is exact
+    where ``unread`` is 0, else a lower bound. ``hooked`` counts saved tensors that were handed to saved-tensor hooks of
+    the program, which are in neither sum; ``freed`` says that a backward freed what some node had saved; ``unread`` counts
+    saved tensors that could not be read.
+    """
+
+    nodes: int = 0
+    names: dict[str, int] = field(default_factory=dict)
+    sequence_numbers: list[int] = field(default_factory=list)
+    saved_bytes: int = 0
+    graph_bytes: int = 0
+    hooked: int = 0
+    freed: bool = False
+    unread: int = 0
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What one node saved: the tensors, what a custom function put on its ``ctx``, and how many were not to be had."""
+
+    tensors: list[torch.Tensor] = field(default_factory=list)
+    on_context: list[object] = field(default_factory=list)
+    hooked: int = 0
+    freed: int = 0
+    unread: int = 0
+
+
+def walk(tensors: Iterable[torch.Tensor], *, read_saved: bool = True) -> Graph:
+    """Reads the graph behind ``tensors``; keeps no node and no tensor. Under ``torch.compile`` it is empty.
+
+    Without ``read_saved`` only nodes, names and sequence numbers are filled in. The counts of owners are those of this
+    moment: a thread that is busy with the same tensors may hold one in passing.
+    """
+    if torch.compiler.is_compiling():
+        return Graph()
+    with torch._C.DisableTorchFunction():
+        roots = list(tensors)
+        nodes = _reachable(roots)
+        counted = [node for node in nodes if not _is_leaf_node(node)]
+        names = dict(Counter(_name(node) for node in counted))
+        numbers = [type(node)._sequence_nr(node) for node in counted]
+        if not read_saved:
+            return Graph(len(counted), names, numbers)
+        with torch._C._DisableTorchDispatch():
+            return Graph(len(counted), names, numbers, **_saved_totals(nodes))
+
+
+def saved_by(node: Any) -> Saved:
+    """What an autograd node holds for backward, without unpacking any of it."""
+    saved = Saved(on_context=list(vars(node).values()) if isinstance(node, BackwardCFunction) else [])
+    hooked = freed = unread = 0
+    for variable in _saved_variables(node):
+        if variable is None:
+            freed += 1
+        elif not _can_be_read(type(variable)):
+            unread += 1
+        elif variable.unpack_hook is not None:
+            hooked += 1  # its data is what the program's hook made of the tensor
+        elif variable.data is not None:
+            saved.tensors.append(variable.data)
+        else:
+            freed += _was_freed(variable)
+    return replace(saved, hooked=hooked, freed=freed, unread=unread + (_name(node) == _COPY_SLICES))
+
+
+def _reachable(roots: list[torch.Tensor]) -> list[Any]:
+    """Every node that a backward from ``roots`` could run, without recursion: graphs are deeper than Python's stack."""
+    found: dict[Any, None] = dict.fromkeys(root.grad_fn for root in roots if root.grad_fn is not None)
+    waiting = list(found)
+    while waiting:
+        for node, _ in waiting.pop().next_functions:
+            if node is not None and node not in found:
+                found[node] = None
+                waiting.append(node)
+    return list(found)
+
+
+def _saved_totals(nodes: list[Any]) -> dict[str, Any]:
+    ledger = Ledger()
+    hooked = freed = unread = 0
+    for node in nodes:
+        found = _enter(node, ledger)
+        hooked += found.hooked
+        freed += found.freed
+        unread += found.unread
+        del found  # it holds tensors, and the ledger is about to count who does
+    saved_bytes, graph_bytes = ledger.totals()
+    return {
+        "saved_bytes": saved_bytes,
+        "graph_bytes": graph_bytes,
+        "hooked": hooked,
+        "freed": freed > 0,
+        "unread": unread + ledger.unread,
+    }
+
+
+def _enter(node: Any, ledger: Ledger) -> Saved:
+    """Notes in the ledger what a node holds, and gives back the counts of what it could not."""
+    if _is_leaf_node(node):
+        if node.variable is not None:
+            ledger.own_from_cpp(node.variable)
+        return Saved()
+    saved = saved_by(node)
+    for tensor in saved.tensors:
+        ledger.save(tensor)
+    for value in saved.on_context:
+        ledger.save_on_context(value)
+    return replace(saved, tensors=[], on_context=[])
+
+
+def _saved_variables(node: Any) -> list[Any]:
+    """PyTorch's saved variables of a node; None for those that cannot be had any more because they were freed."""
+    variables: list[Any] = []
+    for name in _raw_names(type(node)):
+        try:
+            value = getattr(node, name)
+        except RuntimeError:  # a list of them raises once it was freed, where a single one is empty
+            value = None
+        if isinstance(value, tuple | list):
+            variables += value
+        else:
+            variables.append(value)
+    return variables
+
+
+def _was_freed(variable: Any) -> bool:
+    """Whether an empty saved variable held a tensor once, rather than stands for an operand that was not needed.
+
+    Only its ``unpack`` can tell. With no data and no hook there is nothing that it could run or give.
+    """
+    try:
+        variable.unpack()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _can_be_read(kind: type) -> bool:
+    """Whether this PyTorch lets a saved variable be looked at without unpacking it."""
+    return hasattr(kind, "data") and hasattr(kind, "unpack_hook")
+
+
+def _raw_names(kind: type) -> tuple[str, ...]:
+    names = _names_by_type.get(kind)
+    if names is None:
+        names = _names_by_type[kind] = tuple(name for name in dir(kind) if name.startswith(_PREFIX))
+    return names
+
+
+def _is_leaf_node(node: Any) -> bool:
+    return type(node).__name__ == "AccumulateGrad"
+
+
+def _name(node: Any) -> str:
+    return str(type(node).name(node))  # a program may have put a name of its own on its ctx
