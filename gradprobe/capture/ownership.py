@@ -177,7 +177,8 @@ def bytes_in_memory(tensor: torch.Tensor, storage: torch.UntypedStorage) -> int:
     if storage.device.type == "meta":
         return 0
     # Asking a copy-on-write storage for its address would make the copy.
-    if type(tensor) is torch.Tensor or torch._C._is_cow_tensor(tensor):
+    is_copy_on_write = getattr(torch._C, "_is_cow_tensor", None)
+    if type(tensor) is torch.Tensor or (is_copy_on_write is not None and is_copy_on_write(tensor)):
         return storage.nbytes()
     try:
         return storage.nbytes() if storage.data_ptr() else 0
@@ -190,7 +191,7 @@ def has_other_owners(held: Held, floor: Floor) -> bool:
     references = sys.getrefcount(held.thing) - held.from_python
     if not isinstance(held.thing, torch.Tensor):
         return references > floor.container
-    owners = held.thing._use_count() - 1  # the other one is its Python object
+    owners = torch.Tensor._use_count(held.thing) - 1  # type: ignore[attr-defined]  # less its Python object
     if owners > held.from_cpp:
         return True
     return references > (floor.tensor_in_cpp if owners else floor.tensor)
