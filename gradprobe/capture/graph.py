@@ -37,9 +37,9 @@ class Graph:
     how many of each name, ``sequence_numbers`` which. ``saved_bytes`` are the bytes of the unique storages saved for
     backward, those on a custom function's ``ctx`` included; ``graph_bytes`` the part of them that nothing but the graph
     keeps alive: no variable, container, storage object or other graph of the program holds a tensor over them. It is exact
-    where ``unread`` and ``hooked`` are 0, else a lower bound. ``hooked`` counts saved tensors that were handed to saved-tensor hooks of
-    the program, which are in neither sum; ``freed`` says that a backward freed what some node had saved; ``unread`` counts
-    saved tensors, and histories of tensors, that could not be read.
+    where ``unread`` and ``hooked`` are 0, else a lower bound. ``hooked`` counts saved tensors that were handed to
+    saved-tensor hooks of the program, which are in neither sum; ``freed`` says that a backward freed what some node had
+    saved; ``unread`` counts saved tensors, and histories of tensors, that could not be read.
     """
 
     nodes: int = 0
@@ -124,25 +124,22 @@ def _reachable(ends: list[Any]) -> list[Any]:
 
 def _saved_totals(nodes: list[Any], unread: int) -> dict[str, Any]:
     ledger = Ledger()
-    hooked = freed = 0
-    for node in nodes:
-        found = _enter(node, ledger)
-        hooked += found.hooked
-        freed += found.freed
-        unread += found.unread
-        del found  # it holds tensors, and the ledger is about to count who does
-    saved_bytes, graph_bytes = ledger.totals()
+    try:
+        counts = [_enter(node, ledger) for node in nodes]
+        saved_bytes, graph_bytes = ledger.totals()
+    finally:
+        ledger.clear()
     return {
         "saved_bytes": saved_bytes,
         "graph_bytes": graph_bytes,
-        "hooked": hooked,
-        "freed": freed > 0,
-        "unread": unread + ledger.unread,
+        "hooked": sum(found.hooked for found in counts),
+        "freed": any(found.freed for found in counts),
+        "unread": unread + ledger.unread + sum(found.unread for found in counts),
     }
 
 
 def _enter(node: Any, ledger: Ledger) -> Saved:
-    """Notes in the ledger what a node holds, and gives back the counts of what it could not."""
+    """Notes in the ledger what a node holds; gives back the counts without the tensors, whose owners are counted next."""
     if _is_leaf_node(node):
         if node.variable is not None:
             ledger.own_from_cpp(node.variable)
