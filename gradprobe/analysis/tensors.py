@@ -145,12 +145,12 @@ _LEAF = "a leaf Variable that requires grad is being used in an in-place operati
 _VIEW_OF_LEAF = "a view of a leaf Variable that requires grad is being used in an in-place operation."
 _AMBIGUOUS = (
     " Given that this use case is ambiguous and error-prone, it is forbidden. You can clarify your code by moving both the "
-    "view and the inplace either both inside the {mode} block (if you don't want the inplace to be tracked) or both outside "
-    "(if you want the inplace to be tracked)."
+    "view and the inplace either both inside the {mode} block (if you don't want the inplace to be tracked) or both "
+    "outside (if you want the inplace to be tracked)."
 )
 _SEVERAL_OUTPUTS = (
-    " This view is the output of a function that returns multiple views. Such functions do not allow the output views to be "
-    "modified inplace. You should replace the inplace operation by an out-of-place one."
+    " This view is the output of a function that returns multiple views. Such functions do not allow the output views to "
+    "be modified inplace. You should replace the inplace operation by an out-of-place one."
 )
 _CUSTOM = (
     " This view was created inside a custom Function (or because an input was returned as-is) and the autograd logic to "
@@ -173,7 +173,7 @@ def _of_place(facts: Facts) -> Iterator[Problem]:
         if not facts.requires_grad:
             what += " and an operand that requires grad"
         yield Problem(what, *refused)
-    elif facts.requires_grad and not facts.is_inference and facts.kind != NORMAL_UNCOUNTED:
+    elif facts.requires_grad:
         fix = "change it under torch.no_grad(), or go on with the result of the same operation out of place"
         if facts.is_view and facts.base_is_leaf:
             yield Problem(what, _VIEW_OF_LEAF, fix)
@@ -248,9 +248,9 @@ def _of_traits(facts: Facts) -> Iterator[Problem]:
     if "vmap" in traits:
         yield Problem(
             "reading a number, as t.sum().item() does, inside torch.vmap",
-            "vmap: It looks like you're calling .item() on a Tensor. We don't support vmap over calling .item() on a Tensor, "
-            "please try to rewrite what you're doing with other operations. If error is occurring somewhere inside PyTorch "
-            "internals, please file a bug report.",
+            "vmap: It looks like you're calling .item() on a Tensor. We don't support vmap over calling .item() on a "
+            "Tensor, please try to rewrite what you're doing with other operations. If error is occurring somewhere inside "
+            "PyTorch internals, please file a bug report.",
             "return it from the function and read it outside",
         )
     if "transform" in traits:

@@ -82,7 +82,7 @@ def _traits(tensor: torch.Tensor) -> Iterator[str]:
         "wrapper": _dispatches_in_python(tensor),
         "fake": isinstance(tensor, FakeTensor),
         "meta": tensor.is_meta,
-        "sparse": tensor.layout not in (torch.strided, torch.jagged, torch._mkldnn),
+        "sparse": str(tensor.layout).startswith("torch.sparse"),
         "nested": _is_nested(tensor),
         "jagged": tensor.layout == torch.jagged,
         "quantized": tensor.is_quantized,
@@ -111,7 +111,7 @@ def _traits_of_memory(tensor: torch.Tensor) -> Iterator[str]:
 
 def _dispatches_in_python(tensor: torch.Tensor) -> bool:
     """Whether a subclass does the operators itself, by ``__torch_dispatch__``."""
-    return type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__  # type: ignore[attr-defined]
+    return type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
 
 
 def _is_nested(tensor: torch.Tensor) -> bool:
