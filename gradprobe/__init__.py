@@ -12,6 +12,7 @@ from gradprobe._version import __version__
 
 if TYPE_CHECKING:
     from gradprobe.errors import GradprobeError, RecordingError
+    from gradprobe.inspection import Inspection, inspect
     from gradprobe.managers import (
         enable_grad,
         inference_mode,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "GradprobeError": "errors",
     "RecordingError": "errors",
+    "Inspection": "inspection",
+    "inspect": "inspection",
     "enable_grad": "managers",
     "inference_mode": "managers",
     "is_grad_enabled": "managers",
@@ -45,6 +48,7 @@ _HOMES = {
 
 __all__ = [
     "GradprobeError",
+    "Inspection",
     "Recording",
     "RecordingError",
     "__version__",
@@ -52,6 +56,7 @@ __all__ = [
     "enable",
     "enable_grad",
     "inference_mode",
+    "inspect",
     "is_grad_enabled",
     "is_inference_mode_enabled",
     "load",

@@ -59,10 +59,11 @@ def record(
     Use it as a ``with`` block, or call ``start()`` and ``stop()``; both give a ``Recording``. With ``path`` the recording
     is on disk as it grows; an existing file is refused unless ``force``.
 
-    ``level``: ``"modes"`` records transitions and time, ``"graph"`` also counts autograd nodes, ``"ops"`` also tells of each
-    operator: nodes, saved bytes, version counters, views, inference tensors. ``include_torch`` shows the blocks that PyTorch's own code enters, which are recorded in
-    any case. Past ``limit`` events (two per block) the recording adds finished blocks up per source line instead of
-    keeping each (``on_full="aggregate"``), or takes no more (``on_full="stop"``); its report says so.
+    ``level``: ``"modes"`` records transitions and time, ``"graph"`` also counts autograd nodes, ``"ops"`` also tells of
+    each operator: nodes, saved bytes, version counters, views, inference tensors. ``include_torch`` shows the blocks that
+    PyTorch's own code enters, which are recorded in any case. Past ``limit`` events (two per block) the recording adds
+    finished blocks up per source line instead of keeping each (``on_full="aggregate"``), or takes no more
+    (``on_full="stop"``); its report says so.
 
     Raises ``GradprobeError`` for a level or a policy that does not exist and for a path that cannot be written.
     """

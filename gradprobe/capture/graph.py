@@ -25,6 +25,7 @@ from gradprobe.capture.ownership import Ledger
 
 _PREFIX = "_raw_saved_"
 _COPY_SLICES = "torch::autograd::CopySlices"
+_UNREADABLE = object()
 _names_by_type: WeakKeyDictionary[type, tuple[str, ...]] = WeakKeyDictionary()
 
 
@@ -36,9 +37,9 @@ class Graph:
     how many of each name, ``sequence_numbers`` which. ``saved_bytes`` are the bytes of the unique storages saved for
     backward, those on a custom function's ``ctx`` included; ``graph_bytes`` the part of them that nothing but the graph
     keeps alive: no variable, container, storage object or other graph of the program holds a tensor over them. It is exact
-    where ``unread`` is 0, else a lower bound. ``hooked`` counts saved tensors that were handed to saved-tensor hooks of
-    the program, which are in neither sum; ``freed`` says that a backward freed what some node had saved; ``unread`` counts
-    saved tensors that could not be read.
+    where ``unread`` and ``hooked`` are 0, else a lower bound. ``hooked`` counts saved tensors that were handed to
+    saved-tensor hooks of the program, which are in neither sum; ``freed`` says that a backward freed what some node had
+    saved; ``unread`` counts saved tensors, and histories of tensors, that could not be read.
     """
 
     nodes: int = 0
@@ -72,14 +73,15 @@ def walk(tensors: Iterable[torch.Tensor], *, read_saved: bool = True) -> Graph:
         return Graph()
     with torch._C.DisableTorchFunction():
         roots = list(tensors)
-        nodes = _reachable(roots)
+        ends = [_history(root) for root in roots]
+        nodes = _reachable(ends)
         counted = [node for node in nodes if not _is_leaf_node(node)]
         names = dict(Counter(_name(node) for node in counted))
         numbers = [type(node)._sequence_nr(node) for node in counted]
         if not read_saved:
-            return Graph(len(counted), names, numbers)
+            return Graph(len(counted), names, numbers, unread=ends.count(_UNREADABLE))
         with torch._C._DisableTorchDispatch():
-            return Graph(len(counted), names, numbers, **_saved_totals(nodes))
+            return Graph(len(counted), names, numbers, **_saved_totals(nodes, ends.count(_UNREADABLE)))
 
 
 def saved_by(node: Any) -> Saved:
@@ -100,9 +102,17 @@ def saved_by(node: Any) -> Saved:
     return replace(saved, hooked=hooked, freed=freed, unread=unread + (_name(node) == _COPY_SLICES))
 
 
-def _reachable(roots: list[torch.Tensor]) -> list[Any]:
-    """Every node that a backward from ``roots`` could run, without recursion: graphs are deeper than Python's stack."""
-    found: dict[Any, None] = dict.fromkeys(root.grad_fn for root in roots if root.grad_fn is not None)
+def _history(root: torch.Tensor) -> Any:
+    """The node that made a tensor, None, or ``_UNREADABLE`` where PyTorch refuses to tell."""
+    try:
+        return root.grad_fn
+    except RuntimeError:  # a view made under no_grad, or one of several outputs, whose base was changed in place since
+        return _UNREADABLE
+
+
+def _reachable(ends: list[Any]) -> list[Any]:
+    """Every node that a backward could run, without recursion: graphs are deeper than Python's stack."""
+    found: dict[Any, None] = dict.fromkeys(end for end in ends if end not in (None, _UNREADABLE))
     waiting = list(found)
     while waiting:
         for node, _ in waiting.pop().next_functions:
@@ -112,27 +122,24 @@ def _reachable(roots: list[torch.Tensor]) -> list[Any]:
     return list(found)
 
 
-def _saved_totals(nodes: list[Any]) -> dict[str, Any]:
+def _saved_totals(nodes: list[Any], unread: int) -> dict[str, Any]:
     ledger = Ledger()
-    hooked = freed = unread = 0
-    for node in nodes:
-        found = _enter(node, ledger)
-        hooked += found.hooked
-        freed += found.freed
-        unread += found.unread
-        del found  # it holds tensors, and the ledger is about to count who does
-    saved_bytes, graph_bytes = ledger.totals()
+    try:
+        counts = [_enter(node, ledger) for node in nodes]
+        saved_bytes, graph_bytes = ledger.totals()
+    finally:
+        ledger.clear()
     return {
         "saved_bytes": saved_bytes,
         "graph_bytes": graph_bytes,
-        "hooked": hooked,
-        "freed": freed > 0,
-        "unread": unread + ledger.unread,
+        "hooked": sum(found.hooked for found in counts),
+        "freed": any(found.freed for found in counts),
+        "unread": unread + ledger.unread + sum(found.unread for found in counts),
     }
 
 
 def _enter(node: Any, ledger: Ledger) -> Saved:
-    """Notes in the ledger what a node holds, and gives back the counts of what it could not."""
+    """Notes in the ledger what a node holds; gives back the counts without the tensors, whose owners are counted next."""
     if _is_leaf_node(node):
         if node.variable is not None:
             ledger.own_from_cpp(node.variable)

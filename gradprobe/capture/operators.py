@@ -29,6 +29,7 @@ from gradprobe.capture.patches import Patches
 from gradprobe.capture.places import GRADPROBE, TORCH
 from gradprobe.capture.plans import ALWAYS, Plan, tensors
 from gradprobe.capture.settling import TRACKED_VIEW, UNTRACKED_VIEW, Pending, Settler, Write
+from gradprobe.capture.storages import STORAGES
 from gradprobe.capture.versions import version_patches
 from gradprobe.recording.accounts import BACKWARD, FORWARD, OPTIMIZER, Account
 from gradprobe.recording.events import LEDGER, OPERATOR, OUTLIVED, Event
@@ -318,6 +319,7 @@ class Operators:
         self._modes.clear()
         self._watchers.clear()
         self._patches.restore()
+        STORAGES.clear()
 
     def settle(self) -> None:
         """Emits what is pending in this thread: its modes are about to change."""

@@ -26,6 +26,7 @@ _SPARSE_PARTS = {
     torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
     torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
 }
+_VIEW_TRACKING = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
 
 
 class Memory:
@@ -62,7 +63,7 @@ class Held:
 
 
 class Ledger:
-    """Tensors found in a graph with the owners that the graph accounts for. Drop it as soon as it was read."""
+    """Tensors found in a graph with the owners that the graph accounts for. ``clear`` it as soon as it was read."""
 
     def __init__(self) -> None:
         self._things: dict[int, Held] = {}
@@ -93,6 +94,13 @@ class Ledger:
         saved = [memory for memory in self._memories.values() if memory.is_saved]
         alone = [memory for memory in saved if not (memory.is_held or is_used_elsewhere(memory, floor))]
         return sum(memory.nbytes for memory in saved), sum(memory.nbytes for memory in alone)
+
+    def clear(self) -> None:
+        """Lets go of everything: a list that contains itself would otherwise stay until the next collection."""
+        for held in self._things.values():
+            held.parts = held.owns = []
+        self._things.clear()
+        self._memories.clear()
 
     def _own_from_python(self, value: object) -> Held:
         held = self._held(value)
@@ -140,11 +148,11 @@ class Ledger:
         return memory
 
     def _sparse_part(self, read: Callable[[], torch.Tensor]) -> Held:
-        """Below autograd a COO tensor gives its very part; a compressed one gives an alias.
+        """Below autograd and view tracking a COO tensor gives its very part; a compressed one gives an alias.
 
         An alias does not show who owns the part, so it goes without an owner: the part then counts as held by the program.
         """
-        with torch._C._AutoDispatchBelowAutograd():
+        with torch._C._AutoDispatchBelowAutograd(), torch._C._ExcludeDispatchKeyGuard(_VIEW_TRACKING):
             part, again = read(), read()
         return self.own_from_cpp(part) if part is again else self._held(part)
 
