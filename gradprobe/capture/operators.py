@@ -30,7 +30,7 @@ from gradprobe.capture.places import GRADPROBE, TORCH
 from gradprobe.capture.plans import ALWAYS, Plan, tensors
 from gradprobe.capture.settling import TRACKED_VIEW, UNTRACKED_VIEW, Pending, Settler, Write
 from gradprobe.capture.storages import STORAGES
-from gradprobe.capture.versions import version_patches
+from gradprobe.capture.versions import is_halfway, version_patches
 from gradprobe.recording.accounts import BACKWARD, FORWARD, OPTIMIZER, Account
 from gradprobe.recording.events import LEDGER, OPERATOR, OUTLIVED, Event
 
@@ -44,6 +44,7 @@ _IN_OPTIMIZER = f"{TORCH}optim"
 _CALLED = Account(calls=1)
 _NORMAL, _INFERENCE = Account(counters_created=1, normal_outputs=1), Account(inference_outputs=1)
 _ONE_NORMAL, _ONE_INFERENCE = _CALLED + _NORMAL, _CALLED + _INFERENCE
+_NORMAL_UNCOUNTED, _INFERENCE_COUNTED = Account(normal_without_counter=1), Account(inference_with_counter=1)
 _INFERENCE_VIEW = Account(untracked_views=1, inference_outputs=1)
 
 
@@ -213,6 +214,9 @@ def watcher(
                     entries[id(out)] = entry
                     if is_born_so:
                         outliving.add(entry)
+            for value in args:
+                if type(value) is parameter_type and is_halfway(value):
+                    account += _INFERENCE_COUNTED if value.is_inference() else _NORMAL_UNCOUNTED
             after = nodes()
             place = (0 if code is None else id(code), offset, plan.name, module or "", phase, task)
             if pending or writes is not None or unsure or before != last or after != before or settler.is_waiting:
@@ -237,6 +241,7 @@ def watcher(
         last = upto
         REGISTRY.sweep()
 
+    skip_when_compiling(dispatch)
     return Watcher(dispatch, settle, outliving)
 
 

@@ -33,11 +33,12 @@ UNTRACKED_VIEW = Account(untracked_views=1, normal_outputs=1)
 class Write:
     """A tensor about to be changed in place, and its version; None where it has no counter."""
 
-    __slots__ = ("is_view", "storage", "tensor", "version")
+    __slots__ = ("is_inference", "is_view", "storage", "tensor", "version")
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = weakref.ref(tensor)
         self.version = version_of(tensor)
+        self.is_inference = tensor.is_inference()
         self.is_view = tensor._is_view()
         self.storage = storage_of(tensor)
 
@@ -119,7 +120,7 @@ class Settler:
             self._wait(unclaimed, place)
         self._given = max(self._given, after)
         if writes:
-            account += Account(version_bumps=_bumps(writes), uncounted_writes=sum(w.version is None for w in writes))
+            account += _of_writes(writes)
         if is_unsure:
             account += _of_views(plan, alive, len(pending.outputs))
         if nodes or hooked:
@@ -191,6 +192,19 @@ def _is_own(node: Any, number: int, left: list[Any], writes: bool) -> bool:
 def _transforms() -> bool:
     peek = getattr(torch._C._functorch, "peek_interpreter_stack", None)
     return peek is not None and peek() is not None
+
+
+def _of_writes(writes: Sequence[Write]) -> Account:
+    """What became of the tensors that an operator wrote to."""
+    uncounted = sum(write.version is None for write in writes)
+    normal = sum(write.version is None and not write.is_inference for write in writes)
+    inference = sum(write.version is not None and write.is_inference for write in writes)
+    return Account(
+        version_bumps=_bumps(writes),
+        uncounted_writes=uncounted,
+        normal_without_counter=normal,
+        inference_with_counter=inference,
+    )
 
 
 def _bumps(writes: Sequence[Write]) -> int:

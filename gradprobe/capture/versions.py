@@ -21,6 +21,14 @@ def version_of(tensor: torch.Tensor) -> int | None:
         return None
 
 
+def is_halfway(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is an inference tensor with a version counter, or a normal one without.
+
+    Both come of putting data of the other kind into a parameter, as ``module.to()`` does inside inference mode.
+    """
+    return tensor.is_inference() == (version_of(tensor) is not None)
+
+
 def version_patches(read_failed: Callable[[], None], put_up: Callable[[Any], None]) -> list[Patch]:
     """Calls ``read_failed`` when the program reads the version of a tensor that has no counter, which raises, and
     ``put_up`` with the tensors whose counters it puts up itself, as custom operators do."""

@@ -35,6 +35,10 @@ class Account(NamedTuple):
     hooked: int = 0
     """Saved tensors that went to the program's own saved-tensor hooks."""
     failed_version_reads: int = 0
+    normal_without_counter: int = 0
+    """Parameters taken, and tensors written to, that say they are normal and have no version counter."""
+    inference_with_counter: int = 0
+    """The same of those that say they are inference tensors and have one."""
 
     def __add__(self, other: tuple[Any, ...]) -> Account:
         return Account(*map(int.__add__, self, other))

@@ -114,6 +114,8 @@ OPS = [
     "uncounted_writes",
     "hooked",
     "failed_version_reads",
+    "normal_without_counter",
+    "inference_with_counter",
     "module",
     "node",
     "phase",
@@ -243,16 +245,8 @@ def ops(processes: Sequence[Process]) -> pd.DataFrame:
                 (None if key.region is None else p.first_region + key.region.number, key.op, *p.place(key.site))
                 + (a.calls, a.nodes, known.saved_bytes, a.version_bumps, a.counters_created, a.tracked_views)
                 + (a.inference_outputs, a.normal_outputs, a.untracked_views, known.graph_bytes, a.uncounted_writes)
-                + (
-                    a.hooked,
-                    a.failed_version_reads,
-                    key.module,
-                    key.node,
-                    key.phase,
-                    p.pid,
-                    p.rank,
-                    p.thread(key.thread),
-                )
+                + (a.hooked, a.failed_version_reads, a.normal_without_counter, a.inference_with_counter)
+                + (key.module, key.node, key.phase, p.pid, p.rank, p.thread(key.thread))
             )
     return table(OPS, rows)
 

@@ -64,6 +64,12 @@ def verdict(tables: Tables) -> list[str]:
         failed = int(ops["failed_version_reads"].sum())
         if failed:
             lines.append(f"{many(failed, 'read')} of _version failed: inference tensors have no version counter.")
+        halfway = int(ops["normal_without_counter"].sum() + ops["inference_with_counter"].sum())
+        if halfway:
+            lines.append(
+                f"{many(halfway, 'use')} of a tensor that is half an inference tensor: its data was replaced inside "
+                "inference mode. Give it new data outside: p.data = p.data.clone()."
+            )
     regions = tables.regions
     top = regions[regions["parent"].isna() & (regions["nodes"] > 0) & regions["backward_nodes"].notna()]
     dropped = int(top["nodes"].sum() - top["backward_nodes"].sum()) if len(top) else 0
