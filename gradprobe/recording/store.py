@@ -33,7 +33,8 @@ CREATE TABLE threads (id INTEGER PRIMARY KEY, name TEXT NOT NULL, ident INTEGER 
                       inherited INTEGER NOT NULL);
 CREATE TABLE blocks (id INTEGER PRIMARY KEY, count INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE folds (manager INTEGER, site INTEGER, thread INTEGER, state INTEGER, error TEXT, count INTEGER,
-                    total_ns INTEGER, self_ns INTEGER, nodes INTEGER, self_nodes INTEGER, durations TEXT,
+                    total_ns INTEGER, self_ns INTEGER, nodes INTEGER, self_nodes INTEGER, hidden_ns INTEGER,
+                    hidden_nodes INTEGER, durations TEXT,
                     PRIMARY KEY (manager, site, thread, state, error));
 CREATE TABLE notes (kind TEXT NOT NULL, text TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (kind, text));
 """
@@ -72,6 +73,7 @@ class Fold:
     """Finished blocks of one site, thread, state and outcome that were added up instead of kept one by one.
 
     ``state`` packs the modes before and, two bits higher, inside; ``durations`` counts the blocks by duration class.
+    ``self_ns`` leaves out the blocks inside; the part of those that PyTorch's own code entered is ``hidden_ns``.
     """
 
     manager: int
@@ -84,6 +86,8 @@ class Fold:
     self_ns: int
     nodes: int
     self_nodes: int
+    hidden_ns: int
+    hidden_nodes: int
     durations: dict[int, int]
 
 
@@ -143,7 +147,9 @@ class Store:
             many("INSERT OR REPLACE INTO sites VALUES (?, ?, ?, ?, ?, ?, ?)", map(_plain, batch.sites))
             many("INSERT OR REPLACE INTO names VALUES (?, ?)", [(i, _writable(text)) for i, text in batch.names])
             many("INSERT OR REPLACE INTO threads VALUES (?, ?, ?, ?, ?)", map(_plain, batch.threads))
-            many("INSERT OR REPLACE INTO folds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_plain, batch.folds))
+            many(
+                "INSERT OR REPLACE INTO folds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_plain, batch.folds)
+            )
             many(
                 "INSERT INTO notes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count",
                 [(kind, _writable(text), count) for kind, text, count in batch.notes],
@@ -226,7 +232,7 @@ def _contents(connection: sqlite3.Connection) -> Contents:
     try:
         sites = [Site(*[*row[:6], bool(row[6])]) for row in rows("sites")]
         threads = [Thread(*[*row[:4], bool(row[4])]) for row in rows("threads")]
-        folds = [Fold(*[*row[:10], _durations(row[10])]) for row in rows("folds")]
+        folds = [Fold(*[*row[:12], _durations(row[12])]) for row in rows("folds")]
         _check([*sites, *threads, *folds])
         return Contents(
             meta=_meta(rows("meta")),
