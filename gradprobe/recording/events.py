@@ -35,8 +35,14 @@ OPERATOR, LEDGER, MARK = 64, 68, 128
 RECORDING_BEGINS, RECORDING_ENDS = CONSTRUCT, DECORATE
 # What happens to a probed call between its beginning and its end: a generator or a coroutine waits. ENTER resumes it.
 SUSPEND = DECORATE
-# What was taken out: time in blocks, time in probed calls outside of blocks, and what ended the plain call in force.
-FOLDED_BLOCKS, FOLDED_CALLS, FOLDED_END = FOLDED | ENTER, FOLDED | EXIT, FOLDED | CONSTRUCT
+# What was taken out: time in blocks, time in probed calls outside of blocks, and what ended the plain call in force. And
+# how much of the time in blocks passed in those of PyTorch's own code, outside of blocks of the program.
+FOLDED_BLOCKS, FOLDED_CALLS, FOLDED_END, FOLDED_HIDDEN = (
+    FOLDED | ENTER,
+    FOLDED | EXIT,
+    FOLDED | CONSTRUCT,
+    FOLDED | DECORATE,
+)
 
 MANAGERS = {
     NO_GRAD: "no_grad",

@@ -2,45 +2,40 @@
 
 Folding works on one stretch of events at a time. A block that begins and ends within the stretch, regularly and with
 nothing but such blocks in it, leaves the modes as it found them: taking all its events out changes no other event's
-meaning. A plain call, which lasts until the next, is taken out when that comes. What remains per stretch is what spans
-it, and marks that say how much time was taken out of which thread.
+meaning. A plain call, which lasts until the next, is taken out when that comes; one of PyTorch's own code ends none of
+the program's. What remains per stretch is what spans it, and marks that say how much time was taken out of which thread.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from gradprobe.recording.constructors import constructors, site_of_block
 from gradprobe.recording.events import (
-    BACKWARD_PASS,
     CALL,
     CONSTRUCT,
     DECORATE,
     ENTER,
     EXIT,
-    FOLDED_BLOCKS,
     FOLDED_CALLS,
-    FOLDED_END,
-    FOLDED_OPERATORS,
     INFERENCE_MODE,
     KIND,
     NOT_COUNTED,
     NOT_READ,
-    NOWHERE,
     SET_GRAD_ENABLED,
     TALLY,
     Block,
 )
+from gradprobe.recording.marks import UNREAD, Dropped, marked
+from gradprobe.recording.op_folding import OpFolder
 from gradprobe.recording.records import Row
-from gradprobe.recording.store import Fold, OpFold, Site
+from gradprobe.recording.store import Fold, Site
 
 _SUBCLASSES = 8
-_UNREAD = NOT_READ | NOT_READ << 2
 _PLAIN = (SET_GRAD_ENABLED | CONSTRUCT, SET_GRAD_ENABLED | DECORATE)
 _NO_ROW: Row = (0, 0, 0, 0, 0, 0, 0, NOT_COUNTED)
 Key = tuple[int, int, int, int, str]
-OpFoldKey = tuple[int, int, int]
 
 
 def duration_class(duration_ns: int) -> int:
@@ -63,11 +58,14 @@ class _Open:
 
     row: Row
     indices: list[int]
-    before: int = _UNREAD
-    inside: int = _UNREAD
+    before: int = UNREAD
+    inside: int = UNREAD
+    internal: bool = False
     child_ns: int = 0
     child_nodes: int = 0
-    call: _Open | None = None  # the plain call in force directly in this block
+    hidden_ns: int = 0  # the part of the children's time that only PyTorch's own blocks account for
+    hidden_nodes: int = 0
+    call: _Open | None = None  # the plain call in force directly in this block; in one of the program's, PyTorch's own
     marks: list[int] = field(default_factory=list)  # of operators added up that ran directly in it
     had_call: bool = False
 
@@ -75,30 +73,30 @@ class _Open:
     def is_block(self) -> bool:
         return self.row is not _NO_ROW
 
+    @property
+    def innermost(self) -> _Open:
+        """What directly encloses that which comes next."""
+        return self if self.call is None else self.call.innermost
+
+    def add(self, ns: int, nodes: int, hidden_ns: int, hidden_nodes: int) -> None:
+        """Counts what ended inside."""
+        self.child_ns += ns
+        self.child_nodes += nodes
+        self.hidden_ns += hidden_ns
+        self.hidden_nodes += hidden_nodes
+
 
 @dataclass(slots=True)
 class _Lane:
     """One thread in a stretch: what may yet be taken out, and the modes as far as they are known."""
 
     levels: list[_Open] = field(default_factory=lambda: [_Open(_NO_ROW, [])])
-    state: int = _UNREAD
+    state: int = UNREAD
     is_new: bool = True
 
     def keep_open(self) -> None:
         """Keeps all that is open."""
         self.levels = [_Open(_NO_ROW, [])]
-
-
-@dataclass(slots=True)
-class _Dropped:
-    """A row that is taken out, the time and the nodes that go with it, and how the mark that tells of them is made."""
-
-    ns: int = 0
-    nodes: int = 0
-    task: int = 0
-    mark: int = FOLDED_BLOCKS
-    state: int = _UNREAD
-    ends_call: bool = False
 
 
 class Folder:
@@ -108,8 +106,7 @@ class Folder:
         self.sums: dict[Key, Fold] = {}
         self.changed: set[Key] = set()
         self.folded = 0
-        self.operators: dict[OpFoldKey, OpFold] = {}
-        self.changed_operators: set[OpFoldKey] = set()
+        self.operators = OpFolder()
         self._names = names
         self._sites = sites
         self._states: dict[int, int] = {}  # the modes that each thread's last row left
@@ -120,25 +117,19 @@ class Folder:
         self.changed.clear()
         return changed
 
-    def take_changed_operators(self) -> list[OpFold]:
-        """The sums of operators that grew since the last call."""
-        changed = [self.operators[key] for key in self.changed_operators]
-        self.changed_operators.clear()
-        return changed
-
     def fold(self, block: Block) -> Block:
         """What must be kept of ``block``; the rest is added to ``sums`` and ``operators``."""
-        rows = self._without_operators(block)
+        rows = self.operators.fold(block)
         begun, skipped = constructors(rows, self._sites)
         of_blocks = {b.index for b in begun.values()}
         last = {row[2]: index for index, row in enumerate(rows)}
-        lanes = {thread: _Lane(state=self._states.get(thread, _UNREAD)) for thread in last}
-        dropped: dict[int, _Dropped] = {}
+        lanes = {thread: _Lane(state=self._states.get(thread, UNREAD)) for thread in last}
+        dropped: dict[int, Dropped] = {}
         resumed: set[int] = set()  # plain calls that end one which was taken out
         for index, row in enumerate(rows):
             if index in skipped:
                 if index not in of_blocks:  # of an object that decorates, which changes nothing
-                    dropped[index] = _Dropped()
+                    dropped[index] = Dropped()
                     self.folded += 1
                 continue
             lane, op = lanes[row[2]], row[0]
@@ -148,9 +139,9 @@ class Folder:
             first = begun[index].constructor if index in begun else row
             is_first, lane.is_new = lane.is_new, False
             # Where the modes are not what the row before left, this row stays, and tells of it.
-            is_known = lane.state != _UNREAD and not _differ(first[4], lane.state)
+            is_known = lane.state != UNREAD and not _differ(first[4], lane.state)
             before = _filled(first[4] & 0b1111, lane.state)
-            lane.state = inside = _filled(first[4] >> 4, _UNREAD if op == INFERENCE_MODE | EXIT else before)
+            lane.state = inside = _filled(first[4] >> 4, UNREAD if op == INFERENCE_MODE | EXIT else before)
             if not is_known or (op & KIND != EXIT and _interleaves(lane.levels[-1], first)):
                 lane.keep_open()
             outer = lane.levels[-1]
@@ -159,53 +150,28 @@ class Folder:
             if op & KIND == EXIT:
                 self._exit(lane, row, index, dropped)
             elif op in _PLAIN and index != last[row[2]]:
+                internal = self._is_internal(row[3])
+                if outer.internal and not internal:
+                    lane.keep_open()  # it outlasts a block that is not shown
+                    continue
+                if internal and outer.call is not None and not outer.call.internal:
+                    outer = outer.call
                 if outer.call is not None:
                     self._end(outer.call, row, outer, dropped)
                     resumed.add(index)
-                outer.call = _Open(row, [index], before, inside)
+                outer.call = _Open(row, [index], before, inside, internal)
             elif op & KIND == ENTER and op <= CALL | ENTER and _is_regular(lane, row, before, is_first):
                 indices = [begun[index].index, index] if index in begun else [index]
                 # The block's time and nodes count from its enter, its place is that of its constructor.
-                lane.levels.append(_Open((op, row[1], *first[2:7], row[7]), indices, before, inside))
+                internal = self._is_internal(begun[index].site if index in begun else row[3])
+                lane.levels.append(_Open((op, row[1], *first[2:7], row[7]), indices, before, inside, internal))
             else:  # among them the last row of a thread, which may be half of a block
                 lane.keep_open()
         self._states.update((thread, lane.state) for thread, lane in lanes.items())
         kept = {kind: table for kind, table in block.accounts.items() if kind in ("returns", "outliving")}
-        return replace(Block.of(_marked(rows, dropped, resumed)), accounts=kept)
+        return replace(Block.of(marked(rows, dropped, resumed)), accounts=kept)
 
-    def _without_operators(self, block: Block) -> list[Row]:
-        """The rows of ``block`` where a mark stands for operators that were added up; backward passes are left out."""
-        tallies = {row[0]: row for row in block.accounts["tallies"].tolist()} if "tallies" in block.accounts else {}
-        saved: dict[int, dict[int, int]] = defaultdict(dict)
-        for key, storage, size, _ in block.accounts["saved"].tolist() if "saved" in block.accounts else ():
-            saved[key][storage] = size
-        rows: list[Row] = []
-        marked: set[tuple[int, int]] = set()  # a mark is enough until the thread's next event
-        for row in block.rows():
-            if row[0] == TALLY:
-                self._add_operators(row, tallies.get(row[5]), sum(saved[row[5]].values()))
-                if (row[2], row[6]) not in marked:
-                    marked.add((row[2], row[6]))
-                    rows.append(
-                        (FOLDED_OPERATORS, row[1], row[2], NOWHERE, _UNREAD | _UNREAD << 4, 0, row[6], NOT_COUNTED)
-                    )
-            elif row[0] != BACKWARD_PASS:
-                rows.append(row)
-                marked = {mark for mark in marked if mark[0] != row[2]}
-        return rows
-
-    def _add_operators(self, row: Row, tally: tuple[int, ...] | None, saved_bytes: int) -> None:
-        if tally is None:
-            return
-        _, operation, *counts = tally
-        key = (row[3], operation, row[2])
-        known = self.operators.get(key)
-        sums = [saved_bytes, *counts]
-        self.operators[key] = OpFold(*key, sums if known is None else list(map(int.__add__, known.sums, sums)))
-        self.changed_operators.add(key)
-        self.folded += 1
-
-    def _exit(self, lane: _Lane, row: Row, index: int, dropped: dict[int, _Dropped]) -> None:
+    def _exit(self, lane: _Lane, row: Row, index: int, dropped: dict[int, Dropped]) -> None:
         ended = lane.levels[-1]
         if ended.row[5] != row[5] or ended.row[0] & ~KIND != row[0] & ~KIND:
             lane.keep_open()
@@ -214,31 +180,38 @@ class Folder:
         if lane.state != ended.before:
             lane.keep_open()  # it leaves another mode than it found
             return
-        if ended.call is not None:
-            self._end(ended.call, row, ended, dropped)
         lane.levels.pop()
         ended.indices.append(index)
         self._end(ended, row, lane.levels[-1], dropped)
 
-    def _end(self, ended: _Open, end: Row, outer: _Open, dropped: dict[int, _Dropped]) -> None:
+    def _end(self, ended: _Open, end: Row, outer: _Open, dropped: dict[int, Dropped]) -> None:
         """Adds up what ``end`` ends directly in ``outer``."""
+        if ended.call is not None:
+            self._end(ended.call, end, ended, dropped)
         begin = ended.row
         is_plain, is_probed = begin[0] in _PLAIN, begin[0] == CALL | ENTER
         total, nodes = end[1] - begin[1], _nodes_between(begin, end)
         own, own_nodes = max(total - ended.child_ns, 0), nodes - ended.child_nodes
         # What follows a plain call is inside of it. A probed call is no block: only those in it are in the one around it.
-        around = outer if is_plain or outer.call is None else outer.call
-        around.child_ns += ended.child_ns if is_probed else total
-        around.child_nodes += ended.child_nodes if is_probed else nodes
-        dropped.update((index, _Dropped()) for index in (*ended.indices, *ended.marks))
+        around = outer if is_plain else outer.innermost
+        hidden = ended.hidden_ns, ended.hidden_nodes
+        if is_probed:
+            around.add(ended.child_ns, ended.child_nodes, *hidden)
+        elif ended.internal:
+            around.add(total, nodes, own + hidden[0], own_nodes + hidden[1])
+        else:
+            around.add(total, nodes, 0, 0)
+        dropped.update((index, Dropped()) for index in (*ended.indices, *ended.marks))
         if is_probed:
             # Its own time is that of the block around it, or of the thread.
             if not outer.is_block:
-                dropped[ended.indices[-1]] = _Dropped(own, own_nodes, begin[6], FOLDED_CALLS, ended.before)
+                dropped[ended.indices[-1]] = Dropped(own, own_nodes, begin[6], FOLDED_CALLS, ended.before)
         else:
-            ends_call = is_plain and not outer.is_block and not outer.had_call
-            dropped[ended.indices[-1]] = _Dropped(own, own_nodes, begin[6], ends_call=ends_call)
-        outer.had_call = outer.had_call or is_plain
+            ends_call = is_plain and not ended.internal and not outer.is_block and not outer.had_call
+            # Within a block of the program nothing counts as hidden: all of it is in that block.
+            outside = (own, own_nodes) if ended.internal else (-ended.hidden_ns, -ended.hidden_nodes)
+            dropped[ended.indices[-1]] = Dropped(own, own_nodes, begin[6], ends_call=ends_call, hidden=outside)
+        outer.had_call = outer.had_call or (is_plain and not ended.internal)
         self.folded += len(ended.indices)
         self._add(ended, end, total, own, nodes, own_nodes)
 
@@ -250,7 +223,7 @@ class Folder:
             manager, error = begin[0], self._names.get(end[6], "")
             site = site_of_block(begin[3], end[3], self._sites) if len(ended.indices) > 2 else begin[3] or end[3]
         key = (manager, site, begin[2], ended.before | ended.inside << 4, error)
-        known = self.sums.get(key) or Fold(*key, 0, 0, 0, 0, 0, Counter())
+        known = self.sums.get(key) or Fold(*key, 0, 0, 0, 0, 0, 0, 0, Counter())
         self.sums[key] = Fold(
             *key,
             count=known.count + 1,
@@ -258,10 +231,16 @@ class Folder:
             self_ns=known.self_ns + own,
             nodes=known.nodes + nodes,
             self_nodes=known.self_nodes + own_nodes,
+            hidden_ns=known.hidden_ns + ended.hidden_ns,
+            hidden_nodes=known.hidden_nodes + ended.hidden_nodes,
             durations=known.durations,
         )
         known.durations[duration_class(total)] = known.durations.get(duration_class(total), 0) + 1
         self.changed.add(key)
+
+    def _is_internal(self, site: int) -> bool:
+        known = self._sites.get(site)
+        return known is not None and known.internal
 
 
 def _differ(read: int, known: int) -> bool:
@@ -293,39 +272,3 @@ def _is_regular(lane: _Lane, row: Row, before: int, is_first: bool) -> bool:
 
 def _nodes_between(begin: Row, end: Row) -> int:
     return end[7] - begin[7] if begin[7] != NOT_COUNTED and end[7] != NOT_COUNTED else 0
-
-
-def _marked(rows: list[Row], dropped: dict[int, _Dropped], resumed: set[int]) -> list[Row]:
-    """The rows that stay, and before each the time and the nodes that were taken out of its thread before it."""
-    kept: list[Row] = []
-    taken: dict[int, dict[tuple[int, int, int], list[int]]] = defaultdict(dict)
-
-    def mark(thread: int, time: int) -> None:
-        for (task, op, state), (ns, nodes) in taken.pop(thread, {}).items():
-            kept.append((op, time, thread, NOWHERE, _UNREAD | state << 4, ns, task, nodes))
-
-    def end(row: Row, after: int) -> None:
-        mark(row[2], row[1])
-        kept.append((FOLDED_END, row[1], row[2], NOWHERE, _UNREAD | after << 4, 0, row[6], row[7]))
-
-    last: dict[int, int] = {}
-    for index, row in enumerate(rows):
-        thread = row[2]
-        out = dropped.get(index)
-        if out is not None:
-            if out.ends_call:
-                end(row, _UNREAD)
-            sums = taken[thread].setdefault((out.task, out.mark, out.state), [0, 0])
-            sums[0] += out.ns
-            sums[1] += out.nodes
-            last[thread] = row[1]
-            continue
-        if index in resumed:
-            # It finds the modes of a call that was taken out, which the rows that stay do not tell.
-            end(row, row[4] & 0b1111)
-        else:
-            mark(thread, row[1])
-        kept.append(row)
-    for thread in list(taken):
-        mark(thread, last[thread])
-    return kept

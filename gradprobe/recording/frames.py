@@ -290,9 +290,13 @@ def sites(processes: Sequence[Process]) -> pd.DataFrame:
             form = "call" if fold.manager == SET_GRAD_ENABLED | CONSTRUCT else site.form if site else "with"
             is_same = fold.state & 0b1111 == fold.state >> 4
             row = sums.setdefault((*p.place(fold.site), manager, form), _Sum())
-            row.add(fold.count, fold.total_ns, fold.self_ns, is_same, is_failure(fold.error))
+            # What is not shown inside of a block counts as the block's own.
+            own, own_nodes = fold.self_ns, fold.self_nodes
+            if not p.include_torch:
+                own, own_nodes = own + fold.hidden_ns, own_nodes + fold.hidden_nodes
+            row.add(fold.count, fold.total_ns, own, is_same, is_failure(fold.error))
             row.missing.update(range(_OPERATOR_COLUMNS))  # those of added up blocks are in no block
-            row.add_nodes(fold.nodes if p.counts_nodes else None, fold.nodes - fold.self_nodes)
+            row.add_nodes(fold.nodes if p.counts_nodes else None, fold.nodes - own_nodes)
             for duration_class, count in fold.durations.items():
                 row.durations[class_middle(duration_class)] += count
     rows = [(*key, *row.values()) for key, row in sums.items()]

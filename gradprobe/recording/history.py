@@ -24,6 +24,7 @@ from gradprobe.recording.events import (
     FOLDED,
     FOLDED_CALLS,
     FOLDED_END,
+    FOLDED_HIDDEN,
     INFERENCE_MODE,
     KIND,
     MANAGERS,
@@ -52,6 +53,7 @@ class _Reader:
         self.sites = contents.sites
         self.names = contents.names
         self.origin = int(contents.meta.get("began_ns", 0))
+        self.include_torch = include_torch
         only_calls = bool(contents.meta.get("only_calls"))
         self.regions = Regions(include_torch=include_torch)
         self.lanes = Lanes(
@@ -161,11 +163,12 @@ class _Reader:
         """Time that finished blocks took, which were added up and are no longer among the events."""
         time, stack = row[1], self.regions.stack(lane.thread, self.names.get(row[6]))
         if row[0] == FOLDED_END:
+            internal = self.is_internal(row[3])
             lane.advance(time, row[7])
-            if stack and stack[-1].form == "call":
+            if stack and stack[-1].form == "call" and (self.include_torch or not internal):
                 self.regions.close(stack[-1], time, row[7], lane)
             if lane.state is not None:
-                self.lanes.leave(lane, modes_after(row, lane.state), False)
+                self.lanes.leave(lane, modes_after(row, lane.state), internal)
             return
         lane.advance(time, NOT_COUNTED)
         if row[0] == FOLDED_CALLS:
@@ -174,6 +177,11 @@ class _Reader:
                 state = modes_after(row, DEFAULT)
                 lane.ns_by_state[state] += row[5]
                 lane.nodes_by_state[state] += row[7]
+            return
+        if row[0] == FOLDED_HIDDEN:
+            if stack and not self.include_torch:
+                stack[-1].child_ns -= row[5]
+                stack[-1].child_nodes -= row[7]
             return
         if lane.state is not None:
             lane.ns_by_state[lane.state] -= row[5]

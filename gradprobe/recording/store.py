@@ -3,7 +3,7 @@
 Schema numbers, kept in the file's ``user_version``:
 
     1  meta, sites, names, threads, blocks, folds, notes
-    2  and operations, accounts, op_folds
+    2  and operations, accounts, op_folds; hidden time in folds
 
 Every batch is one transaction of a rollback journal, so a process that is killed leaves a readable file that misses at
 most the batch under way. Nothing is synchronised to the disk: a recording outlives its process, not a power cut.
@@ -35,7 +35,8 @@ CREATE TABLE threads (id INTEGER PRIMARY KEY, name TEXT NOT NULL, ident INTEGER 
                       inherited INTEGER NOT NULL);
 CREATE TABLE blocks (id INTEGER PRIMARY KEY, count INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE folds (manager INTEGER, site INTEGER, thread INTEGER, state INTEGER, error TEXT, count INTEGER,
-                    total_ns INTEGER, self_ns INTEGER, nodes INTEGER, self_nodes INTEGER, durations TEXT,
+                    total_ns INTEGER, self_ns INTEGER, nodes INTEGER, self_nodes INTEGER, hidden_ns INTEGER,
+                    hidden_nodes INTEGER, durations TEXT,
                     PRIMARY KEY (manager, site, thread, state, error));
 CREATE TABLE operations (id INTEGER PRIMARY KEY, op TEXT NOT NULL, node TEXT, module TEXT NOT NULL,
                          phase INTEGER NOT NULL);
@@ -79,6 +80,7 @@ class Fold:
     """Finished blocks of one site, thread, state and outcome that were added up instead of kept one by one.
 
     ``state`` packs the modes before and, two bits higher, inside; ``durations`` counts the blocks by duration class.
+    ``self_ns`` leaves out the blocks inside; the part of those that PyTorch's own code entered is ``hidden_ns``.
     """
 
     manager: int
@@ -91,6 +93,8 @@ class Fold:
     self_ns: int
     nodes: int
     self_nodes: int
+    hidden_ns: int
+    hidden_nodes: int
     durations: dict[int, int]
 
 
@@ -170,7 +174,9 @@ class Store:
             many("INSERT OR REPLACE INTO sites VALUES (?, ?, ?, ?, ?, ?, ?)", map(_plain, batch.sites))
             many("INSERT OR REPLACE INTO names VALUES (?, ?)", [(i, _writable(text)) for i, text in batch.names])
             many("INSERT OR REPLACE INTO threads VALUES (?, ?, ?, ?, ?)", map(_plain, batch.threads))
-            many("INSERT OR REPLACE INTO folds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_plain, batch.folds))
+            many(
+                "INSERT OR REPLACE INTO folds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_plain, batch.folds)
+            )
             many("INSERT OR REPLACE INTO op_folds VALUES (?, ?, ?, ?)", map(_plain, batch.op_folds))
             many(
                 "INSERT INTO notes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count",
@@ -256,12 +262,14 @@ def _contents(connection: sqlite3.Connection) -> Contents:
     try:
         sites = [Site(*[*row[:6], bool(row[6])]) for row in rows("sites")]
         threads = [Thread(*[*row[:4], bool(row[4])]) for row in rows("threads")]
-        folds = [Fold(*[*row[:10], _durations(row[10])]) for row in rows("folds")]
         operations, accounts, op_folds = [], {}, []
         if connection.execute("PRAGMA user_version").fetchone()[0] > 1:
+            folds = [Fold(*[*row[:12], _durations(row[12])]) for row in rows("folds")]
             operations = [Operation(*row) for row in rows("operations")]
             accounts = joined([{kind: unpack(kind, data, int(count))} for _, kind, count, data in rows("accounts")])
             op_folds = [OpFold(s, o, t, [int(n) for n in json.loads(sums)]) for s, o, t, sums in rows("op_folds")]
+        else:
+            folds = [Fold(*[*row[:10], 0, 0, _durations(row[10])]) for row in rows("folds")]
         _check([*sites, *threads, *folds, *operations, *op_folds])
         return Contents(
             meta=_meta(rows("meta")),

@@ -90,7 +90,7 @@ class Writer:
         batch.operations = list(tables.operations.values())[self._operations :]
         batch.threads = [t for t in tables.threads.values() if self._threads.get(t.id) != t]
         batch.folds = self._folder.take_changed()
-        batch.op_folds = self._folder.take_changed_operators()
+        batch.op_folds = self._folder.operators.take_changed()
         if not batch:
             return True
         try:
@@ -98,7 +98,7 @@ class Writer:
         except sqlite3.OperationalError as error:
             if "locked" in str(error) or "busy" in str(error):
                 self._folder.changed.update((f.manager, f.site, f.thread, f.state, f.error) for f in batch.folds)
-                self._folder.changed_operators.update((f.site, f.operation, f.thread) for f in batch.op_folds)
+                self._folder.operators.changed.update((f.site, f.operation, f.thread) for f in batch.op_folds)
                 return False  # the next flush takes this batch along
             self._fail(error)
         except Exception as error:  # whatever it is, it must not end the thread that serves all recordings
@@ -127,7 +127,7 @@ class Writer:
     @property
     def folded(self) -> int:
         """Events that were added up instead of kept."""
-        return self._folder.folded
+        return self._folder.folded + self._folder.operators.folded
 
     @property
     def lost(self) -> int:

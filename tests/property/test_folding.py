@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,6 +70,61 @@ def test_sites_and_time_by_mode_are_the_same_whether_blocks_were_kept_or_added_u
     assert sums(folded) == sums(kept)
     assert times(folded) == times(kept)
     assert kept.tables.contents[0].folds == []
+
+
+USES = """
+def block(manager, body):
+    with manager():
+        body()
+
+def plain(mode):
+    set_grad_enabled(mode)
+"""
+
+
+def uses(file: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"set_grad_enabled": torch.set_grad_enabled}
+    exec(compile(USES, file, "exec"), names)
+    return names
+
+
+WHERE = {"program": uses("random_program.py"), "torch": uses(str(Path(torch.__file__).with_name("pretended.py")))}
+STEPS = st.recursive(
+    st.one_of(
+        st.tuples(st.just("wait"), st.integers(1, 100)),
+        st.tuples(st.just("plain"), st.sampled_from(list(WHERE)), st.booleans()),
+    ),
+    lambda inner: st.tuples(
+        st.just("block"),
+        st.sampled_from(list(WHERE)),
+        st.sampled_from([torch.no_grad, torch.enable_grad, torch.inference_mode]),
+        st.lists(inner, max_size=5),
+    ),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(STEPS, max_size=8), st.sampled_from([0, 6]))
+def test_blocks_of_pytorch_itself_are_in_the_own_time_of_those_around_them_kept_or_added_up(
+    program: list[tuple[Any, ...]], limit: int
+) -> None:
+    clock = FakeClock()
+
+    def run(steps: list[tuple[Any, ...]]) -> None:
+        for kind, *arguments in steps:
+            if kind == "wait":
+                clock.advance(arguments[0])
+            elif kind == "plain":
+                where, mode = arguments
+                WHERE[where]["plain"](mode)
+            else:
+                where, manager, body = arguments
+                WHERE[where]["block"](manager, functools.partial(run, body))
+
+    kept, folded = recorded_twice(lambda: run(program), clock, limit)
+    assert sums(folded) == sums(kept)
+    assert times(folded) == times(kept)
 
 
 def test_what_is_kept_does_not_grow_with_the_length_of_the_program() -> None:

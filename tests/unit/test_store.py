@@ -26,7 +26,7 @@ CONTENTS = Contents(
     },
     names={1: "ValueError", 2: "Task-1"},
     threads={1: Thread(1, "MainThread", 140_000_000_000_000, 5, True)},
-    folds=[Fold(NO_GRAD, 1, 1, 1, "KeyError", 3, 30, 20, 2, 1, Counter({17: 2, 18: 1}))],
+    folds=[Fold(NO_GRAD, 1, 1, 1, "KeyError", 3, 30, 20, 2, 1, 5, 1, Counter({17: 2, 18: 1}))],
     notes=[("level", "nothing", 2)],
 )
 
@@ -79,7 +79,7 @@ def test_names_that_are_no_unicode_are_written_so_that_they_can_be_read(tmp_path
             sites=[Site(1, odd, 1, 1, odd, "with", False)],
             names=[(1, "\ud800")],
             threads=[Thread(1, odd, 1, 1, False)],
-            folds=[Fold(NO_GRAD, 1, 1, 1, odd, 1, 1, 1, 1, 1, Counter({1: 1}))],
+            folds=[Fold(NO_GRAD, 1, 1, 1, odd, 1, 1, 1, 1, 1, 0, 0, Counter({1: 1}))],
             notes=[("fault", odd, 1)],
             meta={"environment": {"program": odd}},
         )
