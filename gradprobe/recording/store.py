@@ -305,6 +305,8 @@ def _meta(rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
         expected = dict if key == "environment" else int
         if not isinstance(value, expected):
             raise TypeError(f"{key} is {type(value).__name__}")
+        if isinstance(value, int) and value.bit_length() > 63:
+            raise ValueError(f"{key} is out of range")
     return meta
 
 

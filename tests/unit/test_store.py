@@ -183,6 +183,7 @@ def test_a_file_with_wrong_bytes_is_refused_or_read_but_never_breaks_the_reader(
         "UPDATE blocks SET data = x'00'",
         "UPDATE blocks SET data = 10000000000",
         "UPDATE meta SET value = '{'",
+        "UPDATE meta SET value = '1' || hex(zeroblob(20)) WHERE key = 'began_ns'",
         "UPDATE folds SET durations = '[]'",
         "UPDATE folds SET durations = '{\"x\": 1}'",
         "UPDATE notes SET count = 'often'",
