@@ -26,6 +26,7 @@ format: $(INSTALLED)
 
 benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/blocks.py
+	$(BIN)/python benchmarks/operators.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "gradprobe needs Python 3.10 or newer; name one with: make PYTHON=python3.11")'

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 CALL_IMPL: CodeType = torch.nn.Module._call_impl.__code__
+_DEPTH = 30
 _SNAPSHOTS = sys.version_info < (3, 13)
 
 
@@ -40,6 +41,17 @@ class ModulePaths:
         if known is None or known[0]() is not module:  # one that its parents do not know as a child
             known = self._known[id(module)] = weakref.ref(module), f"({type(module).__name__})"
         return known[1]
+
+    def path_above(self, frame: FrameType) -> str:
+        """The path of the module that calls the program's line in ``frame``; empty if there is none within a few frames."""
+        above = frame.f_back
+        for _ in range(_DEPTH):
+            if above is None:
+                break
+            if above.f_code is CALL_IMPL:
+                return self.path(above)
+            above = above.f_back
+        return ""
 
     def roots(self) -> list[Any]:
         """The modules that were outermost in some call, and live."""

@@ -30,22 +30,24 @@ from gradprobe.capture.places import GRADPROBE, TORCH
 from gradprobe.capture.plans import ALWAYS, Plan, tensors
 from gradprobe.capture.settling import TRACKED_VIEW, UNTRACKED_VIEW, Pending, Settler, Write
 from gradprobe.capture.storages import STORAGES
-from gradprobe.capture.versions import is_halfway, version_patches
+from gradprobe.capture.versions import read_version, version_patches
 from gradprobe.recording.accounts import BACKWARD, FORWARD, OPTIMIZER, Account
 from gradprobe.recording.events import LEDGER, OPERATOR, OUTLIVED, Event
 
 _SKIPPED, _USERS, _MODULE, _OPTIMIZER = range(4)
-_DEPTH = 30
-"""How many frames above the program's line are searched for the module it runs in."""
 _DETACHES = 8
 """How many calls of ``detach`` may follow an operator that is pending: PyTorch makes one to save each of its outputs."""
 _IN_OPTIMIZER = f"{TORCH}optim"
 
-_CALLED = Account(calls=1)
+_NOTHING, _CALLED = Account(), Account(calls=1)
 _NORMAL, _INFERENCE = Account(counters_created=1, normal_outputs=1), Account(inference_outputs=1)
 _ONE_NORMAL, _ONE_INFERENCE = _CALLED + _NORMAL, _CALLED + _INFERENCE
 _NORMAL_UNCOUNTED, _INFERENCE_COUNTED = Account(normal_without_counter=1), Account(inference_with_counter=1)
 _INFERENCE_VIEW = Account(untracked_views=1, inference_outputs=1)
+# Sums of accounts take as long as all else that a hook does.
+_CALLED_AND = {
+    one: _CALLED + one for one in (_NOTHING, _NORMAL, _INFERENCE, TRACKED_VIEW, UNTRACKED_VIEW, _INFERENCE_VIEW)
+}
 
 
 class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -109,7 +111,7 @@ def watcher(
     plans: dict[Any, Plan] = {}
     entries, outliving = REGISTRY.entries, Outliving()
     settler = Settler(owner, emit)
-    kinds, learn, path_of = codes.kinds, codes.learn, paths.path
+    kinds, learn, path_of, path_above = codes.kinds, codes.learn, paths.path, paths.path_above
     nodes, graph_task = torch.autograd._get_sequence_nr, torch._C._current_graph_task_id  # type: ignore[attr-defined]
     running_loop, label = asyncio.events._get_running_loop, tasks.label
     counters_on, counters = torch._C._SetExcludeDispatchKeyGuard, torch._C.DispatchKey.ADInplaceOrView
@@ -146,29 +148,23 @@ def watcher(
             # The line of the program, and the module whose forward is running.
             frame: FrameType | None = _getframe(1)
             code: CodeType | None = None
-            offset, module, phase, left = 0, None, FORWARD, _DEPTH
+            offset, module, phase = 0, "", FORWARD
             while frame is not None:
                 at = frame.f_code
                 kind = kinds.get(id(at))
                 if kind is None:
                     kind = learn(at)
-                if kind == _USERS:
-                    if code is None:
+                if kind:
+                    if kind == _USERS:
                         code, offset = at, frame.f_lasti
-                        if module is not None:
-                            break
-                elif kind == _MODULE:
-                    if module is None:
-                        module = path_of(frame)
-                        if code is not None:
-                            break
-                elif kind == _OPTIMIZER:
-                    phase = OPTIMIZER
-                if code is not None:
-                    left -= 1
-                    if not left:
                         break
+                    if kind == _OPTIMIZER:
+                        phase = OPTIMIZER
+                    elif not module:
+                        module = path_of(frame)
                 frame = frame.f_back
+            if not module and frame is not None:
+                module = path_above(frame)
             if graph_task() != -1:
                 phase = BACKWARD
             task = None if running_loop() is None else label()
@@ -183,6 +179,7 @@ def watcher(
             elif plan.is_view:
                 outs = [result] if isinstance(result, tensor_type) else list(tensors(result))
                 refs = tuple(map(ref, outs))
+                account = _NOTHING
                 source = args[0] if args and isinstance(args[0], tensor_type) else None
                 under = entries.get(id(source))
                 made = under[6] if under is not None and under[0]() is source else -1
@@ -190,14 +187,15 @@ def watcher(
                     account, fresh, is_unsure = _of_view(plan, source, out, account)
                     unsure = unsure or is_unsure
                     if out is not source:
-                        entry = (ref(out), time, code, offset, plan.name, module or "", time if fresh else made, owner)
+                        entry = (ref(out), time, code, offset, plan.name, module, time if fresh else made, owner)
                         entries[id(out)] = entry
                         if out.is_inference():
                             outliving.add(entry)
+                account = _CALLED_AND[account] if account in _CALLED_AND else _CALLED + account
             elif type(result) is tensor_type or type(result) is parameter_type:
                 weak = ref(result)
                 refs = (weak,)
-                entry = (weak, time, code, offset, plan.name, module or "", time, owner)
+                entry = (weak, time, code, offset, plan.name, module, time, owner)
                 entries[id(result)] = entry
                 if result.is_inference():
                     account = _ONE_INFERENCE
@@ -210,15 +208,21 @@ def watcher(
                 for weak, out in zip(refs, outs, strict=True):
                     is_born_so = out.is_inference()
                     account += _INFERENCE if is_born_so else _NORMAL
-                    entry = (weak, time, code, offset, plan.name, module or "", time, owner)
+                    entry = (weak, time, code, offset, plan.name, module, time, owner)
                     entries[id(out)] = entry
                     if is_born_so:
                         outliving.add(entry)
             for value in args:
-                if type(value) is parameter_type and is_halfway(value):
-                    account += _INFERENCE_COUNTED if value.is_inference() else _NORMAL_UNCOUNTED
+                if type(value) is parameter_type:
+                    try:
+                        read_version(value)
+                        is_counted = True
+                    except RuntimeError:
+                        is_counted = False
+                    if value.is_inference() is is_counted:
+                        account += _INFERENCE_COUNTED if is_counted else _NORMAL_UNCOUNTED
             after = nodes()
-            place = (0 if code is None else id(code), offset, plan.name, module or "", phase, task)
+            place = (0 if code is None else id(code), offset, plan.name, module, phase, task)
             if pending or writes is not None or unsure or before != last or after != before or settler.is_waiting:
                 pending.append(Pending(place, plan, last, before, after, refs, writes or (), account, unsure))
             else:
@@ -247,20 +251,24 @@ def watcher(
 
 def _of_view(plan: Plan, source: Any, out: Any, account: Account) -> tuple[Account, bool, bool]:
     """Adds a view, or what may be one, to ``account``; whether it is no view at all, and whether that is yet to be seen."""
+    found, is_new, is_unsure = _kind_of_view(plan, source, out)
+    return found if account is _NOTHING else account + found, is_new, is_unsure
+
+
+def _kind_of_view(plan: Plan, source: Any, out: Any) -> tuple[Account, bool, bool]:
     if out is source or source is None:
-        return account, False, False
+        return _NOTHING, False, False
     if out.is_inference():
-        if plan.is_composite and not _share(source, out):
-            return account + _INFERENCE, True, False
-        return account + _INFERENCE_VIEW, False, False
+        is_new = plan.is_composite and not _share(source, out)
+        return _INFERENCE if is_new else _INFERENCE_VIEW, is_new, False
     if plan.is_composite:
         if out._is_view():
-            return account + TRACKED_VIEW, False, False
+            return TRACKED_VIEW, False, False
         is_new = not _share(source, out)
-        return account + (_NORMAL if is_new else UNTRACKED_VIEW), is_new, False
+        return _NORMAL if is_new else UNTRACKED_VIEW, is_new, False
     if plan.tracks is None:
-        return account, False, True
-    return account + (TRACKED_VIEW if plan.tracks else UNTRACKED_VIEW), False, False
+        return _NOTHING, False, True
+    return TRACKED_VIEW if plan.tracks else UNTRACKED_VIEW, False, False
 
 
 def _share(one: Any, other: Any) -> bool:

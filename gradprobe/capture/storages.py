@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gradprobe.capture.births import REGISTRY
-from gradprobe.capture.graph import saved_by
+from gradprobe.capture.graph import tensors_saved_by
 
 SavedEntry = tuple[int, int, int]
 """Number, size in bytes, and when it was made, -1 if before all that is known."""
@@ -33,9 +33,11 @@ class Storages:
 
     def saved_by(self, node: Any, outputs: list[Any]) -> tuple[tuple[SavedEntry, ...], int]:
         """The storages that ``node`` saved, and how many of its saved tensors went to hooks of the program instead."""
-        held = saved_by(node)
-        found = (self._entry(tensor, outputs) for tensor in (*held.tensors, *held.on_context))
-        return tuple({entry[0]: entry for entry in found if entry is not None}.values()), held.hooked
+        held, hooked = tensors_saved_by(node)
+        if not held:
+            return (), hooked
+        found = (self._entry(tensor, outputs) for tensor in held)
+        return tuple({entry[0]: entry for entry in found if entry is not None}.values()), hooked
 
     def clear(self) -> None:
         """Lets go of all addresses."""

@@ -11,22 +11,16 @@ import torch
 from gradprobe.capture.patches import Patch
 
 _descriptor: Any = vars(torch._C.TensorBase)["_version"]
+read_version: Callable[[torch.Tensor], int] = _descriptor.__get__
+"""Raises ``RuntimeError`` where there is no counter. Not the attribute: a read of that counts as the program's."""
 
 
 def version_of(tensor: torch.Tensor) -> int | None:
     """The value of a tensor's version counter; None where it has none."""
     try:
-        return int(_descriptor.__get__(tensor))
+        return read_version(tensor)
     except RuntimeError:
         return None
-
-
-def is_halfway(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is an inference tensor with a version counter, or a normal one without.
-
-    Both come of putting data of the other kind into a parameter, as ``module.to()`` does inside inference mode.
-    """
-    return tensor.is_inference() == (version_of(tensor) is not None)
 
 
 def version_patches(read_failed: Callable[[], None], put_up: Callable[[Any], None]) -> list[Patch]:
@@ -35,7 +29,7 @@ def version_patches(read_failed: Callable[[], None], put_up: Callable[[Any], Non
 
     def read(self: torch.Tensor) -> Any:
         try:
-            return _descriptor.__get__(self)
+            return read_version(self)
         except RuntimeError:
             read_failed()
             raise

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import copy
 import gc
-import io
-import pickle
-import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,9 +12,6 @@ from typing import Any
 import pytest
 import torch
 from torch.autograd import forward_ad
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 import gradprobe
