@@ -104,7 +104,6 @@ def watcher(
     kinds, learn, path_of = codes.kinds, codes.learn, paths.path
     nodes, graph_task = torch.autograd._get_sequence_nr, torch._C._current_graph_task_id  # type: ignore[attr-defined]
     running_loop, label = asyncio.events._get_running_loop, tasks.label
-    counters_on, counters = torch._C._SetExcludeDispatchKeyGuard, torch._C.DispatchKey.ADInplaceOrView
     tensor_type, parameter_type, ref = torch.Tensor, torch.nn.Parameter, weakref.ref
     pending: list[Pending] = []
     last = nodes()
@@ -128,11 +127,15 @@ def watcher(
         if plan is None:
             return func(*args, **(kwargs or {}))
         call = plan.call
-        if plan.bumps_inside:
-            with counters_on(counters, False):
-                result = call(*args, **(kwargs or {}))
-        else:
-            result = call(*args, **kwargs) if kwargs else call(*args)
+        try:
+            if plan.surroundings is not None:
+                with plan.surroundings():
+                    result = call(*args, **(kwargs or {}))
+            else:
+                result = call(*args, **kwargs) if kwargs else call(*args)
+        except BaseException:
+            del args, kwargs, types  # the error's traceback would keep them alive
+            raise
         try:
             # The line of the program, and the module whose forward is running.
             frame: FrameType | None = _getframe(1)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+
+from gradprobe.capture.kernels import as_unwatched, counting_versions
 
 
 class Plan:
     """How to call one operator, and what to look at around the call.
 
     ``writes`` are the arguments that it changes in place, as position and name. ``is_view`` says that it returns a view, or
-    may return one; ``tracks`` whether autograd tracks that view, None until it was seen once. ``bumps_inside`` says that
-    version counters go up in the operators it consists of: below a dispatch mode PyTorch leaves those of all kernels out.
+    may return one; ``tracks`` whether autograd tracks that view, None until it was seen once. ``surroundings`` makes the
+    block that it must be called in, None where it needs none.
     """
 
-    __slots__ = ("bumps_inside", "call", "is_composite", "is_detach", "is_view", "name", "tracks", "writes")
+    __slots__ = ("call", "is_composite", "is_detach", "is_view", "name", "surroundings", "tracks", "writes")
 
     def __init__(self, func: Any) -> None:
         schema = getattr(func, "_schema", None)
@@ -25,9 +28,15 @@ class Plan:
         self.name = self.name.removesuffix(".default")
         self.writes = [] if schema is None else [(i, a.name) for i, a in enumerate(schema.arguments) if _is_written(a)]
         self.is_view = schema is not None and any(_aliases(value) for value in schema.returns)
-        self.is_composite = self.is_view and _has_kernel(func, "CompositeImplicitAutograd")
+        consists_of_others = schema is not None and _has_kernel(func, "CompositeImplicitAutograd")
+        self.is_composite = self.is_view and consists_of_others
         self.is_detach = self.name == "aten.detach"
-        self.bumps_inside = (bool(self.writes) or self.is_view) and not _has_kernel(func, "ADInplaceOrView")
+        self.surroundings: Callable[[], AbstractContextManager[Any]] | None = None
+        if schema is not None and not _has_kernel(func, "ADInplaceOrView"):
+            if consists_of_others:
+                self.surroundings = as_unwatched
+            elif self.writes or self.is_view:
+                self.surroundings = counting_versions
         self.tracks: bool | None = None
 
     def written(self, args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
