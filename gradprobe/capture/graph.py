@@ -12,9 +12,8 @@ counts as one saved tensor that could not be read.
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -198,8 +197,7 @@ def _was_freed(variable: Any) -> bool:
     return False
 
 
-@functools.lru_cache
-def _can_be_read(kind: Hashable) -> bool:
+def _can_be_read(kind: type) -> bool:
     """Whether this PyTorch lets a saved variable be looked at without unpacking it."""
     return hasattr(kind, "data") and hasattr(kind, "unpack_hook")
 

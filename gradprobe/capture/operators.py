@@ -27,7 +27,7 @@ from gradprobe.capture.execution import Tasks
 from gradprobe.capture.modules import CALL_IMPL, ModulePaths
 from gradprobe.capture.patches import Patches
 from gradprobe.capture.places import GRADPROBE, TORCH
-from gradprobe.capture.plans import ALWAYS, Plan, tensors
+from gradprobe.capture.plans import Plan, tensors
 from gradprobe.capture.settling import TRACKED_VIEW, UNTRACKED_VIEW, Pending, Settler, Write
 from gradprobe.capture.storages import STORAGES
 from gradprobe.capture.versions import read_version, version_patches
@@ -114,8 +114,6 @@ def watcher(
     kinds, learn, path_of, path_above = codes.kinds, codes.learn, paths.path, paths.path_above
     nodes, graph_task = torch.autograd._get_sequence_nr, torch._C._current_graph_task_id  # type: ignore[attr-defined]
     running_loop, label = asyncio.events._get_running_loop, tasks.label
-    counters_on, counters = torch._C._SetExcludeDispatchKeyGuard, torch._C.DispatchKey.ADInplaceOrView
-    is_inference = torch.is_inference_mode_enabled
     tensor_type, parameter_type, ref = torch.Tensor, torch.nn.Parameter, weakref.ref
     pending: list[Pending] = []
     last = nodes()
@@ -139,11 +137,15 @@ def watcher(
         if plan is None:
             return func(*args, **(kwargs or {}))
         call = plan.call
-        if plan.needs_counters and (plan.needs_counters == ALWAYS or is_inference()):
-            with counters_on(counters, False):
-                result = call(*args, **(kwargs or {}))
-        else:
-            result = call(*args, **kwargs) if kwargs else call(*args)
+        try:
+            if plan.surroundings is not None:
+                with plan.surroundings():
+                    result = call(*args, **(kwargs or {}))
+            else:
+                result = call(*args, **kwargs) if kwargs else call(*args)
+        except BaseException:
+            del args, kwargs, types  # the error's traceback would keep them alive
+            raise
         try:
             # The line of the program, and the module whose forward is running.
             frame: FrameType | None = _getframe(1)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
-NEVER, ALWAYS, IN_INFERENCE_MODE = range(3)
+from gradprobe.capture.kernels import as_unwatched, counting_versions, counting_versions_in_inference_mode
 
 
 class Plan:
     """How to call one operator, and what to look at around the call.
 
     ``writes`` are the arguments that it changes in place, as position and name. ``is_view`` says that it returns a view, or
-    may return one; ``tracks`` whether autograd tracks that view, None until it was seen once. ``needs_counters`` says
-    when version counters go up and views are tracked in the operators it consists of, which PyTorch leaves out of whatever
-    a dispatch mode calls.
+    may return one; ``tracks`` whether autograd tracks that view, None until it was seen once. ``surroundings`` makes the
+    block that it must be called in, None where it needs none.
     """
 
-    __slots__ = ("call", "is_composite", "is_detach", "is_view", "name", "needs_counters", "tracks", "writes")
+    __slots__ = ("call", "is_composite", "is_detach", "is_view", "name", "surroundings", "tracks", "writes")
 
     def __init__(self, func: Any) -> None:
         schema = getattr(func, "_schema", None)
@@ -30,7 +30,7 @@ class Plan:
         self.is_view = schema is not None and any(_aliases(value) for value in schema.returns)
         self.is_composite = schema is not None and _has_kernel(func, "CompositeImplicitAutograd")
         self.is_detach = self.name == "aten.detach"
-        self.needs_counters = _needs_counters(func, self) if schema is not None else NEVER
+        self.surroundings = _surroundings(func, self) if schema is not None else None
         self.tracks: bool | None = None
 
     def written(self, args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
@@ -58,13 +58,15 @@ def _aliases(value: Any) -> bool:
     return value.alias_info is not None and not value.alias_info.is_write
 
 
-def _needs_counters(func: Any, plan: Plan) -> int:
+def _surroundings(func: Any, plan: Plan) -> Callable[[], AbstractContextManager[Any]] | None:
     if _has_kernel(func, "ADInplaceOrView"):
-        return NEVER  # it is counted and tracked as a whole, above the mode
-    if plan.writes or plan.is_view or plan.is_composite or func.namespace != "aten":
-        return ALWAYS
-    # Outside of inference mode autograd's own kernel, above the mode, leaves them out as well.
-    return IN_INFERENCE_MODE if _has_kernel(func, "CompositeExplicitAutograd") else NEVER
+        return None  # it is counted and tracked as a whole, above the mode
+    if plan.is_composite:
+        return as_unwatched
+    if plan.writes or plan.is_view or func.namespace != "aten":
+        return counting_versions
+    # Outside of inference mode autograd's own kernel, above the mode, leaves the counting out as well.
+    return counting_versions_in_inference_mode if _has_kernel(func, "CompositeExplicitAutograd") else None
 
 
 def _has_kernel(func: Any, key: str) -> bool:
