@@ -8,8 +8,7 @@ not be autocast, and a product would take another way to another rounding.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from sys import _getframe
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 
@@ -32,41 +31,56 @@ def _set_of(names: list[str]) -> Any:
 _REOPENED: Any = _set_of(_ABOVE)
 
 
-def counting_versions() -> AbstractContextManager[Any]:
-    """A block in which the parts of an operator count versions and track views, as they would unwatched."""
-    return nullcontext() if _is_called_by_another() else _counting_versions()
+Guard = AbstractContextManager[Any]
 
 
-def counting_versions_in_inference_mode() -> AbstractContextManager[Any]:
-    """The same in inference mode; elsewhere a block that does nothing."""
-    return counting_versions() if torch.is_inference_mode_enabled() else nullcontext()
+def counting_versions(line: FrameType | None) -> Guard | None:
+    """A block in which the parts of an operator, called from ``line``, count versions and track views.
+
+    None if they must not: for what the program's own modes and tensors call, all this is off, watched or not.
+    """
+    if _is_called_by_another(line):
+        return None
+    guard: Guard = _C._SetExcludeDispatchKeyGuard(_KEYS.ADInplaceOrView, False)
+    return guard
 
 
-def as_unwatched() -> AbstractContextManager[Any]:
+def counting_versions_in_inference_mode(line: FrameType | None) -> Guard | None:
+    """The same in inference mode; elsewhere None."""
+    return counting_versions(line) if torch.is_inference_mode_enabled() else None
+
+
+def as_unwatched(line: FrameType | None) -> Guard | None:
     """A block in which the parts of an operator pass all that they would if no mode had been called with the whole."""
-    if _is_called_by_another():
-        return nullcontext()
+    if _is_called_by_another(line):
+        return None
     try:
-        off = _C._dispatch_tls_local_exclude_set()
-        with _C._RestorePythonTLSSnapshot():
-            off_at_entry = _C._dispatch_tls_local_exclude_set()
-        on = _C._dispatch_tls_local_include_set()
-        guard: AbstractContextManager[Any] = _C._ForceDispatchKeyGuard(on, off - (_REOPENED - off_at_entry))
+        on, off = _C._dispatch_tls_local_include_set(), _C._dispatch_tls_local_exclude_set()
+        state = off.raw_repr()
+        left_off = None if _C._is_any_autocast_enabled() else _left_off.get(state)
+        if left_off is None:
+            with _C._RestorePythonTLSSnapshot():
+                off_at_entry = _C._dispatch_tls_local_exclude_set()
+            left_off = off - (_REOPENED - off_at_entry)
+            if not _C._is_any_autocast_enabled():
+                _left_off[state] = left_off
+        guard: Guard = _C._ForceDispatchKeyGuard(on, left_off)
     except (AttributeError, RuntimeError):  # another version
-        return _counting_versions()
+        return counting_versions(line)
     return guard
 
 
-def _counting_versions() -> AbstractContextManager[Any]:
-    guard: AbstractContextManager[Any] = _C._SetExcludeDispatchKeyGuard(_KEYS.ADInplaceOrView, False)
-    return guard
+_left_off: dict[int, Any] = {}
+"""What stays switched off, by what was; without autocasting it depends on nothing else."""
+_NEAR = 6
 
 
-def _is_called_by_another() -> bool:
-    """Whether a mode or a tensor of the program calls the operator: for it all this is off, watched or not."""
-    frame: FrameType | None = _getframe(3)
-    while frame is not None:
-        if frame.f_code.co_name == "__torch_dispatch__":
+def _is_called_by_another(line: FrameType | None) -> bool:
+    """Whether a mode or a tensor of the program calls the operator."""
+    for _ in range(_NEAR):
+        if line is None:
+            return False
+        if line.f_code.co_name == "__torch_dispatch__":
             return True
-        frame = frame.f_back
+        line = line.f_back
     return False

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradprobe.capture.births import REGISTRY, Entry, Outliving, holders
 from gradprobe.capture.execution import Tasks
+from gradprobe.capture.kernels import Guard
 from gradprobe.capture.modules import CALL_IMPL, ModulePaths
 from gradprobe.capture.patches import Patches
 from gradprobe.capture.places import GRADPROBE, TORCH
@@ -110,7 +111,7 @@ def watcher(
     owner = thread()
     plans: dict[Any, Plan] = {}
     entries, outliving = REGISTRY.entries, Outliving()
-    settler = Settler(owner, emit)
+    settler, outlive, called_and = Settler(owner, emit), outliving.add, _CALLED_AND
     kinds, learn, path_of, path_above = codes.kinds, codes.learn, paths.path, paths.path_above
     nodes, graph_task = torch.autograd._get_sequence_nr, torch._C._current_graph_task_id  # type: ignore[attr-defined]
     running_loop, label = asyncio.events._get_running_loop, tasks.label
@@ -123,6 +124,10 @@ def watcher(
         if thread() != owner:
             return elsewhere(self, func, types, args, kwargs)
         writes: list[Write] | None = None
+        guard: Guard | None = None
+        frame: FrameType | None = None
+        code: CodeType | None = None
+        offset, module, phase = 0, "", FORWARD
         plan = plans.get(func)
         before = nodes()
         try:
@@ -132,29 +137,13 @@ def watcher(
                 settle_all(before)
             if plan.writes:
                 writes = [Write(t) for t in plan.written(args, kwargs)]
-        except Exception as error:
-            fault(error)
-        if plan is None:
-            return func(*args, **(kwargs or {}))
-        call = plan.call
-        try:
-            if plan.surroundings is not None:
-                with plan.surroundings():
-                    result = call(*args, **(kwargs or {}))
-            else:
-                result = call(*args, **kwargs) if kwargs else call(*args)
-        except BaseException:
-            del args, kwargs, types  # the error's traceback would keep them alive
-            raise
-        try:
             # The line of the program, and the module whose forward is running.
-            frame: FrameType | None = _getframe(1)
-            code: CodeType | None = None
-            offset, module, phase = 0, "", FORWARD
+            frame = _getframe(1)
             while frame is not None:
                 at = frame.f_code
-                kind = kinds.get(id(at))
-                if kind is None:
+                try:
+                    kind = kinds[id(at)]
+                except KeyError:
                     kind = learn(at)
                 if kind:
                     if kind == _USERS:
@@ -167,6 +156,24 @@ def watcher(
                 frame = frame.f_back
             if not module and frame is not None:
                 module = path_above(frame)
+            if plan.surroundings is not None:
+                guard = plan.surroundings(frame)
+        except Exception as error:
+            fault(error)
+        frame = None  # an error's traceback would hold on to it
+        if plan is None:
+            return func(*args, **(kwargs or {}))
+        call = plan.call
+        try:
+            if guard is not None:
+                with guard:
+                    result = call(*args, **(kwargs or {}))
+            else:
+                result = call(*args, **kwargs) if kwargs else call(*args)
+        except BaseException:
+            del args, kwargs, types  # the error's traceback would keep them alive
+            raise
+        try:
             if graph_task() != -1:
                 phase = BACKWARD
             task = None if running_loop() is None else label()
@@ -179,21 +186,22 @@ def watcher(
             if writes is not None:
                 pass
             elif plan.is_view:
-                outs = [result] if isinstance(result, tensor_type) else list(tensors(result))
+                outs = [result] if type(result) is tensor_type else list(tensors(result))
                 refs = tuple(map(ref, outs))
                 account = _NOTHING
                 source = args[0] if args and isinstance(args[0], tensor_type) else None
                 under = entries.get(id(source))
                 made = under[6] if under is not None and under[0]() is source else -1
-                for out in outs:
-                    account, fresh, is_unsure = _of_view(plan, source, out, account)
+                for weak, out in zip(refs, outs, strict=True):
+                    found, fresh, is_unsure = kind_of_view(plan, source, out)
+                    account = found if account is _NOTHING else account + found
                     unsure = unsure or is_unsure
                     if out is not source:
-                        entry = (ref(out), time, code, offset, plan.name, module, time if fresh else made, owner)
+                        entry = (weak, time, code, offset, plan.name, module, time if fresh else made, owner)
                         entries[id(out)] = entry
-                        if out.is_inference():
-                            outliving.add(entry)
-                account = _CALLED_AND[account] if account in _CALLED_AND else _CALLED + account
+                        if found is _INFERENCE_VIEW or found is _INFERENCE:
+                            outlive(entry)
+                account = called_and.get(account) or _CALLED + account
             elif type(result) is tensor_type or type(result) is parameter_type:
                 weak = ref(result)
                 refs = (weak,)
@@ -201,7 +209,7 @@ def watcher(
                 entries[id(result)] = entry
                 if result.is_inference():
                     account = _ONE_INFERENCE
-                    outliving.add(entry)
+                    outlive(entry)
                 else:
                     account = _ONE_NORMAL
             else:
@@ -213,7 +221,7 @@ def watcher(
                     entry = (weak, time, code, offset, plan.name, module, time, owner)
                     entries[id(out)] = entry
                     if is_born_so:
-                        outliving.add(entry)
+                        outlive(entry)
             for value in args:
                 if type(value) is parameter_type:
                     try:
@@ -251,13 +259,8 @@ def watcher(
     return Watcher(dispatch, settle, outliving)
 
 
-def _of_view(plan: Plan, source: Any, out: Any, account: Account) -> tuple[Account, bool, bool]:
-    """Adds a view, or what may be one, to ``account``; whether it is no view at all, and whether that is yet to be seen."""
-    found, is_new, is_unsure = _kind_of_view(plan, source, out)
-    return found if account is _NOTHING else account + found, is_new, is_unsure
-
-
-def _kind_of_view(plan: Plan, source: Any, out: Any) -> tuple[Account, bool, bool]:
+def kind_of_view(plan: Plan, source: Any, out: Any) -> tuple[Account, bool, bool]:
+    """What a view operator returned; whether that is no view at all; whether its tracking is yet to be seen."""
     if out is source or source is None:
         return _NOTHING, False, False
     if out.is_inference():

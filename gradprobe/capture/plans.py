@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from types import FrameType
 from typing import Any
 
 import torch
 
-from gradprobe.capture.kernels import as_unwatched, counting_versions, counting_versions_in_inference_mode
+from gradprobe.capture.kernels import Guard, as_unwatched, counting_versions, counting_versions_in_inference_mode
 
 
 class Plan:
@@ -58,7 +58,7 @@ def _aliases(value: Any) -> bool:
     return value.alias_info is not None and not value.alias_info.is_write
 
 
-def _surroundings(func: Any, plan: Plan) -> Callable[[], AbstractContextManager[Any]] | None:
+def _surroundings(func: Any, plan: Plan) -> Callable[[FrameType | None], Guard | None] | None:
     if _has_kernel(func, "ADInplaceOrView"):
         return None  # it is counted and tracked as a whole, above the mode
     if plan.is_composite:
