@@ -25,7 +25,7 @@ COPY_SLICES, IN_COPY_SLICES = "CopySlices", "(in CopySlices)"
 NOWHERE: Place = (0, 0, NO_OPERATOR, "", 0, None)
 _PATIENCE = 64
 """For how many operators a node may wait for the output that tells whose it is."""
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLAIN = {torch.Tensor, torch.nn.Parameter}
 
 TRACKED_VIEW = Account(tracked_views=1, normal_outputs=1)
 UNTRACKED_VIEW = Account(untracked_views=1, normal_outputs=1)
@@ -89,13 +89,13 @@ class Settler:
 
     def settle(self, pending: Pending, upto: int) -> None:
         """Emits the account of ``pending``; the thread's node counter is at ``upto`` now."""
-        alive = [tensor for tensor in (ref() for ref in pending.outputs) if tensor is not None]
-        changed = [tensor for tensor in (w.tensor() for w in pending.writes) if tensor is not None]
-        if not all(type(t) in _PLAIN for t in (*alive, *changed)):
+        alive = [tensor for ref in pending.outputs if (tensor := ref()) is not None]
+        changed = [tensor for write in pending.writes if (tensor := write.tensor()) is not None]
+        if {type(tensor) for tensor in alive or changed} <= _PLAIN:
+            self._settle(pending, upto, alive, changed)
+        else:
             with torch._C.DisableTorchFunctionSubclass():
                 self._settle(pending, upto, alive, changed)
-        else:
-            self._settle(pending, upto, alive, changed)
 
     def _settle(self, pending: Pending, upto: int, alive: list[Any], changed: list[Any]) -> None:
         place, plan, first, before, after, _, writes, account, is_unsure = pending
@@ -129,8 +129,9 @@ class Settler:
         self._emit((OPERATOR, self._owner, place, name, account, saved))
         if writes and upto > after:
             self._after_writes(place, after, upto, writes, changed)
-        for number in [n for n, (_, since) in self._waiting.items() if self._count - since > _PATIENCE]:
-            self._give_up(number)
+        if self._waiting:
+            for number in [n for n, (_, since) in self._waiting.items() if self._count - since > _PATIENCE]:
+                self._give_up(number)
 
     def flush(self, last: int, upto: int) -> None:
         """Emits the nodes that no operator claimed, and those constructed since the last one ran."""
