@@ -106,7 +106,7 @@ def watcher(
     running_loop, label = asyncio.events._get_running_loop, tasks.label
     tensor_type, parameter_type, ref = torch.Tensor, torch.nn.Parameter, weakref.ref
     # Reading a property of a tensor is a call that function modes of the program hear, unless it is kept from them.
-    are_functions_heard: Any = torch._C._is_torch_function_mode_enabled  # type: ignore[attr-defined]
+    are_functions_heard: Any = torch._C._is_torch_function_mode_enabled
     disable_functions: Any = torch._C.DisableTorchFunction
     pending: list[Pending] = []
     last = nodes()
