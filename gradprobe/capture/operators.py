@@ -116,6 +116,9 @@ def watcher(
     nodes, graph_task = torch.autograd._get_sequence_nr, torch._C._current_graph_task_id  # type: ignore[attr-defined]
     running_loop, label = asyncio.events._get_running_loop, tasks.label
     tensor_type, parameter_type, ref = torch.Tensor, torch.nn.Parameter, weakref.ref
+    # Reading a property of a tensor is a call that function modes of the program hear, unless it is kept from them.
+    are_functions_heard: Any = torch._C._is_torch_function_mode_enabled
+    disable_functions: Any = torch._C.DisableTorchFunction
     pending: list[Pending] = []
     last = nodes()
 
@@ -130,6 +133,9 @@ def watcher(
         offset, module, phase = 0, "", FORWARD
         plan = plans.get(func)
         before = nodes()
+        unheard = disable_functions() if are_functions_heard() else None
+        if unheard is not None:
+            unheard.__enter__()
         try:
             if plan is None:
                 plan = plans[func] = Plan(func)
@@ -160,7 +166,10 @@ def watcher(
                 guard = plan.surroundings(frame)
         except Exception as error:
             fault(error)
-        frame = None  # an error's traceback would hold on to it
+        finally:
+            frame = None  # an error's traceback would hold on to it
+            if unheard is not None:
+                unheard.__exit__(None, None, None)
         if plan is None:
             return func(*args, **(kwargs or {}))
         call = plan.call
@@ -173,6 +182,9 @@ def watcher(
         except BaseException:
             del args, kwargs, types  # the error's traceback would keep them alive
             raise
+        if unheard is not None:
+            unheard = disable_functions()
+            unheard.__enter__()
         try:
             if graph_task() != -1:
                 phase = BACKWARD
@@ -240,6 +252,9 @@ def watcher(
             last = after
         except Exception as error:
             fault(error)
+        finally:
+            if unheard is not None:
+                unheard.__exit__(None, None, None)
         return result
 
     def settle_all(upto: int) -> None:
@@ -250,7 +265,11 @@ def watcher(
     def settle() -> None:
         nonlocal last
         upto = nodes()
-        settle_all(upto)
+        if are_functions_heard():
+            with disable_functions():
+                settle_all(upto)
+        else:
+            settle_all(upto)
         settler.flush(last, upto)
         last = upto
         REGISTRY.sweep()
@@ -358,7 +377,8 @@ class Operators:
             if tensor is not None:
                 group = groups.setdefault(_born_at(entry), [entry[1], 0, 0])
                 group[1] += 1
-                group[2] += _size(tensor)
+                with torch._C.DisableTorchFunction():
+                    group[2] += _size(tensor)
                 self._outlived.add(entry)
         for (code, offset, op, module, _), group in groups.items():
             marker = (OUTLIVED, self._now(), thread(), code, offset, (op, None, module, FORWARD))

@@ -71,4 +71,7 @@ def _surroundings(func: Any, plan: Plan) -> Callable[[FrameType | None], Guard |
 
 def _has_kernel(func: Any, key: str) -> bool:
     has_kernel = getattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", None)
-    return has_kernel is not None and bool(has_kernel(func.name(), key))
+    try:
+        return has_kernel is not None and bool(has_kernel(func.name(), key))
+    except RuntimeError:  # one of TorchScript's, as those that ask a tensor of another kind for its size
+        return False
