@@ -56,22 +56,15 @@ def as_unwatched(line: FrameType | None) -> Guard | None:
         return None
     try:
         on, off = _C._dispatch_tls_local_include_set(), _C._dispatch_tls_local_exclude_set()
-        state = off.raw_repr()
-        left_off = None if _C._is_any_autocast_enabled() else _left_off.get(state)
-        if left_off is None:
-            with _C._RestorePythonTLSSnapshot():
-                off_at_entry = _C._dispatch_tls_local_exclude_set()
-            left_off = off - (_REOPENED - off_at_entry)
-            if not _C._is_any_autocast_enabled():
-                _left_off[state] = left_off
-        guard: Guard = _C._ForceDispatchKeyGuard(on, left_off)
+        # Whether autocasting is on can no longer be asked here: its keys are off as all others are.
+        with _C._RestorePythonTLSSnapshot():
+            off_at_entry = _C._dispatch_tls_local_exclude_set()
+        guard: Guard = _C._ForceDispatchKeyGuard(on, off - (_REOPENED - off_at_entry))
     except (AttributeError, RuntimeError):  # another version
         return counting_versions(line)
     return guard
 
 
-_left_off: dict[int, Any] = {}
-"""What stays switched off, by what was; without autocasting it depends on nothing else."""
 _NEAR = 6
 
 
