@@ -3,7 +3,8 @@
 By then the dispatcher has passed autocasting, autograd, the counting of versions and the handling of lazy conjugates, and
 leaves them out of all that the mode calls. For the kernel of a single operator that is right. An operator that consists of
 others comes to a mode whole under inference mode, and its parts never passed any of them: left out, an ``einsum`` would
-not be autocast, and a product would take another way to another rounding.
+not be autocast, and a product would take another way to another rounding. A kernel that conjugates lazily in between, as
+that of the pseudo-inverse does, would compute nonsense.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import torch
 
 _C: Any = torch._C
 _KEYS: Any = _C.DispatchKey
-_ABOVE = ["ADInplaceOrView", "ZeroTensor", "Negative", "Conjugate"]
+_LAZY = ["ZeroTensor", "Negative", "Conjugate"]
+_ABOVE = ["ADInplaceOrView", *_LAZY]
 _ABOVE += [name for name in dir(_KEYS) if name.startswith("Autocast") and "Functionality" not in name]
 
 
@@ -29,26 +31,39 @@ def _set_of(names: list[str]) -> Any:
     return found
 
 
-_REOPENED: Any = _set_of(_ABOVE)
+_ALL: Any = _set_of(_ABOVE)
+_OF_COMPLEX: Any = _set_of(_LAZY)
 
 
-def counting_versions() -> AbstractContextManager[Any]:
+def counting_versions(_: Any) -> AbstractContextManager[Any]:
     """A block in which the parts of an operator count versions and track views, as they would unwatched."""
     return nullcontext() if _is_called_by_another() else _counting_versions()
 
 
-def as_unwatched() -> AbstractContextManager[Any]:
+def as_unwatched(_: Any) -> AbstractContextManager[Any]:
     """A block in which the parts of an operator pass all that they would if no mode had been called with the whole."""
-    if _is_called_by_another():
+    return nullcontext() if _is_called_by_another() else _reopening(_ALL) or _counting_versions()
+
+
+def conjugating(args: Any) -> AbstractContextManager[Any]:
+    """A block in which an operator on a complex tensor may conjugate and negate lazily."""
+    with _C.DisableTorchFunction():  # modes and tensors of the program hear of no question of ours
+        is_complex = bool(args) and isinstance(args[0], torch.Tensor) and args[0].is_complex()
+    if not is_complex or _is_called_by_another():
         return nullcontext()
+    return _reopening(_OF_COMPLEX) or nullcontext()
+
+
+def _reopening(keys: Any) -> AbstractContextManager[Any] | None:
+    """A block in which those of ``keys`` are on that were on when the program called PyTorch."""
     try:
         off = _C._dispatch_tls_local_exclude_set()
         with _C._RestorePythonTLSSnapshot():
             off_at_entry = _C._dispatch_tls_local_exclude_set()
         on = _C._dispatch_tls_local_include_set()
-        guard: AbstractContextManager[Any] = _C._ForceDispatchKeyGuard(on, off - (_REOPENED - off_at_entry))
+        guard: AbstractContextManager[Any] = _C._ForceDispatchKeyGuard(on, off - (keys - off_at_entry))
     except (AttributeError, RuntimeError):  # another version
-        return _counting_versions()
+        return None
     return guard
 
 

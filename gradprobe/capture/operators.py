@@ -138,7 +138,7 @@ def watcher(
         call = plan.call
         try:
             if plan.surroundings is not None:
-                with plan.surroundings():
+                with plan.surroundings(args):
                     result = call(*args, **(kwargs or {}))
             else:
                 result = call(*args, **kwargs) if kwargs else call(*args)

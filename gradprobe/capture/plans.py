@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.kernels import as_unwatched, counting_versions
+from gradprobe.capture.kernels import as_unwatched, conjugating, counting_versions
 
 
 class Plan:
     """How to call one operator, and what to look at around the call.
 
     ``writes`` are the arguments that it changes in place, as position and name. ``is_view`` says that it returns a view, or
-    may return one; ``tracks`` whether autograd tracks that view, None until it was seen once. ``surroundings`` makes the
-    block that it must be called in, None where it needs none.
+    may return one; ``tracks`` whether autograd tracks that view, None until it was seen once. ``surroundings`` makes of
+    the arguments the block that it must be called in, None where it needs none.
     """
 
     __slots__ = ("call", "is_composite", "is_detach", "is_view", "name", "surroundings", "tracks", "writes")
@@ -31,12 +31,14 @@ class Plan:
         consists_of_others = schema is not None and _has_kernel(func, "CompositeImplicitAutograd")
         self.is_composite = self.is_view and consists_of_others
         self.is_detach = self.name == "aten.detach"
-        self.surroundings: Callable[[], AbstractContextManager[Any]] | None = None
+        self.surroundings: Callable[[Any], AbstractContextManager[Any]] | None = None
         if schema is not None and not _has_kernel(func, "ADInplaceOrView"):
             if consists_of_others:
                 self.surroundings = as_unwatched
             elif self.writes or self.is_view:
                 self.surroundings = counting_versions
+            elif _takes_tensor(schema) and ("linalg" in self.name or _has_kernel(func, "CompositeExplicitAutograd")):
+                self.surroundings = conjugating
         self.tracks: bool | None = None
 
     def written(self, args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
@@ -54,6 +56,10 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
         for item in value:
             if isinstance(item, torch.Tensor):
                 yield item
+
+
+def _takes_tensor(schema: Any) -> bool:
+    return bool(schema.arguments) and str(schema.arguments[0].type) == "Tensor"
 
 
 def _is_written(value: Any) -> bool:

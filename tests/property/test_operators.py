@@ -52,7 +52,7 @@ def in_place(change: Callable[[torch.Tensor], object]) -> Callable[[torch.Tensor
 
 
 def changed_views(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    copy = x.clone()
+    copy = x.clone(memory_format=torch.contiguous_format)
     view = copy[0]
     view.mul_(2)
     copy.view(-1)[1:].add_(y.reshape(-1)[1:])
