@@ -3,7 +3,8 @@
 By then the dispatcher has passed autocasting, autograd, the counting of versions and the handling of lazy conjugates, and
 leaves them out of all that the mode calls. For the kernel of a single operator that is right. An operator that consists of
 others comes to a mode whole under inference mode, and its parts never passed any of them: left out, an ``einsum`` would
-not be autocast, and a product would take another way to another rounding.
+not be autocast, and a product would take another way to another rounding. A kernel that conjugates lazily in between, as
+that of the pseudo-inverse does, would compute nonsense.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import torch
 
 _C: Any = torch._C
 _KEYS: Any = _C.DispatchKey
-_ABOVE = ["ADInplaceOrView", "ZeroTensor", "Negative", "Conjugate"]
+_LAZY = ["ZeroTensor", "Negative", "Conjugate"]
+_ABOVE = ["ADInplaceOrView", *_LAZY]
 _ABOVE += [name for name in dir(_KEYS) if name.startswith("Autocast") and "Functionality" not in name]
 
 
@@ -28,40 +30,53 @@ def _set_of(names: list[str]) -> Any:
     return found
 
 
-_REOPENED: Any = _set_of(_ABOVE)
+_ALL: Any = _set_of(_ABOVE)
+_OF_COMPLEX: Any = _set_of(_LAZY)
 
 
 Guard = AbstractContextManager[Any]
 
 
-def counting_versions(line: FrameType | None) -> Guard | None:
-    """A block in which the parts of an operator, called from ``line``, count versions and track views.
+def counting_versions(line: FrameType | None, args: Any) -> Guard | None:
+    """A block in which the parts of an operator, called from ``line`` with ``args``, count versions and track views.
 
     None if they must not: for what the program's own modes and tensors call, all this is off, watched or not.
     """
-    if _is_called_by_another(line):
-        return None
+    return None if _is_called_by_another(line) else _counting_versions()
+
+
+def of_a_kernel(line: FrameType | None, args: Any) -> Guard | None:
+    """A block in which a kernel that calls other operators may conjugate and negate lazily, where it has complex numbers.
+
+    In inference mode, where no kernel of autograd's above the mode left it out, it also counts versions.
+    """
+    if torch.is_inference_mode_enabled():
+        return as_unwatched(line, args)
+    with _C.DisableTorchFunction():  # modes and tensors of the program hear of no question of ours
+        is_complex = bool(args) and isinstance(args[0], torch.Tensor) and args[0].is_complex()
+    return _reopening(_OF_COMPLEX) if is_complex and not _is_called_by_another(line) else None
+
+
+def as_unwatched(line: FrameType | None, args: Any) -> Guard | None:
+    """A block in which the parts of an operator pass all that they would if no mode had been called with the whole."""
+    return None if _is_called_by_another(line) else _reopening(_ALL) or _counting_versions()
+
+
+def _counting_versions() -> Guard:
     guard: Guard = _C._SetExcludeDispatchKeyGuard(_KEYS.ADInplaceOrView, False)
     return guard
 
 
-def counting_versions_in_inference_mode(line: FrameType | None) -> Guard | None:
-    """The same in inference mode; elsewhere None."""
-    return counting_versions(line) if torch.is_inference_mode_enabled() else None
-
-
-def as_unwatched(line: FrameType | None) -> Guard | None:
-    """A block in which the parts of an operator pass all that they would if no mode had been called with the whole."""
-    if _is_called_by_another(line):
-        return None
+def _reopening(keys: Any) -> Guard | None:
+    """A block in which those of ``keys`` are on that were on when the program called PyTorch."""
     try:
         on, off = _C._dispatch_tls_local_include_set(), _C._dispatch_tls_local_exclude_set()
         # Whether autocasting is on can no longer be asked here: its keys are off as all others are.
         with _C._RestorePythonTLSSnapshot():
             off_at_entry = _C._dispatch_tls_local_exclude_set()
-        guard: Guard = _C._ForceDispatchKeyGuard(on, off - (_REOPENED - off_at_entry))
+        guard: Guard = _C._ForceDispatchKeyGuard(on, off - (keys - off_at_entry))
     except (AttributeError, RuntimeError):  # another version
-        return counting_versions(line)
+        return None
     return guard
 
 

@@ -163,7 +163,7 @@ def watcher(
             if not module and frame is not None:
                 module = path_above(frame)
             if plan.surroundings is not None:
-                guard = plan.surroundings(frame)
+                guard = plan.surroundings(frame, args)
         except Exception as error:
             fault(error)
         finally:

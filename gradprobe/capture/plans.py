@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.kernels import Guard, as_unwatched, counting_versions, counting_versions_in_inference_mode
+from gradprobe.capture.kernels import Guard, as_unwatched, counting_versions, of_a_kernel
 
 
 class Plan:
@@ -58,15 +58,20 @@ def _aliases(value: Any) -> bool:
     return value.alias_info is not None and not value.alias_info.is_write
 
 
-def _surroundings(func: Any, plan: Plan) -> Callable[[FrameType | None], Guard | None] | None:
+def _surroundings(func: Any, plan: Plan) -> Callable[[FrameType | None, Any], Guard | None] | None:
     if _has_kernel(func, "ADInplaceOrView"):
         return None  # it is counted and tracked as a whole, above the mode
     if plan.is_composite:
         return as_unwatched
     if plan.writes or plan.is_view or func.namespace != "aten":
         return counting_versions
-    # Outside of inference mode autograd's own kernel, above the mode, leaves the counting out as well.
-    return counting_versions_in_inference_mode if _has_kernel(func, "CompositeExplicitAutograd") else None
+    calls_others = "linalg" in plan.name or _has_kernel(func, "CompositeExplicitAutograd")
+    return of_a_kernel if calls_others and _takes_tensor(func) else None
+
+
+def _takes_tensor(func: Any) -> bool:
+    arguments = func._schema.arguments
+    return bool(arguments) and str(arguments[0].type).startswith(("Tensor", "List[Tensor]"))
 
 
 def _has_kernel(func: Any, key: str) -> bool:

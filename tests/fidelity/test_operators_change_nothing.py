@@ -846,7 +846,7 @@ def test_autocast_lazy_conjugates_and_views_of_weights_act_inside_composite_oper
             # Of a weight's transpose, which asks for a gradient, the product is folded; else it is rounded otherwise.
             folded = linear(torch.randn(2, 5, 16).transpose(0, 1)).clone()  # its version differs as those of gradients
             conjugates = torch.fft.hfftn(z), torch.einsum("ij,jk->ik", z.conj(), z.conj()).abs(), z.mH.matmul(z).abs()
-            return [cast, folded, *conjugates]
+            return [cast, folded, *conjugates, torch.linalg.pinv(z).abs()]
 
     compare(program, level)
 
