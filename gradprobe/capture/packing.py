@@ -32,6 +32,8 @@ class Packer:
         self._by_place: dict[int, int] = {}
         self._threads = _Threads(tables.threads)
         self._names: dict[str, int] = {}
+        self.older: dict[int, str] = {}
+        """The names of threads that ran when a recording began: one may be gone when its events are packed."""
 
     def pack(self, events: Sequence[Event]) -> Block:
         """The events as a block. Where some lack a node count, none has one."""
@@ -84,11 +86,15 @@ class Packer:
             if op == THREAD | ENTER:
                 threads.add(ident, str(extra), time, inherited=False)
             elif ident not in threads:
-                threads.add(ident, thread_name(ident), time, inherited=True)
+                threads.add(ident, self._thread_name(ident), time, inherited=True)
             found.append(threads[ident])
             if op == THREAD | EXIT:
                 del threads[ident]
         return found
+
+    def _thread_name(self, ident: int) -> str:
+        name = thread_name(ident)
+        return self.older.get(ident, name) if name == f"thread {ident}" else name
 
     def _name_numbers(self, extras: Sequence[Any]) -> np.ndarray[Any, Any]:
         if extras.count(None) == len(extras):

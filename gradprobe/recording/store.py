@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.errors import GradprobeError, RecordingError
-from gradprobe.recording.accounts import Accounts, Operation, joined, pack, unpack
+from gradprobe.recording.accounts import PHASES, Account, Accounts, Operation, joined, pack, unpack
 from gradprobe.recording.events import Block
 
 SCHEMA = 2
@@ -271,6 +271,10 @@ def _contents(connection: sqlite3.Connection) -> Contents:
         else:
             folds = [Fold(*[*row[:10], 0, 0, _durations(row[10])]) for row in rows("folds")]
         _check([*sites, *threads, *folds, *operations, *op_folds])
+        if any(not 0 <= o.phase < len(PHASES) for o in operations) or any(
+            len(fold.sums) != 1 + len(Account._fields) for fold in op_folds
+        ):
+            raise ValueError("an operation or its sums are not as they are written")
         return Contents(
             meta=_meta(rows("meta")),
             blocks=[Block.unpack(data, int(count)) for _, count, data in rows("blocks")],

@@ -107,7 +107,8 @@ def samples_of(operator: Any) -> list[Any]:
 def test_operators_return_the_same_tensors_and_do_the_same_to_their_inputs_watched() -> None:
     differing, compared = [], 0
     for operator in operators():
-        if torch.float32 not in operator.supported_dtypes("cpu"):
+        # What an uninitialised tensor holds is chance.
+        if torch.float32 not in operator.supported_dtypes("cpu") or "empty" in operator.name:
             continue
         calls = [operator.op]
         if operator.inplace_variant is not None:

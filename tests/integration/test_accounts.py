@@ -1,0 +1,210 @@
+"""What operators did survives the disk, names what it lacks, and says where tensors were born."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import gradprobe
+from gradprobe.errors import RecordingError
+
+
+def program() -> None:
+    layer = torch.nn.Linear(4, 4)
+    x = torch.ones(2, 4)
+    with torch.enable_grad():
+        layer(x).sum().backward()
+    with torch.no_grad():
+        layer.weight.add_(1)  # the third bump: the weights were initialised in place
+    with torch.inference_mode():
+        layer(x)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "run.gradprobe"
+    with gradprobe.record(path, level="ops"):
+        program()
+    return path
+
+
+def test_a_recording_of_operators_is_the_same_loaded_saved_and_merged(file: Path, tmp_path: Path) -> None:
+    loaded = gradprobe.load(file)
+    assert len(loaded.ops) > 5
+    loaded.save(tmp_path / "copy.gradprobe")
+    copy = gradprobe.load(tmp_path / "copy.gradprobe")
+    assert copy.ops.equals(loaded.ops)
+    assert copy.regions.equals(loaded.regions)
+    both = gradprobe.merge([file, tmp_path / "copy.gradprobe"])
+    assert both.ops["count"].sum() == 2 * loaded.ops["count"].sum()
+    assert both.ops["region"].max() > loaded.ops["region"].max()
+
+
+def test_the_json_report_has_the_operators_and_their_sums(file: Path) -> None:
+    recording = gradprobe.load(file)
+    report = json.loads(recording.to_json())
+    assert len(report["ops"]) == len(recording.ops)
+    assert report["summary"]["operators"]["version_bumps"] == recording.ops["version_bumps"].sum() == 3
+    assert {row["op"] for row in report["ops"]} >= {"aten.addmm", "aten.linear", "aten.add_.Tensor"}
+
+
+def test_a_file_of_schema_1_is_read(file: Path) -> None:
+    with sqlite3.connect(file) as connection:
+        for table in ("operations", "accounts", "op_folds"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("ALTER TABLE folds DROP COLUMN hidden_ns")
+        connection.execute("ALTER TABLE folds DROP COLUMN hidden_nodes")
+        connection.execute("INSERT INTO folds VALUES (4, 1, 1, 1, '', 3, 30, 20, 6, 5, '{\"3\": 3}')")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    old = gradprobe.load(file)
+    assert len(old.transitions) == 6
+    assert old.ops.empty
+    assert old.sites["count"].sum() == 6
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE accounts SET data = x'00'",
+        "UPDATE accounts SET count = count + 1",
+        "UPDATE accounts SET kind = 'other'",
+        "UPDATE operations SET phase = 'x'",
+        "DROP TABLE operations",
+        "INSERT INTO op_folds VALUES (1, 1, 1, 'no list')",
+        "INSERT INTO op_folds VALUES (1, 1, 1, '[1]')",
+        "UPDATE operations SET phase = 7",
+    ],
+)
+def test_a_damaged_account_is_refused_in_one_line(file: Path, damage: str) -> None:
+    with sqlite3.connect(file) as connection:
+        connection.execute(damage)
+    connection.close()
+    with pytest.raises(RecordingError, match="damaged"):
+        print(gradprobe.load(file))
+
+
+def test_operators_of_threads_that_ran_before_are_missing_not_zero_and_the_report_names_them() -> None:
+    begin, end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begin.wait()
+        with torch.no_grad():
+            torch.ones(2).add_(1)
+        end.set()
+
+    thread = threading.Thread(target=work, name="older")
+    thread.start()
+    with gradprobe.record(level="ops") as recording:
+        begin.set()
+        end.wait()
+        with torch.no_grad():
+            torch.ones(2).add_(1)
+    thread.join()
+    bumps = recording.regions.set_index("thread")["version_bumps"]
+    assert bumps["MainThread"] == 1
+    assert bumps.isna()["older"]
+    assert "1 thread ran before the recording began: operators there were not seen: older" in " ".join(
+        str(recording).split()
+    )
+
+
+def test_operators_that_another_thread_runs_under_the_same_mode_are_that_threads() -> None:
+    """As those of autograd's engine are, which takes the mode along to threads of its own."""
+    with gradprobe.record(level="ops") as recording:
+        mode = torch._C._get_dispatch_stack_at(torch._C._len_torch_dispatch_stack() - 1)
+
+        def work() -> None:
+            mode.__torch_dispatch__(torch.ops.aten.add.Tensor, (), (torch.ones(1), torch.ones(1)), {})
+
+        torch.zeros(1)
+        import _thread
+
+        done = threading.Event()
+        _thread.start_new_thread(lambda: (work(), done.set()), ())
+        done.wait()
+    counts = recording.ops.groupby("thread")["count"].sum()
+    assert counts["MainThread"] == 1
+    assert counts.drop("MainThread").sum() == 1
+
+
+def test_an_inference_tensor_that_outlives_its_mode_is_traced_to_its_line_and_its_holder() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Linear(2, 2)
+            self.cache: dict[str, torch.Tensor] = {}
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.cache["rotary"] = torch.outer(x[0], x[0])
+            return self.inner(x)
+
+    model = Model()
+    with gradprobe.record(level="ops") as recording, torch.inference_mode():
+        model(torch.ones(1, 2))
+        lost = torch.ones(3)
+        del lost
+    births = recording.births.set_index("op")
+    assert births.loc["aten.outer", "held_by"] == "Model.cache['rotary']"
+    assert births.loc["aten.outer", "alive"] == 1
+    assert births.loc["aten.outer", "function"].endswith("Model.forward")
+    assert births.loc["aten.outer", "region"] == recording.regions["region"].iloc[0]
+    assert "aten.ones" not in births.index[births["alive"] > 0]
+    seen = gradprobe.inspect(model.cache["rotary"])
+    assert seen.born is not None
+    assert seen.born.op == "aten.outer"
+    assert "test_accounts.py" in str(seen)
+
+
+def test_failed_reads_of_the_version_are_counted_where_they_happen() -> None:
+    with torch.inference_mode():
+        tensor = torch.ones(1)
+    with gradprobe.record(level="ops") as recording:
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="version counter"):
+                tensor._version
+    row = recording.ops.set_index("op").loc["Tensor._version"]
+    assert row["failed_version_reads"] == 3
+    assert row["file"].endswith("test_accounts.py")
+
+
+def test_below_level_ops_what_operators_did_is_missing_and_the_backward_is_known() -> None:
+    with gradprobe.record(level="graph") as recording:
+        program()
+        with torch.enable_grad():
+            torch.ones(1, requires_grad=True) * 2  # built for nothing
+    assert recording.ops.empty
+    assert recording.regions["version_bumps"].isna().all()
+    assert recording.regions["saved_bytes"].isna().all()
+    used, _, _, dropped = recording.regions["backward_nodes"]
+    assert used == recording.regions["nodes"].iloc[0] == 3
+    assert (dropped, recording.regions["nodes"].iloc[3]) == (0, 1)
+    assert "no backward reached 1" in str(recording)
+
+
+def test_a_probed_call_tells_what_it_bumped_and_what_its_result_pins() -> None:
+    layer = torch.nn.Linear(3, 1)
+    layer.register_buffer("steps", torch.zeros(()))
+
+    @gradprobe.probe
+    def step(x: torch.Tensor) -> torch.Tensor:
+        loss = layer(x).square().sum()
+        with torch.no_grad():
+            layer.weight.add_(1)
+            layer.get_buffer("steps").add_(1).add_(1)
+            x.view(-1).mul_(2)
+        return loss
+
+    step(torch.ones(2, 3))
+    call = step.recording.calls.iloc[0]
+    bumps = call[["parameter_bumps", "buffer_bumps", "argument_bumps", "result_bumps"]].tolist()
+    assert bumps == [1, 2, 1, 0]
+    assert call["returned_nodes"] == call["nodes"] == 4
+    # The product's result, which only the graph holds; its square is the loss's way back. The input is the caller's.
+    assert 0 < call["returned_graph_bytes"] < call["returned_saved_bytes"]
+    assert "step returned a result that pins 4 nodes" in " ".join(str(step.recording).split())
