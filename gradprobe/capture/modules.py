@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-CALL_IMPL: CodeType = torch.nn.Module._call_impl.__code__
+CALL: CodeType = torch.nn.Module._wrapped_call_impl.__code__
+"""What runs whenever a module is called. It has few local variables; the function that it calls has many to copy."""
 _DEPTH = 30
 _SNAPSHOTS = sys.version_info < (3, 13)
 
 
 def module_of(frame: FrameType) -> Any:
-    """The module whose ``_call_impl`` runs in ``frame``."""
+    """The module that is called in ``frame``."""
     names = frame.f_locals
     module = names["self"]
     if _SNAPSHOTS:
@@ -31,7 +32,7 @@ class ModulePaths:
         self._known: dict[int, tuple[weakref.ref[Any], str]] = {}
 
     def path(self, frame: FrameType) -> str:
-        """The path of the module whose ``_call_impl`` runs in ``frame``; of the outermost its class in brackets."""
+        """The path of the module that is called in ``frame``; of the outermost its class in brackets."""
         module = module_of(frame)
         known = self._known.get(id(module))
         if known is not None and known[0]() is module:
@@ -48,7 +49,7 @@ class ModulePaths:
         for _ in range(_DEPTH):
             if above is None:
                 break
-            if above.f_code is CALL_IMPL:
+            if above.f_code is CALL:
                 return self.path(above)
             above = above.f_back
         return ""
@@ -61,7 +62,7 @@ class ModulePaths:
     def _learn(self, frame: FrameType | None) -> None:
         root = None
         while frame is not None:
-            if frame.f_code is CALL_IMPL:
+            if frame.f_code is CALL:
                 root = module_of(frame)
             frame = frame.f_back
         if root is not None:

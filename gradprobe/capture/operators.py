@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gradprobe.capture.births import REGISTRY, Entry, Outliving, holders
 from gradprobe.capture.execution import Tasks
 from gradprobe.capture.kernels import Guard
-from gradprobe.capture.modules import CALL_IMPL, ModulePaths
+from gradprobe.capture.modules import CALL, ModulePaths
 from gradprobe.capture.patches import Patches
 from gradprobe.capture.places import GRADPROBE, TORCH
 from gradprobe.capture.plans import Plan, tensors
@@ -87,7 +87,7 @@ class Codes:
 
     def learn(self, code: CodeType) -> int:
         file = code.co_filename
-        if code is CALL_IMPL:
+        if code is CALL:
             kind = _MODULE
         elif file.startswith(_IN_OPTIMIZER):
             kind = _OPTIMIZER

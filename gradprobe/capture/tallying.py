@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
+from operator import mul
 from types import CodeType
 from typing import Any
 
@@ -21,11 +22,16 @@ _Key = tuple[tuple[Any, ...], "str | None"]
 class _Tally:
     """What the operators of one kind did at one place."""
 
-    __slots__ = ("account", "saved")
+    __slots__ = ("accounts", "saved")
 
     def __init__(self) -> None:
-        self.account = Account()
+        self.accounts: Counter[Account] = Counter()
         self.saved: dict[int, tuple[int, int]] = {}
+
+    def totals(self) -> Iterable[int]:
+        """The sum of the accounts."""
+        columns = zip(*self.accounts, strict=True)
+        return (sum(map(mul, column, self.accounts.values())) for column in columns)
 
 
 class Tallier:
@@ -48,9 +54,8 @@ class Tallier:
         found: list[Event] = []
         rows: dict[str, list[tuple[int, ...]]] = {}
         start = 0
-        for index, event in enumerate(events):
-            if event[0] == OPERATOR:
-                continue
+        for index in [i for i, event in enumerate(events) if event[0] != OPERATOR]:
+            event = events[index]
             self._add(events[start:index])
             start = index + 1
             if event[0] == LEDGER:
@@ -70,7 +75,7 @@ class Tallier:
             tally = tallies.get((place, node))
             if tally is None:
                 tally = tallies[place, node] = _Tally()
-            tally.account += account if number == 1 else account.times(number)
+            tally.accounts[account] += number
             for storage, size, made in saved:
                 tally.saved[storage] = size, made
 
@@ -83,7 +88,7 @@ class Tallier:
         for ((code, offset, op, module, phase, task), node), tally in tallies.items():
             key = next(self._serials)
             found.append(self._event(TALLY, time, thread, code, offset, key, task))
-            rows.setdefault("tallies", []).append((key, self._operation(op, node, module, phase), *tally.account))
+            rows.setdefault("tallies", []).append((key, self._operation(op, node, module, phase), *tally.totals()))
             rows.setdefault("saved", []).extend((key, storage, *entry) for storage, entry in tally.saved.items())
 
     def _ledger(self, event: Event, found: list[Event], rows: dict[str, list[tuple[int, ...]]]) -> None:
