@@ -45,10 +45,8 @@ _NORMAL, _INFERENCE = Account(counters_created=1, normal_outputs=1), Account(inf
 _ONE_NORMAL, _ONE_INFERENCE = _CALLED + _NORMAL, _CALLED + _INFERENCE
 _NORMAL_UNCOUNTED, _INFERENCE_COUNTED = Account(normal_without_counter=1), Account(inference_with_counter=1)
 _INFERENCE_VIEW = Account(untracked_views=1, inference_outputs=1)
-# Sums of accounts take as long as all else that a hook does.
-_CALLED_AND = {
-    one: _CALLED + one for one in (_NOTHING, _NORMAL, _INFERENCE, TRACKED_VIEW, UNTRACKED_VIEW, _INFERENCE_VIEW)
-}
+_ONE_TRACKED, _ONE_UNTRACKED = _CALLED + TRACKED_VIEW, _CALLED + UNTRACKED_VIEW
+_ONE_INFERENCE_VIEW = _CALLED + _INFERENCE_VIEW
 
 
 class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -111,7 +109,8 @@ def watcher(
     owner = thread()
     plans: dict[Any, Plan] = {}
     entries, outliving = REGISTRY.entries, Outliving()
-    settler, outlive, called_and = Settler(owner, emit), outliving.add, _CALLED_AND
+    settler, outlive = Settler(owner, emit), outliving.add
+    waiting = settler.waiting
     kinds, learn, path_of, path_above = codes.kinds, codes.learn, paths.path, paths.path_above
     nodes, graph_task = torch.autograd._get_sequence_nr, torch._C._current_graph_task_id  # type: ignore[attr-defined]
     running_loop, label = asyncio.events._get_running_loop, tasks.label
@@ -197,6 +196,19 @@ def watcher(
             unsure = False  # whether the view is tracked shows only later
             if writes is not None:
                 pass
+            elif plan.tracks is not None and not plan.is_composite and type(result) is tensor_type:
+                # What follows, for the view that most are.
+                weak = ref(result)
+                refs = (weak,)
+                under = entries.get(id(args[0]))
+                made = under[6] if under is not None and under[0]() is args[0] else -1
+                entry = (weak, time, code, offset, plan.name, module, made, owner)
+                entries[id(result)] = entry
+                if result.is_inference():
+                    account = _ONE_INFERENCE_VIEW
+                    outlive(entry)
+                else:
+                    account = _ONE_TRACKED if plan.tracks else _ONE_UNTRACKED
             elif plan.is_view:
                 outs = [result] if type(result) is tensor_type else list(tensors(result))
                 refs = tuple(map(ref, outs))
@@ -213,7 +225,7 @@ def watcher(
                         entries[id(out)] = entry
                         if found is _INFERENCE_VIEW or found is _INFERENCE:
                             outlive(entry)
-                account = called_and.get(account) or _CALLED + account
+                account += _CALLED
             elif type(result) is tensor_type or type(result) is parameter_type:
                 weak = ref(result)
                 refs = (weak,)
@@ -245,7 +257,7 @@ def watcher(
                         account += _INFERENCE_COUNTED if is_counted else _NORMAL_UNCOUNTED
             after = nodes()
             place = (0 if code is None else id(code), offset, plan.name, module, phase, task)
-            if pending or writes is not None or unsure or before != last or after != before or settler.is_waiting:
+            if pending or writes is not None or unsure or before != last or after != before or waiting:
                 pending.append(Pending(place, plan, last, before, after, refs, writes or (), account, unsure))
             else:
                 emit((OPERATOR, owner, place, None, account, ()))

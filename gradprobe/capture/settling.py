@@ -78,14 +78,10 @@ class Settler:
     def __init__(self, owner: int, emit: Callable[[Event], object]) -> None:
         self._owner = owner
         self._emit = emit
-        self._waiting: dict[int, tuple[Place, int]] = {}  # nodes of no operator yet: where they showed, and when
+        self.waiting: dict[int, tuple[Place, int]] = {}
+        """Nodes that belong to no operator yet: where they showed, and when."""
         self._given = 0  # nodes below this number have been given away
         self._count = 0
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether there are nodes that belong to no operator yet."""
-        return bool(self._waiting)
 
     def settle(self, pending: Pending, upto: int) -> None:
         """Emits the account of ``pending``; the thread's node counter is at ``upto`` now."""
@@ -103,7 +99,7 @@ class Settler:
         unclaimed = list(range(max(first, self._given), before))
         nodes, name, hooked = after - before, None, 0
         saved: tuple[SavedEntry, ...] = ()
-        if unclaimed or self._waiting:
+        if unclaimed or self.waiting:
             # Of several views written at once each but the last would construct a node if it were asked for its own.
             node = _node_of(alive or [t for t in changed if len(writes) == 1 or not t._is_view()])
             if node is not None and isinstance(node, BackwardCFunction):
@@ -129,13 +125,13 @@ class Settler:
         self._emit((OPERATOR, self._owner, place, name, account, saved))
         if writes and upto > after:
             self._after_writes(place, after, upto, writes, changed)
-        if self._waiting:
-            for number in [n for n, (_, since) in self._waiting.items() if self._count - since > _PATIENCE]:
+        if self.waiting:
+            for number in [n for n, (_, since) in self.waiting.items() if self._count - since > _PATIENCE]:
                 self._give_up(number)
 
     def flush(self, last: int, upto: int) -> None:
         """Emits the nodes that no operator claimed, and those constructed since the last one ran."""
-        for number in list(self._waiting):
+        for number in list(self.waiting):
             self._give_up(number)
         since = upto - max(last, self._given)
         if since > 0:
@@ -157,10 +153,10 @@ class Settler:
 
     def _wait(self, numbers: list[int], place: Place) -> None:
         for number in numbers:
-            self._waiting[number] = place, self._count
+            self.waiting[number] = place, self._count
 
     def _claim(self, node: Any, outputs: list[Any]) -> None:
-        waiting = self._waiting.pop(node._sequence_nr(), None)
+        waiting = self.waiting.pop(node._sequence_nr(), None)
         if waiting is not None:
             code, offset, _, *rest = waiting[0]
             saved, hooked = STORAGES.saved_by(node, outputs)
@@ -168,7 +164,7 @@ class Settler:
             self._emit((OPERATOR, self._owner, (code, offset, FUNCTION, *rest), node.name(), account, saved))
 
     def _give_up(self, number: int) -> None:
-        (code, offset, _, *rest), _ = self._waiting.pop(number)
+        (code, offset, _, *rest), _ = self.waiting.pop(number)
         account = Account(nodes=1)
         self._emit((OPERATOR, self._owner, (code, offset, NO_OPERATOR, *rest), None, account, ()))
 
