@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -121,7 +120,7 @@ class Settler:
         if is_unsure:
             account += _of_views(plan, alive, len(pending.outputs))
         if nodes or hooked:
-            account = _with(account, nodes, hooked)
+            account += Account(nodes=nodes, hooked=hooked)
         self._emit((OPERATOR, self._owner, place, name, account, saved))
         if writes and upto > after:
             self._after_writes(place, after, upto, writes, changed)
@@ -167,12 +166,6 @@ class Settler:
         (code, offset, _, *rest), _ = self.waiting.pop(number)
         account = Account(nodes=1)
         self._emit((OPERATOR, self._owner, (code, offset, NO_OPERATOR, *rest), None, account, ()))
-
-
-@functools.lru_cache(256)
-def _with(account: Account, nodes: int, hooked: int) -> Account:
-    # Remembered, since adding two accounts takes longer than all else here.
-    return account + Account(nodes=nodes, hooked=hooked)
 
 
 def _node_of(tensors: Sequence[Any]) -> Any:

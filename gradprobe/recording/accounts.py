@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,10 +42,16 @@ class Account(NamedTuple):
     """The same of those that say they are inference tensors and have one."""
 
     def __add__(self, other: tuple[Any, ...]) -> Account:
-        return Account(*map(int.__add__, self, other))
+        return _added(self, other)
 
     def times(self, number: int) -> Account:
         return Account(*(number * value for value in self))
+
+
+@lru_cache(4_096)
+def _added(one: Account, other: tuple[Any, ...]) -> Account:
+    # Remembered: operators add the same few accounts over and over, and a sum takes longer than to look it up.
+    return Account(*map(int.__add__, one, other))
 
 
 NOTHING = Account()
