@@ -1,6 +1,6 @@
 """What watching costs whole programs: levels `modes`, `graph` and `ops` against the unwatched run, interleaved and paired.
 
-    python benchmarks/operators.py [--processes 5] [--pairs 12]
+    python benchmarks/operators.py [--processes 5] [--pairs 12] [--only NAME]
 
 In each fresh process every workload runs in samples of a fifth of a second, long enough for the writing thread to do its
 work within them. Each round takes one sample per arm in random order, a second unwatched one among them as a control.
@@ -95,11 +95,13 @@ def watching(arm: str) -> Iterator[None]:
             yield
 
 
-def measure(pairs: int) -> dict[str, Any]:
+def measure(pairs: int, only: str) -> dict[str, Any]:
     """Per workload, one dict of seconds per call by arm for each round; and what a million operators take."""
     order = random.Random(os.getpid())
     figures: dict[str, Any] = {}
     for name, call in workloads():
+        if only not in name:
+            continue
         for arm in ARMS:
             with watching(arm):
                 call()
@@ -152,15 +154,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--only", default="", help="programs whose name has this in it")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.pairs)))
+        print(json.dumps(measure(options.pairs, options.only)))
         return
     runs = []
     for number in range(options.processes):
         print(f"process {number + 1} of {options.processes}", file=sys.stderr)
-        command = [sys.executable, __file__, "--measure", "--pairs", str(options.pairs)]
+        command = [sys.executable, __file__, "--measure", "--pairs", str(options.pairs), "--only", options.only]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         runs.append(json.loads(done.stdout))
     print(table(runs))

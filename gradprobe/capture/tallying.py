@@ -25,11 +25,14 @@ class _Tally:
     __slots__ = ("accounts", "saved")
 
     def __init__(self) -> None:
-        self.accounts: Counter[Account] = Counter()
+        self.accounts: dict[Account, int] = {}
         self.saved: dict[int, tuple[int, int]] = {}
 
     def totals(self) -> Iterable[int]:
         """The sum of the accounts."""
+        if len(self.accounts) == 1:
+            ((account, number),) = self.accounts.items()
+            return account if number == 1 else account.times(number)
         columns = zip(*self.accounts, strict=True)
         return (sum(map(mul, column, self.accounts.values())) for column in columns)
 
@@ -67,7 +70,7 @@ class Tallier:
         if to_the_end:
             for thread in list(self._open):
                 self._close(thread, found, rows)
-        return found, {kind: rows_of(kind, values) for kind, values in rows.items()}
+        return found, {kind: rows_of(kind, values) for kind, values in rows.items() if values}
 
     def _add(self, operators: Sequence[Event]) -> None:
         for (_, thread, place, node, account, saved), number in Counter(operators).items():
@@ -75,7 +78,7 @@ class Tallier:
             tally = tallies.get((place, node))
             if tally is None:
                 tally = tallies[place, node] = _Tally()
-            tally.accounts[account] += number
+            tally.accounts[account] = tally.accounts.get(account, 0) + number
             for storage, size, made in saved:
                 tally.saved[storage] = size, made
 
@@ -84,12 +87,14 @@ class Tallier:
         tallies = self._open.pop(thread, None)
         if not tallies:
             return
-        time = self._now()
+        time, unread, codes = self._now(), (NOT_READ,) * 4, self._codes
+        counts, saved = rows.setdefault("tallies", []), rows.setdefault("saved", [])
         for ((code, offset, op, module, phase, task), node), tally in tallies.items():
             key = next(self._serials)
-            found.append(self._event(TALLY, time, thread, code, offset, key, task))
-            rows.setdefault("tallies", []).append((key, self._operation(op, node, module, phase), *tally.totals()))
-            rows.setdefault("saved", []).extend((key, storage, *entry) for storage, entry in tally.saved.items())
+            found.append((TALLY, time, thread, codes.get(code), offset, *unread, key, task, NOT_COUNTED))
+            counts.append((key, self._operation(op, node, module, phase), *tally.totals()))
+            if tally.saved:
+                saved += [(key, storage, *entry) for storage, entry in tally.saved.items()]
 
     def _ledger(self, event: Event, found: list[Event], rows: dict[str, list[tuple[int, ...]]]) -> None:
         """Rows that came with an event of their own, or belong to a call's."""
@@ -100,13 +105,10 @@ class Tallier:
         op, time, thread, code, offset, operation = marker
         key = next(self._serials)
         self._close(thread, found, rows)
-        found.append(self._event(op, time, thread, code, offset, key, None))
+        unread = (NOT_READ,) * 4
+        found.append((op, time, thread, self._codes.get(code), offset, *unread, key, None, NOT_COUNTED))
         head = (key,) if operation is None else (key, self._operation(*operation))
         rows.setdefault(kind, []).extend((*head, *value) for value in values)
-
-    def _event(self, op: int, time: int, thread: int, code: int, offset: int, key: int, task: str | None) -> Event:
-        unread = (NOT_READ,) * 4
-        return (op, time, thread, self._codes.get(code), offset, *unread, key, task, NOT_COUNTED)
 
     def _operation(self, op: str, node: str | None, module: str, phase: int) -> int:
         what = (op, node, module, phase)
