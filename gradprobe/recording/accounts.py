@@ -16,7 +16,7 @@ import numpy as np
 
 from gradprobe.errors import RecordingError
 
-FORWARD, BACKWARD, OPTIMIZER = range(3)
+FORWARD, BACKWARD, IN_OPTIMIZER = range(3)
 PHASES = ("forward", "backward", "optimizer")
 
 

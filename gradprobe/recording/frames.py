@@ -10,161 +10,12 @@ import numpy as np
 import pandas as pd
 
 from gradprobe.recording.accounting import bytes_of, graph_bytes
+from gradprobe.recording.columns import BIRTHS, BUMPS, CALLS, NULLABLE, OPS, REGIONS, RETURNED, SITES, TRANSITIONS
 from gradprobe.recording.events import CONSTRUCT, KIND, MANAGERS, SET_GRAD_ENABLED
 from gradprobe.recording.folding import class_middle
 from gradprobe.recording.process import Process
 from gradprobe.recording.records import PROTOCOL, Region, Transition
 
-TRANSITIONS = [
-    "order",
-    "time_ns",
-    "process",
-    "rank",
-    "thread",
-    "task",
-    "manager",
-    "form",
-    "event",
-    "grad_before",
-    "inference_before",
-    "grad_after",
-    "inference_after",
-    "redundant",
-    "depth",
-    "region",
-    "file",
-    "line",
-    "function",
-]
-OWN = ["self_saved_bytes", "self_graph_bytes", "self_version_bumps", "self_counters_created", "self_tracked_views"]
-REGIONS = [
-    "region",
-    "parent",
-    "manager",
-    "form",
-    "file",
-    "line",
-    "function",
-    "process",
-    "rank",
-    "thread",
-    "task",
-    "depth",
-    "start_ns",
-    "duration_ns",
-    "self_ns",
-    "device_ns",
-    "nodes",
-    "self_nodes",
-    "saved_bytes",
-    "version_bumps",
-    "counters_created",
-    "tracked_views",
-    "inference_tensors",
-    "error",
-    "closed",
-    "redundant",
-    "irregular",
-    *OWN,
-    "untracked_views",
-    "graph_bytes",
-    "uncounted_writes",
-    "backward_nodes",
-]
-SITES = [
-    "file",
-    "line",
-    "function",
-    "manager",
-    "form",
-    "count",
-    "total_ns",
-    "self_ns",
-    "median_ns",
-    "nodes",
-    "saved_bytes",
-    "version_bumps",
-    "device_ns",
-    "self_nodes",
-    "redundant",
-    "errors",
-    "graph_bytes",
-    "counters_created",
-    "tracked_views",
-    "untracked_views",
-    "inference_tensors",
-    "backward_nodes",
-]
-OPS = [
-    "region",
-    "op",
-    "file",
-    "line",
-    "function",
-    "count",
-    "nodes",
-    "saved_bytes",
-    "version_bumps",
-    "counters_created",
-    "tracked_views",
-    "inference_outputs",
-    "normal_outputs",
-    "untracked_views",
-    "graph_bytes",
-    "uncounted_writes",
-    "hooked",
-    "failed_version_reads",
-    "normal_without_counter",
-    "inference_with_counter",
-    "module",
-    "node",
-    "phase",
-    "process",
-    "rank",
-    "thread",
-]
-BIRTHS = [
-    "op",
-    "file",
-    "line",
-    "function",
-    "module",
-    "region",
-    "process",
-    "rank",
-    "thread",
-    "count",
-    "bytes",
-    "alive",
-    "held_by",
-]
-FINDINGS = ["rule", "severity", "message", "file", "line", "function", "count", "related", "fix"]
-RETURNED = ["nodes", "saved_bytes", "graph_bytes", "hooked", "unread"]
-BUMPS = ["parameter_bumps", "buffer_bumps", "argument_bumps", "result_bumps"]
-CALLS = [
-    "function",
-    "file",
-    "line",
-    "process",
-    "rank",
-    "thread",
-    "task",
-    "start_ns",
-    "duration_ns",
-    "steps",
-    "nodes",
-    "error",
-    "closed",
-    *(f"returned_{name}" for name in RETURNED),
-    *BUMPS,
-]
-
-_COUNTED = (
-    ["saved_bytes", "graph_bytes", "version_bumps", "counters_created", "tracked_views", "untracked_views"]
-    + ["inference_tensors", "uncounted_writes", "backward_nodes", *OWN, *BUMPS]
-    + [f"returned_{name}" for name in RETURNED]
-)
-_NULLABLE = {"rank", "parent", "line", "region", "nodes", "self_nodes", *_COUNTED}
 _NOT_MEASURED = float("nan")
 
 
@@ -173,7 +24,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> pd.DataFrame
     values = list(zip(*rows, strict=True)) or [()] * len(columns)
     frame: pd.DataFrame = pd.DataFrame(
         {
-            name: pd.array(list(column), dtype="Int64") if name in _NULLABLE else list(column)
+            name: pd.array(list(column), dtype="Int64") if name in NULLABLE else list(column)
             for name, column in zip(columns, values, strict=True)
         },
         columns=list(columns),

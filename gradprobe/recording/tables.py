@@ -7,7 +7,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from gradprobe.recording import frames
+from gradprobe.recording import columns, frames
 from gradprobe.recording.history import Watch
 from gradprobe.recording.process import Process, processes
 from gradprobe.recording.store import Contents
@@ -59,4 +59,4 @@ class Tables:
 
     @cached_property
     def findings(self) -> pd.DataFrame:
-        return frames.table(frames.FINDINGS, [])
+        return frames.table(columns.FINDINGS, [])

@@ -53,8 +53,8 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def test_the_columns_that_the_documentation_lists_are_those_of_the_tables() -> None:
-    from gradprobe.recording import frames
+    from gradprobe.recording import columns
 
     text = " ".join((ROOT / "docs/report.md").read_text(encoding="utf-8").split())
-    for columns in (frames.TRANSITIONS, frames.REGIONS, frames.SITES, frames.OPS, frames.BIRTHS, frames.CALLS):
-        assert ", ".join(columns) in text
+    for names in (columns.TRANSITIONS, columns.REGIONS, columns.SITES, columns.OPS, columns.BIRTHS, columns.CALLS):
+        assert ", ".join(names) in text

@@ -16,7 +16,7 @@ import torch
 
 import gradprobe
 from gradprobe.recorder import Recorder
-from gradprobe.recording import frames
+from gradprobe.recording import columns
 from tests.conftest import FakeClock
 
 
@@ -373,16 +373,17 @@ def test_merged_recordings_share_one_axis_and_number_their_regions_through(tmp_p
 def test_an_empty_recording_has_all_tables_and_a_report() -> None:
     with gradprobe.record() as recording:
         pass
-    for name, columns in (
-        ("transitions", frames.TRANSITIONS),
-        ("regions", frames.REGIONS),
-        ("sites", frames.SITES),
-        ("ops", frames.OPS),
-        ("findings", frames.FINDINGS),
-        ("calls", frames.CALLS),
+    for name, expected in (
+        ("transitions", columns.TRANSITIONS),
+        ("regions", columns.REGIONS),
+        ("sites", columns.SITES),
+        ("ops", columns.OPS),
+        ("findings", columns.FINDINGS),
+        ("calls", columns.CALLS),
+        ("births", columns.BIRTHS),
     ):
         table = getattr(recording, name)
-        assert list(table.columns) == columns
+        assert list(table.columns) == expected
         assert table.empty
     assert "changed no mode" in str(recording)
     assert recording.to_markdown()

@@ -1,0 +1,69 @@
+"""The dispatch mode of a thread, and its place on the stack: below whatever modes the program puts there itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The mode of one thread. What is compiled stays out of it, so that it compiles as it would unwatched."""
+
+    supports_higher_order_operators = True
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+def let_pass(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    return func(*args, **(kwargs or {}))
+
+
+def insert(mode: Mode) -> None:
+    """Puts ``mode`` below the program's own modes, each of which takes whatever is on top for itself when it ends."""
+    above = _take_down(None)
+    torch._C._push_on_torch_dispatch_stack(mode)
+    for other in reversed(above):
+        torch._C._push_on_torch_dispatch_stack(other)
+
+
+def remove(mode: Mode) -> None:
+    """Takes ``mode`` from the stack, wherever it is, and leaves the others in their order."""
+    above = _take_down(mode)
+    for other in reversed(above):
+        torch._C._push_on_torch_dispatch_stack(other)
+
+
+def _take_down(mode: Mode | None) -> list[Any]:
+    """Takes the program's modes from the stack down to ``mode``, which goes too; gives those above it, the top first."""
+    taken: list[Any] = []
+    for _ in range(_own_modes()):
+        top = torch._C._pop_torch_dispatch_stack(None)
+        if top is mode:
+            return taken
+        taken.append(top)
+    return taken
+
+
+def _own_modes() -> int:
+    """How many modes there are that are none of PyTorch's own infrastructure, which has places of its own."""
+    stack = [torch._C._get_dispatch_stack_at(i) for i in range(torch._C._len_torch_dispatch_stack())]
+    return sum(getattr(mode, "_mode_key", None) is None for mode in stack)
+
+
+def skip_when_compiling(*functions: Any) -> None:
+    """Keeps ``torch.compile`` from tracing into our functions, and into what they call."""
+    frames: Any = torch._C._dynamo.eval_frame
+    try:
+        skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
+        for function in functions:
+            frames.set_code_exec_strategy(function.__code__, skip)
+    except AttributeError:  # another version; the mode is then told apart by what it says of itself
+        return

@@ -1,0 +1,272 @@
+"""What is done for each operator of a thread, by a dispatch mode that sees it below autograd.
+
+A dispatch mode is called below autograd. What PyTorch does to the result above it comes later: the version counter of a
+changed tensor goes up, the node is tied to its output, tensors are saved, a view is tracked. So the account of an operator
+that constructed a node or wrote to a tensor stays pending, and is settled when the thread reaches its next operator or
+its next change of a mode. Weak references lead there; nothing is kept alive.
+
+Everything ``dispatch`` needs is a local variable of ``watcher``: that is the cheapest look-up Python has.
+"""
+
+from __future__ import annotations
+
+import asyncio.events
+import weakref
+from _thread import get_ident as thread
+from collections.abc import Callable
+from sys import _getframe
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+import torch
+
+from gradprobe.capture.births import REGISTRY, Outliving
+from gradprobe.capture.codes import OPTIMIZER, USERS, Codes
+from gradprobe.capture.execution import Tasks
+from gradprobe.capture.kernels import Guard
+from gradprobe.capture.modules import ModulePaths
+from gradprobe.capture.plans import Plan, tensors
+from gradprobe.capture.settling import TRACKED_VIEW, UNTRACKED_VIEW, Pending, Settler, Write
+from gradprobe.capture.stack import skip_when_compiling
+from gradprobe.capture.versions import read_version
+from gradprobe.recording.accounts import BACKWARD, FORWARD, IN_OPTIMIZER, Account
+from gradprobe.recording.events import OPERATOR, Event
+
+_DETACHES = 8
+"""How many calls of ``detach`` may follow an operator that is pending: PyTorch makes one to save each of its outputs."""
+
+_NOTHING, _CALLED = Account(), Account(calls=1)
+_NORMAL, _INFERENCE = Account(counters_created=1, normal_outputs=1), Account(inference_outputs=1)
+_ONE_NORMAL, _ONE_INFERENCE = _CALLED + _NORMAL, _CALLED + _INFERENCE
+_NORMAL_UNCOUNTED, _INFERENCE_COUNTED = Account(normal_without_counter=1), Account(inference_with_counter=1)
+_INFERENCE_VIEW = Account(untracked_views=1, inference_outputs=1)
+_ONE_TRACKED, _ONE_UNTRACKED = _CALLED + TRACKED_VIEW, _CALLED + UNTRACKED_VIEW
+_ONE_INFERENCE_VIEW = _CALLED + _INFERENCE_VIEW
+
+
+class Watcher(NamedTuple):
+    """The account of one thread's operators."""
+
+    dispatch: Callable[..., Any]
+    settle: Callable[[], None]
+    """Emits what is pending."""
+    outliving: Outliving
+
+
+def watcher(
+    emit: Callable[[Event], object],
+    now: Callable[[], int],
+    fault: Callable[[Exception], None],
+    codes: Codes,
+    paths: ModulePaths,
+    tasks: Tasks,
+    elsewhere: Callable[..., Any],
+) -> Watcher:
+    """What watches the thread that calls this; operators of other threads that reach it go ``elsewhere``."""
+    owner = thread()
+    plans: dict[Any, Plan] = {}
+    entries, outliving = REGISTRY.entries, Outliving()
+    settler, outlive = Settler(owner, emit), outliving.add
+    waiting = settler.waiting
+    kinds, learn, path_of, path_above = codes.kinds, codes.learn, paths.path, paths.path_above
+    nodes, graph_task = torch.autograd._get_sequence_nr, torch._C._current_graph_task_id  # type: ignore[attr-defined]
+    running_loop, label = asyncio.events._get_running_loop, tasks.label
+    tensor_type, parameter_type, ref = torch.Tensor, torch.nn.Parameter, weakref.ref
+    # Reading a property of a tensor is a call that function modes of the program hear, unless it is kept from them.
+    are_functions_heard: Any = torch._C._is_torch_function_mode_enabled
+    disable_functions: Any = torch._C.DisableTorchFunction
+    pending: list[Pending] = []
+    last = nodes()
+
+    def dispatch(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        nonlocal last
+        if thread() != owner:
+            return elsewhere(self, func, types, args, kwargs)
+        writes: list[Write] | None = None
+        guard: Guard | None = None
+        frame: FrameType | None = None
+        code: CodeType | None = None
+        offset, module, phase = 0, "", FORWARD
+        plan = plans.get(func)
+        before = nodes()
+        unheard = disable_functions() if are_functions_heard() else None
+        if unheard is not None:
+            unheard.__enter__()
+        try:
+            if plan is None:
+                plan = plans[func] = Plan(func)
+            if pending and (not plan.is_detach or len(pending) > _DETACHES):
+                settle_all(before)
+            if plan.writes:
+                writes = [Write(t) for t in plan.written(args, kwargs)]
+            # The line of the program, and the module whose forward is running.
+            frame = _getframe(1)
+            while frame is not None:
+                at = frame.f_code
+                try:
+                    kind = kinds[id(at)]
+                except KeyError:
+                    kind = learn(at)
+                if kind:
+                    if kind == USERS:
+                        code, offset = at, frame.f_lasti
+                        break
+                    if kind == OPTIMIZER:
+                        phase = IN_OPTIMIZER
+                    elif not module:
+                        module = path_of(frame)
+                frame = frame.f_back
+            if not module and frame is not None:
+                module = path_above(frame)
+            if plan.surroundings is not None:
+                guard = plan.surroundings(frame, args)
+        except Exception as error:
+            fault(error)
+        finally:
+            frame = None  # an error's traceback would hold on to it
+            if unheard is not None:
+                unheard.__exit__(None, None, None)
+        if plan is None:
+            return func(*args, **(kwargs or {}))
+        call = plan.call
+        try:
+            if guard is not None:
+                with guard:
+                    result = call(*args, **(kwargs or {}))
+            else:
+                result = call(*args, **kwargs) if kwargs else call(*args)
+        except BaseException:
+            del args, kwargs, types  # the error's traceback would keep them alive
+            raise
+        if unheard is not None:
+            unheard = disable_functions()
+            unheard.__enter__()
+        try:
+            if graph_task() != -1:
+                phase = BACKWARD
+            task = None if running_loop() is None else label()
+
+            # What came out.
+            time = now()
+            refs: tuple[weakref.ref[Any], ...] = ()
+            account = _CALLED
+            unsure = False  # whether the view is tracked shows only later
+            if writes is not None:
+                pass
+            elif plan.tracks is not None and not plan.is_composite and type(result) is tensor_type:
+                # What follows, for the view that most are.
+                weak = ref(result)
+                refs = (weak,)
+                under = entries.get(id(args[0]))
+                made = under[6] if under is not None and under[0]() is args[0] else -1
+                entry = (weak, time, code, offset, plan.name, module, made, owner)
+                entries[id(result)] = entry
+                if result.is_inference():
+                    account = _ONE_INFERENCE_VIEW
+                    outlive(entry)
+                else:
+                    account = _ONE_TRACKED if plan.tracks else _ONE_UNTRACKED
+            elif plan.is_view:
+                outs = [result] if type(result) is tensor_type else list(tensors(result))
+                refs = tuple(map(ref, outs))
+                account = _NOTHING
+                source = args[0] if args and isinstance(args[0], tensor_type) else None
+                under = entries.get(id(source))
+                made = under[6] if under is not None and under[0]() is source else -1
+                for weak, out in zip(refs, outs, strict=True):
+                    found, fresh, is_unsure = kind_of_view(plan, source, out)
+                    account = found if account is _NOTHING else account + found
+                    unsure = unsure or is_unsure
+                    if out is not source:
+                        entry = (weak, time, code, offset, plan.name, module, time if fresh else made, owner)
+                        entries[id(out)] = entry
+                        if found is _INFERENCE_VIEW or found is _INFERENCE:
+                            outlive(entry)
+                account += _CALLED
+            elif type(result) is tensor_type or type(result) is parameter_type:
+                weak = ref(result)
+                refs = (weak,)
+                entry = (weak, time, code, offset, plan.name, module, time, owner)
+                entries[id(result)] = entry
+                if result.is_inference():
+                    account = _ONE_INFERENCE
+                    outlive(entry)
+                else:
+                    account = _ONE_NORMAL
+            else:
+                outs = list(tensors(result))
+                refs = tuple(map(ref, outs))
+                for weak, out in zip(refs, outs, strict=True):
+                    is_born_so = out.is_inference()
+                    account += _INFERENCE if is_born_so else _NORMAL
+                    entry = (weak, time, code, offset, plan.name, module, time, owner)
+                    entries[id(out)] = entry
+                    if is_born_so:
+                        outlive(entry)
+            for value in args:
+                if type(value) is parameter_type:
+                    try:
+                        read_version(value)
+                        is_counted = True
+                    except RuntimeError:
+                        is_counted = False
+                    if value.is_inference() is is_counted:
+                        account += _INFERENCE_COUNTED if is_counted else _NORMAL_UNCOUNTED
+            after = nodes()
+            place = (0 if code is None else id(code), offset, plan.name, module, phase, task)
+            if pending or writes is not None or unsure or before != last or after != before or waiting:
+                pending.append(Pending(place, plan, last, before, after, refs, writes or (), account, unsure))
+            else:
+                emit((OPERATOR, owner, place, None, account, ()))
+            last = after
+        except Exception as error:
+            fault(error)
+        finally:
+            if unheard is not None:
+                unheard.__exit__(None, None, None)
+        return result
+
+    def settle_all(upto: int) -> None:
+        while pending:
+            one = pending.pop(0)
+            settler.settle(one, pending[0].before if pending else upto)
+
+    def settle() -> None:
+        nonlocal last
+        upto = nodes()
+        if are_functions_heard():
+            with disable_functions():
+                settle_all(upto)
+        else:
+            settle_all(upto)
+        settler.flush(last, upto)
+        last = upto
+        REGISTRY.sweep()
+
+    skip_when_compiling(dispatch)
+    return Watcher(dispatch, settle, outliving)
+
+
+def kind_of_view(plan: Plan, source: Any, out: Any) -> tuple[Account, bool, bool]:
+    """What a view operator returned; whether that is no view at all; whether its tracking is yet to be seen."""
+    if out is source or source is None:
+        return _NOTHING, False, False
+    if out.is_inference():
+        is_new = plan.is_composite and not _share(source, out)
+        return _INFERENCE if is_new else _INFERENCE_VIEW, is_new, False
+    if plan.is_composite:
+        if out._is_view():
+            return TRACKED_VIEW, False, False
+        is_new = not _share(source, out)
+        return _NORMAL if is_new else UNTRACKED_VIEW, is_new, False
+    if plan.tracks is None:
+        return _NOTHING, False, True
+    return TRACKED_VIEW if plan.tracks else UNTRACKED_VIEW, False, False
+
+
+def _share(one: Any, other: Any) -> bool:
+    """Whether two tensors lie in one storage."""
+    try:
+        return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):  # sparse and the like have none
+        return False
