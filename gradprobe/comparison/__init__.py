@@ -1,0 +1,1 @@
+"""One workload under several modes: timed side by side, accounted for, and explained."""
