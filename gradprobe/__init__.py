@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from gradprobe._version import __version__
 
 if TYPE_CHECKING:
+    from gradprobe.comparison.compare import compare
+    from gradprobe.comparison.result import Comparison
     from gradprobe.errors import GradprobeError, RecordingError
     from gradprobe.inspection import Inspection, inspect
     from gradprobe.managers import (
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from gradprobe.switch import disable, enable
 
 _HOMES = {
+    "Comparison": "comparison.result",
+    "compare": "comparison.compare",
     "GradprobeError": "errors",
     "RecordingError": "errors",
     "Inspection": "inspection",
@@ -47,11 +51,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "Comparison",
     "GradprobeError",
     "Inspection",
     "Recording",
     "RecordingError",
     "__version__",
+    "compare",
     "disable",
     "enable",
     "enable_grad",

@@ -13,7 +13,7 @@ from gradprobe.comparison.workload import Call, Workload
 
 def workloads() -> list[Workload]:
     """Those written here, and GPT-2 from transformers where that is installed."""
-    own = {
+    own: dict[str, Callable[[], Call]] = {
         "MLP": _mlp,
         "convnet with batch norm": _convnet,
         "encoder layer, fast path": partial(_encoder, fast=True),
@@ -81,7 +81,9 @@ class _Block(nn.Module):
 class _Gpt(nn.Module):
     """Greedy decoding, a token at a time."""
 
-    def __init__(self, *, vocabulary: int = 64, width: int = 32, heads: int = 4, layers: int = 2, length: int = 16) -> None:
+    def __init__(
+        self, *, vocabulary: int = 64, width: int = 32, heads: int = 4, layers: int = 2, length: int = 16
+    ) -> None:
         super().__init__()
         self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
         self.blocks = nn.ModuleList(_Block(width, heads, length) for _ in range(layers))
@@ -116,7 +118,8 @@ def _transformers() -> list[Workload]:
         config = transformers.GPT2Config(
             n_layer=2, n_head=4, n_embd=64, vocab_size=200, n_positions=64, bos_token_id=0, eos_token_id=0
         )
-        return call(transformers.GPT2LMHeadModel(config).eval(), torch.randint(1, 200, (1, 8)))
+        model: nn.Module = transformers.GPT2LMHeadModel(config)
+        return call(model.eval(), torch.randint(1, 200, (1, 8)))
 
     def forward(model: nn.Module, prompt: Tensor) -> Call:
         return partial(model, prompt)

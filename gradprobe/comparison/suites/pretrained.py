@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 
 from gradprobe.comparison.workload import Call, Workload
@@ -9,7 +12,7 @@ from gradprobe.errors import GradprobeError
 
 
 def workload(name: str) -> Workload:
-    """A forward pass of a model with random weights: of a type (`gpt2`, `bert`) as its config stands, or of a repository."""
+    """A forward pass with random weights: of a type of model (`gpt2`, `bert`) as its config stands, or of a repository."""
     return Workload(f"{name} of transformers, forward", lambda: _forward(name))
 
 
@@ -24,8 +27,9 @@ def _forward(name: str) -> Call:
         else:
             config = transformers.AutoConfig.from_pretrained(name)
         torch.manual_seed(0)
-        model = transformers.AutoModel.from_config(config).eval()
+        model: Any = transformers.AutoModel.from_config(config).eval()  # type: ignore[no-untyped-call,unused-ignore]
     except Exception as error:
         raise GradprobeError(f"transformers cannot make {name}: {error}; name a model type such as gpt2") from error
-    inputs = model.dummy_inputs
-    return lambda: model(**inputs)
+    if model.main_input_name == "pixel_values":
+        return partial(model, torch.randn(1, config.num_channels, config.image_size, config.image_size))
+    return partial(model, **model.dummy_inputs)

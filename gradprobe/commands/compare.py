@@ -1,0 +1,130 @@
+"""Measures a workload under no_grad, inference_mode and grad, and says which is faster, by how much and why.
+
+MODULE:FUNCTION or FILE.py:FUNCTION is called without arguments: what it returns is measured if that can be called,
+otherwise the function itself is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradprobe.errors import GradprobeError
+from gradprobe.report.units import printable
+from gradprobe.result import check_room, write_text
+
+if TYPE_CHECKING:
+    from gradprobe.comparison.result import Comparison
+    from gradprobe.comparison.sources import Source
+
+_FORMATS: dict[str, Callable[[Comparison], str]] = {
+    ".json": lambda comparison: comparison.to_json(),
+    ".md": lambda comparison: comparison.to_markdown(),
+    ".txt": lambda comparison: f"{comparison}\n",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "target", nargs="?", metavar="TARGET", help="MODULE:FUNCTION, FILE.py:FUNCTION, or hf:MODEL of transformers"
+    )
+    parser.add_argument("--suite", choices=("ops", "models", "all"), help="the workloads that come with gradprobe")
+    parser.add_argument(
+        "--modes", metavar="MODE,...", help="of grad, no_grad, inference_mode, inference_mode+parameters"
+    )
+    parser.add_argument("--device", metavar="D", help="where the work runs (cpu)")
+    parser.add_argument("--precision", type=float, default=0.02, metavar="P", help="half width to reach (%(default)s)")
+    parser.add_argument("--budget", type=float, metavar="S", help="seconds, in all (20, and 6 more for each workload)")
+    parser.add_argument("--processes", type=int, default=5, metavar="N", help="fresh processes (%(default)s)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of torch in each (as torch chooses)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the order, inputs and resamples (%(default)s)"
+    )
+    parser.add_argument("--instructions", action="store_true", help="count instructions too, which takes minutes")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="a comparison saved as JSON, to be compared with")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="OUT",
+        help="write .json, .md or .txt; repeatable",
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite OUT; compare with FILE whatever differs")
+
+
+def execute(options: argparse.Namespace) -> int:
+    if (options.target is None) == (options.suite is None):
+        raise GradprobeError("name what to compare: MODULE:FUNCTION, FILE.py:FUNCTION, or --suite ops|models|all")
+    for path in options.output:
+        if path.suffix not in _FORMATS:
+            raise GradprobeError(f"{path}: its suffix names no format; use one of {', '.join(_FORMATS)}")
+        check_room(path, force=options.force)
+    comparison, changes = _compared(options)
+    print(comparison)
+    if changes:
+        print(f"\n{changes}")
+    for path in options.output:
+        write_text(path, _FORMATS[path.suffix](comparison))
+        print(f"wrote {printable(str(path))}", file=sys.stderr)
+    return 0
+
+
+def _compared(options: argparse.Namespace) -> tuple[Comparison, str]:
+    """The comparison, and how it differs from the earlier one."""
+    from gradprobe.comparison.result import Comparison
+
+    earlier = None if options.against is None else Comparison.load(options.against)
+    try:
+        from gradprobe.comparison.arms import DEFAULT
+        from gradprobe.comparison.compare import compare_sources
+        from gradprobe.comparison.settings import checked
+    except ModuleNotFoundError as error:
+        raise GradprobeError(f"there is no {error.name} in {sys.executable}; install it there first") from None
+    settings = checked(
+        modes=options.modes or DEFAULT,
+        precision=options.precision,
+        budget_s=options.budget,
+        seed=options.seed,
+        device=options.device,
+        processes=options.processes,
+        threads=options.threads,
+        instructions=options.instructions,
+    )
+    with _Progress() as tell:
+        comparison = compare_sources(_sources(options), settings, tell=tell)
+    if earlier is None:
+        return comparison, ""
+    changes = comparison.against(earlier, force=options.force)
+    return comparison, changes.to_string(index=False, float_format="{:.3f}".format)
+
+
+def _sources(options: argparse.Namespace) -> list[Source]:
+    from gradprobe.comparison.sources import SUITES, Source
+
+    if options.suite is not None:
+        return [Source("suite", name) for name in (SUITES if options.suite == "all" else (options.suite,))]
+    if options.target.startswith("hf:"):
+        return [Source("hf", options.target.removeprefix("hf:"))]
+    return [Source("name", options.target)]
+
+
+class _Progress:
+    """A bar on standard error that fills as the budget goes; nothing where that is no terminal."""
+
+    def __enter__(self) -> Callable[[str, float], None]:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=100, bar_format="{desc:40.40} {bar} {percentage:3.0f} %", leave=False, disable=None)
+        return self._tell
+
+    def _tell(self, what: str, share: float) -> None:
+        self._bar.set_description_str(printable(what), refresh=False)
+        self._bar.update(max(0.0, 100 * share - self._bar.n))
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

@@ -1,0 +1,274 @@
+"""The workloads of one process, prepared and timed: a round takes each arm once, in an order of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any, Final
+
+import torch
+
+from gradprobe.comparison import arms, mechanisms, outputs
+from gradprobe.comparison.inputs import Inputs
+from gradprobe.comparison.sources import Source
+from gradprobe.comparison.suites.ops import mixtures
+from gradprobe.comparison.timing import Timer
+from gradprobe.comparison.workload import Call, Workload
+from gradprobe.recorder import record
+
+BLOCK_NS: Final = 300_000
+"""A block of calls is long beside the clock that times it, and short beside the changes of a machine's speed."""
+CLOCK_READS: Final = 2000
+MAX_CALLS: Final = 10_000
+MAX_CALLS_BEFORE_RESTORING: Final = 10
+WARM_UP_S: Final = 0.2
+STEADY: Final = 1.02
+
+
+@dataclass
+class Prepared:
+    """One workload in this process: a call per usable arm, and what the first calls showed."""
+
+    name: str
+    inputs: dict[str, Inputs] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    differences: dict[str, outputs.Difference] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    calls: int = 1
+    call_ns: float = math.nan
+    warm_up_rounds: int = 0
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms that can be timed, the control among them where its baseline can."""
+        usable = list(self.inputs)
+        return [*usable, arms.CONTROL] if arms.BASELINE in usable else usable
+
+    def facts(self) -> dict[str, Any]:
+        """What the process that asked needs to know, as JSON has it."""
+        return {
+            "arms": self.arms,
+            "errors": self.errors,
+            "differences": {arm: [d.text, d.matters] for arm, d in self.differences.items()},
+            "notes": self.notes,
+            "calls": self.calls,
+            "call_ns": None if math.isnan(self.call_ns) else self.call_ns,
+            "warm_up_rounds": self.warm_up_rounds,
+        }
+
+
+class Bench:
+    """Prepares and times workloads in this process. Its order of arms follows from the seed and the process's number."""
+
+    def __init__(self, modes: Sequence[str], *, seed: int, number: int = 0, timer: Timer | None = None) -> None:
+        self._modes = tuple(modes)
+        self._seed = seed
+        self._order = random.Random(f"{seed}/{number}")
+        self._timer = timer or Timer()
+        self._prepared: dict[str, Prepared] = {}
+        self._workloads: dict[str, Workload] = {}
+
+    def open(self, source: Source) -> list[str]:
+        """Takes up the workloads of a source, and names them."""
+        found = source.workloads()
+        self.add(found)
+        return [workload.name for workload in found]
+
+    def add(self, workloads: Sequence[Workload]) -> None:
+        self._workloads.update({workload.name: workload for workload in workloads})
+
+    def add_mixtures(self, count: int) -> list[str]:
+        """Takes up mixtures of the suite of operators, from which the costs of mechanisms are fitted."""
+        found = mixtures(count, seed=self._seed)
+        self.add(found)
+        return [workload.name for workload in found]
+
+    def prepare(self, name: str, *, warm_up_s: float = WARM_UP_S) -> dict[str, Any]:
+        """Builds a workload, calls it in each mode, compares what comes out, and warms it up."""
+        prepared = self._prepared[name] = Prepared(name)
+        results: dict[str, list[Any]] = {}
+        shared: Call | None = None
+        for arm in self._modes:
+            try:
+                if arm == arms.INFERENCE_PARAMETERS:
+                    with torch.inference_mode():
+                        call = self._workloads[name].build()
+                else:
+                    call = shared = shared or self._workloads[name].build()
+                results[arm] = self._tried(prepared, arm, call)
+            except Exception as error:
+                prepared.inputs.pop(arm, None)
+                prepared.errors[arm] = told(error)
+        self._judge(prepared, results)
+        if prepared.inputs:
+            self._calibrate(prepared)
+            prepared.warm_up_rounds = self._warm_up(prepared, warm_up_s)
+        return prepared.facts()
+
+    def _tried(self, prepared: Prepared, arm: str, call: Call) -> list[Any]:
+        """What the call returns in an arm, from the same inputs and seeds as in any other."""
+        known = next((inputs for inputs in prepared.inputs.values() if inputs.call is call), None)
+        inputs = known or Inputs(call, self._seed)
+        prepared.inputs[arm] = inputs
+        try:
+            with arms.entered(arm):
+                result = inputs.restore()()
+                kept = outputs.kept(result)
+                nothing = result is None
+                del result
+        finally:
+            inputs.look()
+            inputs.reseed()
+            call = inputs.restore()
+        with arms.entered(arm):
+            again = outputs.kept(call())
+        inputs.look()
+        inputs.restore()
+        if outputs.difference(kept, again).matters:
+            _say(
+                prepared,
+                "returns something else at each call, with the generators of torch, random and NumPy at the same "
+                "seed: seed what else it draws from, or its outputs cannot be compared",
+            )
+            kept = []
+        if nothing:
+            _say(prepared, "returns nothing: only its effect on its inputs, not its outputs, can be the same")
+        return kept
+
+    def _judge(self, prepared: Prepared, results: dict[str, list[Any]]) -> None:
+        first = arms.BASELINE if arms.BASELINE in results else next(iter(results), None)
+        for arm, result in results.items():
+            if first is not None and arm != first:
+                prepared.differences[arm] = outputs.difference(results[first], result)
+        changed = max((inputs.changes for inputs in prepared.inputs.values()), default=0)
+        if changed:
+            _say(prepared, f"changes {changed} of its inputs, which were put back before each block of calls")
+        if any(inputs.is_random for inputs in prepared.inputs.values()):
+            _say(prepared, f"draws random numbers: generators were set to seed {self._seed} before each block of calls")
+
+    def _calibrate(self, prepared: Prepared) -> None:
+        """As many calls to a block as make it long beside the clock."""
+        arm = next(arm for arm in (arms.BASELINE, *prepared.inputs) if arm in prepared.inputs)
+        least = max(BLOCK_NS, CLOCK_READS * self._timer.resolution_ns)
+        inputs = prepared.inputs[arm]
+        most = MAX_CALLS
+        if inputs.is_random or any(i.changes for i in prepared.inputs.values()):
+            most = MAX_CALLS_BEFORE_RESTORING
+        if any(i.changes_containers for i in prepared.inputs.values()):
+            most = 1
+        calls = 1
+        while True:
+            taken = min(self._block(prepared, arm, calls) for _ in range(3 if calls > 1 else 1))
+            prepared.call_ns = taken / calls
+            if taken >= least / 2 or calls >= most:
+                break
+            calls = min(most, max(calls * 2, int(calls * least / max(taken, 1.0) / 2)))
+        prepared.calls = max(1, min(most, math.ceil(least / max(prepared.call_ns, 1.0))))
+
+    def _warm_up(self, prepared: Prepared, seconds: float) -> int:
+        """Rounds until they get no faster: the later half of them is not 2 per cent below the earlier one."""
+        begun, taken = time.perf_counter(), [self._round(prepared)]
+        while time.perf_counter() - begun < seconds:
+            taken.append(self._round(prepared))
+            if len(taken) >= 6:
+                recent, before = (
+                    statistics.median(sum(r.values()) for r in part) for part in (taken[-3:], taken[-6:-3])
+                )
+                if recent * STEADY >= before:
+                    return len(taken)
+        if len(taken) > 6:
+            _say(prepared, f"was still getting faster after {len(taken)} rounds of warming up")
+        return len(taken)
+
+    def measure(self, name: str, *, seconds: float, rounds: int = 1) -> dict[str, list[float]]:
+        """Nanoseconds per call, round by round, by arm: as long as ``seconds`` last, and at least ``rounds``."""
+        prepared = self._prepared[name]
+        taken: dict[str, list[float]] = {arm: [] for arm in prepared.arms}
+        gc.collect()
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            begun = time.perf_counter()
+            while len(taken[prepared.arms[0]]) < rounds or time.perf_counter() - begun < seconds:
+                for arm, ns in self._round(prepared).items():
+                    taken[arm].append(ns)
+        finally:
+            if collects:
+                gc.enable()
+        return taken
+
+    def _round(self, prepared: Prepared) -> dict[str, float]:
+        order = self._order.sample(prepared.arms, len(prepared.arms))
+        return {arm: self._block(prepared, arm, prepared.calls) / prepared.calls for arm in order}
+
+    def _block(self, prepared: Prepared, arm: str, calls: int) -> float:
+        """Nanoseconds of ``calls`` calls in a row. The manager is entered before the clock is read."""
+        call = prepared.inputs[arms.BASELINE if arm == arms.CONTROL else arm].restore()
+        with arms.entered(arm):
+            begin = self._timer.start()
+            for _ in repeat(None, calls):
+                call()
+            return self._timer.stop(begin)
+
+    def managers(self, *, seconds: float) -> dict[str, list[float]]:
+        """Nanoseconds to enter and leave each manager, round by round."""
+        taken: dict[str, list[float]] = {mode: [] for mode in self._modes if mode != arms.INFERENCE_PARAMETERS}
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < seconds or not taken[arms.BASELINE]:
+            for arm in self._order.sample(list(taken), len(taken)):
+                begin = time.perf_counter_ns()
+                for _ in repeat(None, 200):
+                    with arms.entered(arm):
+                        pass
+                taken[arm].append((time.perf_counter_ns() - begin) / 200)
+        return taken
+
+    def mechanisms(self, name: str) -> dict[str, dict[str, float]]:
+        """What one call makes PyTorch do, by arm and mechanism. An arm in which that cannot be counted is left out."""
+        return self._each(name, mechanisms.counted)
+
+    def account(self, name: str) -> dict[str, dict[str, float]]:
+        """Saved bytes, inference tensors and operators of one call, by arm, as a recording at level `ops` has them."""
+        return self._each(name, _recorded)
+
+    def _each(self, name: str, look: Callable[[Call], dict[str, float]]) -> dict[str, dict[str, float]]:
+        found = {}
+        for arm, inputs in self._prepared[name].inputs.items():
+            call = inputs.restore()
+            with contextlib.suppress(Exception), arms.entered(arm):
+                found[arm] = look(call)
+            inputs.restore()
+        return found
+
+    def issued(self) -> float | None:
+        """The median share of a block in which the host was still issuing work; None without an accelerator."""
+        return statistics.median(self._timer.issued) if self._timer.issued else None
+
+
+def _recorded(call: Call) -> dict[str, float]:
+    with record(level="ops") as recording:
+        call()
+    ops = recording.ops
+    return {
+        "saved_bytes": float(ops["saved_bytes"].sum()),
+        "inference_tensors": float(ops["inference_outputs"].sum()),
+        "operators": float(ops["count"].sum()),
+    }
+
+
+def told(error: BaseException) -> str:
+    """An error as a reader meets it: its type and the first line of its text."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _say(prepared: Prepared, note: str) -> None:
+    if note not in prepared.notes:
+        prepared.notes.append(note)

@@ -1,0 +1,226 @@
+"""`compare`: from a target and settings to a ``Comparison``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradprobe.analysis.comparisons import Outcome
+from gradprobe.comparison import arms, instructions
+from gradprobe.comparison.bench import Bench
+from gradprobe.comparison.crew import Elsewhere, Here, Lost, Member, take_up
+from gradprobe.comparison.experiment import Experiment, Measured, Tell
+from gradprobe.comparison.judging import costs_of, judged
+from gradprobe.comparison.result import Comparison
+from gradprobe.comparison.settings import PROCESSES, Settings, checked
+from gradprobe.comparison.sources import Source, bound
+from gradprobe.comparison.timing import timer_of
+from gradprobe.errors import GradprobeError
+from gradprobe.recorder import environment
+
+MAX_PICKLED_BYTES = 1 << 30
+
+
+def compare(
+    fn: Callable[..., object],
+    *args: Any,
+    modes: Sequence[str] = arms.DEFAULT,
+    device: str | None = None,
+    precision: float = 0.02,
+    budget_s: float | None = None,
+    seed: int = 0,
+    processes: int = PROCESSES,
+    **kwargs: Any,
+) -> Comparison:
+    """Measures ``fn(*args, **kwargs)`` under each mode, and says which is faster, by how much, and why.
+
+    ``modes`` are among "grad", "no_grad", "inference_mode" and "inference_mode+parameters" (copies of the modules, made in
+    inference mode); `no_grad` is always measured. ``precision`` is half the width of a 95 per cent interval, as a share, at
+    which measuring stops; ``budget_s`` the wall time in seconds at which it stops anyway. ``device`` names where the work
+    runs if that is no CPU; the inputs must be there.
+
+    The call is measured in ``processes`` fresh processes where it can be pickled for them, which functions of a script or
+    a notebook and lambdas cannot; in this one otherwise, and the result says so. Afterwards random generators are as they
+    were, and so are the inputs, if ``fn`` changes them.
+
+    Raises ``GradprobeError`` for what cannot be called and for settings that cannot be. A mode in which ``fn`` fails is a
+    result: its verdict is "unusable", with the error.
+    """
+    if not callable(fn):
+        raise GradprobeError(f"compare needs something to call, not a {type(fn).__name__}; give compare(model, x)")
+    settings = checked(
+        modes=modes, device=device, precision=precision, budget_s=budget_s, seed=seed, processes=processes,
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="gradprobe-") as folder:
+        source, reason = _pickled(Path(folder) / "call.pickle", fn, args, kwargs)
+        if source is not None and settings.processes > 1:
+            try:
+                return compare_sources([source], settings, begun=begun)
+            except _Unreachable as error:
+                reason = f"another process could not take it up ({error})"
+        return _here(fn, args, kwargs, settings, reason, begun)
+
+
+class _Unreachable(GradprobeError):  # noqa: N818 -- a reason more than an error
+    """The target cannot be opened in a fresh process."""
+
+
+def compare_sources(
+    sources: Sequence[Source], settings: Settings, *, tell: Tell = lambda what, share: None, begun: float | None = None
+) -> Comparison:
+    """Measures the workloads of all sources in fresh processes."""
+    begun = time.monotonic() if begun is None else begun
+    surroundings = _surroundings(settings)
+    tell("starting processes", 0.0)
+    with contextlib.ExitStack() as stack:
+        crew: list[Member] = []
+        started = []
+        for number in range(settings.processes):
+            member = Elsewhere(
+                number, modes=settings.modes, seed=settings.seed, device=settings.device, threads=settings.threads
+            )
+            stack.callback(member.close)
+            started.append(member)
+        names: list[str] = []
+        for member in started:
+            try:
+                surroundings["torch_threads"] = member.started()
+                names = take_up(member, sources)
+            except Lost as loss:
+                raise _Unreachable(f"it cannot be measured: {loss} while it was imported") from None
+            except GradprobeError as error:
+                raise _Unreachable(str(error)) from None
+            crew.append(member)
+        outcome = _outcome(crew, names, settings, surroundings, (), tell=tell, begun=begun)
+    if settings.instructions:
+        outcome = instructions.added(outcome, sources, settings, tell=tell)
+    return Comparison(outcome)
+
+
+def _here(
+    fn: Callable[..., object],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    settings: Settings,
+    reason: str,
+    begun: float,
+) -> Comparison:
+    workload = bound(fn, args, kwargs)
+    bench = Bench(settings.modes, seed=settings.seed, timer=timer_of(settings.device))
+    bench.add([workload])
+    note = f"measured in one process, because {reason}: how processes differ is not in the intervals"
+    with _generators_kept(), _modes_kept():
+        outcome = _outcome([Here(bench)], [workload.name], settings, _surroundings(settings), (note,), begun=begun)
+    return Comparison(outcome)
+
+
+def _outcome(
+    crew: Sequence[Member],
+    names: Sequence[str],
+    settings: Settings,
+    surroundings: dict[str, Any],
+    notes: Sequence[str],
+    *,
+    tell: Tell = lambda what, share: None,
+    begun: float,
+) -> Outcome:
+    experiment = Experiment(crew, settings, tell=tell, begun=begun)
+    found, mixtures = experiment.run(names)
+    costs = costs_of(mixtures)
+    managers = {arm: statistics.median(values) for arm, values in experiment.managers().items()}
+    return Outcome(
+        tuple(judged(measured, settings, costs) for measured in found),
+        {**surroundings, "processes": len(crew)},
+        {
+            "modes": list(settings.modes),
+            "precision": settings.precision,
+            "budget_s": settings.budget(len(names)),
+            "seed": settings.seed,
+            "device": settings.device,
+            "took_s": round(time.monotonic() - begun, 1),
+            "warm_up_rounds": sum(_warm_up(measured) for measured in found),
+        },
+        {} if costs is None else dict(costs.ns),
+        managers,
+        (*notes, *dict.fromkeys(experiment.notes)),
+    )
+
+
+def _warm_up(measured: Measured) -> int:
+    return int(measured.facts.get("warm_up_rounds", 0))
+
+
+def _surroundings(settings: Settings) -> dict[str, Any]:
+    known = environment("comparison")
+    for name in ("level", "process", "rank"):
+        known.pop(name)
+    if settings.device is not None and torch.device(settings.device).type == "cuda":
+        known["accelerator"] = torch.cuda.get_device_name(settings.device)
+    return {
+        **known,
+        "device": settings.device or "cpu",
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "cpu_governor": _governor(),
+        "garbage_collection": "off while timing, run before each turn",
+    }
+
+
+def _governor() -> str | None:
+    try:
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
+    except OSError:
+        return None
+
+
+def _pickled(
+    path: Path, fn: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Source | None, str]:
+    """The call in a file that another process can read, or why there is none."""
+    try:
+        data = pickle.dumps((fn, args, kwargs))
+    except Exception as error:
+        line = str(error).strip().splitlines()
+        return None, f"it cannot be pickled for another ({line[0] if line else type(error).__name__})"
+    if len(data) > MAX_PICKLED_BYTES:
+        return None, f"its {len(data) >> 20} MiB would be there once for each process"
+    if b"__main__" in data:
+        return (
+            None,
+            "it is defined in the program that runs; put it in a module of its own to have it measured in several",
+        )
+    path.write_bytes(data)
+    return Source("pickle", str(path)), "processes=1 was asked for"
+
+
+@contextlib.contextmanager
+def _generators_kept() -> Iterator[None]:
+    """The random generators of the program, as they were."""
+    state, numpy = random.getstate(), sys.modules.get("numpy")
+    drawn = numpy.random.get_state() if numpy is not None else None
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(state)
+        if numpy is not None:
+            numpy.random.set_state(drawn)
+
+
+@contextlib.contextmanager
+def _modes_kept() -> Iterator[None]:
+    """Normal modes inside, whatever the caller's: an outer inference mode would reach into every arm."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

@@ -1,0 +1,111 @@
+"""Who measures: several fresh processes, or this one where the target cannot be taken to another."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from gradprobe.comparison.bench import Bench
+from gradprobe.comparison.sources import Source
+from gradprobe.errors import GradprobeError
+
+
+class Lost(Exception):  # noqa: N818 -- no fault of the caller's
+    """A process ended before it answered."""
+
+
+class Member(Protocol):
+    """One process of the crew. ``ask`` calls a method of its bench; raises ``Lost`` or ``GradprobeError``."""
+
+    def ask(self, verb: str, **values: Any) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class Here:
+    """The bench of this process."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    def ask(self, verb: str, **values: Any) -> Any:
+        return getattr(self._bench, verb)(**values)
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+class Elsewhere:
+    """A bench in a fresh process of this interpreter."""
+
+    def __init__(
+        self, number: int, *, modes: Sequence[str], seed: int, device: str | None = None, threads: int | None = None
+    ) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "gradprobe.comparison.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)},
+            # A Ctrl-C reaches the process that compares, which then ends these.
+            start_new_session=True,
+        )
+        self._send({"modes": list(modes), "seed": seed, "number": number, "device": device, "threads": threads})
+
+    def started(self) -> int:
+        """Waits until it is ready. The number of threads that torch uses there."""
+        threads: int = self._receive()
+        return threads
+
+    def ask(self, verb: str, **values: Any) -> Any:
+        if verb == "open":
+            values = asdict(values["source"])
+        self._send({"verb": verb, "values": values})
+        return self._receive()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            print(json.dumps(message), file=self._process.stdin, flush=True)
+        except OSError:
+            raise Lost(self._ended()) from None
+
+    def _receive(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise Lost(self._ended())
+        answer = json.loads(line)
+        if "error" in answer:
+            raise GradprobeError(answer["error"])
+        return answer["result"]
+
+    def _ended(self) -> str:
+        code = self._process.wait()
+        if code >= 0:
+            return f"the process that measured it ended with exit code {code}"
+        with contextlib.suppress(ValueError):
+            return f"the process that measured it ended with {signal.Signals(-code).name}"
+        return f"the process that measured it ended with signal {-code}"
+
+    def close(self) -> None:
+        """Ends the process, whatever it is doing."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        self._process.kill()
+        self._process.wait()
+
+
+def take_up(member: Member, sources: Sequence[Source]) -> list[str]:
+    """The names of the workloads of all sources, opened there."""
+    return [name for source in sources for name in member.ask("open", source=source)]

@@ -1,0 +1,229 @@
+"""The experiment: who measures what for how long, until the intervals are narrow enough or the budget has ended."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gradprobe.comparison import arms
+from gradprobe.comparison.crew import Lost, Member
+from gradprobe.comparison.settings import Settings
+from gradprobe.comparison.statistics import Estimate, estimate, log_ratios
+from gradprobe.errors import GradprobeError
+
+SLICE_S: Final = 0.06
+"""How long a process measures before the next takes its turn: all of them meet the same weather."""
+MIN_TURNS: Final = 3
+MIN_ROUNDS: Final = 8
+COSTS_SHARE: Final = 0.25
+MIXTURES: Final = 48
+MIXTURE_S: Final = 0.03
+MIXTURE_ROUNDS: Final = 10
+
+Times = dict[str, list[float]]
+Tell = Callable[[str, float], None]
+"""Hears what is being done, and the share of the budget that has gone."""
+
+
+@dataclass
+class Measured:
+    """One workload: what preparing it showed, and nanoseconds per call by arm, process and round."""
+
+    name: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    times: dict[int, Times] = field(default_factory=dict)
+    crash: str = ""
+    turns: int = 0
+    notes: list[str] = field(default_factory=list)
+    mechanisms: dict[str, dict[str, float]] = field(default_factory=dict)
+    account: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def arms(self) -> list[str]:
+        return list(self.facts.get("arms", ()))
+
+    @property
+    def round_s(self) -> float:
+        """Seconds of one round."""
+        return float((self.facts.get("call_ns") or 0.0) * self.facts.get("calls", 1) * len(self.arms)) / 1e9
+
+    def keep(self, member: int, times: Times) -> None:
+        kept = self.times.setdefault(member, {arm: [] for arm in times})
+        for arm, values in times.items():
+            kept[arm] += values
+
+    def ratio(self, arm: str, seed: int) -> Estimate:
+        """The ratio of an arm to the baseline."""
+        return estimate(
+            [log_ratios(times[arm], times[arms.BASELINE]) for times in self.times.values() if arm in times], seed=seed
+        )
+
+    def is_narrow(self, settings: Settings) -> bool:
+        """Whether the intervals are as narrow as asked for. Asked only of widths, which do not favour a verdict."""
+        enough = all(len(times[arms.BASELINE]) >= MIN_ROUNDS for times in self.times.values())
+        width = math.log1p(settings.precision)
+        return (
+            enough
+            and self.turns >= MIN_TURNS
+            and all(self.ratio(arm, settings.seed).half_width <= width for arm in self.arms if arm != arms.BASELINE)
+        )
+
+
+class Experiment:
+    """Asks the members of a crew, in turns, so that no two measure at the same time."""
+
+    def __init__(
+        self,
+        crew: Sequence[Member],
+        settings: Settings,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        tell: Tell = lambda what, share: None,
+        begun: float | None = None,
+    ) -> None:
+        self._crew = dict(enumerate(crew))
+        self._settings = settings
+        self._now = now
+        self._tell = tell
+        self._begun = now() if begun is None else begun
+        self._budget = 0.0
+        self.notes: list[str] = []
+
+    def run(self, names: Sequence[str]) -> tuple[list[Measured], list[Measured]]:
+        """The workloads measured, and the mixtures that the costs of mechanisms are fitted from."""
+        self._budget = self._settings.budget(len(names))
+        found = [Measured(name) for name in names]
+        for measured in found:
+            self._prepare(measured)
+        for measured in found:
+            self._count(measured)
+        mixtures = self._mixtures() if any(measured.times for measured in found) else []
+        self._measure(found)
+        return found, mixtures
+
+    def managers(self) -> Times:
+        """Nanoseconds to enter and leave each manager, over all members."""
+        taken: Times = {}
+        for number in list(self._crew):
+            for arm, values in (self._ask(number, "managers", seconds=0.02) or {}).items():
+                taken.setdefault(arm, []).extend(values)
+        return taken
+
+    @property
+    def members(self) -> int:
+        return len(self._crew)
+
+    @property
+    def left_s(self) -> float:
+        return self._budget - (self._now() - self._begun)
+
+    def _say(self, what: str) -> None:
+        self._tell(what, min(1.0, 1 - self.left_s / self._budget))
+
+    def _ask(self, number: int, verb: str, **values: Any) -> Any:
+        """What a member answers; None where it was lost, which leaves the others."""
+        try:
+            return self._crew[number].ask(verb, **values)
+        except Lost as loss:
+            self._crew.pop(number).close()
+            self.notes.append(f"{loss}; {len(self._crew)} remained")
+            return None
+
+    def _prepare(self, measured: Measured) -> None:
+        """In each member, as far as time allows: of calls that take seconds, few can be afforded."""
+        for number in list(self._crew):
+            self._say(f"preparing {measured.name}")
+            rounds = MIN_TURNS * max(len(measured.times), 1)
+            if measured.facts and self.left_s < rounds * measured.round_s:
+                break
+            facts = self._ask(number, "prepare", name=measured.name)
+            if facts is None:
+                measured.crash = self.notes[-1].partition(";")[0]
+                return  # it would end the others as well
+            if measured.facts and facts["arms"] != measured.facts["arms"]:
+                measured.notes.append(
+                    "fails in some processes and not in others; those in which it fails were left out"
+                )
+                if len(facts["arms"]) < len(measured.arms):
+                    continue
+            measured.facts = measured.facts or facts
+            if facts["arms"]:
+                measured.times[number] = {arm: [] for arm in facts["arms"]}
+        asked = self._settings.processes
+        if 0 < len(measured.times) < min(asked, len(self._crew)):
+            measured.notes.append(
+                f"takes {measured.facts['call_ns'] / 1e9:.2g} s a call: the budget allowed {len(measured.times)} processes "
+                f"of {asked}; give a larger one"
+            )
+
+    def _count(self, measured: Measured) -> None:
+        """In a pass that is not timed, in one member."""
+        number = next((number for number in measured.times if number in self._crew), None)
+        if number is None:
+            return
+        self._say(f"counting {measured.name}")
+        measured.mechanisms = self._ask(number, "mechanisms", name=measured.name) or {}
+        if number in self._crew:
+            measured.account = self._ask(number, "account", name=measured.name) or {}
+
+    def _mixtures(self) -> list[Measured]:
+        """Each in one member: what differs between processes then averages out over the mixtures."""
+        allowed = COSTS_SHARE * self.left_s
+        number = min(MIXTURES, int(allowed / (2 * MIXTURE_S)))
+        if number < MIXTURES // 2:
+            self.notes.append("the budget is too small to fit the costs of mechanisms, so no difference is explained")
+            return []
+        found: list[Measured] = []
+        for index, name in enumerate(self._ask_all("add_mixtures", count=number)):
+            if not self._crew:
+                break
+            self._say("fitting the costs of mechanisms")
+            member = list(self._crew)[index % len(self._crew)]
+            mixture = Measured(name)
+            mixture.facts = self._ask(member, "prepare", name=name, warm_up_s=MIXTURE_S / 3) or {}
+            if mixture.facts.get("arms"):
+                mixture.mechanisms = self._ask(member, "mechanisms", name=name) or {}
+                times = self._ask(member, "measure", name=name, seconds=MIXTURE_S, rounds=MIXTURE_ROUNDS)
+                if times is not None:
+                    mixture.keep(member, times)
+                    found.append(mixture)
+        return found
+
+    def _ask_all(self, verb: str, **values: Any) -> list[str]:
+        answers = [self._ask(number, verb, **values) for number in list(self._crew)]
+        return next((answer for answer in answers if answer is not None), [])
+
+    def _measure(self, found: Sequence[Measured]) -> None:
+        """Sweeps over the workloads that are not narrow yet. Of each, every process takes a turn."""
+        waiting = [measured for measured in found if measured.times]
+        while waiting and self.left_s > 0:
+            for measured in list(waiting):
+                self._turn(measured)
+                if not measured.times or self.left_s <= 0 or measured.is_narrow(self._settings):
+                    waiting.remove(measured)
+                if self.left_s <= 0:
+                    break
+        for measured in found:
+            if measured.times and not any(times[arms.BASELINE] for times in measured.times.values() if times):
+                measured.notes.append("the budget ended before it was measured; give a larger one")
+
+    def _turn(self, measured: Measured) -> None:
+        for number in list(measured.times):
+            if self.left_s <= 0 and measured.turns:
+                break
+            self._say(measured.name)
+            if number not in self._crew:
+                continue
+            seconds = max(0.0, min(SLICE_S, self.left_s / max(len(measured.times), 1)))
+            try:
+                times = self._ask(number, "measure", name=measured.name, seconds=seconds, rounds=1)
+            except GradprobeError as error:
+                measured.crash = f"failed while it was timed, after it had run before: {error}"
+                measured.times.clear()
+                return
+            if times is not None:
+                measured.keep(number, times)
+        measured.turns += 1

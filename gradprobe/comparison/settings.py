@@ -1,0 +1,64 @@
+"""What a comparison was asked to do, checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from gradprobe.comparison import arms
+from gradprobe.errors import GradprobeError
+
+PROCESSES = 5
+FIRST_S, EACH_S = 20.0, 6.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``budget_s`` is wall time in seconds for all workloads; ``precision`` half the width of an interval, as a share."""
+
+    modes: tuple[str, ...] = arms.DEFAULT
+    precision: float = 0.02
+    budget_s: float | None = None
+    seed: int = 0
+    device: str | None = None
+    processes: int = PROCESSES
+    threads: int | None = None
+    instructions: bool = False
+
+    def budget(self, workloads: int) -> float:
+        """Seconds in all; where none were given, enough for most machines to reach the precision."""
+        return self.budget_s if self.budget_s is not None else FIRST_S + EACH_S * workloads
+
+
+def checked(**given: Any) -> Settings:
+    """The settings from what a user gave. Raises ``GradprobeError`` for what cannot be."""
+    settings = Settings(**{**given, "modes": arms.checked(given.get("modes", arms.DEFAULT))})
+    if not _is_number(settings.precision) or not 0 < settings.precision < 1:
+        raise GradprobeError(f"precision={settings.precision!r} is no share; give one such as 0.02 for two per cent")
+    if settings.budget_s is not None and not (_is_number(settings.budget_s) and settings.budget_s > 0):
+        raise GradprobeError(f"budget_s={settings.budget_s!r} leaves no time; give a number of seconds above 0")
+    for name, least in (("processes", 1), ("threads", 1), ("seed", 0)):
+        value = getattr(settings, name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise GradprobeError(f"{name}={value!r} cannot be; give a whole number of at least {least}")
+    if settings.device is not None:
+        _check_device(settings.device)
+    return settings
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except Exception as error:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise GradprobeError(
+            f"device {name!r} cannot be used here: {line}; leave it out to measure on the CPU"
+        ) from None
