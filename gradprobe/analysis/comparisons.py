@@ -142,12 +142,16 @@ def advice(compared: Compared, mode: str = "inference_mode") -> str:
     arm, baseline = compared.arm(mode), compared.arm(BASELINE)
     if arm is None or baseline is None:
         return f"{mode} was not measured."
+    if all(one.error == arm.error for one in compared.arms) and arm.error:
+        return f"fails in every mode: {arm.error}."
     if baseline.error:
         return f"no_grad is not usable here ({baseline.error}), so there is nothing to compare with."
     if arm.error:
         return f"{mode} is not usable here: {arm.error}."
     if arm.differs:
         return f"{mode} returns something else here ({arm.difference}): do not swap before that is understood."
+    if math.isnan(arm.ci_low):
+        return "undecided: the budget ended before two observations were made; give a larger one."
     interval = f"({_span(arm)})"
     if arm.verdict == "faster":
         saved = (1 - arm.ratio) * 100
@@ -156,8 +160,6 @@ def advice(compared: Compared, mode: str = "inference_mode") -> str:
         return f"{mode} costs {(arm.ratio - 1) * 100:.1f} per cent more {interval} here: stay with no_grad."
     if arm.verdict == "equivalent":
         return f"no difference that matters {interval}: {_why_none(arm, baseline)}."
-    if not math.isfinite(arm.ratio):
-        return "undecided: the budget ended before two observations were made; give a larger one."
     return f"undecided {interval}: measure longer, or on a quieter machine."
 
 
@@ -194,9 +196,11 @@ def _why_none(arm: Arm, baseline: Arm) -> str:
 def warnings(outcome: Outcome) -> list[str]:
     """What a reader must know before believing the numbers, with what to try."""
     found = []
-    noisy = [c for c in outcome.workloads if c.control is not None and _reach(c.control) > NOISY]
+    noisy = [
+        c for c in outcome.workloads if c.control is not None and c.control.ci_low > 0 and _reach(c.control) > NOISY
+    ]
     if noisy:
-        worst = max(noisy, key=lambda c: _reach(c.control))  # type: ignore[arg-type]
+        worst = max(noisy, key=lambda c: _reach(c.control) if c.control is not None else 0.0)
         assert worst.control is not None
         where = f" on {worst.workload}"
         if len(noisy) > 1:
@@ -210,8 +214,7 @@ def warnings(outcome: Outcome) -> list[str]:
 
 
 def _reach(arm: Arm) -> float:
-    reach = max(abs(math.log(arm.ci_low)), abs(math.log(arm.ci_high))) if arm.ci_low > 0 else math.inf
-    return reach if reach == reach else math.inf
+    return max(abs(math.log(arm.ci_low)), abs(math.log(arm.ci_high)))
 
 
 def _causes(environment: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from gradprobe.comparison.sources import Source
 from gradprobe.comparison.suites.ops import mixtures
 from gradprobe.comparison.timing import Timer
 from gradprobe.comparison.workload import Call, Workload
+from gradprobe.errors import GradprobeError
 from gradprobe.recorder import record
 
 BLOCK_NS: Final = 300_000
@@ -30,6 +31,7 @@ MAX_CALLS: Final = 10_000
 MAX_CALLS_BEFORE_RESTORING: Final = 10
 WARM_UP_S: Final = 0.2
 STEADY: Final = 1.02
+LONG_NS: Final = 200_000_000
 
 
 @dataclass
@@ -103,11 +105,13 @@ class Bench:
                 else:
                     call = shared = shared or self._workloads[name].build()
                 results[arm] = self._tried(prepared, arm, call)
+            except GradprobeError:
+                raise
             except Exception as error:
                 prepared.inputs.pop(arm, None)
                 prepared.errors[arm] = told(error)
         self._judge(prepared, results)
-        if prepared.inputs:
+        if prepared.inputs and prepared.call_ns <= LONG_NS:
             self._calibrate(prepared)
             prepared.warm_up_rounds = self._warm_up(prepared, warm_up_s)
         return prepared.facts()
@@ -119,7 +123,10 @@ class Bench:
         prepared.inputs[arm] = inputs
         try:
             with arms.entered(arm):
-                result = inputs.restore()()
+                call = inputs.restore()
+                begun = time.perf_counter_ns()
+                result = call()
+                taken = float(time.perf_counter_ns() - begun)
                 kept = outputs.kept(result)
                 nothing = result is None
                 del result
@@ -127,6 +134,9 @@ class Bench:
             inputs.look()
             inputs.reseed()
             call = inputs.restore()
+        prepared.call_ns = min(taken, prepared.call_ns) if prepared.call_ns == prepared.call_ns else taken
+        if taken > LONG_NS:
+            return kept  # one call is all that such a function gets before it is measured
         with arms.entered(arm):
             again = outputs.kept(call())
         inputs.look()
@@ -202,6 +212,8 @@ class Bench:
         finally:
             if collects:
                 gc.enable()
+            for inputs in prepared.inputs.values():
+                inputs.restore()
         return taken
 
     def _round(self, prepared: Prepared) -> dict[str, float]:
@@ -232,18 +244,23 @@ class Bench:
 
     def mechanisms(self, name: str) -> dict[str, dict[str, float]]:
         """What one call makes PyTorch do, by arm and mechanism. An arm in which that cannot be counted is left out."""
-        return self._each(name, mechanisms.counted)
 
-    def account(self, name: str) -> dict[str, dict[str, float]]:
-        """Saved bytes, inference tensors and operators of one call, by arm, as a recording at level `ops` has them."""
+        def counted(arm: str, call: Call) -> dict[str, float]:
+            with arms.entered(arm):
+                return mechanisms.counted(call)
+
+        return self._each(name, counted)
+
+    def account(self, name: str) -> dict[str, dict[str, Any]]:
+        """One call by arm as a recording at level `ops` has it: saved bytes, inference tensors, operators, what stays."""
         return self._each(name, _recorded)
 
-    def _each(self, name: str, look: Callable[[Call], dict[str, float]]) -> dict[str, dict[str, float]]:
+    def _each(self, name: str, look: Callable[[str, Call], dict[str, Any]]) -> dict[str, dict[str, Any]]:
         found = {}
         for arm, inputs in self._prepared[name].inputs.items():
             call = inputs.restore()
-            with contextlib.suppress(Exception), arms.entered(arm):
-                found[arm] = look(call)
+            with contextlib.suppress(Exception):
+                found[arm] = look(arm, call)
             inputs.restore()
         return found
 
@@ -252,14 +269,19 @@ class Bench:
         return statistics.median(self._timer.issued) if self._timer.issued else None
 
 
-def _recorded(call: Call) -> dict[str, float]:
+def _recorded(arm: str, call: Call) -> dict[str, Any]:
     with record(level="ops") as recording:
-        call()
-    ops = recording.ops
+        with arms.entered(arm):
+            call()
+    ops, births = recording.ops, recording.births
     return {
         "saved_bytes": float(ops["saved_bytes"].sum()),
         "inference_tensors": float(ops["inference_outputs"].sum()),
         "operators": float(ops["count"].sum()),
+        "left_behind": int(births["alive"].sum()),
+        "held_by": sorted(
+            {holder for held in births["held_by"] if isinstance(held, str) for holder in held.split(", ")}
+        ),
     }
 
 

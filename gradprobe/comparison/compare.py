@@ -47,7 +47,7 @@ def compare(
 
     ``modes`` are among "grad", "no_grad", "inference_mode" and "inference_mode+parameters" (copies of the modules, made in
     inference mode); `no_grad` is always measured. ``precision`` is half the width of a 95 per cent interval, as a share, at
-    which measuring stops; ``budget_s`` the wall time in seconds at which it stops anyway. ``device`` names where the work
+    which measuring stops; ``budget_s`` the seconds after which it stops anyway, counted from when processes have started. ``device`` names where the work
     runs if that is no CPU; the inputs must be there.
 
     The call is measured in ``processes`` fresh processes where it can be pickled for them, which functions of a script or
@@ -63,15 +63,14 @@ def compare(
         modes=modes, device=device, precision=precision, budget_s=budget_s, seed=seed, processes=processes,
         threads=torch.get_num_threads(),
     )  # fmt: skip
-    begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gradprobe-") as folder:
         source, reason = _pickled(Path(folder) / "call.pickle", fn, args, kwargs)
         if source is not None and settings.processes > 1:
             try:
-                return compare_sources([source], settings, begun=begun)
+                return compare_sources([source], settings)
             except _Unreachable as error:
                 reason = f"another process could not take it up ({error})"
-        return _here(fn, args, kwargs, settings, reason, begun)
+        return _here(fn, args, kwargs, settings, reason)
 
 
 class _Unreachable(GradprobeError):  # noqa: N818 -- a reason more than an error
@@ -79,10 +78,9 @@ class _Unreachable(GradprobeError):  # noqa: N818 -- a reason more than an error
 
 
 def compare_sources(
-    sources: Sequence[Source], settings: Settings, *, tell: Tell = lambda what, share: None, begun: float | None = None
+    sources: Sequence[Source], settings: Settings, *, tell: Tell = lambda what, share: None
 ) -> Comparison:
     """Measures the workloads of all sources in fresh processes."""
-    begun = time.monotonic() if begun is None else begun
     surroundings = _surroundings(settings)
     tell("starting processes", 0.0)
     with contextlib.ExitStack() as stack:
@@ -104,7 +102,7 @@ def compare_sources(
             except GradprobeError as error:
                 raise _Unreachable(str(error)) from None
             crew.append(member)
-        outcome = _outcome(crew, names, settings, surroundings, (), tell=tell, begun=begun)
+        outcome = _outcome(crew, names, settings, surroundings, (), tell=tell)
     if settings.instructions:
         outcome = instructions.added(outcome, sources, settings, tell=tell)
     return Comparison(outcome)
@@ -123,7 +121,7 @@ def _here(
     bench.add([workload])
     note = f"measured in one process, because {reason}: how processes differ is not in the intervals"
     with _generators_kept(), _modes_kept():
-        outcome = _outcome([Here(bench)], [workload.name], settings, _surroundings(settings), (note,), begun=begun)
+        outcome = _outcome([Here(bench)], [workload.name], settings, _surroundings(settings), (note,))
     return Comparison(outcome)
 
 
@@ -135,9 +133,9 @@ def _outcome(
     notes: Sequence[str],
     *,
     tell: Tell = lambda what, share: None,
-    begun: float,
 ) -> Outcome:
-    experiment = Experiment(crew, settings, tell=tell, begun=begun)
+    begun = time.monotonic()
+    experiment = Experiment(crew, settings, tell=tell)
     found, mixtures = experiment.run(names)
     costs = costs_of(mixtures)
     managers = {arm: statistics.median(values) for arm, values in experiment.managers().items()}
@@ -191,9 +189,11 @@ def _pickled(
     """The call in a file that another process can read, or why there is none."""
     try:
         data = pickle.dumps((fn, args, kwargs))
-    except Exception as error:
-        line = str(error).strip().splitlines()
-        return None, f"it cannot be pickled for another ({line[0] if line else type(error).__name__})"
+    except Exception:
+        return (
+            None,
+            "it cannot be sent to another: a lambda, a function inside another, or arguments that do not pickle",
+        )
     if len(data) > MAX_PICKLED_BYTES:
         return None, f"its {len(data) >> 20} MiB would be there once for each process"
     if b"__main__" in data:

@@ -19,7 +19,9 @@ SLICE_S: Final = 0.06
 MIN_TURNS: Final = 3
 MIN_ROUNDS: Final = 8
 COSTS_SHARE: Final = 0.25
+COUNTING_SHARE: Final = 0.25
 MIXTURES: Final = 48
+MIN_MIXTURES: Final = 16
 MIXTURE_S: Final = 0.03
 MIXTURE_ROUNDS: Final = 10
 
@@ -39,7 +41,7 @@ class Measured:
     turns: int = 0
     notes: list[str] = field(default_factory=list)
     mechanisms: dict[str, dict[str, float]] = field(default_factory=dict)
-    account: dict[str, dict[str, float]] = field(default_factory=dict)
+    account: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def arms(self) -> list[str]:
@@ -57,13 +59,14 @@ class Measured:
 
     def ratio(self, arm: str, seed: int) -> Estimate:
         """The ratio of an arm to the baseline."""
-        return estimate(
-            [log_ratios(times[arm], times[arms.BASELINE]) for times in self.times.values() if arm in times], seed=seed
-        )
+        both = [times for times in self.times.values() if arm in times and arms.BASELINE in times]
+        return estimate([log_ratios(times[arm], times[arms.BASELINE]) for times in both], seed=seed)
 
     def is_narrow(self, settings: Settings) -> bool:
         """Whether the intervals are as narrow as asked for. Asked only of widths, which do not favour a verdict."""
-        enough = all(len(times[arms.BASELINE]) >= MIN_ROUNDS for times in self.times.values())
+        enough = all(len(taken) >= MIN_ROUNDS for times in self.times.values() for taken in times.values())
+        if arms.BASELINE not in self.arms:
+            return enough  # there is no ratio to wait for
         width = math.log1p(settings.precision)
         return (
             enough
@@ -82,13 +85,12 @@ class Experiment:
         *,
         now: Callable[[], float] = time.monotonic,
         tell: Tell = lambda what, share: None,
-        begun: float | None = None,
     ) -> None:
         self._crew = dict(enumerate(crew))
         self._settings = settings
         self._now = now
         self._tell = tell
-        self._begun = now() if begun is None else begun
+        self._begun = now()
         self._budget = 0.0
         self.notes: list[str] = []
 
@@ -164,6 +166,10 @@ class Experiment:
         number = next((number for number in measured.times if number in self._crew), None)
         if number is None:
             return
+        calls = 2 * len(measured.arms) * measured.facts["call_ns"] / 1e9
+        if calls > COUNTING_SHARE * self._budget:
+            measured.notes.append("takes so long that the budget allowed no pass that counts; give a larger one")
+            return
         self._say(f"counting {measured.name}")
         measured.mechanisms = self._ask(number, "mechanisms", name=measured.name) or {}
         if number in self._crew:
@@ -173,7 +179,7 @@ class Experiment:
         """Each in one member: what differs between processes then averages out over the mixtures."""
         allowed = COSTS_SHARE * self.left_s
         number = min(MIXTURES, int(allowed / (2 * MIXTURE_S)))
-        if number < MIXTURES // 2:
+        if number < MIN_MIXTURES:
             self.notes.append("the budget is too small to fit the costs of mechanisms, so no difference is explained")
             return []
         found: list[Measured] = []
@@ -207,8 +213,8 @@ class Experiment:
                 if self.left_s <= 0:
                     break
         for measured in found:
-            if measured.times and not any(times[arms.BASELINE] for times in measured.times.values() if times):
-                measured.notes.append("the budget ended before it was measured; give a larger one")
+            if measured.times and not any(taken for times in measured.times.values() for taken in times.values()):
+                measured.notes.append("was not measured: the budget ended before; give a larger one")
 
     def _turn(self, measured: Measured) -> None:
         for number in list(measured.times):

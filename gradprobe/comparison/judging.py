@@ -20,7 +20,9 @@ def judged(measured: Measured, settings: Settings, costs: Costs | None) -> Compa
     control = measured.ratio(arms.CONTROL, settings.seed) if arms.CONTROL in measured.arms else _nothing()
     found = tuple(_arm(measured, mode, control, settings, costs) for mode in settings.modes)
     again = _timed(measured, arms.CONTROL, control, UNDECIDED) if arms.CONTROL in measured.arms else None
-    notes = [*measured.facts.get("notes", ()), *measured.notes, *([measured.crash] if measured.crash else [])]
+    notes = [*measured.facts.get("notes", ()), *_left_behind(measured), *measured.notes]
+    if measured.crash:
+        notes.append(measured.crash)
     return Compared(
         measured.name,
         found,
@@ -30,6 +32,13 @@ def judged(measured: Measured, settings: Settings, costs: Costs | None) -> Compa
         issued=measured.facts.get("issued"),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _left_behind(measured: Measured) -> list[str]:
+    account = measured.account.get(arms.INFERENCE, {})
+    left, held = account.get("left_behind", 0), account.get("held_by", ())
+    by = f", held by {', '.join(held)}" if held else ""
+    return [f"leaves {left} inference tensor{'' if left == 1 else 's'} behind{by}"] if left else []
 
 
 def costs_of(mixtures: Sequence[Measured]) -> Costs | None:

@@ -98,7 +98,9 @@ def _made(function: Callable[[], object], target: str) -> Call:
             raise GradprobeError(
                 f"{target} cannot be called without arguments ({error}); name a function that returns the call"
             ) from None
-        raise
+        return function
+    except Exception:
+        return function  # which may work in another mode than this one; where it fails, its error is the result
     return made if callable(made) else function
 
 
