@@ -47,8 +47,8 @@ def compare(
 
     ``modes`` are among "grad", "no_grad", "inference_mode" and "inference_mode+parameters" (copies of the modules, made in
     inference mode); `no_grad` is always measured. ``precision`` is half the width of a 95 per cent interval, as a share, at
-    which measuring stops; ``budget_s`` the seconds after which it stops anyway, counted from when processes have started. ``device`` names where the work
-    runs if that is no CPU; the inputs must be there.
+    which measuring stops; ``budget_s`` the seconds after which it stops anyway, counted from when processes have started.
+    ``device`` names where the work runs if that is no CPU; the inputs must be there.
 
     The call is measured in ``processes`` fresh processes where it can be pickled for them, which functions of a script or
     a notebook and lambdas cannot; in this one otherwise, and the result says so. Afterwards random generators are as they

@@ -16,7 +16,8 @@ FIRST_S, EACH_S = 20.0, 6.0
 
 @dataclass(frozen=True)
 class Settings:
-    """``budget_s`` is seconds for all workloads, after processes have started; ``precision`` half the width of an interval, as a share."""
+    """``budget_s`` is seconds for all workloads, after processes have started; ``precision`` half the width of an interval,
+    as a share."""
 
     modes: tuple[str, ...] = arms.DEFAULT
     precision: float = 0.02

@@ -1,0 +1,251 @@
+"""Comparisons of real calls, as users start them. Asserted is what does not depend on how fast the machine is."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gradprobe
+from gradprobe.comparison.compare import compare_sources
+from gradprobe.comparison.settings import checked
+from gradprobe.comparison.sources import Source
+from gradprobe.errors import GradprobeError
+from tests.integration.commands import gradprobe as command
+from tests.integration.commands import refused
+
+SHORT_S = 1.0
+
+TARGETS = """
+import os, signal, torch
+
+model = torch.nn.Linear(4, 4)
+x = torch.ones(2, 4)
+
+def built():
+    return lambda: model(x)
+
+def itself():
+    model(x)
+
+def only_with_grad():
+    model(x).sum().backward()
+
+def only_without():
+    model.weight.add_(1.0)
+
+def keeps():
+    model.last = model(x)
+
+def changes():
+    x.add_(1.0)
+    return x
+
+def draws():
+    return torch.rand(3)
+
+def unlike():
+    return lambda: torch.tensor([float(torch.is_inference_mode_enabled())])
+
+def broken():
+    raise ValueError("no data")
+
+def dies():
+    return lambda: os.kill(os.getpid(), signal.SIGKILL)
+
+def needs(data):
+    return data
+
+number = 3
+"""
+
+
+@pytest.fixture
+def targets(tmp_path: Path) -> Path:
+    path = tmp_path / "targets.py"
+    path.write_text(TARGETS)
+    return path
+
+
+def compared(targets: Path, name: str, **settings: object) -> gradprobe.Comparison:
+    asked = checked(**{"budget_s": SHORT_S, "processes": 1, **settings})
+    return compare_sources([Source("name", f"{targets}:{name}")], asked)
+
+
+def test_a_call_is_counted_in_each_mode() -> None:
+    layer, x = torch.nn.Linear(4, 4), torch.ones(2, 4)
+    result = gradprobe.compare(layer, x, budget_s=SHORT_S, processes=2)
+    table = result.table.set_index("mode")
+    assert list(table.index) == ["grad", "no_grad", "inference_mode"]
+    assert table["nodes"].tolist() == [2, 0, 0]
+    assert table["counters_created"].tolist() == [1, 1, 0]
+    assert table["saved_bytes"].tolist() == [32, 0, 0]
+    assert table["inference_tensors"].tolist() == [0, 0, 1]
+    assert table["instructions"].isna().all()
+    assert (table["median_ns"] > 0).all()
+    assert result.environment["processes"] == 2
+
+
+def test_the_fourth_arm_runs_on_inference_parameters() -> None:
+    layer, x = torch.nn.Linear(4, 4), torch.ones(2, 4)
+    modes = ("inference_mode", "inference_mode+parameters")
+    table = gradprobe.compare(layer, x, modes=modes, budget_s=SHORT_S, processes=1).table.set_index("mode")
+    assert table["tracked_views"].to_dict() == {"no_grad": 1, "inference_mode": 1, "inference_mode+parameters": 0}
+    assert not layer.weight.is_inference()
+
+
+def test_a_lambda_is_measured_here_and_the_result_says_why() -> None:
+    x = torch.ones(3)
+    result = gradprobe.compare(lambda: x + 1, budget_s=SHORT_S)
+    assert result.environment["processes"] == 1
+    assert "one process" in " ".join(result.outcome.notes)
+
+
+def test_inputs_gradients_generators_and_modes_are_as_they_were() -> None:
+    x, weight = torch.zeros(3), torch.nn.Parameter(torch.ones(3))
+
+    def call() -> torch.Tensor:
+        random.random()
+        np.random.rand()
+        x.add_(torch.rand(3))
+        if torch.is_grad_enabled():
+            (weight * 2).sum().backward()
+        return x
+
+    torch.manual_seed(1)
+    random.seed(2)
+    np.random.seed(3)
+    before = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
+    gradprobe.compare(call, budget_s=SHORT_S)
+    assert torch.equal(x, torch.zeros(3))
+    assert weight.grad is None
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), str(np.random.get_state())) == before[1:]
+
+
+def test_a_list_that_the_call_appends_to_is_new_for_each_block() -> None:
+    seen: list[int] = []
+
+    def call(cache: list[torch.Tensor]) -> None:
+        seen.append(len(cache))
+        cache.append(torch.ones(2))
+
+    mine: list[torch.Tensor] = []
+    gradprobe.compare(call, mine, budget_s=SHORT_S)
+    assert set(seen[3:]) == {0}
+
+
+@pytest.mark.parametrize("name", ["built", "itself"])
+def test_a_function_that_returns_a_call_or_is_one_is_measured(targets: Path, name: str) -> None:
+    table = compared(targets, name).table.set_index("mode")
+    assert table["nodes"].tolist() == [2, 0, 0]
+
+
+def test_a_mode_that_fails_is_a_result_with_its_error(targets: Path) -> None:
+    result = compared(targets, "only_without")
+    assert result.verdicts["only_without" if False else f"{targets}:only_without"]["grad"] == "unusable"
+    assert "a leaf Variable that requires grad" in result.table["error"][0]
+    result = compared(targets, "only_with_grad")
+    verdicts = next(iter(result.verdicts.values()))
+    assert (verdicts["no_grad"], verdicts["inference_mode"]) == ("unusable", "unusable")
+    assert "no_grad is not usable here" in next(iter(result.advice.values()))
+
+
+def test_what_fails_in_every_mode_says_so(targets: Path) -> None:
+    result = compared(targets, "broken")
+    assert next(iter(result.advice.values())) == "fails in every mode: ValueError: no data."
+    assert "no data" in str(result)
+
+
+def test_a_process_that_dies_gives_no_verdict(targets: Path) -> None:
+    result = compared(targets, "dies", processes=2)
+    assert set(next(iter(result.verdicts.values())).values()) == {"unusable"}
+    assert "SIGKILL" in str(result)
+
+
+def test_outputs_that_differ_between_modes_are_a_result(targets: Path) -> None:
+    result = compared(targets, "unlike")
+    assert "returns something else here" in next(iter(result.advice.values()))
+
+
+def test_inference_tensors_that_stay_behind_are_named_with_their_holder(targets: Path) -> None:
+    result = compared(targets, "keeps")
+    assert "leaves 1 inference tensor behind, held by Linear.last" in " ".join(result.outcome.workloads[0].notes)
+
+
+@pytest.mark.parametrize(("name", "note"), [("changes", "changes 1 of its inputs"), ("draws", "draws random numbers")])
+def test_what_has_to_be_put_back_is_told(targets: Path, name: str, note: str) -> None:
+    assert note in " ".join(compared(targets, name).outcome.workloads[0].notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"precision": 2}, "precision=2"),
+        ({"precision": float("nan")}, "precision=nan"),
+        ({"budget_s": 0}, "budget_s=0"),
+        ({"modes": ("grads",)}, "'grads' is no mode"),
+        ({"modes": ()}, "no mode was named"),
+        ({"device": "nowhere"}, "device 'nowhere'"),
+        ({"processes": 0}, "processes=0"),
+        ({"seed": "one"}, "seed='one'"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(GradprobeError, match="^" + said):
+        gradprobe.compare(torch.ones, 3, **settings)  # type: ignore[arg-type]
+    with pytest.raises(GradprobeError, match="something to call, not a int"):
+        gradprobe.compare(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "name what to compare"),
+        (("a:b", "--suite", "ops"), "name what to compare"),
+        (("nocolon",), "names no function"),
+        (("nowhere.py:f",), "there is no file nowhere.py"),
+        (("no_such_module:f",), "there is no module no_such_module"),
+        (("a:b", "-o", "out.xyz"), "names no format"),
+        (("a:b", "--budget", "-1"), "leaves no time"),
+        (("a:b", "--against", "missing.json"), "cannot read missing.json"),
+    ],
+)
+def test_bad_usage_is_one_line(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str) -> None:
+    assert said in refused(capsys, "compare", *words)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("gone", "there is no gone"), ("number", "not a function"), ("needs", "without")]
+)
+def test_a_target_that_cannot_be_measured_is_one_line(
+    capsys: pytest.CaptureFixture[str], targets: Path, name: str, said: str
+) -> None:
+    assert said in refused(capsys, "compare", f"{targets}:{name}", "--processes", "1", "--budget", "1")
+
+
+def test_the_command_writes_what_a_later_run_is_compared_with(targets: Path) -> None:
+    words = ("compare", f"{targets.name}:built", "--budget", "1", "--processes", "1", "--threads", "1")
+    first = command(*words, "-o", "first.json", "-o", "first.md", cwd=targets.parent)
+    assert first.returncode == 0, first.stderr.decode()
+    assert json.loads((targets.parent / "first.json").read_text())["kind"] == "comparison"
+    assert (targets.parent / "first.md").read_text().startswith("## gradprobe")
+    second = command(*words, "--against", "first.json", cwd=targets.parent)
+    assert second.returncode == 0, second.stderr.decode()
+    assert b"ratio_before" in second.stdout
+    apart = command(*words[:-1], "2", "--against", "first.json", cwd=targets.parent)
+    assert apart.returncode == 2
+    assert b"threads of torch 1 then, 2 now" in apart.stderr
+
+
+def test_the_suite_of_models_is_measured_whole() -> None:
+    result = compare_sources([Source("suite", "models")], checked(budget_s=2.0, processes=1))
+    assert {"MLP", "encoder layer, fast path", "GPT decode with a key-value cache"} <= set(result.verdicts)
+    assert not result.table["error"].any()
+    nodes = result.table.pivot(index="workload", columns="mode", values="nodes")
+    assert (nodes["grad"] > 0).all()
+    assert (nodes[["no_grad", "inference_mode"]] == 0).all(axis=None)

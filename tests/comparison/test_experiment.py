@@ -1,0 +1,177 @@
+"""With a clock that only the workload moves, every number of a comparison is known beforehand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradprobe.analysis.comparisons import Outcome, outcome
+from gradprobe.comparison import arms
+from gradprobe.comparison.bench import Bench
+from gradprobe.comparison.crew import Here, Lost
+from gradprobe.comparison.experiment import Experiment, Measured
+from gradprobe.comparison.judging import judged
+from gradprobe.comparison.result import Comparison
+from gradprobe.comparison.settings import Settings
+from gradprobe.comparison.timing import Timer
+from gradprobe.comparison.workload import Workload
+
+COST_NS = {"grad": 1500, "no_grad": 1000, "inference_mode": 900}
+
+
+class Time:
+    """Nanoseconds that pass only by ``spend``, and seconds of a budget that pass with every look."""
+
+    def __init__(self) -> None:
+        self.ns = 0
+        self._looks = count()
+
+    def now(self) -> int:
+        return self.ns
+
+    def spend(self, ns: int) -> None:
+        self.ns += ns
+
+    def seconds(self) -> float:
+        return next(self._looks) * 0.01
+
+
+def mode() -> str:
+    if torch.is_inference_mode_enabled():
+        return "inference_mode"
+    return "grad" if torch.is_grad_enabled() else "no_grad"
+
+
+def comparison(call: Callable[[], object], time: Time, **settings: Any) -> Comparison:
+    asked = Settings(**{"budget_s": 5.0, "precision": 0.02, **settings})
+    bench = Bench(asked.modes, seed=asked.seed, timer=Timer(time.now))
+    bench.add([Workload("work", lambda: call)])
+    experiment = Experiment([Here(bench)], asked, now=time.seconds)
+    found, _ = experiment.run(["work"])
+    plain = {
+        "modes": list(asked.modes),
+        "precision": asked.precision,
+        "budget_s": 5.0,
+        "seed": asked.seed,
+        "took_s": 1.0,
+    }
+    return Comparison(Outcome((judged(found[0], asked, None),), {"processes": 1}, plain))
+
+
+def test_every_number_of_the_table_is_what_the_clock_was_moved_by() -> None:
+    time = Time()
+    result = comparison(lambda: time.spend(COST_NS[mode()]), time)
+    table = result.table.set_index("mode")
+    assert table["median_ns"].to_dict() == COST_NS
+    assert table["ratio"].to_dict() == pytest.approx({"grad": 1.5, "no_grad": 1.0, "inference_mode": 0.9})
+    assert table["ci_low"].to_dict() == pytest.approx(table["ratio"].to_dict())
+    assert result.verdicts == {"work": {"grad": "slower", "no_grad": "baseline", "inference_mode": "faster"}}
+    assert result.advice["work"].startswith("inference_mode saves 10.0 per cent (10.0 to 10.0) here")
+    control = result.outcome.workloads[0].control
+    assert control is not None
+    assert (control.ratio, control.median_ns) == (1.0, 1000)
+    for text in (str(result), result.to_markdown()):
+        assert "0.900" in text
+        assert "1.500" in text
+
+
+def test_modes_that_take_the_same_time_are_equivalent() -> None:
+    time = Time()
+    result = comparison(lambda: time.spend(1000), time)
+    assert result.verdicts["work"] == {"grad": "equivalent", "no_grad": "baseline", "inference_mode": "equivalent"}
+    assert "no difference that matters" in result.advice["work"]
+
+
+def test_a_baseline_that_differs_from_itself_forbids_a_claim_within_that() -> None:
+    time, drifting = Time(), count()
+
+    def call() -> None:
+        # Every fifth call is a tenth slower, whatever the mode: noise, of which inference mode has 2 per cent less.
+        slow = 100 * (next(drifting) % 5 == 0)
+        time.spend((980 if mode() == "inference_mode" else 1000) + slow * 3)
+
+    result = comparison(call, time, modes=("no_grad", "inference_mode"))
+    control = result.outcome.workloads[0].control
+    assert control is not None
+    arm = result.outcome.workloads[0].arm("inference_mode")
+    assert arm is not None
+    if arm.verdict == "faster":
+        assert math.log(arm.ci_high) < -max(abs(math.log(control.ci_low)), abs(math.log(control.ci_high)))
+
+
+def rounds(seed: int) -> list[list[str]]:
+    order: list[str] = []
+    bench = Bench(arms.DEFAULT, seed=seed, timer=Timer(lambda: 0))
+    bench.add([Workload("work", lambda: lambda: order.append(mode()))])
+    bench.prepare("work", warm_up_s=0.0)
+    order.clear()
+    bench.measure("work", seconds=0.0, rounds=20)
+    calls = len(order) // 20 // 4
+    taken = order[::calls]
+    return [taken[i : i + 4] for i in range(0, len(taken), 4)]
+
+
+def test_each_round_takes_each_arm_once_and_the_same_seed_gives_the_same_order() -> None:
+    assert all(sorted(taken) == ["grad", "inference_mode", "no_grad", "no_grad"] for taken in rounds(3))
+    assert rounds(3) == rounds(3)
+    assert rounds(3) != rounds(4)
+
+
+class Breaking:
+    """A process that answers until it is asked to measure."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._here = Here(bench)
+
+    def ask(self, verb: str, **values: Any) -> Any:
+        if verb == "measure" and values["name"] == "work":
+            raise Lost("the process that measured it ended with SIGKILL")
+        return self._here.ask(verb, **values)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_process_that_dies_leaves_no_verdict_and_is_told_of() -> None:
+    asked = Settings(budget_s=5.0)
+    bench = Bench(asked.modes, seed=0)
+    bench.add([Workload("work", lambda: lambda: torch.ones(3))])
+    experiment = Experiment([Breaking(bench)], asked)
+    found, _ = experiment.run(["work"])
+    compared = judged(found[0], asked, None)
+    assert {arm.verdict for arm in compared.arms} == {"undecided", "baseline"}
+    assert any("SIGKILL" in note for note in experiment.notes)
+
+
+@pytest.fixture
+def some() -> Iterator[Comparison]:
+    time = Time()
+    yield comparison(lambda: time.spend(COST_NS[mode()]), time)
+
+
+def test_json_holds_all_of_a_comparison(some: Comparison) -> None:
+    import json
+
+    again = Comparison(outcome(json.loads(some.to_json()), "here"))
+    assert again.to_json() == some.to_json()
+    assert str(again) == str(some)
+    assert again.table.equals(some.table)
+
+
+@given(st.lists(st.lists(st.floats(10, 1000), min_size=4, max_size=9), min_size=1, max_size=5))
+def test_no_ratio_depends_on_the_unit_of_time(times: list[list[float]]) -> None:
+    def ratio(unit: float) -> float:
+        measured = Measured("work")
+        for number, values in enumerate(times):
+            measured.keep(number, {"no_grad": [v * unit for v in values], "grad": [v * unit * 1.25 for v in values]})
+        return measured.ratio("grad", 0).value
+
+    assert ratio(1.0) == pytest.approx(math.log(1.25))
+    assert ratio(1e6) == pytest.approx(math.log(1.25))
