@@ -28,6 +28,7 @@ from gradprobe.capture.execution import Tasks, live_threads, loop_patches, loops
 from gradprobe.capture.operators import Operators
 from gradprobe.capture.packing import Packer
 from gradprobe.capture.patches import Patches
+from gradprobe.capture.stack import skip_when_compiling
 from gradprobe.capture.tallying import Tallier, is_raw
 from gradprobe.recording.accounts import Accounts
 from gradprobe.recording.events import (
@@ -210,12 +211,13 @@ class Session:
             self._hooks = transitions.build(self._emit, self.clock.now, self.tasks, self.fault)
         if loops_may_run():
             self._hooks.watch_tasks()
+        run_inside_calls = [*self._hooks.patches, *backward_patches(self._backward_begins, self.fault)]
+        skip_when_compiling(*(patch.replacement for patch in run_inside_calls))
         self._patches.apply(
             [
-                *self._hooks.patches,
+                *run_inside_calls,
                 *thread_patches(self.emit, self.clock.now, self._thread_begins, self._operators.unwatch_thread),
                 *loop_patches(self._hooks.watch_tasks),
-                *backward_patches(self._backward_begins, self.fault),
             ]
         )
 
@@ -326,7 +328,7 @@ class Session:
         """In a forked child: puts PyTorch back as it was, and touches nothing that the parent writes to."""
         self.lock = threading.RLock()
         self._patches.restore()
-        self._operators.unwatch_thread()
+        self._operators.leave_thread()
         self._operators.stop()
         self._queue.clear()
         self.sinks.clear()
