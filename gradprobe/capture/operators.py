@@ -52,7 +52,7 @@ class Operators:
             mode.__torch_dispatch__ = MethodType(self._watcher().dispatch, mode)  # type: ignore[method-assign]
             insert(mode)
         if not self._patches.are_applied:
-            self._patches.apply(version_patches(self._read_failed, self._put_up))
+            self._patches.apply(version_patches(self._read_failed, self._puts_up, self._put_up))
         self._modes[ident] = mode, depth + 1
 
     def unwatch_thread(self) -> None:
@@ -121,6 +121,16 @@ class Operators:
 
     def _read_failed(self) -> None:
         self._note("Tensor._version", Account(calls=1, failed_version_reads=1))
+
+    def _puts_up(self) -> None:
+        """Counts what operators before did to the same counters."""
+        known = self._watchers.get(thread())
+        if known is not None:
+            try:
+                with torch._C.DisableTorchFunction():
+                    known.settle_operators(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
+            except Exception as error:
+                self._fault(error)
 
     def _put_up(self, tensors: Any) -> None:
         with torch._C.DisableTorchFunction():

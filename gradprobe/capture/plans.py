@@ -7,8 +7,16 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch._library.custom_ops import OPDEFS
 
-from gradprobe.capture.kernels import Guard, as_unwatched, counting_versions, of_a_kernel
+from gradprobe.capture.kernels import (
+    Guard,
+    as_unwatched,
+    below_counting,
+    counting_versions,
+    of_a_kernel,
+    of_a_library,
+)
 
 
 class Plan:
@@ -59,11 +67,16 @@ def _aliases(value: Any) -> bool:
 
 
 def _surroundings(func: Any, plan: Plan) -> Callable[[FrameType | None, Any], Guard | None] | None:
-    if _has_kernel(func, "ADInplaceOrView"):
+    is_custom = f"{func.namespace}::{func._schema.name.split('::')[-1]}" in OPDEFS
+    if _has_kernel(func, "ADInplaceOrView") and not is_custom:
         return None  # it is counted and tracked as a whole, above the mode
     if plan.is_composite:
         return as_unwatched
-    if plan.writes or plan.is_view or func.namespace != "aten":
+    if func.namespace != "aten":
+        if is_custom and plan.writes:
+            plan.call = below_counting(func)
+        return of_a_library(lambda key: _has_kernel(func, key))
+    if plan.writes or plan.is_view:
         return counting_versions
     calls_others = "linalg" in plan.name or _has_kernel(func, "CompositeExplicitAutograd")
     return of_a_kernel if calls_others and _takes_tensor(func) else None

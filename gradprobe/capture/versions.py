@@ -24,9 +24,11 @@ def version_of(tensor: torch.Tensor) -> int | None:
         return None
 
 
-def version_patches(read_failed: Callable[[], None], put_up: Callable[[Any], None]) -> list[Patch]:
-    """Calls ``read_failed`` when the program reads the version of a tensor that has no counter, which raises, and
-    ``put_up`` with the tensors whose counters it puts up itself, as custom operators do."""
+def version_patches(
+    read_failed: Callable[[], None], puts_up: Callable[[], None], put_up: Callable[[Any], None]
+) -> list[Patch]:
+    """Calls ``read_failed`` when the program reads the version of a tensor that has no counter, which raises, ``puts_up``
+    before and ``put_up`` after it puts counters up itself, as custom operators do, with their tensors."""
 
     def read(self: torch.Tensor) -> Any:
         try:
@@ -45,6 +47,7 @@ def version_patches(read_failed: Callable[[], None], put_up: Callable[[Any], Non
         def increment(tensors: Any) -> None:
             if isinstance(tensors, Iterator):
                 tensors = list(tensors)  # it is read once only
+            puts_up()
             original(tensors)
             put_up(tensors)
 

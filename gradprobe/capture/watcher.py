@@ -50,6 +50,8 @@ class Watcher(NamedTuple):
     dispatch: Callable[..., Any]
     settle: Callable[[], None]
     """Emits what is pending."""
+    settle_operators: Callable[[int], None]
+    """Emits those operators that are pending; the thread's node counter is at that number. No stretch ends there."""
     outliving: Outliving
 
 
@@ -249,7 +251,7 @@ def watcher(
         REGISTRY.sweep()
 
     skip_when_compiling(dispatch)
-    return Watcher(dispatch, settle, outliving)
+    return Watcher(dispatch, settle, settle_all, outliving)
 
 
 def kind_of_view(plan: Plan, source: Any, out: Any) -> tuple[Account, bool, bool]:
