@@ -36,6 +36,7 @@ class Plan:
         self.name = self.name.removesuffix(".default")
         self.writes = [] if schema is None else [(i, a.name) for i, a in enumerate(schema.arguments) if _is_written(a)]
         self.is_view = schema is not None and any(_aliases(value) for value in schema.returns)
+        self.is_view &= self.name not in _FRESH
         self.is_composite = schema is not None and _has_kernel(func, "CompositeImplicitAutograd")
         self.is_detach = self.name == "aten.detach"
         self.surroundings = _surroundings(func, self) if schema is not None else None
@@ -46,6 +47,10 @@ class Plan:
         for position, name in self.writes:
             value = args[position] if position < len(args) else kwargs.get(name) if kwargs else None
             yield from tensors(value)
+
+
+_FRESH = ("aten.lift_fresh",)
+"""They return what they were given, a tensor that has just been made of numbers."""
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -82,6 +82,7 @@ class Session:
         self.tables = Tables()
         self.tasks = Tasks()
         self.sinks: list[Sink] = []
+        self._watched_from: dict[int, int] = {}
         self._queue: deque[Event] = deque()
         self._emit: Callable[[Event], object] = self._queue.append
         self._patches = Patches()
@@ -126,12 +127,17 @@ class Session:
         self._queue.append(_mark(MARK | ENTER, sink))
         if sink.counts_operators:
             self._operators.watch_thread()
+            self._watched_from[id(sink)] = get_ident()
         self._start_writing()
 
     def detach(self, sink: Sink) -> None:
         """Gives ``sink`` the rest of its events; the last one to go takes the hooks along."""
         if sink.counts_operators:
-            self._operators.unwatch_thread()
+            # Stopped in another thread, it must not take away what other recordings watch there.
+            if self._watched_from.pop(id(sink), None) == get_ident():
+                self._operators.unwatch_thread()
+            else:
+                self._operators.settle()
             self._operators.note_held()
         self._queue.append(_mark(MARK | EXIT, sink))
         self.sinks.remove(sink)
@@ -332,6 +338,7 @@ class Session:
         self._operators.stop()
         self._queue.clear()
         self.sinks.clear()
+        self._watched_from.clear()
         self._calls.clear()
         self._call_sinks.clear()
         self._open.clear()
