@@ -22,16 +22,21 @@ class CallAccount:
 
     def __init__(self, function: Any, code: CodeType | None, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         self._before: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = {}
-        for role, tensor in _around(function, code, arguments, named):
-            version = version_of(tensor)
-            if version is not None:
-                self._before.setdefault(id(tensor), (weakref.ref(tensor), version, role))
+        with torch._C.DisableTorchFunction():  # modes and tensors of the program hear of no question of ours
+            for role, tensor in _around(function, code, arguments, named):
+                version = version_of(tensor)
+                if version is not None:
+                    self._before.setdefault(id(tensor), (weakref.ref(tensor), version, role))
 
     def finish(self, result: Any) -> tuple[int, ...]:
         """What the call did, in the order of ``RETURNS_FIELDS``.
 
         A result that was none of the tensors around the call counts with all the bumps since it was made.
         """
+        with torch._C.DisableTorchFunction():
+            return self._finish(result)
+
+    def _finish(self, result: Any) -> tuple[int, ...]:
         bumps = [0, 0, 0, 0]
         counters = set()  # views share the counter of their base
         for ref, before, role in self._before.values():
@@ -66,8 +71,9 @@ def _around(
     """Tensors that a call can reach: of modules it names, closes over or is given, and its arguments."""
     given = leaves((arguments, named))
     for module in _modules((*_named(function, code), *given)):
-        yield from ((PARAMETERS, parameter) for parameter in module.parameters())
-        yield from ((BUFFERS, buffer) for buffer in module.buffers())
+        # As PyTorch's class lists them: a class of the program may do more than to list.
+        yield from ((PARAMETERS, entry) for _, entry in torch.nn.Module.named_parameters(module))
+        yield from ((BUFFERS, entry) for _, entry in torch.nn.Module.named_buffers(module))
     for value in given:
         if isinstance(value, torch.nn.Parameter):
             yield PARAMETERS, value

@@ -9,6 +9,7 @@ that of the pseudo-inverse does, would compute nonsense.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
@@ -18,8 +19,9 @@ import torch
 _C: Any = torch._C
 _KEYS: Any = _C.DispatchKey
 _LAZY = ["ZeroTensor", "Negative", "Conjugate"]
-_ABOVE = ["ADInplaceOrView", *_LAZY]
-_ABOVE += [name for name in dir(_KEYS) if name.startswith("Autocast") and "Functionality" not in name]
+_AUTOCAST = [name for name in dir(_KEYS) if name.startswith("Autocast") and "Functionality" not in name]
+_AUTOGRAD = ["AutogradCPU", "AutogradOther", "AutogradNestedTensor"]
+_ABOVE = ["ADInplaceOrView", *_LAZY, *_AUTOCAST]
 
 
 def _set_of(names: list[str]) -> Any:
@@ -60,6 +62,42 @@ def of_a_kernel(line: FrameType | None, args: Any) -> Guard | None:
 def as_unwatched(line: FrameType | None, args: Any) -> Guard | None:
     """A block in which the parts of an operator pass all that they would if no mode had been called with the whole."""
     return None if _is_called_by_another(line) else _reopening(_ALL) or _counting_versions()
+
+
+def of_a_library(has_kernel: Callable[[str], bool]) -> Callable[[FrameType | None, Any], Guard | None]:
+    """What gives the block for an operator that is not PyTorch's own, and says for which keys it has a kernel.
+
+    Unwatched its kernel runs with all on, but for what kernels of its own above have switched off: those for autograd
+    and autocasting do, PyTorch's for operators without one do not.
+    """
+    names = ["ADInplaceOrView", *_LAZY]
+    if not any(map(has_kernel, ["AutocastCPU", "AutocastCUDA"])):
+        names += _AUTOCAST
+    if not any(map(has_kernel, ["Autograd", "AutogradCPU", "AutogradCUDA"])):
+        names += _AUTOGRAD
+    keys = _set_of(names)
+
+    def surroundings(line: FrameType | None, args: Any) -> Guard | None:
+        return None if _is_called_by_another(line) else _reopening(keys) or _counting_versions()
+
+    return surroundings
+
+
+def below_counting(func: Any) -> Callable[..., Any]:
+    """A call of a custom operator that leaves out its own counting of versions, which has been done above the mode."""
+    after: Any = getattr(_C, "_after_ADInplaceOrView_keyset", None)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        keys = _C.DispatchKeySet(_KEYS.Undefined)
+        for value in (*args, *kwargs.values()):
+            for item in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(item, torch.Tensor):
+                    keys = keys | _C._dispatch_keys(item)
+        if after is None or keys.has(_KEYS.Python) or _C._len_torch_dispatch_stack():
+            return func._op(*args, **kwargs)
+        return func.redispatch(keys & after, *args, **kwargs)
+
+    return call
 
 
 def _counting_versions() -> Guard:

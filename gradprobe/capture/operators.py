@@ -16,9 +16,9 @@ from gradprobe.capture.codes import USERS, Codes
 from gradprobe.capture.execution import Tasks
 from gradprobe.capture.modules import ModulePaths
 from gradprobe.capture.patches import Patches
-from gradprobe.capture.stack import Mode, insert, let_pass, remove
+from gradprobe.capture.stack import Mode, insert, remove
 from gradprobe.capture.storages import STORAGES
-from gradprobe.capture.versions import version_patches
+from gradprobe.capture.versions import version_of, version_patches
 from gradprobe.capture.watcher import Watcher, watcher
 from gradprobe.recording.accounts import FORWARD, Account
 from gradprobe.recording.events import LEDGER, OPERATOR, OUTLIVED, Event
@@ -52,7 +52,7 @@ class Operators:
             mode.__torch_dispatch__ = MethodType(self._watcher().dispatch, mode)  # type: ignore[method-assign]
             insert(mode)
         if not self._patches.are_applied:
-            self._patches.apply(version_patches(self._read_failed, self._put_up))
+            self._patches.apply(version_patches(self._read_failed, self._puts_up, self._put_up))
         self._modes[ident] = mode, depth + 1
 
     def unwatch_thread(self) -> None:
@@ -70,10 +70,15 @@ class Operators:
         del mode.__torch_dispatch__  # it refers to the mode
         self._watchers.pop(ident, None)
 
+    def leave_thread(self) -> None:
+        """Undoes all ``watch_thread`` of this thread at once."""
+        while thread() in self._modes:
+            self.unwatch_thread()
+
     def stop(self) -> None:
         """Lets the modes that other threads still have pass everything through, until those threads end."""
         for mode, _ in self._modes.values():
-            mode.__torch_dispatch__ = MethodType(let_pass, mode)  # type: ignore[method-assign]
+            del mode.__torch_dispatch__
         self._modes.clear()
         self._watchers.clear()
         self._patches.restore()
@@ -117,8 +122,20 @@ class Operators:
     def _read_failed(self) -> None:
         self._note("Tensor._version", Account(calls=1, failed_version_reads=1))
 
+    def _puts_up(self) -> None:
+        """Counts what operators before did to the same counters."""
+        known = self._watchers.get(thread())
+        if known is not None:
+            try:
+                with torch._C.DisableTorchFunction():
+                    known.settle_operators(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
+            except Exception as error:
+                self._fault(error)
+
     def _put_up(self, tensors: Any) -> None:
-        number = 1 if isinstance(tensors, torch.Tensor) else len(list(tensors))
+        with torch._C.DisableTorchFunction():
+            put_up = [tensors] if isinstance(tensors, torch.Tensor) else tensors
+            number = sum(version_of(tensor) is not None for tensor in put_up)
         self._note("increment_version", Account(calls=1, version_bumps=number))
 
     def _note(self, what: str, account: Account) -> None:

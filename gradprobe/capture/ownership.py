@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 _SPARSE_PARTS = {
     torch.sparse_coo: ("_indices", "_values"),
@@ -224,6 +225,12 @@ class Floor:
 
 @functools.cache
 def _floor() -> Floor:
+    """Measured once, where neither a transform of ``torch.func`` nor inference mode makes other tensors of these."""
+    with temporarily_clear_interpreter_stack(), torch._C._InferenceMode(False):
+        return _measured()
+
+
+def _measured() -> Floor:
     """Measures things that nothing else holds, by the same reads and from the same places as the ledger's."""
     container = Held([])
     tensor = Held(torch.empty(0))

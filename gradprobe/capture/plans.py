@@ -7,8 +7,16 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch._library.custom_ops import OPDEFS
 
-from gradprobe.capture.kernels import Guard, as_unwatched, counting_versions, of_a_kernel
+from gradprobe.capture.kernels import (
+    Guard,
+    as_unwatched,
+    below_counting,
+    counting_versions,
+    of_a_kernel,
+    of_a_library,
+)
 
 
 class Plan:
@@ -28,6 +36,7 @@ class Plan:
         self.name = self.name.removesuffix(".default")
         self.writes = [] if schema is None else [(i, a.name) for i, a in enumerate(schema.arguments) if _is_written(a)]
         self.is_view = schema is not None and any(_aliases(value) for value in schema.returns)
+        self.is_view &= self.name not in _FRESH
         self.is_composite = schema is not None and _has_kernel(func, "CompositeImplicitAutograd")
         self.is_detach = self.name == "aten.detach"
         self.surroundings = _surroundings(func, self) if schema is not None else None
@@ -38,6 +47,10 @@ class Plan:
         for position, name in self.writes:
             value = args[position] if position < len(args) else kwargs.get(name) if kwargs else None
             yield from tensors(value)
+
+
+_FRESH = ("aten.lift_fresh",)
+"""They return what they were given, a tensor that has just been made of numbers."""
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -59,11 +72,16 @@ def _aliases(value: Any) -> bool:
 
 
 def _surroundings(func: Any, plan: Plan) -> Callable[[FrameType | None, Any], Guard | None] | None:
-    if _has_kernel(func, "ADInplaceOrView"):
+    is_custom = f"{func.namespace}::{func._schema.name.split('::')[-1]}" in OPDEFS
+    if _has_kernel(func, "ADInplaceOrView") and not is_custom:
         return None  # it is counted and tracked as a whole, above the mode
     if plan.is_composite:
         return as_unwatched
-    if plan.writes or plan.is_view or func.namespace != "aten":
+    if func.namespace != "aten":
+        if is_custom and plan.writes:
+            plan.call = below_counting(func)
+        return of_a_library(lambda key: _has_kernel(func, key))
+    if plan.writes or plan.is_view:
         return counting_versions
     calls_others = "linalg" in plan.name or _has_kernel(func, "CompositeExplicitAutograd")
     return of_a_kernel if calls_others and _takes_tensor(func) else None

@@ -28,6 +28,7 @@ from gradprobe.capture.execution import Tasks, live_threads, loop_patches, loops
 from gradprobe.capture.operators import Operators
 from gradprobe.capture.packing import Packer
 from gradprobe.capture.patches import Patches
+from gradprobe.capture.stack import skip_when_compiling
 from gradprobe.capture.tallying import Tallier, is_raw
 from gradprobe.recording.accounts import Accounts
 from gradprobe.recording.events import (
@@ -81,6 +82,7 @@ class Session:
         self.tables = Tables()
         self.tasks = Tasks()
         self.sinks: list[Sink] = []
+        self._watched_from: dict[int, int] = {}
         self._queue: deque[Event] = deque()
         self._emit: Callable[[Event], object] = self._queue.append
         self._patches = Patches()
@@ -125,12 +127,17 @@ class Session:
         self._queue.append(_mark(MARK | ENTER, sink))
         if sink.counts_operators:
             self._operators.watch_thread()
+            self._watched_from[id(sink)] = get_ident()
         self._start_writing()
 
     def detach(self, sink: Sink) -> None:
         """Gives ``sink`` the rest of its events; the last one to go takes the hooks along."""
         if sink.counts_operators:
-            self._operators.unwatch_thread()
+            # Stopped in another thread, it must not take away what other recordings watch there.
+            if self._watched_from.pop(id(sink), None) == get_ident():
+                self._operators.unwatch_thread()
+            else:
+                self._operators.settle()
             self._operators.note_held()
         self._queue.append(_mark(MARK | EXIT, sink))
         self.sinks.remove(sink)
@@ -210,12 +217,13 @@ class Session:
             self._hooks = transitions.build(self._emit, self.clock.now, self.tasks, self.fault)
         if loops_may_run():
             self._hooks.watch_tasks()
+        run_inside_calls = [*self._hooks.patches, *backward_patches(self._backward_begins, self.fault)]
+        skip_when_compiling(*(patch.replacement for patch in run_inside_calls))
         self._patches.apply(
             [
-                *self._hooks.patches,
+                *run_inside_calls,
                 *thread_patches(self.emit, self.clock.now, self._thread_begins, self._operators.unwatch_thread),
                 *loop_patches(self._hooks.watch_tasks),
-                *backward_patches(self._backward_begins, self.fault),
             ]
         )
 
@@ -326,10 +334,11 @@ class Session:
         """In a forked child: puts PyTorch back as it was, and touches nothing that the parent writes to."""
         self.lock = threading.RLock()
         self._patches.restore()
-        self._operators.unwatch_thread()
+        self._operators.leave_thread()
         self._operators.stop()
         self._queue.clear()
         self.sinks.clear()
+        self._watched_from.clear()
         self._calls.clear()
         self._call_sinks.clear()
         self._open.clear()

@@ -8,8 +8,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
+def let_pass(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    return func(*args, **(kwargs or {}))
+
+
 class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The mode of one thread. What is compiled stays out of it, so that it compiles as it would unwatched."""
+    """The mode of one thread. What is compiled stays out of it, so that it compiles as it would unwatched.
+
+    It does nothing but what an attribute of the object does instead.
+    """
+
+    __torch_dispatch__ = let_pass
 
     supports_higher_order_operators = True
 
@@ -22,10 +31,6 @@ class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
 
-def let_pass(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-    return func(*args, **(kwargs or {}))
-
-
 def insert(mode: Mode) -> None:
     """Puts ``mode`` below the program's own modes, each of which takes whatever is on top for itself when it ends."""
     above = _take_down(None)
@@ -35,7 +40,10 @@ def insert(mode: Mode) -> None:
 
 
 def remove(mode: Mode) -> None:
-    """Takes ``mode`` from the stack, wherever it is, and leaves the others in their order."""
+    """Takes ``mode`` from the stack, wherever it is, and leaves the others in their order.
+
+    Inside an operator, and where the program took all modes down, it is not there, and PyTorch puts it back later.
+    """
     above = _take_down(mode)
     for other in reversed(above):
         torch._C._push_on_torch_dispatch_stack(other)

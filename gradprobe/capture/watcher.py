@@ -50,6 +50,8 @@ class Watcher(NamedTuple):
     dispatch: Callable[..., Any]
     settle: Callable[[], None]
     """Emits what is pending."""
+    settle_operators: Callable[[int], None]
+    """Emits those operators that are pending; the thread's node counter is at that number. No stretch ends there."""
     outliving: Outliving
 
 
@@ -75,6 +77,7 @@ def watcher(
     # Reading a property of a tensor is a call that function modes of the program hear, unless it is kept from them.
     are_functions_heard: Any = torch._C._is_torch_function_mode_enabled
     disable_functions: Any = torch._C.DisableTorchFunction
+    takes_functions, number_of_modes = torch._C._has_torch_function, torch._C._len_torch_dispatch_stack
     pending: list[Pending] = []
     last = nodes()
 
@@ -82,6 +85,10 @@ def watcher(
         nonlocal last
         if thread() != owner:
             return elsewhere(self, func, types, args, kwargs)
+        if takes_functions(args) and not types and func.namespace == "aten" and not number_of_modes():
+            # An operator that C++ calls, in C++: nothing of the program hears of it, and must not by our calling it.
+            with disable_functions():
+                return dispatch(self, func, types, args, kwargs)
         writes: list[Write] | None = None
         guard: Guard | None = None
         frame: FrameType | None = None
@@ -244,7 +251,7 @@ def watcher(
         REGISTRY.sweep()
 
     skip_when_compiling(dispatch)
-    return Watcher(dispatch, settle, outliving)
+    return Watcher(dispatch, settle, settle_all, outliving)
 
 
 def kind_of_view(plan: Plan, source: Any, out: Any) -> tuple[Account, bool, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pandas as pd
@@ -190,3 +191,37 @@ def test_an_inference_tensor_that_a_module_keeps_is_found_with_its_line_and_its_
     assert list(kept["count"]) == list(kept["alive"]) == [1, 1]
     assert list(kept["bytes"]) == [48, 48]
     assert model.rotary.cache[3][0].is_inference()
+
+
+def test_a_recording_stopped_in_another_thread_leaves_what_others_watch_there() -> None:
+    first = gradprobe.record(level="ops")
+    seen: list[gradprobe.Recording] = []
+    may_go = threading.Event()
+
+    def watch_itself() -> None:
+        may_go.wait()
+        with gradprobe.record(level="ops") as recording:
+            first.stop()
+            torch.ones(2).add_(1)
+        seen.append(recording)
+
+    thread = threading.Thread(target=watch_itself)
+    thread.start()
+    first.start()
+    may_go.set()
+    thread.join()
+    torch._C._pop_torch_dispatch_stack(None)  # of this thread, which nobody could take down from another
+
+    assert seen[0].ops["op"].tolist() == ["aten.ones", "aten.add_.Tensor"]
+
+
+def test_tensors_made_of_numbers_are_born_and_have_counters() -> None:
+    with gradprobe.record(level="ops") as recording:
+        torch.tensor([1.0])
+        with torch.inference_mode():
+            kept = torch.tensor([1.0])
+
+    assert recording.ops["counters_created"].sum() == 1
+    assert recording.births["op"].tolist() == ["aten.lift_fresh"]
+    assert recording.births["alive"].tolist() == [1]
+    assert gradprobe.inspect(kept).born is not None

@@ -15,6 +15,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 import gradprobe
+from gradprobe.capture import ownership
 from gradprobe.capture.births import Birth
 from gradprobe.inspection import Inspection
 
@@ -413,6 +414,30 @@ def test_samples_inside_vmap_and_grad_are_told_with_what_fails_there() -> None:
     torch.vmap(torch.func.grad(look))(torch.rand(2, 3))
     assert [set(one.traits) for one in seen] == [{"vmap"}, {"transform"}, {"transform"}]
     assert all(one.problems for one in seen)
+
+
+@pytest.mark.parametrize("inside", ["inference_mode", "grad", "jvp", "vmap", "functionalize"])
+def test_the_first_look_of_a_process_may_be_taken_anywhere(inside: str) -> None:
+    looks: dict[str, Callable[[Callable[[Any], Any], torch.Tensor], Any]] = {
+        "inference_mode": lambda look, x: torch.inference_mode()(look)(x),
+        "grad": lambda look, x: torch.func.grad(look)(x),
+        "jvp": lambda look, x: torch.func.jvp(look, (x,), (x,)),
+        "vmap": lambda look, x: torch.vmap(look)(x),
+        "functionalize": lambda look, x: torch.func.functionalize(look)(x),
+    }
+
+    def look(x: torch.Tensor) -> torch.Tensor:
+        gradprobe.inspect(x)
+        return x.sum()
+
+    ownership._floor.cache_clear()
+    looks[inside](look, torch.ones(3))
+
+    weight = torch.rand(1000, requires_grad=True)
+    hidden = weight.exp()
+    loss = (hidden * weight).sum()
+    del hidden
+    assert gradprobe.inspect(loss).graph_bytes == 4000
 
 
 def test_dual_numbers_are_told_without_a_new_node() -> None:
