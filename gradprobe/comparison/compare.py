@@ -114,7 +114,6 @@ def _here(
     kwargs: dict[str, Any],
     settings: Settings,
     reason: str,
-    begun: float,
 ) -> Comparison:
     workload = bound(fn, args, kwargs)
     bench = Bench(settings.modes, seed=settings.seed, timer=timer_of(settings.device))

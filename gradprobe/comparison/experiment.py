@@ -203,27 +203,29 @@ class Experiment:
         return next((answer for answer in answers if answer is not None), [])
 
     def _measure(self, found: Sequence[Measured]) -> None:
-        """Sweeps over the workloads that are not narrow yet. Of each, every process takes a turn."""
+        """Sweeps over the workloads that are not narrow yet. Of each, every process takes a turn.
+
+        A first turn is had by all whose rounds are short, however small the budget.
+        """
         waiting = [measured for measured in found if measured.times]
-        while waiting and self.left_s > 0:
+        while waiting:
             for measured in list(waiting):
-                self._turn(measured)
+                if self.left_s > 0 or (not measured.turns and measured.round_s < SLICE_S):
+                    self._turn(measured)
                 if not measured.times or self.left_s <= 0 or measured.is_narrow(self._settings):
                     waiting.remove(measured)
-                if self.left_s <= 0:
-                    break
         for measured in found:
             if measured.times and not any(taken for times in measured.times.values() for taken in times.values()):
                 measured.notes.append("was not measured: the budget ended before; give a larger one")
 
     def _turn(self, measured: Measured) -> None:
         for number in list(measured.times):
-            if self.left_s <= 0 and measured.turns:
+            if self.left_s <= 0 and (measured.turns or measured.round_s >= SLICE_S):
                 break
             self._say(measured.name)
             if number not in self._crew:
                 continue
-            seconds = max(0.0, min(SLICE_S, self.left_s / max(len(measured.times), 1)))
+            seconds = SLICE_S if self.left_s > 0 else SLICE_S / 4
             try:
                 times = self._ask(number, "measure", name=measured.name, seconds=seconds, rounds=1)
             except GradprobeError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -50,7 +50,7 @@ def mode() -> str:
 
 
 def comparison(call: Callable[[], object], time: Time, **settings: Any) -> Comparison:
-    asked = Settings(**{"budget_s": 5.0, "precision": 0.02, **settings})
+    asked = Settings(**{"budget_s": 3.0, "precision": 0.02, **settings})
     bench = Bench(asked.modes, seed=asked.seed, timer=Timer(time.now))
     bench.add([Workload("work", lambda: call)])
     experiment = Experiment([Here(bench)], asked, now=time.seconds)
@@ -58,7 +58,7 @@ def comparison(call: Callable[[], object], time: Time, **settings: Any) -> Compa
     plain = {
         "modes": list(asked.modes),
         "precision": asked.precision,
-        "budget_s": 5.0,
+        "budget_s": 3.0,
         "seed": asked.seed,
         "took_s": 1.0,
     }
@@ -140,7 +140,7 @@ class Breaking:
 
 
 def test_a_process_that_dies_leaves_no_verdict_and_is_told_of() -> None:
-    asked = Settings(budget_s=5.0)
+    asked = Settings(budget_s=3.0)
     bench = Bench(asked.modes, seed=0)
     bench.add([Workload("work", lambda: lambda: torch.ones(3))])
     experiment = Experiment([Breaking(bench)], asked)
@@ -151,9 +151,9 @@ def test_a_process_that_dies_leaves_no_verdict_and_is_told_of() -> None:
 
 
 @pytest.fixture
-def some() -> Iterator[Comparison]:
+def some() -> Comparison:
     time = Time()
-    yield comparison(lambda: time.spend(COST_NS[mode()]), time)
+    return comparison(lambda: time.spend(COST_NS[mode()]), time)
 
 
 def test_json_holds_all_of_a_comparison(some: Comparison) -> None:
