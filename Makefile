@@ -8,6 +8,7 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	$(BIN)/gradprobe run --force -o handbook.gradprobe examples/handbook.py
 	$(BIN)/gradprobe report handbook.gradprobe
+	$(BIN)/gradprobe compare --suite models --budget 40 --force -o models.json -o models.md
 
 test: check unit
 
@@ -37,4 +38,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.gradprobe
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.gradprobe models.json models.md

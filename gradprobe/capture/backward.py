@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.graph import walk
+from gradprobe.capture.graph import MAX_NODES, walk
 from gradprobe.capture.patches import Patch
 
 
@@ -35,9 +35,12 @@ def backward_patches(begins: Callable[[list[torch.Tensor]], None], fault: Callab
 
 
 def runs_behind(outputs: Iterable[torch.Tensor]) -> list[tuple[int, int]]:
-    """The sequence numbers of all nodes behind ``outputs``, as runs from a first to a last."""
+    """The sequence numbers of all nodes behind ``outputs``, as runs of a first and a last. Raises for too many nodes."""
+    graph = walk(outputs, read_saved=False)
+    if graph.is_cut:
+        raise RuntimeError(f"a backward pass went through more than {MAX_NODES:,} nodes, and was not followed")
     found: list[list[int]] = []
-    for number in sorted(set(walk(outputs, read_saved=False).sequence_numbers)):
+    for number in sorted(set(graph.sequence_numbers)):
         if found and number == found[-1][1] + 1:
             found[-1][1] = number
         else:

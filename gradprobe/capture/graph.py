@@ -40,7 +40,8 @@ class Graph:
     keeps alive: no variable, container, storage object or other graph of the program holds a tensor over them. It is exact
     where ``unread`` and ``hooked`` are 0, else a lower bound. ``hooked`` counts saved tensors that were handed to
     saved-tensor hooks of the program, which are in neither sum; ``freed`` says that a backward freed what some node had
-    saved; ``unread`` counts saved tensors, and histories of tensors, that could not be read.
+    saved; ``unread`` counts saved tensors, and histories of tensors, that could not be read; ``is_cut`` says that the graph
+    has more than ``MAX_NODES`` nodes, and all sums are of those.
     """
 
     nodes: int = 0
@@ -51,6 +52,7 @@ class Graph:
     hooked: int = 0
     freed: bool = False
     unread: int = 0
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ class Saved:
     hooked: int = 0
     freed: int = 0
     unread: int = 0
+
+
+MAX_NODES = 20_000
 
 
 def walk(tensors: Iterable[torch.Tensor], *, read_saved: bool = True) -> Graph:
@@ -77,12 +82,14 @@ def walk(tensors: Iterable[torch.Tensor], *, read_saved: bool = True) -> Graph:
         ends = [_history(root) for root in roots]
         nodes = _reachable(ends)
         counted = [node for node in nodes if not _is_leaf_node(node)]
+        is_cut = len(nodes) >= MAX_NODES
         names = dict(Counter(_name(node) for node in counted))
         numbers = [type(node)._sequence_nr(node) for node in counted]
         if not read_saved:
-            return Graph(len(counted), names, numbers, unread=ends.count(_UNREADABLE))
+            return Graph(len(counted), names, numbers, unread=ends.count(_UNREADABLE), is_cut=is_cut)
         with torch._C._DisableTorchDispatch():
-            return Graph(len(counted), names, numbers, **_saved_totals(nodes, ends.count(_UNREADABLE)))
+            unread = ends.count(_UNREADABLE) + is_cut
+            return Graph(len(counted), names, numbers, **_saved_totals(nodes, unread), is_cut=is_cut)
 
 
 def saved_by(node: Any) -> Saved:
@@ -129,10 +136,14 @@ def _history(root: torch.Tensor) -> Any:
 
 
 def _reachable(ends: list[Any]) -> list[Any]:
-    """Every node that a backward could run, without recursion: graphs are deeper than Python's stack."""
+    """Every node that a backward could run, or ``MAX_NODES`` of them; without recursion, graphs are deeper than that.
+
+    PyTorch keeps the Python object of a node that was looked at, and frees a chain of such nodes by recursion: one of
+    50,000 ends the process, where it would have been freed one by one.
+    """
     found: dict[Any, None] = dict.fromkeys(end for end in ends if end not in (None, _UNREADABLE))
     waiting = list(found)
-    while waiting:
+    while waiting and len(found) < MAX_NODES:
         for node, _ in waiting.pop().next_functions:
             if node is not None and node not in found:
                 found[node] = None

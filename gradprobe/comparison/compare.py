@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from gradprobe.analysis.comparisons import Outcome
-from gradprobe.comparison import arms, instructions
+from gradprobe.comparison import arms
 from gradprobe.comparison.bench import Bench
 from gradprobe.comparison.crew import Elsewhere, Here, Lost, Member, take_up
 from gradprobe.comparison.experiment import Experiment, Measured, Tell
@@ -103,8 +103,6 @@ def compare_sources(
                 raise _Unreachable(str(error)) from None
             crew.append(member)
         outcome = _outcome(crew, names, settings, surroundings, (), tell=tell)
-    if settings.instructions:
-        outcome = instructions.added(outcome, sources, settings, tell=tell)
     return Comparison(outcome)
 
 

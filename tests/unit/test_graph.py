@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from gradprobe.capture.graph import Graph, saved_by, walk
+from gradprobe.capture.graph import MAX_NODES, Graph, saved_by, walk
 
 KILO = 4000  # bytes of a thousand floats
 
@@ -341,3 +341,14 @@ def test_the_first_walk_of_a_process_counts_right() -> None:
         "assert walk([out]).graph_bytes == 4000\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_a_graph_deeper_than_the_stack_is_counted_up_to_a_limit_and_can_be_freed() -> None:
+    x = torch.ones(2, requires_grad=True)
+    y = x
+    for _ in range(MAX_NODES * 5):
+        y = y + 1
+    graph = walk([y])
+    assert graph.is_cut
+    assert graph.nodes == MAX_NODES
+    del y, graph

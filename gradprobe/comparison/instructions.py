@@ -1,7 +1,0 @@
-"""Instruction counts."""
-
-from typing import Any
-
-
-def added(outcome: Any, sources: Any, settings: Any, tell: Any) -> Any:
-    return outcome
