@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
 import torch
 
+from gradprobe.capture.patches import Patch
 from gradprobe.capture.places import lines
 
 Entry = tuple["weakref.ref[Any]", int, CodeType | None, int, str, str, int, int]
@@ -50,6 +52,17 @@ class Births:
         entry = self.get(tensor._base if tensor._is_view() else tensor)
         return -1 if entry is None else entry[6]
 
+    def forget(self, tensor: Any) -> None:
+        """Drops the weak reference to ``tensor``. PyTorch swaps no two tensors while there is one to either."""
+        if self.get(tensor) is not None:
+            self.entries.pop(id(tensor), None)
+
+    def forget_parameters(self) -> None:
+        """Drops those to parameters, which modules may swap when they are converted or loaded."""
+        for key, entry in list(self.entries.items()):
+            if isinstance(entry[0](), torch.nn.Parameter):
+                self.entries.pop(key, None)
+
     def sweep(self) -> None:
         """Forgets the dead, if there may be many."""
         if len(self.entries) > self._sweep_at:
@@ -61,6 +74,25 @@ class Births:
 
 REGISTRY = Births()
 """Of this process; what recordings at level ops saw."""
+
+
+def swap_patches(settle: Callable[[], None]) -> list[Patch]:
+    """Lets ``torch.utils.swap_tensors`` find no reference of ours to what it swaps; ``settle`` gives up those of a moment.
+
+    A reference of the program's own is the same object as ours, and still forbids it.
+    """
+    original = getattr(torch.utils, "swap_tensors", None)
+    if original is None:
+        return []
+
+    @functools.wraps(original)
+    def swap_tensors(t1: Any, t2: Any) -> None:
+        settle()
+        REGISTRY.forget(t1)
+        REGISTRY.forget(t2)
+        original(t1, t2)
+
+    return [Patch(torch.utils, "swap_tensors", swap_tensors)]
 
 
 def birth_of(tensor: torch.Tensor) -> Birth | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.births import Entry, Outliving, holders
+from gradprobe.capture.births import REGISTRY, Entry, Outliving, holders, swap_patches
 from gradprobe.capture.codes import USERS, Codes
 from gradprobe.capture.execution import Tasks
 from gradprobe.capture.modules import ModulePaths
@@ -52,7 +52,8 @@ class Operators:
             mode.__torch_dispatch__ = MethodType(self._watcher().dispatch, mode)  # type: ignore[method-assign]
             insert(mode)
         if not self._patches.are_applied:
-            self._patches.apply(version_patches(self._read_failed, self._puts_up, self._put_up))
+            versions = version_patches(self._read_failed, self._puts_up, self._put_up)
+            self._patches.apply([*versions, *swap_patches(self.settle)])
         self._modes[ident] = mode, depth + 1
 
     def unwatch_thread(self) -> None:
@@ -83,6 +84,7 @@ class Operators:
         self._watchers.clear()
         self._patches.restore()
         STORAGES.clear()
+        REGISTRY.forget_parameters()
 
     def settle(self) -> None:
         """Emits what is pending in this thread: its modes are about to change."""

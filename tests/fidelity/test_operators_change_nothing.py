@@ -1010,3 +1010,19 @@ def test_the_compiler_makes_the_same_graphs_once(function: Any, backend: str, fi
         else:
             assert program(compiled) == expected
     assert graphs == alone
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_tensors_can_be_swapped_while_watched_and_parameters_afterwards(level: str) -> None:
+    with watching(level):
+        a, b = torch.ones(3), torch.zeros(3)
+        torch.utils.swap_tensors(a, b)
+        layer = torch.nn.Linear(2, 2)
+        held = torch.zeros(3)
+        kept = weakref.ref(held)
+        with pytest.raises(RuntimeError, match="has weakref associated with it"):
+            torch.utils.swap_tensors(a, held)
+    assert kept() is held
+    assert a.sum() == 0
+    torch.utils.swap_tensors(layer.weight, torch.nn.Parameter(torch.ones(2, 2)))
+    assert layer.weight.sum() == 4
