@@ -46,6 +46,7 @@ class Prepared:
     calls: int = 1
     call_ns: float = math.nan
     warm_up_rounds: int = 0
+    issued: list[float] = field(default_factory=list)
 
     @property
     def arms(self) -> list[str]:
@@ -208,6 +209,7 @@ class Bench:
         collects = gc.isenabled()
         gc.disable()
         try:
+            self._timer.issued.clear()
             begun = time.perf_counter()
             while len(taken[prepared.arms[0]]) < rounds or time.perf_counter() - begun < seconds:
                 for arm, ns in self._round(prepared).items():
@@ -215,6 +217,7 @@ class Bench:
         finally:
             if collects:
                 gc.enable()
+            prepared.issued += self._timer.issued
             for inputs in prepared.inputs.values():
                 inputs.restore()
         return taken
@@ -267,9 +270,10 @@ class Bench:
             inputs.restore()
         return found
 
-    def issued(self) -> float | None:
+    def issued(self, name: str) -> float | None:
         """The median share of a block in which the host was still issuing work; None without an accelerator."""
-        return statistics.median(self._timer.issued) if self._timer.issued else None
+        shares = self._prepared[name].issued
+        return statistics.median(shares) if shares else None
 
 
 def _recorded(arm: str, call: Call) -> dict[str, Any]:

@@ -215,6 +215,9 @@ class Experiment:
                 if not measured.times or self.left_s <= 0 or measured.is_narrow(self._settings):
                     waiting.remove(measured)
         for measured in found:
+            number = next((number for number in measured.times if number in self._crew), None)
+            if number is not None:
+                measured.facts["issued"] = self._ask(number, "issued", name=measured.name)
             if measured.times and not any(taken for times in measured.times.values() for taken in times.values()):
                 measured.notes.append("was not measured: the budget ended before; give a larger one")
 
