@@ -186,7 +186,7 @@ GROUPS: dict[str, dict[str, Made]] = {
         "slice write, fresh": (_vectors, lambda x, y: _write_slice(x + x, y)),
     },
     "factories": {
-        "empty": (tuple, lambda: torch.empty(8)),
+        "empty": (tuple, lambda: torch.empty(8).shape),
         "zeros": (tuple, lambda: torch.zeros(8)),
         "arange": (tuple, lambda: torch.arange(8)),
         "full_like": (_vector, lambda x: torch.full_like(x, 1.0)),
