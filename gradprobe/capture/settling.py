@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from gradprobe.capture.plans import Plan
 from gradprobe.capture.storages import STORAGES, SavedEntry, storage_of
 from gradprobe.capture.versions import version_of
 from gradprobe.recording.accounts import Account
-from gradprobe.recording.events import OPERATOR, Event
+from gradprobe.recording.events import OPERATOR, Event, Shared
 
 Place = tuple[int, int, str, str, int, "str | None"]
 """Code, offset, operator, module, phase and task."""
@@ -24,6 +25,8 @@ COPY_SLICES, IN_COPY_SLICES = "CopySlices", "(in CopySlices)"
 NOWHERE: Place = (0, 0, NO_OPERATOR, "", 0, None)
 _PATIENCE = 64
 """For how many operators a node may wait for the output that tells whose it is."""
+_EVENTS = 4_096
+"""How many events that say the same are kept to be used again."""
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
 
 TRACKED_VIEW = Account(tracked_views=1, normal_outputs=1)
@@ -81,6 +84,7 @@ class Settler:
         """Nodes that belong to no operator yet: where they showed, and when."""
         self._given = 0  # nodes below this number have been given away
         self._count = 0
+        self._events: dict[tuple[Place, str | None, int], Shared] = {}
 
     def settle(self, pending: Pending, upto: int) -> None:
         """Emits the account of ``pending``; the thread's node counter is at ``upto`` now."""
@@ -120,13 +124,24 @@ class Settler:
         if is_unsure:
             account += _of_views(plan, alive, len(pending.outputs))
         if nodes or hooked:
-            account += Account(nodes=nodes, hooked=hooked)
-        self._emit((OPERATOR, self._owner, place, name, account, saved))
+            account += _of_nodes(nodes, hooked)
+        self._emit(self._event(place, name, account, saved))
         if writes and upto > after:
             self._after_writes(place, after, upto, writes, changed)
         if self.waiting:
             for number in [n for n, (_, since) in self.waiting.items() if self._count - since > _PATIENCE]:
                 self._give_up(number)
+
+    def _event(self, place: Place, name: str | None, account: Account, saved: tuple[SavedEntry, ...]) -> Shared:
+        if saved:
+            return Shared((OPERATOR, self._owner, place, name, account, saved))
+        key = (place, name, id(account))
+        known = self._events.get(key)
+        if known is None:
+            if len(self._events) >= _EVENTS:
+                self._events.clear()
+            known = self._events[key] = Shared((OPERATOR, self._owner, place, name, account, ()))
+        return known
 
     def flush(self, last: int, upto: int) -> None:
         """Emits the nodes that no operator claimed, and those constructed since the last one ran."""
@@ -191,17 +206,27 @@ def _transforms() -> bool:
     return peek is not None and peek() is not None
 
 
+@lru_cache(256)
+def _of_nodes(nodes: int, hooked: int) -> Account:
+    return Account(nodes=nodes, hooked=hooked)
+
+
+@lru_cache(256)
+def _of_counts(bumps: int, uncounted: int, normal: int, inference: int) -> Account:
+    return Account(
+        version_bumps=bumps,
+        uncounted_writes=uncounted,
+        normal_without_counter=normal,
+        inference_with_counter=inference,
+    )
+
+
 def _of_writes(writes: Sequence[Write]) -> Account:
     """What became of the tensors that an operator wrote to."""
     uncounted = sum(write.version is None for write in writes)
     normal = sum(write.version is None and not write.is_inference for write in writes)
     inference = sum(write.version is not None and write.is_inference for write in writes)
-    return Account(
-        version_bumps=_bumps(writes),
-        uncounted_writes=uncounted,
-        normal_without_counter=normal,
-        inference_with_counter=inference,
-    )
+    return _of_counts(_bumps(writes), uncounted, normal, inference)
 
 
 def _bumps(writes: Sequence[Write]) -> int:

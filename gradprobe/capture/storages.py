@@ -27,7 +27,7 @@ class Storages:
     """Numbers for storages. A weak reference to each keeps its address from being given to another meanwhile."""
 
     def __init__(self) -> None:
-        self._numbers: dict[int, int] = {}
+        self._entries: dict[int, SavedEntry] = {}
         self._next = 1
         self._sweep_at = _SPARE
 
@@ -41,33 +41,40 @@ class Storages:
 
     def clear(self) -> None:
         """Lets go of all addresses."""
-        for address in self._numbers:
+        for address in self._entries:
             _STORAGE._free_weak_ref(address)
-        self._numbers.clear()
+        self._entries.clear()
 
     def _entry(self, tensor: Any, outputs: list[Any]) -> SavedEntry | None:
         try:
             storage = tensor.untyped_storage()
         except (RuntimeError, NotImplementedError, AttributeError):  # sparse and the like; no tensor at all
             return None
-        address = storage._cdata
-        number = self._numbers.get(address)
-        if number is None:
-            number = self._numbers[storage._weak_ref()] = self._next
-            self._next += 1
-            if len(self._numbers) > self._sweep_at:
-                self._sweep()
+        address, size = storage._cdata, storage.nbytes()
+        known = self._entries.get(address)
+        if known is not None and known[1] == size and known[2] >= 0:
+            return known
         made = REGISTRY.made_at(tensor)
         if made < 0:
             # A saved output is another tensor over the output's storage.
             made = max((REGISTRY.made_at(o) for o in outputs if storage_of(o) == address), default=-1)
-        return number, storage.nbytes(), made
+        if known is None:
+            number, address = self._next, storage._weak_ref()
+            self._next += 1
+        elif known[1] == size and known[2] == made:
+            return known  # the same object: what is equal to it is found without a comparison
+        else:
+            number = known[0]
+        entry = self._entries[address] = number, size, made
+        if len(self._entries) > self._sweep_at:
+            self._sweep()
+        return entry
 
     def _sweep(self) -> None:
-        for address in [a for a in self._numbers if _STORAGE._expired(a)]:
-            del self._numbers[address]
+        for address in [a for a in self._entries if _STORAGE._expired(a)]:
+            del self._entries[address]
             _STORAGE._free_weak_ref(address)
-        self._sweep_at = 2 * len(self._numbers) + _SPARE
+        self._sweep_at = 2 * len(self._entries) + _SPARE
 
 
 STORAGES = Storages()

@@ -6,17 +6,25 @@ event, which stands before the event that ends the stretch.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import count
+from functools import lru_cache
 from operator import mul
 from types import CodeType
 from typing import Any
 
-from gradprobe.recording.accounts import Account, Accounts, Operation, rows_of
+import numpy as np
+
+from gradprobe.recording.accounts import SAVED, TALLIES, Account, Accounts, Operation, rows_of
 from gradprobe.recording.events import LEDGER, NOT_COUNTED, NOT_READ, OPERATOR, TALLY, Event
 
+_UNREAD = (NOT_READ,) * 4
+_LONG, _STRETCHES = 256, 1_024
+"""Stretches of up to so many operators are remembered, and so many of them."""
 _Key = tuple[tuple[Any, ...], "str | None"]
+_Line = tuple["CodeType | None", int, "str | None", bytes]
+"""Where the operators of a tally stand, in which task they ran, and the tally's row."""
 
 
 class _Tally:
@@ -28,13 +36,52 @@ class _Tally:
         self.accounts: dict[Account, int] = {}
         self.saved: dict[int, tuple[int, int]] = {}
 
-    def totals(self) -> Iterable[int]:
+    def total(self) -> tuple[int, ...]:
         """The sum of the accounts."""
         if len(self.accounts) == 1:
             ((account, number),) = self.accounts.items()
             return account if number == 1 else account.times(number)
         columns = zip(*self.accounts, strict=True)
-        return (sum(map(mul, column, self.accounts.values())) for column in columns)
+        return tuple(sum(map(mul, column, self.accounts.values())) for column in columns)
+
+
+class _Rows:
+    """Rows of accounts on their way to arrays.
+
+    A program runs the same operators over and over, so the row of a tally is looked up as bytes: to make an array of tuples
+    takes ten times as long.
+    """
+
+    def __init__(self) -> None:
+        self._keys = array("Q")
+        self._tallies: list[bytes] = []
+        self._saved = array("q")
+        self._others: dict[str, list[tuple[int, ...]]] = {}
+
+    def add_tallies(self, keys: range, rows: list[bytes]) -> None:
+        self._keys.extend(keys)
+        self._tallies += rows
+
+    def add_saved(self, key: int, storages: dict[int, tuple[int, int]]) -> None:
+        for storage, (size, made) in storages.items():
+            self._saved.extend((key, storage, size, made))
+
+    def add(self, kind: str, rows: Iterable[tuple[int, ...]]) -> None:
+        self._others.setdefault(kind, []).extend(rows)
+
+    def accounts(self) -> Accounts:
+        found = {kind: rows_of(kind, rows) for kind, rows in self._others.items() if rows}
+        if self._tallies:
+            found["tallies"] = np.frombuffer(bytearray().join(self._tallies), TALLIES)
+            found["tallies"]["key"] = self._keys
+        if self._saved:
+            found["saved"] = np.frombuffer(self._saved, SAVED)
+        return found
+
+
+@lru_cache(16_384)
+def _row(operation: int, total: tuple[int, ...]) -> bytes:
+    return np.array((0, operation, *total), TALLIES).tobytes()
 
 
 class Tallier:
@@ -46,7 +93,8 @@ class Tallier:
         self._codes = codes
         self._now = now
         self._open: dict[int, dict[_Key, _Tally]] = {}
-        self._serials = count(1)
+        self._next = 1
+        self._stretches: dict[tuple[Any, ...], list[_Line]] = {}
 
     @property
     def has_open(self) -> bool:
@@ -55,22 +103,22 @@ class Tallier:
     def expand(self, events: Sequence[Event], *, to_the_end: bool) -> tuple[list[Event], Accounts]:
         """``events`` with tallies in place of operators, and the tallies' rows; ``to_the_end`` leaves none open."""
         found: list[Event] = []
-        rows: dict[str, list[tuple[int, ...]]] = {}
+        rows = _Rows()
         start = 0
         for index in [i for i, event in enumerate(events) if event[0] != OPERATOR]:
-            event = events[index]
-            self._add(events[start:index])
+            event, operators = events[index], events[start:index]
             start = index + 1
             if event[0] == LEDGER:
+                self._add(operators)
                 self._ledger(event, found, rows)
             else:
-                self._close(event[2], found, rows)
+                self._end(event[2], operators, found, rows)
                 found.append(event)
         self._add(events[start:])
         if to_the_end:
             for thread in list(self._open):
                 self._close(thread, found, rows)
-        return found, {kind: rows_of(kind, values) for kind, values in rows.items() if values}
+        return found, rows.accounts()
 
     def _add(self, operators: Sequence[Event]) -> None:
         for (_, thread, place, node, account, saved), number in Counter(operators).items():
@@ -82,36 +130,67 @@ class Tallier:
             for storage, size, made in saved:
                 tally.saved[storage] = size, made
 
-    def _close(self, thread: int, found: list[Event], rows: dict[str, list[tuple[int, ...]]]) -> None:
-        """Adds the events and rows of what ``thread`` has open."""
-        tallies = self._open.pop(thread, None)
-        if not tallies:
+    def _end(self, thread: int, operators: Sequence[Event], found: list[Event], rows: _Rows) -> None:
+        """Ends a stretch of ``thread``, the last of which are among ``operators``."""
+        if not operators and thread not in self._open:
             return
-        time, unread, codes = self._now(), (NOT_READ,) * 4, self._codes
-        counts, saved = rows.setdefault("tallies", []), rows.setdefault("saved", [])
-        for ((code, offset, op, module, phase, task), node), tally in tallies.items():
-            key = next(self._serials)
-            found.append((TALLY, time, thread, codes.get(code), offset, *unread, key, task, NOT_COUNTED))
-            counts.append((key, self._operation(op, node, module, phase), *tally.totals()))
-            if tally.saved:
-                saved += [(key, storage, *entry) for storage, entry in tally.saved.items()]
+        if thread in self._open or len(operators) > _LONG:
+            self._add(operators)
+            self._close(thread, found, rows)
+            return
+        # Regions of one kind run the same operators, whose events are the same objects.
+        stretch = (thread, *operators)
+        known = self._stretches.get(stretch)
+        if known is None:
+            self._add(operators)
+            known = self._close(thread, found, rows)
+            if all(event[1] == thread and not event[5] for event in operators):
+                if len(self._stretches) >= _STRETCHES:
+                    self._stretches.clear()
+                self._stretches[stretch] = known
+            return
+        self._emit(thread, known, found, rows)
 
-    def _ledger(self, event: Event, found: list[Event], rows: dict[str, list[tuple[int, ...]]]) -> None:
+    def _close(self, thread: int, found: list[Event], rows: _Rows) -> list[_Line]:
+        """Adds the events and rows of what ``thread`` has open."""
+        tallies = self._open.pop(thread, {})
+        known = [
+            (self._codes.get(code), offset, task, _row(self._operation((op, node, module, phase)), tally.total()))
+            for ((code, offset, op, module, phase, task), node), tally in tallies.items()
+        ]
+        keys = self._emit(thread, known, found, rows)
+        for key, tally in zip(keys, tallies.values(), strict=True):
+            if tally.saved:
+                rows.add_saved(key, tally.saved)
+        return known
+
+    def _emit(self, thread: int, lines: list[_Line], found: list[Event], rows: _Rows) -> range:
+        """Adds the events and rows of tallies; gives back their keys."""
+        keys = range(self._next, self._next + len(lines))
+        self._next += len(lines)
+        if lines:
+            time = self._now()
+            found += [
+                (TALLY, time, thread, code, offset, *_UNREAD, key, task, NOT_COUNTED)
+                for key, (code, offset, task, _) in zip(keys, lines, strict=True)
+            ]
+            rows.add_tallies(keys, [row for *_, row in lines])
+        return keys
+
+    def _ledger(self, event: Event, found: list[Event], rows: _Rows) -> None:
         """Rows that came with an event of their own, or belong to a call's."""
         _, kind, marker, values = event
         if marker is None:
-            rows.setdefault(kind, []).extend(values)
+            rows.add(kind, values)
             return
         op, time, thread, code, offset, operation = marker
-        key = next(self._serials)
         self._close(thread, found, rows)
-        unread = (NOT_READ,) * 4
-        found.append((op, time, thread, self._codes.get(code), offset, *unread, key, None, NOT_COUNTED))
-        head = (key,) if operation is None else (key, self._operation(*operation))
-        rows.setdefault(kind, []).extend((*head, *value) for value in values)
+        key, self._next = self._next, self._next + 1
+        found.append((op, time, thread, self._codes.get(code), offset, *_UNREAD, key, None, NOT_COUNTED))
+        head = (key,) if operation is None else (key, self._operation(operation))
+        rows.add(kind, [(*head, *value) for value in values])
 
-    def _operation(self, op: str, node: str | None, module: str, phase: int) -> int:
-        what = (op, node, module, phase)
+    def _operation(self, what: tuple[str, str | None, str, int]) -> int:
         known = self._numbers.get(what)
         if known is None:
             known = self._numbers[what] = len(self._operations) + 1

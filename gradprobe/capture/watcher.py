@@ -30,10 +30,13 @@ from gradprobe.capture.settling import TRACKED_VIEW, UNTRACKED_VIEW, Pending, Se
 from gradprobe.capture.stack import skip_when_compiling
 from gradprobe.capture.versions import read_version
 from gradprobe.recording.accounts import BACKWARD, FORWARD, IN_OPTIMIZER, Account
-from gradprobe.recording.events import OPERATOR, Event
+from gradprobe.recording.events import OPERATOR, Event, Shared
 
 _DETACHES = 8
 """How many calls of ``detach`` may follow an operator that is pending: PyTorch makes one to save each of its outputs."""
+
+_EVENTS = 16_384
+"""How many kinds of operators at a place a thread keeps the event of."""
 
 _NOTHING, _CALLED = Account(), Account(calls=1)
 _NORMAL, _INFERENCE = Account(counters_created=1, normal_outputs=1), Account(inference_outputs=1)
@@ -79,6 +82,7 @@ def watcher(
     disable_functions: Any = torch._C.DisableTorchFunction
     takes_functions, number_of_modes = torch._C._has_torch_function, torch._C._len_torch_dispatch_stack
     pending: list[Pending] = []
+    events: dict[tuple[Any, ...], Shared] = {}
     last = nodes()
 
     def dispatch(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -220,11 +224,19 @@ def watcher(
                     if value.is_inference() is is_counted:
                         account += _INFERENCE_COUNTED if is_counted else _NORMAL_UNCOUNTED
             after = nodes()
-            place = (0 if code is None else id(code), offset, plan.name, module, phase, task)
             if pending or writes is not None or unsure or before != last or after != before or waiting:
+                place = (0 if code is None else id(code), offset, plan.name, module, phase, task)
                 pending.append(Pending(place, plan, last, before, after, refs, writes or (), account, unsure))
             else:
-                emit((OPERATOR, owner, place, None, account, ()))
+                # By identity: the event holds on to its account, and codes to theirs.
+                key = (id(code), offset, plan, module, phase, task, id(account))
+                event = events.get(key)
+                if event is None:
+                    if len(events) >= _EVENTS:
+                        events.clear()
+                    place = (0 if code is None else id(code), offset, plan.name, module, phase, task)
+                    event = events[key] = Shared((OPERATOR, owner, place, None, account, ()))
+                emit(event)
             last = after
         except Exception as error:
             fault(error)

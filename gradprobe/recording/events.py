@@ -60,6 +60,15 @@ NOT_COUNTED = -1  # an event without a node count
 
 Event = tuple[Any, ...]
 
+
+class Shared(tuple[Any, ...]):
+    """An event that may stand in the queue many times. It equals itself alone: counting does not read it."""
+
+    __slots__ = ()
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
 _PACKED = np.dtype(
     [
         ("op", "u1"),
