@@ -192,7 +192,7 @@ def _no_tensor(value: Any) -> str:
     library = kind.__module__.split(".")[0]
     if library == "numpy":
         advice = "make a tensor of it with torch.from_numpy() or torch.as_tensor()"
-    elif isinstance(value, list | tuple | dict | set):
+    elif issubclass(kind, list | tuple | dict | set):
         advice = "inspect its tensors one by one"
     elif any(base.__module__.startswith("torch.nn.modules") for base in kind.__mro__):
         advice = "inspect one of its parameters() or buffers()"

@@ -23,6 +23,7 @@ import torch
 from torch.autograd.function import BackwardCFunction
 
 from gradprobe.capture.ownership import Ledger
+from gradprobe.capture.plain import Plain
 
 _PREFIX = "_raw_saved_"
 _COPY_SLICES = "torch::autograd::CopySlices"
@@ -135,7 +136,7 @@ def tensors_saved_by(node: Any) -> tuple[list[Any], int]:
 def _history(root: torch.Tensor) -> Any:
     """The node that made a tensor, None, or ``_UNREADABLE`` where PyTorch refuses to tell."""
     try:
-        return root.grad_fn
+        return Plain(root).grad_fn
     except RuntimeError:  # a view made under no_grad, or one of several outputs, whose base was changed in place since
         return _UNREADABLE
 

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
+from gradprobe.capture.plain import Plain
+
 _SPARSE_PARTS = {
     torch.sparse_coo: ("_indices", "_values"),
     torch.sparse_csr: ("crow_indices", "col_indices", "values"),
@@ -121,25 +123,33 @@ class Ledger:
         return held
 
     def _look_into(self, held: Held) -> None:
-        tensor = held.thing
+        tensor, plain = held.thing, Plain(held.thing)
         if is_functorch_wrapped(tensor):
             held.parts = [self.own_from_cpp(torch._C._functorch.get_unwrapped(tensor))]
         elif is_wrapper(tensor):
-            names, _ = tensor.__tensor_flatten__()
-            held.parts = [self._own_from_python(getattr(tensor, name)) for name in names]
-        elif tensor.layout in _SPARSE_PARTS:
-            held.parts = [self._sparse_part(getattr(tensor, name)) for name in _SPARSE_PARTS[tensor.layout]]
+            held.parts = [self._own_from_python(part) for part in self._wrapped_in(tensor)]
+        elif plain.layout in _SPARSE_PARTS:
+            held.parts = [self._sparse_part(getattr(plain, name)) for name in _SPARSE_PARTS[plain.layout]]
         else:
             held.memory = self._memory(tensor)
         held.owns = list(held.parts)
-        if tensor._is_view():
-            held.owns.append(self.own_from_cpp(tensor._base))
-        if tensor.is_leaf and tensor.grad is not None:
-            held.owns.append(self.own_from_cpp(tensor.grad))
+        if plain._is_view():
+            held.owns.append(self.own_from_cpp(plain._base))
+        if plain.is_leaf and plain.grad is not None:
+            held.owns.append(self.own_from_cpp(plain.grad))
+
+    def _wrapped_in(self, wrapper: Any) -> list[Any]:
+        """The tensors that a wrapper says it holds."""
+        try:
+            names, _ = wrapper.__tensor_flatten__()
+            return [getattr(wrapper, name) for name in names]
+        except Exception:  # code of the program's
+            self.unread += 1
+            return []
 
     def _memory(self, tensor: torch.Tensor) -> Memory | None:
         try:
-            storage = tensor.untyped_storage()
+            storage = Plain(tensor).untyped_storage()
             nbytes = bytes_in_memory(tensor, storage)
         except (NotImplementedError, RuntimeError):  # opaque, such as MKL-DNN's
             self.unread += 1

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -545,3 +546,49 @@ def test_it_answers_the_same_in_every_mode(manager: Any) -> None:
         outside = gradprobe.inspect(tensor)
         with manager(), unchanged(tensor):
             assert gradprobe.inspect(tensor) == outside
+
+
+class Refuses(torch.Tensor):
+    """Answers every question of this kind with an error of its own."""
+
+    @property
+    def grad_fn(self) -> Any:  # type: ignore[override]
+        raise ValueError("asked")
+
+    shape = dtype = device = grad_fn  # type: ignore[assignment]
+
+    def _is_view(self) -> bool:
+        raise KeyError("asked")
+
+    is_inference = numel = untyped_storage = _is_view  # type: ignore[assignment]
+
+
+class Flat(torch.Tensor):
+    """Stands for another tensor, and does not say which."""
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> Flat:
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)  # type: ignore[attr-defined, no-any-return]
+
+    def __tensor_flatten__(self) -> Any:
+        raise ValueError("asked")
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return torch.zeros(3)
+
+
+def test_what_a_subclass_answers_itself_is_not_asked_of_it() -> None:
+    seen = gradprobe.inspect(torch.rand(3).as_subclass(Refuses))
+    assert seen.description == "Refuses of shape (3,), torch.float32, on cpu"
+    assert seen.storage_bytes == 12
+    assert gradprobe.inspect((needing_grad()[0] * torch.rand(3).as_subclass(Refuses)).sum()).saved_bytes == 12
+
+
+def test_a_saved_wrapper_that_does_not_tell_what_it_holds_counts_as_unread() -> None:
+    assert gradprobe.inspect((torch.rand(3, requires_grad=True) * Flat(torch.rand(3))).sum()).unread == 1
+
+
+def test_what_only_pretends_to_be_a_tensor_is_refused() -> None:
+    with pytest.raises(gradprobe.GradprobeError, match=r"unittest\.mock\.Mock, which is no PyTorch tensor"):
+        gradprobe.inspect(Mock(spec=torch.Tensor))
