@@ -7,7 +7,6 @@ Each column is therefore turned as a whole, by functions that loop in C; the exa
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -115,10 +114,7 @@ class _Threads(dict[int, int]):
     def __init__(self, table: dict[int, Thread]) -> None:
         super().__init__()
         self._table = table
-        self._uses: Counter[str] = Counter()
 
     def add(self, ident: int, name: str, began_ns: int, *, inherited: bool) -> None:
-        self._uses[name] += 1
-        unique = name if self._uses[name] == 1 else f"{name} #{self._uses[name]}"
         number = self[ident] = len(self._table) + 1
-        self._table[number] = Thread(number, unique, ident, began_ns, inherited)
+        self._table[number] = Thread(number, name, ident, began_ns, inherited)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,9 +55,17 @@ class Process:
         return self.environment.get("level") == "ops"
 
     def thread(self, number: int) -> str:
-        """The name of a thread."""
-        known = self.contents.threads.get(number)
-        return known.name if known is not None else f"thread {number}"
+        """The name of a thread, with a number where an earlier one of this recording had the same."""
+        return self._names.get(number, f"thread {number}")
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        uses: Counter[str] = Counter()
+        names = {}
+        for number, thread in sorted(self.contents.threads.items()):
+            uses[thread.name] += 1
+            names[number] = thread.name if uses[thread.name] == 1 else f"{thread.name} #{uses[thread.name]}"
+        return names
 
     def place(self, site: int) -> tuple[str | None, int | None, str | None]:
         """File, line and function of a site; three times None where it is not known."""

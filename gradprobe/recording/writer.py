@@ -6,6 +6,8 @@ import sqlite3
 import time
 from typing import Any
 
+import numpy as np
+
 from gradprobe.recording.accounts import Operation
 from gradprobe.recording.events import Block
 from gradprobe.recording.folding import Folder
@@ -43,6 +45,7 @@ class Writer:
         self._kept = 0
         self._is_full = False
         self._sites = self._names = self._operations = 0
+        self._seen: set[int] = set()
         self._threads: dict[int, Thread] = {}
         self._lost = 0
 
@@ -53,6 +56,7 @@ class Writer:
             return
         if not self.counts_operators:
             block = block.without_operators()
+        self._seen.update(np.unique(block.thread).tolist())
         self._is_full = self._is_full or self._kept + len(block) > self._limit
         if self._is_full:
             if self._on_full == STOP:
@@ -88,7 +92,7 @@ class Writer:
         batch.sites = list(tables.sites.values())[self._sites :]
         batch.names = list(tables.names.items())[self._names :]
         batch.operations = list(tables.operations.values())[self._operations :]
-        batch.threads = [t for t in tables.threads.values() if self._threads.get(t.id) != t]
+        batch.threads = [t for t in map(tables.threads.get, self._seen) if t and self._threads.get(t.id) != t]
         batch.folds = self._folder.take_changed()
         batch.op_folds = self._folder.operators.take_changed()
         if not batch:

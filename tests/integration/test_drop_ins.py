@@ -196,3 +196,18 @@ def test_managers_in_other_threads_are_recorded_with_their_threads() -> None:
             thread.start()
             thread.join()
     assert list(recording.regions["thread"]) == ["one", "two", "one #2"]
+
+
+def test_a_thread_of_an_earlier_recording_is_none_of_a_later_ones() -> None:
+    def work() -> None:
+        with torch.no_grad():
+            pass
+
+    with gradprobe.record() as whole:
+        for _ in range(3):
+            with gradprobe.record() as recording:
+                thread = threading.Thread(target=work, name="worker")
+                thread.start()
+                thread.join()
+            assert list(recording.regions["thread"]) == ["worker"]
+    assert list(whole.regions["thread"]) == ["worker", "worker #2", "worker #3"]
