@@ -32,8 +32,11 @@ class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def insert(mode: Mode) -> None:
-    """Puts ``mode`` below the program's own modes, each of which takes whatever is on top for itself when it ends."""
-    above = _take_down(None)
+    """Puts ``mode`` below the program's own modes, each of which takes whatever is on top for itself when it ends.
+
+    One of ours that does nothing any more goes: its recording was stopped where it could not be taken from this stack.
+    """
+    above = [other for other in _take_down(None) if type(other) is not Mode or "__torch_dispatch__" in vars(other)]
     torch._C._push_on_torch_dispatch_stack(mode)
     for other in reversed(above):
         torch._C._push_on_torch_dispatch_stack(other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -46,6 +47,26 @@ def test_operators_work_after_a_recording_that_was_stopped(stop: Callable[[], No
     stop()
 
     assert (torch.ones(2) + 1).tolist() == [2, 2]
+
+
+def in_another_thread() -> None:
+    thread = threading.Thread(target=_running.pop().stop)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("stop", [inside_an_operator, where_all_modes_are_down, in_another_thread])
+def test_modes_that_stay_on_the_stack_do_not_pile_up(stop: Callable[[], None]) -> None:
+    for _ in range(5):
+        recorder = gradprobe.record(level="ops")
+        _running.append(recorder)
+        recorder.start()
+        stop()
+    with gradprobe.record(level="ops") as recording:
+        assert torch._C._len_torch_dispatch_stack() == 1
+        torch.ones(2).add_(1)
+    assert recording.ops["count"].sum() == 2
+    assert torch._C._len_torch_dispatch_stack() == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
