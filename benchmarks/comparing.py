@@ -1,12 +1,15 @@
-"""Whether the verdicts of a comparison can be believed: a mode against itself, and a planted difference of 3 per cent.
+"""Whether the verdicts of a comparison can be believed, and how soon they are there.
 
     python benchmarks/comparing.py [--processes 15] [--comparisons 200] [--loaded]
 
-Fresh processes each measure the same workloads in several sessions, with the experiment's own rounds. The third arm enters
-``no_grad`` as the baseline and the control do; in the planted workload it repeats its operator 103 times instead of 100. A
-comparison takes one session of each of five processes, drawn at random, and is judged as any other. With ``--loaded`` a
-busy process per core runs meanwhile. The same sessions then tell what two timers of torch.utils.benchmark, run one after
-the other in each process, would have claimed: a difference where their interquartile ranges do not overlap. Prints
+A mode against itself, and a planted difference of 3 per cent. Fresh processes each measure the same workloads in many
+turns, as the experiment does. The third arm enters ``no_grad`` as the baseline and the control do; in the planted workload
+it repeats its operator 103 times instead of 100. A comparison draws five processes and, in each, a turn to begin with; it
+takes turns until its intervals are within plus or minus 2 per cent, and is judged as any other. With ``--loaded`` a busy
+process per core runs meanwhile.
+
+Beside it, in each process, two timers of torch.utils.benchmark run one after the other, each until its interquartile range
+is within plus or minus 2 per cent of its median. What they claim: a difference where the two ranges do not overlap. Prints
 Markdown.
 """
 
@@ -17,27 +20,33 @@ import json
 import multiprocessing
 import os
 import random
+import statistics
 import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
-SESSIONS, SESSION_S = 6, 0.18
+TURNS = 24
 MEMBERS = 5
+PRECISION = 0.02
+TIMER_LIMIT_S = 5.0
 REPEATS, PLANTED = 100, 103
 THIRD = "inference_mode"
 
 
-def sessions(number: int) -> dict[str, Any]:
-    """In a process of its own: nanoseconds by workload, session and arm, and what torch's timers claim."""
+def turns(number: int) -> dict[str, Any]:
+    """In a process of its own: nanoseconds by workload, turn and arm, and what torch's timers claim after how long."""
     import torch
-    from torch.utils.benchmark import Timer
 
     from gradprobe.comparison import arms
     from gradprobe.comparison.bench import Bench
+    from gradprobe.comparison.experiment import SLICE_S
     from gradprobe.comparison.workload import Workload
 
     torch.set_num_threads(1)
@@ -68,30 +77,51 @@ def sessions(number: int) -> dict[str, Any]:
     calls = {"one add": lambda: x + x, "tiny MLP": lambda: mlp(rows), "product of 64": lambda: big @ big}
     bench = Bench(("no_grad", THIRD), seed=0, number=number)
     bench.add([Workload(name, lambda call=call: call) for name, call in {**calls, "planted": planted}.items()])
-    found: dict[str, Any] = {"times": {}, "claims": []}
+    found: dict[str, Any] = {"times": {}, "timers": {}}
     for name in [*calls, "planted"]:
         bench.prepare(name)
-        found["times"][name] = [bench.measure(name, seconds=SESSION_S) for _ in range(SESSIONS)]
-    for call in calls.values():
-        with torch.no_grad():
-            one, other = (
-                Timer("call()", globals={"call": call}).blocked_autorange(min_run_time=SESSION_S) for _ in "ab"
-            )
-        quartiles = [sorted(m.times)[round(q * (len(m.times) - 1))] for m in (one, other) for q in (0.25, 0.75)]
-        found["claims"].append(quartiles[1] < quartiles[2] or quartiles[3] < quartiles[0])
+        found["times"][name] = [bench.measure(name, seconds=SLICE_S) for _ in range(TURNS)]
+    for name, call in calls.items():
+        found["timers"][name] = timers(call)
     return found
 
 
-def judge(processes: list[dict[str, Any]], name: str, order: random.Random) -> str:
-    """The verdict of one comparison."""
+def timers(call: Callable[[], object]) -> dict[str, float]:
+    """Two timers of one call in one mode: whether they tell it apart from itself, by how much, and what they took."""
+    import torch
+    from torch.utils.benchmark import Timer
+
+    begin = time.perf_counter()
+    with torch.no_grad():
+        one, other = (
+            Timer("call()", globals={"call": call}).adaptive_autorange(
+                threshold=2 * PRECISION, min_run_time=0.05, max_run_time=TIMER_LIMIT_S
+            )
+            for _ in "ab"
+        )
+    took = time.perf_counter() - begin
+    (low, high), (other_low, other_high) = (np.quantile(m.times, (0.25, 0.75)) for m in (one, other))
+    apart = bool(high < other_low or other_high < low)
+    return {"apart": apart, "beyond": abs(one.median / other.median - 1) > PRECISION, "seconds": took}
+
+
+def judge(processes: list[dict[str, Any]], name: str, order: random.Random) -> tuple[str, float]:
+    """The verdict of one comparison, and the seconds that its turns took."""
     from gradprobe.comparison import arms
-    from gradprobe.comparison.experiment import Measured
+    from gradprobe.comparison.experiment import SLICE_S, Measured
+    from gradprobe.comparison.settings import checked
     from gradprobe.comparison.statistics import verdict
 
+    settings = checked(modes=("no_grad", THIRD), precision=PRECISION, seed=0)
     measured = Measured(name)
-    for number in order.sample(range(len(processes)), MEMBERS):
-        measured.keep(number, order.choice(processes[number]["times"][name]))
-    return verdict(measured.ratio(THIRD, 0), measured.ratio(arms.CONTROL, 0), 0.02)
+    begins = {number: order.randrange(TURNS) for number in order.sample(range(len(processes)), MEMBERS)}
+    while measured.turns < TURNS and not (measured.turns and measured.is_narrow(settings)):
+        for number, begin in begins.items():
+            measured.keep(number, processes[number]["times"][name][(begin + measured.turns) % TURNS])
+        measured.facts = {"arms": list(measured.times[min(begins)])}
+        measured.turns += 1
+    said = verdict(measured.ratio(THIRD, 0), measured.ratio(arms.CONTROL, 0), PRECISION)
+    return said, measured.turns * MEMBERS * SLICE_S
 
 
 def busy() -> None:
@@ -104,36 +134,59 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=15)
     parser.add_argument("--comparisons", type=int, default=200)
     parser.add_argument("--loaded", action="store_true", help="keep every core busy meanwhile")
-    parser.add_argument("--session", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--turns", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.session is not None:
-        print(json.dumps(sessions(options.session)))
+    if options.turns is not None:
+        print(json.dumps(turns(options.turns)))
         return
     loads = [multiprocessing.Process(target=busy, daemon=True) for _ in range(os.cpu_count() or 1) if options.loaded]
     for load in loads:
         load.start()
     processes = [
         json.loads(
-            subprocess.run([sys.executable, __file__, "--session", str(n)], check=True, capture_output=True).stdout
+            subprocess.run([sys.executable, __file__, "--turns", str(n)], check=True, capture_output=True).stdout
         )
         for n in range(options.processes)
     ]
     for load in loads:
         load.terminate()
+    print(tabulate(compared(processes, options.comparisons), headers="keys", tablefmt="github"))
+    print()
+    print(tabulate(timed(processes), headers="keys", tablefmt="github"))
+
+
+def compared(processes: list[dict[str, Any]], comparisons: int) -> list[dict[str, str]]:
     order = random.Random(0)
     rows = []
     for name in processes[0]["times"]:
-        said = Counter(judge(processes, name, order) for _ in range(options.comparisons))
+        judged = [judge(processes, name, order) for _ in range(comparisons)]
+        said = Counter(verdict for verdict, _ in judged)
         told = said["slower"] if name == "planted" else said["faster"] + said["slower"]
-        asked = "at least 90 % slower" if name == "planted" else "at most 5 % told apart"
-        share = f"{100 * told / options.comparisons:.1f} %"
-        rows.append((name, asked, share, ", ".join(f"{number} {verdict}" for verdict, number in said.most_common())))
-    print(tabulate(rows, headers=("workload", "asked", "measured", "verdicts"), tablefmt="github"))
-    claims = [claim for process in processes for claim in process["claims"]]
-    print(
-        f"\ntimers of torch.utils.benchmark, one after the other: {100 * sum(claims) / len(claims):.0f} % of "
-        f"{len(claims)} told a mode apart from itself"
-    )
+        rows.append(
+            {
+                "workload": name,
+                "asked": "at least 90 % slower" if name == "planted" else "at most 5 % told apart",
+                "measured": f"{100 * told / comparisons:.1f} %",
+                "verdicts": ", ".join(f"{number} {verdict}" for verdict, number in said.most_common()),
+                "seconds": f"{statistics.median(seconds for _, seconds in judged):.1f}",
+            }
+        )
+    return rows
+
+
+def timed(processes: list[dict[str, Any]]) -> list[dict[str, str]]:
+    rows = []
+    for name in processes[0]["timers"]:
+        taken = [process["timers"][name] for process in processes]
+        rows.append(
+            {
+                "two timers, one after the other": name,
+                "ranges apart": f"{100 * statistics.mean(t['apart'] for t in taken):.0f} %",
+                "medians differ by more than 2 %": f"{100 * statistics.mean(t['beyond'] for t in taken):.0f} %",
+                "seconds": f"{statistics.median(t['seconds'] for t in taken):.1f}",
+            }
+        )
+    return rows
 
 
 if __name__ == "__main__":
