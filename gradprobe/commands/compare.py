@@ -43,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the order, inputs and resamples (%(default)s)"
     )
+    parser.add_argument(
+        "--instructions", action="store_true", help="count the instructions of a call by valgrind as well"
+    )
     parser.add_argument("--against", type=Path, metavar="FILE", help="a comparison saved as JSON, to be compared with")
     parser.add_argument(
         "-o",
@@ -92,6 +95,7 @@ def _compared(options: argparse.Namespace) -> tuple[Comparison, str]:
         device=options.device,
         processes=options.processes,
         threads=options.threads,
+        instructions=options.instructions,
     )
     with _Progress() as tell:
         comparison = compare_sources(_sources(options), settings, tell=tell)

@@ -10,8 +10,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import repeat
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -23,6 +24,9 @@ from gradprobe.comparison.timing import Timer
 from gradprobe.comparison.workload import Call, Workload
 from gradprobe.errors import GradprobeError
 from gradprobe.recorder import record
+
+if TYPE_CHECKING:
+    from gradprobe.comparison.instructions import Counter
 
 BLOCK_NS: Final = 300_000
 """A block of calls is long beside the clock that times it, and short beside the changes of a machine's speed."""
@@ -77,6 +81,7 @@ class Bench:
         self._timer = timer or Timer()
         self._prepared: dict[str, Prepared] = {}
         self._workloads: dict[str, Workload] = {}
+        self._counter: Counter | None = None
 
     def open(self, source: Source) -> list[str]:
         """Takes up the workloads of a source, and names them."""
@@ -122,6 +127,7 @@ class Bench:
         known = next((inputs for inputs in prepared.inputs.values() if inputs.call is call), None)
         inputs = known or Inputs(call, self._seed)
         prepared.inputs[arm] = inputs
+        taken = math.inf
         try:
             with arms.entered(arm):
                 call = inputs.restore()
@@ -132,7 +138,8 @@ class Bench:
                 nothing = result is None
                 del result
         finally:
-            inputs.look()
+            has_time = math.isfinite(taken) and not prepared.call_ns > LONG_NS
+            inputs.look(partial(_quietly, arm, inputs.call) if has_time else None)
             inputs.reseed()
             call = inputs.restore()
         if prepared.call_ns > LONG_NS:
@@ -175,7 +182,7 @@ class Bench:
         most = MAX_CALLS
         if inputs.is_random or any(i.changes for i in prepared.inputs.values()):
             most = MAX_CALLS_BEFORE_RESTORING
-        if any(i.changes_containers for i in prepared.inputs.values()):
+        if any(i.grows for i in prepared.inputs.values()):
             most = 1
         calls = 1
         while True:
@@ -261,6 +268,18 @@ class Bench:
         """One call by arm as a recording at level `ops` has it: saved bytes, inference tensors, operators, what stays."""
         return self._each(name, _recorded)
 
+    def instructions(self, name: str, folder: str) -> dict[str, float]:
+        """Machine instructions of one call by arm, where this process runs under valgrind."""
+        from gradprobe.comparison.instructions import Counter
+
+        self._counter = self._counter or Counter(folder)
+        found = {}
+        for arm, inputs in self._prepared[name].inputs.items():
+            with arms.entered(arm):
+                found[arm] = self._counter.of_one_call(inputs.restore)
+            inputs.restore()
+        return found
+
     def _each(self, name: str, look: Callable[[str, Call], dict[str, Any]]) -> dict[str, dict[str, Any]]:
         found = {}
         for arm, inputs in self._prepared[name].inputs.items():
@@ -270,10 +289,22 @@ class Bench:
             inputs.restore()
         return found
 
+    def leave(self) -> None:
+        """Puts everything that the calls changed back to what it was before the first of them."""
+        for prepared in self._prepared.values():
+            for inputs in prepared.inputs.values():
+                inputs.leave()
+
     def issued(self, name: str) -> float | None:
         """The median share of a block in which the host was still issuing work; None without an accelerator."""
         shares = self._prepared[name].issued
         return statistics.median(shares) if shares else None
+
+
+def _quietly(arm: str, call: Call) -> None:
+    """Calls once more; what that says is of no interest."""
+    with contextlib.suppress(Exception), arms.entered(arm):
+        call()
 
 
 def _recorded(arm: str, call: Call) -> dict[str, Any]:

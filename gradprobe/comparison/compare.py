@@ -18,6 +18,7 @@ import torch
 
 from gradprobe.analysis.comparisons import Outcome
 from gradprobe.comparison import arms
+from gradprobe.comparison import instructions as machine_instructions
 from gradprobe.comparison.bench import Bench
 from gradprobe.comparison.crew import Elsewhere, Here, Lost, Member, take_up
 from gradprobe.comparison.experiment import Experiment, Measured, Tell
@@ -41,6 +42,7 @@ def compare(
     budget_s: float | None = None,
     seed: int = 0,
     processes: int = PROCESSES,
+    instructions: bool = False,
     **kwargs: Any,
 ) -> Comparison:
     """Measures ``fn(*args, **kwargs)`` under each mode, and says which is faster, by how much, and why.
@@ -48,7 +50,8 @@ def compare(
     ``modes`` are among "grad", "no_grad", "inference_mode" and "inference_mode+parameters" (copies of the modules, made in
     inference mode); `no_grad` is always measured. ``precision`` is half the width of a 95 per cent interval, as a share, at
     which measuring stops; ``budget_s`` the seconds after which it stops anyway, counted from when processes have started.
-    ``device`` names where the work runs if that is no CPU; the inputs must be there.
+    ``device`` names where the work runs if that is no CPU; the inputs must be there. With ``instructions``
+    those of one call are counted by valgrind afterwards, in a process and in time of its own.
 
     The call is measured in ``processes`` fresh processes where it can be pickled for them, which functions of a script or
     a notebook and lambdas cannot; in this one otherwise, and the result says so. Afterwards random generators are as they
@@ -61,7 +64,7 @@ def compare(
         raise GradprobeError(f"compare needs something to call, not a {type(fn).__name__}; give compare(model, x)")
     settings = checked(
         modes=modes, device=device, precision=precision, budget_s=budget_s, seed=seed, processes=processes,
-        threads=torch.get_num_threads(),
+        threads=torch.get_num_threads(), instructions=instructions,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="gradprobe-") as folder:
         source, reason = _pickled(Path(folder) / "call.pickle", fn, args, kwargs)
@@ -102,7 +105,7 @@ def compare_sources(
             except GradprobeError as error:
                 raise _Unreachable(str(error)) from None
             crew.append(member)
-        outcome = _outcome(crew, names, settings, surroundings, (), tell=tell)
+        outcome = _outcome(crew, names, settings, surroundings, (), sources=sources, tell=tell)
     return Comparison(outcome)
 
 
@@ -118,7 +121,10 @@ def _here(
     bench.add([workload])
     note = f"measured in one process, because {reason}: how processes differ is not in the intervals"
     with _generators_kept(), _modes_kept():
-        outcome = _outcome([Here(bench)], [workload.name], settings, _surroundings(settings), (note,))
+        try:
+            outcome = _outcome([Here(bench)], [workload.name], settings, _surroundings(settings), (note,))
+        finally:
+            bench.leave()
     return Comparison(outcome)
 
 
@@ -129,6 +135,7 @@ def _outcome(
     surroundings: dict[str, Any],
     notes: Sequence[str],
     *,
+    sources: Sequence[Source] = (),
     tell: Tell = lambda what, share: None,
 ) -> Outcome:
     begun = time.monotonic()
@@ -136,6 +143,10 @@ def _outcome(
     found, mixtures = experiment.run(names)
     costs = costs_of(mixtures)
     managers = {arm: statistics.median(values) for arm, values in experiment.managers().items()}
+    took = time.monotonic() - begun
+    if settings.instructions:
+        tell("counting instructions", 1.0)
+        notes = [*notes, *_count_instructions(found, sources, settings)]
     return Outcome(
         tuple(judged(measured, settings, costs) for measured in found),
         {**surroundings, "processes": len(crew)},
@@ -145,13 +156,24 @@ def _outcome(
             "budget_s": settings.budget(len(names)),
             "seed": settings.seed,
             "device": settings.device,
-            "took_s": round(time.monotonic() - begun, 1),
+            "took_s": round(took, 1),
             "warm_up_rounds": sum(_warm_up(measured) for measured in found),
         },
         {} if costs is None else dict(costs.ns),
         managers,
         (*notes, *dict.fromkeys(experiment.notes)),
     )
+
+
+def _count_instructions(found: Sequence[Measured], sources: Sequence[Source], settings: Settings) -> list[str]:
+    """Adds the instructions of one call to each workload; a note where that could not be done."""
+    if not sources:
+        return ["instructions were not counted: that takes a process of its own, which this cannot be sent to"]
+    names = [measured.name for measured in found if not measured.crash]
+    counts, reason = machine_instructions.count(sources, names, settings)
+    for measured in found:
+        measured.instructions = counts.get(measured.name, {})
+    return [f"instructions were not counted: {reason}"] if reason else []
 
 
 def _warm_up(measured: Measured) -> int:

@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from gradprobe.comparison.bench import Bench
@@ -46,15 +47,24 @@ class Elsewhere:
     """A bench in a fresh process of this interpreter."""
 
     def __init__(
-        self, number: int, *, modes: Sequence[str], seed: int, device: str | None = None, threads: int | None = None
+        self,
+        number: int,
+        *,
+        modes: Sequence[str],
+        seed: int,
+        device: str | None = None,
+        threads: int | None = None,
+        command: Sequence[str] = (),
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """``command`` is what the interpreter is started by, ``variables`` are for its environment."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "gradprobe.comparison.worker"],
+            [*command, sys.executable, "-m", "gradprobe.comparison.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder), **variables},
             # A Ctrl-C reaches the process that compares, which then ends these.
             start_new_session=True,
         )
@@ -96,13 +106,17 @@ class Elsewhere:
             return f"the process that measured it ended with {signal.Signals(-code).name}"
         return f"the process that measured it ended with signal {-code}"
 
+    def kill(self) -> None:
+        """Ends the process, whatever it is doing; who waits for its answer meets ``Lost``."""
+        self._process.kill()
+
     def close(self) -> None:
-        """Ends the process, whatever it is doing."""
+        """Ends the process and lets go of it."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
-        self._process.kill()
+        self.kill()
         self._process.wait()
 
 

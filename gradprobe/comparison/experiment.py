@@ -42,6 +42,7 @@ class Measured:
     notes: list[str] = field(default_factory=list)
     mechanisms: dict[str, dict[str, float]] = field(default_factory=dict)
     account: dict[str, dict[str, Any]] = field(default_factory=dict)
+    instructions: dict[str, float] = field(default_factory=dict)
 
     @property
     def arms(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a call reads and may change: the tensors within its reach, found, kept and put back."""
+"""What a call reads and may change: what is within its reach, kept and put back."""
 
 from __future__ import annotations
 
@@ -7,66 +7,19 @@ import functools
 import random
 import sys
 import types
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from gradprobe.comparison.holders import Held, Holder, grew, same
+from gradprobe.comparison.reach import Reach
 from gradprobe.comparison.workload import Call
 
 MAX_KEPT_BYTES = 1 << 30
 """Beyond this, tensors are watched by their version counters alone, and no copy of them is kept."""
-_DEPTH = 6
-
-
-def tensors_of(call: object) -> list[Tensor]:
-    """The tensors that a call holds: in its arguments, its closure, the globals it names, and modules among all these."""
-    found: dict[int, Tensor] = {}
-    for value in _reached(call, _DEPTH, set()):
-        if isinstance(value, Tensor):
-            found.setdefault(id(value), value)
-        elif isinstance(value, nn.Module):
-            for tensor in (*value.parameters(), *value.buffers()):
-                found.setdefault(id(tensor), tensor)
-    return list(found.values())
-
-
-def _reached(value: object, depth: int, seen: set[int]) -> Iterator[object]:
-    if depth == 0 or id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, Tensor | nn.Module):
-        yield value
-        return
-    inner: list[object] = []
-    if isinstance(value, functools.partial):
-        inner = [value.func, *value.args, *value.keywords.values()]
-    elif isinstance(value, types.MethodType):
-        inner = [value.__self__, value.__func__]
-    elif isinstance(value, types.FunctionType):
-        inner = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
-        inner += [*(value.__defaults__ or ()), getattr(value, "__wrapped__", None)]
-        if str(value.__module__).partition(".")[0] != "torch":  # what torch's own functions name is no input
-            inner += [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
-    elif isinstance(value, dict):
-        inner = list(value.values())
-    elif isinstance(value, list | tuple | set):
-        inner = list(value)
-    elif not isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
-        inner = list(getattr(value, "__dict__", {}).values())
-    for one in inner:
-        yield from _reached(one, depth - 1, seen)
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 -- raises where it is empty
-    except ValueError:
-        return False
-    return True
 
 
 def as_inference(call: functools.partial[object]) -> Call:
@@ -93,80 +46,117 @@ class _Kept:
     changed: bool = False
 
 
-@dataclass
 class Inputs:
     """The state that a call starts from. ``look`` after a first call finds what it changes; ``restore`` puts that back."""
 
-    call: Call
-    seed: int
-    kept: list[_Kept] = field(default_factory=list)
-    is_random: bool = False
-    changes_containers: bool = False
-    _before: tuple[object, ...] = ()
-    _structure: object = None
-    _pristine: Any = None
-
-    def __post_init__(self) -> None:
-        tensors = tensors_of(self.call)
-        copies = sum(t.numel() * t.element_size() for t in tensors if _is_plain(t)) <= MAX_KEPT_BYTES
-        with torch.no_grad():
-            for tensor in tensors:
-                data = tensor.detach().clone() if copies and _is_plain(tensor) else None
-                grad = None if tensor.is_inference() or not tensor.is_leaf else tensor.grad
-                self.kept.append(_Kept(tensor, _version(tensor), data, tensor.shape, grad))
-        if isinstance(self.call, functools.partial):
-            self._structure = _structure(self.call)
-            try:
-                self._pristine = copy.deepcopy(
-                    (self.call.args, self.call.keywords), {id(m): m for m in _fixed(self.call)}
-                )
-            except Exception:
-                self._pristine = None
+    def __init__(self, call: Call, seed: int) -> None:
+        self.call = call
+        self.is_random = False
+        self._seed = seed
+        self._kept: dict[int, _Kept] = {}
+        self._holders: dict[int, Holder] = {}
+        self._changing: set[int] = set()
+        self._growing = False
+        self._reach()
+        self._at_first = {key: holder.held for key, holder in self._holders.items()}
         self.reseed()
         self._before = _generators()
 
-    def look(self) -> None:
-        """Compares with the beginning, after one call."""
+    def _reach(self) -> None:
+        """Takes up what is within reach of the call and was not before."""
+        reach = Reach(self.call)
+        known = [kept.tensor for kept in self._kept.values()]
+        copies = sum(map(_bytes, {**reach.tensors, **{id(t): t for t in known}}.values())) <= MAX_KEPT_BYTES
+        with torch.no_grad():
+            for key, tensor in reach.tensors.items():
+                if key not in self._kept:
+                    data = tensor.detach().clone() if copies and _is_plain(tensor) else None
+                    grad = None if tensor.is_inference() or not tensor.is_leaf else tensor.grad
+                    self._kept[key] = _Kept(tensor, _version(tensor), data, tensor.shape, grad)
+        for key, holder in reach.holders.items():
+            self._holders.setdefault(key, holder)
+
+    def look(self, again: Callable[[], object] | None = None) -> None:
+        """Compares with the beginning, after one call.
+
+        ``again`` calls once more where something holds other values than before: what further calls leave as the first one
+        left it was set up once, as caches and compiled code are, and stays.
+        """
         self.is_random = self.is_random or not _same_generators(self._before, _generators())
-        for kept in self.kept:
+        found = self._differing()
+        if found and again is not None:
+            again()
+            after = self._differing()
+            settled = {key: held for key, held in found.items() if key in after and same(held, after[key])}
+            if not self._settle(settled, again):
+                settled = {}
+            found = {key: held for key, held in after.items() if key not in settled}
+        self._note(found)
+        for kept in self._kept.values():
             kept.changed = kept.changed or _is_changed(kept)
-        if isinstance(self.call, functools.partial) and self._pristine is not None:
-            self.changes_containers = self.changes_containers or _structure(self.call) != self._structure
+
+    def _settle(self, settled: dict[int, Held], again: Callable[[], object]) -> bool:
+        """Takes what was set up as given, unless what is in it changes with every call."""
+        holders, kept = self._holders, self._kept
+        self._holders, self._kept = dict(holders), dict(kept)
+        self._reach()
+        again()
+        new_holders = [holder for key, holder in self._holders.items() if key not in holders]
+        new_tensors = [one for key, one in self._kept.items() if key not in kept]
+        if any(not same(holder.held, holder.now()) for holder in new_holders) or any(map(_is_changed, new_tensors)):
+            self._holders, self._kept = holders, kept
+            return False
+        for key, held in settled.items():
+            self._holders[key].held = held
+        return True
+
+    def _differing(self) -> dict[int, Held]:
+        """What those hold now that held other values at the beginning, and are not known to change."""
+        held = {key: holder.now() for key, holder in self._holders.items() if key not in self._changing}
+        return {key: now for key, now in held.items() if not same(self._holders[key].held, now)}
+
+    def _note(self, changing: dict[int, Held]) -> None:
+        self._changing |= set(changing)
+        self._growing = self._growing or any(grew(self._holders[key].held, held) for key, held in changing.items())
 
     @property
     def changes(self) -> int:
-        """How many tensors it changes, a list or dict that it changes among them."""
-        return sum(kept.changed for kept in self.kept) + self.changes_containers
+        """How many tensors, and holders of other values, it changes."""
+        return sum(kept.changed for kept in self._kept.values()) + len(self._changing)
+
+    @property
+    def grows(self) -> bool:
+        """Whether what it changes grows from call to call."""
+        return self._growing
 
     def restore(self) -> Call:
         """Puts back what the call changes, and gives the call to make next."""
-        for kept in self.kept:
+        for key in self._changing:
+            self._holders[key].put_back(self._holders[key].held)
+        for kept in self._kept.values():
             if kept.changed:
                 _put_back(kept)
         if self.is_random:
             self.reseed()
-        if self.changes_containers:
-            assert isinstance(self.call, functools.partial)
-            fixed = {id(value): value for value in _fixed(self.call)}
-            args, keywords = copy.deepcopy(self._pristine, fixed)
-            return functools.partial(self.call.func, *args, **keywords)
         return self.call
+
+    def leave(self) -> None:
+        """Puts everything back to the beginning, what was set up once as well."""
+        self.restore()
+        for key, held in self._at_first.items():
+            if not same(held, self._holders[key].now()):
+                self._holders[key].put_back(held)
 
     def reseed(self) -> None:
         """Starts the generators of torch, random and NumPy at the seed."""
-        torch.manual_seed(self.seed)
-        random.seed(self.seed)
+        torch.manual_seed(self._seed)
+        random.seed(self._seed)
         if "numpy" in sys.modules:
-            sys.modules["numpy"].random.seed(self.seed % 2**32)
+            sys.modules["numpy"].random.seed(self._seed % 2**32)
 
 
-def _fixed(call: functools.partial[object]) -> list[object]:
-    """What a copy of the arguments shares with them: tensors, which are put back in place, and modules."""
-    return list(_reached((call.args, call.keywords), _DEPTH, set()))
-
-
-def _structure(call: functools.partial[object]) -> object:
-    return pytree.tree_structure((call.args, call.keywords))
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size() if _is_plain(tensor) else 0
 
 
 def _is_plain(tensor: Tensor) -> bool:

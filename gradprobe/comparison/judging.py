@@ -87,6 +87,7 @@ def _arm(measured: Measured, mode: str, control: Estimate, settings: Settings, c
             "saved_bytes": account.get("saved_bytes", NAN),
             "inference_tensors": account.get("inference_tensors", NAN),
             "operators": account.get("operators", NAN),
+            "instructions": measured.instructions.get(mode, NAN),
             "explained_ns": explained,
             "difference": text,
             "differs": differs,

@@ -26,6 +26,7 @@ class Settings:
     device: str | None = None
     processes: int = PROCESSES
     threads: int | None = None
+    instructions: bool = False
 
     def budget(self, workloads: int) -> float:
         """Seconds in all; where none were given, enough for most machines to reach the precision."""

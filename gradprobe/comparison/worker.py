@@ -14,7 +14,7 @@ from gradprobe.comparison.sources import Source
 from gradprobe.comparison.timing import timer_of
 from gradprobe.errors import GradprobeError
 
-VERBS = ("open", "add_mixtures", "prepare", "measure", "managers", "mechanisms", "account", "issued")
+VERBS = ("open", "add_mixtures", "prepare", "measure", "managers", "mechanisms", "account", "issued", "instructions")
 
 
 def main() -> int:

@@ -134,7 +134,7 @@ def _signed(ns: float) -> str:
 def _remarks(outcome: Outcome) -> Section | None:
     told = [f"{c.workload} {note}." for c in outcome.workloads for note in c.notes]
     told += [
-        f"{c.workload} under {arm.mode}: {arm.error or arm.difference}."
+        f"{c.workload} under {arm.mode}: {(arm.error or arm.difference).rstrip('.')}."
         for c in outcome.workloads
         for arm in c.arms
         if arm.error or arm.difference
@@ -154,7 +154,7 @@ def _how(outcome: Outcome) -> Section:
     rounds = [arm.rounds for c in outcome.workloads for arm in c.arms if arm.mode == BASELINE and arm.rounds]
     managers = ", ".join(f"{mode} {duration(ns)}" for mode, ns in outcome.managers_ns.items())
     sentences = [
-        f"Processes: {outcome.environment['processes']}. Rounds: {min(rounds):,} to {max(rounds):,}, each of one block of "
+        f"Processes: {outcome.environment['processes']}. Rounds: {_range(rounds)}, each of one block of "
         f"calls per mode in random order (seed {settings['seed']})."
         if rounds
         else "Nothing was measured.",
@@ -165,6 +165,11 @@ def _how(outcome: Outcome) -> Section:
         f"took {duration(settings['took_s'] * 1e9)}.",
     ]
     return Section("How it was measured", [printable(sentence) for sentence in sentences if sentence], folded=True)
+
+
+def _range(numbers: list[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _environment(outcome: Outcome) -> Section:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -128,15 +129,18 @@ def test_inputs_gradients_generators_and_modes_are_as_they_were() -> None:
 
 
 def test_a_list_that_the_call_appends_to_is_new_for_each_block() -> None:
-    seen: list[int] = []
+    class Seen:  # a type is no state of a call, so this is not put back
+        lengths: ClassVar[list[int]] = []
 
     def call(cache: list[torch.Tensor]) -> None:
-        seen.append(len(cache))
+        Seen.lengths.append(len(cache))
         cache.append(torch.ones(2))
 
     mine: list[torch.Tensor] = []
     gradprobe.compare(call, mine, budget_s=SHORT_S)
-    assert set(seen[3:]) == {0}
+    assert len(Seen.lengths) > 10
+    assert Seen.lengths.count(0) > len(Seen.lengths) - 10
+    assert mine == []
 
 
 @pytest.mark.parametrize("name", ["built", "itself"])

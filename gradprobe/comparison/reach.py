@@ -1,0 +1,87 @@
+"""What a call reaches: its tensors, and whatever holds values for it from one call to the next."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+
+from gradprobe.comparison.holders import Holder
+
+_DEPTH = 6
+_MANY = 10_000
+"""Of a longer list no more than these are looked into."""
+_OF_MODULES = frozenset(vars(nn.Module()))
+_CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
+
+
+class Reach:
+    """Tensors and holders within reach of some values: arguments, closures, the globals that functions name, attributes,
+    and modules with all that is in them."""
+
+    def __init__(self, *values: object) -> None:
+        self.tensors: dict[int, Tensor] = {}
+        self.holders: dict[int, Holder] = {}
+        self._seen: dict[int, object] = {}  # kept, so that no other object takes an identity
+        self._follow(values, _DEPTH)
+
+    def _follow(self, values: Iterable[object], depth: int) -> None:
+        for value in values:
+            if id(value) not in self._seen:
+                self._seen[id(value)] = value
+                if isinstance(value, Tensor):
+                    self.tensors[id(value)] = value
+                elif isinstance(value, nn.Module):
+                    self._follow_module(value, depth)
+                elif depth:
+                    self._follow(self._inside(value), depth - 1)
+
+    def _follow_module(self, module: nn.Module, depth: int) -> None:
+        for tensor in (*module.parameters(), *module.buffers()):
+            self.tensors.setdefault(id(tensor), tensor)
+        for part in module.modules():
+            self._seen[id(part)] = part
+            self._hold(vars(part))
+            for name in ("_parameters", "_buffers", "_modules"):
+                self._hold(vars(part)[name])
+            self._follow((value for name, value in vars(part).items() if name not in _OF_MODULES), depth)
+
+    def _inside(self, value: Any) -> Iterable[object]:
+        """What ``value`` holds, whose holders are noted."""
+        if isinstance(value, functools.partial):
+            return [value.func, *value.args, *value.keywords.values()]
+        if isinstance(value, types.MethodType):
+            return [value.__self__, value.__func__]
+        if isinstance(value, types.FunctionType):
+            return self._inside_function(value)
+        if isinstance(value, tuple):
+            return islice(value, _MANY)
+        if type(value) in _CONTAINERS:
+            self._hold(value)
+            return list(islice(value.values() if isinstance(value, dict) else value, _MANY))
+        if isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
+            return ()
+        attributes = getattr(value, "__dict__", None)
+        if not isinstance(attributes, dict):
+            return ()
+        self._hold(attributes)
+        return list(attributes.values())
+
+    def _inside_function(self, function: types.FunctionType) -> Iterable[object]:
+        found = [*(function.__defaults__ or ()), getattr(function, "__wrapped__", None)]
+        for cell in function.__closure__ or ():
+            self._hold(cell)
+            found += Holder(cell).held.values()
+        if str(function.__module__).partition(".")[0] != "torch":  # what torch's own functions name is no input
+            # By the function, whose names they are: others may name others of the same globals.
+            named = self.holders[id(function)] = Holder(function.__globals__, function.__code__.co_names)
+            found += named.held.values()
+        return found
+
+    def _hold(self, holder: Any) -> None:
+        self.holders.setdefault(id(holder), Holder(holder))
