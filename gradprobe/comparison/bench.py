@@ -171,6 +171,13 @@ class Bench:
         changed = max((inputs.changes for inputs in prepared.inputs.values()), default=0)
         if changed:
             _say(prepared, f"changes {changed} of its inputs, which were put back before each block of calls")
+        lost = max((inputs.lost for inputs in prepared.inputs.values()), default=0)
+        if lost:
+            _say(
+                prepared,
+                f"changes {lost} tensors that were not put back: they are too large to be copied, or of a kind that has no "
+                "copy, so each call begins with what the one before left",
+            )
         if any(inputs.is_random for inputs in prepared.inputs.values()):
             _say(prepared, f"draws random numbers: generators were set to seed {self._seed} before each block of calls")
 

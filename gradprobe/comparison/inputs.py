@@ -8,13 +8,13 @@ import random
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradprobe.comparison.holders import Held, Holder, grew, same
+from gradprobe.comparison.kept import Kept, bytes_of
 from gradprobe.comparison.reach import Reach
 from gradprobe.comparison.workload import Call
 
@@ -36,16 +36,6 @@ def as_inference(call: functools.partial[object]) -> Call:
     return functools.partial(copied(function), *map(copied, call.args), **keywords)
 
 
-@dataclass
-class _Kept:
-    tensor: Tensor
-    version: int | None
-    data: Tensor | None
-    shape: torch.Size
-    grad: Tensor | None
-    changed: bool = False
-
-
 class Inputs:
     """The state that a call starts from. ``look`` after a first call finds what it changes; ``restore`` puts that back."""
 
@@ -53,7 +43,7 @@ class Inputs:
         self.call = call
         self.is_random = False
         self._seed = seed
-        self._kept: dict[int, _Kept] = {}
+        self._kept: dict[int, Kept] = {}
         self._holders: dict[int, Holder] = {}
         self._changing: set[int] = set()
         self._growing = False
@@ -65,14 +55,9 @@ class Inputs:
     def _reach(self) -> None:
         """Takes up what is within reach of the call and was not before."""
         reach = Reach(self.call)
-        known = [kept.tensor for kept in self._kept.values()]
-        copies = sum(map(_bytes, {**reach.tensors, **{id(t): t for t in known}}.values())) <= MAX_KEPT_BYTES
-        with torch.no_grad():
-            for key, tensor in reach.tensors.items():
-                if key not in self._kept:
-                    data = tensor.detach().clone() if copies and _is_plain(tensor) else None
-                    grad = None if tensor.is_inference() or not tensor.is_leaf else tensor.grad
-                    self._kept[key] = _Kept(tensor, _version(tensor), data, tensor.shape, grad)
+        new = [tensor for key, tensor in reach.tensors.items() if key not in self._kept]
+        copies = sum(map(bytes_of, (*new, *(kept.tensor for kept in self._kept.values())))) <= MAX_KEPT_BYTES
+        self._kept.update((id(tensor), Kept(tensor, copies=copies)) for tensor in new)
         for key, holder in reach.holders.items():
             self._holders.setdefault(key, holder)
 
@@ -93,7 +78,7 @@ class Inputs:
             found = {key: held for key, held in after.items() if key not in settled}
         self._note(found)
         for kept in self._kept.values():
-            kept.changed = kept.changed or _is_changed(kept)
+            kept.look()
 
     def _settle(self, settled: dict[int, Held], again: Callable[[], object]) -> bool:
         """Takes what was set up as given, unless what is in it changes with every call."""
@@ -103,7 +88,9 @@ class Inputs:
         again()
         new_holders = [holder for key, holder in self._holders.items() if key not in holders]
         new_tensors = [one for key, one in self._kept.items() if key not in kept]
-        if any(not same(holder.held, holder.now()) for holder in new_holders) or any(map(_is_changed, new_tensors)):
+        if any(not same(holder.held, holder.now()) for holder in new_holders) or any(
+            kept.differs() for kept in new_tensors
+        ):
             self._holders, self._kept = holders, kept
             return False
         for key, held in settled.items():
@@ -125,6 +112,11 @@ class Inputs:
         return sum(kept.changed for kept in self._kept.values()) + len(self._changing)
 
     @property
+    def lost(self) -> int:
+        """How many of the tensors that it changes cannot be put back: there is no copy of them."""
+        return sum(kept.changed and not kept.is_copied for kept in self._kept.values())
+
+    @property
     def grows(self) -> bool:
         """Whether what it changes grows from call to call."""
         return self._growing
@@ -135,7 +127,7 @@ class Inputs:
             self._holders[key].put_back(self._holders[key].held)
         for kept in self._kept.values():
             if kept.changed:
-                _put_back(kept)
+                kept.put_back()
         if self.is_random:
             self.reseed()
         return self.call
@@ -153,55 +145,6 @@ class Inputs:
         random.seed(self._seed)
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed(self._seed % 2**32)
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size() if _is_plain(tensor) else 0
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_nested
-
-
-def _version(tensor: Tensor) -> int | None:
-    try:
-        return tensor._version
-    except (RuntimeError, AttributeError):
-        return None
-
-
-def _is_changed(kept: _Kept) -> bool:
-    tensor = kept.tensor
-    if tensor.shape != kept.shape or (not tensor.is_inference() and tensor.is_leaf and tensor.grad is not kept.grad):
-        return True
-    if kept.data is None:
-        return _version(tensor) != kept.version
-    return not same_bits(kept.data, tensor)
-
-
-def _put_back(kept: _Kept) -> None:
-    tensor = kept.tensor
-    if tensor.is_leaf and not tensor.is_inference():
-        tensor.grad = kept.grad
-    if kept.data is None:
-        return
-    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-        if tensor.shape != kept.shape:
-            tensor.resize_(kept.shape)
-        tensor.copy_(kept.data)
-
-
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same bits; a NaN is the same as itself."""
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    if one.layout is not torch.strided or one.is_quantized:
-        return bool(torch.equal(one.detach(), other.detach())) if one.layout is not torch.jagged else False
-    with torch.no_grad():
-        one, other = one.detach(), other.detach()
-        if one.dtype.is_floating_point or one.dtype.is_complex:
-            return bool(torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True))
-        return bool(torch.equal(one, other))
 
 
 def _generators() -> tuple[object, ...]:

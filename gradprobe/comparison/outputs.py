@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from gradprobe.comparison.inputs import same_bits
+from gradprobe.comparison.kept import same_bits
 
 CLOSE = 1e-5
 """Relative to the largest value: what another order of the same additions makes of float32."""

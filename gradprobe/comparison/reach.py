@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gradprobe.comparison.holders import Holder
 
@@ -35,15 +36,19 @@ class Reach:
             if id(value) not in self._seen:
                 self._seen[id(value)] = value
                 if isinstance(value, Tensor):
-                    self.tensors[id(value)] = value
+                    self._add(value)
                 elif isinstance(value, nn.Module):
                     self._follow_module(value, depth)
                 elif depth:
                     self._follow(self._inside(value), depth - 1)
 
+    def _add(self, tensor: Tensor) -> None:
+        if not is_lazy(tensor):  # it has no data before a first call makes some
+            self.tensors[id(tensor)] = tensor
+
     def _follow_module(self, module: nn.Module, depth: int) -> None:
         for tensor in (*module.parameters(), *module.buffers()):
-            self.tensors.setdefault(id(tensor), tensor)
+            self._add(tensor)
         for part in module.modules():
             self._seen[id(part)] = part
             self._hold(vars(part))

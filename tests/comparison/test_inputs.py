@@ -164,3 +164,54 @@ def test_a_comparison_leaves_what_a_call_keeps_as_it_was(name: str) -> None:
     comparison = gradprobe.compare(lambda: call(), budget_s=0.3)
     assert set(comparison.table["error"]) == {""}
     assert call()[0] == 1
+
+
+def put_back(tensor: torch.Tensor, change: Callable[[], object]) -> None:
+    before = tensor.detach().clone()
+    inputs = Inputs(lambda: (tensor, change), 0)
+    change()
+    inputs.look()
+    assert inputs.changes
+    inputs.restore()
+    assert torch.equal(tensor.detach(), before)
+
+
+def test_tensors_whose_elements_share_memory_are_put_back() -> None:
+    row = torch.arange(3.0)
+    expanded = row.expand(4, 3)
+    put_back(expanded, lambda: row.add_(1))
+
+
+def test_a_gradient_that_a_call_adds_to_is_put_back() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    weight.grad = torch.ones(2)
+    kept = weight.grad
+    inputs = Inputs(lambda: weight, 0)
+    (weight * 2).sum().backward()
+    inputs.look()
+    inputs.restore()
+    assert weight.grad is kept
+    assert kept.tolist() == [1, 1]
+
+
+def test_a_tensor_that_became_part_of_a_graph_is_a_leaf_again() -> None:
+    buffer, weight = torch.zeros(2), torch.ones(2, requires_grad=True)
+    inputs = Inputs(lambda: (buffer, weight), 0)
+    buffer.add_(weight)
+    inputs.look()
+    inputs.restore()
+    assert buffer.is_leaf
+    assert not buffer.requires_grad
+    assert buffer.tolist() == [0, 0]
+
+
+def test_what_is_too_large_for_a_copy_is_told_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradprobe.comparison.inputs.MAX_KEPT_BYTES", 4)
+    x = torch.zeros(2)
+    comparison = gradprobe.compare(lambda: x.add_(1), budget_s=0.3)
+    assert any("changes 1 tensors that were not put back" in note for note in comparison.outcome.workloads[0].notes)
+
+
+def test_lazy_modules_are_set_up_by_their_first_call() -> None:
+    comparison = gradprobe.compare(partial(nn.LazyLinear(2), torch.ones(1, 3)), budget_s=0.3, processes=1)
+    assert set(comparison.table["error"]) == {""}

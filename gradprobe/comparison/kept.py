@@ -1,0 +1,105 @@
+"""A tensor within reach of a call as it was before the call, and how to put it back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Kept:
+    """What ``tensor`` was when this was made. Without ``copies`` only its version tells whether it was changed."""
+
+    def __init__(self, tensor: Tensor, *, copies: bool) -> None:
+        self.tensor = tensor
+        self.changed = False
+        self._version = _version(tensor)
+        self._shape = tensor.shape
+        self._requires_grad = tensor.requires_grad
+        self._grad = tensor.grad if _may_have_grad(tensor) else None
+        self._grad_kept = None if self._grad is None else Kept(self._grad, copies=copies)
+        with torch.no_grad():
+            self._data = _memory(tensor).clone() if copies and _is_plain(tensor) else None
+
+    @property
+    def is_copied(self) -> bool:
+        return self._data is not None
+
+    def look(self) -> None:
+        """Remembers whether it has changed."""
+        self.changed = self.changed or self.differs()
+
+    def differs(self) -> bool:
+        """Whether it is something else now: its values, shape, gradient, or whether it requires one."""
+        tensor = self.tensor
+        if tensor.shape != self._shape or tensor.requires_grad != self._requires_grad:
+            return True
+        if _may_have_grad(tensor) and tensor.grad is not self._grad:
+            return True
+        if self._grad_kept is not None and self._grad_kept.differs():
+            return True
+        if self._data is None:
+            return _version(tensor) != self._version
+        return not same_bits(self._data, _memory(tensor))
+
+    def put_back(self) -> None:
+        tensor = self.tensor
+        if tensor.requires_grad != self._requires_grad and not tensor.is_inference():
+            self._forget_history()
+        if _may_have_grad(tensor):
+            tensor.grad = self._grad
+        if self._grad_kept is not None:
+            self._grad_kept.put_back()
+        if self._data is not None:
+            with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+                if tensor.shape != self._shape:
+                    tensor.resize_(self._shape)
+                _memory(tensor).copy_(self._data)
+
+    def _forget_history(self) -> None:
+        """Of what was a leaf, and what a call under gradients wrote results of a graph into."""
+        if self.tensor.grad_fn is not None and not self.tensor._is_view():
+            self.tensor.detach_()
+        if self.tensor.is_leaf:
+            self.tensor.requires_grad_(self._requires_grad)
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """Of a copy; 0 where none is made."""
+    return tensor.numel() * tensor.element_size() if _is_plain(tensor) else 0
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same bits; a NaN is the same as itself."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.layout is not torch.strided or one.is_quantized:
+        return bool(torch.equal(one.detach(), other.detach())) if one.layout is not torch.jagged else False
+    with torch.no_grad():
+        one, other = one.detach(), other.detach()
+        if one.dtype.is_floating_point or one.dtype.is_complex:
+            return bool(torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True))
+        return bool(torch.equal(one, other))
+
+
+def _memory(tensor: Tensor) -> Tensor:
+    """The tensor, or where its elements share memory, as those of an expanded one do, all memory that it reaches, flat."""
+    tensor = tensor.detach()
+    if torch._debug_has_internal_overlap(tensor) == 0:
+        return tensor
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.as_strided((reach if tensor.numel() else 0,), (1,))
+
+
+def _may_have_grad(tensor: Tensor) -> bool:
+    return tensor.is_leaf and not tensor.is_inference()
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_nested
+
+
+def _version(tensor: Tensor) -> int | None:
+    try:
+        return tensor._version
+    except (RuntimeError, AttributeError):
+        return None
