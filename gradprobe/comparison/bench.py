@@ -324,6 +324,7 @@ def _recorded(arm: str, call: Call) -> dict[str, Any]:
         "saved_bytes": float(ops["saved_bytes"].sum()),
         "inference_tensors": float(ops["inference_outputs"].sum()),
         "operators": float(ops["count"].sum()),
+        "kinds": sorted(set(ops["op"])),
         "left_behind": int(births["alive"].sum()),
         "held_by": sorted({holder for held in births["held_by"] if held for holder in held.split(", ")}),
     }

@@ -20,7 +20,7 @@ def judged(measured: Measured, settings: Settings, costs: Costs | None) -> Compa
     control = measured.ratio(arms.CONTROL, settings.seed) if arms.CONTROL in measured.arms else _nothing()
     found = tuple(_arm(measured, mode, control, settings, costs) for mode in settings.modes)
     again = _timed(measured, arms.CONTROL, control, UNDECIDED) if arms.CONTROL in measured.arms else None
-    notes = [*measured.facts.get("notes", ()), *_left_behind(measured), *measured.notes]
+    notes = [*measured.facts.get("notes", ()), *_left_behind(measured), *_other_operators(measured), *measured.notes]
     if measured.crash:
         notes.append(measured.crash)
     return Compared(
@@ -39,6 +39,16 @@ def _left_behind(measured: Measured) -> list[str]:
     left, held = account.get("left_behind", 0), account.get("held_by", ())
     by = f", held by {', '.join(held)}" if held else ""
     return [f"leaves {left} inference tensor{'' if left == 1 else 's'} behind{by}"] if left else []
+
+
+def _other_operators(measured: Measured) -> list[str]:
+    """Under inference mode composite operators come whole, so that names tell nothing there."""
+    kinds = {arm: set(measured.account.get(arm, {}).get("kinds", ())) for arm in (arms.BASELINE, arms.GRAD)}
+    only = sorted(kinds[arms.BASELINE] - kinds[arms.GRAD])
+    if not only or not kinds[arms.GRAD]:
+        return []
+    named = ", ".join(only[:3]) + (" and others" if len(only) > 3 else "")
+    return [f"takes another path under grad, without {named}: other kernels are part of that difference"]
 
 
 def costs_of(mixtures: Sequence[Measured]) -> Costs | None:

@@ -253,3 +253,12 @@ def test_the_suite_of_models_is_measured_whole() -> None:
     nodes = result.table.pivot(index="workload", columns="mode", values="nodes")
     assert (nodes["grad"] > 0).all(), [(c.workload, c.notes) for c in result.outcome.workloads]
     assert (nodes[["no_grad", "inference_mode"]] == 0).all(axis=None)
+
+
+def test_a_mode_that_takes_another_path_is_named_with_what_it_leaves_out() -> None:
+    encoder = torch.nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, batch_first=True).eval()
+    linear = torch.nn.Linear(2, 2)
+    notes = gradprobe.compare(encoder, torch.ones(1, 2, 8), budget_s=4, processes=1).outcome.workloads[0].notes
+    assert any("another path under grad, without aten._transformer_encoder_layer_fwd" in note for note in notes)
+    notes = gradprobe.compare(linear, torch.ones(1, 2), budget_s=4, processes=1).outcome.workloads[0].notes
+    assert not any("another path" in note for note in notes)
