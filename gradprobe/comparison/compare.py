@@ -117,8 +117,8 @@ def _here(
     bench = Bench(settings.modes, seed=settings.seed, timer=timer_of(settings.device))
     bench.add([workload])
     note = f"measured in one process, because {reason}: how processes differ is not in the intervals"
-    with _generators_kept(), _modes_kept():
-        outcome = _outcome([Here(bench)], [workload.name], settings, _surroundings(settings), (note,))
+    with _generators_kept(), _modes_kept(), contextlib.closing(Here(bench)) as here:
+        outcome = _outcome([here], [workload.name], settings, _surroundings(settings), (note,))
     return Comparison(outcome)
 
 

@@ -39,7 +39,8 @@ class Here:
         return getattr(self._bench, verb)(**values)
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Puts back what the calls changed in this process."""
+        self._bench.leave()
 
 
 class Elsewhere:
