@@ -19,7 +19,7 @@ import torch
 from gradprobe.analysis.comparisons import Outcome
 from gradprobe.comparison import arms
 from gradprobe.comparison.bench import Bench
-from gradprobe.comparison.crew import Elsewhere, Here, Lost, Member, take_up
+from gradprobe.comparison.crew import Elsewhere, Here, Lost, Member, check_not_measuring, take_up
 from gradprobe.comparison.experiment import Experiment, Measured, Tell
 from gradprobe.comparison.judging import costs_of, judged
 from gradprobe.comparison.result import Comparison
@@ -81,6 +81,7 @@ def compare_sources(
     sources: Sequence[Source], settings: Settings, *, tell: Tell = lambda what, share: None
 ) -> Comparison:
     """Measures the workloads of all sources in fresh processes."""
+    check_not_measuring()
     surroundings = _surroundings(settings)
     tell("starting processes", 0.0)
     with contextlib.ExitStack() as stack:

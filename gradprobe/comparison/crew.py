@@ -10,11 +10,20 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from gradprobe.comparison.bench import Bench
 from gradprobe.comparison.sources import Source
 from gradprobe.errors import GradprobeError
+
+_MARK: Final = "GRADPROBE_MEASURING"
+"""Set in the environment of a process that measures, and so in all that it starts."""
+
+
+def check_not_measuring() -> None:
+    """Refuses to start processes from one that measures: a module that compares when imported would start them forever."""
+    if os.environ.get(_MARK):
+        raise GradprobeError("it compares when it is imported; put that under if __name__ == '__main__':")
 
 
 class Lost(Exception):  # noqa: N818 -- no fault of the caller's
@@ -55,8 +64,8 @@ class Elsewhere:
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)},
-            # A Ctrl-C reaches the process that compares, which then ends these.
+            env={**os.environ, _MARK: "1", "PYTHONPATH": os.pathsep.join(str(folder) for folder in sys.path if folder)},
+            # A Ctrl-C reaches the process that compares, which then ends these and what they started.
             start_new_session=True,
         )
         self._send({"modes": list(modes), "seed": seed, "number": number, "device": device, "threads": threads})
@@ -103,6 +112,9 @@ class Elsewhere:
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
 
