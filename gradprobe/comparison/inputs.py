@@ -97,8 +97,9 @@ def _reached(value: object, depth: int, seen: set[int]) -> Iterator[object]:
         inner = list(value)
     elif not isinstance(value, type | types.ModuleType):
         inner = list(getattr(value, "__dict__", {}).values())
+    is_wrapper = isinstance(value, functools.partial | types.MethodType)
     for one in inner:
-        yield from _reached(one, depth - 1, seen)
+        yield from _reached(one, depth if is_wrapper else depth - 1, seen)
 
 
 def _is_filled(cell: types.CellType) -> bool:

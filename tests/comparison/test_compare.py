@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import random
+import subprocess
+import sys
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,6 +201,8 @@ def test_what_has_to_be_put_back_is_told(targets: Path, name: str, note: str) ->
         ({"device": "nowhere"}, "device 'nowhere'"),
         ({"processes": 0}, "processes=0"),
         ({"seed": "one"}, "seed='one'"),
+        ({"seed": 2**64}, "seed=18446744073709551616"),
+        ({"device": "meta"}, "device 'meta'"),
     ],
 )
 def test_settings_that_cannot_be_are_named(settings: dict[str, object], said: str) -> None:
@@ -215,6 +223,7 @@ def test_settings_that_cannot_be_are_named(settings: dict[str, object], said: st
         (("a:b", "-o", "out.xyz"), "names no format"),
         (("a:b", "--budget", "-1"), "leaves no time"),
         (("a:b", "--against", "missing.json"), "cannot read missing.json"),
+        (("a:b", "--threads", "9999999999"), "threads=9999999999 cannot be"),
     ],
 )
 def test_bad_usage_is_one_line(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str) -> None:
@@ -251,3 +260,79 @@ def test_the_suite_of_models_is_measured_whole() -> None:
     nodes = result.table.pivot(index="workload", columns="mode", values="nodes")
     assert (nodes["grad"] > 0).all(), [(c.workload, c.notes) for c in result.outcome.workloads]
     assert (nodes[["no_grad", "inference_mode"]] == 0).all(axis=None)
+
+
+def test_settings_of_other_libraries_are_taken_and_saved() -> None:
+    given = {"device": torch.device("cpu"), "precision": np.float32(0.02), "budget_s": np.float32(0.1)}
+    result = gradprobe.compare(lambda: torch.ones(1), **given)  # type: ignore[arg-type]
+    assert json.loads(result.to_json())["settings"]["device"] == "cpu"
+
+
+def with_gradients() -> dict[str, object]:
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    return {"fn": torch.optim.SGD([weight]).step}
+
+
+def with_inference_tensors() -> dict[str, object]:
+    with torch.inference_mode():
+        return {"fn": torch.nn.Linear(2, 2).requires_grad_(), "input": torch.ones(1, 2)}
+
+
+def with_shared_memory() -> dict[str, object]:
+    x = torch.ones(4)
+    return {"fn": torch.add, "input": x, "other": x.view(4, 1)}
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [(with_gradients, "gradients are not sent"), (with_inference_tensors, "inference"), (with_shared_memory, "share")],
+)
+def test_what_would_be_something_else_in_another_process_is_measured_here(made: Callable[[], Any], reason: str) -> None:
+    result = gradprobe.compare(**made(), budget_s=0.1, processes=2)
+    assert reason in " ".join(result.outcome.notes)
+
+
+def test_what_fails_only_where_it_is_imported_anew_is_measured_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "filled.py").write_text("model = None\ndef call(x): return model(x)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    filled = importlib.import_module("filled")
+    filled.model = torch.nn.Linear(2, 2)
+    result = gradprobe.compare(filled.call, torch.ones(1, 2), budget_s=0.5, processes=2)
+    assert not result.table["error"].any()
+    assert "imports it anew" in " ".join(result.outcome.notes)
+
+
+def test_files_are_written_though_nobody_reads_the_report(targets: Path) -> None:
+    words = [sys.executable, "-m", "gradprobe", "compare", "targets.py:itself", "--budget", "0.1", "--processes", "1"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run([*words, "-o", "it.json"], cwd=targets.parent, stdout=closed, check=False)
+    assert done.returncode == 0
+    assert (targets.parent / "it.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("environment",), None),
+        (("settings",), [1]),
+        (("workloads", 0, "arms", 0, "ratio"), "1"),
+        (("workloads", 0, "arms", 1, "ratio"), 0),
+        (("workloads", 0, "arms", 1, "ci_low"), -1.0),
+        (("workloads", 0, "notes"), None),
+        (("workloads",), {"a": 1}),
+    ],
+)
+def test_a_damaged_file_is_refused_when_it_is_loaded(tmp_path: Path, path: tuple[Any, ...], value: object) -> None:
+    plain = json.loads(gradprobe.compare(lambda: 1, budget_s=0.05).to_json())
+    inner = plain
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (tmp_path / "damaged.json").write_text(json.dumps(plain))
+    with pytest.raises(GradprobeError, match="damaged"):
+        gradprobe.Comparison.load(tmp_path / "damaged.json")
