@@ -64,6 +64,9 @@ def broken():
 def dies():
     return lambda: os.kill(os.getpid(), signal.SIGKILL)
 
+async def waits():
+    pass
+
 def needs(data):
     return data
 
@@ -231,7 +234,7 @@ def test_bad_usage_is_one_line(capsys: pytest.CaptureFixture[str], words: tuple[
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("gone", "there is no gone"), ("number", "not a function"), ("needs", "without")]
+    ("name", "said"), [("gone", "there is no gone"), ("number", "not a function"), ("needs", "without"), ("waits", "coroutine")]
 )
 def test_a_target_that_cannot_be_measured_is_one_line(
     capsys: pytest.CaptureFixture[str], targets: Path, name: str, said: str
