@@ -15,6 +15,7 @@ BASELINE: Final = "no_grad"
 UNUSABLE: Final = "unusable"
 NOISY: Final = 0.01
 NAN: Final = math.nan
+_RATIOS: Final = ("ratio", "ci_low", "ci_high")
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,20 @@ def outcome(plain: Mapping[str, Any], where: str) -> Outcome:
             )
             for one in plain["workloads"]
         )
-        rest = {key: plain[key] for key in ("environment", "settings", "costs_ns", "managers_ns")}
+        rest = {key: dict(plain[key].items()) for key in ("environment", "settings", "costs_ns", "managers_ns")}
         return Outcome(workloads, **rest, notes=tuple(plain["notes"]))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise GradprobeError(f"{where} is damaged ({error}); compare again") from None
 
 
 def _arm(plain: Mapping[str, Any]) -> Arm:
     numbers = {f.name for f in dataclasses.fields(Arm) if f.type == "float"}
     values: dict[str, Any] = {k: NAN if value is None and k in numbers else value for k, value in plain.items()}
+    for name in sorted(numbers & set(values)):
+        if not isinstance(values[name], int | float) or (
+            name in _RATIOS and not (values[name] > 0 or math.isnan(values[name]))
+        ):
+            raise ValueError(f"{name} is {values[name]!r:.40}")
     return Arm(**{**values, "process_ratios": tuple(plain["process_ratios"])})
 
 

@@ -66,21 +66,22 @@ def execute(options: argparse.Namespace) -> int:
         if path.suffix not in _FORMATS:
             raise GradprobeError(f"{path}: its suffix names no format; use one of {', '.join(_FORMATS)}")
         check_room(path, force=options.force)
-    comparison, changes = _compared(options)
-    print(comparison)
-    if changes:
-        print(f"\n{changes}")
-    for path in options.output:
-        write_text(path, _FORMATS[path.suffix](comparison))
-        print(f"wrote {printable(str(path))}", file=sys.stderr)
-    return 0
-
-
-def _compared(options: argparse.Namespace) -> tuple[Comparison, str]:
-    """The comparison, and how it differs from the earlier one."""
     from gradprobe.comparison.result import Comparison
 
     earlier = None if options.against is None else Comparison.load(options.against)
+    comparison = _compared(options)
+    # Before it is shown: whoever reads may have seen enough, and close the pipe.
+    for path in options.output:
+        write_text(path, _FORMATS[path.suffix](comparison))
+        print(f"wrote {printable(str(path))}", file=sys.stderr)
+    print(comparison)
+    if earlier is not None:
+        changes = comparison.against(earlier, force=options.force)
+        print(f"\n{changes.to_string(index=False, float_format='{:.3f}'.format)}")
+    return 0
+
+
+def _compared(options: argparse.Namespace) -> Comparison:
     try:
         from gradprobe.comparison.arms import DEFAULT
         from gradprobe.comparison.compare import compare_sources
@@ -98,11 +99,7 @@ def _compared(options: argparse.Namespace) -> tuple[Comparison, str]:
         instructions=options.instructions,
     )
     with _Progress() as tell:
-        comparison = compare_sources(_sources(options), settings, tell=tell)
-    if earlier is None:
-        return comparison, ""
-    changes = comparison.against(earlier, force=options.force)
-    return comparison, changes.to_string(index=False, float_format="{:.3f}".format)
+        return compare_sources(_sources(options), settings, tell=tell)
 
 
 def _sources(options: argparse.Namespace) -> list[Source]:

@@ -8,6 +8,7 @@ import math
 import random
 import statistics
 import time
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +19,7 @@ import torch
 
 from gradprobe.comparison import arms, mechanisms, outputs
 from gradprobe.comparison.inputs import Inputs
+from gradprobe.comparison.reach import Reach
 from gradprobe.comparison.sources import Source
 from gradprobe.comparison.suites.ops import mixtures
 from gradprobe.comparison.timing import Timer
@@ -38,15 +40,27 @@ STEADY: Final = 1.02
 LONG_NS: Final = 200_000_000
 
 
+class Broken(GradprobeError):  # noqa: N818 -- of the call that is measured, more than of its user
+    """A call that had run before fails in a block."""
+
+    def __init__(self, arm: str, error: Exception) -> None:
+        super().__init__(told(error))
+        self.mode = arms.BASELINE if arm == arms.CONTROL else arm
+
+
 @dataclass
 class Prepared:
     """One workload in this process: a call per usable arm, and what the first calls showed."""
 
     name: str
     inputs: dict[str, Inputs] = field(default_factory=dict)
+    met: list[Inputs] = field(default_factory=list)
+    """Those of arms that cannot be used among them: these are put back as well in the end."""
     errors: dict[str, str] = field(default_factory=dict)
     differences: dict[str, outputs.Difference] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    is_steady: bool = True
+    """Whether it returns the same at each call."""
     calls: int = 1
     call_ns: float = math.nan
     warm_up_rounds: int = 0
@@ -57,6 +71,13 @@ class Prepared:
         """The arms that can be timed, the control among them where its baseline can."""
         usable = list(self.inputs)
         return [*usable, arms.CONTROL] if arms.BASELINE in usable else usable
+
+    def inputs_of(self, call: Call, seed: int) -> Inputs:
+        """The inputs of a call, as they were before it was called first."""
+        known = next((inputs for inputs in self.met if inputs.call is call), None)
+        if known is None:
+            self.met.append(known := Inputs(call, seed))
+        return known
 
     def facts(self) -> dict[str, Any]:
         """What the process that asked needs to know, as JSON has it."""
@@ -108,6 +129,7 @@ class Bench:
                 if arm == arms.INFERENCE_PARAMETERS:
                     with torch.inference_mode():
                         call = self._workloads[name].build()
+                    _check_made_in_inference(call)
                 else:
                     call = shared = shared or self._workloads[name].build()
                 results[arm] = self._tried(prepared, arm, call)
@@ -117,16 +139,42 @@ class Bench:
                 prepared.inputs.pop(arm, None)
                 prepared.errors[arm] = told(error)
         self._judge(prepared, results)
-        if prepared.inputs and prepared.call_ns <= LONG_NS:
-            self._calibrate(prepared)
-            prepared.warm_up_rounds = self._warm_up(prepared, warm_up_s)
+        while prepared.inputs and prepared.call_ns <= LONG_NS:
+            try:
+                self._calibrate(prepared)
+                prepared.warm_up_rounds = self._warm_up(prepared, warm_up_s)
+                break
+            except Broken as broken:
+                del prepared.inputs[broken.mode]
+                prepared.errors[broken.mode] = f"failed when it was called again, after it had run before: {broken}"
         return prepared.facts()
+
+    def leave(self) -> None:
+        """Puts back what the calls changed, for the program that goes on after the comparison."""
+        for prepared in self._prepared.values():
+            for inputs in reversed(prepared.met):
+                inputs.leave()
 
     def _tried(self, prepared: Prepared, arm: str, call: Call) -> list[Any]:
         """What the call returns in an arm, from the same inputs and seeds as in any other."""
-        known = next((inputs for inputs in prepared.inputs.values() if inputs.call is call), None)
-        inputs = known or Inputs(call, self._seed)
-        prepared.inputs[arm] = inputs
+        inputs = prepared.inputs[arm] = prepared.inputs_of(call, self._seed)
+        kept, taken = self._once(prepared, arm, inputs)
+        if prepared.call_ns > LONG_NS:
+            prepared.call_ns = min(taken, prepared.call_ns)
+            return kept  # one call per mode is all that such a function gets before it is measured
+        # Of the second call: the first one also imports and allocates.
+        again, prepared.call_ns = self._once(prepared, arm, inputs)
+        if outputs.difference(kept, again).matters:
+            prepared.is_steady = False
+            _say(
+                prepared,
+                "returns something else at each call, with the generators of torch, random and NumPy at the same "
+                "seed: seed what else it draws from, or its outputs cannot be compared",
+            )
+        return kept
+
+    def _once(self, prepared: Prepared, arm: str, inputs: Inputs) -> tuple[list[Any], float]:
+        """What one call returns, from the state that all of them begin with, and how many nanoseconds it takes."""
         taken = math.inf
         try:
             with arms.entered(arm):
@@ -134,50 +182,33 @@ class Bench:
                 begun = time.perf_counter_ns()
                 result = call()
                 taken = float(time.perf_counter_ns() - begun)
-                kept = outputs.kept(result)
-                nothing = result is None
-                del result
+                if torch.is_grad_enabled() != (arm == arms.GRAD):
+                    _say(prepared, "leaves gradients switched on or off: its later calls do not run in the mode named")
+                _check_ran(result, prepared.name)
+                if result is None:
+                    _say(prepared, "returns nothing: only its effect on its inputs, not its outputs, can be the same")
+                return outputs.kept(result), taken
         finally:
             has_time = math.isfinite(taken) and not prepared.call_ns > LONG_NS
             inputs.look(partial(_quietly, arm, inputs.call) if has_time else None)
             inputs.reseed()
-            call = inputs.restore()
-        if prepared.call_ns > LONG_NS:
-            prepared.call_ns = min(taken, prepared.call_ns)
-            return kept  # one call per mode is all that such a function gets before it is measured
-        with arms.entered(arm):
-            begun = time.perf_counter_ns()
-            again = outputs.kept(call())
-            # Of the second call: the first one also imports and allocates.
-            prepared.call_ns = float(time.perf_counter_ns() - begun)
-        inputs.look()
-        inputs.restore()
-        if outputs.difference(kept, again).matters:
-            _say(
-                prepared,
-                "returns something else at each call, with the generators of torch, random and NumPy at the same "
-                "seed: seed what else it draws from, or its outputs cannot be compared",
-            )
-            kept = []
-        if nothing:
-            _say(prepared, "returns nothing: only its effect on its inputs, not its outputs, can be the same")
-        return kept
+            inputs.restore()
 
     def _judge(self, prepared: Prepared, results: dict[str, list[Any]]) -> None:
         first = arms.BASELINE if arms.BASELINE in results else next(iter(results), None)
         for arm, result in results.items():
-            if first is not None and arm != first:
+            if prepared.is_steady and first is not None and arm != first:
                 prepared.differences[arm] = outputs.difference(results[first], result)
-        changed = max((inputs.changes for inputs in prepared.inputs.values()), default=0)
-        if changed:
-            _say(prepared, f"changes {changed} of its inputs, which were put back before each block of calls")
+        changed = max((inputs.changes - inputs.lost for inputs in prepared.inputs.values()), default=0)
         lost = max((inputs.lost for inputs in prepared.inputs.values()), default=0)
         if lost:
             _say(
                 prepared,
-                f"changes {lost} tensors that were not put back: they are too large to be copied, or of a kind that has no "
-                "copy, so each call begins with what the one before left",
+                f"changes {lost} of its inputs of which no copy is kept, because they are large or not dense: each call "
+                "meets what the one before it left",
             )
+        if changed:
+            _say(prepared, f"changes {changed} of its inputs, which were put back before each block of calls")
         if any(inputs.is_random for inputs in prepared.inputs.values()):
             _say(prepared, f"draws random numbers: generators were set to seed {self._seed} before each block of calls")
 
@@ -243,11 +274,14 @@ class Bench:
     def _block(self, prepared: Prepared, arm: str, calls: int) -> float:
         """Nanoseconds of ``calls`` calls in a row. The manager is entered before the clock is read."""
         call = prepared.inputs[arms.BASELINE if arm == arms.CONTROL else arm].restore()
-        with arms.entered(arm):
-            begin = self._timer.start()
-            for _ in repeat(None, calls):
-                call()
-            return self._timer.stop(begin)
+        try:
+            with arms.entered(arm):
+                begin = self._timer.start()
+                for _ in repeat(None, calls):
+                    call()
+                return self._timer.stop(begin)
+        except Exception as error:
+            raise Broken(arm, error) from error
 
     def managers(self, *, seconds: float) -> dict[str, list[float]]:
         """Nanoseconds to enter and leave each manager, round by round."""
@@ -296,12 +330,6 @@ class Bench:
             inputs.restore()
         return found
 
-    def leave(self) -> None:
-        """Puts everything that the calls changed back to what it was before the first of them."""
-        for prepared in self._prepared.values():
-            for inputs in prepared.inputs.values():
-                inputs.leave()
-
     def issued(self, name: str) -> float | None:
         """The median share of a block in which the host was still issuing work; None without an accelerator."""
         shares = self._prepared[name].issued
@@ -312,6 +340,24 @@ def _quietly(arm: str, call: Call) -> None:
     """Calls once more; what that says is of no interest."""
     with contextlib.suppress(Exception), arms.entered(arm):
         call()
+
+
+def _check_ran(result: object, name: str) -> None:
+    """Refuses what only begins when it is waited for or looped over: nothing of it would be measured."""
+    if isinstance(result, types.CoroutineType):
+        result.close()
+        raise GradprobeError(f"{name} returns a coroutine, which does nothing by itself; name a function that runs it")
+    if isinstance(result, types.GeneratorType | types.AsyncGeneratorType):
+        raise GradprobeError(
+            f"{name} returns a generator, which does nothing by itself; name a function that uses it up"
+        )
+
+
+def _check_made_in_inference(call: Call) -> None:
+    if not any(tensor.is_inference() for tensor in Reach(call).tensors.values()):
+        raise ValueError(
+            "nothing of it was made in inference mode; give the model to compare, or name a function that builds it"
+        )
 
 
 def _recorded(arm: str, call: Call) -> dict[str, Any]:

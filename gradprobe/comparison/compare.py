@@ -11,18 +11,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gradprobe.analysis.comparisons import Outcome
 from gradprobe.comparison import arms
 from gradprobe.comparison import instructions as machine_instructions
 from gradprobe.comparison.bench import Bench
-from gradprobe.comparison.crew import Elsewhere, Here, Lost, Member, take_up
+from gradprobe.comparison.crew import Elsewhere, Here, Lost, Member, check_not_measuring, take_up
 from gradprobe.comparison.experiment import Experiment, Measured, Tell
 from gradprobe.comparison.judging import costs_of, judged
+from gradprobe.comparison.reach import Reach
 from gradprobe.comparison.result import Comparison
 from gradprobe.comparison.settings import PROCESSES, Settings, checked
 from gradprobe.comparison.sources import Source, bound
@@ -37,7 +40,7 @@ def compare(
     fn: Callable[..., object],
     *args: Any,
     modes: Sequence[str] = arms.DEFAULT,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     precision: float = 0.02,
     budget_s: float | None = None,
     seed: int = 0,
@@ -70,10 +73,22 @@ def compare(
         source, reason = _pickled(Path(folder) / "call.pickle", fn, args, kwargs)
         if source is not None and settings.processes > 1:
             try:
-                return compare_sources([source], settings)
+                compared = compare_sources([source], settings)
+                failure = _failure(compared)
+                if not failure:
+                    return compared
+                reason = f"in another process, which imports it anew, it fails ({failure})"
             except _Unreachable as error:
                 reason = f"another process could not take it up ({error})"
         return _here(fn, args, kwargs, settings, reason)
+
+
+def _failure(compared: Comparison) -> str:
+    """Why it runs in no mode, if it does not. Here it may: modules may hold what the program has put there since."""
+    (workload,) = compared.outcome.workloads
+    errors = [arm.error for arm in workload.arms]
+    has_died = any(error in workload.notes for error in errors)  # as it would take this process with it
+    return errors[0] if all(errors) and not has_died else ""
 
 
 class _Unreachable(GradprobeError):  # noqa: N818 -- a reason more than an error
@@ -84,6 +99,7 @@ def compare_sources(
     sources: Sequence[Source], settings: Settings, *, tell: Tell = lambda what, share: None
 ) -> Comparison:
     """Measures the workloads of all sources in fresh processes."""
+    check_not_measuring()
     surroundings = _surroundings(settings)
     tell("starting processes", 0.0)
     with contextlib.ExitStack() as stack:
@@ -120,11 +136,8 @@ def _here(
     bench = Bench(settings.modes, seed=settings.seed, timer=timer_of(settings.device))
     bench.add([workload])
     note = f"measured in one process, because {reason}: how processes differ is not in the intervals"
-    with _generators_kept(), _modes_kept():
-        try:
-            outcome = _outcome([Here(bench)], [workload.name], settings, _surroundings(settings), (note,))
-        finally:
-            bench.leave()
+    with _generators_kept(), _modes_kept(), contextlib.closing(Here(bench)) as here:
+        outcome = _outcome([here], [workload.name], settings, _surroundings(settings), (note,))
     return Comparison(outcome)
 
 
@@ -206,6 +219,9 @@ def _pickled(
     path: Path, fn: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Source | None, str]:
     """The call in a file that another process can read, or why there is none."""
+    reason = _lost_by_pickling(list(Reach(partial(fn, *args, **kwargs)).tensors.values()))
+    if reason:
+        return None, reason
     try:
         data = pickle.dumps((fn, args, kwargs))
     except Exception:
@@ -222,6 +238,20 @@ def _pickled(
         )
     path.write_bytes(data)
     return Source("pickle", str(path)), "processes=1 was asked for"
+
+
+def _lost_by_pickling(tensors: Sequence[Tensor]) -> str:
+    """What a copy in another process would not have of these tensors, and would be measured without."""
+    if any(tensor.is_inference() for tensor in tensors):
+        return "its inference tensors would be normal ones in another"
+    if any(tensor.is_leaf and tensor.grad is not None for tensor in tensors):
+        return "gradients are not sent to another; clear them to have it measured in several"
+    places = [
+        t.untyped_storage().data_ptr() for t in tensors if t.layout is torch.strided and not t.is_meta and t.numel()
+    ]
+    if len(set(places)) < len(places):
+        return "its tensors share memory, which they would not in another"
+    return ""
 
 
 @contextlib.contextmanager

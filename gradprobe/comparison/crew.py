@@ -11,11 +11,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from gradprobe.comparison.bench import Bench
 from gradprobe.comparison.sources import Source
 from gradprobe.errors import GradprobeError
+
+_MARK: Final = "GRADPROBE_MEASURING"
+"""Set in the environment of a process that measures, and so in all that it starts."""
+
+
+def check_not_measuring() -> None:
+    """Refuses to start processes from one that measures: a module that compares when imported would start them forever."""
+    if os.environ.get(_MARK):
+        raise GradprobeError("it compares when it is imported; put that under if __name__ == '__main__':")
 
 
 class Lost(Exception):  # noqa: N818 -- no fault of the caller's
@@ -40,7 +49,8 @@ class Here:
         return getattr(self._bench, verb)(**values)
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Puts back what the calls changed in this process."""
+        self._bench.leave()
 
 
 class Elsewhere:
@@ -64,8 +74,13 @@ class Elsewhere:
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder), **variables},
-            # A Ctrl-C reaches the process that compares, which then ends these.
+            env={
+                **os.environ,
+                _MARK: "1",
+                "PYTHONPATH": os.pathsep.join(str(folder) for folder in sys.path if folder),
+                **variables,
+            },
+            # A Ctrl-C reaches the process that compares, which then ends these and what they started.
             start_new_session=True,
         )
         self._send({"modes": list(modes), "seed": seed, "number": number, "device": device, "threads": threads})
@@ -107,7 +122,10 @@ class Elsewhere:
         return f"the process that measured it ended with signal {-code}"
 
     def kill(self) -> None:
-        """Ends the process, whatever it is doing; who waits for its answer meets ``Lost``."""
+        """Ends the process and what it started, whatever they do; who waits for its answer meets ``Lost``."""
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
 
     def close(self) -> None:

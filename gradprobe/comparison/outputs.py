@@ -91,7 +91,7 @@ def _parts(tensor: Tensor) -> list[Tensor]:
         return [torch.empty(0)]
     if tensor.is_nested:
         return list(tensor.unbind())
-    with torch.no_grad():
+    with torch.inference_mode():  # where compressed ones made there can be read as well as others
         return [tensor if tensor.layout is torch.strided else tensor.to_dense()]
 
 

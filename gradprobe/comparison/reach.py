@@ -40,7 +40,8 @@ class Reach:
                 elif isinstance(value, nn.Module):
                     self._follow_module(value, depth)
                 elif depth:
-                    self._follow(self._inside(value), depth - 1)
+                    is_wrapper = isinstance(value, functools.partial | types.MethodType)
+                    self._follow(self._inside(value), depth if is_wrapper else depth - 1)
 
     def _add(self, tensor: Tensor) -> None:
         if not is_lazy(tensor):  # it has no data before a first call makes some
@@ -62,6 +63,8 @@ class Reach:
             return [value.func, *value.args, *value.keywords.values()]
         if isinstance(value, types.MethodType):
             return [value.__self__, value.__func__]
+        if isinstance(value, types.BuiltinMethodType):
+            return [value.__self__]
         if isinstance(value, types.FunctionType):
             return self._inside_function(value)
         if isinstance(value, tuple):
@@ -69,7 +72,7 @@ class Reach:
         if type(value) in _CONTAINERS:
             self._hold(value)
             return list(islice(value.values() if isinstance(value, dict) else value, _MANY))
-        if isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
+        if isinstance(value, type | types.ModuleType):
             return ()
         attributes = getattr(value, "__dict__", None)
         if not isinstance(attributes, dict):

@@ -108,7 +108,7 @@ class Comparison:
             plain = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise GradprobeError(f"cannot read {path}: {error.strerror}; name a file that is there") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise GradprobeError(f"{path} is no JSON ({error}); name a file that gradprobe compare wrote") from None
         if not isinstance(plain, dict):
             raise GradprobeError(f"{path} is no comparison; name a JSON file that gradprobe compare -o wrote")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -40,13 +40,18 @@ def checked(**given: Any) -> Settings:
         raise GradprobeError(f"precision={settings.precision!r} is no share; give one such as 0.02 for two per cent")
     if settings.budget_s is not None and not (_is_number(settings.budget_s) and settings.budget_s > 0):
         raise GradprobeError(f"budget_s={settings.budget_s!r} leaves no time; give a number of seconds above 0")
-    for name, least in (("processes", 1), ("threads", 1), ("seed", 0)):
+    for name, least, most in (("processes", 1, 1000), ("threads", 1, 2**31 - 1), ("seed", 0, 2**64 - 1)):
         value = getattr(settings, name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise GradprobeError(f"{name}={value!r} cannot be; give a whole number of at least {least}")
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most):
+            raise GradprobeError(f"{name}={value!r} cannot be; give a whole number of {least} to {most}")
     if settings.device is not None:
         _check_device(settings.device)
-    return settings
+    return replace(
+        settings,
+        precision=float(settings.precision),
+        budget_s=None if settings.budget_s is None else float(settings.budget_s),
+        device=None if settings.device is None else str(settings.device),
+    )
 
 
 def _is_number(value: Any) -> bool:
@@ -57,7 +62,7 @@ def _check_device(name: str) -> None:
     import torch
 
     try:
-        torch.empty(1, device=name)
+        torch.empty(1, device=name).fill_(0.0).item()
     except Exception as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise GradprobeError(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import CoroutineType, ModuleType
 from typing import Any
 
 import torch
@@ -101,6 +101,8 @@ def _made(function: Callable[[], object], target: str) -> Call:
         return function
     except Exception:
         return function  # which may work in another mode than this one; where it fails, its error is the result
+    if isinstance(made, CoroutineType):
+        made.close()  # which is told of when the function itself is called
     return made if callable(made) else function
 
 

@@ -18,18 +18,21 @@ VERBS = ("open", "add_mixtures", "prepare", "measure", "managers", "mechanisms",
 
 
 def main() -> int:
-    """Serves until its standard input ends. What the workloads print goes nowhere: it must not mix with the answers."""
+    """Serves until its standard input ends. What the workloads print goes nowhere, and they have nothing to read: it must
+    not mix with answers and questions."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
-    start = json.loads(sys.stdin.readline())
+    questions = os.fdopen(os.dup(0), encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    start = json.loads(questions.readline())
     if start["threads"]:
         torch.set_num_threads(start["threads"])
     if start["device"]:
         torch.set_default_device(start["device"])
     bench = Bench(start["modes"], seed=start["seed"], number=start["number"], timer=timer_of(start["device"]))
     print(json.dumps({"result": torch.get_num_threads()}), file=answers, flush=True)
-    for line in sys.stdin:
+    for line in questions:
         print(json.dumps(_answer(bench, json.loads(line))), file=answers, flush=True)
     return 0
 

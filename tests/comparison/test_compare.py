@@ -58,6 +58,9 @@ def broken():
 def dies():
     return lambda: os.kill(os.getpid(), signal.SIGKILL)
 
+async def waits():
+    pass
+
 def needs(data):
     return data
 
@@ -197,6 +200,8 @@ def test_what_has_to_be_put_back_is_told(targets: Path, name: str, note: str) ->
         ({"device": "nowhere"}, "device 'nowhere'"),
         ({"processes": 0}, "processes=0"),
         ({"seed": "one"}, "seed='one'"),
+        ({"seed": 2**64}, "seed=18446744073709551616"),
+        ({"device": "meta"}, "device 'meta'"),
     ],
 )
 def test_settings_that_cannot_be_are_named(settings: dict[str, object], said: str) -> None:
@@ -217,6 +222,7 @@ def test_settings_that_cannot_be_are_named(settings: dict[str, object], said: st
         (("a:b", "-o", "out.xyz"), "names no format"),
         (("a:b", "--budget", "-1"), "leaves no time"),
         (("a:b", "--against", "missing.json"), "cannot read missing.json"),
+        (("a:b", "--threads", "9999999999"), "threads=9999999999 cannot be"),
     ],
 )
 def test_bad_usage_is_one_line(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str) -> None:
@@ -224,7 +230,8 @@ def test_bad_usage_is_one_line(capsys: pytest.CaptureFixture[str], words: tuple[
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("gone", "there is no gone"), ("number", "not a function"), ("needs", "without")]
+    ("name", "said"),
+    [("gone", "there is no gone"), ("number", "not a function"), ("needs", "without"), ("waits", "coroutine")],
 )
 def test_a_target_that_cannot_be_measured_is_one_line(
     capsys: pytest.CaptureFixture[str], targets: Path, name: str, said: str
