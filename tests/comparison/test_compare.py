@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import gradprobe
+from gradprobe.__main__ import main
 from gradprobe.comparison.compare import compare_sources
 from gradprobe.comparison.settings import checked
 from gradprobe.comparison.sources import Source
@@ -234,7 +235,8 @@ def test_bad_usage_is_one_line(capsys: pytest.CaptureFixture[str], words: tuple[
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("gone", "there is no gone"), ("number", "not a function"), ("needs", "without"), ("waits", "coroutine")]
+    ("name", "said"),
+    [("gone", "there is no gone"), ("number", "not a function"), ("needs", "without"), ("waits", "coroutine")],
 )
 def test_a_target_that_cannot_be_measured_is_one_line(
     capsys: pytest.CaptureFixture[str], targets: Path, name: str, said: str
@@ -339,3 +341,11 @@ def test_a_damaged_file_is_refused_when_it_is_loaded(tmp_path: Path, path: tuple
     (tmp_path / "damaged.json").write_text(json.dumps(plain))
     with pytest.raises(GradprobeError, match="damaged"):
         gradprobe.Comparison.load(tmp_path / "damaged.json")
+
+
+def test_the_command_needs_no_standard_error(
+    targets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["compare", f"{targets}:itself", "--budget", "0.1", "--processes", "1"]) == 0
+    assert "How it was measured" in capsys.readouterr().out
