@@ -118,7 +118,8 @@ class _Progress:
     def __enter__(self) -> Callable[[str, float], None]:
         from tqdm import tqdm
 
-        self._bar = tqdm(total=100, bar_format="{desc:40.40} {bar} {percentage:3.0f} %", leave=False, disable=None)
+        hidden = True if sys.stderr is None else None
+        self._bar = tqdm(total=100, bar_format="{desc:40.40} {bar} {percentage:3.0f} %", leave=False, disable=hidden)
         return self._tell
 
     def _tell(self, what: str, share: float) -> None:

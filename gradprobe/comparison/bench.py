@@ -119,8 +119,8 @@ class Bench:
         self.add(found)
         return [workload.name for workload in found]
 
-    def prepare(self, name: str, *, warm_up_s: float = WARM_UP_S) -> dict[str, Any]:
-        """Builds a workload, calls it in each mode, compares what comes out, and warms it up."""
+    def prepare(self, name: str, *, warm_up_s: float = WARM_UP_S, to_time: bool = True) -> dict[str, Any]:
+        """Builds a workload, calls it in each mode, compares what comes out, and warms it up if it is to be timed."""
         prepared = self._prepared[name] = Prepared(name)
         results: dict[str, list[Any]] = {}
         shared: Call | None = None
@@ -139,7 +139,7 @@ class Bench:
                 prepared.inputs.pop(arm, None)
                 prepared.errors[arm] = told(error)
         self._judge(prepared, results)
-        while prepared.inputs and prepared.call_ns <= LONG_NS:
+        while to_time and prepared.inputs and prepared.call_ns <= LONG_NS:
             try:
                 self._calibrate(prepared)
                 prepared.warm_up_rounds = self._warm_up(prepared, warm_up_s)

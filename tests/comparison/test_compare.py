@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import random
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 import gradprobe
+from gradprobe.__main__ import main
 from gradprobe.comparison.compare import compare_sources
 from gradprobe.comparison.settings import checked
 from gradprobe.comparison.sources import Source
@@ -269,3 +275,87 @@ def test_a_mode_that_takes_another_path_is_named_with_what_it_leaves_out() -> No
     assert any("another path under grad, without aten._transformer_encoder_layer_fwd" in note for note in notes)
     notes = gradprobe.compare(linear, torch.ones(1, 2), budget_s=4, processes=1).outcome.workloads[0].notes
     assert not any("another path" in note for note in notes)
+
+
+def test_settings_of_other_libraries_are_taken_and_saved() -> None:
+    given = {"device": torch.device("cpu"), "precision": np.float32(0.02), "budget_s": np.float32(0.1)}
+    result = gradprobe.compare(lambda: torch.ones(1), **given)  # type: ignore[arg-type]
+    assert json.loads(result.to_json())["settings"]["device"] == "cpu"
+
+
+def with_gradients() -> dict[str, object]:
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    return {"fn": torch.optim.SGD([weight]).step}
+
+
+def with_inference_tensors() -> dict[str, object]:
+    with torch.inference_mode():
+        return {"fn": torch.nn.Linear(2, 2).requires_grad_(), "input": torch.ones(1, 2)}
+
+
+def with_shared_memory() -> dict[str, object]:
+    x = torch.ones(4)
+    return {"fn": torch.add, "input": x, "other": x.view(4, 1)}
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [(with_gradients, "gradients are not sent"), (with_inference_tensors, "inference"), (with_shared_memory, "share")],
+)
+def test_what_would_be_something_else_in_another_process_is_measured_here(made: Callable[[], Any], reason: str) -> None:
+    result = gradprobe.compare(**made(), budget_s=0.1, processes=2)
+    assert reason in " ".join(result.outcome.notes)
+
+
+def test_what_fails_only_where_it_is_imported_anew_is_measured_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "filled.py").write_text("model = None\ndef call(x): return model(x)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    filled = importlib.import_module("filled")
+    filled.model = torch.nn.Linear(2, 2)
+    result = gradprobe.compare(filled.call, torch.ones(1, 2), budget_s=0.5, processes=2)
+    assert not result.table["error"].any()
+    assert "imports it anew" in " ".join(result.outcome.notes)
+
+
+def test_files_are_written_though_nobody_reads_the_report(targets: Path) -> None:
+    words = [sys.executable, "-m", "gradprobe", "compare", "targets.py:itself", "--budget", "0.1", "--processes", "1"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run([*words, "-o", "it.json"], cwd=targets.parent, stdout=closed, check=False)
+    assert done.returncode == 0
+    assert (targets.parent / "it.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("environment",), None),
+        (("settings",), [1]),
+        (("workloads", 0, "arms", 0, "ratio"), "1"),
+        (("workloads", 0, "arms", 1, "ratio"), 0),
+        (("workloads", 0, "arms", 1, "ci_low"), -1.0),
+        (("workloads", 0, "notes"), None),
+        (("workloads",), {"a": 1}),
+    ],
+)
+def test_a_damaged_file_is_refused_when_it_is_loaded(tmp_path: Path, path: tuple[Any, ...], value: object) -> None:
+    plain = json.loads(gradprobe.compare(lambda: 1, budget_s=0.05).to_json())
+    inner = plain
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (tmp_path / "damaged.json").write_text(json.dumps(plain))
+    with pytest.raises(GradprobeError, match="damaged"):
+        gradprobe.Comparison.load(tmp_path / "damaged.json")
+
+
+def test_the_command_needs_no_standard_error(
+    targets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["compare", f"{targets}:itself", "--budget", "0.1", "--processes", "1"]) == 0
+    assert "How it was measured" in capsys.readouterr().out
