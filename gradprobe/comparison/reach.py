@@ -1,8 +1,15 @@
-"""What a call reaches: its tensors, and whatever holds values for it from one call to the next."""
+"""What a call reaches: its tensors, and whatever holds values for it from one call to the next.
+
+Not followed are the standard library's objects and the globals of installed libraries: loggers, caches and registries that
+the whole program shares, and that must not go back to what they were.
+"""
 
 from __future__ import annotations
 
 import functools
+import os
+import sys
+import sysconfig
 import types
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable
@@ -18,6 +25,7 @@ _DEPTH = 6
 _MANY = 10_000
 """Of a longer list no more than these are looked into."""
 _OF_MODULES = frozenset(vars(nn.Module()))
+_INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
 
 
@@ -58,7 +66,7 @@ class Reach:
             self._follow((value for name, value in vars(part).items() if name not in _OF_MODULES), depth)
 
     def _inside(self, value: Any) -> Iterable[object]:
-        """What ``value`` holds, whose holders are noted."""
+        """What ``value`` holds, which is noted."""
         if isinstance(value, functools.partial):
             return [value.func, *value.args, *value.keywords.values()]
         if isinstance(value, types.MethodType):
@@ -72,7 +80,7 @@ class Reach:
         if type(value) in _CONTAINERS:
             self._hold(value)
             return list(islice(value.values() if isinstance(value, dict) else value, _MANY))
-        if isinstance(value, type | types.ModuleType):
+        if isinstance(value, type | types.ModuleType) or _is_shared(type(value).__module__):
             return ()
         attributes = getattr(value, "__dict__", None)
         if not isinstance(attributes, dict):
@@ -85,7 +93,7 @@ class Reach:
         for cell in function.__closure__ or ():
             self._hold(cell)
             found += Holder(cell).held.values()
-        if str(function.__module__).partition(".")[0] != "torch":  # what torch's own functions name is no input
+        if not function.__code__.co_filename.startswith(_INSTALLED) and not _is_shared(function.__module__):
             # By the function, whose names they are: others may name others of the same globals.
             named = self.holders[id(function)] = Holder(function.__globals__, function.__code__.co_names)
             found += named.held.values()
@@ -93,3 +101,9 @@ class Reach:
 
     def _hold(self, holder: Any) -> None:
         self.holders.setdefault(id(holder), Holder(holder))
+
+
+def _is_shared(module: object) -> bool:
+    """Whether a class or function of this module belongs to the standard library, or to what measures."""
+    root = str(module).partition(".")[0]
+    return root == "gradprobe" or (root in sys.stdlib_module_names and root not in ("__main__", "types"))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict, deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import gradprobe
 from gradprobe.comparison.inputs import Inputs
+from gradprobe.comparison.reach import Reach
 
 counter = 0
 rows: list[torch.Tensor] = []
@@ -164,3 +167,20 @@ def test_a_comparison_leaves_what_a_call_keeps_as_it_was(name: str) -> None:
     comparison = gradprobe.compare(lambda: call(), budget_s=0.3)
     assert set(comparison.table["error"]) == {""}
     assert call()[0] == 1
+
+
+LOG = logging.getLogger("tests.inputs")
+
+
+def test_what_the_whole_program_shares_is_left_alone() -> None:
+    """A logger, a library's registry and a recording have state that a call may change for good."""
+    with gradprobe.record() as recording:
+
+        def call() -> None:
+            LOG.isEnabledFor(logging.DEBUG)
+            LOG.setLevel(logging.DEBUG)
+            recording.transitions
+
+        reach = Reach(call, gradprobe.compare, logging.getLogger, np.sum, torch.nn.functional.relu, recording)
+    named = {id(holder) for holder in (vars(LOG), vars(logging.root.manager), vars(recording))}
+    assert not named & set(reach.holders)
