@@ -22,10 +22,11 @@ from gradprobe.capture.clocks import SYSTEM, Clock
 from gradprobe.capture.execution import live_threads, locate
 from gradprobe.capture.session import Session, node_counter
 from gradprobe.errors import GradprobeError
+from gradprobe.files import make_room
 from gradprobe.recording.events import RECORDING_BEGINS, RECORDING_ENDS, THREAD, Event
 from gradprobe.recording.store import Contents, Store, read_file
 from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, STOP, Writer
-from gradprobe.result import Recording, make_room
+from gradprobe.result import Recording
 
 LEVELS = ("modes", "graph", "ops")
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradprobe.errors import GradprobeError
+from gradprobe.files import make_room
 from gradprobe.recording.store import SUFFIX, Contents, read_file, write_file
 
 if TYPE_CHECKING:
@@ -108,9 +107,7 @@ class Recording:
         print(self)
 
     def __str__(self) -> str:
-        from gradprobe.report import build, terminal
-
-        return terminal.render(build.document(self.tables)).rstrip("\n")
+        return self._text("terminal").rstrip("\n")
 
     def __repr__(self) -> str:
         tables = self.tables
@@ -119,15 +116,38 @@ class Recording:
 
     def to_markdown(self) -> str:
         """The report as GitHub-flavoured Markdown."""
-        from gradprobe.report import build, markdown
-
-        return markdown.render(build.document(self.tables))
+        return self._text("markdown")
 
     def to_json(self) -> str:
         """The recording as JSON, with the keys that docs/report.md describes."""
-        from gradprobe.report import json_format
+        return self._text("json")
 
-        return json_format.render(self.tables)
+    def to_html(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Writes the report as one HTML file, which needs no network. Raises ``GradprobeError`` if it exists, unless
+        ``force``."""
+        self._save(path, "html", force=force)
+
+    def _repr_html_(self) -> str:
+        from gradprobe.report import build, html_format
+
+        return html_format.fragment(build.document(self.tables, top=html_format.NOTEBOOK_TOP, charts=True))
+
+    def to_csv(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Writes the sites to ``path`` and every other table beside it: of ``a.csv``, ``a.regions.csv`` and so on.
+
+        Raises ``GradprobeError`` if one of them exists, unless ``force``.
+        """
+        self._save(path, "csv", force=force)
+
+    def _text(self, name: str) -> str:
+        from gradprobe.report.formats import by_name, text
+
+        return text(self.tables, by_name(name))
+
+    def _save(self, path: str | os.PathLike[str], name: str, *, force: bool) -> None:
+        from gradprobe.report.formats import by_name, save
+
+        save(self.tables, Path(path), by_name(name), force=force)
 
 
 def load(path: str | os.PathLike[str], *, include_torch: bool | None = None) -> Recording:
@@ -151,45 +171,3 @@ def merge(paths: Iterable[str | os.PathLike[str]], *, include_torch: bool | None
     if not contents:
         raise GradprobeError(f"there is nothing to merge; give the {SUFFIX} files of the processes")
     return Recording(lambda: contents, include_torch=include_torch)
-
-
-def check_room(path: Path, *, force: bool) -> None:
-    """Raises ``GradprobeError`` unless a file can be made at ``path``; one that is there is refused without ``force``."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        status = None
-    except OSError as error:
-        raise GradprobeError(f"cannot write {path}: {error.strerror}; name another file") from None
-    if status is not None and stat.S_ISDIR(status.st_mode):
-        raise GradprobeError(f"cannot write {path}: it is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise GradprobeError(f"cannot write {path}: there is no folder {path.parent}; create it first")
-    if status is None:
-        return
-    if not stat.S_ISREG(status.st_mode):
-        raise GradprobeError(f"cannot write {path}: it is no regular file; name another")
-    if not force:
-        raise GradprobeError(f"{path} exists already; name another file, or overwrite it with --force (force=True)")
-
-
-def make_room(path: Path, *, force: bool) -> None:
-    """Sees to it that a file can be made at ``path``; what is there is refused, or with ``force`` removed."""
-    check_room(path, force=force)
-    for file in (path, path.with_name(path.name + "-journal")):
-        try:
-            file.unlink(missing_ok=True)
-        except OSError as error:
-            raise GradprobeError(f"cannot overwrite {file}: {error.strerror}; name another file") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` to ``path``, whole or not at all: what is there stays until all of the new text is on the disk."""
-    part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise GradprobeError(f"cannot write {path}: {error.strerror}; make room there, or name another file") from None

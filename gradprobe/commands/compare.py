@@ -13,18 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradprobe.errors import GradprobeError
+from gradprobe.files import check_room
+from gradprobe.report import formats
 from gradprobe.report.units import printable
-from gradprobe.result import check_room, write_text
+from gradprobe.report.written import Options
 
 if TYPE_CHECKING:
     from gradprobe.comparison.result import Comparison
     from gradprobe.comparison.sources import Source
-
-_FORMATS: dict[str, Callable[[Comparison], str]] = {
-    ".json": lambda comparison: comparison.to_json(),
-    ".md": lambda comparison: comparison.to_markdown(),
-    ".txt": lambda comparison: f"{comparison}\n",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="OUT",
-        help="write .json, .md or .txt; repeatable",
+        help="write .html, .md, .json, .csv or .txt; repeatable",
     )
+    parser.add_argument("--charts", choices=("svg", "png"), help="with Markdown: charts as files beside OUT")
     parser.add_argument("--force", action="store_true", help="overwrite OUT; compare with FILE whatever differs")
 
 
@@ -63,8 +60,7 @@ def execute(options: argparse.Namespace) -> int:
     if (options.target is None) == (options.suite is None):
         raise GradprobeError("name what to compare: MODULE:FUNCTION, FILE.py:FUNCTION, or --suite ops|models|all")
     for path in options.output:
-        if path.suffix not in _FORMATS:
-            raise GradprobeError(f"{path}: its suffix names no format; use one of {', '.join(_FORMATS)}")
+        formats.of_path(path, formats.COMPARISON)
         check_room(path, force=options.force)
     from gradprobe.comparison.result import Comparison
 
@@ -72,8 +68,9 @@ def execute(options: argparse.Namespace) -> int:
     comparison = _compared(options)
     # Before it is shown: whoever reads may have seen enough, and close the pipe.
     for path in options.output:
-        write_text(path, _FORMATS[path.suffix](comparison))
-        print(f"wrote {printable(str(path))}", file=sys.stderr)
+        used = formats.of_path(path, formats.COMPARISON)
+        for file in formats.save(comparison.outcome, path, used, Options(charts=options.charts), force=options.force):
+            print(f"wrote {printable(str(file))}", file=sys.stderr)
     print(comparison)
     if earlier is not None:
         changes = comparison.against(earlier, force=options.force)

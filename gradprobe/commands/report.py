@@ -12,25 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.errors import GradprobeError
+from gradprobe.files import check_room
 from gradprobe.recording.store import read_file
 from gradprobe.recording.tables import Tables
-from gradprobe.report import build, json_format, markdown, terminal
+from gradprobe.report import build, formats, html_format
 from gradprobe.report.units import printable
-from gradprobe.result import check_room, write_text
-
-_FORMATS: dict[str, Callable[[Tables, int], str]] = {
-    "terminal": lambda tables, top: terminal.render(build.document(tables, top=top)),
-    "markdown": lambda tables, top: markdown.render(build.document(tables, top=top)),
-    "json": lambda tables, top: json_format.render(tables),
-}
-_BY_SUFFIX = {".md": "markdown", ".json": "json", ".txt": "terminal"}
+from gradprobe.report.written import Options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recordings, one per process")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write here; the suffix tells the format")
-    parser.add_argument("--format", choices=sorted(_FORMATS), help="the format, where OUT does not tell it")
-    parser.add_argument("--top", type=int, default=build.TOP, metavar="N", help="rows per table (%(default)s)")
+    parser.add_argument(
+        "--format", choices=[one.name for one in formats.RECORDING], help="the format, where OUT does not tell it"
+    )
+    parser.add_argument("--top", type=int, metavar="N", help=f"rows per table ({build.TOP}, in HTML {html_format.TOP})")
+    parser.add_argument("--charts", choices=("svg", "png"), help="with Markdown: charts as files beside OUT")
     parser.add_argument("--include-torch", action="store_true", default=None, help="show PyTorch's own blocks too")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
 
@@ -47,8 +44,8 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    render = _FORMATS[_format(options.output, options.format)]
-    if options.top < 1:
+    used = _format(options.output, options.format)
+    if options.top is not None and options.top < 1:
         raise GradprobeError(f"--top {options.top} shows nothing; give 1 or more")
     if options.output is not None:
         for path in options.files:
@@ -58,13 +55,14 @@ def _report(options: argparse.Namespace) -> int:
     elif sys.stdout is None:
         raise GradprobeError("standard output is closed; name a file with -o")
     contents = [read_file(path) for path in options.files]
-    text = render(Tables(contents, include_torch=options.include_torch, watch=_progress()), options.top)
+    tables = Tables(contents, include_torch=options.include_torch, watch=_progress())
+    asked = Options(top=options.top, charts=options.charts)
     if options.output is None:
-        sys.stdout.write(_encodable(text, sys.stdout))
+        _print(used.render(tables, asked).body)
         return 0
-    write_text(options.output, text)
-    if sys.stderr is not None:
-        print(f"wrote {printable(str(options.output))}", file=sys.stderr)
+    for path in formats.save(tables, options.output, used, asked, force=options.force):
+        if sys.stderr is not None:
+            print(f"wrote {printable(str(path))}", file=sys.stderr)
     return 0
 
 
@@ -75,17 +73,10 @@ def _is_same(one: Path, other: Path) -> bool:
         return False
 
 
-def _format(output: Path | None, asked: str | None) -> str:
+def _format(output: Path | None, asked: str | None) -> formats.Format:
     if asked is not None:
-        return asked
-    if output is None:
-        return "terminal"
-    known = _BY_SUFFIX.get(output.suffix)
-    if known is None:
-        raise GradprobeError(
-            f"{output}: its suffix names no format; use one of {', '.join(_BY_SUFFIX)}, or say --format"
-        )
-    return known
+        return formats.by_name(asked)
+    return formats.by_name("terminal") if output is None else formats.of_path(output, formats.RECORDING)
 
 
 def _progress() -> Callable[[Sequence[Any]], Iterable[Any]]:
@@ -95,6 +86,9 @@ def _progress() -> Callable[[Sequence[Any]], Iterable[Any]]:
     return partial(tqdm, desc="reading events", unit="", unit_scale=True, delay=1, leave=False, disable=None)
 
 
-def _encodable(text: str, stream: Any) -> str:
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+def _print(body: str | bytes) -> None:
+    if isinstance(body, bytes):
+        sys.stdout.buffer.write(body)
+        return
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    sys.stdout.write(body.encode(encoding, "backslashreplace").decode(encoding))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -10,35 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradprobe.analysis.comparisons import Arm, Outcome, advice, explained_share, outcome
+from gradprobe.analysis.comparisons import Outcome, advice, outcome
 from gradprobe.comparison import later
 from gradprobe.errors import GradprobeError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-COLUMNS = [
-    "workload",
-    "mode",
-    "median_ns",
-    "ratio",
-    "ci_low",
-    "ci_high",
-    "verdict",
-    "nodes",
-    "counters_created",
-    "version_bumps",
-    "tracked_views",
-    "saved_bytes",
-    "instructions",
-    "saved_tensors",
-    "inference_tensors",
-    "operators",
-    "explained",
-    "rounds",
-    "difference",
-    "error",
-]
 
 
 class Comparison:
@@ -54,15 +30,9 @@ class Comparison:
     def table(self) -> pd.DataFrame:
         """One row per workload and mode: median time of a call in nanoseconds, ratio to `no_grad` with its 95 per cent
         interval, verdict, and what one call makes PyTorch do. NaN where something was not measured."""
-        import pandas as pd
+        from gradprobe.analysis.comparison_table import comparison_table
 
-        rows = [
-            {"workload": compared.workload, "explained": explained_share(compared, arm), **_cells(arm)}
-            for compared in self.outcome.workloads
-            for arm in compared.arms
-        ]
-        table: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS)
-        return table
+        return comparison_table(self.outcome)
 
     @property
     def verdicts(self) -> dict[str, dict[str, str]]:
@@ -96,10 +66,7 @@ class Comparison:
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Writes the comparison as JSON. Raises ``GradprobeError`` if the file exists, unless ``force``."""
-        from gradprobe.result import check_room, write_text
-
-        check_room(Path(path), force=force)
-        write_text(Path(path), self.to_json())
+        self._save(path, "json", force=force)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Comparison:
@@ -116,22 +83,38 @@ class Comparison:
 
     def to_json(self) -> str:
         """Everything, as docs/compare.md describes it."""
-        return json.dumps(self.outcome.plain(), indent=1, allow_nan=False) + "\n"
+        return self._text("json")
 
     def to_markdown(self) -> str:
         """A report ready for a pull request."""
-        from gradprobe.report import comparison, markdown
+        return self._text("markdown")
 
-        return markdown.render(comparison.document(self.outcome))
+    def to_html(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Writes the report as one HTML file, which needs no network. Raises ``GradprobeError`` if it exists, unless
+        ``force``."""
+        self._save(path, "html", force=force)
+
+    def to_csv(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Writes the table. Raises ``GradprobeError`` if the file exists, unless ``force``."""
+        self._save(path, "csv", force=force)
+
+    def _repr_html_(self) -> str:
+        from gradprobe.report import comparison, html_format
+
+        return html_format.fragment(comparison.document(self.outcome))
+
+    def _save(self, path: str | os.PathLike[str], name: str, *, force: bool) -> None:
+        from gradprobe.report.formats import by_name, save
+
+        save(self.outcome, Path(path), by_name(name), force=force)
+
+    def _text(self, name: str) -> str:
+        from gradprobe.report.formats import by_name, text
+
+        return text(self.outcome, by_name(name))
 
     def __str__(self) -> str:
-        from gradprobe.report import comparison, terminal
-
-        return terminal.render(comparison.document(self.outcome)).rstrip("\n")
+        return self._text("terminal").rstrip("\n")
 
     def __repr__(self) -> str:
         return f"<gradprobe.Comparison: {len(self.outcome.workloads)} workloads, {', '.join(self.settings['modes'])}>"
-
-
-def _cells(arm: Arm) -> dict[str, Any]:
-    return {field.name: getattr(arm, field.name) for field in dataclasses.fields(arm)}

@@ -71,8 +71,7 @@ def _region(p: Process, r: Region) -> tuple[Any, ...]:
 def _operators(p: Process, r: Region, *, total: bool) -> tuple[Any, ...]:
     """What ran in a region, in the order of the columns; missing where its thread's operators were not seen."""
     known = p.accounting.regions[r]
-    # Past the limit backward passes are not kept.
-    backward = known.backward_nodes if p.counts_nodes and r.nodes is not None and not p.contents.folds else None
+    backward = backward_nodes(p, r)
     if r.thread not in p.watched or not known.is_complete:
         return (None,) * 5 if total else (None,) * 8 + (backward,)
     if total:
@@ -84,6 +83,12 @@ def _operators(p: Process, r: Region, *, total: bool) -> tuple[Any, ...]:
         + (own.version_bumps, own.counters_created, own.tracked_views)
         + (a.untracked_views, graph_bytes(r, known.saved), a.uncounted_writes, backward)
     )
+
+
+def backward_nodes(p: Process, r: Region) -> int | None:
+    """The nodes of a region that a backward reached, where that is known: past the limit no passes are kept."""
+    is_known = p.counts_nodes and r.nodes is not None and not p.contents.folds
+    return p.accounting.regions[r].backward_nodes if is_known else None
 
 
 def ops(processes: Sequence[Process]) -> pd.DataFrame:

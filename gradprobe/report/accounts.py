@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from gradprobe.recording.frames import backward_nodes
 from gradprobe.recording.tables import Tables
 from gradprobe.report.document import Section, Table
 from gradprobe.report.units import count, many, place, printable, size
@@ -70,19 +71,26 @@ def verdict(tables: Tables) -> list[str]:
                 f"{many(halfway, 'use')} of a tensor that is half an inference tensor: its data was replaced inside "
                 "inference mode. Give it new data outside: p.data = p.data.clone()."
             )
-    regions = tables.regions
-    top = regions[regions["parent"].isna() & (regions["nodes"] > 0) & regions["backward_nodes"].notna()]
-    dropped = int(top["nodes"].sum() - top["backward_nodes"].sum()) if len(top) else 0
+    built, dropped = _dropped(tables)
     if dropped:
-        lines.append(
-            f"Of {many(int(top['nodes'].sum()), 'node')} constructed in blocks, no backward reached {dropped:,}."
-        )
+        lines.append(f"Of {many(built, 'node')} constructed in blocks, no backward reached {dropped:,}.")
     lines += _pins(tables.calls)
     births = tables.births
     if len(births) and births["count"].sum():
         held = f", {int(births['alive'].sum()):,} to the end" if births["alive"].sum() else ""
         lines.append(f"{many(int(births['count'].sum()), 'inference tensor')} outlived inference mode{held}.")
     return lines
+
+
+def _dropped(tables: Tables) -> tuple[int, int]:
+    """The nodes constructed in outermost blocks, and those of them that no backward reached, where both are known."""
+    built = reached = 0
+    for process in tables.processes:
+        for region in process.history.regions:
+            backward = backward_nodes(process, region) if region.parent is None else None
+            if backward is not None and region.nodes:
+                built, reached = built + region.nodes, reached + backward
+    return built, built - reached
 
 
 def _pins(calls: pd.DataFrame) -> list[str]:

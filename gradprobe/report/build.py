@@ -13,16 +13,20 @@ from gradprobe.analysis.modes import MODES, by_mode, by_thread, hidden_ns
 from gradprobe.recording.events import UNKNOWN
 from gradprobe.recording.frames import is_failure
 from gradprobe.recording.tables import Tables
-from gradprobe.report import accounts
-from gradprobe.report.document import Document, Section, Table
+from gradprobe.report import accounts, findings
+from gradprobe.report.document import Chart, Document, Section, Table
+from gradprobe.report.timeline import timeline
 from gradprobe.report.units import count, duration, many, place, printable, share, size
 
 TOP = 15
 
 
-def document(tables: Tables, *, top: int = TOP) -> Document:
-    """The report of a recording; its longer tables hold at most ``top`` rows, and say how many they leave out."""
+def document(tables: Tables, *, top: int = TOP, charts: bool = False) -> Document:
+    """The report of a recording, with ``charts`` where they are wanted; its longer tables hold at most ``top`` rows, and
+    say how many they leave out."""
     sections = [
+        findings.section(tables, top),
+        _timeline(tables) if charts else None,
         _modes(tables),
         _threads(tables, top),
         _sites(tables, top),
@@ -61,17 +65,28 @@ def _verdict(tables: Tables) -> list[str]:
     return lines
 
 
+def _timeline(tables: Tables) -> Section | None:
+    chart, sentences = timeline(tables.processes)
+    return None if chart is None else Section("Timeline", sentences, chart=chart)
+
+
 def _modes(tables: Tables) -> Section | None:
-    rows = [
-        (t.mode, duration(t.ns), share(t.share), count(t.nodes), "#" * round(t.share * 30))
-        for t in by_mode(tables.processes)
-    ]
+    times = by_mode(tables.processes)
+    rows = [(t.mode, duration(t.ns), share(t.share), count(t.nodes), "#" * round(t.share * 30)) for t in times]
     if not rows:
         return None
+    nodes = sum(t.nodes or 0 for t in times)
+    shares: list[dict[str, Any]] = [
+        {"of": "time", "mode": t.mode, "share": t.share, "shown": duration(t.ns)} for t in times
+    ]
+    shares += [
+        {"of": "nodes", "mode": t.mode, "share": t.nodes / nodes, "shown": count(t.nodes)} for t in times if t.nodes
+    ]
     hidden = hidden_ns(tables.processes)
     sentences = [f"{duration(hidden)} of it passed in blocks that PyTorch's own code entered."] if hidden else []
     columns = ("mode", "time", "share", "nodes", "")
-    return Section("Time by mode", sentences, Table(columns, rows, frozenset(columns[1:4])))
+    chart = Chart("modes", "shares", "Time and autograd nodes by mode, over all threads.", shares)
+    return Section("Time by mode", sentences, Table(columns, rows, frozenset(columns[1:4])), chart=chart)
 
 
 def _threads(tables: Tables, top: int) -> Section | None:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 
 from gradprobe.analysis.comparisons import BASELINE, Arm, Compared, Outcome, advice, explained_share, warnings
-from gradprobe.report.document import Document, Section, Table
-from gradprobe.report.units import count, duration, many, printable, share, size
+from gradprobe.report.document import Chart, Document, Section, Table
+from gradprobe.report.units import Figure, count, duration, many, printable, share, size
 
 
 def document(outcome: Outcome) -> Document:
@@ -16,6 +16,7 @@ def document(outcome: Outcome) -> Document:
         _ratios(outcome),
         _account(outcome),
         _reason(outcome),
+        _processes(outcome),
         _remarks(outcome),
         _how(outcome),
         _environment(outcome),
@@ -58,16 +59,68 @@ def _ratios(outcome: Outcome) -> Section:
         "Ratios are to no_grad; below 1 is faster. no_grad again is no_grad measured against itself in the same run: what "
         "it shows is noise, and no verdict claims less than that, nor less than one per cent."
     ]
-    return Section("Time", sentences, Table(columns, rows, frozenset(columns[2:5])))
+    table = Table(columns, rows, frozenset(columns[2:5]))
+    return Section("Time", sentences, table, chart=_intervals(outcome))
+
+
+def _intervals(outcome: Outcome) -> Chart | None:
+    rows = [
+        {
+            "workload": printable(compared.workload),
+            "mode": mode,
+            "ratio": arm.ratio,
+            "low": arm.ci_low,
+            "high": arm.ci_high,
+            "shown": " ".join(_ratio_cells(arm, "")[2:4]),
+        }
+        for compared in outcome.workloads
+        for mode, arm in _against(compared)
+        if not math.isnan(arm.ratio) and arm.ci_low > 0
+    ]
+    caption = "Time of a call as a ratio to no_grad, with 95 per cent intervals; grey: what no verdict claims."
+    return Chart("ratios", "intervals", caption, rows) if rows else None
+
+
+def _against(compared: Compared) -> list[tuple[str, Arm]]:
+    """What was measured against the baseline, the baseline itself among it."""
+    control = [] if compared.control is None else [("no_grad again", compared.control)]
+    return [(printable(arm.mode), arm) for arm in compared.arms if arm.mode != BASELINE and not arm.error] + control
+
+
+def _processes(outcome: Outcome) -> Section | None:
+    rows = [
+        {
+            "workload": printable(compared.workload),
+            "mode": mode,
+            "ratio": ratio,
+            "shown": f"{ratio:.3f}",
+        }
+        for compared in outcome.workloads
+        for mode, arm in _against(compared)
+        for ratio in arm.process_ratios
+        if math.isfinite(ratio)
+    ]
+    if not rows:
+        return None
+    caption = "What each process found by itself."
+    table = Table(
+        ("workload", "mode", "of each process"),
+        [
+            (printable(compared.workload), mode, ", ".join(f"{ratio:.3f}" for ratio in arm.process_ratios))
+            for compared in outcome.workloads
+            for mode, arm in _against(compared)
+        ],
+    )
+    return Section("Distributions", table=table, folded=True, chart=Chart("processes", "points", caption, rows))
 
 
 def _ratio_cells(arm: Arm, mode: str) -> tuple[str, ...]:
     if arm.error:
         return mode, "-", "-", "-", arm.verdict
     interval = "-" if math.isnan(arm.ci_low) else f"{arm.ci_low:.3f} to {arm.ci_high:.3f}"
-    ratio = "-" if math.isnan(arm.ratio) else f"{arm.ratio:.3f}"
+    ratio = "-" if math.isnan(arm.ratio) else Figure(f"{arm.ratio:.3f}", arm.ratio)
     if arm.mode == BASELINE:
-        ratio, interval = "1", "-"
+        ratio, interval = Figure("1", 1), "-"
     return mode, "-" if math.isnan(arm.median_ns) else duration(arm.median_ns), ratio, interval, arm.verdict
 
 
@@ -107,9 +160,31 @@ def _reason(outcome: Outcome) -> Section | None:
         "Explained is what these costs make of the difference in counts to no_grad, per call; a share is left out where "
         "the difference is within noise.",
     ]
-    return Section(
-        "Where the difference comes from", sentences, Table(columns, rows, frozenset(columns[2:6])), folded=True
-    )
+    table = Table(columns, rows, frozenset(columns[2:6]))
+    return Section("Where the difference comes from", sentences, table, folded=True, chart=_parts(outcome))
+
+
+def _parts(outcome: Outcome) -> Chart | None:
+    """Per workload and mode, what each mechanism makes of the difference, and what none of them explains."""
+    rows = []
+    for compared in outcome.workloads:
+        baseline = compared.arm(BASELINE)
+        for mode, arm in _against(compared):
+            if baseline is None or not arm.explained_ns or math.isnan(arm.ratio):
+                continue
+            left = arm.measured_ns(baseline.median_ns) - sum(arm.explained_ns.values())
+            rows += [
+                {
+                    "workload": f"{printable(compared.workload)}, {mode}",
+                    "part": printable(part),
+                    "percent": 100 * ns / baseline.median_ns,
+                    "shown": _signed(ns),
+                }
+                for part, ns in {**arm.explained_ns, "left over": left}.items()
+                if ns
+            ]
+    caption = "The difference to no_grad by mechanism, in per cent of a call: to the left saved, to the right added."
+    return Chart("parts", "parts", caption, rows) if rows else None
 
 
 def _reason_cells(compared: Compared, arm: Arm, baseline: Arm) -> tuple[str, ...]:
@@ -128,7 +203,7 @@ def _reason_cells(compared: Compared, arm: Arm, baseline: Arm) -> tuple[str, ...
 
 
 def _signed(ns: float) -> str:
-    return ("+" if ns > 0 else "") + duration(ns)
+    return Figure(("+" if ns > 0 else "") + duration(ns), ns)
 
 
 def _remarks(outcome: Outcome) -> Section | None:

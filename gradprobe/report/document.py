@@ -1,19 +1,55 @@
-"""The neutral document between a recording and its renderers: sections of sentences and tables."""
+"""The neutral document between what was seen and its renderers: sections of sentences, tables, charts and findings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text, ready to read; ``numeric`` names the columns to align to the right."""
+    """Cells are text, ready to read; ``numeric`` names the columns to align to the right.
+
+    A cell that is a ``units.Figure`` knows the number that it shows.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     numeric: frozenset[str] = frozenset()
     left_out: int = 0
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What to draw, as data: ``kind`` says how, and ``rows`` hold what report/charts.py says that this kind needs."""
+
+    name: str
+    """Part of a file's name, where the chart becomes one."""
+    kind: Literal["timeline", "shares", "intervals", "parts", "points"]
+    caption: str
+    rows: Sequence[Mapping[str, Any]]
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Lines of a source file; ``marked`` is the number of the one that matters."""
+
+    first: int
+    lines: Sequence[str]
+    marked: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """One finding: how bad, what, where, what to do, and the source lines around it where they could be read."""
+
+    severity: str
+    text: str
+    place: str
+    fix: str
+    excerpt: Excerpt | None = None
 
 
 @dataclass(frozen=True)
@@ -23,6 +59,8 @@ class Section:
     table: Table | None = None
     folded: bool = False
     """Whether a short rendering may hide the section behind its title."""
+    chart: Chart | None = None
+    items: Sequence[Item] = ()
 
 
 @dataclass(frozen=True)
@@ -31,3 +69,7 @@ class Document:
     verdict: Sequence[str]
     """What a reader in a hurry needs, in plain words."""
     sections: Sequence[Section] = field(default_factory=list)
+
+    @property
+    def charts(self) -> list[Chart]:
+        return [section.chart for section in self.sections if section.chart is not None]

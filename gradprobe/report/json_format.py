@@ -7,16 +7,18 @@ from typing import Any
 
 import pandas as pd
 
+from gradprobe.analysis.comparisons import Outcome
 from gradprobe.analysis.gaps import gaps
 from gradprobe.analysis.modes import by_mode, hidden_ns
 from gradprobe.recording.tables import Tables
+from gradprobe.report.written import Options, Written
 
 SCHEMA = 1
 MAX_ROWS = 100_000
 SUMS = ("count", "nodes", "saved_bytes", "version_bumps", "counters_created", "tracked_views", "inference_outputs")
 
 
-def render(tables: Tables) -> str:
+def recording(tables: Tables, options: Options) -> Written:
     """One JSON object with the keys of the contract; what was not measured is null."""
     left_out: dict[str, int] = {}
 
@@ -46,7 +48,16 @@ def render(tables: Tables) -> str:
         },
         **body,
     }
-    return json.dumps(report, indent=1, allow_nan=False) + "\n"
+    return Written(_text(report))
+
+
+def comparison(outcome: Outcome, options: Options) -> Written:
+    """Everything that a comparison found, to be read back by ``Comparison.load``."""
+    return Written(_text(outcome.plain()))
+
+
+def _text(plain: dict[str, Any]) -> str:
+    return json.dumps(plain, indent=1, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -4,28 +4,77 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from urllib.parse import quote
 
 from tabulate import tabulate
 
-from gradprobe.report.document import Document, Section, Table
+from gradprobe.analysis.comparisons import Outcome
+from gradprobe.errors import GradprobeError
+from gradprobe.recording.tables import Tables
+from gradprobe.report import build, charts
+from gradprobe.report import comparison as comparisons
+from gradprobe.report.document import Document, Excerpt, Section, Table
 from gradprobe.report.units import many
+from gradprobe.report.written import Options, Written
 
 
-def render(document: Document) -> str:
-    """Markdown that can be pasted into a pull request."""
+def recording(tables: Tables, options: Options) -> Written:
+    """The report of a recording."""
+    return _written(build.document(tables, top=options.top or build.TOP, charts=options.charts is not None), options)
+
+
+def comparison(outcome: Outcome, options: Options) -> Written:
+    """The report of a comparison."""
+    return _written(comparisons.document(outcome), options)
+
+
+def _written(document: Document, options: Options) -> Written:
+    """The text, and beside it the charts where they are asked for."""
+    if options.charts is None:
+        return Written(render(document))
+    if not charts.is_possible():
+        raise GradprobeError(charts.MISSING)
+    if options.stem is None:
+        raise GradprobeError("charts are files beside the report; name the report's own file with -o")
+    draw = charts.svg if options.charts == "svg" else charts.png
+    names = {chart.name: f"{options.stem}.{chart.name}.{options.charts}" for chart in document.charts}
+    beside: dict[str, str | bytes] = {names[chart.name]: draw(chart) for chart in document.charts}
+    return Written(render(document, {name: quote(file) for name, file in names.items()}), beside)
+
+
+def render(document: Document, pictures: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Markdown that can be pasted into a pull request; ``pictures`` has the addresses of charts by their names."""
     parts = [f"## {_text(document.title)}", "", *(f"{_text(line)}  " for line in document.verdict)]
     for section in document.sections:
-        parts += ["", *_section(section)]
+        parts += ["", *_section(section, pictures)]
     return "\n".join(parts) + "\n"
 
 
-def _section(section: Section) -> list[str]:
+def _section(section: Section, pictures: Mapping[str, str]) -> list[str]:
     body = [f"- {_text(sentence)}" for sentence in section.sentences]
+    for item in section.items:
+        fix = f" {_text(item.fix)}" if item.fix else ""
+        body.append(f"- **{item.severity}** {_text(item.text)} ({_text(item.place)}){fix}")
+        body += _source(item.excerpt) if item.excerpt is not None else []
+    if section.chart is not None and section.chart.name in pictures:
+        body += ["", f"![{_text(section.chart.caption)}]({pictures[section.chart.name]})"]
     if section.table is not None:
         body += ["", _table(section.table)] if body else [_table(section.table)]
     if section.folded:
         return [f"<details><summary>{html.escape(section.title)}</summary>", "", *body, "", "</details>"]
     return [f"### {_text(section.title)}", "", *body]
+
+
+def _source(excerpt: Excerpt) -> list[str]:
+    """The lines as a block of code, which ends at no fence of their own."""
+    lines = [
+        f"  {'>' if number == excerpt.marked else ' '}{number:5} {line}"
+        for number, line in enumerate(excerpt.lines, excerpt.first)
+    ]
+    fence = "`" * max(3, 1 + max((len(run) for line in lines for run in re.findall("`+", line)), default=0))
+    return [f"  {fence}python", *lines, f"  {fence}"]
 
 
 def _table(table: Table) -> str:

@@ -6,10 +6,25 @@ import textwrap
 
 from tabulate import tabulate
 
-from gradprobe.report.document import Document, Section, Table
+from gradprobe.analysis.comparisons import Outcome
+from gradprobe.recording.tables import Tables
+from gradprobe.report import build
+from gradprobe.report import comparison as comparisons
+from gradprobe.report.document import Document, Item, Section, Table
 from gradprobe.report.units import many
+from gradprobe.report.written import Options, Written
 
 _WIDTH = 100
+
+
+def recording(tables: Tables, options: Options) -> Written:
+    """The report of a recording."""
+    return Written(render(build.document(tables, top=options.top or build.TOP)))
+
+
+def comparison(outcome: Outcome, options: Options) -> Written:
+    """The report of a comparison."""
+    return Written(render(comparisons.document(outcome)))
 
 
 def render(document: Document) -> str:
@@ -22,9 +37,21 @@ def render(document: Document) -> str:
 
 def _section(section: Section) -> list[str]:
     lines = [section.title, "-" * len(section.title), *(_wrapped(s, "* ") for s in section.sentences)]
+    for item in section.items:
+        lines += [_wrapped(f"{item.severity}: {item.text} ({item.place})", "* "), *_source(item)]
     if section.table is not None:
         lines.append(_table(section.table))
     return lines
+
+
+def _source(item: Item) -> list[str]:
+    fix = [textwrap.indent(_wrapped(f"fix: {item.fix}"), "  ")] if item.fix else []
+    if item.excerpt is None:
+        return fix
+    return fix + [
+        f"  {'>' if number == item.excerpt.marked else ' '}{number:5} {line}"
+        for number, line in enumerate(item.excerpt.lines, item.excerpt.first)
+    ]
 
 
 def _table(table: Table) -> str:

@@ -8,22 +8,34 @@ from typing import Any
 import pandas as pd
 
 
-def duration(ns: float) -> str:
+class Figure(str):
+    """A number as people read it. ``value`` is the number itself: nanoseconds, bytes, a share of 1, a count."""
+
+    __slots__ = ("value",)
+    value: float
+
+    def __new__(cls, text: str, value: float) -> Figure:
+        figure = super().__new__(cls, text)
+        figure.value = value
+        return figure
+
+
+def duration(ns: float) -> Figure:
     """A time in nanoseconds, with three significant digits and a fitting unit."""
     for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
         if abs(ns) >= size:
-            return f"{ns / size:.3g} {unit}" if abs(ns) < 1000 * size else f"{ns / size:,.0f} {unit}"
-    return f"{ns:.0f} ns"
+            return Figure(f"{ns / size:.3g} {unit}" if abs(ns) < 1000 * size else f"{ns / size:,.0f} {unit}", ns)
+    return Figure(f"{ns:.0f} ns", ns)
 
 
-def share(value: float) -> str:
+def share(value: float) -> Figure:
     """A share as a percentage; what is not nothing does not read as 0."""
-    return "<0.1 %" if 0 < value < 0.001 else f"{value * 100:.1f} %"
+    return Figure("<0.1 %" if 0 < value < 0.001 else f"{value * 100:.1f} %", value)
 
 
 def count(value: Any) -> str:
     """A count, or a dash where it was not measured."""
-    return "-" if pd.isna(value) else f"{int(value):,}"
+    return "-" if pd.isna(value) else Figure(f"{int(value):,}", int(value))
 
 
 def size(value: Any) -> str:
@@ -33,8 +45,8 @@ def size(value: Any) -> str:
     for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if value >= 1 << bits:
             scaled = value / (1 << bits)
-            return f"{scaled:.3g} {unit}" if scaled < 1000 else f"{scaled:,.0f} {unit}"
-    return f"{int(value)} B"
+            return Figure(f"{scaled:.3g} {unit}" if scaled < 1000 else f"{scaled:,.0f} {unit}", value)
+    return Figure(f"{int(value)} B", value)
 
 
 def place(file: Any, line: Any) -> str:
@@ -55,6 +67,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def many(number: int, noun: str) -> str:
+def many(number: int, noun: str, plural: str = "") -> str:
     """A number of things, the noun in the form that fits."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -414,7 +414,7 @@ def test_what_cannot_be_written_is_refused_in_one_line_and_nothing_is_lost(
         ("-o", "old.md"): ["old.md exists already", "--force"],
         ("-o", "folder.md"): ["is a folder"],
         ("-o", "old.md/r.md"): ["old.md/r.md"],
-        ("-o", "r.pdf"): ["r.pdf", ".md, .json, .txt"],
+        ("-o", "r.pdf"): ["r.pdf", ".md, .html, .json"],
         ("-o", "r"): ["suffix"],
         ("-o", "x" * 300 + ".md"): ["too long"],
         ("-o", "/dev/null", "--format", "json", "--force"): ["no regular file"],
@@ -436,7 +436,7 @@ def test_what_cannot_be_written_is_refused_in_one_line_and_nothing_is_lost(
         path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     said = refused(capsys, "report", "r.gradprobe", "-o", "old.md", "--force")
     assert "cannot write old.md: No space left on device" in said
     assert Path("old.md").read_text() == "precious"

@@ -1,0 +1,52 @@
+"""Files that gradprobe writes: refused where something is there already, and written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+from gradprobe.errors import GradprobeError
+
+
+def check_room(path: Path, *, force: bool) -> None:
+    """Raises ``GradprobeError`` unless a file can be made at ``path``; one that is there is refused without ``force``."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        status = None
+    except OSError as error:
+        raise GradprobeError(f"cannot write {path}: {error.strerror}; name another file") from None
+    if status is not None and stat.S_ISDIR(status.st_mode):
+        raise GradprobeError(f"cannot write {path}: it is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise GradprobeError(f"cannot write {path}: there is no folder {path.parent}; create it first")
+    if status is None:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise GradprobeError(f"cannot write {path}: it is no regular file; name another")
+    if not force:
+        raise GradprobeError(f"{path} exists already; name another file, or overwrite it with --force (force=True)")
+
+
+def make_room(path: Path, *, force: bool) -> None:
+    """Sees to it that a file can be made at ``path``; what is there is refused, or with ``force`` removed."""
+    check_room(path, force=force)
+    for file in (path, path.with_name(path.name + "-journal")):
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise GradprobeError(f"cannot overwrite {file}: {error.strerror}; name another file") from None
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Writes ``content`` to ``path``, whole or not at all: what is there stays until all of the new is on the disk."""
+    part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise GradprobeError(f"cannot write {path}: {error.strerror}; make room there, or name another file") from None

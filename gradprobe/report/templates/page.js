@@ -1,0 +1,128 @@
+"use strict";
+
+const made = (name, properties) => Object.assign(document.createElement(name), properties);
+
+// Tables: a click on a heading sorts by it, a text above the table keeps the rows that hold it.
+
+function keyOf(row, column) {
+  const cell = row.cells[column];
+  const value = cell.dataset.value;
+  return value === undefined ? [1, cell.textContent.toLowerCase()] : [0, Number(value)];
+}
+
+function sortBy(table, heading, column) {
+  const direction = heading.getAttribute("aria-sort") === "descending" ? "ascending" : "descending";
+  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+  heading.setAttribute("aria-sort", direction);
+  const sign = direction === "ascending" ? 1 : -1;
+  const body = table.tBodies[0];
+  const keyed = Array.from(body.rows, (row) => [keyOf(row, column), row]);
+  // What shows no number stays below the numbers either way round.
+  keyed.sort(([a], [b]) => a[0] - b[0] || sign * (a[1] < b[1] ? -1 : a[1] > b[1] ? 1 : 0));
+  body.append(...keyed.map(([, row]) => row));
+}
+
+function makeSortable(table) {
+  Array.from(table.tHead.rows[0].cells).forEach((heading, column) => {
+    if (!heading.textContent) return;
+    const button = made("button", { type: "button", textContent: heading.textContent, title: "Sort" });
+    button.addEventListener("click", () => sortBy(table, heading, column));
+    heading.replaceChildren(button);
+  });
+}
+
+function makeFiltered(table) {
+  const rows = Array.from(table.tBodies[0].rows);
+  if (rows.length < 6) return;
+  const scroll = table.closest(".scroll");
+  const input = made("input", { type: "search", placeholder: "Filter", ariaLabel: `Filter: ${scroll.ariaLabel}` });
+  const told = made("output", {});
+  input.addEventListener("input", () => {
+    const wanted = input.value.toLowerCase();
+    for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+    const shown = rows.filter((row) => !row.hidden).length;
+    told.textContent = wanted ? `${shown} of ${rows.length} rows` : "";
+  });
+  const tools = made("div", { className: "tools" });
+  tools.append(input, told);
+  scroll.before(tools);
+}
+
+for (const table of document.querySelectorAll("table")) {
+  makeSortable(table);
+  makeFiltered(table);
+}
+
+// Light and dark, as the system has it until the button says otherwise.
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (document.documentElement.dataset.theme || (dark.matches ? "dark" : "light")) === "dark";
+const toggle = made("button", { type: "button", className: "theme", textContent: "Light or dark" });
+toggle.addEventListener("click", () => {
+  document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+  drawAll();
+});
+dark.addEventListener("change", drawAll);
+document.querySelector("header").prepend(toggle);
+
+// Charts. A figure within a closed <details> has no width yet: it is drawn when it opens.
+
+function coloursOf() {
+  const of = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const [ink, quiet, line] = [of("--ink"), of("--quiet"), of("--line")];
+  return {
+    background: null,
+    font: "system-ui, sans-serif",
+    axis: { labelColor: ink, titleColor: quiet, gridColor: line, domainColor: line, tickColor: line },
+    legend: { labelColor: ink, titleColor: quiet },
+  };
+}
+
+async function draw(figure) {
+  if (!figure.offsetParent) return;
+  const specification = JSON.parse(figure.querySelector("script").textContent);
+  const { config } = specification;
+  const target = figure.querySelector(".drawing");
+  const { view } = await vegaEmbed(target, specification, {
+    ast: true,
+    renderer: "svg",
+    config: { ...coloursOf(), ...config },
+    actions: { export: true, source: false, compiled: false, editor: false },
+  });
+  figure.dataset.drawn = isDark() ? "dark" : "light";
+  figure.view = view;
+  if (specification.params?.some((param) => param.bind === "scales")) addZoom(figure);
+}
+
+function addZoom(figure) {
+  figure.querySelector(".tools")?.remove();
+  const [from, to] = figure.view.scale("x").domain();
+  const zoom = (factor, move) => {
+    const [low, high] = figure.view.scale("x").domain();
+    const centre = (low + high) / 2 + move * (high - low);
+    const half = Math.min(((high - low) * factor) / 2, (to - from) / 2);
+    const middle = Math.min(Math.max(centre, from + half), to - half);
+    figure.view.signal("zoom_start", [middle - half, middle + half]).runAsync();
+  };
+  const tools = made("div", { className: "tools" });
+  for (const [textContent, ariaLabel, factor, move] of [
+    ["+", "Zoom in", 0.5, 0],
+    ["\u2212", "Zoom out", 2, 0],
+    ["\u2190", "Earlier", 1, -0.5],
+    ["\u2192", "Later", 1, 0.5],
+    ["All", "The whole time", Infinity, 0],
+  ]) {
+    const button = made("button", { type: "button", textContent, ariaLabel, title: ariaLabel });
+    button.addEventListener("click", () => zoom(Number.isFinite(factor) ? factor : 1e9, move));
+    tools.append(button);
+  }
+  figure.querySelector(".drawing").before(tools);
+}
+
+function drawAll() {
+  if (typeof vegaEmbed === "undefined") return;
+  for (const figure of document.querySelectorAll("figure.chart")) draw(figure);
+}
+
+for (const details of document.querySelectorAll("details")) details.addEventListener("toggle", drawAll);
+drawAll();
