@@ -85,6 +85,15 @@ def _operators(p: Process, r: Region, *, total: bool) -> tuple[Any, ...]:
     )
 
 
+def _totals(p: Process, r: Region) -> Sequence[int | None]:
+    """What the table of sites sums up, in the order of its columns."""
+    if r.thread not in p.watched:
+        return (None,) * (_OPERATOR_COLUMNS - 1) + (backward_nodes(p, r),)
+    saved, bumps, counters, tracked, inference = _operators(p, r, total=True)
+    untracked, graph, _, backward = _operators(p, r, total=False)[-4:]
+    return saved, bumps, graph, counters, tracked, untracked, inference, backward
+
+
 def backward_nodes(p: Process, r: Region) -> int | None:
     """The nodes of a region that a backward reached, where that is known: past the limit no passes are kept."""
     is_known = p.counts_nodes and r.nodes is not None and not p.contents.folds
@@ -129,13 +138,17 @@ def sites(processes: Sequence[Process]) -> pd.DataFrame:
     """One row per manager and source line, the costliest first; blocks that were added up are in it."""
     sums: dict[tuple[Any, ...], _Sum] = {}
     for p in processes:
+        known: dict[tuple[int, str, str], _Sum] = {}
         for r in p.history.regions:
             duration = duration_ns(r)
-            row = sums.setdefault((*p.place(r.site), r.manager, r.form), _Sum())
+            row = known.get((r.site, r.manager, r.form))
+            if row is None:
+                row = sums.setdefault((*p.place(r.site), r.manager, r.form), _Sum())
+                known[r.site, r.manager, r.form] = row
             row.add(1, duration, max(duration - r.child_ns, 0), r.before == r.inside, is_failure(r.error))
             row.add_nodes(r.nodes, r.child_nodes)
             row.durations[duration] += 1
-            row.add_operators(_operators(p, r, total=True), _operators(p, r, total=False))
+            row.add_operators(_totals(p, r))
         for fold in p.contents.folds:
             site = p.contents.sites.get(fold.site)
             if site is not None and site.internal and not p.include_torch:
@@ -176,11 +189,9 @@ class _Sum:
         self.operators = [0] * _OPERATOR_COLUMNS
         self.missing: set[int] = set()
 
-    def add_operators(self, total: Sequence[int | None], own: Sequence[int | None]) -> None:
-        """Adds the totals of one more region, in the order of ``values``."""
-        saved, bumps, counters, tracked, inference = total
-        untracked, graph, _, backward = own[-4:]
-        for index, value in enumerate((saved, bumps, graph, counters, tracked, untracked, inference, backward)):
+    def add_operators(self, totals: Sequence[int | None]) -> None:
+        """Adds those of one more region, in the order of ``values``."""
+        for index, value in enumerate(totals):
             if value is None:
                 self.missing.add(index)
             else:

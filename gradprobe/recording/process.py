@@ -33,7 +33,7 @@ class Process:
         """The threads whose operators were seen."""
         return frozenset(lane.thread for lane in self.history.lanes if lane.is_watched and self.counts_operators)
 
-    @property
+    @cached_property
     def environment(self) -> dict[str, Any]:
         return dict(self.contents.meta.get("environment", {}))
 
@@ -46,11 +46,11 @@ class Process:
         rank = self.environment.get("rank")
         return None if rank is None else int(rank)
 
-    @property
+    @cached_property
     def counts_nodes(self) -> bool:
         return self.environment.get("level") != "modes"
 
-    @property
+    @cached_property
     def counts_operators(self) -> bool:
         return self.environment.get("level") == "ops"
 

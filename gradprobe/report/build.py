@@ -72,7 +72,7 @@ def _timeline(tables: Tables) -> Section | None:
 
 def _modes(tables: Tables) -> Section | None:
     times = by_mode(tables.processes)
-    rows = [(t.mode, duration(t.ns), share(t.share), count(t.nodes), "#" * round(t.share * 30)) for t in times]
+    rows = [(t.mode, duration(t.ns), share(t.share), count(t.nodes)) for t in times]
     if not rows:
         return None
     nodes = sum(t.nodes or 0 for t in times)
@@ -84,9 +84,9 @@ def _modes(tables: Tables) -> Section | None:
     ]
     hidden = hidden_ns(tables.processes)
     sentences = [f"{duration(hidden)} of it passed in blocks that PyTorch's own code entered."] if hidden else []
-    columns = ("mode", "time", "share", "nodes", "")
+    columns = ("mode", "time", "share", "nodes")
     chart = Chart("modes", "shares", "Time and autograd nodes by mode, over all threads.", shares)
-    return Section("Time by mode", sentences, Table(columns, rows, frozenset(columns[1:4])), chart=chart)
+    return Section("Time by mode", sentences, Table(columns, rows, frozenset(columns[1:]), bars="share"), chart=chart)
 
 
 def _threads(tables: Tables, top: int) -> Section | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 
@@ -18,6 +18,16 @@ class Table:
     rows: Sequence[Sequence[str]]
     numeric: frozenset[str] = frozenset()
     left_out: int = 0
+    bars: str | None = None
+    """A column of shares, which plain text shows as bars too."""
+
+    def with_bars(self) -> Table:
+        """The table with bars of text in one more column."""
+        if self.bars is None:
+            return self
+        at = list(self.columns).index(self.bars)
+        drawn = [[*row, "#" * round(30 * getattr(row[at], "value", 0))] for row in self.rows]
+        return replace(self, columns=[*self.columns, ""], rows=drawn, bars=None)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def _section(section: Section, pictures: Mapping[str, str]) -> list[str]:
     if section.chart is not None and section.chart.name in pictures:
         body += ["", f"![{_text(section.chart.caption)}]({pictures[section.chart.name]})"]
     if section.table is not None:
-        body += ["", _table(section.table)] if body else [_table(section.table)]
+        body += ["", _table(section.table.with_bars())] if body else [_table(section.table.with_bars())]
     if section.folded:
         return [f"<details><summary>{html.escape(section.title)}</summary>", "", *body, "", "</details>"]
     return [f"### {_text(section.title)}", "", *body]

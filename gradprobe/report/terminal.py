@@ -40,7 +40,7 @@ def _section(section: Section) -> list[str]:
     for item in section.items:
         lines += [_wrapped(f"{item.severity}: {item.text} ({item.place})", "* "), *_source(item)]
     if section.table is not None:
-        lines.append(_table(section.table))
+        lines.append(_table(section.table.with_bars()))
     return lines
 
 
