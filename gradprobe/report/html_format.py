@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +37,13 @@ def comparison(outcome: Outcome, options: Options) -> Written:
 def page(document: Document) -> str:
     """A page with all of its styles, scripts and data in it; its policy forbids it any request."""
     draws = charts.is_possible() and bool(document.charts)
+    shown = [section for section in document.sections if draws or section.table or section.items or not section.chart]
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
-            document=document,
+            document=replace(document, sections=shown),
+            lacks_charts=bool(document.charts) and not draws,
             style=_raw(_template("page.css")),
             behaviour=_raw(_template("page.js")),
             script=_raw(charts.script()) if draws else None,

@@ -84,7 +84,8 @@ def _row(region: Region) -> int:
 def _bars(lanes: list[_Lane], whole: int, end: int) -> tuple[list[dict[str, Any]], list[str]]:
     """The bars in the order in which they are painted, in nanoseconds on the common axis."""
     bars: list[dict[str, Any]] = []
-    longest, stretches = _longest(lanes, whole), max(MARKS // 2 // sum(lane.rows for lane in lanes), 10)
+    rows = sum(lane.rows for lane in lanes)
+    longest, stretches = _longest(lanes, whole), max((MARKS // 2 - len(lanes)) // rows, 10)
     top = 0
     for number, lane in enumerate(lanes):
         offset, base = lane.process.offset_ns, {"lane": number, "name": lane.name}

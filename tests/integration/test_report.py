@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import html
 import io
 import json
 import random
@@ -23,6 +22,7 @@ import gradprobe
 from gradprobe.__main__ import main
 from gradprobe.report.units import count, duration
 from tests.integration.commands import PATIENCE_S, python, refused
+from tests.report.reading import markdown_table, terminal_table
 
 NUMBER = {"type": ["number", "null"]}
 TEXT = {"type": ["string", "null"]}
@@ -141,39 +141,6 @@ def report(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     out, err = capsys.readouterr()
     assert err == ""
     return out
-
-
-def terminal_table(text: str, title: str) -> list[dict[str, str]]:
-    lines = text[text.index(f"\n{title}\n") :].splitlines()[3:]
-    while not re.fullmatch("-+(  -*)*", lines[1]):
-        lines.pop(0)  # a sentence above the table
-    spans = [match.span() for match in re.finditer("-+", lines[1])]
-
-    def cells(line: str) -> list[str]:
-        return [line[start:end].strip() for start, end in spans]
-
-    found = []
-    for line in lines[2:]:
-        if not line:
-            break
-        found.append(dict(zip(cells(lines[0]), cells(line), strict=True)))
-    return found
-
-
-def markdown_table(text: str, title: str) -> list[dict[str, str]]:
-    lines = text[text.index(title) :].splitlines()[1:]
-    while not lines[0].startswith("|"):
-        lines.pop(0)
-
-    def cells(line: str) -> list[str]:
-        return [html.unescape(re.sub(r"\\(.)", r"\1", cell.strip())) for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-
-    found = []
-    for line in lines[2:]:
-        if not line.startswith("|"):
-            break
-        found.append(dict(zip(cells(lines[0]), cells(line), strict=True)))
-    return found
 
 
 def test_terminal_markdown_and_json_say_the_same_numbers(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:

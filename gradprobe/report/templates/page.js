@@ -65,7 +65,7 @@ toggle.addEventListener("click", () => {
 dark.addEventListener("change", drawAll);
 document.querySelector("header").prepend(toggle);
 
-// Charts. A figure within a closed <details> has no width yet: it is drawn when it opens.
+// Charts. What is within a closed <details> is drawn when that opens.
 
 function coloursOf() {
   const of = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -79,7 +79,7 @@ function coloursOf() {
 }
 
 async function draw(figure) {
-  if (!figure.offsetParent) return;
+  if (figure.closest("details:not([open])")) return;
   const specification = JSON.parse(figure.querySelector("script").textContent);
   const { config } = specification;
   const target = figure.querySelector(".drawing");

@@ -1,0 +1,89 @@
+"""The timeline stays small however long the recording is, and loses no block."""
+
+from __future__ import annotations
+
+import threading
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gradprobe
+from gradprobe.recorder import Recorder
+from gradprobe.report import build, html_format, timeline
+from tests.conftest import FakeClock
+
+
+def many_blocks(blocks: int, threads: int = 1, **options: str) -> gradprobe.Recording:
+    import torch
+
+    clock = FakeClock()
+
+    def run() -> None:
+        for number in range(blocks):
+            with torch.no_grad():
+                clock.advance(10 + number % 7)
+                with torch.enable_grad():
+                    clock.advance(5)
+
+    with Recorder(clock=clock.clock, **options) as recording:
+        run()
+        for _ in range(threads - 1):
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
+    return recording
+
+
+def test_a_long_recording_has_few_bars_and_says_how_its_blocks_were_added_up() -> None:
+    recording = many_blocks(10_000)
+    chart, sentences = timeline.timeline(recording.tables.processes)
+    assert chart is not None
+    assert len(chart.rows) <= timeline.MARKS
+    assert sum(bar["blocks"] for bar in chart.rows) == len(recording.regions) == 20_000
+    assert len(sentences) == 1
+    assert "1,500 longest of 20,000 blocks" in sentences[0]
+    assert {bar["mode"] for bar in chart.rows if bar["row"] == 1} == {"grad"}
+    page = html_format.page(build.document(recording.tables, charts=True))
+    assert "1,500 longest of 20,000 blocks" in page
+    assert len(page) < 2_500_000
+
+
+def test_more_threads_than_have_room_are_counted_in_a_sentence() -> None:
+    recording = many_blocks(2, threads=timeline.LANES + 5)
+    chart, sentences = timeline.timeline(recording.tables.processes)
+    assert chart is not None
+    assert len({bar["name"] for bar in chart.rows}) == timeline.LANES
+    assert sentences == ["5 threads or tasks with the fewest blocks, 20 blocks in all, have no lane."]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 40))
+def test_added_up_or_not_a_bar_lies_within_the_recording_and_blocks_add_up(durations: list[int], marks: int) -> None:
+    import torch
+
+    clock = FakeClock()
+    with Recorder(clock=clock.clock) as recording:
+        for duration in durations:
+            with torch.no_grad():
+                clock.advance(duration)
+        clock.advance(1)
+    before, timeline.MARKS = timeline.MARKS, marks
+    try:
+        chart, _ = timeline.timeline(recording.tables.processes)
+    finally:
+        timeline.MARKS = before
+    assert chart is not None
+    assert sum(bar["blocks"] for bar in chart.rows) == len(durations)
+    end = sum(durations) + 1
+    scale = {"ns": 1, "us": 1e3}[chart.unit]
+    assert all(0 <= bar["start"] <= bar["end"] <= end / scale for bar in chart.rows)
+
+
+def test_nothing_recorded_gives_a_report_without_a_timeline() -> None:
+    clock = FakeClock()
+    with Recorder(clock=clock.clock) as recording:
+        pass
+    assert timeline.timeline(recording.tables.processes) == (None, [])
+    page = html_format.page(build.document(recording.tables, charts=True))
+    assert "The program itself changed no mode." in page
+    assert "vegaEmbed(" not in page.split("<script>")[1]
