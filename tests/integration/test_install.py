@@ -45,7 +45,7 @@ def read(wheel: zipfile.ZipFile, name: str) -> str:
 def test_an_installation_pulls_no_test_and_no_chart_package(wheel: zipfile.ZipFile) -> None:
     metadata: Message = Parser().parsestr(read(wheel, "METADATA"))
     plain = {line.split(">")[0].strip() for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line}
-    assert plain == {"torch", "pandas", "tabulate", "tqdm"}
+    assert plain == {"torch", "pandas", "tabulate", "tqdm", "jinja2"}
     assert metadata["Version"] == gradprobe.__version__
     assert metadata["Requires-Python"] == ">=3.10"
 
@@ -55,6 +55,7 @@ def test_the_wheel_holds_the_package_its_types_and_nothing_else(wheel: zipfile.Z
     assert {top for top in tops if not top.endswith(".dist-info")} == {"gradprobe"}
     assert "gradprobe/py.typed" in wheel.namelist()
     assert all(f"gradprobe/commands/{verb}.py" in wheel.namelist() for verb in ("run", "report", "debug"))
+    assert "gradprobe/report/templates/page.html.j2" in wheel.namelist()
 
 
 def test_the_entry_point_is_the_command_line(wheel: zipfile.ZipFile) -> None:
@@ -75,3 +76,6 @@ def test_the_wheel_works_without_the_source_tree(wheel: zipfile.ZipFile, tmp_pat
     ended = python("-c", program, "run", "-o", "r.gradprobe", "s.py", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (0, b"ran\n"), ended.stderr.decode()
     assert list(gradprobe.load(tmp_path / "r.gradprobe").transitions["line"]) == [2, 2]
+    ended = python("-c", program, "report", "r.gradprobe", "-o", "r.html", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr.decode()
+    assert "s.py:2" in (tmp_path / "r.html").read_text(encoding="utf-8")
