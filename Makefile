@@ -3,12 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check unit format benchmarks clean
+.PHONY: demo test check unit format benchmarks reports clean
 
 demo: $(INSTALLED)
 	$(BIN)/gradprobe run --force -o handbook.gradprobe examples/handbook.py
 	$(BIN)/gradprobe report handbook.gradprobe
-	$(BIN)/gradprobe compare --suite models --budget 40 --force -o models.json -o models.md
+	$(BIN)/gradprobe report --force handbook.gradprobe -o handbook.html
+	$(BIN)/gradprobe compare --suite models --budget 40 --force -o models.json -o models.md -o models.html
 
 test: check unit
 
@@ -28,6 +29,10 @@ format: $(INSTALLED)
 benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/blocks.py
 	$(BIN)/python benchmarks/operators.py
+	$(BIN)/python benchmarks/reporting.py
+
+reports: $(INSTALLED)
+	$(BIN)/python reports/make_reports.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "gradprobe needs Python 3.10 or newer; name one with: make PYTHON=python3.11")'
@@ -38,4 +43,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.gradprobe models.json models.md
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.gradprobe handbook.html models.json models.md models.html

@@ -141,7 +141,8 @@ def _grouped(title: str, ops: pd.DataFrame, by: dict[str, str], top: int) -> Sec
     if len(groups) > top:
         rows.append((f"({len(groups) - top:,} more)", *filler, *_cells(groups.iloc[top:].sum())))
     rows.append(("in all", *filler, *_cells(groups.sum())))
-    return Section(title, table=Table((*by, *_HEADINGS), rows, frozenset(_HEADINGS)))
+    table = Table((*by, *_HEADINGS), rows, frozenset(_HEADINGS), sums=1 + (len(groups) > top))
+    return Section(title, table=table)
 
 
 def _cells(sums: pd.Series[int]) -> list[str]:

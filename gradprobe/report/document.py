@@ -18,6 +18,8 @@ class Table:
     rows: Sequence[Sequence[str]]
     numeric: frozenset[str] = frozenset()
     left_out: int = 0
+    sums: int = 0
+    """How many rows at the end sum up others."""
     bars: str | None = None
     """A column of shares, which plain text shows as bars too."""
 
@@ -26,7 +28,7 @@ class Table:
         if self.bars is None:
             return self
         at = list(self.columns).index(self.bars)
-        drawn = [[*row, "#" * round(30 * getattr(row[at], "value", 0))] for row in self.rows]
+        drawn = [[*row, "=" * round(30 * getattr(row[at], "value", 0))] for row in self.rows]
         return replace(self, columns=[*self.columns, ""], rows=drawn, bars=None)
 
 

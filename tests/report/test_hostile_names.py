@@ -52,7 +52,22 @@ TAGS = {
         "noscript",
         "section",
     ),
-    *("details", "summary", "table", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "script", "ol", "li"),
+    *(
+        "details",
+        "summary",
+        "table",
+        "thead",
+        "tbody",
+        "tfoot",
+        "tr",
+        "th",
+        "td",
+        "figure",
+        "figcaption",
+        "script",
+        "ol",
+        "li",
+    ),
     *("strong", "code", "pre", "span", "i"),
 }
 

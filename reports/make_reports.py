@@ -1,0 +1,81 @@
+"""Makes every report of this folder again, by the commands that its index names.
+
+python reports/make_reports.py [NAME ...]
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Report:
+    name: str
+    about: str
+    commands: Sequence[str]
+    """In order, from the root of the project; {out} stands for the report without its suffix, {tmp} for a folder."""
+
+
+def _recorded(name: str, about: str, program: str, options: str = "") -> Report:
+    record = f"gradprobe run {options}-o {{tmp}}/{name}.gradprobe {program}"
+    show = f"gradprobe report {{tmp}}/{name}.gradprobe --force"
+    return Report(name, about, (record, f"{show} -o {{out}}.html", f"{show} --charts svg -o {{out}}.md"))
+
+
+def _compared(suite: str, about: str, budget: int) -> Report:
+    outputs = " ".join(f"-o {{out}}{suffix}" for suffix in (".html", ".md", ".json"))
+    return Report(
+        suite, about, (f"gradprobe compare --suite {suite} --budget {budget} --force --charts svg {outputs}",)
+    )
+
+
+REPORTS = (
+    _compared("models", "six models under `grad`, `no_grad` and `inference_mode`", 120),
+    _compared("ops", "small operators under the same modes, and what each mechanism costs", 200),
+    _recorded("generate-modes", "GPT-2 `generate()` at level `modes`", "examples/generate.py", "--level modes "),
+    _recorded("generate-graph", "the same at level `graph`: autograd nodes", "examples/generate.py", "--level graph "),
+    _recorded("generate-ops", "the same at level `ops`: every operator", "examples/generate.py", "--level ops "),
+    _recorded("serve", "a server whose threads do not inherit `no_grad`", "examples/serve.py"),
+)
+
+
+def main(names: Sequence[str]) -> None:
+    unknown = set(names) - {report.name for report in REPORTS}
+    if unknown:
+        sys.exit(f"there is no report {', '.join(sorted(unknown))}; name some of {', '.join(r.name for r in REPORTS)}")
+    for report in REPORTS:
+        if names and report.name not in names:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            for command in report.commands:
+                words = shlex.split(command.format(out=HERE / report.name, tmp=folder))
+                print(f"$ {shlex.join(words)}", flush=True)
+                subprocess.run([sys.executable, "-m", *words], cwd=HERE.parent, check=True, stdout=subprocess.DEVNULL)
+    (HERE / "README.md").write_text(index(), encoding="utf-8")
+
+
+def index() -> str:
+    """The index of the folder, with the commands as a reader would type them."""
+    lines = ["# Reports", "", "Made by real runs; `make reports` makes them again. The HTML files need no network.", ""]
+    for report in REPORTS:
+        lines += [f"## {report.name}", "", f"{report.about[:1].upper()}{report.about[1:]}: {_links(report)}.", ""]
+        lines += ["```sh", *(command.format(out=f"reports/{report.name}", tmp="/tmp") for command in report.commands)]
+        lines += ["```", ""]
+    return "\n".join(lines)
+
+
+def _links(report: Report) -> str:
+    suffixes = (".html", ".md", ".json") if report.name in ("models", "ops") else (".html", ".md")
+    return ", ".join(f"[{report.name}{suffix}]({report.name}{suffix})" for suffix in suffixes)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

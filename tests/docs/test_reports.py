@@ -1,0 +1,58 @@
+"""The reports of this project: the index names them all, and each stands by itself."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+import gradprobe
+from gradprobe.__main__ import main
+from tests.report.reading import Page
+
+REPORTS = Path(gradprobe.__file__).parents[1] / "reports"
+if not REPORTS.is_dir():
+    pytest.skip("there is no folder of reports beside an installed package", allow_module_level=True)
+sys.path.insert(0, str(REPORTS))
+import make_reports  # noqa: E402
+
+sys.path.remove(str(REPORTS))
+
+
+def test_the_index_is_what_the_script_writes_and_every_file_is_there() -> None:
+    index = (REPORTS / "README.md").read_text(encoding="utf-8")
+    assert index == make_reports.index()
+    linked = set(re.findall(r"\]\(([^)]+)\)", index))
+    for name in linked | {f"{report.name}.md" for report in make_reports.REPORTS}:
+        text = (REPORTS / name).read_text(encoding="utf-8")
+        pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text) if name.endswith(".md") else []
+        assert all((REPORTS / picture).is_file() for picture in pictures)
+        assert name == "README.md" or not name.endswith(".md") or pictures
+    assert {path.name for path in REPORTS.glob("*.html")} == {name for name in linked if name.endswith(".html")}
+
+
+@pytest.mark.parametrize("report", make_reports.REPORTS, ids=lambda report: report.name)
+def test_a_report_is_a_page_that_loads_nothing_and_names_no_place_outside_of_the_project(
+    report: make_reports.Report,
+) -> None:
+    page = Page((REPORTS / f"{report.name}.html").read_text(encoding="utf-8"))
+    assert page.loads == []
+    assert len(page.tables) >= 4
+    shown = [cell for table in page.tables.values() for row in table for cell, _ in row.values()]
+    assert not [cell for cell in shown if re.search(r"(^|\s)(/home/|/root/|/work/|/Users/|[A-Z]:\\)", cell)]
+
+
+@pytest.mark.parametrize("report", make_reports.REPORTS, ids=lambda report: report.name)
+def test_the_commands_of_the_index_are_commands(
+    report: make_reports.Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in report.commands:
+        words = shlex.split(command.format(out="out", tmp="no such folder"))
+        assert words[0] == "gradprobe"
+        # The folder is missing, so a command that is understood is refused for that alone.
+        if words[1] != "compare":
+            assert main(words[1:]) == 2
+            assert "no such folder" in capsys.readouterr().err
