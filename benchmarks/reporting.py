@@ -19,7 +19,7 @@ import torch
 
 import gradprobe
 
-FORMATS = (".txt", ".md", ".html", ".json", ".csv")
+FORMATS = (".txt", ".md", ".html", ".json", ".csv", ".trace.json.gz")
 SITES = [f"def f{number}(): \n with torch.no_grad():\n  with torch.enable_grad(): pass\n" for number in range(20)]
 
 

@@ -139,15 +139,30 @@ class Recording:
         """
         self._save(path, "csv", force=force)
 
+    def to_trace(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        merge: str | os.PathLike[str] | None = None,
+        force: bool = False,
+    ) -> None:
+        """Writes a trace for Perfetto, packed where ``path`` ends in `.gz`; ``merge`` names a trace that torch.profiler
+        wrote of the same run, to have both on one time axis.
+
+        Raises ``GradprobeError`` if the file exists, unless ``force``, and where ``merge`` is no such trace.
+        """
+        self._save(path, "trace", force=force, merge=None if merge is None else Path(merge))
+
     def _text(self, name: str) -> str:
         from gradprobe.report.formats import by_name, text
 
         return text(self.tables, by_name(name))
 
-    def _save(self, path: str | os.PathLike[str], name: str, *, force: bool) -> None:
+    def _save(self, path: str | os.PathLike[str], name: str, *, force: bool, merge: Path | None = None) -> None:
         from gradprobe.report.formats import by_name, save
+        from gradprobe.report.written import Options
 
-        save(self.tables, Path(path), by_name(name), force=force)
+        save(self.tables, Path(path), by_name(name), Options(merge=merge), force=force)
 
 
 def load(path: str | os.PathLike[str], *, include_torch: bool | None = None) -> Recording:

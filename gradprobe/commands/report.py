@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top", type=int, metavar="N", help=f"rows per table ({build.TOP}, in HTML {html_format.TOP})")
     parser.add_argument("--charts", choices=("svg", "png"), help="with Markdown: charts as files beside OUT")
+    parser.add_argument(
+        "--merge", type=Path, metavar="TRACE", help="with a trace: put the recording into this one of torch.profiler's"
+    )
     parser.add_argument("--include-torch", action="store_true", default=None, help="show PyTorch's own blocks too")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
 
@@ -47,6 +50,12 @@ def _report(options: argparse.Namespace) -> int:
     used = _format(options.output, options.format)
     if options.top is not None and options.top < 1:
         raise GradprobeError(f"--top {options.top} shows nothing; give 1 or more")
+    for option, needed in (("charts", "markdown"), ("merge", "trace")):
+        if getattr(options, option) is not None and used.name != needed:
+            suffix = formats.by_name(needed).suffixes[0]
+            raise GradprobeError(
+                f"--{option} goes with the format {needed}; name a file that ends in {suffix} after -o"
+            )
     if options.output is not None:
         for path in options.files:
             if _is_same(path, options.output):
@@ -56,7 +65,7 @@ def _report(options: argparse.Namespace) -> int:
         raise GradprobeError("standard output is closed; name a file with -o")
     contents = [read_file(path) for path in options.files]
     tables = Tables(contents, include_torch=options.include_torch, watch=_progress())
-    asked = Options(top=options.top, charts=options.charts)
+    asked = Options(top=options.top, charts=options.charts, merge=options.merge)
     if options.output is None:
         _print(used.render(tables, asked).body)
         return 0

@@ -13,7 +13,7 @@ from gradprobe.analysis.comparisons import Outcome
 from gradprobe.errors import GradprobeError
 from gradprobe.files import check_room, write
 from gradprobe.recording.tables import Tables
-from gradprobe.report import csv_format, html_format, json_format, markdown, terminal
+from gradprobe.report import csv_format, html_format, json_format, markdown, terminal, trace
 from gradprobe.report.written import Options, Written
 
 
@@ -43,6 +43,7 @@ FORMATS: Sequence[Format] = (
     Format("html", (".html",), html_format.recording, html_format.comparison),
     Format("json", (".json",), json_format.recording, json_format.comparison),
     Format("csv", (".csv",), csv_format.recording, csv_format.comparison),
+    Format("trace", (".trace.json.gz", ".trace.json"), trace.recording),
 )
 RECORDING: Sequence[Format] = tuple(one for one in FORMATS if one.recording is not None)
 COMPARISON: Sequence[Format] = tuple(one for one in FORMATS if one.comparison is not None)
@@ -61,10 +62,10 @@ def of_path(path: Path, among: Sequence[Format]) -> Format:
     return max(fitting, key=lambda pair: pair[0])[1]
 
 
-def stem(path: Path, used: Format) -> str:
-    """The name of ``path`` without the suffix of its format."""
-    fitting = [suffix for suffix in used.suffixes if path.name.endswith(suffix) and path.name != suffix]
-    return path.name.removesuffix(max(fitting, key=len)) if fitting else path.name
+def _split(path: Path, used: Format) -> tuple[str, str]:
+    """The name of ``path`` without the suffix of its format, and the suffix."""
+    suffix = max((one for one in used.suffixes if path.name.endswith(one)), key=len, default="")
+    return path.name.removesuffix(suffix), suffix
 
 
 def text(subject: Tables | Outcome, used: Format) -> str:
@@ -81,7 +82,8 @@ def save(
     Raises ``GradprobeError`` where a file cannot be written, or is there already, unless ``force``; then none is touched.
     """
     check_room(path, force=force)
-    written = used.render(subject, replace(options or Options(), stem=stem(path, used)))
+    stem, suffix = _split(path, used)
+    written = used.render(subject, replace(options or Options(), stem=stem, suffix=suffix))
     files = {path: written.body, **{path.with_name(name): content for name, content in written.beside.items()}}
     for file in files:
         check_room(file, force=force)

@@ -18,6 +18,8 @@ class Options:
     merge: Path | None = None
     """A trace that torch.profiler wrote of the same run."""
     stem: str | None = None
+    suffix: str | None = None
+    """What the name of the report's own file ends in, of the suffixes of its format."""
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,9 @@ def test_the_commands_of_the_index_are_commands(
     report: make_reports.Report, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for command in report.commands:
-        words = shlex.split(command.format(out="out", tmp="no such folder"))
+        words = shlex.split(command.format(out="out", tmp="no-such-folder"))
         assert words[0] == "gradprobe"
         # The folder is missing, so a command that is understood is refused for that alone.
         if words[1] != "compare":
             assert main(words[1:]) == 2
-            assert "no such folder" in capsys.readouterr().err
+            assert "no-such-folder" in capsys.readouterr().err
