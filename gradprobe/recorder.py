@@ -18,6 +18,7 @@ import torch
 
 from gradprobe import switch
 from gradprobe._version import __version__
+from gradprobe.capture import ranges
 from gradprobe.capture.clocks import SYSTEM, Clock
 from gradprobe.capture.execution import live_threads, locate
 from gradprobe.capture.session import Session, node_counter
@@ -54,6 +55,7 @@ def record(
     on_full: str = AGGREGATE,
     limit: int = DEFAULT_LIMIT,
     force: bool = False,
+    profiler_ranges: bool = False,
 ) -> Recorder:
     """Records every transition of the gradient and inference modes while open, in all threads, in third-party code too.
 
@@ -64,7 +66,8 @@ def record(
     each operator: nodes, saved bytes, version counters, views, inference tensors. ``include_torch`` shows the blocks that
     PyTorch's own code enters, which are recorded in any case. Past ``limit`` events (two per block) the recording adds
     finished blocks up per source line instead of keeping each (``on_full="aggregate"``), or takes no more
-    (``on_full="stop"``); its report says so.
+    (``on_full="stop"``); its report says so. With ``profiler_ranges`` blocks also appear, by manager and line, as named
+    ranges in what torch.profiler records meanwhile.
 
     Raises ``GradprobeError`` for a level or a policy that does not exist and for a path that cannot be written.
     """
@@ -75,6 +78,7 @@ def record(
         on_full=on_full,
         limit=limit,
         force=force,
+        profiler_ranges=profiler_ranges,
         enabled=switch.is_on(),
     )
 
@@ -91,6 +95,7 @@ class Recorder:
         on_full: str = AGGREGATE,
         limit: int = DEFAULT_LIMIT,
         force: bool = False,
+        profiler_ranges: bool = False,
         enabled: bool = True,
         clock: Clock = SYSTEM,
     ) -> None:
@@ -104,6 +109,7 @@ class Recorder:
         self._on_full = on_full
         self._limit = limit
         self._force = force
+        self._profiler_ranges = profiler_ranges
         self._enabled = enabled
         self._clock = clock
         self._writer: Writer | None = None
@@ -132,6 +138,7 @@ class Recorder:
             level=self._level,
             limit=self._limit,
             on_full=self._on_full,
+            names_ranges=self._profiler_ranges,
         )
         writer.meta(
             environment=environment(self._level),
@@ -142,6 +149,8 @@ class Recorder:
         )
         for text in _shortcomings(self._level, self._enabled):
             writer.note("level", text)
+        if self._profiler_ranges and not ranges.are_possible():
+            writer.note("level", f"torch {torch.__version__} has no ranges to name in its profiler's trace")
         writer.flush()
         self._writer, self._running, self._process = writer, True, os.getpid()
         if self._enabled:

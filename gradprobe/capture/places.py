@@ -37,11 +37,12 @@ class Sites(dict[tuple[int, Offset], int]):
         if known is None:
             known = self[id(code), offset] = len(self._table) + 1
             self._held.append(code)
-            self._table[known] = _site(known, code, offset)
+            self._table[known] = site_of(code, offset, known)
         return known
 
 
-def _site(number: int, code: CodeType | None, offset: Offset) -> Site:
+def site_of(code: CodeType | None, offset: Offset, number: int = NOWHERE) -> Site:
+    """What is known of the place of an event."""
     offset, name = offset if isinstance(offset, tuple) else (offset, None)
     if code is None:
         return Site(number, None, None, None, name, _FORMS.get(offset, "with"), internal=False)

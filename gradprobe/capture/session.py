@@ -28,6 +28,7 @@ from gradprobe.capture.execution import Tasks, live_threads, loop_patches, loops
 from gradprobe.capture.operators import Operators
 from gradprobe.capture.packing import Packer
 from gradprobe.capture.patches import Patches
+from gradprobe.capture.ranges import Ranges
 from gradprobe.capture.stack import skip_when_compiling
 from gradprobe.capture.tallying import Tallier, is_raw
 from gradprobe.recording.accounts import Accounts
@@ -58,10 +59,12 @@ _OP = itemgetter(0)
 
 
 class Sink(Protocol):
-    """One who takes events. ``counts_nodes`` asks for the node counter with each, ``counts_operators`` for operators."""
+    """One who takes events. ``counts_nodes`` asks for the node counter with each, ``counts_operators`` for operators,
+    ``names_ranges`` for blocks as ranges in the trace of torch.profiler."""
 
     counts_nodes: bool
     counts_operators: bool
+    names_ranges: bool
 
     def accept(self, block: Block) -> None: ...
     def flush(self) -> bool: ...
@@ -91,6 +94,7 @@ class Session:
         self._packer = Packer(self.tables)
         self._operators = Operators(self._queue.append, clock.now, self.fault, self.tasks)
         self._tallier = Tallier(self.tables.operations, self._operators.codes.held, clock.now)
+        self._ranges = Ranges()
         self._open: list[Sink] = []
         self._registered = 0
         self._call_sinks: weakref.WeakValueDictionary[int, Sink] = weakref.WeakValueDictionary()
@@ -145,6 +149,8 @@ class Session:
             self._operators.stop()
         self._uninstall_if_idle()
         self._choose_emit()
+        if not any(other.names_ranges for other in self.sinks):
+            self._ranges.close()
         self._empty_queue()
         self._flush(sink)
 
@@ -243,6 +249,9 @@ class Session:
 
             def emit(event: Event) -> None:
                 append((*event, nodes_now()))
+
+        if any(sink.names_ranges for sink in self.sinks):
+            emit = self._ranges.around(emit)
 
         if len(self._queue) > BACKLOG:
             promptly = emit

@@ -13,6 +13,7 @@ import os
 import pkgutil
 import runpy
 import shlex
+import subprocess
 import sys
 import types
 import warnings
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradprobe.errors import GradprobeError
+from gradprobe.files import check_room
 from gradprobe.recording.store import SUFFIX
 
 if TYPE_CHECKING:
@@ -30,13 +32,20 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
-        "gradprobe run [-h] [-o FILE] [--level LEVEL] [--include-torch] [--force] (SCRIPT | -m MODULE) [ARGS ...]"
+        "gradprobe run [-h] [-o FILE] [--level LEVEL] [--html FILE] [--include-torch] [--profiler-ranges] [--force] "
+        "(SCRIPT | -m MODULE) [ARGS ...]"
     )
     # The program's own options must not be taken for beginnings of these.
     parser.allow_abbrev = False
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the recording (NAME.PID.gradprobe)")
     parser.add_argument("--level", choices=("modes", "graph", "ops"), default="graph", help="how much (%(default)s)")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the report as well, once the program has ended"
+    )
     parser.add_argument("--include-torch", action="store_true", help="show PyTorch's own blocks in reports")
+    parser.add_argument(
+        "--profiler-ranges", action="store_true", help="name blocks in what the program's torch.profiler records"
+    )
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="run a module")
     parser.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT", help="run a script")
@@ -69,12 +78,20 @@ def execute(options: argparse.Namespace) -> int:
     with contextlib.suppress(OSError):
         if os.path.samefile(output, name):
             raise GradprobeError(f"{output} is the program itself; name another file after -o")
+    if options.html is not None:
+        if options.html.suffix != ".html":
+            raise GradprobeError(f"{options.html}: a report of HTML is written to a file that ends in .html; name one")
+        check_room(options.html, force=options.force)
     sys.argv = [name, *arguments]
     recorder = Recorder(
-        output.absolute(), level=options.level, include_torch=options.include_torch, force=options.force
+        output.absolute(),
+        level=options.level,
+        include_torch=options.include_torch,
+        force=options.force,
+        profiler_ranges=options.profiler_ranges,
     )
     recorder.start()
-    ending.expect(recorder, output)
+    ending.expect(recorder, output, options.html)
     sys.modules["__main__"] = program
     code = _run(start, ending)
     if options.module is None:
@@ -150,9 +167,11 @@ class _Ending:
         self._process = os.getpid()
         self._recorder: Recorder | None = None
         self._output = self._shown = Path()
+        self._html: Path | None = None
+        self._folder = os.getcwd()
 
-    def expect(self, recorder: Recorder, output: Path) -> None:
-        self._recorder, self._output, self._shown = recorder, output.absolute(), output
+    def expect(self, recorder: Recorder, output: Path, html: Path | None) -> None:
+        self._recorder, self._output, self._shown, self._html = recorder, output.absolute(), output, html
         # Registered before any handler of the program, this is called after them: they are recorded too.
         atexit.register(self._stop)
 
@@ -185,10 +204,31 @@ class _Ending:
         shown = shlex.quote(str(self._shown))
         if problem is None:
             _say(f"gradprobe: recorded to {self._shown}; see: gradprobe report {shown}")
+            problem = self._report()
+        if problem is None:
             return
         _say(f"gradprobe: {self._shown} {problem}")
         if self.code == 0:
             os._exit(2)
+
+    def _report(self) -> str | None:
+        """Writes the report that was asked for; what went wrong, or None.
+
+        Another process does it: in this one the program may have changed anything.
+        """
+        if self._html is None:
+            return None
+        words = ["report", "--force", str(self._output), "-o", str(self._html)]
+        try:
+            command = [sys.executable, "-m", "gradprobe", *words]
+            ended = subprocess.run(command, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        except OSError as error:
+            return f"is recorded, but {self._html} could not be written: {error.strerror}"
+        if ended.returncode == 0:
+            _say(f"gradprobe: wrote {self._html}")
+            return None
+        told = ended.stderr.decode(errors="backslashreplace").strip().splitlines()
+        return f"is recorded, but {self._html} could not be written: {told[-1] if told else 'no reason given'}"
 
 
 def _say(line: str) -> None:

@@ -30,10 +30,16 @@ class Tables:
 
 
 class Writer:
-    """Writes one recording. Past ``limit`` events it folds (``on_full="aggregate"``) or takes no more (``"stop"``)."""
+    """Writes one recording. Past ``limit`` events it folds (``on_full="aggregate"``) or takes no more (``"stop"``).
 
-    def __init__(self, store: Store, tables: Tables, *, level: str, limit: int, on_full: str) -> None:
+    ``names_ranges`` is for whoever sends the events: to name blocks in the trace of torch.profiler too.
+    """
+
+    def __init__(
+        self, store: Store, tables: Tables, *, level: str, limit: int, on_full: str, names_ranges: bool = False
+    ) -> None:
         self.store = store
+        self.names_ranges = names_ranges
         self.counts_nodes = level != "modes"
         self.counts_operators = level == "ops"
         self.failure: str | None = None
