@@ -41,6 +41,7 @@ _HOMES = {
     "is_inference_mode_enabled": "managers",
     "no_grad": "managers",
     "set_grad_enabled": "managers",
+    "load_ipython_extension": "notebook",
     "probe": "probing",
     "record": "recorder",
     "Recording": "result",

@@ -1,0 +1,72 @@
+"""``%load_ext gradprobe``, and its cell magic ``%%gradprobe``, which records a cell and shows the report below it."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+from typing import Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.display import display
+
+from gradprobe.recorder import LEVELS, record
+from gradprobe.result import Recording
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """What ``%load_ext gradprobe`` calls."""
+
+    @magic_arguments()
+    @argument("--level", choices=LEVELS, default="graph", help="how much to record (%(default)s)")
+    @argument("--include-torch", action="store_true", help="show PyTorch's own blocks too")
+    @argument("name", nargs="?", help="a variable for the Recording")
+    def gradprobe(line: str, cell: str) -> None:
+        """Record the gradient and inference modes of a cell, and show the report below it."""
+        __tracebackhide__ = "__ipython_bottom__"
+        options = parse_argstring(gradprobe, line)
+        if options.name is not None and not options.name.isidentifier():
+            raise UsageError(f"%%gradprobe {options.name}: that is no name for a variable; give one, or none")
+        code = shell.transform_cell(cell)
+        if shell.should_run_async(cell, transformed_cell=code):
+            raise UsageError(
+                "%%gradprobe cannot run a cell that awaits; write it as: with gradprobe.record() as recording: ..."
+            )
+        recorder = record(level=options.level, include_torch=options.include_torch)
+        body, last = _compiled(shell, cell, code)
+        recorder.start()
+        try:
+            exec(body, shell.user_ns)
+            if last is not None:
+                exec(last, shell.user_ns)
+        finally:
+            recording = _with_cells_named(recorder.stop(), shell)
+            if options.name is not None:
+                shell.user_ns[options.name] = recording
+            shown = {"text/plain": str(recording), "text/html": recording._repr_html_()}
+            display(shown, raw=True)
+
+    shell.register_magic_function(gradprobe, "cell", "gradprobe")
+
+
+def _compiled(shell: Any, cell: str, code: str) -> tuple[Any, Any]:
+    """The cell, and apart from it the expression at its end, if there is one, whose value a notebook shows."""
+    # The line of the magic counts: a cell's lines are told as an editor numbers them.
+    name = shell.compile.cache(f"\n{code}", shell.displayhook.prompt_count, raw_code=f"\n{cell}")
+    tree = shell.transform_ast(shell.compile.ast_parse(f"\n{code}", filename=name))
+    last = None
+    if tree.body and isinstance(tree.body[-1], ast.Expr) and not cell.rstrip().endswith(";"):
+        last = shell.compile(ast.Interactive([tree.body.pop()]), name, "single")
+    return shell.compile(tree, name, "exec"), last
+
+
+def _with_cells_named(recording: Recording, shell: Any) -> Recording:
+    """``recording`` with In[3] for the file, made up by IPython, that a cell's code is said to come from."""
+    contents = recording.tables.contents[0]
+    sites = dict(contents.sites)
+    for number, site in sites.items():
+        known = None if site.file is None else shell.compile.format_code_name(site.file)
+        if known is not None:
+            sites[number] = replace(site, file=known[1])
+    renamed = replace(contents, sites=sites)
+    return Recording(lambda: [renamed])

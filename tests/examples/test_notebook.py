@@ -1,0 +1,84 @@
+"""The notebook of the API, and the magic that notebooks get, in a kernel as Jupyter runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gradprobe
+
+nbclient = pytest.importorskip("nbclient", reason="notebooks are run by the package nbclient")
+nbformat = pytest.importorskip("nbformat", reason="notebooks are read by the package nbformat")
+pytest.importorskip("ipykernel", reason="notebooks need the package ipykernel")
+
+NOTEBOOK = Path(gradprobe.__file__).parents[1] / "examples" / "handbook.ipynb"
+
+
+def run(*cells: str, allow_errors: bool = False) -> list[Any]:
+    """The outputs of each of ``cells``, run in a kernel of their own."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=120, allow_errors=allow_errors).execute()
+    return [cell.outputs for cell in notebook.cells]
+
+
+def test_the_notebook_runs_and_shows_what_it_speaks_of() -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+    shown = {cell.source: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
+    (magic,) = (outputs for source, outputs in shown.items() if source.startswith("%%gradprobe"))
+    assert magic[0].data["text/plain"] == "(False, True)", "the value of the cell comes first"
+    assert "In[2]:4" in magic[1].data["text/html"]
+    assert "<svg" in magic[1].data["text/html"]
+    assert sum("text/html" in output.get("data", {}) for outputs in shown.values() for output in outputs) >= 6
+    assert "Inference tensors cannot be saved for backward" in json.dumps(shown)
+
+
+def test_the_notebook_is_kept_without_outputs() -> None:
+    plain = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in plain["cells"])
+    assert set(plain["metadata"]) == {"kernelspec", "language_info"}
+
+
+def test_a_cell_behaves_under_the_magic_as_without_it() -> None:
+    setup = "%load_ext gradprobe\nimport torch, warnings"
+    cell = "made = torch.ones(2)\nwith torch.no_grad():\n    made *= 2\nprint('said')\nmade"
+    plain, magic, after, failing, name, semicolon = run(
+        *(setup, cell, f"%%gradprobe --level ops kept\n{cell}", "print(made, kept.sites['line'].tolist())"),
+        *("%%gradprobe\nwith torch.no_grad():\n    raise KeyError('gone')", "Out[3]", "%%gradprobe\n1;"),
+        allow_errors=True,
+    )[1:]
+    assert [output.output_type for output in plain] == ["stream", "execute_result"]
+    assert [output.output_type for output in magic] == ["stream", "execute_result", "display_data"]
+    assert magic[:2] == [plain[0], {**plain[1], "execution_count": 3}]
+    assert after[0].text == "tensor([2., 2.]) [3]\n"
+    assert [output.output_type for output in failing] == ["display_data", "error"]
+    assert failing[1].ename == "KeyError"
+    trace = "\n".join(failing[1].traceback)
+    assert "notebook.py" not in trace, "frames of ours are no business of the user's"
+    assert "line 3" in trace
+    assert "tensor([2., 2.])" in name[0].data["text/plain"]
+    assert [output.output_type for output in semicolon] == ["display_data"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("%%gradprobe --level all\n1", "invalid choice: 'all'"),
+        ("%%gradprobe 1st\n1", "that is no name for a variable"),
+        ("%%gradprobe --colour\n1", "unrecognized arguments: --colour"),
+        ("%%gradprobe\nimport asyncio\nawait asyncio.sleep(0)", "gradprobe.record()"),
+    ],
+)
+def test_what_the_magic_cannot_do_is_one_line(cell: str, said: str) -> None:
+    interactive = pytest.importorskip("IPython.testing.globalipapp").get_ipython()
+    shell = interactive or pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
+    gradprobe.load_ipython_extension(shell)
+    line, _, body = cell.removeprefix("%%gradprobe").partition("\n")
+    error = pytest.importorskip("IPython.core.error").UsageError
+    with pytest.raises(error, match=r"gradprobe|argument|unrecognized") as raised:
+        shell.run_cell_magic("gradprobe", line.strip(), body)
+    assert said in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
