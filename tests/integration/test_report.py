@@ -23,85 +23,9 @@ from gradprobe.__main__ import main
 from gradprobe.report.units import count, duration
 from tests.integration.commands import PATIENCE_S, python, refused
 from tests.report.reading import markdown_table, terminal_table
+from tests.report.test_schemas import schema
 
-NUMBER = {"type": ["number", "null"]}
-TEXT = {"type": ["string", "null"]}
-
-
-def _rows(**properties: Any) -> dict[str, Any]:
-    items = {"type": "object", "required": list(properties), "properties": properties}
-    return {"type": "array", "items": items}
-
-
-_FINDING = {
-    "rule": {"type": "string"},
-    "severity": {"enum": ["error", "warning", "note"]},
-    "message": {"type": "string"},
-    "file": TEXT,
-    "line": NUMBER,
-    "function": TEXT,
-    "count": {"type": "integer"},
-    "fix": {"type": "string"},
-    "related": _rows(file=TEXT, line=NUMBER, role={"type": "string"}),
-}
-_COSTS = {"nodes": NUMBER, "saved_bytes": NUMBER, "version_bumps": NUMBER}
-_PLACE = {"file": TEXT, "line": NUMBER, "function": TEXT}
-_MANAGER = {"enum": ["no_grad", "enable_grad", "set_grad_enabled", "inference_mode", "unknown"]}
-_FORM = {"enum": ["with", "decorator", "generator", "call"]}
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["schema", "environment", "summary", "regions", "sites", "ops", "findings"],
-    "properties": {
-        "schema": {"type": "integer"},
-        "environment": {"type": "object"},
-        "summary": {
-            "type": "object",
-            "required": ["transitions", "regions", "sites", "complete", "time_by_mode", "unseen"],
-            "properties": {
-                "time_by_mode": _rows(
-                    mode={"type": "string"}, ns={"type": "number"}, share={"type": "number", "minimum": 0, "maximum": 1}
-                ),
-                "unseen": {"type": "array", "items": {"type": "string"}},
-            },
-        },
-        "regions": _rows(
-            region={"type": "integer"},
-            parent=NUMBER,
-            manager=_MANAGER,
-            form=_FORM,
-            process={"type": "integer"},
-            rank=NUMBER,
-            thread={"type": "string"},
-            task=TEXT,
-            depth={"type": "integer"},
-            start_ns={"type": "integer"},
-            duration_ns=NUMBER,
-            self_ns=NUMBER,
-            device_ns=NUMBER,
-            self_nodes=NUMBER,
-            counters_created=NUMBER,
-            tracked_views=NUMBER,
-            inference_tensors=NUMBER,
-            error=TEXT,
-            closed={"type": "boolean"},
-            **_PLACE,
-            **_COSTS,
-        ),
-        "sites": _rows(
-            manager=_MANAGER,
-            form=_FORM,
-            count={"type": "integer", "minimum": 1},
-            total_ns=NUMBER,
-            self_ns=NUMBER,
-            median_ns=NUMBER,
-            device_ns=NUMBER,
-            **_PLACE,
-            **_COSTS,
-        ),
-        "ops": _rows(region={"type": "integer"}, op={"type": "string"}, **_PLACE, **_COSTS),
-        "findings": _rows(**_FINDING),
-    },
-}
+SCHEMA: dict[str, Any] = schema("recording")
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def outcome(name: str = "decoder") -> Outcome:
                 explained_ns={"version counter": -90_000.0, "tracked view": -100_000.0},
             ),
         ),
-        control=Arm("no_grad", "equivalent", 2_000_000.0, 1.001, 0.998, 1.004, 50, (1.0, 1.002)),
+        control=Arm("no_grad again", "equivalent", 2_000_000.0, 1.001, 0.998, 1.004, 50, (1.0, 1.002)),
         calls=5,
         processes=2,
     )
@@ -107,7 +107,7 @@ def outcome(name: str = "decoder") -> Outcome:
             Arm("no_grad", "baseline", 5e6, 1.0, 1.0, 1.0, 50),
             Arm("inference_mode", "equivalent", 5e6, 1.001, 0.999, 1.003, 50, (1.0, 1.002)),
         ),
-        control=Arm("no_grad", "equivalent", 5e6, 1.0, 0.999, 1.001, 50, (1.0, 1.0)),
+        control=Arm("no_grad again", "equivalent", 5e6, 1.0, 0.999, 1.001, 50, (1.0, 1.0)),
     )
     return Outcome(
         (first, second),

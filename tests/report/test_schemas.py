@@ -1,0 +1,124 @@
+"""The JSON reports are what their schemas say, at every level and in every state of a recording."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import gradprobe
+from gradprobe.analysis.comparisons import Arm, Compared, Outcome
+from gradprobe.comparison.result import Comparison
+from gradprobe.recording import columns
+from gradprobe.report.formats import by_name
+from gradprobe.report.written import Options
+from tests.report import samples
+
+jsonschema = pytest.importorskip("jsonschema")
+
+
+def schema(kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        (files("gradprobe.report") / "schemas" / f"{kind}.schema.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def check(kind: str, text: str) -> Any:
+    plain = json.loads(text)
+    jsonschema.Draft202012Validator(schema(kind)).validate(plain)
+    return plain
+
+
+@pytest.mark.parametrize("kind", ["recording", "comparison"])
+def test_the_schema_is_one_and_refuses_what_is_not_in_it(kind: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema(kind))
+    subject = samples.tables([samples.finding("serve.py", 20)]) if kind == "recording" else samples.outcome()
+    plain = check(kind, str(by_name("json").render(subject, Options()).body))
+    for change in ({"extra": 1}, {"schema": 2}):
+        with pytest.raises(jsonschema.ValidationError):
+            check(kind, json.dumps({**plain, **change}))
+    for missing in plain:
+        with pytest.raises(jsonschema.ValidationError):
+            check(kind, json.dumps({key: value for key, value in plain.items() if key != missing}))
+
+
+def test_the_schema_names_the_columns_of_the_tables_and_the_fields_of_the_records() -> None:
+    named = schema("recording")["properties"]
+    for table in ("transitions", "regions", "sites", "ops", "births", "calls", "findings"):
+        assert named[table]["items"]["required"] == getattr(columns, table.upper())
+        assert list(named[table]["items"]["properties"]) == getattr(columns, table.upper())
+    known = schema("comparison")
+    for record, plain in ((Arm, known["$defs"]["arm"]), (Compared, known["$defs"]["workload"]), (Outcome, known)):
+        fields = {field.name for field in dataclasses.fields(record)}
+        assert set(plain["properties"]) - {"schema", "kind"} == fields
+
+
+def work() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    with torch.no_grad(), torch.enable_grad():
+        (weight * 2).sum().backward()
+    with torch.inference_mode():
+        kept.append(torch.ones(4) + 1)
+    torch.set_grad_enabled(True)
+    try:
+        with torch.no_grad():
+            raise KeyError
+    except KeyError:
+        pass
+
+
+kept: list[torch.Tensor] = []
+
+
+@pytest.mark.parametrize("level", ["modes", "graph", "ops"])
+@pytest.mark.parametrize("limit", [2_000_000, 2])
+def test_reports_of_every_level_whole_or_folded(level: str, limit: int) -> None:
+    with gradprobe.record(level=level, limit=limit) as recording:
+        work()
+        probed = gradprobe.probe(level=level)(lambda: torch.ones(2, requires_grad=True) * 2)
+        probed()
+        unfinished = check("recording", recording.to_json())
+    kept.clear()
+    assert not unfinished["summary"]["complete"]
+    plain = check("recording", recording.to_json())
+    assert plain["summary"]["complete"]
+    assert (plain["summary"]["operators"] is None) == (level != "ops")
+    assert bool(plain["ops"]) == (level == "ops")
+    check("recording", probed.recording.to_json())
+
+
+@pytest.mark.parametrize("nothing", [lambda: None, lambda: torch.ones(1)])
+def test_the_report_of_nothing(nothing: Callable[[], Any]) -> None:
+    with gradprobe.record() as recording:
+        nothing()
+    plain = check("recording", recording.to_json())
+    assert plain["regions"] == plain["findings"] == []
+
+
+def test_the_report_of_several_processes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with gradprobe.record(tmp_path / f"{name}.gradprobe"):
+            work()
+    kept.clear()
+    plain = check("recording", gradprobe.merge([tmp_path / "a.gradprobe", tmp_path / "b.gradprobe"]).to_json())
+    assert len(plain["environment"]["processes"]) == 2
+
+
+def test_a_comparison_and_what_is_read_back_from_it(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 3)
+
+    def fails_under_grad(x: torch.Tensor) -> torch.Tensor:
+        return model(x) if not torch.is_grad_enabled() else model(x, x)
+
+    comparison = gradprobe.compare(fails_under_grad, torch.ones(2, 3), budget_s=0.5, processes=1)
+    plain = check("comparison", comparison.to_json())
+    assert "unusable" in {arm["verdict"] for arm in plain["workloads"][0]["arms"]}
+    comparison.save(tmp_path / "c.json")
+    assert check("comparison", Comparison.load(tmp_path / "c.json").to_json()) == plain
