@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradprobe.analysis.modes import MODES
-from gradprobe.report.document import Chart
+from gradprobe.report.document import UNEXPLAINED, Chart
 
 if TYPE_CHECKING:
     import altair
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 MISSING = "Charts need Altair and vl-convert: pip install 'gradprobe[html]'"
 WIDTH = 760
 _BAR = 15
+_GREY = "#9a9a9a"
 _COLOURS = {
     **dict(zip(MODES, ("#4c78a8", "#e8923a", "#3f9b6e", "#9569b8"), strict=True)),
     "inference_mode+parameters": "#8cbf3f",
-    "no_grad again": "#9a9a9a",
+    "no_grad again": _GREY,
 }
+_PALETTE = ("#4c78a8", "#f58518", "#e45756", "#72b7b2", "#eeca3b", "#b279a2", "#ff9da6", "#9d755d")
 _LABEL = 48
 
 
@@ -208,13 +210,16 @@ def _parts(chart: Chart) -> Any:
     import altair
 
     rows = list(dict.fromkeys(row["workload"] for row in chart.rows))
+    parts = sorted({row["part"] for row in chart.rows}, key=lambda part: (part == UNEXPLAINED, part))
+    colours = [_GREY if part == UNEXPLAINED else _PALETTE[at % len(_PALETTE)] for at, part in enumerate(parts)]
+    scale = altair.Scale(domain=parts, range=colours)
     return (
         altair.Chart(_data(chart.rows))
         .mark_bar()
         .encode(
             x=altair.X("sum(percent):Q", title="per cent of a call under no_grad"),
-            y=altair.Y("workload:N", sort=rows, title=None, axis=altair.Axis(labelLimit=220)),
-            color=altair.Color("part:N", legend=altair.Legend(title=None, orient="top", columns=4)),
+            y=altair.Y("workload:N", sort=rows, title=None, axis=altair.Axis(labelLimit=280)),
+            color=altair.Color("part:N", scale=scale, legend=altair.Legend(title=None, orient="top", columns=4)),
             tooltip=["workload:N", "part:N", altair.Tooltip("shown:N", title="time")],
         )
         .properties(height=22 * len(rows) + 10)

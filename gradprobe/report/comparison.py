@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from gradprobe.analysis.comparisons import BASELINE, Arm, Compared, Outcome, advice, explained_share, warnings
-from gradprobe.report.document import Chart, Document, Section, Table
+from gradprobe.report.document import UNEXPLAINED, Chart, Document, Section, Table
 from gradprobe.report.units import Figure, count, duration, many, printable, share, size
 
 
@@ -180,7 +180,7 @@ def _parts(outcome: Outcome) -> Chart | None:
                     "percent": 100 * ns / baseline.median_ns,
                     "shown": _signed(ns),
                 }
-                for part, ns in {**arm.explained_ns, "left over": left}.items()
+                for part, ns in {**arm.explained_ns, UNEXPLAINED: left}.items()
                 if ns
             ]
     caption = "The difference to no_grad by mechanism, in per cent of a call: to the left saved, to the right added."

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+UNEXPLAINED = "left over"
+"""The part of a difference that no mechanism explains, in charts of parts."""
+
 
 @dataclass(frozen=True)
 class Table:

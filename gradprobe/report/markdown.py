@@ -19,6 +19,9 @@ from gradprobe.report.document import Document, Excerpt, Section, Table
 from gradprobe.report.units import many
 from gradprobe.report.written import Options, Written
 
+_LONG = 60
+"""Rows beyond which a table is folded away, whatever its section is."""
+
 
 def recording(tables: Tables, options: Options) -> Written:
     """The report of a recording."""
@@ -62,7 +65,7 @@ def _section(section: Section, pictures: Mapping[str, str]) -> list[str]:
         body += ["", f"![{_text(section.chart.caption)}]({pictures[section.chart.name]})"]
     if section.table is not None:
         body += ["", _table(section.table.with_bars())] if body else [_table(section.table.with_bars())]
-    if section.folded:
+    if section.folded or (section.table is not None and len(section.table.rows) > _LONG):
         return [f"<details><summary>{html.escape(section.title)}</summary>", "", *body, "", "</details>"]
     return [f"### {_text(section.title)}", "", *body]
 

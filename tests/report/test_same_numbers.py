@@ -48,12 +48,17 @@ def test_the_sites_are_the_same_in_every_format(tables: Any) -> None:
     sheet = pd.read_csv(io.StringIO(text(tables, "csv"))).to_dict("records")
     page = Page(text(tables, "html")).tables[SITES]
     plain, markdown = terminal_table(text(tables, "terminal"), SITES), markdown_table(text(tables, "markdown"), SITES)
+    slices = [event for event in json.loads(text(tables, "trace"))["traceEvents"] if event["ph"] == "X"]
     assert 3 <= len(exact) == len(sheet) == len(page) == len(plain) == len(markdown)
     for site, row, shown, line, cells in zip(exact, sheet, page, plain, markdown, strict=True):
         assert (row["manager"], row["line"], row["function"]) == (site["manager"], site["line"], site["function"])
         for column, name in NAMES.items():
             assert shown[column][1] == site[name] == row[name]
             assert shown[column][0] == line[column] == cells[column]
+        of_site = [one for one in slices if one["name"] == f"{site['manager']} {shown['site'][0]}"]
+        assert len(of_site) == site["count"]
+        assert sum(one["dur"] for one in of_site) == pytest.approx(site["total_ns"] / 1000)
+        assert sum(one["args"]["nodes"] for one in of_site) == site["nodes"]
 
 
 def test_the_times_by_mode_are_the_same_in_every_format(tables: Any) -> None:

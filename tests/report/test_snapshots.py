@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gradprobe.analysis.comparisons import Outcome
+from gradprobe.errors import GradprobeError
 from gradprobe.recording.tables import Tables
 from gradprobe.report import build, charts, comparison, html_format
 from gradprobe.report.formats import FORMATS, by_name
@@ -16,7 +17,7 @@ from gradprobe.report.written import Options
 from tests.report import samples
 
 SNAPSHOTS = Path(__file__).with_name("snapshots")
-SUFFIXES = {"terminal": "txt", "markdown": "md", "json": "json", "csv": "csv"}
+SUFFIXES = {"terminal": "txt", "markdown": "md", "json": "json", "csv": "csv", "trace": "trace.json"}
 
 
 def check(name: str, text: str) -> None:
@@ -33,9 +34,12 @@ def subject(kind: str) -> Tables | Outcome:
     return samples.outcome() if kind == "comparison" else samples.tables([finding])
 
 
-@pytest.mark.parametrize("kind", ["recording", "comparison"])
-@pytest.mark.parametrize("name", SUFFIXES)
+@pytest.mark.parametrize(("kind", "name"), [(k, n) for k in ("recording", "comparison") for n in SUFFIXES])
 def test_the_text_of_each_format(kind: str, name: str) -> None:
+    if by_name(name).comparison is None and kind == "comparison":
+        with pytest.raises(GradprobeError, match=r"a comparison cannot be written as trace; use one of \.txt, \.md"):
+            by_name(name).render(subject(kind), Options())
+        return
     written = by_name(name).render(subject(kind), Options(stem="r"))
     assert isinstance(written.body, str)
     check(f"{kind}.{SUFFIXES[name]}", written.body)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradprobe
 from gradprobe.recorder import Recorder
+from gradprobe.recording.events import Block
+from gradprobe.recording.tables import Tables
 from gradprobe.report import build, html_format, timeline
+from gradprobe.report.formats import RECORDING
+from gradprobe.report.written import Options
 from tests.conftest import FakeClock
+from tests.report import samples
 
 
 def many_blocks(blocks: int, threads: int = 1, **options: str) -> gradprobe.Recording:
@@ -87,3 +93,32 @@ def test_nothing_recorded_gives_a_report_without_a_timeline() -> None:
     page = html_format.page(build.document(recording.tables, charts=True))
     assert "The program itself changed no mode." in page
     assert "vegaEmbed(" not in page.split("<script>")[1]
+
+
+def test_lanes_of_several_processes_name_the_process_and_share_one_axis() -> None:
+    first, second = samples.contents(), samples.contents()
+    later = {**second.meta, "began_wall_ns": first.meta["began_wall_ns"] + 10_000_000}
+    second = replace(second, meta={**later, "environment": {**samples.ENVIRONMENT, "process": 78}})
+    chart, _ = timeline.timeline(Tables([first, second], include_torch=False).processes)
+    assert chart is not None
+    assert list(dict.fromkeys(bar["name"] for bar in chart.rows)) == [
+        *("77 MainThread", "77 validation", "78 MainThread", "78 validation")
+    ]
+    assert min(bar["start"] for bar in chart.rows if bar["name"].startswith("78")) == 10
+    assert len({bar["row"] for bar in chart.rows}) == 6
+
+
+def test_a_recording_that_was_cut_off_within_a_block_is_drawn_to_its_last_event() -> None:
+    made = samples.contents()
+    meta = {key: value for key, value in made.meta.items() if key != "ended_ns"}
+    rows = [row for block in made.blocks for row in block.rows()][:3]
+    tables = Tables([replace(made, meta=meta, blocks=[Block.of(rows)])], include_torch=False)
+    chart, _ = timeline.timeline(tables.processes)
+    assert chart is not None
+    assert [(bar["what"], bar["end"]) for bar in chart.rows if bar["blocks"]] == [
+        ("no_grad at serve.py:10 in predict", 1),
+        ("enable_grad at serve.py:20 in refine", 1),
+    ]
+    for one in RECORDING:
+        body = one.render(tables, Options(stem="r")).body
+        assert one.name in ("csv", "trace") or "no end" in str(body)
