@@ -52,7 +52,8 @@ def _named(made: Contents, files: Sequence[str], functions: Sequence[str], threa
         file, function = files[at % len(files)], functions[at % len(functions)]
         sites[number] = replace(sites[number], file=file, function=function, line=10 * (at + 1))
     threads = {n: replace(t, name=thread if t.name == "validation" else t.name) for n, t in made.threads.items()}
-    return replace(made, sites=sites, threads=threads, meta={**made.meta, "environment": ENVIRONMENT})
+    # The notes tell of threads that other tests left behind.
+    return replace(made, sites=sites, threads=threads, notes=[], meta={**made.meta, "environment": ENVIRONMENT})
 
 
 def tables(findings: Sequence[Sequence[Any]] = (), made: Contents | None = None) -> Tables:
