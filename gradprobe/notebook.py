@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
+import keyword
+import tokenize
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +15,8 @@ from IPython.display import display
 
 from gradprobe.recorder import LEVELS, record
 from gradprobe.result import Recording
+
+_BLANK = (tokenize.ENDMARKER, tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT)
 
 
 def load_ipython_extension(shell: Any) -> None:
@@ -25,7 +30,7 @@ def load_ipython_extension(shell: Any) -> None:
         """Record the gradient and inference modes of a cell, and show the report below it."""
         __tracebackhide__ = "__ipython_bottom__"
         options = parse_argstring(gradprobe, line)
-        if options.name is not None and not options.name.isidentifier():
+        if options.name is not None and (not options.name.isidentifier() or keyword.iskeyword(options.name)):
             raise UsageError(f"%%gradprobe {options.name}: that is no name for a variable; give one, or none")
         code = shell.transform_cell(cell)
         if shell.should_run_async(cell, transformed_cell=code):
@@ -33,7 +38,10 @@ def load_ipython_extension(shell: Any) -> None:
                 "%%gradprobe cannot run a cell that awaits; write it as: with gradprobe.record() as recording: ..."
             )
         recorder = record(level=options.level, include_torch=options.include_torch)
-        body, last = _compiled(shell, cell, code)
+        try:
+            body, last = _compiled(shell, cell, code)
+        except SyntaxError as error:
+            raise _without_frames(shell, error) from None
         recorder.start()
         try:
             exec(body, shell.user_ns)
@@ -55,9 +63,25 @@ def _compiled(shell: Any, cell: str, code: str) -> tuple[Any, Any]:
     name = shell.compile.cache(f"\n{code}", shell.displayhook.prompt_count, raw_code=f"\n{cell}")
     tree = shell.transform_ast(shell.compile.ast_parse(f"\n{code}", filename=name))
     last = None
-    if tree.body and isinstance(tree.body[-1], ast.Expr) and not cell.rstrip().endswith(";"):
+    if tree.body and isinstance(tree.body[-1], ast.Expr) and not _is_silenced(code):
         last = shell.compile(ast.Interactive([tree.body.pop()]), name, "single")
     return shell.compile(tree, name, "exec"), last
+
+
+def _is_silenced(code: str) -> bool:
+    """Whether the last token is a semicolon; IPython looks for it in the line that calls the magic, where there is none."""
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(code).readline) if token.type not in _BLANK]
+    return bool(tokens) and tokens[-1].string == ";"
+
+
+def _without_frames(shell: Any, error: SyntaxError) -> Exception:
+    """``error`` as IPython shows it of a cell without a magic.
+
+    A ``SyntaxError`` from a magic it shows with the whole stack, our frames included: this is one by name only.
+    """
+    shown = shell.SyntaxTB.structured_traceback(type(error), error, [])
+    named: type[Exception] = type(type(error).__name__, (Exception,), {"_render_traceback_": lambda _: shown})
+    return named(str(error))
 
 
 def _with_cells_named(recording: Recording, shell: Any) -> Recording:

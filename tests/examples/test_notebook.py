@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +68,54 @@ def test_a_cell_behaves_under_the_magic_as_without_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("cell", "types"),
+    [("1; # a remark", []), ("1\n# a remark;", ["execute_result"]), ("'a;'", ["execute_result"])],
+)
+def test_a_semicolon_silences_the_value_where_it_does_without_the_magic(cell: str, types: list[str]) -> None:
+    plain, magic = run("%load_ext gradprobe", cell, f"%%gradprobe\n{cell}")[1:]
+    assert [output.output_type for output in plain] == types
+    assert [output.output_type for output in magic] == [*types, "display_data"]
+
+
+def test_a_cell_that_is_no_python_is_told_as_without_the_magic() -> None:
+    for cell in ("x = (1\n+", "if True:\nx = 1", "return 1"):
+        # The first line stands for the magic's, so that line numbers are the same.
+        plain, magic, after = run("%load_ext gradprobe", f"#\n{cell}", f"%%gradprobe\n{cell}", "1", allow_errors=True)[
+            1:
+        ]
+        assert [output.output_type for output in magic] == ["error"]
+        assert magic[0].ename == plain[0].ename
+        assert re.sub(r"\d+\.py", "", magic[0].evalue) == re.sub(r"\d+\.py", "", plain[0].evalue)
+        assert "\n".join(magic[0].traceback).replace("In[3]", "In[2]") == "\n".join(plain[0].traceback)
+        assert after[0].data["text/plain"] == "1"
+
+
+TERMINAL = """
+from IPython.terminal.interactiveshell import TerminalInteractiveShell
+shell = TerminalInteractiveShell.instance(colors="nocolor", simple_prompt=True)
+shell.run_cell("%load_ext gradprobe")
+shell.run_cell("import torch")
+shell.run_cell("%%gradprobe\\nwith torch.no_grad():\\n    pass\\n'the value'", store_history=True)
+"""
+
+
+def test_a_terminal_gets_the_text_report(tmp_path: Path) -> None:
+    surroundings = {**os.environ, "IPYTHONDIR": str(tmp_path), "PYTHONPATH": str(NOTEBOOK.parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINAL], capture_output=True, text=True, timeout=120, env=surroundings
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.index("'the value'") < done.stdout.index("gradprobe: gradient and inference modes")
+    assert re.search(r":2 +<module> +no_grad", done.stdout)
+    assert "<div" not in done.stdout
+
+
+@pytest.mark.parametrize(
     ("cell", "said"),
     [
         ("%%gradprobe --level all\n1", "invalid choice: 'all'"),
         ("%%gradprobe 1st\n1", "that is no name for a variable"),
+        ("%%gradprobe class\n1", "that is no name for a variable"),
         ("%%gradprobe --colour\n1", "unrecognized arguments: --colour"),
         ("%%gradprobe\nimport asyncio\nawait asyncio.sleep(0)", "gradprobe.record()"),
     ],
