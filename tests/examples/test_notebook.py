@@ -40,6 +40,16 @@ def test_the_notebook_runs_and_shows_what_it_speaks_of() -> None:
     assert "Inference tensors cannot be saved for backward" in json.dumps(shown)
 
 
+def test_the_cells_of_the_page_on_notebooks_run() -> None:
+    page = (NOTEBOOK.parents[1] / "docs" / "notebook.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^```\n(.*?)\n```$", page, re.S | re.M)
+    setup = "import torch\nmodel, x = torch.nn.Linear(2, 2), torch.ones(2)"
+    *_, magic, named = run(setup, *cells, "seen.sites['line'].tolist()")
+    assert magic[0].data["text/plain"] == "False"
+    assert "In[3]:2" in magic[1].data["text/html"]
+    assert named[0].data["text/plain"] == "[2]"
+
+
 def test_the_notebook_is_kept_without_outputs() -> None:
     plain = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in plain["cells"])
