@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import gradprobe
 from gradprobe.analysis.comparisons import Arm, Compared, Outcome
 from gradprobe.comparison.result import Comparison
 from gradprobe.recording import columns
+from gradprobe.report import json_format
 from gradprobe.report.formats import by_name
 from gradprobe.report.written import Options
 from tests.report import samples
@@ -94,6 +98,67 @@ def test_reports_of_every_level_whole_or_folded(level: str, limit: int) -> None:
     check("recording", probed.recording.to_json())
 
 
+def test_the_report_of_what_no_manager_announced_and_of_blocks_out_of_order() -> None:
+    with gradprobe.record(level="ops") as recording:
+        torch._C._set_grad_enabled(False)
+        with torch.enable_grad():
+            torch.ones(1)
+        torch._C._set_grad_enabled(True)
+        outer, inner = torch.no_grad(), torch.inference_mode()
+        outer.__enter__()
+        inner.__enter__()
+        outer.__exit__(None, None, None)
+        inner.__exit__(None, None, None)
+        torch.set_grad_enabled(True)
+    plain = check("recording", recording.to_json())
+    assert {"unknown"} < {row["manager"] for row in plain["transitions"]}
+    assert any(row["irregular"] for row in plain["regions"])
+
+
+def test_the_report_of_a_probed_asynchronous_generator() -> None:
+    @gradprobe.probe(level="ops")
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(2):
+            with torch.no_grad():
+                torch.ones(1)
+            yield number
+
+    async def take() -> list[int]:
+        return [number async for number in numbers()]
+
+    assert asyncio.run(take()) == [0, 1]
+    plain = check("recording", numbers.recording.to_json())
+    assert [row["steps"] for row in plain["calls"]] == [3]
+    assert {row["task"] for row in plain["transitions"]} != {None}
+
+
+def test_the_report_that_leaves_rows_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_format, "MAX_ROWS", 1)
+    with gradprobe.record(level="ops") as recording:
+        for _ in range(2):
+            with torch.no_grad():
+                torch.ones(1)
+    plain = check("recording", recording.to_json())
+    assert plain["summary"]["rows_left_out"] == {"transitions": 3, "regions": 1, "ops": 1}
+
+
+def test_the_report_of_a_process_that_was_killed(tmp_path: Path) -> None:
+    file = tmp_path / "killed.gradprobe"
+    program = f"""
+import os, signal, time, torch, gradprobe
+gradprobe.record({str(file)!r}, level="ops").start()
+block = torch.inference_mode()
+block.__enter__()
+kept = torch.ones(3) + 1
+time.sleep(1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program], timeout=60)
+    plain = check("recording", gradprobe.load(file).to_json())
+    assert not plain["summary"]["complete"]
+    assert plain["regions"]
+
+
 @pytest.mark.parametrize("nothing", [lambda: None, lambda: torch.ones(1)])
 def test_the_report_of_nothing(nothing: Callable[[], Any]) -> None:
     with gradprobe.record() as recording:
@@ -119,6 +184,7 @@ def test_a_comparison_and_what_is_read_back_from_it(tmp_path: Path) -> None:
 
     comparison = gradprobe.compare(fails_under_grad, torch.ones(2, 3), budget_s=0.5, processes=1)
     plain = check("comparison", comparison.to_json())
+    assert set(plain["settings"]) == set(schema("comparison")["properties"]["settings"]["properties"])
     assert "unusable" in {arm["verdict"] for arm in plain["workloads"][0]["arms"]}
     comparison.save(tmp_path / "c.json")
     assert check("comparison", Comparison.load(tmp_path / "c.json").to_json()) == plain
