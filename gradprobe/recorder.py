@@ -113,6 +113,7 @@ class Recorder:
         self._enabled = enabled
         self._clock = clock
         self._writer: Writer | None = None
+        self._recording: Recording | None = None
         self._running = False
         self._process = os.getpid()
 
@@ -158,16 +159,16 @@ class Recorder:
                 session.attach(writer)
                 session.emit(_moment(THREAD | RECORDING_BEGINS, session, None))
             _active.add(self)
-        self._recording = Recording(
+        self._recording = recording = Recording(
             lambda: [self._contents(writer, path)],
             include_torch=self._include_torch,
             is_final=lambda: not self._running or self._process != os.getpid(),
         )
-        return self._recording
+        return recording
 
     def stop(self) -> Recording:
         """Ends the recording and gives it. In a process that was forked off meanwhile nothing is recorded or written."""
-        if not self._running or self._writer is None:
+        if not self._running or self._writer is None or self._recording is None:
             raise GradprobeError("this recorder is not running; call start() first, or use it as a with block")
         self._running = False
         if self._process != os.getpid():
@@ -191,6 +192,11 @@ class Recorder:
             with contextlib.suppress(RuntimeWarning):
                 text = f"{self.path} is incomplete: {self.failure}; make room there, or record to another place"
                 warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return self._recording
+
+    @property
+    def recording(self) -> Recording | None:
+        """What was recorded, from the start on; None before."""
         return self._recording
 
     @property

@@ -1,0 +1,97 @@
+"""What is known of a test once it ran: plain values, which travel on pytest's report from one process to another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+MODE_NAMES = {(True, False): "grad", (False, False): "no_grad", (False, True): "inference_mode"}
+MODE_NAMES[True, True] = "inference_mode + enable_grad"
+
+
+@dataclass(frozen=True)
+class Where:
+    """A place that constructed, saved or changed something: how much of it, and which operator if that is known."""
+
+    file: str | None
+    line: int | None
+    function: str | None
+    op: str
+    amount: int
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A mode that was left changed: by what (``test``, ``fixture``, ``collection``), and on which line if that is known."""
+
+    by: str
+    name: str
+    before: str
+    after: str
+    file: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        at = "" if self.file is None else f" at {self.file}" + ("" if self.line is None else f":{self.line}")
+        return f"{self.by} {self.name} left the mode at {self.after} instead of {self.before}{at}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The counts of one test's body. ``saved_bytes`` and ``version_bumps`` are None where operators were not watched."""
+
+    test: str
+    level: str
+    duration_ns: int
+    nodes: int | None = None
+    saved_bytes: int | None = None
+    version_bumps: int | None = None
+    had_backward: bool = False
+    passed: bool = True
+    places: Sequence[Where] = ()
+    """Where most nodes were constructed."""
+
+
+@dataclass
+class Results:
+    """All that a run found."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    leaks: list[tuple[str, Leak]] = field(default_factory=list)
+    comparisons: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, test: str, plain: Mapping[str, Any]) -> None:
+        """Takes what ``Told.plain`` gave, in this process or another."""
+        if plain.get("outcome") is not None:
+            places = tuple(Where(**one) for one in plain["outcome"]["places"])
+            self.outcomes.append(Outcome(**{**plain["outcome"], "places": places}))
+        self.leaks += [(test, Leak(**one)) for one in plain["leaks"]]
+        self.comparisons += [(test, one) for one in plain["comparisons"]]
+        self.broken += [(test, one) for one in plain["broken"]]
+
+
+@dataclass
+class Told:
+    """What one phase of one test has to tell."""
+
+    outcome: Outcome | None = None
+    leaks: list[Leak] = field(default_factory=list)
+    comparisons: list[Mapping[str, Any]] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any] | None:
+        """Of lists, dicts, text and numbers only; None where there is nothing to tell."""
+        if self.outcome is None and not self.leaks and not self.comparisons and not self.broken:
+            return None
+        outcome = (
+            None if self.outcome is None else {**asdict(self.outcome), "places": list(map(asdict, self.outcome.places))}
+        )
+        return {
+            "outcome": outcome,
+            "leaks": [asdict(leak) for leak in self.leaks],
+            "comparisons": [dict(one) for one in self.comparisons],
+            "broken": list(self.broken),
+        }
