@@ -118,7 +118,10 @@ def _arm(plain: Mapping[str, Any]) -> Arm:
             name in _RATIOS and not (values[name] > 0 or math.isnan(values[name]))
         ):
             raise ValueError(f"{name} is {values[name]!r:.40}")
-    return Arm(**{**values, "process_ratios": tuple(plain["process_ratios"])})
+    # What is no number was written as null.
+    ratios = tuple(NAN if ratio is None else float(ratio) for ratio in plain["process_ratios"])
+    explained = {str(part): float(ns) for part, ns in plain["explained_ns"].items() if ns is not None}
+    return Arm(**{**values, "process_ratios": ratios, "explained_ns": explained})
 
 
 def _plain(value: Any) -> Any:

@@ -41,7 +41,10 @@ class _Lane:
 def timeline(processes: Sequence[Process]) -> tuple[Chart | None, list[str]]:
     """The chart, and what it leaves out in sentences; no chart where nothing was seen."""
     lanes = _lanes(processes)
-    shown = sorted(sorted(lanes, key=lambda lane: -len(lane.regions))[:LANES], key=lanes.index)
+    # The thread that a process begins with is shown in any case: the others are seen beside it.
+    begun = {id(lane.process): lane for lane in reversed(lanes)}
+    chosen = sorted(lanes, key=lambda lane: (begun[id(lane.process)] is not lane, -len(lane.regions)))[:LANES]
+    shown = sorted(chosen, key=lanes.index)
     whole = sum(len(lane.regions) for lane in shown)
     end = max((p.history.end_ns + p.offset_ns for p in processes), default=0)
     if not shown or not end:

@@ -340,6 +340,8 @@ def test_files_are_written_though_nobody_reads_the_report(targets: Path) -> None
         (("workloads", 0, "arms", 1, "ci_low"), -1.0),
         (("workloads", 0, "notes"), None),
         (("workloads",), {"a": 1}),
+        (("workloads", 0, "arms", 0, "process_ratios"), ["a"]),
+        (("workloads", 0, "arms", 0, "explained_ns"), [1]),
     ],
 )
 def test_a_damaged_file_is_refused_when_it_is_loaded(tmp_path: Path, path: tuple[Any, ...], value: object) -> None:

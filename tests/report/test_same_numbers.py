@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import gradprobe
+from gradprobe.analysis.comparisons import outcome
 from gradprobe.report.formats import by_name
 from gradprobe.report.written import Options
 from tests.report import samples
@@ -95,16 +96,16 @@ def test_the_sums_of_operators_are_the_same_in_every_format(tables: Any) -> None
 
 
 def test_the_ratios_are_the_same_in_every_format() -> None:
-    outcome = samples.outcome()
+    made = samples.outcome()
     exact = {
         (workload["workload"], arm["mode"]): arm
-        for workload in json.loads(text(outcome, "json"))["workloads"]
+        for workload in json.loads(text(made, "json"))["workloads"]
         for arm in workload["arms"]
     }
-    sheet = pd.read_csv(io.StringIO(text(outcome, "csv"))).to_dict("records")
-    page = Page(text(outcome, "html")).tables["Time"]
-    plain = terminal_table(text(outcome, "terminal"), "Time")
-    markdown = markdown_table(text(outcome, "markdown"), "### Time")
+    sheet = pd.read_csv(io.StringIO(text(made, "csv"))).to_dict("records")
+    page = Page(text(made, "html")).tables["Time"]
+    plain = terminal_table(text(made, "terminal"), "Time")
+    markdown = markdown_table(text(made, "markdown"), "### Time")
     assert len(page) == len(plain) == len(markdown) == len(sheet) + 2, "the controls have rows of their own"
     for shown, line, cells in zip(page, plain, markdown, strict=True):
         assert {name: cell[0] for name, cell in shown.items()} == line == cells
@@ -115,3 +116,14 @@ def test_the_ratios_are_the_same_in_every_format() -> None:
     for row in sheet:
         arm = exact[row["workload"], row["mode"]]
         assert (row["verdict"], None if pd.isna(row["ratio"]) else row["ratio"]) == (arm["verdict"], arm["ratio"])
+
+
+def test_what_was_no_number_when_it_was_saved_is_shown_as_not_measured() -> None:
+    plain = json.loads(text(samples.outcome(), "json"))
+    for workload in plain["workloads"]:
+        for arm in workload["arms"]:
+            arm.update(median_ns=None, process_ratios=[None, 1.0], explained_ns={"node": None})
+    read = outcome(plain, "a file")
+    for name in ("terminal", "markdown", "html", "json", "csv"):
+        assert "decoder" in text(read, name)
+    assert all(row["time of a call"][0] == "-" for row in Page(text(read, "html")).tables["Time"][:3])
