@@ -6,7 +6,7 @@ manager announced, and a transition ``unknown`` says so. PyTorch's own blocks co
 
 from __future__ import annotations
 
-from gradprobe.recording.events import EXIT, KIND, NOT_COUNTED, RECORDING_BEGINS, RECORDING_ENDS, UNKNOWN
+from gradprobe.recording.events import ENTER, EXIT, KIND, NOT_COUNTED, RECORDING_BEGINS, RECORDING_ENDS, UNKNOWN
 from gradprobe.recording.records import DEFAULT, Lane, Row, State, modes_before
 from gradprobe.recording.regions import Regions
 from gradprobe.recording.store import Thread
@@ -55,6 +55,8 @@ class Lanes:
             lane.is_watched = True
         elif kind in (RECORDING_BEGINS, RECORDING_ENDS):
             self.arrive(lane, row, row[3], False, None)
+        elif kind == ENTER:
+            lane.last_nodes = row[7]
         elif kind == EXIT:
             lane.advance(row[1], row[7])
             lane.ended_ns = row[1]

@@ -22,6 +22,8 @@ LANES = 40
 ROWS = 6
 """Rows of a lane; blocks that are nested deeper are drawn in the last."""
 
+_CHANGES = 60
+
 _UNITS = (("s", 1e9), ("ms", 1e6), ("us", 1e3), ("ns", 1.0))
 
 
@@ -120,18 +122,29 @@ def _longest(lanes: list[_Lane], whole: int) -> set[Region] | None:
 
 
 def _background(lane: _Lane) -> Iterator[dict[str, Any]]:
-    """The mode that a thread was in before any of its blocks, for as long as it was seen."""
+    """The mode that a thread was in at each time it was seen; its blocks are painted over it.
+
+    Where a thread changed modes too often to draw, it is the mode that it began in.
+    """
     thread = lane.thread
     if thread is None:
         return
-    state = lane.regions[0].before if lane.regions else thread.state
-    offset = lane.process.offset_ns
-    if state is not None:
-        ended = lane.process.history.end_ns if thread.ended_ns is None else thread.ended_ns
-        mode = mode_name(*state)
-        yield {"start": thread.began_ns + offset, "end": ended + offset, "mode": mode, "what": "outside of blocks"} | (
-            {"took": duration(ended - thread.began_ns), "own": "-", "nodes": "-", "blocks": 0}
-        )
+    history, offset = lane.process.history, lane.process.offset_ns
+    changes = [t for t in history.transitions if t.thread == thread.thread and t.before != t.after]
+    state = changes[0].before if changes else thread.state
+    if state is None:
+        return
+    ended = history.end_ns if thread.ended_ns is None else thread.ended_ns
+    modes = {thread.began_ns: state}
+    if len(changes) <= _CHANGES:
+        modes.update((change.time_ns, change.after) for change in changes)
+    starts = [at for at, previous in zip(modes, [None, *modes.values()], strict=False) if modes[at] != previous]
+    for start, end in zip(starts, [*starts[1:], ended], strict=True):
+        mode = mode_name(*modes[start])
+        if end > start:
+            yield {"start": start + offset, "end": end + offset, "mode": mode, "what": f"thread in {mode}"} | (
+                {"took": duration(end - start), "own": "-", "nodes": "-", "blocks": 0}
+            )
 
 
 def _bar(process: Process, region: Region) -> dict[str, Any]:

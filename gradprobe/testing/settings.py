@@ -150,13 +150,14 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("gradprobe", "gradient modes")
     for option in OPTIONS:
         more: dict[str, Any] = {"metavar": option.metavar}
+        escaped = option.help.replace("%", "%%")  # argparse fills in what follows a per cent sign
         if option.is_switch:
             more = {"action": "store_const", "const": "1"}
         elif option.is_list:
             more["action"] = "append"
         elif option.const is not None:
             more.update(nargs="?", const=option.const)
-        group.addoption(option.flag, dest=f"gradprobe_option_{option.name}", default=None, help=option.help, **more)
+        group.addoption(option.flag, dest=f"gradprobe_option_{option.name}", default=None, help=escaped, **more)
         if option.is_list:
             parser.addini(option.ini, option.help, type="linelist", default=None)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import subprocess
 import sys
 import zipfile
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import gradprobe
+from gradprobe import pytest_plugin
 from gradprobe.__main__ import main
 from tests.integration.commands import PATIENCE_S, python
 
@@ -59,9 +61,10 @@ def test_the_wheel_holds_the_package_its_types_and_nothing_else(wheel: zipfile.Z
 
 
 def test_the_entry_point_is_the_command_line(wheel: zipfile.ZipFile) -> None:
-    lines = read(wheel, "entry_points.txt").splitlines()
-    (value,) = (line.split("=")[1].strip() for line in lines if line.startswith("gradprobe ="))
-    assert EntryPoint("gradprobe", value, "console_scripts").load() is main
+    named = configparser.ConfigParser()
+    named.read_string(read(wheel, "entry_points.txt"))
+    assert EntryPoint("gradprobe", named["console_scripts"]["gradprobe"], "console_scripts").load() is main
+    assert EntryPoint("gradprobe", named["pytest11"]["gradprobe"], "pytest11").load() is pytest_plugin
 
 
 def test_the_wheel_works_without_the_source_tree(wheel: zipfile.ZipFile, tmp_path: Path) -> None:

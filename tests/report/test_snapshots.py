@@ -64,11 +64,12 @@ def test_what_the_charts_draw() -> None:
     assert chart.unit == "ms"
     drawn = [(bar["name"], bar["row"], bar["start"], bar["end"], bar["mode"], bar["what"]) for bar in chart.rows]
     assert drawn == [
-        ("MainThread", 0, 0.0, 3.0, "grad", "outside of blocks"),
+        ("MainThread", 0, 0.0, 1.0, "no_grad", "thread in no_grad"),
+        ("MainThread", 0, 1.0, 3.0, "grad", "thread in grad"),
         ("MainThread", 0, 0.0, 1.5, "no_grad", "no_grad at serve.py:10 in predict"),
         ("MainThread", 1, 1.0, 1.25, "grad", "enable_grad at serve.py:20 in refine"),
         ("MainThread", 1, 1.25, 1.5, "grad", "enable_grad at serve.py:20 in refine"),
-        ("validation", 2, 1.5, 2.5, "grad", "outside of blocks"),
+        ("validation", 2, 1.5, 2.5, "inference_mode", "thread in inference_mode"),
         ("validation", 2, 1.5, 2.5, "inference_mode", "inference_mode at serve.py:30 in validate"),
     ]
     documents = [build.document(samples.tables(), charts=True), comparison.document(samples.outcome())]
@@ -99,7 +100,7 @@ def test_every_chart_becomes_a_picture_of_its_own() -> None:
     pictures = {chart.name: charts.svg(chart) for document in documents for chart in document.charts}
     assert sorted(pictures) == ["modes", "parts", "processes", "ratios", "timeline"]
     assert all(picture.startswith("<svg") for picture in pictures.values())
-    assert pictures["timeline"].count('aria-roledescription="rect mark"') == 6
+    assert pictures["timeline"].count('aria-roledescription="rect mark"') == 7
     assert "MainThread" in pictures["timeline"]
     assert charts.png(documents[0].charts[0]).startswith(b"\x89PNG")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import replace
 
@@ -123,3 +124,37 @@ def test_a_recording_that_was_cut_off_within_a_block_is_drawn_to_its_last_event(
     for one in RECORDING:
         body = one.render(tables, Options(stem="r")).body
         assert one.name in ("csv", "trace") or "no end" in str(body)
+
+
+def test_a_thread_is_painted_in_the_mode_that_was_in_force_also_where_tasks_left_it_changed() -> None:
+    import asyncio
+
+    import torch
+
+    clock = FakeClock()
+
+    async def task(first: asyncio.Event, last: asyncio.Event) -> None:
+        with torch.no_grad():
+            first.set()
+            await last.wait()
+
+    async def main() -> None:
+        one, other = asyncio.Event(), asyncio.Event()
+        clock.advance(100)
+        tasks = [asyncio.create_task(task(one, other)), asyncio.create_task(task(asyncio.Event(), one))]
+        await tasks[1]
+        clock.advance(50)
+        other.set()
+        await tasks[0]
+        clock.advance(10)
+
+    with Recorder(clock=clock.clock) as recording:
+        asyncio.run(main())
+        after = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    chart, _ = timeline.timeline(recording.tables.processes)
+    assert chart is not None
+    painted = [(bar["start"], bar["end"], bar["mode"]) for bar in chart.rows if not bar["blocks"]]
+    assert painted[0] == (0, 100, "grad")
+    assert painted[-1][2] == ("grad" if after else "no_grad")
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(painted))

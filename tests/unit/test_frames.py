@@ -192,3 +192,21 @@ def test_merged_recordings_keep_their_parents_and_regions_in_the_order_of_the_fi
 def test_a_table_without_rows_has_all_its_columns() -> None:
     assert list(table(["a", "line"], []).columns) == ["a", "line"]
     assert table(["a", "line"], [(1, None)])["line"].isna().all()
+
+
+@pytest.mark.parametrize("level", ["graph", "ops"])
+def test_nodes_of_a_thread_before_its_first_change_of_a_mode_are_counted(level: str) -> None:
+    weight = torch.ones(2, requires_grad=True)
+
+    def work() -> None:
+        weight * 2
+        weight * 3
+        with torch.no_grad():
+            weight * 4
+
+    with gradprobe.record(level=level) as recording:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    nodes = {time.mode: time.nodes for time in by_mode(recording.tables.processes)}
+    assert nodes == {"grad": 2, "no_grad": 0}
