@@ -178,11 +178,18 @@ def merge(paths: Iterable[str | os.PathLike[str]], *, include_torch: bool | None
     """The recordings of several processes or ranks on one time axis, which begins with the earliest of them.
 
     Each process's clock is put on the axis by the wall clock at its start. Raises as ``load`` does, and ``GradprobeError``
-    where there is no path.
+    where there is no path, or two are of one recording.
     """
     if isinstance(paths, str | os.PathLike):
         raise GradprobeError(f"merge takes a list of paths, not one; load({os.fspath(paths)!r}) reads one")
-    contents = [read_file(Path(path)) for path in paths]
+    given = [Path(path) for path in paths]
+    contents = [read_file(path) for path in given]
+    known: dict[object, Path] = {}
+    for path, content in zip(given, contents, strict=True):
+        identity = [content.meta.get(name) for name in ("began_wall_ns", "began_ns", "environment")]
+        other = known.setdefault(repr(identity), path)
+        if other is not path:
+            raise GradprobeError(f"{path}: the same recording as {other}, all of it would count twice; give it once")
     if not contents:
         raise GradprobeError(f"there is nothing to merge; give the {SUFFIX} files of the processes")
     return Recording(lambda: contents, include_torch=include_torch)

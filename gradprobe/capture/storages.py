@@ -9,8 +9,8 @@ import torch
 from gradprobe.capture.births import REGISTRY
 from gradprobe.capture.graph import tensors_saved_by
 
-SavedEntry = tuple[int, int, int]
-"""Number, size in bytes, and when it was made, -1 if before all that is known."""
+SavedEntry = tuple[int, int, int, bool]
+"""Number, size in bytes, when it was made, -1 if before all that is known, and whether autograd took it for an input."""
 _SPARE = 1_024
 _STORAGE: Any = torch.UntypedStorage
 
@@ -55,17 +55,18 @@ class Storages:
         if known is not None and known[1] == size and known[2] >= 0:
             return known
         made = REGISTRY.made_at(tensor)
+        # A saved output is another tensor over the output's storage.
+        of_outputs = [o for o in outputs if storage_of(o) == address]
         if made < 0:
-            # A saved output is another tensor over the output's storage.
-            made = max((REGISTRY.made_at(o) for o in outputs if storage_of(o) == address), default=-1)
+            made = max(map(REGISTRY.made_at, of_outputs), default=-1)
         if known is None:
-            number, address = self._next, storage._weak_ref()
+            number, address, is_input = self._next, storage._weak_ref(), not of_outputs and tensor.is_leaf
             self._next += 1
         elif known[1] == size and known[2] == made:
             return known  # the same object: what is equal to it is found without a comparison
         else:
-            number = known[0]
-        entry = self._entries[address] = number, size, made
+            number, is_input = known[0], known[3]
+        entry = self._entries[address] = number, size, made, is_input
         if len(self._entries) > self._sweep_at:
             self._sweep()
         return entry

@@ -34,7 +34,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.accounts: dict[Account, int] = {}
-        self.saved: dict[int, tuple[int, int]] = {}
+        self.saved: dict[int, tuple[int, int, bool]] = {}
 
     def total(self) -> tuple[int, ...]:
         """The sum of the accounts."""
@@ -62,9 +62,11 @@ class _Rows:
         self._keys.extend(keys)
         self._tallies += rows
 
-    def add_saved(self, key: int, storages: dict[int, tuple[int, int]]) -> None:
-        for storage, (size, made) in storages.items():
+    def add_saved(self, key: int, storages: dict[int, tuple[int, int, bool]]) -> None:
+        for storage, (size, made, is_input) in storages.items():
             self._saved.extend((key, storage, size, made))
+            if is_input:
+                self.add("inputs", [(key, storage)])
 
     def add(self, kind: str, rows: Iterable[tuple[int, ...]]) -> None:
         self._others.setdefault(kind, []).extend(rows)
@@ -127,8 +129,8 @@ class Tallier:
             if tally is None:
                 tally = tallies[place, node] = _Tally()
             tally.accounts[account] = tally.accounts.get(account, 0) + number
-            for storage, size, made in saved:
-                tally.saved[storage] = size, made
+            for storage, *known in saved:
+                tally.saved[storage] = tuple(known)
 
     def _end(self, thread: int, operators: Sequence[Event], found: list[Event], rows: _Rows) -> None:
         """Ends a stretch of ``thread``, the last of which are among ``operators``."""

@@ -83,7 +83,12 @@ class Accounting:
         self._tallies = _by_key(contents.accounts.get("tallies"))
         self._saved = _by_key(contents.accounts.get("saved"))
         self._outliving = _by_key(contents.accounts.get("outliving"))
+        self._inputs = {storage for found in _by_key(contents.accounts.get("inputs")).values() for _, storage in found}
         self._outside: Storages = {}
+        self.storages: dict[int, int] = {}
+        """The bytes of every storage that was saved for backward anywhere."""
+        self.of_graphs: dict[int, int] = {}
+        """Those that the graph alone keeps alive."""
         for mark in history.marks:
             if mark.op == TALLY:
                 self._tally(mark)
@@ -119,7 +124,14 @@ class Accounting:
                 if storage not in known:
                     known[storage] = size, made - self._origin if made >= 0 else -1
                     row.saved_bytes += size
-                    row.graph_bytes += size if _was_made_in(mark.region, known[storage][1]) else 0
+                    self.storages[storage] = size
+                    if self._is_of_graph(mark.region, storage, known[storage][1]):
+                        row.graph_bytes += size
+                        self.of_graphs[storage] = size
+
+    def _is_of_graph(self, region: Region | None, storage: int, made: int) -> bool:
+        """Whether a region's graph keeps a storage, and not its caller; what ran in no region has no caller to tell."""
+        return made >= 0 and storage not in self._inputs if region is None else made >= region.start_ns
 
     def _fold(self, fold: OpFold) -> None:
         """Operators that were added up are in no region."""
@@ -188,16 +200,12 @@ def _ancestors(region: Region) -> int:
 
 def graph_bytes(region: Region, saved: Mapping[int, tuple[int, int]]) -> int:
     """The bytes of those storages that were made within ``region``: the graph keeps them, not the caller."""
-    return sum(size for size, made in saved.values() if _was_made_in(region, made))
+    return sum(size for size, made in saved.values() if made >= region.start_ns)
 
 
 def bytes_of(saved: Mapping[int, tuple[int, int]]) -> int:
     """The bytes of all of the storages."""
     return sum(size for size, _ in saved.values())
-
-
-def _was_made_in(region: Region | None, made: int) -> bool:
-    return made >= (0 if region is None else region.start_ns)
 
 
 def _innermost(regions: list[Region], thread: int, time: int) -> Region | None:

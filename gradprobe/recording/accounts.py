@@ -71,6 +71,8 @@ class Operation:
 TALLIES = np.dtype([("key", "<u8"), ("operation", "<u4"), *((name, "<i8") for name in Account._fields)])
 SAVED = np.dtype([("key", "<u8"), ("storage", "<u8"), ("bytes", "<i8"), ("made_ns", "<i8")])
 """Storages saved for backward by the operators of a tally; ``made_ns`` is -1 for one older than the recording."""
+INPUTS = np.dtype([("key", "<u8"), ("storage", "<u8")])
+"""Those of the saved storages that autograd took for inputs: none of its operators made them."""
 BACKWARDS = np.dtype([("key", "<u8"), ("first", "<i8"), ("last", "<i8")])
 """Runs of sequence numbers of the nodes that a backward pass reaches."""
 OUTLIVING = np.dtype(
@@ -84,7 +86,14 @@ RETURNS_FIELDS = (
 RETURNS = np.dtype([("key", "<u8"), *((name, "<i8") for name in RETURNS_FIELDS)])
 """What probed calls returned, by the key of the call."""
 
-KINDS = {"tallies": TALLIES, "saved": SAVED, "backwards": BACKWARDS, "outliving": OUTLIVING, "returns": RETURNS}
+KINDS = {
+    "tallies": TALLIES,
+    "saved": SAVED,
+    "inputs": INPUTS,
+    "backwards": BACKWARDS,
+    "outliving": OUTLIVING,
+    "returns": RETURNS,
+}
 Accounts = dict[str, np.ndarray[Any, Any]]
 """Rows of each kind."""
 

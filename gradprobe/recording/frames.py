@@ -57,15 +57,28 @@ def regions(processes: Sequence[Process]) -> pd.DataFrame:
 
 def _region(p: Process, r: Region) -> tuple[Any, ...]:
     duration = duration_ns(r)
-    self_nodes = None if r.nodes is None else r.nodes - r.child_nodes
+    nodes, self_nodes = _nodes(p, r)
     return (
         (p.first_region + r.number, None if r.parent is None else p.first_region + r.parent.number)
         + (r.manager, r.form, *p.place(r.site), p.pid, p.rank, p.thread(r.thread), r.task, r.depth)
-        + (r.start_ns + p.offset_ns, duration, max(duration - r.child_ns, 0), _NOT_MEASURED, r.nodes, self_nodes)
+        + (r.start_ns + p.offset_ns, duration, max(duration - r.child_ns, 0), _NOT_MEASURED, nodes, self_nodes)
         + _operators(p, r, total=True)
         + (r.error, r.closed, r.before == r.inside, ", ".join(dict.fromkeys(r.irregular)))
         + _operators(p, r, total=False)
     )
+
+
+def _nodes(p: Process, r: Region) -> tuple[int | None, int | None]:
+    """The nodes constructed in a region, and those of them in no region within it.
+
+    The thread's number counts for all of its tasks; where they took turns, the operators tell whose the nodes are.
+    """
+    if r.nodes is not None:
+        return r.nodes, r.nodes - r.child_nodes
+    known = p.accounting.regions[r]
+    if r.is_shared and r.thread in p.watched and known.is_complete:
+        return known.total.nodes, known.own.nodes
+    return None, None
 
 
 def _operators(p: Process, r: Region, *, total: bool) -> tuple[Any, ...]:
@@ -146,7 +159,7 @@ def sites(processes: Sequence[Process]) -> pd.DataFrame:
                 row = sums.setdefault((*p.place(r.site), r.manager, r.form), _Sum())
                 known[r.site, r.manager, r.form] = row
             row.add(1, duration, max(duration - r.child_ns, 0), r.before == r.inside, is_failure(r.error))
-            row.add_nodes(r.nodes, r.child_nodes)
+            row.add_nodes(*_nodes(p, r))
             row.durations[duration] += 1
             row.add_operators(_totals(p, r))
         for fold in p.contents.folds:
@@ -165,7 +178,7 @@ def sites(processes: Sequence[Process]) -> pd.DataFrame:
                 own, own_nodes = own + fold.hidden_ns, own_nodes + fold.hidden_nodes
             row.add(fold.count, fold.total_ns, own, is_same, is_failure(fold.error))
             row.missing.update(range(_OPERATOR_COLUMNS))  # those of added up blocks are in no block
-            row.add_nodes(fold.nodes if p.counts_nodes else None, fold.nodes - own_nodes)
+            row.add_nodes(*((fold.nodes, own_nodes) if p.counts_nodes else (None, None)))
             for duration_class, count in fold.durations.items():
                 row.durations[class_middle(duration_class)] += count
     rows = [(*key, *row.values()) for key, row in sums.items()]
@@ -183,8 +196,8 @@ _OPERATOR_COLUMNS = 8
 class _Sum:
     def __init__(self) -> None:
         self.count = self.total_ns = self.self_ns = self.redundant = self.errors = 0
-        self.nodes: int | None = None
-        self.self_nodes: int | None = None
+        self.nodes = self.self_nodes = 0
+        self.lacks_nodes = False
         self.durations: Counter[float] = Counter()
         self.operators = [0] * _OPERATOR_COLUMNS
         self.missing: set[int] = set()
@@ -204,23 +217,21 @@ class _Sum:
         self.redundant += count * redundant
         self.errors += count * failed
 
-    def add_nodes(self, nodes: int | None, of_children: int) -> None:
-        if nodes is not None:
-            self.nodes = (self.nodes or 0) + nodes
-            self.self_nodes = (self.self_nodes or 0) + nodes - of_children
+    def add_nodes(self, nodes: int | None, own: int | None) -> None:
+        """Adds those of one more region; a sum that lacks those of one is none."""
+        if nodes is None or own is None:
+            self.lacks_nodes = True
+        else:
+            self.nodes, self.self_nodes = self.nodes + nodes, self.self_nodes + own
 
     def values(self) -> tuple[Any, ...]:
         saved, bumps, *others = (None if i in self.missing else n for i, n in enumerate(self.operators))
+        nodes, self_nodes = (None, None) if self.lacks_nodes else (self.nodes, self.self_nodes)
         return (
-            self.count,
-            self.total_ns,
-            self.self_ns,
-            _median(self.durations),
-            self.nodes,
-            saved,
-            bumps,
-            _NOT_MEASURED,
-        ) + (self.self_nodes, self.redundant, self.errors, *others)
+            (self.count, self.total_ns, self.self_ns, _median(self.durations), nodes, saved, bumps, _NOT_MEASURED)
+            + (self_nodes, self.redundant, self.errors)
+            + tuple(others)
+        )
 
 
 def _median(counted: Counter[float]) -> float:

@@ -75,6 +75,8 @@ class Lanes:
         lane.doubtful = None
         lane.advance(time, row[7])
         jumped = lane.state != before
+        if lane.own is None:
+            lane.own = before
         if internal and not self._include_torch:
             lane.jumped = lane.jumped or jumped
             lane.state = before
@@ -93,6 +95,9 @@ class Lanes:
     def leave(self, lane: Lane, after: State, internal: bool) -> None:
         """An event left its thread in the modes ``after``."""
         lane.state = after
+        if not internal:
+            lane.own = after
+        lane.is_set_by_torch = internal and after != lane.own
         if self._include_torch or not internal or (not lane.internal_open and not lane.jumped):
             lane.visible = after
 

@@ -19,6 +19,7 @@ OUT_OF_ORDER = "left out of order"
 OTHER_THREAD = "left on another thread"
 EARLIER = "entered before the recording"
 UNFINISHED = "never left"
+HELD = "held while other tasks ran"
 
 
 @dataclass(eq=False, slots=True)
@@ -47,11 +48,13 @@ class Region:
     reentries: list[Region] = field(default_factory=list)
     """Blocks that its manager object was entered for while it was open."""
     closed: bool = False
+    is_shared: bool = False
+    """Whether other asyncio tasks of the thread ran blocks while it was open."""
 
     @property
     def nodes(self) -> int | None:
-        """Autograd nodes constructed; None where they were not counted."""
-        if NOT_COUNTED in (self.start_nodes, self.end_nodes):
+        """Autograd nodes that the thread constructed; None where they were not counted, or are those of several tasks."""
+        if self.is_shared or NOT_COUNTED in (self.start_nodes, self.end_nodes):
             return None
         return self.end_nodes - self.start_nodes
 
@@ -93,7 +96,7 @@ class Call:
 
 @dataclass
 class Lane:
-    """One thread's time and autograd nodes, by mode. ``hidden_ns`` passed in blocks of PyTorch's own code."""
+    """One thread's time and autograd nodes, by mode. ``hidden_ns`` passed under what PyTorch's own code had set."""
 
     thread: int
     began_ns: int
@@ -106,6 +109,8 @@ class Lane:
     jumped: bool = False  # the modes were found changed, at an event that is hidden
     visible: State | None = None  # what the last visible event left
     internal_open: int = 0
+    own: State | None = None  # what the last event outside of PyTorch's own code left
+    is_set_by_torch: bool = False  # PyTorch's own code has set other modes since
     last_nodes: int = NOT_COUNTED
     calls: int = 0  # probed calls that run in it
     is_watched: bool = False  # its operators are seen, at a level that sees any
@@ -116,7 +121,7 @@ class Lane:
         passed = max(time_ns - self.last_ns, 0)
         if self.state is not None:
             self.ns_by_state[self.state] += passed
-            if self.internal_open:
+            if self.internal_open or self.is_set_by_torch:
                 self.hidden_ns += passed
             if NOT_COUNTED not in (nodes, self.last_nodes):
                 self.nodes_by_state[self.state] += nodes - self.last_nodes

@@ -6,10 +6,12 @@ Regions nest per thread and asyncio task. An exit may come out of order or on an
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 from gradprobe.recording.events import NOWHERE
 from gradprobe.recording.records import (
     EARLIER,
+    HELD,
     OTHER_THREAD,
     OUT_OF_ORDER,
     UNFINISHED,
@@ -157,8 +159,47 @@ class Regions:
                 lane = lanes[region.thread]
                 _leave_unfinished(region, end if lane.ended_ns is None else lane.ended_ns, lane.last_nodes)
         self.found.sort(key=lambda region: region.start_ns)
+        self._tell_shared()
         for number, region in enumerate(self.found):
             region.number = number
+
+    def _tell_shared(self) -> None:
+        """Marks the regions that asyncio tasks held while others of their thread ran regions, in order of their start."""
+        threads: dict[int, list[Region]] = defaultdict(list)
+        for region in self.found:
+            threads[region.thread].append(region)
+        for regions in threads.values():
+            if any(region.task is not None for region in regions):
+                for region in (*_begun_within_others(regions), *_with_others_begun_within(regions)):
+                    if not region.is_shared:
+                        region.is_shared = True
+                        region.irregular.append(HELD)
+
+
+def _begun_within_others(regions: list[Region]) -> Iterator[Region]:
+    """Regions of tasks that began while one of another task was open."""
+    latest: dict[str, int] = {}  # when the regions so far end, of the two tasks whose end last
+    for region in regions:
+        task = region.task
+        if task is None:
+            continue
+        if any(end > region.start_ns for other, end in latest.items() if other != task):
+            yield region
+        latest[task] = max(latest.get(task, 0), region.end_ns or 0)
+        if len(latest) > 2:
+            del latest[min(latest, key=lambda known: latest[known])]
+
+
+def _with_others_begun_within(regions: list[Region]) -> Iterator[Region]:
+    """Regions of tasks in which one of another task, or of none, began."""
+    following: Region | None = None
+    of_another_task: Region | None = None  # the first after ``following`` that is of another task than it
+    for region in reversed(regions):
+        if following is not None and following.task != region.task:
+            of_another_task = following
+        if region.task is not None and of_another_task is not None and of_another_task.start_ns < (region.end_ns or 0):
+            yield region
+        following = region
 
 
 def _leave_unfinished(region: Region, time: int, nodes: int) -> None:

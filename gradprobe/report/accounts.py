@@ -43,7 +43,7 @@ def sections(tables: Tables, top: int) -> list[Section | None]:
         return []
     return [
         _by_site(tables, top),
-        _grouped("Operators", ops, {"operator": "op", "phase": "phase"}, top),
+        _grouped("Operators", ops, {"operator": "op", "phase": "phase"}, top, _saved_again(tables)),
         _grouped("Operators by line", _with_places(ops), {"site": "site", "operator": "op", "node": "node"}, top),
         _grouped("Operators by module", ops, {"module": "module"}, top) if any(ops["module"]) else None,
         _births(tables, top),
@@ -56,9 +56,10 @@ def verdict(tables: Tables) -> list[str]:
     ops = tables.ops
     if not ops.empty:
         sums = ops[_SUMMED].sum()
+        saved, of_graphs = _saved(tables)
         lines.append(
             f"{many(int(sums['count']), 'operator')} ran: {many(int(sums['nodes']), 'autograd node')}, "
-            f"{size(sums['saved_bytes'])} saved for backward ({size(sums['graph_bytes'])} of it by the graph alone), "
+            f"{size(saved)} saved for backward ({size(of_graphs)} of it by the graph alone), "
             f"{many(int(sums['version_bumps']), 'bump')} of version counters, {count(sums['counters_created'])} counters "
             f"created, {many(int(sums['inference_outputs']), 'inference tensor')}."
         )
@@ -80,6 +81,17 @@ def verdict(tables: Tables) -> list[str]:
         held = f", {int(births['alive'].sum()):,} to the end" if births["alive"].sum() else ""
         lines.append(f"{many(int(births['count'].sum()), 'inference tensor')} outlived inference mode{held}.")
     return lines
+
+
+def _saved(tables: Tables) -> tuple[int, int]:
+    """The bytes saved for backward, each storage once, and those that graphs alone keep; of added up operators as often
+    as they saved them."""
+    saved = of_graphs = 0
+    for process in tables.processes:
+        known = process.accounting
+        saved += sum(known.storages.values()) + sum(fold.sums[0] for fold in process.contents.op_folds)
+        of_graphs += sum(known.of_graphs.values())
+    return saved, of_graphs
 
 
 def _dropped(tables: Tables) -> tuple[int, int]:
@@ -127,7 +139,17 @@ def _with_places(ops: pd.DataFrame) -> pd.DataFrame:
     return located
 
 
-def _grouped(title: str, ops: pd.DataFrame, by: dict[str, str], top: int) -> Section | None:
+def _saved_again(tables: Tables) -> Sequence[str]:
+    """Why the table says more bytes than the first lines do, where it does."""
+    more = int(tables.ops["saved_bytes"].sum()) - _saved(tables)[0]
+    if more <= 0:
+        return ()
+    return (f"What several blocks saved counts in each of them here: {size(more)} more than in memory at most.",)
+
+
+def _grouped(
+    title: str, ops: pd.DataFrame, by: dict[str, str], top: int, sentences: Sequence[str] = ()
+) -> Section | None:
     """A table of sums, the most frequent first; its last rows are what is left out, and the whole."""
     if ops.empty:
         return None
@@ -142,7 +164,7 @@ def _grouped(title: str, ops: pd.DataFrame, by: dict[str, str], top: int) -> Sec
         rows.append((f"({len(groups) - top:,} more)", *filler, *_cells(groups.iloc[top:].sum())))
     rows.append(("in all", *filler, *_cells(groups.sum())))
     table = Table((*by, *_HEADINGS), rows, frozenset(_HEADINGS), sums=1 + (len(groups) > top))
-    return Section(title, table=table)
+    return Section(title, sentences, table)
 
 
 def _cells(sums: pd.Series[int]) -> list[str]:
@@ -154,15 +176,29 @@ def _births(tables: Tables, top: int) -> Section | None:
     births = tables.births
     if births.empty:
         return None
+    by_place = _births_by_place(births)
     rows: Sequence[Sequence[str]] = [
         (place(b["file"], b["line"]), b["op"], b["module"] or "-", count(b["count"]), size(b["bytes"]))
         + (count(b["alive"]), printable(b["held_by"]) or "-")
-        for b in births.sort_values("bytes", ascending=False, kind="stable").head(top).to_dict("records")
+        for b in by_place.head(top).to_dict("records")
     ]
     columns = ("born at", "operator", "module", "tensors", "bytes", "alive at the end", "held by")
     sentence = "Training that meets one of them fails; x.clone() outside of inference mode gives a normal tensor."
-    table = Table(columns, rows, frozenset(columns[3:6]), max(len(births) - top, 0))
+    table = Table(columns, rows, frozenset(columns[3:6]), max(len(by_place) - top, 0))
     return Section("Inference tensors that outlived inference mode", [sentence], table)
+
+
+def _births_by_place(births: pd.DataFrame) -> pd.DataFrame:
+    """One row per place, of all the blocks that ran there."""
+    sums = births.groupby(["file", "line", "op", "module"], dropna=False, sort=False).agg(
+        count=("count", "sum"), bytes=("bytes", "sum"), alive=("alive", "sum"), held_by=("held_by", _joined)
+    )
+    found: pd.DataFrame = sums.reset_index().sort_values("bytes", ascending=False, kind="stable")
+    return found
+
+
+def _joined(names: pd.Series[str]) -> str:
+    return ", ".join(dict.fromkeys(name for name in names if name))
 
 
 def _text(value: object) -> str:

@@ -83,10 +83,14 @@ def _modes(tables: Tables) -> Section | None:
         {"of": "nodes", "mode": t.mode, "share": t.nodes / nodes, "shown": count(t.nodes)} for t in times if t.nodes
     ]
     hidden = hidden_ns(tables.processes)
-    sentences = [f"{duration(hidden)} of it passed in blocks that PyTorch's own code entered."] if hidden else []
+    by_torch = (
+        f"{duration(hidden)} of it passed under modes that PyTorch's own code set, as optimizers do: the sites do not "
+        "tell it apart."
+    )
     columns = ("mode", "time", "share", "nodes")
     chart = Chart("modes", "shares", "Time and autograd nodes by mode, over all threads.", shares)
-    return Section("Time by mode", sentences, Table(columns, rows, frozenset(columns[1:]), bars="share"), chart=chart)
+    table = Table(columns, rows, frozenset(columns[1:]), bars="share")
+    return Section("Time by mode", [by_torch] if hidden else [], table, chart=chart)
 
 
 def _threads(tables: Tables, top: int) -> Section | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import threading
@@ -40,9 +41,18 @@ def test_a_recording_of_operators_is_the_same_loaded_saved_and_merged(file: Path
     copy = gradprobe.load(tmp_path / "copy.gradprobe")
     assert copy.ops.equals(loaded.ops)
     assert copy.regions.equals(loaded.regions)
-    both = gradprobe.merge([file, tmp_path / "copy.gradprobe"])
+    with gradprobe.record(tmp_path / "other.gradprobe", level="ops"):
+        program()
+    both = gradprobe.merge([file, tmp_path / "other.gradprobe"])
     assert both.ops["count"].sum() == 2 * loaded.ops["count"].sum()
     assert both.ops["region"].max() > loaded.ops["region"].max()
+
+
+def test_one_recording_is_not_merged_with_itself(file: Path, tmp_path: Path) -> None:
+    gradprobe.load(file).save(tmp_path / "copy.gradprobe")
+    for twice in ([file, file], [file, tmp_path / "copy.gradprobe"]):
+        with pytest.raises(gradprobe.GradprobeError, match="the same recording"):
+            gradprobe.merge(twice)
 
 
 def test_the_json_report_has_the_operators_and_their_sums(file: Path) -> None:
@@ -209,3 +219,100 @@ def test_a_probed_call_tells_what_it_bumped_and_what_its_result_pins() -> None:
     # The product's result, which only the graph holds; its square is the loss's way back. The input is the caller's.
     assert 0 < call["returned_graph_bytes"] < call["returned_saved_bytes"]
     assert "step returned a result that pins 4 nodes" in " ".join(str(step.recording).split())
+
+
+def taking_turns() -> None:
+    """Two tasks whose blocks overlap: the one constructs 3 nodes in its block, the other 5."""
+    weight = torch.ones(2, requires_grad=True)
+
+    async def work(nodes: int) -> None:
+        with torch.enable_grad():
+            for _ in range(nodes):
+                weight * 2
+                await asyncio.sleep(0)
+
+    async def both() -> None:
+        await asyncio.gather(work(3), work(5))
+
+    asyncio.run(both())
+
+
+def test_nodes_of_blocks_that_tasks_hold_at_once_are_each_tasks_own_or_missing() -> None:
+    with gradprobe.record(level="ops") as recording:
+        taking_turns()
+    assert sorted(recording.regions["nodes"]) == sorted(recording.regions["self_nodes"]) == [3, 5]
+    assert list(recording.sites["nodes"]) == [8]
+    assert set(recording.regions["irregular"]) == {"held while other tasks ran"}
+    with gradprobe.record() as recording:
+        taking_turns()
+    assert recording.regions["nodes"].isna().all()
+    assert recording.sites["nodes"].isna().all()
+
+
+def test_blocks_of_tasks_that_do_not_overlap_keep_their_nodes() -> None:
+    weight = torch.ones(2, requires_grad=True)
+
+    async def work() -> None:
+        for _ in range(3):
+            with torch.enable_grad():
+                weight * 2
+            await asyncio.sleep(0)
+
+    async def both() -> None:
+        await asyncio.gather(work(), work())
+
+    with gradprobe.record() as recording:
+        asyncio.run(both())
+    assert list(recording.regions["nodes"]) == [1] * 6
+    assert not any(recording.regions["irregular"])
+
+
+def test_an_input_made_outside_of_blocks_is_not_kept_by_the_graph_alone() -> None:
+    with gradprobe.record(level="ops") as recording:
+        weight = torch.ones(250, requires_grad=True)
+        x = torch.ones(250)
+        y = (x * weight).exp()
+    assert y.requires_grad
+    node = recording.ops.set_index("node")
+    assert tuple(node.loc["MulBackward0", ["saved_bytes", "graph_bytes"]]) == (1000, 0)
+    assert tuple(node.loc["ExpBackward0", ["saved_bytes", "graph_bytes"]]) == (1000, 1000)
+
+
+def test_the_bytes_saved_in_all_are_those_of_distinct_storages_however_blocks_are_shown(tmp_path: Path) -> None:
+    def step() -> None:
+        weight = torch.ones(250, requires_grad=True)
+        optimizer = torch.optim.SGD([weight])
+        for _ in range(2):
+            with torch.enable_grad():
+                (weight * weight).sum().backward()
+            optimizer.step()
+
+    with gradprobe.record(tmp_path / "run.gradprobe", level="ops"):
+        step()
+    file = tmp_path / "run.gradprobe"
+    hidden, shown = (str(gradprobe.load(file, include_torch=torch_shown)) for torch_shown in (False, True))
+    for report in (hidden, shown):
+        assert "1000 B saved for backward (0 B of it by the graph alone)" in report
+
+
+def test_time_under_what_an_optimizer_set_is_told_apart() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    optimizer = torch.optim.SGD([weight])
+    weight.sum().backward()
+    with gradprobe.record() as recording:
+        optimizer.step()
+    summary = json.loads(recording.to_json())["summary"]
+    under_no_grad = next(mode["ns"] for mode in summary["time_by_mode"] if mode["mode"] == "no_grad")
+    assert 0 < under_no_grad <= summary["hidden_ns"]
+
+
+def test_births_of_many_blocks_at_one_place_are_one_line_of_the_report() -> None:
+    kept = []
+    with gradprobe.record(level="ops") as recording:
+        for _ in range(12):
+            with torch.inference_mode():
+                kept.append(torch.ones(3))
+    report = recording.to_markdown()
+    section = report[report.index("outlived inference mode", report.index("## Inference tensors")) :]
+    assert section.count("aten.ones") == 1
+    assert "144 B" in section
