@@ -40,12 +40,13 @@ class Recording:
     @property
     def tables(self) -> Tables:
         """The recording as it stands now."""
+        from gradprobe.analysis.findings import rows
         from gradprobe.recording.tables import Tables
 
         if self._known is not None:
             return self._known
         is_final = self._is_final()
-        tables = Tables(self._read(), include_torch=self._include_torch)
+        tables = Tables(self._read(), include_torch=self._include_torch, find=rows)
         if is_final:
             self._known = tables
         return tables
@@ -77,7 +78,7 @@ class Recording:
 
     @property
     def findings(self) -> pd.DataFrame:
-        """One row per finding; empty, since this version has no rules."""
+        """One row per finding, the worst first: rule, severity, message, place, count, related places and fix."""
         return self.tables.findings
 
     @property

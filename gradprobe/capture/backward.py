@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from sys import _getframe
+from types import FrameType
 from typing import Any
 
 import torch
@@ -12,7 +14,9 @@ from gradprobe.capture.graph import MAX_NODES, walk
 from gradprobe.capture.patches import Patch
 
 
-def backward_patches(begins: Callable[[list[torch.Tensor]], None], fault: Callable[[Exception], None]) -> list[Patch]:
+def backward_patches(
+    begins: Callable[[list[torch.Tensor], FrameType], None], fault: Callable[[Exception], None]
+) -> list[Patch]:
     """Calls ``begins`` with the outputs that ``backward`` or ``grad`` is about to start from.
 
     PyTorch's ``_make_grads`` is what both call with the outputs just before they start the engine, and it has returned
@@ -26,7 +30,7 @@ def backward_patches(begins: Callable[[list[torch.Tensor]], None], fault: Callab
     @functools.wraps(original)
     def make_grads(outputs: Any, *arguments: Any, **named: Any) -> Any:
         try:
-            begins([output for output in outputs if isinstance(output, torch.Tensor)])
+            begins([output for output in outputs if isinstance(output, torch.Tensor)], _getframe(1))
         except Exception as error:
             fault(error)
         return original(outputs, *arguments, **named)

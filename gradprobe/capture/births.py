@@ -76,8 +76,9 @@ REGISTRY = Births()
 """Of this process; what recordings at level ops saw."""
 
 
-def swap_patches(settle: Callable[[], None]) -> list[Patch]:
-    """Lets ``torch.utils.swap_tensors`` find no reference of ours to what it swaps; ``settle`` gives up those of a moment.
+def swap_patches(settle: Callable[[], None], forget: Callable[[Any], None]) -> list[Patch]:
+    """Lets ``torch.utils.swap_tensors`` find no reference of ours to what it swaps; ``settle`` gives up those of a moment,
+    and ``forget`` all others to a tensor.
 
     A reference of the program's own is the same object as ours, and still forbids it.
     """
@@ -88,8 +89,8 @@ def swap_patches(settle: Callable[[], None]) -> list[Patch]:
     @functools.wraps(original)
     def swap_tensors(t1: Any, t2: Any) -> None:
         settle()
-        REGISTRY.forget(t1)
-        REGISTRY.forget(t2)
+        forget(t1)
+        forget(t2)
         original(t1, t2)
 
     return [Patch(torch.utils, "swap_tensors", swap_tensors)]
@@ -118,6 +119,16 @@ class Outliving:
         if len(self._born) > self._sweep_at:
             self._born = [e for e in self._born if e[0]() is not None]
             self._sweep_at = 2 * len(self._born) + _SPARE
+
+    def forget(self, tensor: Any) -> None:
+        """Drops the weak reference to ``tensor``."""
+        self._born = [entry for entry in self._born if entry[0]() is not tensor]
+
+    def any_alive(self) -> bool:
+        """Whether one of them is alive."""
+        while self._born and self._born[-1][0]() is None:
+            self._born.pop()
+        return bool(self._born)
 
     def take(self) -> list[Entry]:
         """Those that are alive, all of which it forgets."""

@@ -93,9 +93,13 @@ def code_of(function: Any) -> CodeType | None:
 
 
 def thread_patches(
-    emit: Callable[[Event], object], now: Callable[[], int], begins: Callable[[], None], ends: Callable[[], None]
+    emit: Callable[[Event], object],
+    now: Callable[[], int],
+    begins: Callable[[threading.Thread], object],
+    ends: Callable[[threading.Thread, object], None],
 ) -> list[Patch]:
-    """Reports each thread that Python starts, at its beginning and its end, and has it call ``begins`` and ``ends``.
+    """Reports each thread that Python starts, at its beginning and its end, and has it call ``begins`` and ``ends``, the
+    latter with what the former returned.
 
     Identifiers of threads are reused as soon as one has ended, so without these marks two threads would become one.
     """
@@ -107,11 +111,11 @@ def thread_patches(
     def bootstrap(self: threading.Thread) -> None:
         ident = get_ident()
         emit((THREAD | ENTER, now(), ident, None, 0, True, False, True, False, 0, self.name))
-        begins()
+        begun = begins(self)
         try:
             original(self)
         finally:
-            ends()
+            ends(self, begun)
             emit((THREAD | EXIT, now(), ident, None, 0, NOT_READ, NOT_READ, NOT_READ, NOT_READ, 0, None))
 
     return [Patch(threading.Thread, "_bootstrap_inner", bootstrap)]

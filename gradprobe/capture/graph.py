@@ -13,7 +13,7 @@ counts as one saved tensor that could not be read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -131,6 +131,32 @@ def tensors_saved_by(node: Any) -> tuple[list[Any], int]:
             elif (data := variable.data) is not None:
                 held.append(data)
     return held, hooked
+
+
+def leaves(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """The leaves that a backward from ``tensors`` would give a gradient."""
+    for node in _reachable([_history(root) for root in tensors]):
+        if _is_leaf_node(node) and node.variable is not None:
+            yield node.variable
+
+
+def first_changed(tensors: Iterable[torch.Tensor]) -> tuple[Any, torch.Tensor] | None:
+    """A node behind ``tensors`` that saved a tensor which was changed in place since, and that tensor.
+
+    PyTorch alone knows the version that was saved, so each variable is unpacked, but for those that hooks would unpack.
+    """
+    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+        for node in _reachable([_history(root) for root in tensors]):
+            for variable in () if _is_leaf_node(node) else _saved_variables(node):
+                if variable is None or not _can_be_read(type(variable)) or variable.unpack_hook is not None:
+                    continue
+                if variable.data is not None:
+                    try:
+                        variable.unpack()
+                    except RuntimeError as error:
+                        if "modified by an inplace operation" in str(error):
+                            return node, variable.data
+    return None
 
 
 def _history(root: torch.Tensor) -> Any:

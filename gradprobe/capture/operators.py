@@ -11,17 +11,24 @@ from typing import Any
 
 import torch
 
+from gradprobe.capture.autocasting import Autocasts
 from gradprobe.capture.births import REGISTRY, Entry, Outliving, holders, swap_patches
 from gradprobe.capture.codes import USERS, Codes
+from gradprobe.capture.compiling import Compilations
 from gradprobe.capture.execution import Tasks
+from gradprobe.capture.explaining import look_at_failed_read
+from gradprobe.capture.handing import Handing
+from gradprobe.capture.hooked import look_at_hooks
+from gradprobe.capture.lookout import Lookout
 from gradprobe.capture.modules import ModulePaths
 from gradprobe.capture.patches import Patches
+from gradprobe.capture.sightings import Sightings
 from gradprobe.capture.stack import Mode, insert, remove
 from gradprobe.capture.storages import STORAGES
 from gradprobe.capture.versions import version_of, version_patches
 from gradprobe.capture.watcher import Watcher, watcher
 from gradprobe.recording.accounts import FORWARD, Account
-from gradprobe.recording.events import LEDGER, OPERATOR, OUTLIVED, Event
+from gradprobe.recording.events import ENTER, EXIT, INFERENCE_MODE, KIND, LEDGER, OPERATOR, OUTLIVED, Event
 
 
 class Operators:
@@ -41,6 +48,11 @@ class Operators:
         self._modes: dict[int, tuple[Mode, int]] = {}
         self._outlived = Outliving()
         self._patches = Patches()
+        self.sightings = Sightings(self.codes, now)
+        self._autocasts = Autocasts(self.sightings, thread, fault)
+        self.handing = Handing(self.sightings, now, self.settle, fault)
+        self._hook_looks = 0
+        self._compilations = Compilations(self.sightings, fault)
 
     def watch_thread(self) -> None:
         """Watches this thread from here on; calls nest."""
@@ -53,7 +65,8 @@ class Operators:
             insert(mode)
         if not self._patches.are_applied:
             versions = version_patches(self._read_failed, self._puts_up, self._put_up)
-            self._patches.apply([*versions, *swap_patches(self.settle)])
+            others = [*swap_patches(self.settle, self._forget), *self._autocasts.patches(), *self.handing.patches()]
+            self._patches.apply([*versions, *others])
         self._modes[ident] = mode, depth + 1
 
     def unwatch_thread(self) -> None:
@@ -69,7 +82,9 @@ class Operators:
         self.settle()
         remove(mode)
         del mode.__torch_dispatch__  # it refers to the mode
-        self._watchers.pop(ident, None)
+        known = self._watchers.pop(ident, None)
+        if known is not None:
+            self._safely(known.lookout.finish)
 
     def leave_thread(self) -> None:
         """Undoes all ``watch_thread`` of this thread at once."""
@@ -83,6 +98,7 @@ class Operators:
         self._modes.clear()
         self._watchers.clear()
         self._patches.restore()
+        self._compilations.stop()
         STORAGES.clear()
         REGISTRY.forget_parameters()
 
@@ -94,6 +110,46 @@ class Operators:
                 known.settle()
             except Exception as error:
                 self._fault(error)
+
+    def event(self, event: Event) -> None:
+        """A manager was entered or left in this thread: settles what is pending, and looks out for what goes wrong."""
+        self.settle()
+        if event[0] == INFERENCE_MODE | EXIT and not torch.is_inference_mode_enabled():
+            self.note_outliving()
+        known = self._watchers.get(thread())
+        if known is not None:
+            try:
+                self._compilations.listen()
+                with torch._C.DisableTorchFunction():
+                    if event[0] & KIND == ENTER and event[5] and not event[7]:
+                        self._look_at_hooks()
+                    known.lookout.event(event, not torch.is_inference_mode_enabled() and self._outlived.any_alive())
+            except Exception as error:
+                self._fault(error)
+
+    def backward(self, outputs: list[torch.Tensor], runs: list[tuple[int, int]], frame: FrameType) -> None:
+        """A backward begins in ``frame`` and goes through these runs of nodes."""
+        known = self._watchers.get(thread())
+        if known is not None:
+            self.settle()
+            known.lookout.backward(outputs, runs, frame)
+
+    def _forget(self, tensor: Any) -> None:
+        REGISTRY.forget(tensor)
+        for outliving in (self._outlived, *(known.outliving for known in self._watchers.values())):
+            outliving.forget(tensor)
+
+    def _look_at_hooks(self) -> None:
+        """What hooks keep, at the first moments when gradients are switched off and then ever more rarely."""
+        self._hook_looks += 1
+        if self._hook_looks & (self._hook_looks - 1) == 0:
+            look_at_hooks(self.paths.roots(), self.sightings)
+
+    def _safely(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except Exception as error:
+            self._fault(error)
 
     def note_outliving(self) -> None:
         """Emits which inference tensors of this thread are alive as it leaves inference mode, by where they were born."""
@@ -114,6 +170,8 @@ class Operators:
 
     def note_held(self) -> None:
         """Emits which inference tensors outlived inference mode and are alive now, and which modules hold them."""
+        self._hook_looks = 0
+        self._safely(self._look_at_hooks)
         alive = [(entry, tensor) for entry in self._outlived.take() if (tensor := entry[0]()) is not None]
         names = holders(self.paths.roots(), {id(tensor) for _, tensor in alive})
         groups = Counter((*_born_at(entry), names.get(id(tensor))) for entry, tensor in alive)
@@ -121,7 +179,8 @@ class Operators:
             marker = (OUTLIVED, self._now(), owner, code, offset, (op, name, module, FORWARD))
             self._emit((LEDGER, "outliving", marker, [(0, 0, 0, count)]))
 
-    def _read_failed(self) -> None:
+    def _read_failed(self, tensor: torch.Tensor) -> None:
+        self._safely(lambda: look_at_failed_read(tensor, self.sightings))
         self._note("Tensor._version", Account(calls=1, failed_version_reads=1))
 
     def _puts_up(self) -> None:
@@ -154,7 +213,10 @@ class Operators:
     def _watcher(self) -> Watcher:
         known = self._watchers.get(thread())
         if known is None:
-            known = watcher(self._emit, self._now, self._fault, self.codes, self.paths, self._tasks, self._elsewhere)
+            lookout = Lookout(self.sightings, self._autocasts)
+            known = watcher(
+                self._emit, self._now, self._fault, self.codes, self.paths, self._tasks, self._elsewhere, lookout
+            )
             self._watchers[thread()] = known
         return known
 

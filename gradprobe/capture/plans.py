@@ -27,7 +27,7 @@ class Plan:
     block that it must be called in, None where it needs none.
     """
 
-    __slots__ = ("call", "is_composite", "is_detach", "is_view", "name", "surroundings", "tracks", "writes")
+    __slots__ = ("call", "is_composite", "is_detach", "is_sum", "is_view", "name", "surroundings", "tracks", "writes")
 
     def __init__(self, func: Any) -> None:
         schema = getattr(func, "_schema", None)
@@ -39,6 +39,7 @@ class Plan:
         self.is_view &= self.name not in _FRESH
         self.is_composite = schema is not None and _has_kernel(func, "CompositeImplicitAutograd")
         self.is_detach = self.name == "aten.detach"
+        self.is_sum = self.name.startswith(("aten.add.", "aten.add_.", "aten.sub.", "aten.sub_."))
         self.surroundings = _surroundings(func, self) if schema is not None else None
         self.tracks: bool | None = None
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from operator import itemgetter
+from types import FrameType
 from typing import Protocol
 
 import torch
@@ -37,7 +38,6 @@ from gradprobe.recording.events import (
     CALL,
     ENTER,
     EXIT,
-    INFERENCE_MODE,
     KIND,
     LEDGER,
     MARK,
@@ -45,6 +45,7 @@ from gradprobe.recording.events import (
     Block,
     Event,
 )
+from gradprobe.recording.sightings import KIND as KIND_OF_SIGHTING
 from gradprobe.recording.writer import Tables
 
 TICK_S = 0.05
@@ -69,6 +70,7 @@ class Sink(Protocol):
     def accept(self, block: Block) -> None: ...
     def flush(self) -> bool: ...
     def fault(self, text: str, count: int) -> None: ...
+    def note(self, kind: str, text: str, count: int = 1) -> None: ...
 
 
 def node_counter() -> Callable[[], int] | None:
@@ -198,16 +200,24 @@ class Session:
         """Queues what a probed call returned; the row begins with the call's key."""
         self._queue.append((LEDGER, "returns", None, [row]))
 
-    def _thread_begins(self) -> None:
+    def _thread_begins(self, started: threading.Thread) -> int | None:
         try:
             if any(sink.counts_operators for sink in self.sinks):
                 self._operators.watch_thread()
+                return self._operators.handing.taken(started)
         except Exception as error:
             self.fault(error)
+        return None
 
-    def _backward_begins(self, outputs: list[torch.Tensor]) -> None:
+    def _thread_ends(self, started: threading.Thread, begun: object) -> None:
+        self._operators.handing.done(started, begun if isinstance(begun, int) else None)
+        self._operators.unwatch_thread()
+
+    def _backward_begins(self, outputs: list[torch.Tensor], frame: FrameType) -> None:
         if self.counts_nodes:
             runs = runs_behind(outputs)
+            if self.counts_operators:
+                self._operators.backward(outputs, runs, frame)
             if runs:
                 marker = (BACKWARD_PASS, self.clock.now(), get_ident(), 0, 0, None)
                 self._queue.append((LEDGER, "backwards", marker, runs))
@@ -228,7 +238,7 @@ class Session:
         self._patches.apply(
             [
                 *run_inside_calls,
-                *thread_patches(self.emit, self.clock.now, self._thread_begins, self._operators.unwatch_thread),
+                *thread_patches(self.emit, self.clock.now, self._thread_begins, self._thread_ends),
                 *loop_patches(self._hooks.watch_tasks),
             ]
         )
@@ -270,9 +280,7 @@ class Session:
         append, operators = self._queue.append, self._operators
 
         def emit(event: Event) -> None:
-            operators.settle()
-            if event[0] == INFERENCE_MODE | EXIT and not torch.is_inference_mode_enabled():
-                operators.note_outliving()
+            operators.event(event)
             append((*event, nodes()))
 
         return emit
@@ -334,9 +342,12 @@ class Session:
 
     def _flush(self, *leaving: Sink) -> None:
         faults, self._faults = self._faults, Counter()
+        seen = self._operators.sightings.take()
         for sink in (*self.sinks, *self._call_sinks.values(), *leaving):
             for text, times in faults.items():
                 sink.fault(text, times)
+            for text, times in seen if sink.counts_operators else ():
+                sink.note(KIND_OF_SIGHTING, text, times)
             sink.flush()
 
     def abandon(self) -> None:

@@ -77,9 +77,17 @@ class Settler:
     of the last of them.
     """
 
-    def __init__(self, owner: int, emit: Callable[[Event], object]) -> None:
+    def __init__(
+        self,
+        owner: int,
+        emit: Callable[[Event], object],
+        originates: Callable[[int, int, int], object],
+        changes: Callable[[int, int, int], object],
+    ) -> None:
         self._owner = owner
         self._emit = emit
+        self._originates = originates  # called with the number of a node and the code and offset that constructed it
+        self._changes = changes  # called with the address of a storage and the code and offset that changed it
         self.waiting: dict[int, tuple[Place, int]] = {}
         """Nodes that belong to no operator yet: where they showed, and when."""
         self._given = 0  # nodes below this number have been given away
@@ -99,6 +107,8 @@ class Settler:
     def _settle(self, pending: Pending, upto: int, alive: list[Any], changed: list[Any]) -> None:
         place, plan, first, before, after, _, writes, account, is_unsure = pending
         self._count += 1
+        for write in writes:
+            self._changes(write.storage, place[0], place[1])
         unclaimed = list(range(max(first, self._given), before))
         nodes, name, hooked = after - before, None, 0
         saved: tuple[SavedEntry, ...] = ()
@@ -114,6 +124,7 @@ class Settler:
                 nodes += 1
                 if node is not None and node._sequence_nr() == before - 1:
                     name = node.name()
+                    self._originates(before - 1, place[0], place[1])
                     saved, hooked = STORAGES.saved_by(node, alive or changed)
                 elif writes:
                     name = IN_COPY_SLICES

@@ -30,6 +30,8 @@ class Storages:
         self._entries: dict[int, SavedEntry] = {}
         self._next = 1
         self._sweep_at = _SPARE
+        self.since_backward: set[int] = set()
+        """The addresses of those that were saved since the last backward began."""
 
     def saved_by(self, node: Any, outputs: list[Any]) -> tuple[tuple[SavedEntry, ...], int]:
         """The storages that ``node`` saved, and how many of its saved tensors went to hooks of the program instead."""
@@ -44,6 +46,7 @@ class Storages:
         for address in self._entries:
             _STORAGE._free_weak_ref(address)
         self._entries.clear()
+        self.since_backward.clear()
 
     def _entry(self, tensor: Any, outputs: list[Any]) -> SavedEntry | None:
         try:
@@ -51,6 +54,7 @@ class Storages:
         except (RuntimeError, NotImplementedError, AttributeError):  # sparse and the like; no tensor at all
             return None
         address, size = storage._cdata, storage.nbytes()
+        self.since_backward.add(address)
         known = self._entries.get(address)
         if known is not None and known[1] == size and known[2] >= 0:
             return known
@@ -72,6 +76,7 @@ class Storages:
         return entry
 
     def _sweep(self) -> None:
+        self.since_backward.intersection_update(self._entries)
         for address in [a for a in self._entries if _STORAGE._expired(a)]:
             del self._entries[address]
             _STORAGE._free_weak_ref(address)

@@ -25,7 +25,7 @@ def version_of(tensor: torch.Tensor) -> int | None:
 
 
 def version_patches(
-    read_failed: Callable[[], None], puts_up: Callable[[], None], put_up: Callable[[Any], None]
+    read_failed: Callable[[torch.Tensor], None], puts_up: Callable[[], None], put_up: Callable[[Any], None]
 ) -> list[Patch]:
     """Calls ``read_failed`` when the program reads the version of a tensor that has no counter, which raises, ``puts_up``
     before and ``put_up`` after it puts counters up itself, as custom operators do, with their tensors."""
@@ -34,7 +34,7 @@ def version_patches(
         try:
             return read_version(self)
         except RuntimeError:
-            read_failed()
+            read_failed(self)
             raise
 
     skip_when_compiling(read)

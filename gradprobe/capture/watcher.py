@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradprobe.capture.births import REGISTRY, Outliving
+from gradprobe.capture.births import REGISTRY, Entry, Outliving
 from gradprobe.capture.codes import OPTIMIZER, USERS, Codes
 from gradprobe.capture.execution import Tasks
 from gradprobe.capture.kernels import Guard
+from gradprobe.capture.lookout import Lookout
 from gradprobe.capture.modules import ModulePaths
 from gradprobe.capture.plans import Plan, tensors
 from gradprobe.capture.settling import TRACKED_VIEW, UNTRACKED_VIEW, Pending, Settler, Write
@@ -56,6 +57,7 @@ class Watcher(NamedTuple):
     settle_operators: Callable[[int], None]
     """Emits those operators that are pending; the thread's node counter is at that number. No stretch ends there."""
     outliving: Outliving
+    lookout: Lookout
 
 
 def watcher(
@@ -66,15 +68,18 @@ def watcher(
     paths: ModulePaths,
     tasks: Tasks,
     elsewhere: Callable[..., Any],
+    lookout: Lookout,
 ) -> Watcher:
     """What watches the thread that calls this; operators of other threads that reach it go ``elsewhere``."""
     owner = thread()
     plans: dict[Any, Plan] = {}
     entries, outliving = REGISTRY.entries, Outliving()
-    settler, outlive = Settler(owner, emit), outliving.add
+    armed, totals = lookout.armed, lookout.totals
+    settler, outlive = Settler(owner, emit, totals.originate, lookout.changed.write), outliving.add
     waiting = settler.waiting
     kinds, learn, path_of, path_above = codes.kinds, codes.learn, paths.path, paths.path_above
     nodes, graph_task = torch.autograd._get_sequence_nr, torch._C._current_graph_task_id  # type: ignore[attr-defined]
+    is_inference = torch.is_inference_mode_enabled
     running_loop, label = asyncio.events._get_running_loop, tasks.label
     tensor_type, parameter_type, ref = torch.Tensor, torch.nn.Parameter, weakref.ref
     # Reading a property of a tensor is a call that function modes of the program hear, unless it is kept from them.
@@ -163,7 +168,11 @@ def watcher(
             account = _CALLED
             unsure = False  # whether the view is tracked shows only later
             if writes is not None:
-                pass
+                # The first that is seen of a module's parameter is what fills it.
+                if type(result) is parameter_type and result.is_inference() and REGISTRY.get(result) is None:
+                    filled: Entry = (ref(result), time, code, offset, plan.name, module, time, owner)
+                    entries[id(result)] = filled
+                    outlive(filled)
             elif plan.tracks is not None and not plan.is_composite and type(result) is tensor_type:
                 # What follows, for the view that most are.
                 weak = ref(result)
@@ -224,6 +233,12 @@ def watcher(
                     if value.is_inference() is is_counted:
                         account += _INFERENCE_COUNTED if is_counted else _NORMAL_UNCOUNTED
             after = nodes()
+            if armed:
+                lookout.look(plan.name, args, result, code, offset, before != last)
+            elif types and plan.is_view and is_inference():
+                lookout.view_of_subclass()
+            if plan.is_sum and before != last:
+                totals.look(args, result, code, offset, before - 1)
             if pending or writes is not None or unsure or before != last or after != before or waiting:
                 place = (0 if code is None else id(code), offset, plan.name, module, phase, task)
                 pending.append(Pending(place, plan, last, before, after, refs, writes or (), account, unsure))
@@ -263,7 +278,7 @@ def watcher(
         REGISTRY.sweep()
 
     skip_when_compiling(dispatch)
-    return Watcher(dispatch, settle, settle_all, outliving)
+    return Watcher(dispatch, settle, settle_all, outliving, lookout)
 
 
 def kind_of_view(plan: Plan, source: Any, out: Any) -> tuple[Account, bool, bool]:

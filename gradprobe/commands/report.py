@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gradprobe.analysis.findings import rows
 from gradprobe.errors import GradprobeError
 from gradprobe.files import check_room
 from gradprobe.recording.store import read_file
@@ -64,7 +65,7 @@ def _report(options: argparse.Namespace) -> int:
     elif sys.stdout is None:
         raise GradprobeError("standard output is closed; name a file with -o")
     contents = [read_file(path) for path in options.files]
-    tables = Tables(contents, include_torch=options.include_torch, watch=_progress())
+    tables = Tables(contents, include_torch=options.include_torch, watch=_progress(), find=rows)
     asked = Options(top=options.top, charts=options.charts, merge=options.merge)
     if options.output is None:
         _print(used.render(tables, asked).body)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
@@ -16,8 +17,17 @@ from gradprobe.recording.store import Contents
 class Tables:
     """What one or several processes recorded, read once."""
 
-    def __init__(self, contents: Sequence[Contents], *, include_torch: bool | None, watch: Watch = iter) -> None:
+    def __init__(
+        self,
+        contents: Sequence[Contents],
+        *,
+        include_torch: bool | None,
+        watch: Watch = iter,
+        find: Callable[[Tables], Sequence[Sequence[Any]]] = lambda _: [],
+    ) -> None:
+        """``find`` gives the rows of ``findings``."""
         self.contents = list(contents)
+        self._find = find
         self._watch = watch
         self._include_torch = include_torch
 
@@ -59,4 +69,5 @@ class Tables:
 
     @cached_property
     def findings(self) -> pd.DataFrame:
-        return frames.table(columns.FINDINGS, [])
+        """What the rules find wrong, the worst first."""
+        return frames.table(columns.FINDINGS, self._find(self))

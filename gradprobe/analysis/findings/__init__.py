@@ -1,0 +1,42 @@
+"""What is wrong in a recording: rules, a file per family, and the findings that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gradprobe.analysis.findings import compiled, graphs, modes, tensors, threads, waste
+from gradprobe.analysis.findings.evidence import Evidence
+from gradprobe.analysis.findings.finding import Finding, united
+from gradprobe.recording.tables import Tables
+
+RULES_OF_A_RUN: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+    modes.mode_left_changed,
+    modes.manager_reentered,
+    modes.gradients_in_inference_mode,
+    modes.graph_cut_by_decorator,
+    modes.override_loses_decorator,
+    graphs.running_totals,
+    graphs.hooks_that_store,
+    graphs.cycles,
+    tensors.sighted,
+    tensors.saved_tensors_changed,
+    compiled.recompilations,
+    compiled.scripted,
+    threads.modes_that_do_not_reach,
+    threads.decorated_coroutines,
+    threads.modes_held_across_yield,
+    threads.modes_held_across_await,
+    waste.redundant_managers,
+)
+
+
+def findings(tables: Tables) -> list[Finding]:
+    """All that the rules find in a recording, the worst first."""
+    evidence = Evidence(tables)
+    return united(finding for rule in RULES_OF_A_RUN for finding in rule(evidence))
+
+
+def rows(tables: Tables) -> list[tuple[Any, ...]]:
+    """The findings as rows of the table of that name."""
+    return [finding.row() for finding in findings(tables)]

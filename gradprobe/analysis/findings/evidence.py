@@ -1,0 +1,115 @@
+"""What rules ask of a recording: its sightings with the blocks they happened in, and what ran where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from gradprobe.analysis.findings.finding import Place
+from gradprobe.recording.process import Process
+from gradprobe.recording.records import Region
+from gradprobe.recording.sightings import Sighting, Spot, Under, sightings
+from gradprobe.recording.tables import Tables
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A sighting with the places it is about, its own lines first, then those of the blocks that were open."""
+
+    process: Process
+    sighting: Sighting
+    count: int
+    places: tuple[Place, ...]
+
+    @property
+    def main(self) -> Spot:
+        """Where it is."""
+        return self.sighting.spots[0]
+
+    @property
+    def related(self) -> tuple[Place, ...]:
+        """All places but the main one, each once."""
+        main = (self.main.file, self.main.line)
+        known: dict[tuple[str, int], Place] = {}
+        for place in self.places[1:]:
+            if (place.file, place.line) != main:
+                known.setdefault((place.file, place.line), place)
+        return tuple(known.values())
+
+
+class Evidence:
+    """A recording, as rules look at it."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+
+    @property
+    def processes(self) -> list[Process]:
+        return self.tables.processes
+
+    @cached_property
+    def seen(self) -> list[Seen]:
+        """All sightings."""
+        found = []
+        for process in self.processes:
+            for sighting, count in sightings(process.contents.notes):
+                if sighting.spots:
+                    places = [Place(spot.file, spot.line, spot.role) for spot in sighting.spots]
+                    places += [p for under in sighting.under if (p := _block(process, under)) is not None]
+                    found.append(Seen(process, sighting, count, tuple(places)))
+        return found
+
+    def of(self, rule: str) -> list[Seen]:
+        """The sightings of one rule."""
+        return [seen for seen in self.seen if seen.sighting.rule == rule]
+
+    def regions(self) -> Iterator[tuple[Process, Region]]:
+        """The program's blocks."""
+        for process in self.processes:
+            for region in process.history.regions:
+                if not region.internal:
+                    yield process, region
+
+    def ops_in(self, process: Process, region: Region) -> pd.DataFrame:
+        """The operators that ran directly in a block."""
+        found: pd.DataFrame = self._by_region.get(process.first_region + region.number, self.tables.ops.iloc[:0])
+        return found
+
+    @cached_property
+    def _by_region(self) -> dict[int, pd.DataFrame]:
+        ops = self.tables.ops
+        return {int(str(number)): rows for number, rows in ops.groupby("region")} if len(ops) else {}
+
+
+def place_of(process: Process, site: int, role: str) -> Place | None:
+    """The line of a site; None where it is not known."""
+    file, line, _ = process.place(site)
+    return None if file is None or line is None else Place(file, line, role)
+
+
+def lines_of(rows: pd.DataFrame, role: str, most: int) -> list[Place]:
+    """The lines of operators, those with most nodes first."""
+    if rows.empty:
+        return []
+    sums = rows.groupby(["file", "line"], sort=False)[["nodes", "count"]].sum()
+    sums = sums.sort_values("nodes", ascending=False, kind="stable")
+    keys: list[Any] = list(sums.index[:most])
+    return [Place(str(file), int(line), role) for file, line in keys]
+
+
+def _block(process: Process, under: Under) -> Place | None:
+    """The innermost block without gradients that a thread was in at a moment."""
+    moment = under.time_ns - int(process.contents.meta.get("began_ns", 0))
+    threads = {t.id for t in process.contents.threads.values() if t.ident == under.thread}
+    found: Region | None = None
+    for region in process.history.regions:
+        if region.start_ns > moment:
+            break
+        is_open = region.thread in threads and (region.end_ns is None or region.end_ns >= moment)
+        if is_open and region.inside != (True, False):
+            found = region
+    return None if found is None else place_of(process, found.site, under.role)

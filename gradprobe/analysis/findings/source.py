@@ -1,0 +1,104 @@
+"""What the source of a program says about a line: its function, its block, what that yields or awaits. Nothing is run."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+_LARGEST_FILE = 4 << 20
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+_MANAGERS = ("no_grad", "inference_mode", "set_grad_enabled", "enable_grad")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A parsed file."""
+
+    file: str
+    tree: ast.Module
+
+    def function_at(self, line: int) -> Function | None:
+        """The innermost function around a line, its decorators included."""
+        found: Function | None = None
+        for node in ast.walk(self.tree):
+            is_around = isinstance(node, Function) and first_line(node) <= line <= (node.end_lineno or line)
+            if isinstance(node, Function) and is_around and (found is None or first_line(node) >= first_line(found)):
+                found = node
+        return found
+
+    def block_at(self, line: int) -> ast.With | ast.AsyncWith | None:
+        """The ``with`` statement whose head is on a line."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.With | ast.AsyncWith) and node.lineno <= line < node.body[0].lineno + (
+                node.body[0].lineno == node.lineno
+            ):
+                return node
+        return None
+
+    def classes(self) -> dict[str, ast.ClassDef]:
+        """The classes of the file by name; of several with one name the last."""
+        return {node.name: node for node in ast.walk(self.tree) if isinstance(node, ast.ClassDef)}
+
+    def functions(self) -> dict[str, Function]:
+        """The functions of the file by name; of several with one name the last."""
+        return {node.name: node for node in ast.walk(self.tree) if isinstance(node, Function)}
+
+    def made_at(self, name: str, before: int) -> int | None:
+        """The last line before ``before`` that gives a variable or an attribute, as ``self.ctx``, its value."""
+        lines = [
+            node.lineno
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.Assign)
+            and node.lineno < before
+            and any(ast.unparse(target) == name for target in node.targets)
+        ]
+        return max(lines, default=None)
+
+
+@lru_cache(64)
+def source_of(file: str | None) -> Source | None:
+    """A Python file parsed; None for what is no such file, or does not parse."""
+    if not isinstance(file, str) or not file.endswith(".py"):
+        return None
+    path = Path(file)
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST_FILE:
+            return None
+        return Source(file, ast.parse(path.read_bytes()))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def first_line(function: Function) -> int:
+    """The line of the first decorator, or of the ``def``."""
+    return min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
+
+
+def within(node: ast.AST, kinds: type[ast.AST] | tuple[type[ast.AST], ...]) -> Iterator[ast.AST]:
+    """The nodes of some kinds in a statement, but for those in functions that it defines."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, _SCOPES):
+            continue
+        if isinstance(child, kinds):
+            yield child
+        yield from within(child, kinds)
+
+
+def manager_of(expression: ast.expr) -> str | None:
+    """The mode manager of PyTorch's that an expression names or calls, as ``torch.no_grad()``; None for any other."""
+    named = expression.func if isinstance(expression, ast.Call) else expression
+    text = ast.unparse(named)
+    owner, _, name = text.rpartition(".")
+    return name if name in _MANAGERS and "gradprobe" not in owner else None
+
+
+def decorator_of(function: Function) -> ast.expr | None:
+    """The decorator that switches gradients off for a function."""
+    for decorator in function.decorator_list:
+        if manager_of(decorator) in ("no_grad", "inference_mode"):
+            return decorator
+    return None
