@@ -131,6 +131,7 @@ class _Watch:
             try:
                 result = function(*arguments, **named)
             except BaseException as error:
+                session_for(self._clock).note_on(error)
                 end(key, EXIT, type(error))
                 raise
             end(key, EXIT, None)
@@ -174,6 +175,7 @@ class _Watch:
                 self.end(key, EXIT if _ends(method) else SUSPEND, None)
                 raise
             except BaseException as error:
+                session_for(self._clock).note_on(error)
                 self.end(key, EXIT, None if isinstance(error, StopAsyncIteration) else type(error))
                 raise
             self.end(key, EXIT if method.__name__ == "close" else SUSPEND, None)

@@ -123,7 +123,14 @@ class Recorder:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if exc_value is not None:
+            self.note_on(exc_value)
         self.stop()
+
+    def note_on(self, error: BaseException) -> None:
+        """Adds a note to an exception that inference tensors cause: where the tensor was born, and under which line."""
+        if self._running and self._enabled:
+            session_for(self._clock).note_on(error)
 
     def start(self) -> Recording:
         """Begins to record. The ``Recording`` that it gives may be looked at while it grows."""

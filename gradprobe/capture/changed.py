@@ -44,4 +44,6 @@ class Changed:
         forward = None if made is None else spot("saved by the forward here", held.get(made[0]), made[1])
         name = str(type(node).name(node))
         if changed is not None:
-            self._sightings.add("GP601", [changed, forward, at], node=name, shape=list(saved.shape))
+            spots = [changed, forward, at]
+            self._sightings.changed = tuple(spot for spot in spots if spot is not None)
+            self._sightings.add("GP601", spots, node=name, shape=list(saved.shape))

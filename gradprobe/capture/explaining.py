@@ -62,11 +62,16 @@ _ABOUT: tuple[tuple[str, str, _Is], ...] = (
 """A part of PyTorch's text, the rule, and which tensors it can mean."""
 
 
+_CHANGED = "has been modified by an inplace operation"
+
+
 def explain(error: BaseException, trace: TracebackType | None, sightings: Sightings) -> Explanation | None:
     """What is known of ``error``, raised where ``trace`` ends; None if it has nothing to do with inference tensors."""
     if not isinstance(error, RuntimeError):
         return None
     text = str(error)
+    if _CHANGED in text and sightings.changed is not None:
+        return Explanation("GP601", list(sightings.changed), [])
     about = next(((rule, fits) for part, rule, fits in _ABOUT if part in text), None)
     if about is None:
         return None
@@ -74,6 +79,8 @@ def explain(error: BaseException, trace: TracebackType | None, sightings: Sighti
     frames = _frames(trace)
     place = next((f for f in reversed(frames) if sightings.users_frame(f[0]) is f[0]), None)
     if place is None:
+        return None
+    if "do not track version counter" in text and _asked_by_program(frames, sightings):
         return None
     used = spot("used here", place[0].f_code, place[1])
     with torch._C.DisableTorchFunction():
@@ -92,6 +99,13 @@ def explain(error: BaseException, trace: TracebackType | None, sightings: Sighti
     if source is not entry:
         spots.append(spot("taken from it here", entry[2], entry[3]))
     return Explanation(rule, spots, [entered(source)])
+
+
+def _asked_by_program(frames: list[tuple[FrameType, int]], sightings: Sightings) -> bool:
+    """Whether the program itself read ``_version``, and may expect what comes of it."""
+    outside = [frame for frame, _ in frames if not frame.f_code.co_filename.startswith(GRADPROBE)]
+    reads = outside and sightings.users_frame(outside[-1]) is outside[-1]
+    return bool(reads) and "_version" in outside[-1].f_code.co_names
 
 
 def look_at_failed_read(tensor: torch.Tensor, sightings: Sightings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from sys import _getframe
 from types import CodeType, FrameType
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from gradprobe.capture.autocasting import Autocasts, is_on
+from gradprobe.capture.births import REGISTRY, Entry
 from gradprobe.capture.changed import Changed
 from gradprobe.capture.cutting import Cuts
 from gradprobe.capture.escaped import Escaped, born_at
@@ -35,6 +37,8 @@ from gradprobe.recording.events import (
 )
 from gradprobe.recording.sightings import Spot, Under
 
+_LATEST = 64
+"""How many tensors are looked at when a block is left: what was made just before lives, if any does."""
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _FUNCTIONAL = f"{TORCH}autograd/functional.py"
 
@@ -51,6 +55,7 @@ class Lookout:
         self._standing = Standing(sightings)
         self._raising = Raising(sightings.codes, self._raised)
         self._has_escaped = False
+        self._views: list[Entry] = []
         self._callers: set[tuple[int, int]] = set()
         self._revived: tuple[list[Spot | None], list[Under]] | None = None
         self._entered: dict[int, int] = {}
@@ -67,13 +72,18 @@ class Lookout:
                 self._standing.leave(key)
             if op == ENABLE_GRAD | ENTER and inference:
                 self._look_for_derivative(ident, time)
-            if op == INFERENCE_MODE | ENTER:
+            if not grad_after and code is not None:
+                self._sightings.enter(ident, key, time, code, offset)
                 self._entered[key] = time
         elif op & KIND == EXIT:
             self._cuts.leave(key)
             self._standing.leave(key)
+            self._sightings.leave(ident, key, time)
+            entered = self._entered.pop(key, time)
             if op == INFERENCE_MODE | EXIT:
-                self._look_for_autocast(ident, self._entered.pop(key, time))
+                self._look_for_autocast(ident, entered)
+            if torch.is_grad_enabled() and code is not None and not code.co_filename.startswith(TORCH):
+                self._views += _views_of_older(entered)
         elif op == SET_GRAD_ENABLED | CONSTRUCT and code is not None:
             if grad_after:
                 self._standing.calls_are_over()
@@ -83,7 +93,9 @@ class Lookout:
         else:
             self._standing.leave(key)
         self._has_escaped = escaped
-        if escaped:
+        while self._views and self._views[-1][0]() is None:
+            self._views.pop()
+        if escaped or (self._views and torch.is_grad_enabled()):
             self._raising.begin(self._sightings.users_frame(_getframe(1)))
         else:
             self._raising.end()
@@ -126,7 +138,7 @@ class Lookout:
 
     def _raised(self, error: BaseException, trace: Any) -> None:
         found = explain(error, trace, self._sightings)
-        if found is not None:
+        if found is not None and not self._sightings.is_known(error):
             self._sightings.add(found.rule, found.spots, found.under, error=str(error).split("\n")[0][:300])
 
     def _look_for_derivative(self, ident: int, time: int) -> None:
@@ -180,3 +192,18 @@ def leaves_behind(outputs: list[torch.Tensor]) -> Iterator[Spot]:
         found = born_at(leaf, "leaf made here")
         if found is not None:
             yield found
+
+
+def _views_of_older(entered: int) -> list[Entry]:
+    """The latest views that live of tensors older than a block, which may not be changed in place after it."""
+    try:
+        latest = list(islice(reversed(REGISTRY.entries.values()), _LATEST))
+    except RuntimeError:  # another thread added one
+        return []
+    found = []
+    for entry in latest:
+        if entry[1] >= entered > entry[6] >= 0:
+            tensor = entry[0]()
+            if tensor is not None and tensor._is_view() and tensor.is_floating_point():
+                found.append(entry)
+    return found

@@ -6,7 +6,7 @@ from _thread import get_ident as thread
 from collections import Counter
 from collections.abc import Callable
 from sys import _getframe
-from types import FrameType, MethodType
+from types import CodeType, FrameType, MethodType
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from gradprobe.capture.handing import Handing
 from gradprobe.capture.hooked import look_at_hooks
 from gradprobe.capture.lookout import Lookout
 from gradprobe.capture.modules import ModulePaths
+from gradprobe.capture.noting import note_on
 from gradprobe.capture.patches import Patches
 from gradprobe.capture.sightings import Sightings
 from gradprobe.capture.stack import Mode, insert, remove
@@ -121,11 +122,17 @@ class Operators:
             try:
                 self._compilations.listen()
                 with torch._C.DisableTorchFunction():
-                    if event[0] & KIND == ENTER and event[5] and not event[7]:
+                    if event[0] & KIND == ENTER and event[5] and not event[7] and self._is_users(event[3]):
                         self._look_at_hooks()
                     known.lookout.event(event, not torch.is_inference_mode_enabled() and self._outlived.any_alive())
             except Exception as error:
                 self._fault(error)
+
+    def note_on(self, error: BaseException) -> None:
+        """An exception of the program passes through a recording."""
+        if self._modes:
+            self.settle()
+            self._safely(lambda: note_on(error, self.sightings))
 
     def backward(self, outputs: list[torch.Tensor], runs: list[tuple[int, int]], frame: FrameType) -> None:
         """A backward begins in ``frame`` and goes through these runs of nodes."""
@@ -133,6 +140,9 @@ class Operators:
         if known is not None:
             self.settle()
             known.lookout.backward(outputs, runs, frame)
+
+    def _is_users(self, code: CodeType | None) -> bool:
+        return code is not None and self.codes.kind(code) == USERS
 
     def _forget(self, tensor: Any) -> None:
         REGISTRY.forget(tensor)

@@ -21,7 +21,6 @@ class Raising:
     def __init__(self, codes: Codes, raised: Callable[[BaseException, Any], None]) -> None:
         self._codes, self._raised = codes, raised
         self._is_on = False
-        self._last: tuple[int, str] | None = None
         self._in_frame, self._of_calls = self._make()
 
     def begin(self, frame: FrameType | None) -> None:
@@ -50,8 +49,8 @@ class Raising:
             if not self._is_on:
                 frame.f_trace = None
                 return None
-            if event == "exception":
-                self._see(argument[1], argument[2])
+            if event == "exception" and isinstance(argument[1], RuntimeError):
+                self._raised(argument[1], argument[2])
             return in_frame
 
         def of_calls(frame: FrameType, event: str, argument: Any) -> Any:
@@ -62,10 +61,3 @@ class Raising:
             return in_frame
 
         return in_frame, of_calls
-
-    def _see(self, error: BaseException, trace: Any) -> None:
-        if isinstance(error, RuntimeError):
-            known = (id(error), str(error))
-            if known != self._last:  # each frame that it passes tells of it
-                self._last = known
-                self._raised(error, trace)

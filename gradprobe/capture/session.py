@@ -196,6 +196,10 @@ class Session:
         """Whether anything records at level graph or above."""
         return self._calls[GRAPH] > 0 or self._calls[OPS] > 0 or any(sink.counts_nodes for sink in self.sinks)
 
+    def note_on(self, error: BaseException) -> None:
+        """Adds to an exception of the program what is known of the tensor that it is about, at level ops."""
+        self._operators.note_on(error)
+
     def emit_returned(self, row: tuple[int, ...]) -> None:
         """Queues what a probed call returned; the row begins with the call's key."""
         self._queue.append((LEDGER, "returns", None, [row]))

@@ -112,6 +112,7 @@ def _run(start: Callable[[], None], ending: _Ending) -> int:
         ending.code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         raise
     except BaseException as error:
+        ending.note_on(error)
         uncaught = error
     else:
         return 0
@@ -174,6 +175,11 @@ class _Ending:
         self._recorder, self._output, self._shown, self._html = recorder, output.absolute(), output, html
         # Registered before any handler of the program, this is called after them: they are recorded too.
         atexit.register(self._stop)
+
+    def note_on(self, error: BaseException) -> None:
+        """The program ends in ``error``."""
+        if self._recorder is not None and os.getpid() == self._process:
+            self._recorder.note_on(error)
 
     def _stop(self) -> None:
         if self._recorder is not None and os.getpid() == self._process:
