@@ -58,13 +58,16 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Item:
-    """One finding: how bad, what, where, what to do, and the source lines around it where they could be read."""
+    """One finding: which rule, how bad, what, where, what to do, the source lines around it where they could be read, and
+    the places that belong to it, each with its role."""
 
+    rule: str
     severity: str
     text: str
     place: str
     fix: str
     excerpt: Excerpt | None = None
+    related: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)

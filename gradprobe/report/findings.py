@@ -26,12 +26,15 @@ def section(tables: Tables, top: int) -> Section | None:
 
 def _item(finding: dict[Any, Any]) -> Item:
     times = f" ({finding['count']:,} times)" if finding["count"] > 1 else ""
+    related = [(printable(str(p["role"])), place(p["file"], p["line"])) for p in finding["related"] or ()]
     return Item(
+        printable(str(finding["rule"])),
         str(finding["severity"]),
         printable(finding["message"]) + times,
         place(finding["file"], finding["line"]),
         printable(finding["fix"] or ""),
         excerpt(finding["file"], finding["line"]),
+        related,
     )
 
 

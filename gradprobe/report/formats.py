@@ -13,7 +13,7 @@ from gradprobe.analysis.comparisons import Outcome
 from gradprobe.errors import GradprobeError
 from gradprobe.files import check_room, write
 from gradprobe.recording.tables import Tables
-from gradprobe.report import csv_format, html_format, json_format, markdown, terminal, trace
+from gradprobe.report import csv_format, html_format, json_format, markdown, sarif, terminal, trace
 from gradprobe.report.written import Options, Written
 
 
@@ -43,6 +43,7 @@ FORMATS: Sequence[Format] = (
     Format("html", (".html",), html_format.recording, html_format.comparison),
     Format("json", (".json",), json_format.recording, json_format.comparison),
     Format("csv", (".csv",), csv_format.recording, csv_format.comparison),
+    Format("sarif", (".sarif",), sarif.recording),
     Format("trace", (".trace.json.gz", ".trace.json"), trace.recording),
 )
 RECORDING: Sequence[Format] = tuple(one for one in FORMATS if one.recording is not None)

@@ -59,7 +59,8 @@ def _section(section: Section, pictures: Mapping[str, str]) -> list[str]:
     body = [f"- {_text(sentence)}" for sentence in section.sentences]
     for item in section.items:
         fix = f" {_text(item.fix)}" if item.fix else ""
-        body.append(f"- **{item.severity}** {_text(item.text)} ({_text(item.place)}){fix}")
+        body.append(f"- **{item.severity}** {_text(item.rule)}: {_text(item.text)} ({_text(item.place)}){fix}")
+        body += [f"  - {_text(role)}: {_text(at)}" for role, at in item.related]
         body += _source(item.excerpt) if item.excerpt is not None else []
     if section.chart is not None and section.chart.name in pictures:
         body += ["", f"![{_text(section.chart.caption)}]({pictures[section.chart.name]})"]

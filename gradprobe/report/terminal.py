@@ -38,7 +38,7 @@ def render(document: Document) -> str:
 def _section(section: Section) -> list[str]:
     lines = [section.title, "-" * len(section.title), *(_wrapped(s, "* ") for s in section.sentences)]
     for item in section.items:
-        lines += [_wrapped(f"{item.severity}: {item.text} ({item.place})", "* "), *_source(item)]
+        lines += [_wrapped(f"{item.severity} {item.rule}: {item.text} ({item.place})", "* "), *_source(item)]
     if section.table is not None:
         lines.append(_table(section.table.with_bars()))
     return lines
@@ -46,6 +46,7 @@ def _section(section: Section) -> list[str]:
 
 def _source(item: Item) -> list[str]:
     fix = [textwrap.indent(_wrapped(f"fix: {item.fix}"), "  ")] if item.fix else []
+    fix = [*(f"  {role}: {at}" for role, at in item.related), *fix]
     if item.excerpt is None:
         return fix
     return fix + [

@@ -6,7 +6,7 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterator
 
-from gradprobe.analysis.findings.evidence import Evidence, Seen
+from gradprobe.analysis.findings.evidence import Evidence, Seen, is_library
 from gradprobe.analysis.findings.finding import Finding, Place
 from gradprobe.analysis.findings.source import Function, decorator_of, manager_of, source_of, within
 
@@ -65,4 +65,4 @@ def _sets_modes(function: Function) -> int | None:
 def _files(evidence: Evidence) -> list[str]:
     """The program's own files that operators or managers ran in."""
     files = {str(file) for table in (evidence.tables.ops, evidence.tables.sites) for file in table["file"].dropna()}
-    return sorted(file for file in files if "site-packages" not in file)
+    return sorted(file for file in files if not is_library(file))

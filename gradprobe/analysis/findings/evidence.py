@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,3 +114,10 @@ def _block(process: Process, under: Under) -> Place | None:
         if is_open and region.inside != (True, False):
             found = region
     return None if found is None else place_of(process, found.site, under.role)
+
+
+def is_library(file: object) -> bool:
+    """Whether a file is installed rather than written by those who ran the program."""
+    return (
+        not isinstance(file, str) or "site-packages" in file or f"{os.sep}gradprobe{os.sep}comparison{os.sep}" in file
+    )

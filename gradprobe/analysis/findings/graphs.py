@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradprobe.analysis.findings.evidence import Evidence
+from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding
+from gradprobe.recording.events import BACKWARD_PASS
+
+_LINES = 3
 
 
 def running_totals(evidence: Evidence) -> Iterator[Finding]:
@@ -28,3 +31,16 @@ def cycles(evidence: Evidence) -> Iterator[Finding]:
     for seen in evidence.of("GP203"):
         message = "backward(create_graph=True) ties this leaf and its .grad together: neither will be freed."
         yield Finding("GP203", message, seen.main.file, seen.main.line, seen.main.function, seen.count, seen.related)
+
+
+def built_and_dropped(evidence: Evidence) -> Iterator[Finding]:
+    """GP204: the lines that built most of the graph of a program in which no backward ran."""
+    ops = evidence.tables.ops
+    if ops.empty or any(mark.op == BACKWARD_PASS for p in evidence.processes for mark in p.history.marks):
+        return
+    built = ops[(ops["nodes"] > 0) & ops["line"].notna() & ~ops["file"].map(is_library)]
+    sums = built.groupby(["file", "line", "function"], sort=False)[["nodes", "saved_bytes"]].sum()
+    for (file, line, function), row in sums.sort_values("nodes", ascending=False).head(_LINES).iterrows():
+        saved = f"{int(row['saved_bytes']):,} bytes saved"
+        message = f"{int(row['nodes']):,} nodes were constructed here, and no backward ran: {saved} for it."
+        yield Finding("GP204", message, file, int(line), function, int(row["nodes"]))

@@ -35,3 +35,13 @@ def saved_tensors_changed(evidence: Evidence) -> Iterator[Finding]:
         node, shape = seen.sighting.facts.get("node", "a node"), seen.sighting.facts.get("shape", [])
         message = f"this changes a tensor of shape {shape} in place that {node} saved for a backward that follows."
         yield Finding("GP601", message, seen.main.file, seen.main.line, seen.main.function, seen.count, seen.related)
+
+
+def modules_built_in_inference_mode(evidence: Evidence) -> Iterator[Finding]:
+    """GP403: the lines where inference tensors were born that modules still hold as parameters or buffers."""
+    births = evidence.tables.births
+    for birth in births[births["alive"] > 0].to_dict("records") if len(births) else ():
+        if birth["held_by"] and birth["line"] == birth["line"]:
+            message = f"{int(birth['alive'])} inference tensors born here outlive the mode, held by {birth['held_by']}."
+            line = int(birth["line"])
+            yield Finding("GP403", message, birth["file"], line, birth["function"], int(birth["alive"]))

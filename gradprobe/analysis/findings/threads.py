@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from gradprobe.analysis.findings.evidence import Evidence, lines_of, place_of
 from gradprobe.analysis.findings.finding import Finding, Place
 from gradprobe.analysis.findings.source import Source, decorator_of, first_line, source_of, within
-from gradprobe.recording.records import HELD
+from gradprobe.recording.records import HELD, OTHER_THREAD, OUT_OF_ORDER
 
 _LINES = 3
 
@@ -77,3 +77,13 @@ def _suspensions(file: str, line: int, kinds: tuple[type[ast.AST], ...], role: s
     block = None if source is None else source.block_at(line)
     found = [] if block is None else list(within(block, kinds))
     return [Place(file, int(getattr(node, "lineno", line)), role) for node in found[:1]]
+
+
+def left_out_of_order(evidence: Evidence) -> Iterator[Finding]:
+    """GP705: blocks of inference mode that were left after one around them, or on another thread."""
+    for process, region in evidence.regions():
+        wrong = [text for text in region.irregular if text in (OUT_OF_ORDER, OTHER_THREAD)]
+        at = place_of(process, region.site, "")
+        if wrong and at is not None and region.manager == "inference_mode":
+            message = f"this block of {region.manager} was {wrong[0]}: the modes after it are not those before it."
+            yield Finding("GP705", message, at.file, at.line, process.place(region.site)[2])

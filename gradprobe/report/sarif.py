@@ -1,0 +1,87 @@
+"""Findings as SARIF 2.1.0, which code-review tools show at their lines.
+
+The format is OASIS' Static Analysis Results Interchange Format: docs.oasis-open.org/sarif/sarif/v2.1.0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gradprobe._version import __version__
+from gradprobe.analysis.findings import everything
+from gradprobe.analysis.findings.catalogue import RULES, Rule
+from gradprobe.analysis.findings.finding import Finding
+from gradprobe.analysis.findings.suppression import Suppressed, Suppression
+from gradprobe.recording.tables import Tables
+from gradprobe.report.written import Options, Written
+
+_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_BASE = "SRCROOT"
+
+
+def recording(tables: Tables, options: Options) -> Written:
+    """The findings of a recording; those that comments silence are marked so."""
+    shown, silenced = Suppression().split(everything(tables))
+    return Written(document(shown, silenced))
+
+
+def document(shown: Sequence[Finding], silenced: Sequence[Suppressed] = ()) -> str:
+    """A log of one run. Files in the working directory are named relative to it."""
+    rules = [
+        rule for rule in RULES.values() if any(f.rule == rule.code for f in (*shown, *(s.finding for s in silenced)))
+    ]
+    results = [_result(finding, rules) for finding in shown]
+    results += [
+        {**_result(each.finding, rules), "suppressions": [{"kind": "inSource", "justification": each.by}]}
+        for each in silenced
+    ]
+    driver = {
+        "name": "gradprobe",
+        "semanticVersion": __version__,
+        "rules": [_rule(rule) for rule in rules],
+    }
+    run = {
+        "tool": {"driver": driver},
+        "originalUriBaseIds": {_BASE: {"uri": Path.cwd().as_uri() + "/"}},
+        "results": results,
+    }
+    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1) + "\n"
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    return {
+        "id": rule.code,
+        "name": "".join(part.capitalize() for part in rule.name.split("-")),
+        "shortDescription": {"text": rule.summary},
+        "fullDescription": {"text": rule.why},
+        "help": {"text": f"{rule.why}\n\n{rule.fix}", "markdown": f"{rule.why}\n\n**Fix:** {rule.fix}"},
+        "defaultConfiguration": {"level": rule.severity},
+    }
+
+
+def _result(finding: Finding, rules: Iterable[Rule]) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "ruleId": finding.rule,
+        "ruleIndex": [rule.code for rule in rules].index(finding.rule),
+        "level": finding.severity,
+        "message": {"text": f"{finding.message} {finding.advice}"},
+        "occurrenceCount": finding.count,
+    }
+    if finding.file is not None and finding.line is not None:
+        result["locations"] = [_location(finding.file, finding.line)]
+    related = [
+        {"id": number, **_location(place.file, place.line), "message": {"text": place.role}}
+        for number, place in enumerate(finding.related, 1)
+    ]
+    return {**result, "relatedLocations": related} if related else result
+
+
+def _location(file: str, line: int) -> dict[str, Any]:
+    relative = os.path.relpath(file) if os.path.isabs(file) else file
+    is_inside = not relative.startswith("..")
+    artifact = {"uri": Path(relative).as_posix(), "uriBaseId": _BASE} if is_inside else {"uri": Path(file).as_uri()}
+    return {"physicalLocation": {"artifactLocation": artifact, "region": {"startLine": max(line, 1)}}}

@@ -1,0 +1,1 @@
+"""What can be told of modes from the source alone, without running it."""
