@@ -59,6 +59,10 @@ class ModulePaths:
         found = (entry[0]() for entry in list(self._known.values()) if entry[1].startswith("("))
         return [module for module in found if module is not None]
 
+    def forget(self) -> None:
+        """The recording is over: the next one has outermost modules of its own."""
+        self._known.clear()
+
     def _learn(self, frame: FrameType | None) -> None:
         root = None
         while frame is not None:

@@ -149,6 +149,7 @@ class Session:
         self.sinks.remove(sink)
         if not self.counts_operators:
             self._operators.stop()
+            self._operators.paths.forget()
         self._uninstall_if_idle()
         self._choose_emit()
         if not any(other.names_ranges for other in self.sinks):

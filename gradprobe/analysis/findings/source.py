@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -59,16 +60,28 @@ class Source:
         return max(lines, default=None)
 
 
-@lru_cache(64)
 def source_of(file: str | None) -> Source | None:
     """A Python file parsed; None for what is no such file, or does not parse."""
+    changed = last_change(file)
+    return None if file is None or changed is None else _parsed(file, changed)
+
+
+def last_change(file: str | None) -> tuple[int, int] | None:
+    """What tells a Python file from what it was before it was edited; None for what is no such file, or too large."""
     if not isinstance(file, str) or not file.endswith(".py"):
         return None
-    path = Path(file)
     try:
-        if not path.is_file() or path.stat().st_size > _LARGEST_FILE:
-            return None
-        return Source(file, ast.parse(path.read_bytes()))
+        found = Path(file).stat()
+    except (OSError, ValueError):
+        return None
+    is_read = stat.S_ISREG(found.st_mode) and found.st_size <= _LARGEST_FILE
+    return (found.st_mtime_ns, found.st_size) if is_read else None
+
+
+@lru_cache(64)
+def _parsed(file: str, changed: tuple[int, int]) -> Source | None:
+    try:
+        return Source(file, ast.parse(Path(file).read_bytes()))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from gradprobe.analysis.findings.catalogue import RULES
 from gradprobe.analysis.findings.finding import Finding
+from gradprobe.analysis.findings.source import last_change
 from gradprobe.errors import GradprobeError
 
 if sys.version_info >= (3, 11):
@@ -26,7 +27,6 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 _COMMENT = re.compile(r"#\s*gradprobe:\s*ignore(?:\[([^\]]*)\])?")
-_LARGEST_FILE = 4 << 20
 _ALL = ("GP",)
 
 
@@ -130,15 +130,17 @@ def _matches(file: str, pattern: str, folder: Path) -> bool:
     return fnmatch.fnmatch(inside, pattern) or fnmatch.fnmatch(path.name, pattern)
 
 
-@lru_cache(256)
-def _comments(file: str) -> dict[int, Sequence[str]]:
+def _comments(file: str) -> Mapping[int, Sequence[str]]:
     """The codes that comments of a Python file ignore, by line; what looks like one in a string is none."""
-    path = Path(file)
+    changed = last_change(file)
+    return {} if changed is None else _comments_of(file, changed)
+
+
+@lru_cache(256)
+def _comments_of(file: str, changed: tuple[int, int]) -> Mapping[int, Sequence[str]]:
     try:
-        if path.suffix != ".py" or not path.is_file() or path.stat().st_size > _LARGEST_FILE:
-            return {}
         found: dict[int, Sequence[str]] = {}
-        for token in tokenize.tokenize(io.BytesIO(path.read_bytes()).readline):
+        for token in tokenize.tokenize(io.BytesIO(Path(file).read_bytes()).readline):
             match = _COMMENT.search(token.string) if token.type == tokenize.COMMENT else None
             if match is not None:
                 codes = [code.strip() for code in (match[1] or "").split(",") if code.strip()]
