@@ -124,11 +124,11 @@ def finding(file: str | Path | None, line: int | None, name: str = "leak") -> tu
     return (
         name,
         "error",
-        f"{name}: a graph is kept",
+        f"a graph is kept, says {name}",
         None if file is None else str(file),
         line,
         name,
         3,
-        [],
+        [{"file": f"{name}.py", "line": 7, "role": "entered here"}],
         f"del {name}",
     )

@@ -66,6 +66,7 @@ TAGS = {
         "figcaption",
         "script",
         "ol",
+        "ul",
         "li",
     ),
     *("strong", "code", "pre", "span", "i"),
