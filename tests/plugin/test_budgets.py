@@ -122,8 +122,8 @@ def test_a_test_that_fails_by_itself_tells_its_own_failure_only(run: Run) -> Non
         ("3", "the marker takes keywords only, not 3"),
     ],
 )
-def test_a_marker_that_says_nothing_sensible_is_refused(run: Run, marker: str, said: str) -> None:
-    ended = run(f"@pytest.mark.gradprobe({marker})\ndef test_it(): pass\n")
+def test_a_marker_that_says_nothing_sensible_is_refused(configure: Run, marker: str, said: str) -> None:
+    ended = configure(f"@pytest.mark.gradprobe({marker})\ndef test_it(): pass\n")
     assert f"ERROR: gradprobe: test_it.py::test_it: {said}" in ended.stderr.str()
     assert ended.ret == pytest.ExitCode.USAGE_ERROR
 

@@ -42,7 +42,7 @@ def seen(ended: pytest.RunResult, option: Option) -> str:
 
 
 @pytest.fixture
-def show(run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pytest.RunResult]:
+def show(configure: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pytest.RunResult]:
     pytester.makeconftest(SHOW)
     for option in OPTIONS:
         monkeypatch.delenv(option.variable, raising=False)
@@ -51,7 +51,7 @@ def show(run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -
 
     def show(ini: str = "", *words: str) -> pytest.RunResult:
         pytester.makeini(f"[pytest]\n{ini}\n")
-        return run("", "-s", *words)
+        return configure("", "-s", *words)
 
     return show
 
@@ -81,8 +81,8 @@ def test_command_line_over_environment_over_ini_over_default(
         assert f"{wrong!r}, from the environment ({option.variable}), is not allowed" in ended.stderr.str()
 
 
-def test_every_option_is_in_the_help_and_in_the_documentation(run: Run) -> None:
-    told = run("", "--help").stdout.str()
+def test_every_option_is_in_the_help_and_in_the_documentation(configure: Run) -> None:
+    told = configure("", "--help").stdout.str()
     page = (Path(gradprobe.__file__).parents[1] / "docs" / "pytest.md").read_text(encoding="utf-8")
     for option in OPTIONS:
         assert option.flag in told

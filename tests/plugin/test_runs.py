@@ -159,15 +159,15 @@ def test_times_of_another_machine_or_of_tests_side_by_side_are_not_compared(
     ],
 )
 def test_a_baseline_that_is_none_is_refused(
-    run: Run, pytester: pytest.Pytester, content: str | None, said: str
+    configure: Run, pytester: pytest.Pytester, content: str | None, said: str
 ) -> None:
     if content is not None:
         (pytester.path / "b.json").write_text(content)
-    ended = run(TESTS, "--gradprobe-compare=b.json")
+    ended = configure(TESTS, "--gradprobe-compare=b.json")
     assert ended.ret == pytest.ExitCode.USAGE_ERROR
     assert said in ended.stderr.str()
     assert "b.json" in ended.stderr.str()
-    ended = run(TESTS, "--gradprobe-compare=nothing")
+    ended = configure(TESTS, "--gradprobe-compare=nothing")
     assert "there is no baseline 'nothing' (from the command line (--gradprobe-compare))" in ended.stderr.str()
 
 
