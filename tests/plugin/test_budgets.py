@@ -64,10 +64,9 @@ def test_a_broken_budget_fails_its_test_with_what_was_expected_what_came_and_whe
 
 
 def test_junit_last_failed_exit_first_and_workers_see_the_failure(run: Run, pytester: pytest.Pytester) -> None:
-    ended = run(BUDGETS, "--junit-xml=junit.xml")
+    run(BUDGETS, "--junit-xml=junit.xml", "-p", "cacheprovider").assert_outcomes(passed=2, failed=4)
     assert 'failures="4"' in (pytester.path / "junit.xml").read_text()
     assert "max_nodes=1, but 2" in (pytester.path / "junit.xml").read_text()
-    run(BUDGETS, "-p", "cacheprovider").assert_outcomes(passed=2, failed=4)
     run(BUDGETS, "-p", "cacheprovider", "--lf").assert_outcomes(failed=4)
     run(BUDGETS, "-x").assert_outcomes(passed=1, failed=1)
     pytest.importorskip("xdist")

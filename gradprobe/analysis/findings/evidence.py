@@ -118,6 +118,9 @@ def _block(process: Process, under: Under) -> Place | None:
 
 def is_library(file: object) -> bool:
     """Whether a file is installed rather than written by those who ran the program."""
-    return (
-        not isinstance(file, str) or "site-packages" in file or f"{os.sep}gradprobe{os.sep}comparison{os.sep}" in file
-    )
+    return not isinstance(file, str) or "site-packages" in file or is_ours(file)
+
+
+def is_ours(file: object) -> bool:
+    """Whether gradprobe itself entered the modes there, to measure them."""
+    return isinstance(file, str) and f"{os.sep}gradprobe{os.sep}comparison{os.sep}" in file
