@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import CodeType
@@ -14,8 +13,9 @@ import torch
 from gradprobe.capture.patches import Patch
 from gradprobe.capture.places import lines
 
-Entry = tuple["weakref.ref[Any]", int, CodeType | None, int, str, str, int, int]
-"""The tensor, when it was made, code and offset, operator, module, when its storage was made or -1, the thread."""
+Entry = tuple[Callable[[], Any], int, CodeType | None, int, str, str, int, int]
+"""What gives the tensor while it lives, when it was made, code and offset, operator, module, when its storage was made
+or -1, the thread."""
 
 _SPARE = 4_096
 
@@ -105,6 +105,10 @@ def birth_of(tensor: torch.Tensor) -> Birth | None:
     if code is None:
         return Birth(op, "", 0, "", module)
     return Birth(op, code.co_filename, lines(code, offset)[0], getattr(code, "co_qualname", code.co_name), module)
+
+
+def no_tensor() -> None:
+    """What stands in an entry for a reference to a tensor that is none of its concern any more."""
 
 
 class Outliving:

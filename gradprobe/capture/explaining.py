@@ -87,7 +87,9 @@ def explain(error: BaseException, trace: TracebackType | None, sightings: Sighti
         tensor, name = _meant(frames, fits) or (None, None)
         entry = None if tensor is None else REGISTRY.get(tensor)
         if tensor is None and rule == "GP401":
-            entry = _latest_alive()
+            # One that no variable holds has died by now: PyTorch lets go of it before Python tells of the exception.
+            known = [found for found in (_latest_alive(), sightings.outlived) if found is not None]
+            entry = max(known, key=lambda found: found[1], default=None)
         elif rule == "GP401" and _is_half(tensor):
             rule = "GP402"
     if rule in ("GP303", "GP602"):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gradprobe.capture.autocasting import Autocasts
-from gradprobe.capture.births import REGISTRY, Entry, Outliving, holders, swap_patches
+from gradprobe.capture.births import REGISTRY, Entry, Outliving, holders, no_tensor, swap_patches
 from gradprobe.capture.codes import USERS, Codes
 from gradprobe.capture.compiling import Compilations
 from gradprobe.capture.execution import Tasks
@@ -101,6 +101,7 @@ class Operators:
         self._patches.restore()
         self._compilations.stop()
         STORAGES.clear()
+        self.sightings.outlived = None
         REGISTRY.forget_parameters()
 
     def settle(self) -> None:
@@ -174,6 +175,7 @@ class Operators:
                 with torch._C.DisableTorchFunction():
                     group[2] += _size(tensor)
                 self._outlived.add(entry)
+                self.sightings.outlived = (no_tensor, *entry[1:])
         for (code, offset, op, module, _), group in groups.items():
             marker = (OUTLIVED, self._now(), thread(), code, offset, (op, None, module, FORWARD))
             self._emit((LEDGER, "outliving", marker, [(*group, 0)]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
 
+from gradprobe.capture.births import Entry
 from gradprobe.capture.codes import USERS, Codes
 from gradprobe.capture.places import lines
 from gradprobe.recording.events import DECORATED, GENERATOR
@@ -37,6 +38,8 @@ class Sightings:
         self._blocks: dict[int, deque[_Block]] = {}
         self.changed: tuple[Spot, ...] | None = None
         """What was last seen of a saved tensor that was changed: the backward that follows will raise."""
+        self.outlived: Entry | None = None
+        """The inference tensor that last outlived its mode, without a reference to it."""
         self._last_error: tuple[int, str] = (0, "")
 
     def add(self, rule: str, spots: Sequence[Spot | None], under: Sequence[Under] = (), **facts: Any) -> None:

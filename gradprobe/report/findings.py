@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ def section(tables: Tables, top: int) -> Section | None:
     found = tables.findings
     if found.empty:
         return None
-    items = [_item(finding) for finding in found.head(top).to_dict("records")]
+    items = [item(finding) for finding in found.head(top).to_dict("records")]
     left_out = [f"{many(len(found) - top, 'more finding')} left out."] if len(found) > top else []
     return Section("Findings", left_out, items=items)
 
 
-def _item(finding: dict[Any, Any]) -> Item:
+def item(finding: Mapping[Any, Any]) -> Item:
+    """A row of the table of findings."""
     times = f" ({finding['count']:,} times)" if finding["count"] > 1 else ""
     related = [(printable(str(p["role"])), place(p["file"], p["line"])) for p in finding["related"] or ()]
     return Item(

@@ -38,18 +38,24 @@ def render(document: Document) -> str:
 def _section(section: Section) -> list[str]:
     lines = [section.title, "-" * len(section.title), *(_wrapped(s, "* ") for s in section.sentences)]
     for item in section.items:
-        lines += [_wrapped(f"{item.severity} {item.rule}: {item.text} ({item.place})", "* "), *_source(item)]
+        lines += [*item_lines(item), *_source(item)]
     if section.table is not None:
         lines.append(_table(section.table.with_bars()))
     return lines
 
 
+def item_lines(item: Item, width: int = _WIDTH) -> list[str]:
+    """A finding with the places that belong to it and what to do, without its source."""
+    text = _wrapped(f"{item.severity} {item.rule}: {item.text} ({item.place})", "* ", width)
+    related = [f"  {role}: {at}" for role, at in item.related]
+    fix = [textwrap.indent(_wrapped(f"fix: {item.fix}", width=width - 2), "  ")] if item.fix else []
+    return "\n".join([text, *related, *fix]).split("\n")
+
+
 def _source(item: Item) -> list[str]:
-    fix = [textwrap.indent(_wrapped(f"fix: {item.fix}"), "  ")] if item.fix else []
-    fix = [*(f"  {role}: {at}" for role, at in item.related), *fix]
     if item.excerpt is None:
-        return fix
-    return fix + [
+        return []
+    return [
         f"  {'>' if number == item.excerpt.marked else ' '}{number:5} {line}"
         for number, line in enumerate(item.excerpt.lines, item.excerpt.first)
     ]
@@ -74,5 +80,5 @@ def _clipped(cell: str, column: str, width: int = 48) -> str:
     return "..." + cell[3 - width :] if column == "site" else cell[: width - 3] + "..."
 
 
-def _wrapped(sentence: str, bullet: str = "") -> str:
-    return textwrap.fill(sentence, _WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet))
+def _wrapped(sentence: str, bullet: str = "", width: int = _WIDTH) -> str:
+    return textwrap.fill(sentence, width, initial_indent=bullet, subsequent_indent=" " * len(bullet))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
 
 from gradprobe.testing.results import Outcome, Where
@@ -191,4 +192,4 @@ def _text(value: Any) -> str | None:
 
 
 def _number(value: Any) -> int | None:
-    return None if value is None or value != value else int(value)
+    return None if pd.isna(value) else int(value)

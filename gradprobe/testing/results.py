@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gradprobe.analysis.findings.finding import Finding, Place
+
 MODE_NAMES = {(True, False): "grad", (False, False): "no_grad", (False, True): "inference_mode"}
 MODE_NAMES[True, True] = "inference_mode + enable_grad"
 
@@ -61,6 +63,7 @@ class Results:
     leaks: list[tuple[str, Leak]] = field(default_factory=list)
     comparisons: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
+    findings: list[tuple[str, Finding]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def add(self, test: str, plain: Mapping[str, Any]) -> None:
@@ -71,6 +74,9 @@ class Results:
         self.leaks += [(test, Leak(**one)) for one in plain["leaks"]]
         self.comparisons += [(test, one) for one in plain["comparisons"]]
         self.broken += [(test, one) for one in plain["broken"]]
+        self.notes += plain["notes"]
+        for one in plain["findings"]:
+            self.findings.append((test, Finding(**{**one, "related": tuple(Place(**at) for at in one["related"])})))
 
 
 @dataclass
@@ -81,10 +87,12 @@ class Told:
     leaks: list[Leak] = field(default_factory=list)
     comparisons: list[Mapping[str, Any]] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any] | None:
         """Of lists, dicts, text and numbers only; None where there is nothing to tell."""
-        if self.outcome is None and not self.leaks and not self.comparisons and not self.broken:
+        if self.outcome is None and not (self.leaks or self.comparisons or self.broken or self.findings or self.notes):
             return None
         outcome = (
             None if self.outcome is None else {**asdict(self.outcome), "places": list(map(asdict, self.outcome.places))}
@@ -94,4 +102,6 @@ class Told:
             "leaks": [asdict(leak) for leak in self.leaks],
             "comparisons": [dict(one) for one in self.comparisons],
             "broken": list(self.broken),
+            "findings": [{**asdict(one), "related": [asdict(at) for at in one.related]} for one in self.findings],
+            "notes": list(self.notes),
         }

@@ -7,10 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from gradprobe.analysis.findings.catalogue import SEVERITIES
+from gradprobe.analysis.findings.finding import Finding
 from gradprobe.errors import GradprobeError
 from gradprobe.files import write
-from gradprobe.report import html_format, markdown
+from gradprobe.recording.columns import FINDINGS
+from gradprobe.report import findings, html_format, markdown
 from gradprobe.report.document import Document, Section, Table
+from gradprobe.report.terminal import item_lines
 from gradprobe.report.units import count, duration, many, place, printable, size
 from gradprobe.testing.results import Outcome, Results
 from gradprobe.testing.settings import Report, Settings
@@ -27,6 +31,7 @@ def document(results: Results, top: int, before: Mapping[str, Mapping[str, Any]]
     sections = [
         _broken(results, top),
         _leaks(results, top),
+        _findings(results, top),
         _comparisons(results, top),
         _changes(results, top, before),
         _tests("Graphs that no backward reached", _without_backward(results.outcomes), top),
@@ -46,6 +51,8 @@ def _verdict(results: Results) -> list[str]:
         lines.append(f"{many(len(results.broken), 'budget')} broken.")
     if results.leaks:
         lines.append(f"{many(len(results.leaks), 'mode')} left changed.")
+    if results.findings:
+        lines.append(f"{many(len(_by_place(results)), 'finding')}: {', '.join(_severities(results))}.")
     return [*lines, *(printable(f"{note[:1].upper()}{note[1:]}.") for note in results.notes)]
 
 
@@ -75,7 +82,7 @@ def _most(outcome: Outcome) -> str:
     if not outcome.places:
         return "-"
     first = outcome.places[0]
-    return f"{place(first.file, first.line)} ({printable(first.op)})"
+    return f"{place(first.file, first.line)} ({printable(first.op.strip('()'))})"
 
 
 def _broken(results: Results, top: int) -> Section | None:
@@ -96,6 +103,34 @@ def _leaks(results: Results, top: int) -> Section | None:
     ]
     columns = ("noticed at", "line", "before", "after", "left by")
     return Section("Modes left changed", table=Table(columns, rows[:top], left_out=max(len(rows) - top, 0)))
+
+
+def _findings(results: Results, top: int) -> Section | None:
+    """Each once, with the tests that it is found in."""
+    groups = _by_place(results)
+    if not groups:
+        return None
+    items = []
+    for group in groups[:top]:
+        test, finding = group[0]
+        others = f" and {many(len(group) - 1, 'other test')}" if len(group) > 1 else ""
+        row = dict(zip(FINDINGS, finding.row(), strict=True))
+        items.append(findings.item({**row, "count": 1, "message": f"{finding.message} In {test}{others}."}))
+    left_out = [f"{many(len(groups) - top, 'more finding')} left out."] if len(groups) > top else []
+    return Section("Findings", left_out, items=items)
+
+
+def _by_place(results: Results) -> list[list[tuple[str, Finding]]]:
+    """The findings of one rule at one place together, the worst first."""
+    groups: dict[tuple[Any, ...], list[tuple[str, Finding]]] = {}
+    for test, finding in results.findings:
+        groups.setdefault((finding.rule, finding.file, finding.line), []).append((test, finding))
+    return sorted(groups.values(), key=lambda group: (SEVERITIES.index(group[0][1].severity), -len(group)))
+
+
+def _severities(results: Results) -> Iterator[str]:
+    found = [group[0][1].severity for group in _by_place(results)]
+    return (many(found.count(severity), severity) for severity in SEVERITIES if severity in found)
 
 
 def _comparisons(results: Results, top: int) -> Section | None:
@@ -136,6 +171,7 @@ def plain(results: Results) -> dict[str, Any]:
         "leaks": [{"test": test, **asdict(leak)} for test, leak in results.leaks],
         "broken": [{"test": test, "message": text} for test, text in results.broken],
         "comparisons": [{"test": test, **one} for test, one in results.comparisons],
+        "findings": [{"test": test} | dict(zip(FINDINGS, one.row(), strict=True)) for test, one in results.findings],
         "notes": results.notes,
     }
 
@@ -188,6 +224,8 @@ def show(
             continue
         terminal.write_line("")
         terminal.write_line(section.title, bold=True)
+        for line in (*section.sentences, *(line for item in section.items for line in item_lines(item, width))):
+            terminal.write_line(line)
         if section.table is not None:
             for line in _lines(section.table, width):
                 terminal.write_line(line)
