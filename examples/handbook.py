@@ -72,7 +72,7 @@ def set_grad_enabled_as_block_and_call() -> None:
     torch.set_grad_enabled(True)
     y = x * 2
     print(f"{y.requires_grad = }")
-    torch.set_grad_enabled(False)
+    torch.set_grad_enabled(False)  # gradprobe: ignore[GP101]
     y = x * 2
     print(f"{y.requires_grad = }")
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_from_bytes
 
 from gradprobe._version import __version__
 from gradprobe.analysis.findings import everything
@@ -36,7 +37,7 @@ def document(shown: Sequence[Finding], silenced: Sequence[Suppressed] = ()) -> s
     ]
     results = [_result(finding, rules) for finding in shown]
     results += [
-        {**_result(each.finding, rules), "suppressions": [{"kind": "inSource", "justification": each.by}]}
+        {**_result(each.finding, rules), "suppressions": [{"kind": _kind(each), "justification": each.by}]}
         for each in silenced
     ]
     driver = {
@@ -80,8 +81,15 @@ def _result(finding: Finding, rules: Iterable[Rule]) -> dict[str, Any]:
     return {**result, "relatedLocations": related} if related else result
 
 
+def _kind(suppressed: Suppressed) -> str:
+    return "inSource" if suppressed.is_in_source else "external"
+
+
 def _location(file: str, line: int) -> dict[str, Any]:
-    relative = os.path.relpath(file) if os.path.isabs(file) else file
-    is_inside = not relative.startswith("..")
-    artifact = {"uri": Path(relative).as_posix(), "uriBaseId": _BASE} if is_inside else {"uri": Path(file).as_uri()}
+    path, base = Path(file), Path.cwd()
+    if path.is_absolute() and not path.is_relative_to(base):
+        artifact = {"uri": path.as_uri()}
+    else:
+        inside = path.relative_to(base) if path.is_absolute() else path
+        artifact = {"uri": quote_from_bytes(os.fsencode(inside.as_posix())), "uriBaseId": _BASE}
     return {"physicalLocation": {"artifactLocation": artifact, "region": {"startLine": max(line, 1)}}}

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 MANAGERS = ("no_grad", "inference_mode", "enable_grad", "set_grad_enabled")
 OFF = ("no_grad", "inference_mode")
 SETTER = "torch._C._set_grad_enabled"
+ON_MODE, OFF_MODE, INFERENCE, LEAVES_INFERENCE, UNKNOWN = "on", "off", "inference", "leaves inference", "unknown"
 _MODULES = ("torch", "torch.autograd", "torch.autograd.grad_mode")
 
 
@@ -48,17 +49,18 @@ class Names:
         owner, _, last = (name or "").rpartition(".")
         return last if last in MANAGERS and owner in _MODULES else None
 
-    def switched(self, expression: ast.expr) -> str | None:
-        """What a manager sets: ``off`` (gradients), ``inference``, ``on``, or None where only a run could tell."""
+    def switched(self, expression: ast.expr) -> str:
+        """What a manager sets: ``OFF_MODE``, ``ON_MODE``, ``INFERENCE``, or what only a run could tell: ``UNKNOWN``, and
+        ``LEAVES_INFERENCE`` where it may be the end of inference mode."""
         manager = self.manager(expression)
         if manager in ("enable_grad", "no_grad"):
-            return "on" if manager == "enable_grad" else "off"
+            return ON_MODE if manager == "enable_grad" else OFF_MODE
         argument = _argument(expression)
         if manager == "inference_mode":
-            return "inference" if argument is None or argument is True else None
+            return INFERENCE if argument is None or argument is True else LEAVES_INFERENCE
         if manager == "set_grad_enabled" and isinstance(argument, bool):
-            return "on" if argument else "off"
-        return None
+            return ON_MODE if argument else OFF_MODE
+        return UNKNOWN
 
 
 def _argument(expression: ast.expr) -> object:

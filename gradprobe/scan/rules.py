@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gradprobe.analysis.findings.finding import Finding, Place
 from gradprobe.analysis.findings.source import Function, within
-from gradprobe.scan.names import OFF, SETTER, Names
+from gradprobe.scan.names import INFERENCE, LEAVES_INFERENCE, OFF, OFF_MODE, ON_MODE, SETTER, Names
 from gradprobe.scan.overrides import class_of
 
 _AWAITS = (ast.Await, ast.AsyncFor, ast.AsyncWith)
@@ -70,8 +70,7 @@ class Look:
                     "GP702", decorator, f"@{manager} on this async def does nothing: its body runs later.", function
                 )
             else:
-                switched = self.names.switched(decorator)
-                inside += [(switched, decorator)] if switched is not None else []
+                inside.append((self.names.switched(decorator), decorator))
         self._look(function.body, function, inside)
 
     def _block(
@@ -86,19 +85,19 @@ class Look:
             self._nested(item.context_expr, manager, now)
             if function is not None:
                 self._suspended(block, item.context_expr, manager, function)
-            switched = self.names.switched(item.context_expr)
-            now += [(switched, item.context_expr)] if switched is not None else []
+            now.append((self.names.switched(item.context_expr), item.context_expr))
         self._look(block.body, function, now)
 
     def _nested(self, expression: ast.expr, manager: str, around: list[tuple[str, ast.expr]]) -> None:
         switched = self.names.switched(expression)
-        inference = next((outer for mode, outer in reversed(around) if mode == "inference"), None)
-        if switched == "on" and inference is not None:
+        entry = next((each for each in reversed(around) if each[0] in (INFERENCE, LEAVES_INFERENCE)), None)
+        inference = entry[1] if entry is not None and entry[0] == INFERENCE else None
+        if switched == ON_MODE and inference is not None:
             message = f"{manager} has no effect inside inference mode: nothing is recorded."
             self._add(
                 "GP103", expression, message, None, Place(self.file, inference.lineno, "inference mode entered here")
             )
-        elif around and switched is not None and around[-1][0] == switched:
+        elif around and switched in (ON_MODE, OFF_MODE, INFERENCE) and around[-1][0] == switched:
             outer = Place(self.file, around[-1][1].lineno, "in force since here")
             self._add("GP801", expression, f"{manager} sets the mode that is in force already.", None, outer)
 

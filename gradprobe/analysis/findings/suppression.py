@@ -28,6 +28,7 @@ else:
 
 _COMMENT = re.compile(r"#\s*gradprobe:\s*ignore(?:\[([^\]]*)\])?")
 _ALL = ("GP",)
+_BY_COMMENT = "a comment at"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Suppressed:
 
     finding: Finding
     by: str
+
+    @property
+    def is_in_source(self) -> bool:
+        """Whether a comment does, rather than an option or the configuration."""
+        return self.by.startswith(_BY_COMMENT)
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Suppression:
         for file, line in ((finding.file, finding.line), *((p.file, p.line) for p in finding.related)):
             codes_there = _comments(file).get(line or 0, ()) if file is not None else ()
             if finding.rule.startswith(tuple(codes_there)):
-                return f"a comment at {file}:{line}"
+                return f"{_BY_COMMENT} {file}:{line}"
         return None
 
     def split(self, findings: Iterable[Finding]) -> tuple[list[Finding], list[Suppressed]]:
