@@ -140,23 +140,42 @@ def leaves(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
             yield node.variable
 
 
+_CHANGED = "modified by an inplace operation"
+
+
 def first_changed(tensors: Iterable[torch.Tensor]) -> tuple[Any, torch.Tensor] | None:
     """A node behind ``tensors`` that saved a tensor which was changed in place since, and that tensor.
 
-    PyTorch alone knows the version that was saved, so each variable is unpacked, but for those that hooks would unpack.
+    PyTorch alone knows the version that was saved, so each variable is unpacked, but for those of nodes where hooks would.
     """
     with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
         for node in _reachable([_history(root) for root in tensors]):
-            for variable in () if _is_leaf_node(node) else _saved_variables(node):
-                if variable is None or not _can_be_read(type(variable)) or variable.unpack_hook is not None:
-                    continue
-                if variable.data is not None:
-                    try:
-                        variable.unpack()
-                    except RuntimeError as error:
-                        if "modified by an inplace operation" in str(error):
-                            return node, variable.data
+            variables = [] if _is_leaf_node(node) else [v for v in _saved_variables(node) if v is not None]
+            if any(not _can_be_read(type(variable)) or variable.unpack_hook is not None for variable in variables):
+                continue
+            for variable in variables:
+                if variable.data is not None and _was_changed(node, variable):
+                    return node, variable.data
     return None
+
+
+def _was_changed(node: Any, variable: Any) -> bool:
+    try:
+        variable.unpack()
+    except RuntimeError as error:
+        if _CHANGED in str(error):
+            return True
+        # A node's own result is unpacked with the help of the node alone, as the attributes without "raw" do.
+        return any(_raises_changed(node, name.replace("_raw", "", 1)) for name in _raw_names(type(node)))
+    return False
+
+
+def _raises_changed(node: Any, name: str) -> bool:
+    try:
+        getattr(node, name, None)
+    except RuntimeError as error:
+        return _CHANGED in str(error)
+    return False
 
 
 def _history(root: torch.Tensor) -> Any:
