@@ -140,7 +140,7 @@ def mode(grad: bool, inference: bool) -> str:
 def table(transitions: pd.DataFrame) -> str:
     rows = [
         (
-            f"{t.line:3}  {linecache.getline(t.file, t.line).strip()}",
+            f"{t.line:3}  {linecache.getline(t.file, t.line).partition('  #')[0].strip()}",
             t.manager,
             t.form,
             t.event,

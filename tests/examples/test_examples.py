@@ -86,7 +86,14 @@ HANDBOOK: dict[str, tuple[list[str], list[tuple[Any, ...]]]] = {
             ("with torch.set_grad_enabled(is_train):", "set_grad_enabled", "with", "enter", GRAD, NO_GRAD),
             ("with torch.set_grad_enabled(is_train):", "set_grad_enabled", "with", "exit", NO_GRAD, GRAD),
             ("torch.set_grad_enabled(True)", "set_grad_enabled", "call", "set", GRAD, GRAD),
-            ("torch.set_grad_enabled(False)", "set_grad_enabled", "call", "set", GRAD, NO_GRAD),
+            (
+                "torch.set_grad_enabled(False)",
+                "set_grad_enabled",
+                "call",
+                "set",
+                GRAD,
+                NO_GRAD,
+            ),
         ],
     ),
     "is_grad_enabled_after_those": (
@@ -139,7 +146,7 @@ def handbook() -> Iterator[ModuleType]:
 
 def line_of(program: Any, text: str) -> int:
     lines, first = inspect.getsourcelines(program)
-    found = [number for number, line in enumerate(lines, start=first) if line.strip() == text]
+    found = [number for number, line in enumerate(lines, start=first) if line.partition("  #")[0].strip() == text]
     assert len(found) == 1, f"{text!r} stands {len(found)} times in {program.__name__}"
     return found[0]
 
