@@ -194,7 +194,8 @@ class Watcher:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         plain = getattr(report, ATTRIBUTE, None)
-        if plain is not None:
+        # What pytest-rerunfailures runs again counts by its last run.
+        if plain is not None and str(report.outcome) != "rerun":
             self.results.add(report.nodeid, plain)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:

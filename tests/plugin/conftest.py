@@ -8,7 +8,9 @@ import pytest
 
 PRELUDE = "import pytest, torch\nweight = torch.ones(3, requires_grad=True)\n"
 # Other plugins of this environment take most of the time of such a short run.
-ALONE = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio")
+NEIGHBOURS = ("anyio", "asyncio", "benchmark", "cacheprovider", "hypothesispytest", "memray", "pytest_cov", "randomly")
+NEIGHBOURS += ("rerunfailures", "timeout")
+ALONE = [f"-pno:{name}" for name in NEIGHBOURS]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.plugin.conftest import ALONE
 from tests.report.reading import Page
 
 Run = Callable[..., pytest.RunResult]
@@ -27,7 +28,7 @@ def test_off_means_off(run: Run, pytester: pytest.Pytester) -> None:
         "    assert 'gradprobe.testing.watching' not in sys.modules\n"
     )
     before = set(pytester.path.iterdir())
-    ran = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio")
+    ran = pytester.runpytest_subprocess(*ALONE)
     ran.assert_outcomes(passed=1)
     assert "gradprobe" not in ran.stdout.str().replace(str(pytester.path), "").split("collected")[1]
     new = {path.name for path in set(pytester.path.iterdir()) - before}
