@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from gradprobe.testing.watching import Watcher
 
 _SETTINGS = pytest.StashKey[plugin_settings.Settings]()
+_LEFT = pytest.StashKey[list[Any]]()
+"""What the first conftests left changed."""
 _NAME = "gradprobe-watcher"
 _FIXTURES = ("gradprobe", "grad_compare")
 _MARKER = (
@@ -24,6 +27,23 @@ _MARKER = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     plugin_settings.add_options(parser)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, Any, Any]:
+    """The first conftests are imported before anything is configured, and may leave a mode changed."""
+    try:
+        is_watched = plugin_settings.resolve(early_config).watches_all
+    except pytest.UsageError:  # told once pytest has all its arguments
+        is_watched = False
+    if not is_watched:
+        return (yield)
+    from gradprobe.testing.leaks import during_import
+
+    with during_import() as left:
+        result = yield
+    early_config.stash[_LEFT] = left
+    return result
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,7 +71,8 @@ def _watch(config: pytest.Config) -> Watcher:
     if known is None:
         from gradprobe.testing.watching import Watcher
 
-        known = Watcher(config, config.stash[_SETTINGS])
+        left: list[Any] = config.stash.get(_LEFT, [])
+        known = Watcher(config, config.stash[_SETTINGS], left)
         config.pluginmanager.register(known, _NAME)
     watcher: Watcher = known
     return watcher

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gradprobe.recorder import Recorder
 from gradprobe.testing.results import MODE_NAMES, Leak
 
 if TYPE_CHECKING:
@@ -39,6 +42,17 @@ def leak(by: str, name: str, before: Modes, tables: Tables | None = None) -> Lea
     restore(before)
     file, line = (None, None) if tables is None else _last_change(tables, after)
     return Leak(by, name, MODE_NAMES[before], MODE_NAMES[after], file, line)
+
+
+@contextlib.contextmanager
+def during_import() -> Iterator[list[Leak]]:
+    """A list that has the leak of the modules that are imported meanwhile, once they are."""
+    found: list[Leak] = []
+    before = modes()
+    with Recorder(level="modes") as recording:
+        yield found
+    left = leak("import", "conftest.py", before, recording.tables)
+    found += [left] if left is not None else []
 
 
 def _last_change(tables: Tables, after: Modes) -> tuple[str | None, int | None]:

@@ -184,7 +184,10 @@ def resolve(config: pytest.Config) -> Settings:
 
 
 def _texts(config: pytest.Config, option: Option) -> tuple[list[str] | None, str]:
-    given = config.getoption(f"gradprobe_option_{option.name}")
+    name = f"gradprobe_option_{option.name}"
+    given = config.getoption(name)
+    if given is None:  # before conftests are imported, when pytest knows its arguments in part only, ours among them
+        given = getattr(config.known_args_namespace, name, None)
     if given is not None:
         return (given if isinstance(given, list) else [given]), f"the command line ({option.flag})"
     text = os.environ.get(option.variable)

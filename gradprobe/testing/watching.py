@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,9 +28,13 @@ ATTRIBUTE = "gradprobe"
 class Watcher:
     """Watches the tests of one process; in the process that controls the run it also sums up."""
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings, left: Sequence[Leak] = ()) -> None:
+        """``left`` is what the first conftests left changed."""
         self.settings = settings
         self.results = Results()
+        self.results.leaks += [("conftest.py", one) for one in left]
+        if settings.fail_on_leak and left:
+            raise pytest.UsageError(f"gradprobe: {left[0]}")
         self.told = Told()
         self.compared: list[dict[str, str]] = []
         """What the test that runs compared."""

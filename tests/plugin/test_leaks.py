@@ -86,3 +86,15 @@ def test_without_being_asked_modes_are_left_alone(run: Run) -> None:
         "@pytest.mark.gradprobe(max_nodes=0)\n"
         "def test_after(): assert not torch.is_grad_enabled()\n"
     ).assert_outcomes(passed=2)
+
+
+def test_the_import_of_a_conftest_is_told_with_its_line_and_put_back(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("import torch\nif True:\n    torch.set_grad_enabled(False)\n")
+    source = "def test_it(): assert torch.is_grad_enabled()\n"
+    ended = run(source, "--gradprobe")
+    ended.assert_outcomes(passed=1)
+    ended.stdout.fnmatch_lines("conftest.py *conftest.py:3 *grad *no_grad *import conftest.py*")
+    ended = run(source, "--gradprobe-fail-on-leak")
+    assert ended.ret == pytest.ExitCode.USAGE_ERROR
+    assert "import conftest.py left the mode at no_grad instead of grad at" in ended.stderr.str()
+    run(source).assert_outcomes(failed=1)
