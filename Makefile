@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check unit format benchmarks reports clean
+.PHONY: demo test check unit test-cuda fidelity format benchmarks reports reports-cuda clean
 
 demo: $(INSTALLED)
 	$(BIN)/gradprobe run --force -o handbook.gradprobe examples/handbook.py
@@ -22,6 +22,12 @@ check: $(INSTALLED)
 unit: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2
 
+test-cuda: $(INSTALLED)
+	$(BIN)/python -m pytest -m cuda
+
+fidelity: $(INSTALLED)
+	$(BIN)/python -m tests.fidelity.matrix
+
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -29,10 +35,15 @@ format: $(INSTALLED)
 benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/blocks.py
 	$(BIN)/python benchmarks/operators.py
+	$(BIN)/python benchmarks/plugin.py
+	$(BIN)/python benchmarks/soak.py
 	$(BIN)/python benchmarks/reporting.py
 
 reports: $(INSTALLED)
 	$(BIN)/python reports/make_reports.py
+
+reports-cuda: $(INSTALLED)
+	$(BIN)/python reports/make_reports.py --cuda
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "gradprobe needs Python 3.10 or newer; name one with: make PYTHON=python3.11")'

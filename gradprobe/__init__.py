@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gradprobe.comparison.compare import compare
     from gradprobe.comparison.result import Comparison
     from gradprobe.errors import GradprobeError, RecordingError
+    from gradprobe.gathering import gather
     from gradprobe.inspection import Inspection, inspect
     from gradprobe.managers import (
         enable_grad,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         no_grad,
         set_grad_enabled,
     )
+    from gradprobe.monitoring import GraphBuilt, Monitor, monitor
     from gradprobe.probing import probe
     from gradprobe.recorder import record
     from gradprobe.result import Recording, load, merge
@@ -33,6 +35,7 @@ _HOMES = {
     "compare": "comparison.compare",
     "GradprobeError": "errors",
     "RecordingError": "errors",
+    "gather": "gathering",
     "Inspection": "inspection",
     "inspect": "inspection",
     "enable_grad": "managers",
@@ -42,6 +45,9 @@ _HOMES = {
     "no_grad": "managers",
     "set_grad_enabled": "managers",
     "load_ipython_extension": "notebook",
+    "GraphBuilt": "monitoring",
+    "Monitor": "monitoring",
+    "monitor": "monitoring",
     "probe": "probing",
     "record": "recorder",
     "Recording": "result",
@@ -54,7 +60,9 @@ _HOMES = {
 __all__ = [
     "Comparison",
     "GradprobeError",
+    "GraphBuilt",
     "Inspection",
+    "Monitor",
     "Recording",
     "RecordingError",
     "__version__",
@@ -62,12 +70,14 @@ __all__ = [
     "disable",
     "enable",
     "enable_grad",
+    "gather",
     "inference_mode",
     "inspect",
     "is_grad_enabled",
     "is_inference_mode_enabled",
     "load",
     "merge",
+    "monitor",
     "no_grad",
     "probe",
     "record",

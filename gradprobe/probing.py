@@ -25,7 +25,7 @@ from gradprobe.recording.events import CALL, DECORATED, ENTER, EXIT, SUSPEND
 from gradprobe.recording.store import Contents, Store
 from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, Writer
 from gradprobe.result import Recording
-from gradprobe.stepping import Step, runs_in_steps, wrap
+from gradprobe.stepping import Step, ends_for_good, runs_in_steps, wrap
 from gradprobe.switch import OFF_AT_IMPORT, switch
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -172,7 +172,7 @@ class _Watch:
                 item = method(*arguments)
             except StopIteration:
                 # The end of a generator or a coroutine, but of an asynchronous generator just the next item.
-                self.end(key, EXIT if _ends(method) else SUSPEND, None)
+                self.end(key, EXIT if ends_for_good(method) else SUSPEND, None)
                 raise
             except BaseException as error:
                 session_for(self._clock).note_on(error)
@@ -246,7 +246,3 @@ def _name_of(function: Any) -> str:
     """What a callable that is not written in Python, or no function, goes by. No repr: that may tell its address."""
     inner = getattr(function, "func", function)  # functools.partial
     return str(getattr(inner, "__qualname__", type(inner).__qualname__))
-
-
-def _ends(method: Any) -> bool:
-    return type(getattr(method, "__self__", None)).__name__ in ("generator", "coroutine")

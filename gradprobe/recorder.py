@@ -98,7 +98,9 @@ class Recorder:
         profiler_ranges: bool = False,
         enabled: bool = True,
         clock: Clock = SYSTEM,
+        parent: int | None = None,
     ) -> None:
+        """``parent`` is the process that this one is recorded for the sake of."""
         self.path = Path(path) if path is not None else None
         self._level = check_level(level)
         if on_full not in (AGGREGATE, STOP):
@@ -112,6 +114,7 @@ class Recorder:
         self._profiler_ranges = profiler_ranges
         self._enabled = enabled
         self._clock = clock
+        self._parent = parent
         self._writer: Writer | None = None
         self._recording: Recording | None = None
         self._running = False
@@ -149,7 +152,7 @@ class Recorder:
             names_ranges=self._profiler_ranges,
         )
         writer.meta(
-            environment=environment(self._level),
+            environment=environment(self._level, self._parent),
             include_torch=self._include_torch,
             limit=self._limit,
             began_wall_ns=self._clock.wall(),
@@ -201,6 +204,12 @@ class Recorder:
                 warnings.warn(text, RuntimeWarning, stacklevel=2)
         return self._recording
 
+    def note(self, kind: str, text: str) -> None:
+        """Adds to what a reader of the recording will know, while it runs."""
+        with session_for(self._clock).lock:
+            if self._running and self._writer is not None and self._process == os.getpid():
+                self._writer.note(kind, text)
+
     @property
     def recording(self) -> Recording | None:
         """What was recorded, from the start on; None before."""
@@ -230,7 +239,7 @@ def _failure(writer: Writer) -> str | None:
     return None if writer.failure is None else f"{writer.failure}; {writer.lost} events after that are missing"
 
 
-def environment(level: str) -> dict[str, Any]:
+def environment(level: str, parent: int | None = None) -> dict[str, Any]:
     """Where a recording was made: versions, machine and process. No environment variables, no arguments."""
     cuda: Any = torch.cuda
     accelerator = cuda.get_device_name(0) if cuda.is_initialized() else None
@@ -244,12 +253,14 @@ def environment(level: str) -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "accelerator": accelerator,
         "process": os.getpid(),
-        "rank": _rank(),
+        "parent": parent,
+        "rank": rank(),
         "program": os.path.basename(sys.argv[0]) if sys.argv else "",
     }
 
 
-def _rank() -> int | None:
+def rank() -> int | None:
+    """This process's number among those that torchrun or the like started together."""
     text = os.environ.get("RANK", "")
     return int(text) if text.isdecimal() else None
 

@@ -26,6 +26,11 @@ def is_async(func: object) -> bool:
     return inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)
 
 
+def ends_for_good(method: Any) -> bool:
+    """Whether ``StopIteration`` out of ``method`` ends it all: out of an asynchronous generator it is the next item."""
+    return type(getattr(method, "__self__", None)).__name__ in ("generator", "coroutine")
+
+
 def wrap(func: Callable[..., Any], step_for_call: Callable[[], Step]) -> Callable[..., Any]:
     """``func`` with each step going through what ``step_for_call``, asked once per call, gives."""
     if inspect.isasyncgenfunction(func):

@@ -1,6 +1,6 @@
 """Makes every report of this folder again, by the commands that its index names.
 
-python reports/make_reports.py [NAME ...]
+python reports/make_reports.py [--cuda] [NAME ...]
 """
 
 from __future__ import annotations
@@ -47,11 +47,29 @@ REPORTS = (
 )
 
 
-def main(names: Sequence[str]) -> None:
-    unknown = set(names) - {report.name for report in REPORTS}
+ON_A_GPU = (
+    Report(
+        "models-cuda",
+        "six models under the same modes on a GPU",
+        (
+            "gradprobe compare --suite models --device cuda --budget 240 --force --charts svg "
+            "-o {out}.html -o {out}.md -o {out}.json",
+        ),
+    ),
+    _recorded(
+        "decode-cuda", "GPT-2 on a GPU: plain, compiled and as CUDA graphs, by batch size", "examples/decode_gpu.py"
+    ),
+)
+"""Made where there is one; their environment says which."""
+
+
+def main(words: Sequence[str]) -> None:
+    names = [word for word in words if word != "--cuda"]
+    wanted = ON_A_GPU if "--cuda" in words else REPORTS
+    unknown = set(names) - {report.name for report in wanted}
     if unknown:
-        sys.exit(f"there is no report {', '.join(sorted(unknown))}; name some of {', '.join(r.name for r in REPORTS)}")
-    for report in REPORTS:
+        sys.exit(f"there is no report {', '.join(sorted(unknown))}; name some of {', '.join(r.name for r in wanted)}")
+    for report in wanted:
         if names and report.name not in names:
             continue
         with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +83,7 @@ def main(names: Sequence[str]) -> None:
 def index() -> str:
     """The index of the folder, with the commands as a reader would type them."""
     lines = ["# Reports", "", "Made by real runs; `make reports` makes them again. The HTML files need no network.", ""]
-    for report in REPORTS:
+    for report in (*REPORTS, *(report for report in ON_A_GPU if (HERE / f"{report.name}.md").exists())):
         lines += [f"## {report.name}", "", f"{report.about[:1].upper()}{report.about[1:]}: {_links(report)}.", ""]
         lines += ["```sh", *(command.format(out=f"reports/{report.name}", tmp="/tmp") for command in report.commands)]
         lines += ["```", ""]
@@ -73,7 +91,7 @@ def index() -> str:
 
 
 def _links(report: Report) -> str:
-    suffixes = (".html", ".md", ".json") if report.name in ("models", "ops") else (".html", ".md")
+    suffixes = (".html", ".md", ".json") if (HERE / f"{report.name}.json").exists() else (".html", ".md")
     return ", ".join(f"[{report.name}{suffix}]({report.name}{suffix})" for suffix in suffixes)
 
 

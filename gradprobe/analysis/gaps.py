@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gradprobe.recording.events import COMPILED_CALL
 from gradprobe.recording.process import Process
 
 _WHY_CUT_OFF = (
@@ -53,7 +54,8 @@ def _of(process: Process) -> list[str]:
         unseen = [
             process.thread(lane.thread)
             for lane in history.lanes
-            if not lane.is_watched and not any(mark.thread == lane.thread for mark in history.marks)
+            if not lane.is_watched
+            and not any(mark.thread == lane.thread and mark.op != COMPILED_CALL for mark in history.marks)
         ]
         blind = sorted({*unseen, *threads})
         if blind:
@@ -73,7 +75,7 @@ def _of(process: Process) -> list[str]:
     for kind, text, count in notes:
         if kind == "fault":
             found.append(f"an error inside gradprobe cost {_count(count, 'event')}: {text}")
-        elif kind == "full":
+        elif kind in ("full", "device"):
             found.append(f"{text} ({count:,})")
         elif kind == "level":
             found.append(text)

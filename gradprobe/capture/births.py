@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import CodeType
@@ -18,6 +19,8 @@ Entry = tuple[Callable[[], Any], int, CodeType | None, int, str, str, int, int]
 or -1, the thread."""
 
 _SPARE = 4_096
+_LATEST = 64
+"""How many views are looked at when a block is left: what was made just before lives, if any does."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Births:
 
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}
+        self.latest_views: deque[Entry] = deque(maxlen=_LATEST)
+        """The entries are in no order: one may take the place of a dead one."""
         self._sweep_at = _SPARE
 
     def get(self, tensor: Any) -> Entry | None:
@@ -56,6 +61,10 @@ class Births:
         """Drops the weak reference to ``tensor``. PyTorch swaps no two tensors while there is one to either."""
         if self.get(tensor) is not None:
             self.entries.pop(id(tensor), None)
+        # Not by `remove`: comparing entries compares the tensors behind their references.
+        others = [entry for entry in self.latest_views if entry[0]() is not tensor]
+        self.latest_views.clear()
+        self.latest_views.extend(others)
 
     def forget_parameters(self) -> None:
         """Drops those to parameters, which modules may swap when they are converted or loaded."""

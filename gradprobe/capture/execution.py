@@ -97,6 +97,7 @@ def thread_patches(
     now: Callable[[], int],
     begins: Callable[[threading.Thread], object],
     ends: Callable[[threading.Thread, object], None],
+    fault: Callable[[Exception], None],
 ) -> list[Patch]:
     """Reports each thread that Python starts, at its beginning and its end, and has it call ``begins`` and ``ends``, the
     latter with what the former returned.
@@ -109,14 +110,20 @@ def thread_patches(
 
     @functools.wraps(original)
     def bootstrap(self: threading.Thread) -> None:
-        ident = get_ident()
-        emit((THREAD | ENTER, now(), ident, None, 0, True, False, True, False, 0, self.name))
-        begun = begins(self)
+        ident, begun = get_ident(), None
+        try:
+            emit((THREAD | ENTER, now(), ident, None, 0, True, False, True, False, 0, self.name))
+            begun = begins(self)
+        except Exception as error:  # who started this thread waits until it runs
+            fault(error)
         try:
             original(self)
         finally:
-            ends(self, begun)
-            emit((THREAD | EXIT, now(), ident, None, 0, NOT_READ, NOT_READ, NOT_READ, NOT_READ, 0, None))
+            try:
+                ends(self, begun)
+                emit((THREAD | EXIT, now(), ident, None, 0, NOT_READ, NOT_READ, NOT_READ, NOT_READ, 0, None))
+            except Exception as error:
+                fault(error)
 
     return [Patch(threading.Thread, "_bootstrap_inner", bootstrap)]
 
@@ -153,6 +160,10 @@ def loops_may_run() -> bool:
     return getattr(asyncio.events, "_event_loop_policy", True) is not None or "uvloop" in sys.modules
 
 
+_NAMES = 100_000
+"""Names of tasks that are told apart by numbers; of those before that many, one may come without a number again."""
+
+
 class Tasks:
     """Labels for asyncio tasks: their names, with a number where two tasks share one. Keeps no task alive."""
 
@@ -169,6 +180,8 @@ class Tasks:
         known = self._labels.get(task)
         if known is None:
             name = task.get_name()
+            if len(self._uses) > _NAMES:
+                self._uses.clear()
             self._uses[name] += 1
             known = name if self._uses[name] == 1 else f"{name} #{self._uses[name]}"
             self._labels[task] = known

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
 from sys import _getframe
 from types import CodeType, FrameType
 from typing import Any
@@ -37,8 +36,6 @@ from gradprobe.recording.events import (
 )
 from gradprobe.recording.sightings import Spot, Under
 
-_LATEST = 64
-"""How many tensors are looked at when a block is left: what was made just before lives, if any does."""
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _FUNCTIONAL = f"{TORCH}autograd/functional.py"
 
@@ -46,14 +43,14 @@ _FUNCTIONAL = f"{TORCH}autograd/functional.py"
 class Lookout:
     """The detectors of one thread; ``armed`` is not empty while operators are worth a look."""
 
-    def __init__(self, sightings: Sightings, autocasts: Autocasts) -> None:
+    def __init__(self, sightings: Sightings, autocasts: Autocasts, fault: Callable[[Exception], None]) -> None:
         self.armed: list[bool] = []
         self.totals = Totals(sightings)
         self.changed = Changed(sightings, lambda node: self.totals.origins.get(node))
         self._sightings, self._autocasts = sightings, autocasts
         self._cuts, self._escaped = Cuts(sightings), Escaped(sightings)
         self._standing = Standing(sightings)
-        self._raising = Raising(sightings.codes, self._raised)
+        self._raising = Raising(sightings.codes, self._raised, fault)
         self._has_escaped = False
         self._views: list[Entry] = []
         self._callers: set[tuple[int, int]] = set()
@@ -197,7 +194,7 @@ def leaves_behind(outputs: list[torch.Tensor]) -> Iterator[Spot]:
 def _views_of_older(entered: int) -> list[Entry]:
     """The latest views that live of tensors older than a block, which may not be changed in place after it."""
     try:
-        latest = list(islice(reversed(REGISTRY.entries.values()), _LATEST))
+        latest = list(REGISTRY.latest_views)
     except RuntimeError:  # another thread added one
         return []
     found = []

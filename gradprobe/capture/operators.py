@@ -14,7 +14,6 @@ import torch
 from gradprobe.capture.autocasting import Autocasts
 from gradprobe.capture.births import REGISTRY, Entry, Outliving, holders, no_tensor, swap_patches
 from gradprobe.capture.codes import USERS, Codes
-from gradprobe.capture.compiling import Compilations
 from gradprobe.capture.execution import Tasks
 from gradprobe.capture.explaining import look_at_failed_read
 from gradprobe.capture.handing import Handing
@@ -53,7 +52,6 @@ class Operators:
         self._autocasts = Autocasts(self.sightings, thread, fault)
         self.handing = Handing(self.sightings, now, self.settle, fault)
         self._hook_looks = 0
-        self._compilations = Compilations(self.sightings, fault)
 
     def watch_thread(self) -> None:
         """Watches this thread from here on; calls nest."""
@@ -99,7 +97,6 @@ class Operators:
         self._modes.clear()
         self._watchers.clear()
         self._patches.restore()
-        self._compilations.stop()
         STORAGES.clear()
         self.sightings.outlived = None
         REGISTRY.forget_parameters()
@@ -121,7 +118,6 @@ class Operators:
         known = self._watchers.get(thread())
         if known is not None:
             try:
-                self._compilations.listen()
                 with torch._C.DisableTorchFunction():
                     if event[0] & KIND == ENTER and event[5] and not event[7] and self._is_users(event[3]):
                         self._look_at_hooks()
@@ -192,8 +188,11 @@ class Operators:
             self._emit((LEDGER, "outliving", marker, [(0, 0, 0, count)]))
 
     def _read_failed(self, tensor: torch.Tensor) -> None:
-        self._safely(lambda: look_at_failed_read(tensor, self.sightings))
-        self._note("Tensor._version", Account(calls=1, failed_version_reads=1))
+        try:
+            look_at_failed_read(tensor, self.sightings)
+            self._note("Tensor._version", Account(calls=1, failed_version_reads=1))
+        except Exception as error:
+            self._fault(error)
 
     def _puts_up(self) -> None:
         """Counts what operators before did to the same counters."""
@@ -225,7 +224,7 @@ class Operators:
     def _watcher(self) -> Watcher:
         known = self._watchers.get(thread())
         if known is None:
-            lookout = Lookout(self.sightings, self._autocasts)
+            lookout = Lookout(self.sightings, self._autocasts, self._fault)
             known = watcher(
                 self._emit, self._now, self._fault, self.codes, self.paths, self._tasks, self._elsewhere, lookout
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,13 @@ class Packer:
             extra=self._name_numbers(extras),
             nodes=np.array(nodes),
         )
+
+    def forget(self) -> None:
+        """Drops the threads that have ended and the names of tasks, of which a service makes new ones without end. Only
+        for where no recording refers to them."""
+        self._threads.forget_ended()
+        self._names.clear()
+        self._tables.names.clear()
 
     def saw_thread(self, ident: int) -> bool:
         """Whether any event came from the live thread with this identifier."""
@@ -114,7 +122,14 @@ class _Threads(dict[int, int]):
     def __init__(self, table: dict[int, Thread]) -> None:
         super().__init__()
         self._table = table
+        self._next = count(1)
+
+    def forget_ended(self) -> None:
+        """Keeps the live threads only."""
+        live = set(self.values())
+        for number in [number for number in self._table if number not in live]:
+            del self._table[number]
 
     def add(self, ident: int, name: str, began_ns: int, *, inherited: bool) -> None:
-        number = self[ident] = len(self._table) + 1
+        number = self[ident] = next(self._next)
         self._table[number] = Thread(number, name, ident, began_ns, inherited)

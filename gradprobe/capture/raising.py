@@ -18,8 +18,10 @@ from gradprobe.capture.codes import USERS, Codes
 class Raising:
     """The trace function of one thread. Its methods are called in that thread."""
 
-    def __init__(self, codes: Codes, raised: Callable[[BaseException, Any], None]) -> None:
-        self._codes, self._raised = codes, raised
+    def __init__(
+        self, codes: Codes, raised: Callable[[BaseException, Any], None], fault: Callable[[Exception], None]
+    ) -> None:
+        self._codes, self._raised, self._fault = codes, raised, fault
         self._is_on = False
         self._in_frame, self._of_calls = self._make()
 
@@ -50,7 +52,10 @@ class Raising:
                 frame.f_trace = None
                 return None
             if event == "exception" and isinstance(argument[1], RuntimeError):
-                self._raised(argument[1], argument[2])
+                try:
+                    self._raised(argument[1], argument[2])
+                except Exception as error:  # it would take the place of the program's own
+                    self._fault(error)
             return in_frame
 
         def of_calls(frame: FrameType, event: str, argument: Any) -> Any:

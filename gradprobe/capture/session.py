@@ -22,9 +22,11 @@ from typing import Protocol
 
 import torch
 
-from gradprobe.capture import transitions
+from gradprobe.capture import accelerators, transitions
 from gradprobe.capture.backward import backward_patches, runs_behind
 from gradprobe.capture.clocks import Clock
+from gradprobe.capture.compiling import Compilations
+from gradprobe.capture.devices import Devices
 from gradprobe.capture.execution import Tasks, live_threads, loop_patches, loops_may_run, thread_patches
 from gradprobe.capture.operators import Operators
 from gradprobe.capture.packing import Packer
@@ -61,8 +63,10 @@ _OP = itemgetter(0)
 
 class Sink(Protocol):
     """One who takes events. ``counts_nodes`` asks for the node counter with each, ``counts_operators`` for operators,
-    ``names_ranges`` for blocks as ranges in the trace of torch.profiler."""
+    ``names_ranges`` for blocks as ranges in the trace of torch.profiler; ``keeps_events`` says that what the numbers in
+    an event stand for must stay known."""
 
+    keeps_events: bool
     counts_nodes: bool
     counts_operators: bool
     names_ranges: bool
@@ -95,6 +99,9 @@ class Session:
         self._faults: Counter[str] = Counter()
         self._packer = Packer(self.tables)
         self._operators = Operators(self._queue.append, clock.now, self.fault, self.tasks)
+        self._compilations = Compilations(self._operators.sightings, self.fault, clock.now, self.emit, self._task_label)
+        accelerator = accelerators.of_this_torch()
+        self.devices = None if accelerator is None else self.devices_of(accelerator)
         self._tallier = Tallier(self.tables.operations, self._operators.codes.held, clock.now)
         self._ranges = Ranges()
         self._open: list[Sink] = []
@@ -102,13 +109,25 @@ class Session:
         self._call_sinks: weakref.WeakValueDictionary[int, Sink] = weakref.WeakValueDictionary()
         self._calls: Counter[str] = Counter()
         self._calling: dict[int, list[Sink]] = {}
-        self._writing = False
+        self._writing = self._is_slowed = False
 
     # What the program's threads run.
 
     def emit(self, event: Event) -> None:
         """Queues ``event`` as a hook would."""
         self._emit(event)
+
+    def devices_of(self, accelerator: accelerators.Accelerator) -> Devices:
+        """What takes the times of ``accelerator`` for this session."""
+        return Devices(accelerator, self.clock.now, self._queue_with_nodes, self._task_label, self.fault)
+
+    def _queue_with_nodes(self, event: Event) -> None:
+        nodes = node_counter()
+        # Events of one kind of capture have equally many columns; rows on their way have columns of their own.
+        self._queue.append(event if event[0] == LEDGER or nodes is None else (*event, nodes()))
+
+    def _task_label(self) -> str | None:
+        return self.tasks.label() if loops_may_run() else None
 
     def fault(self, error: Exception) -> None:
         """Notes an error of our own, which the program must not notice."""
@@ -145,6 +164,11 @@ class Session:
             else:
                 self._operators.settle()
             self._operators.note_held()
+        if self.devices is not None and sink.counts_nodes and sink.keeps_events:
+            self.devices.read()
+            for text, times in self.devices.shortcomings():
+                for other in self.sinks:
+                    other.note("device", text, times)
         self._queue.append(_mark(MARK | EXIT, sink))
         self.sinks.remove(sink)
         if not self.counts_operators:
@@ -243,13 +267,15 @@ class Session:
         self._patches.apply(
             [
                 *run_inside_calls,
-                *thread_patches(self.emit, self.clock.now, self._thread_begins, self._thread_ends),
+                *thread_patches(self.emit, self.clock.now, self._thread_begins, self._thread_ends, self.fault),
                 *loop_patches(self._hooks.watch_tasks),
             ]
         )
+        self._compilations.begin()
 
     def _uninstall_if_idle(self) -> None:
         if self.is_idle:
+            self._compilations.stop()
             for name in self._patches.restore():
                 self._faults[f"{name} was replaced by another tool meanwhile, and was left as it is"] += 1
 
@@ -264,6 +290,9 @@ class Session:
 
             def emit(event: Event) -> None:
                 append((*event, nodes_now()))
+
+        if self.devices is not None and any(sink.counts_nodes and sink.keeps_events for sink in self.sinks):
+            emit = self.devices.around(emit)
 
         if any(sink.names_ranges for sink in self.sinks):
             emit = self._ranges.around(emit)
@@ -306,23 +335,32 @@ class Session:
             _thread.start_new_thread(self._write, ())
 
     def _write(self) -> None:
-        slowed = False
         for tick in count(1):
-            time.sleep(TICK_S / 10 if slowed else TICK_S)
+            time.sleep(TICK_S / 10 if self._is_slowed else TICK_S)
             with self.lock:
                 if self.is_idle and not self._queue:
-                    self._flush()
                     self._writing = False
+                    self._safely(self._flush)
                     return
-                backlog = len(self._queue)
-                if slowed or backlog > BACKLOG:
-                    slowed = backlog > BACKLOG // 4
-                    self._choose_emit()
-                if "uvloop" in sys.modules and self._hooks is not None:
-                    self._hooks.watch_tasks()
-                self._empty_queue(close_tallies=tick % TICKS_PER_TALLY == 0)
-                if tick % TICKS_PER_FLUSH == 0:
-                    self._flush()
+                self._safely(lambda tick=tick: self._tick(tick))  # type: ignore[misc]
+
+    def _tick(self, tick: int) -> None:
+        backlog = len(self._queue)
+        if self._is_slowed or backlog > BACKLOG:
+            self._is_slowed = backlog > BACKLOG // 4
+            self._choose_emit()
+        if "uvloop" in sys.modules and self._hooks is not None:
+            self._hooks.watch_tasks()
+        self._empty_queue(close_tallies=tick % TICKS_PER_TALLY == 0)
+        if tick % TICKS_PER_FLUSH == 0:
+            self._flush()
+
+    def _safely(self, step: Callable[[], object]) -> None:
+        # The thread that all recordings are written by must not end.
+        try:
+            step()
+        except Exception as error:
+            self.fault(error)
 
     def drain(self) -> None:
         """Empties the queue into the sinks, and has them write."""
@@ -347,18 +385,23 @@ class Session:
 
     def _flush(self, *leaving: Sink) -> None:
         faults, self._faults = self._faults, Counter()
-        seen = self._operators.sightings.take()
+        seen, compiled = self._operators.sightings.take(), self._compilations.take()
         for sink in (*self.sinks, *self._call_sinks.values(), *leaving):
             for text, times in faults.items():
                 sink.fault(text, times)
             for text, times in seen if sink.counts_operators else ():
                 sink.note(KIND_OF_SIGHTING, text, times)
+            for kind, text in compiled:
+                sink.note(kind, text)
             sink.flush()
+        if not self._call_sinks and not any(sink.keeps_events for sink in (*self.sinks, *self._open, *leaving)):
+            self._packer.forget()
 
     def abandon(self) -> None:
         """In a forked child: puts PyTorch back as it was, and touches nothing that the parent writes to."""
         self.lock = threading.RLock()
         self._patches.restore()
+        self._compilations.stop()
         self._operators.leave_thread()
         self._operators.stop()
         self._queue.clear()

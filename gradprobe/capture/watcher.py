@@ -30,11 +30,9 @@ from gradprobe.capture.plans import Plan, tensors
 from gradprobe.capture.settling import TRACKED_VIEW, UNTRACKED_VIEW, Pending, Settler, Write
 from gradprobe.capture.stack import skip_when_compiling
 from gradprobe.capture.versions import read_version
+from gradprobe.capture.waiting import may_wait
 from gradprobe.recording.accounts import BACKWARD, FORWARD, IN_OPTIMIZER, Account
 from gradprobe.recording.events import OPERATOR, Event, Shared
-
-_DETACHES = 8
-"""How many calls of ``detach`` may follow an operator that is pending: PyTorch makes one to save each of its outputs."""
 
 _EVENTS = 16_384
 """How many kinds of operators at a place a thread keeps the event of."""
@@ -73,7 +71,7 @@ def watcher(
     """What watches the thread that calls this; operators of other threads that reach it go ``elsewhere``."""
     owner = thread()
     plans: dict[Any, Plan] = {}
-    entries, outliving = REGISTRY.entries, Outliving()
+    entries, outliving, made_view = REGISTRY.entries, Outliving(), REGISTRY.latest_views.append
     armed, totals = lookout.armed, lookout.totals
     settler, outlive = Settler(owner, emit, totals.originate, lookout.changed.write), outliving.add
     waiting = settler.waiting
@@ -111,7 +109,7 @@ def watcher(
         try:
             if plan is None:
                 plan = plans[func] = Plan(func)
-            if pending and (not plan.is_detach or len(pending) > _DETACHES):
+            if pending and not ((plan.is_detach or plan.is_view) and may_wait(plan, args, pending)):
                 settle_all(before)
             if plan.writes:
                 writes = [Write(t) for t in plan.written(args, kwargs)]
@@ -181,6 +179,7 @@ def watcher(
                 made = under[6] if under is not None and under[0]() is args[0] else -1
                 entry = (weak, time, code, offset, plan.name, module, made, owner)
                 entries[id(result)] = entry
+                made_view(entry)
                 if result.is_inference():
                     account = _ONE_INFERENCE_VIEW
                     outlive(entry)
@@ -200,6 +199,7 @@ def watcher(
                     if out is not source:
                         entry = (weak, time, code, offset, plan.name, module, time if fresh else made, owner)
                         entries[id(out)] = entry
+                        made_view(entry)
                         if found is _INFERENCE_VIEW or found is _INFERENCE:
                             outlive(entry)
                 account += _CALLED

@@ -23,17 +23,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradprobe.errors import GradprobeError
-from gradprobe.files import check_room
+from gradprobe.files import check_room, make_room
+from gradprobe.following.asked import Asked, children_of, stem_of
 from gradprobe.recording.store import SUFFIX
 
 if TYPE_CHECKING:
+    from gradprobe.following.child import Follower
     from gradprobe.recorder import Recorder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
-        "gradprobe run [-h] [-o FILE] [--level LEVEL] [--html FILE] [--include-torch] [--profiler-ranges] [--force] "
-        "(SCRIPT | -m MODULE) [ARGS ...]"
+        "gradprobe run [-h] [-o FILE] [--level LEVEL] [--html FILE] [--follow] [--include-torch] [--profiler-ranges] "
+        "[--force] (SCRIPT | -m MODULE) [ARGS ...]"
     )
     # The program's own options must not be taken for beginnings of these.
     parser.allow_abbrev = False
@@ -41,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", choices=("modes", "graph", "ops"), default="graph", help="how much (%(default)s)")
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="write the report as well, once the program has ended"
+    )
+    parser.add_argument(
+        "--follow", action="store_true", help="record the Python processes that it starts too, in files beside FILE"
     )
     parser.add_argument("--include-torch", action="store_true", help="show PyTorch's own blocks in reports")
     parser.add_argument(
@@ -74,14 +79,18 @@ def execute(options: argparse.Namespace) -> int:
         vars(program)["__annotations__"] = {}
     start = _module(name) if options.module is not None else _script(name, program)
     stem = name.rpartition(".")[2] if options.module is not None else Path(os.path.abspath(name)).stem
-    output: Path = options.output or Path(f"{stem}.{os.getpid()}{SUFFIX}")
+    output: Path = _of_this_rank(options.output or Path(f"{stem}.{os.getpid()}{SUFFIX}"))
+    html: Path | None = options.html and _of_this_rank(options.html)
     with contextlib.suppress(OSError):
         if os.path.samefile(output, name):
             raise GradprobeError(f"{output} is the program itself; name another file after -o")
-    if options.html is not None:
-        if options.html.suffix != ".html":
-            raise GradprobeError(f"{options.html}: a report of HTML is written to a file that ends in .html; name one")
-        check_room(options.html, force=options.force)
+    if html is not None:
+        if html.suffix != ".html":
+            raise GradprobeError(f"{html}: a report of HTML is written to a file that ends in .html; name one")
+        check_room(html, force=options.force)
+    if options.follow:
+        for earlier in children_of(output):
+            make_room(earlier, force=options.force)
     sys.argv = [name, *arguments]
     recorder = Recorder(
         output.absolute(),
@@ -91,7 +100,9 @@ def execute(options: argparse.Namespace) -> int:
         profiler_ranges=options.profiler_ranges,
     )
     recorder.start()
-    ending.expect(recorder, output, options.html)
+    ending.expect(recorder, output, html)
+    if options.follow:
+        ending.follow(options.level, include_torch=options.include_torch)
     sys.modules["__main__"] = program
     code = _run(start, ending)
     if options.module is None:
@@ -160,6 +171,14 @@ def _without_ours(error: BaseException) -> types.TracebackType | None:
     return trace
 
 
+def _of_this_rank(path: Path) -> Path:
+    """``path``, with the rank in its name where several processes of one job are started alike."""
+    rank = os.environ.get("RANK", "")
+    if not rank.isdecimal() or os.environ.get("WORLD_SIZE", "1") == "1":
+        return path
+    return path.with_name(f"{path.stem}.rank{rank}{path.suffix}")
+
+
 class _Ending:
     """What is done when the program has ended, its threads and exit handlers included."""
 
@@ -170,11 +189,21 @@ class _Ending:
         self._output = self._shown = Path()
         self._html: Path | None = None
         self._folder = os.getcwd()
+        self._follower: Follower | None = None
 
     def expect(self, recorder: Recorder, output: Path, html: Path | None) -> None:
         self._recorder, self._output, self._shown, self._html = recorder, output.absolute(), output, html
         # Registered before any handler of the program, this is called after them: they are recorded too.
         atexit.register(self._stop)
+
+    def follow(self, level: str, *, include_torch: bool) -> None:
+        """Processes that this one starts are recorded too."""
+        from gradprobe.following.child import Follower
+
+        assert self._recorder is not None
+        asked = Asked(stem_of(self._output), level, include_torch, self._process)
+        self._follower = Follower(self._recorder, asked)
+        self._follower.start()
 
     def note_on(self, error: BaseException) -> None:
         """The program ends in ``error``."""
@@ -183,6 +212,8 @@ class _Ending:
 
     def _stop(self) -> None:
         if self._recorder is not None and os.getpid() == self._process:
+            if self._follower is not None:
+                self._follower.stop()
             with contextlib.suppress(GradprobeError), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what is wrong is said at the very end
                 self._recorder.stop()
@@ -209,7 +240,12 @@ class _Ending:
                 stream.flush()
         shown = shlex.quote(str(self._shown))
         if problem is None:
-            _say(f"gradprobe: recorded to {self._shown}; see: gradprobe report {shown}")
+            children = children_of(self._output) if self._follower is not None else []
+            more = f" and {len(children)} more" if children else ""
+            if _of_this_rank(self._output) != self._output:
+                shown = shown.replace(f".rank{os.environ['RANK']}", ".rank*")
+            files = [shown, *(shlex.quote(os.path.relpath(path, self._folder)) for path in children)]
+            _say(f"gradprobe: recorded to {self._shown}{more}; see: gradprobe report {' '.join(files)}")
             problem = self._report()
         if problem is None:
             return
@@ -224,7 +260,8 @@ class _Ending:
         """
         if self._html is None:
             return None
-        words = ["report", "--force", str(self._output), "-o", str(self._html)]
+        children = children_of(self._output) if self._follower is not None else []
+        words = ["report", "--force", *map(str, [self._output, *children]), "-o", str(self._html)]
         try:
             command = [sys.executable, "-m", "gradprobe", *words]
             ended = subprocess.run(command, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

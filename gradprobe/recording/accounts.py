@@ -86,6 +86,11 @@ RETURNS_FIELDS = (
 RETURNS = np.dtype([("key", "<u8"), *((name, "<i8") for name in RETURNS_FIELDS)])
 """What probed calls returned, by the key of the call."""
 
+DEVICES = np.dtype(
+    [("key", "<u8"), ("device", "<u4"), ("stream", "<i8"), ("passed_ns", "<i8"), ("allocated", "<i8"), ("peak", "<i8")]
+)
+"""When a device passed an edge of a block, on the processor's clock; the bytes its tensors held then, and at most."""
+
 KINDS = {
     "tallies": TALLIES,
     "saved": SAVED,
@@ -93,6 +98,7 @@ KINDS = {
     "backwards": BACKWARDS,
     "outliving": OUTLIVING,
     "returns": RETURNS,
+    "devices": DEVICES,
 }
 Accounts = dict[str, np.ndarray[Any, Any]]
 """Rows of each kind."""

@@ -24,6 +24,7 @@ TRANSITIONS = [
     "function",
 ]
 OWN = ["self_saved_bytes", "self_graph_bytes", "self_version_bumps", "self_counters_created", "self_tracked_views"]
+DEVICE = ["device", "device_lag_ns", "device_allocated_bytes", "device_peak_bytes"]
 REGIONS = [
     "region",
     "parent",
@@ -57,6 +58,8 @@ REGIONS = [
     "graph_bytes",
     "uncounted_writes",
     "backward_nodes",
+    "compiled",
+    *DEVICE,
 ]
 SITES = [
     "file",
@@ -151,4 +154,4 @@ COUNTED = (
     + ["inference_tensors", "uncounted_writes", "backward_nodes", *OWN, *BUMPS]
     + [f"returned_{name}" for name in RETURNED]
 )
-NULLABLE = {"rank", "parent", "line", "region", "nodes", "self_nodes", *COUNTED}
+NULLABLE = {"rank", "parent", "line", "region", "nodes", "self_nodes", *COUNTED, *DEVICE}

@@ -42,11 +42,11 @@ def constructors(rows: Sequence[Row], sites: dict[int, Site]) -> tuple[dict[int,
                 merged[index] = Begun(begin, at, begin[3])
                 skipped.add(at)
                 entered[key] = (index, at, begin)
-            elif op & KIND == DECORATE and is_next and _same_statement(sites.get(begin[3]), sites.get(row[3])):
+            elif op & KIND == DECORATE and is_next and same_statement(sites.get(begin[3]), sites.get(row[3])):
                 skipped.update((at, index))
             elif op & KIND == EXIT and key in entered:
                 enter, at, begin = entered.pop(key)
-                if not _same_statement(sites.get(begin[3]), sites.get(row[3])):
+                if not same_statement(sites.get(begin[3]), sites.get(row[3])):
                     del merged[enter]
                     skipped.discard(at)
                 else:
@@ -61,7 +61,7 @@ def site_of_block(constructed: int, left: int, sites: dict[int, Site]) -> int:
     return left if begin is not None and end is not None and begin.form == end.form == "with" else constructed
 
 
-def _same_statement(constructor: Site | None, other: Site | None) -> bool:
+def same_statement(constructor: Site | None, other: Site | None) -> bool:
     """Whether one statement constructs an object and enters, leaves or applies it.
 
     A constructor in another function counts: ``with make_mode():`` calls it from within the statement.

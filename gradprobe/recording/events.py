@@ -28,7 +28,9 @@ ENTER, EXIT, CONSTRUCT, DECORATE = 0, 1, 2, 3
 KIND = 3
 # What stands for rows of an account: operators of one kind, a backward pass, tensors that outlived inference mode.
 TALLY, BACKWARD_PASS, OUTLIVED = 32, 36, 40
+COMPILED_CALL = 44  # a function that torch.compile compiled is called; no rows belong to it
 FOLDED_OPERATORS = TALLY | EXIT  # some that ran here were added up, and are in no region
+DEVICE = 48  # the edge of a block, marked in a stream of an accelerator; its row says when the device passed it
 # What is never stored: operators one by one, rows on their way to an account, marks for the writing thread.
 OPERATOR, LEDGER, MARK = 64, 68, 128
 # What happens to a thread besides its beginning and end.
@@ -133,7 +135,7 @@ class Block:
         if len(self) and int(self.op.max()) >= TALLY:
             kept = (self.op & ~np.uint8(KIND) != TALLY) & (self.op != OUTLIVED)
             chosen = Block(*(getattr(self, name)[kept] for name in _PACKED.names or ()))
-        accounts = {kind: rows for kind, rows in self.accounts.items() if kind in ("backwards", "returns")}
+        accounts = {kind: rows for kind, rows in self.accounts.items() if kind in ("backwards", "returns", "devices")}
         return replace(chosen, accounts=accounts)
 
     def pack(self) -> bytes:

@@ -14,7 +14,7 @@ from gradprobe.recording.columns import BIRTHS, BUMPS, CALLS, NULLABLE, OPS, REG
 from gradprobe.recording.events import CONSTRUCT, KIND, MANAGERS, SET_GRAD_ENABLED
 from gradprobe.recording.folding import class_middle
 from gradprobe.recording.process import Process
-from gradprobe.recording.records import PROTOCOL, Region, Transition
+from gradprobe.recording.records import Region, Transition, is_failure
 
 _NOT_MEASURED = float("nan")
 
@@ -61,11 +61,22 @@ def _region(p: Process, r: Region) -> tuple[Any, ...]:
     return (
         (p.first_region + r.number, None if r.parent is None else p.first_region + r.parent.number)
         + (r.manager, r.form, *p.place(r.site), p.pid, p.rank, p.thread(r.thread), r.task, r.depth)
-        + (r.start_ns + p.offset_ns, duration, max(duration - r.child_ns, 0), _NOT_MEASURED, nodes, self_nodes)
+        + (r.start_ns + p.offset_ns, duration, max(duration - r.child_ns, 0), _device_ns(p, r), nodes, self_nodes)
         + _operators(p, r, total=True)
         + (r.error, r.closed, r.before == r.inside, ", ".join(dict.fromkeys(r.irregular)))
-        + _operators(p, r, total=False)
+        + (*_operators(p, r, total=False), p.compiled.get(r, ""))
+        + _device(p, r)
     )
+
+
+def _device_ns(p: Process, r: Region) -> float:
+    time = p.device_times.get(r)
+    return _NOT_MEASURED if time is None else float(time.ns)
+
+
+def _device(p: Process, r: Region) -> tuple[int | None, ...]:
+    time = p.device_times.get(r)
+    return (None,) * 4 if time is None else (time.device, time.lag_ns, time.allocated_bytes, time.peak_bytes)
 
 
 def _nodes(p: Process, r: Region) -> tuple[int | None, int | None]:
@@ -162,6 +173,7 @@ def sites(processes: Sequence[Process]) -> pd.DataFrame:
             row.add_nodes(*_nodes(p, r))
             row.durations[duration] += 1
             row.add_operators(_totals(p, r))
+            row.device_ns += _device_ns(p, r)
         for fold in p.contents.folds:
             site = p.contents.sites.get(fold.site)
             if site is not None and site.internal and not p.include_torch:
@@ -177,17 +189,13 @@ def sites(processes: Sequence[Process]) -> pd.DataFrame:
             if not p.include_torch:
                 own, own_nodes = own + fold.hidden_ns, own_nodes + fold.hidden_nodes
             row.add(fold.count, fold.total_ns, own, is_same, is_failure(fold.error))
+            row.device_ns += _NOT_MEASURED
             row.missing.update(range(_OPERATOR_COLUMNS))  # those of added up blocks are in no block
             row.add_nodes(*((fold.nodes, own_nodes) if p.counts_nodes else (None, None)))
             for duration_class, count in fold.durations.items():
                 row.durations[class_middle(duration_class)] += count
     rows = [(*key, *row.values()) for key, row in sums.items()]
     return table(SITES, sorted(rows, key=lambda row: -row[6]))
-
-
-def is_failure(error: str) -> bool:
-    """Whether an exception's name tells of more than a generator's or a coroutine's usual end."""
-    return bool(error) and error not in PROTOCOL
 
 
 _OPERATOR_COLUMNS = 8
@@ -198,6 +206,8 @@ class _Sum:
         self.count = self.total_ns = self.self_ns = self.redundant = self.errors = 0
         self.nodes = self.self_nodes = 0
         self.lacks_nodes = False
+        self.device_ns = 0.0
+        """A sum that lacks that of one region is none."""
         self.durations: Counter[float] = Counter()
         self.operators = [0] * _OPERATOR_COLUMNS
         self.missing: set[int] = set()
@@ -228,7 +238,7 @@ class _Sum:
         saved, bumps, *others = (None if i in self.missing else n for i, n in enumerate(self.operators))
         nodes, self_nodes = (None, None) if self.lacks_nodes else (self.nodes, self.self_nodes)
         return (
-            (self.count, self.total_ns, self.self_ns, _median(self.durations), nodes, saved, bumps, _NOT_MEASURED)
+            (self.count, self.total_ns, self.self_ns, _median(self.durations), nodes, saved, bumps, self.device_ns)
             + (self_nodes, self.redundant, self.errors)
             + tuple(others)
         )

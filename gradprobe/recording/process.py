@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from gradprobe.recording.accounting import Accounting
+from gradprobe.recording.device_times import DeviceTime, device_times
+from gradprobe.recording.events import COMPILED_CALL
 from gradprobe.recording.history import Watch, interpret
-from gradprobe.recording.records import History
+from gradprobe.recording.records import History, Region
 from gradprobe.recording.store import Contents
 
 
@@ -27,6 +29,23 @@ class Process:
     def accounting(self) -> Accounting:
         """What operators did in it."""
         return Accounting(self.contents, self.history)
+
+    @cached_property
+    def device_times(self) -> dict[Region, DeviceTime]:
+        """What accelerators say of its regions."""
+        return device_times(self.contents, self.history)
+
+    @cached_property
+    def compiled(self) -> dict[Region, str]:
+        """What ran compiled directly in a region: the functions, with how often where it was not once."""
+        calls: dict[Region, Counter[str]] = defaultdict(Counter)
+        for mark in self.history.marks:
+            if mark.op == COMPILED_CALL and mark.region is not None:
+                calls[mark.region][self.place(mark.site)[2] or "?"] += 1
+        return {
+            region: ", ".join(name if count == 1 else f"{name} ({count:,})" for name, count in counts.most_common())
+            for region, counts in calls.items()
+        }
 
     @cached_property
     def watched(self) -> frozenset[int]:

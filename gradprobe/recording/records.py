@@ -14,6 +14,12 @@ DEFAULT: State = (True, False)
 # How generators and coroutines end and are put away: no failures.
 PROTOCOL = frozenset({"StopIteration", "StopAsyncIteration", "GeneratorExit"})
 
+
+def is_failure(error: str) -> bool:
+    """Whether an exception's name tells of more than a generator's or a coroutine's usual end."""
+    return bool(error) and error not in PROTOCOL
+
+
 REENTERED = "entered again while open"
 OUT_OF_ORDER = "left out of order"
 OTHER_THREAD = "left on another thread"

@@ -40,6 +40,7 @@ class Writer:
     ) -> None:
         self.store = store
         self.names_ranges = names_ranges
+        self.keeps_events = True
         self.counts_nodes = level != "modes"
         self.counts_operators = level == "ops"
         self.failure: str | None = None

@@ -11,9 +11,9 @@ import pandas as pd
 from gradprobe.analysis.gaps import gaps
 from gradprobe.analysis.modes import MODES, by_mode, by_thread, hidden_ns
 from gradprobe.recording.events import UNKNOWN
-from gradprobe.recording.frames import is_failure
+from gradprobe.recording.records import is_failure
 from gradprobe.recording.tables import Tables
-from gradprobe.report import accounts, findings
+from gradprobe.report import accounts, compiled, devices, findings, processes
 from gradprobe.report.document import Chart, Document, Section, Table
 from gradprobe.report.timeline import timeline
 from gradprobe.report.units import count, duration, many, place, printable, share, size
@@ -28,9 +28,13 @@ def document(tables: Tables, *, top: int = TOP, charts: bool = False) -> Documen
         findings.section(tables, top),
         _timeline(tables) if charts else None,
         _modes(tables),
+        processes.section(tables, top),
+        processes.ranks(tables, top),
         _threads(tables, top),
         _sites(tables, top),
         *accounts.sections(tables, top),
+        compiled.section(tables, top),
+        devices.section(tables, top),
         _redundant(tables, top),
         _irregular(tables, top),
         _calls(tables, top),

@@ -87,7 +87,7 @@ def test_budgets_that_the_level_does_not_count_and_other_bad_input_are_refused(
     assert "record again with --level graph" in refused(capsys, "check", "modes.gradprobe", "--max-nodes", "1")
     assert "record again with --level ops" in refused(capsys, "check", "graph.gradprobe", "--max-saved-bytes", "1")
     assert "nowhere.gradprobe" in refused(capsys, "check", "nowhere.gradprobe")
-    assert "'GP9', which begins no rule's code" in refused(capsys, "check", recorded, "--ignore", "GP9")
+    assert "'GP0', which begins no rule's code" in refused(capsys, "check", recorded, "--ignore", "GP0")
     assert "out.txt: findings are written as .sarif or .json" in refused(capsys, "check", recorded, "-o", "out.txt")
     Path("out.json").write_text("mine")
     assert "out.json" in refused(capsys, "check", recorded, "-o", "out.json")

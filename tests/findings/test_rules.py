@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,8 @@ def found_by_run(program: str, folder: Path) -> set[str]:
     script.write_text(program, encoding="utf-8")
     try:
         with gradprobe.record(level="ops") as recording:
-            runpy.run_path(str(script), run_name="__main__")
+            alive = runpy.run_path(str(script), run_name="__main__")
+        alive.clear()
     finally:
         torch._C._set_grad_enabled(True)
     return set(recording.findings["rule"])
@@ -56,10 +58,41 @@ def found_by_run_of_its_own(program: str, folder: Path) -> set[str]:
     return set(gradprobe.load(folder / "run.gradprobe").findings["rule"])
 
 
+def found_with_what_it_starts(program: str, folder: Path) -> set[str]:
+    """For programs that start processes."""
+    (folder / "program.py").write_text(program, encoding="utf-8")
+    words = ["run", "--follow", "--level=ops", "--force", "--output=run.gradprobe", "program.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "gradprobe", *words], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return set(gradprobe.merge(folder.glob("run*.gradprobe")).findings["rule"])
+
+
+def found_on_ranks(program: str, folder: Path) -> set[str]:
+    """For programs that run as several ranks."""
+    (folder / "program.py").write_text(program, encoding="utf-8")
+    words = ["--level=ops", "--force", "--output=run.gradprobe", "program.py"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "gradprobe", "run", *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(gradprobe.merge(folder.glob("run*.gradprobe")).findings["rule"])
+
+
+OTHERWISE: dict[str, Callable[[str, Path], set[str]]] = {
+    "GP301": found_by_run_of_its_own,
+    "GP705": found_by_run_of_its_own,
+    "GP706": found_with_what_it_starts,
+    "GP901": found_on_ranks,
+    "GP902": found_on_ranks,
+}
+
+
 @pytest.mark.parametrize("code", [code for code in RULES if code not in ONLY_IN_SOURCE])
 def test_a_rule_fires_on_its_example_and_not_on_the_corrected_one(code: str, tmp_path: Path) -> None:
     bad, good = programs(code)
-    find = found_by_run_of_its_own if code in ("GP301", "GP705") else found_by_run
+    find = OTHERWISE.get(code, found_by_run)
     assert code in find(bad, tmp_path)
     assert code not in find(good, tmp_path)
 

@@ -84,7 +84,7 @@ def test_options_and_the_nearest_configuration_silence_by_the_beginning_of_codes
     [
         ('ignore = "GP1"', "ignore in .* is 'GP1'; give a list of codes"),
         ("ignore = [1]", r"is \[1\]; give a list of codes"),
-        ('ignore = ["GP9"]', "names 'GP9', which begins no rule's code; there are GP101"),
+        ('ignore = ["GP0"]', "names 'GP0', which begins no rule's code; there are GP101"),
         ("per-file-ignores = 3", "per-file-ignores in .* is no table"),
         ('per-file-ignores = {"a" = "GP1"}', "per-file-ignores 'a' in .* is 'GP1'; give a list"),
         ("ignore = [", "cannot be read"),

@@ -51,10 +51,10 @@ def test_findings_of_workers_arrive_and_those_that_the_project_silences_are_not_
     assert "1 finding: 1 error." in run(TESTS, *words).stdout.str()
     pytester.makepyprojecttoml('[tool.gradprobe]\nignore = ["GP4"]\n')
     assert "Findings" not in run(TESTS, *words).stdout.str()
-    pytester.makepyprojecttoml('[tool.gradprobe]\nignore = ["GP9"]\n')
+    pytester.makepyprojecttoml('[tool.gradprobe]\nignore = ["GP0"]\n')
     ended = run(TESTS, "--gradprobe")
     assert ended.ret == pytest.ExitCode.USAGE_ERROR
-    assert "names 'GP9', which begins no rule's code" in ended.stderr.str()
+    assert "names 'GP0', which begins no rule's code" in ended.stderr.str()
 
 
 def test_an_error_of_ours_fails_no_test_but_one_that_has_a_budget(run: Run, pytester: pytest.Pytester) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gradprobe.analysis.findings import compiled, graphs, modes, tensors, threads, waste
+from gradprobe.analysis.findings import compiled, graphs, modes, processes, tensors, threads, waste
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding, united
 from gradprobe.analysis.findings.suppression import Suppression
@@ -31,7 +31,10 @@ RULES_OF_A_RUN: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     threads.modes_held_across_yield,
     threads.modes_held_across_await,
     threads.left_out_of_order,
+    processes.modes_that_do_not_reach_processes,
     waste.redundant_managers,
+    processes.graphs_on_some_ranks_only,
+    processes.modes_that_differ_where_ranks_meet,
 )
 
 

@@ -232,12 +232,39 @@ _RULES = (
         "Leave blocks in the opposite order of their entry; do not hold inference mode in a generator or a task.",
     ),
     Rule(
+        "GP706",
+        "mode-does-not-reach-process",
+        WARNING,
+        "A process that was started under a mode runs with gradients on.",
+        "A process that is spawned begins with gradients on, whatever the one that starts it has set. Only a forked one "
+        "begins in the modes of the thread that forked it.",
+        "Enter the mode inside the function that the process runs.",
+    ),
+    Rule(
         "GP801",
         "redundant-manager",
         NOTE,
         "A block sets the mode that is in force already.",
         "Each entry and exit costs about a microsecond.",
         "In hot paths, enter the mode once around the loop.",
+    ),
+    Rule(
+        "GP901",
+        "ranks-differ-in-graph",
+        WARNING,
+        "One rank builds a graph at a line where another builds none.",
+        "Ranks are meant to do the same. One that builds no graph has no gradients to give: wrappers that sum them up "
+        "wait for it, or train on the other ranks' alone.",
+        "Set the mode on all ranks alike, or leave that work out on all of them.",
+    ),
+    Rule(
+        "GP902",
+        "ranks-differ-in-mode-at-collective",
+        WARNING,
+        "Ranks run one collective operator under different modes.",
+        "The results have a graph on some ranks and none on others, or are inference tensors there. What follows fails "
+        "on some ranks only, and the others wait for them.",
+        "Enter the mode on all ranks, or leave it before the collective.",
     ),
 )
 
@@ -251,4 +278,5 @@ FAMILIES = {
     "6": "Changes in place",
     "7": "Threads, tasks and generators",
     "8": "Waste",
+    "9": "Ranks",
 }

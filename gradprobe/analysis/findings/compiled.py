@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
 from collections.abc import Iterator
 
-from gradprobe.analysis.findings.evidence import Evidence, Seen, is_library
+from gradprobe.analysis.compilations import compiled_functions, in_english
+from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, Place
 from gradprobe.analysis.findings.source import Function, decorator_of, manager_of, source_of, within
 
@@ -16,18 +16,18 @@ _KINDS = 3
 
 def recompilations(evidence: Evidence) -> Iterator[Finding]:
     """GP301: the compiled function, and the calls that it was compiled anew for."""
-    functions: dict[tuple[str, int], list[Seen]] = defaultdict(list)
-    for seen in evidence.of("GP301"):
-        functions[seen.main.file, seen.main.line].append(seen)
-    for (file, line), compiled in functions.items():
-        kinds = {(seen.sighting.facts.get("mode"), seen.sighting.facts.get("inference_tensor")) for seen in compiled}
-        if len(kinds) >= _KINDS:
-            message = (
-                f"this function was compiled {sum(seen.count for seen in compiled)} times, for {len(kinds)} combinations "
-                "of a mode and a kind of tensor."
-            )
-            related = tuple(place for seen in compiled for place in seen.related)
-            yield Finding("GP301", message, file, line, compiled[0].main.function, 1, related)
+    for function in compiled_functions(evidence.processes):
+        kinds = {(made.mode, made.takes_inference) for made, _ in function.graphs}
+        if len(kinds) < _KINDS or function.file is None:
+            continue
+        why = dict.fromkeys(text for made, _ in function.graphs for r in made.reasons if (text := in_english(r)))
+        message = (
+            f"this function was compiled {sum(count for _, count in function.graphs)} times, for {len(kinds)} combinations "
+            f"of a mode and a kind of tensor{': ' if why else ''}{'; '.join(why)}."
+        )
+        calls = dict.fromkeys(made.called for made, _ in function.graphs if made.called is not None)
+        related = tuple(Place(called.file, called.line, called.role) for called in calls)
+        yield Finding("GP301", message, function.file, function.line, function.name, 1, related)
 
 
 def scripted(evidence: Evidence) -> Iterator[Finding]:
