@@ -19,7 +19,18 @@ from scipy.stats import binom
 
 TESTS = 2_000
 # Neighbours that take longer than everything else.
-QUIET = ("-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio", "-p", "no:xdist")
+NEIGHBOURS = (
+    "cacheprovider",
+    "hypothesispytest",
+    "anyio",
+    "asyncio",
+    "benchmark",
+    "memray",
+    "randomly",
+    "timeout",
+    "xdist",
+)
+QUIET = ("-q", *(word for name in NEIGHBOURS for word in ("-p", f"no:{name}")))
 
 
 def main() -> None:
@@ -49,7 +60,7 @@ def main() -> None:
 
 def took(folder: Path, *words: str) -> float:
     command = [sys.executable, "-m", "pytest", *QUIET, *words]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         _, status, usage = os.wait4(process.pid, 0)
     assert status == 0
     return usage.ru_utime + usage.ru_stime

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pytest
 
 SCHEMA = 1
+_EVERYTHING = 1_000_000
 _DEFAULT = {"html": "gradprobe.html", "json": "gradprobe.json", "markdown": "gradprobe.md"}
 
 
@@ -184,7 +185,7 @@ def written(
         if report.type == "term":
             continue
         path = config.invocation_params.dir / (report.destination or _default(report))
-        shown = document(results, 10_000 if report.type == "html" else settings.top, before)
+        shown = document(results, _EVERYTHING if report.type == "html" else settings.top, before)
         try:
             if report.type == "html":
                 write(path, html_format.page(shown))
@@ -207,11 +208,11 @@ def _default(report: Report) -> str:
 def show(
     terminal: pytest.TerminalReporter, results: Results, settings: Settings, before: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """The summary in the terminal: nothing where only markers were used and kept, one line with -q, all with -v."""
+    """The summary in the terminal: nothing where only markers were used and kept, one line with -q, every row with -v."""
     if not (settings.watches_all or results.comparisons):
         return
     verbosity = terminal.config.get_verbosity()
-    shown = document(results, settings.top, before)
+    shown = document(results, settings.top if verbosity <= 0 else _EVERYTHING, before)
     if verbosity < 0:
         terminal.write_line(f"gradprobe: {shown.verdict[0]}")
         return
