@@ -1,0 +1,211 @@
+"""Runs cases watched and not watched, and says where they differ. By itself it writes the table of docs/fidelity.md:
+
+python -m tests.fidelity.matrix [--share N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import gradprobe
+from tests.fidelity.cases import FAMILIES, Case
+
+LEVELS = ("modes", "graph", "ops")
+PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"
+BEGIN, END = "<!-- table -->", "<!-- end of the table -->"
+SPARE_BYTES = 4_096
+"""By how much the peak of what tensors hold may be higher while watched."""
+
+
+class Nothing(TorchDispatchMode):
+    """Some operators take another path under any dispatch mode, whatever it does."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass
+class Outcome:
+    """What a program could see of a run: what came out, as bits and traits, or the error; warnings; tensors left alive."""
+
+    traits: list[Any] = field(default_factory=list)
+    bits: list[bytes] = field(default_factory=list)
+    error: tuple[str, str] | None = None
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+    alive: int = 0
+
+
+def run(case: Callable[[], Any], watch: Any, *, count_alive: bool) -> Outcome:
+    """One run of ``case`` from the same seed."""
+    found = Outcome()
+    torch.manual_seed(0)
+    before = _alive() if count_alive else 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            with watch:
+                result = case()
+        except Exception as error:
+            found.error = type(error).__name__, str(error)
+        else:
+            leaves = _pytree.tree_leaves(result)
+            found.traits = [traits(leaf) for leaf in leaves]
+            found.bits = [_bits(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
+            del leaves, result
+    found.warnings = [(one.category.__name__, str(one.message)) for one in caught]
+    found.alive = _alive() - before if count_alive else 0
+    return found
+
+
+def _alive() -> int:
+    gc.collect()
+    return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+
+
+def traits(value: Any) -> Any:
+    """All that a program can ask of a tensor but its numbers."""
+    if not isinstance(value, torch.Tensor):
+        return value if isinstance(value, str | int | float | bool | bytes | type(None)) else type(value).__name__
+    return (
+        _asked(lambda: value._version),
+        value._is_view(),
+        value.requires_grad,
+        value.is_inference(),
+        value.is_leaf,
+        _asked(lambda: type(value.grad_fn).__name__),
+        _asked(lambda: (value.shape, value.stride(), value.storage_offset(), value.dtype, value.layout)),
+    )
+
+
+def _asked(question: Callable[[], Any]) -> Any:
+    try:
+        return question()
+    except (RuntimeError, NotImplementedError) as error:
+        return type(error).__name__
+
+
+def _bits(tensor: torch.Tensor) -> bytes:
+    with torch.no_grad():
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu":
+            return b""
+        plain = tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+        return bytes(plain.reshape(-1).view(torch.uint8).numpy().tobytes()) if plain.numel() else b""
+
+
+@dataclass
+class Compared:
+    """How a family did at a level."""
+
+    cases: int = 0
+    unrepeatable: list[str] = field(default_factory=list)
+    """Cases that differ from themselves, or under any dispatch mode, so that nothing can be said."""
+    differing: list[str] = field(default_factory=list)
+
+
+def compared(cases: list[Case], level: str, *, count_alive: bool) -> Compared:
+    """Runs each case alone and watched."""
+    found = Compared()
+    gc.collect()
+    gc.freeze()  # what is here already need not be looked through for tensors again and again
+    try:
+        _compare(cases, level, found, count_alive=count_alive)
+    finally:
+        gc.unfreeze()
+    return found
+
+
+def _compare(cases: list[Case], level: str, found: Compared, *, count_alive: bool) -> None:
+    for name, case in cases:
+        run(case, contextlib.nullcontext(), count_alive=False)  # some warnings come once per process
+        alone = run(case, contextlib.nullcontext(), count_alive=count_alive)
+        watched = run(case, gradprobe.record(level=level), count_alive=count_alive)
+        found.cases += 1
+        if alone != watched:
+            again = run(case, contextlib.nullcontext(), count_alive=count_alive)
+            under_a_mode = run(case, Nothing(), count_alive=count_alive)
+            if again.alive != alone.alive:  # what a compiler keeps grows with each run
+                for one in (alone, watched, again, under_a_mode):
+                    one.alive = 0
+            if alone == watched:
+                continue
+            if again != alone or (level == "ops" and under_a_mode == watched):
+                found.unrepeatable.append(name)
+            else:
+                found.differing.append(name)
+
+
+def peak(case: Callable[[], Any]) -> int:
+    """The most bytes that tensors held at once, as PyTorch's own profiler counts them."""
+    torch.manual_seed(0)
+    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        with contextlib.suppress(Exception):
+            case()
+    events = profiler.profiler.kineto_results.events()
+    held = most = 0
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def higher_peaks(cases: list[Case], level: str) -> list[tuple[str, int, int]]:
+    """The cases whose peak is higher while watched, by more than the spare: with both peaks."""
+    found = []
+    for name, case in cases:
+        alone = peak(case)
+
+        def watched(case: Callable[[], Any] = case) -> None:
+            with gradprobe.record(level=level):
+                case()
+
+        while_watched = peak(watched)
+        if while_watched > alone + SPARE_BYTES:
+            found.append((name, alone, while_watched))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--share", type=int, default=1, help="one case in so many of those from the databases")
+    options = parser.parse_args()
+    rows, told = [], []
+    begin = time.perf_counter()
+    for family, cases_of in FAMILIES.items():
+        cases = list(cases_of(options.share))
+        row: list[Any] = [family, f"{len(cases):,}"]
+        for level in LEVELS:
+            result = compared(cases, level, count_alive=family != "operators")
+            higher = higher_peaks(cases, level) if family == "programs" else []
+            row.append(f"{len(result.differing)} ({len(result.unrepeatable)})")
+            told += [f"- level `{level}`: {name}" for name in result.differing]
+            told += [f"- level `{level}`: {name}: peak {more:,} bytes, alone {less:,}" for name, less, more in higher]
+            print(
+                f"{family}, {level}: {row[-1]}", *result.differing, *higher, "|", *result.unrepeatable, file=sys.stderr
+            )
+        rows.append(row)
+    table = tabulate(rows, ["family", "cases", *(f"differ at `{one}`" for one in LEVELS)], tablefmt="github")
+    print(table, *told, sep="\n")
+    print(f"{time.perf_counter() - begin:.0f} s", file=sys.stderr)
+    if options.share == 1:
+        text = PAGE.read_text(encoding="utf-8")
+        before, after = text.split(BEGIN)[0], text.split(END)[1]
+        middle = "\n".join([BEGIN, "", table, "", *told, *([""] if told else []), END])
+        PAGE.write_text(f"{before}{middle}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
