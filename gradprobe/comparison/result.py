@@ -79,7 +79,15 @@ class Comparison:
             raise GradprobeError(f"{path} is no JSON ({error}); name a file that gradprobe compare wrote") from None
         if not isinstance(plain, dict):
             raise GradprobeError(f"{path} is no comparison; name a JSON file that gradprobe compare -o wrote")
-        return cls(outcome(plain, str(path)))
+        try:
+            found = cls(outcome(plain, str(path)))
+            # An edited file may hold anything. What cannot be shown is refused here, not where it is first looked at.
+            for shown in ("terminal", "markdown", "html"):
+                found._text(shown)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            told = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise GradprobeError(f"{path} is damaged ({told}); compare again") from None
+        return found
 
     def to_json(self) -> str:
         """Everything, as docs/compare.md describes it."""
