@@ -162,13 +162,14 @@ class Recorder:
             writer.note("level", text)
         if self._profiler_ranges and not ranges.are_possible():
             writer.note("level", f"torch {torch.__version__} has no ranges to name in its profiler's trace")
-        writer.flush()
         self._writer, self._running, self._process = writer, True, os.getpid()
-        if self._enabled:
-            with session.lock:
+        with session.lock:
+            # Under the lock: the session may forget what the writer has counted so far, until it serves the writer.
+            writer.flush()
+            if self._enabled:
                 session.attach(writer)
                 session.emit(_moment(THREAD | RECORDING_BEGINS, session, None))
-            _active.add(self)
+                _active.add(self)
         self._recording = recording = Recording(
             lambda: [self._contents(writer, path)],
             include_torch=self._include_torch,

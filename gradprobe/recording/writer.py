@@ -92,14 +92,10 @@ class Writer:
 
         A file that cannot be written ends the recording, never the program.
         """
-        batch, tables = self._batch, self._tables
         if self.failure is not None:
             return True
-        # The tables only ever grow at their end, so what is new is known by their length.
-        batch.sites = list(tables.sites.values())[self._sites :]
-        batch.names = list(tables.names.items())[self._names :]
-        batch.operations = list(tables.operations.values())[self._operations :]
-        batch.threads = [t for t in map(tables.threads.get, self._seen) if t and self._threads.get(t.id) != t]
+        batch = self._batch
+        self._collect(batch)
         batch.folds = self._folder.take_changed()
         batch.op_folds = self._folder.operators.take_changed()
         if not batch:
@@ -115,12 +111,20 @@ class Writer:
         except Exception as error:  # whatever it is, it must not end the thread that serves all recordings
             self._fail(error)
         else:
-            self._sites += len(batch.sites)
-            self._names += len(batch.names)
-            self._operations += len(batch.operations)
-            self._threads.update((t.id, t) for t in batch.threads)
             self._batch = Batch()
         return True
+
+    def _collect(self, batch: Batch) -> None:
+        """Adds to ``batch`` what is new in the tables. It stays there until it is written: the tables may forget it."""
+        tables = self._tables
+        # While this takes events they only grow, and at their end, so what is new is known by their length.
+        batch.sites += list(tables.sites.values())[self._sites :]
+        batch.names += list(tables.names.items())[self._names :]
+        batch.operations += list(tables.operations.values())[self._operations :]
+        self._sites, self._names, self._operations = len(tables.sites), len(tables.names), len(tables.operations)
+        threads = [t for t in map(tables.threads.get, self._seen) if t and self._threads.get(t.id) != t]
+        self._threads.update((t.id, t) for t in threads)
+        batch.threads += threads
 
     def finish(self) -> None:
         """Writes what is left, and waits up to ten seconds for readers who hold the file."""

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 import gradprobe
-from gradprobe.recorder import Recorder
+from gradprobe.recorder import Recorder, session_for
 from gradprobe.recording import columns
+from gradprobe.recording.writer import Writer
 from tests.conftest import FakeClock
 
 
@@ -388,6 +389,34 @@ def test_an_empty_recording_has_all_tables_and_a_report() -> None:
     assert "changed no mode" in str(recording)
     assert recording.to_markdown()
     assert recording.to_json()
+
+
+def test_a_recording_has_its_own_names_though_the_idle_session_forgets_as_it_starts(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_for(clock.clock)
+
+    def raise_and_record(error: Exception) -> str:
+        with contextlib.suppress(type(error)), Recorder(clock=clock.clock) as recording, torch.no_grad():
+            raise error
+        return str(recording.regions["error"].item())
+
+    def forget() -> None:
+        with session.lock:
+            if session.is_idle:
+                session.drain()
+
+    def flush_and_meet(writer: Writer) -> bool:
+        done = flush(writer)
+        thread = threading.Thread(target=forget)
+        thread.start()
+        thread.join(0.1)  # it may have to wait until the recording has started
+        return done
+
+    assert raise_and_record(KeyError()) == "KeyError"
+    flush = Writer.flush
+    monkeypatch.setattr(Writer, "flush", flush_and_meet)
+    assert raise_and_record(ValueError()) == "ValueError"
 
 
 def test_past_the_limit_a_recording_stops_if_told_so() -> None:
