@@ -62,6 +62,7 @@ raise OSError(5, "told to the hook")
 
 INTERRUPTED = """
 import atexit, os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started this in the background
 atexit.register(print, "exit handler")
 def work():
     os.kill(os.getpid(), signal.SIGINT)
