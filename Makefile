@@ -27,6 +27,7 @@ test-cuda: $(INSTALLED)
 
 fidelity: $(INSTALLED)
 	$(BIN)/python -m tests.fidelity.matrix
+	$(BIN)/python -m tests.fidelity.killing 200
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
