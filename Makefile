@@ -35,7 +35,8 @@ format: $(INSTALLED)
 
 benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/blocks.py
-	$(BIN)/python benchmarks/operators.py
+	$(BIN)/python benchmarks/instructions.py
+	$(BIN)/python benchmarks/operators.py --readme
 	$(BIN)/python benchmarks/plugin.py
 	$(BIN)/python benchmarks/soak.py
 	$(BIN)/python benchmarks/reporting.py

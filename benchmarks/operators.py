@@ -1,17 +1,18 @@
-"""What watching costs whole programs: levels `modes`, `graph` and `ops` against the unwatched run, interleaved and paired.
+"""What watching costs whole programs: gradprobe's levels and other tools against the unwatched run, interleaved and paired.
 
-    python benchmarks/operators.py [--processes 5] [--pairs 12] [--only NAME]
+    python benchmarks/operators.py [--processes 5] [--pairs 12] [--only NAME] [--all] [--readme]
 
-In each fresh process every workload runs in samples of a fifth of a second, long enough for the writing thread to do its
+In each fresh process every program runs in samples of a fifth of a second, long enough for the writing thread to do its
 work within them. Each round takes one sample per arm in random order, a second unwatched one among them as a control.
 Ratios are of the samples of one round; then the median over the rounds, then over processes, with the range of these.
-Recordings start and stop outside of the samples. Prints Markdown.
+Tools start and stop outside of the samples: what torch.profiler does with its events when it stops is not in its figures,
+what gradprobe's writing thread does is in ours. Prints Markdown; with ``--readme`` also writes the table of the README and
+its chart.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -20,109 +21,52 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from arms import NAMES, watching
 from blocks import resident
+from programs import FIVE, programs
 from tabulate import tabulate
 
 SAMPLE_S = 0.2
-ARMS = ("unwatched", "control", "nothing", "modes", "graph", "ops")
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- the cost of programs -->", "<!-- end of the cost of programs -->"
+BASE, NOTHING = "unwatched", "nothing"
+Run = dict[str, list[dict[str, float]]]
+"""Of one process: per program a dict for each round, seconds of a call by arm."""
 
 
-def workloads() -> Iterator[tuple[str, Callable[[], object]]]:
-    """Small programs, in which what is fixed per operator weighs most."""
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    linear = torch.nn.Linear
-    mlp = torch.nn.Sequential(linear(16, 16), torch.nn.ReLU(), linear(16, 16), torch.nn.ReLU(), linear(16, 4))
-    x = torch.randn(4, 16)
-    encoder = torch.nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True)
-    tokens = torch.randn(2, 16, 64)
-    config = GPT2Config(n_layer=4, n_head=4, n_embd=128, vocab_size=500, n_positions=64, bos_token_id=0, eos_token_id=0)
-    gpt2 = GPT2LMHeadModel(config).eval()
-    prompt = torch.randint(1, 500, (1, 8))
-    mask = torch.ones_like(prompt)
-
-    def generate() -> object:
-        return gpt2.generate(prompt, attention_mask=mask, max_new_tokens=16, do_sample=False, pad_token_id=0)
-
-    def step() -> object:
-        loss = gpt2(prompt, labels=prompt).loss
-        return loss.backward()
-
-    def under(mode: Callable[[], Any], call: Callable[[], object]) -> Callable[[], object]:
-        def run() -> object:
-            with mode():
-                return call()
-
-        return run
-
-    for name, mode in (
-        ("no_grad", torch.no_grad),
-        ("inference_mode", torch.inference_mode),
-        ("grad", torch.enable_grad),
-    ):
-        yield f"tiny MLP, {name}", under(mode, lambda: mlp(x))
-        yield f"encoder layer, {name}", under(mode, lambda: encoder(tokens))
-        yield f"GPT-2 forward, {name}", under(mode, lambda: gpt2(prompt))
-    yield "GPT-2 generate", generate
-    yield "GPT-2 forward and backward", step
-
-
-@contextlib.contextmanager
-def watching(arm: str) -> Iterator[None]:
-    """The program under one arm of the comparison."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    from gradprobe.recorder import Recorder
-
-    class Nothing(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            return func(*args, **(kwargs or {}))
-
-    if arm in ("unwatched", "control"):
-        yield
-    elif arm == "nothing":
-        with Nothing():
-            yield
-    else:
-        with Recorder(level=arm):
-            yield
-
-
-def measure(pairs: int, only: str) -> dict[str, Any]:
-    """Per workload, one dict of seconds per call by arm for each round; and what a million operators take."""
+def measure(pairs: int, only: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """The run of this process, and what a million operators take in it."""
     order = random.Random(os.getpid())
-    figures: dict[str, Any] = {}
-    for name, call in workloads():
-        if only not in name:
-            continue
-        for arm in ARMS:
-            with watching(arm):
-                call()
+    run: Run = {}
+    for name, call in programs():
+        if only in name and (not names or name in names):
+            calls = {arm: _calls(arm, call) for arm in NAMES}
+            run[name] = [
+                {arm: _sample(arm, call, calls[arm]) for arm in order.sample(list(NAMES), len(NAMES))}
+                for _ in range(pairs)
+            ]
+    return {"programs": run, "linear": linear()}
+
+
+def _calls(arm: str, call: Callable[[], object]) -> int:
+    """How many calls a sample takes under ``arm``: few would tell of the first ones only."""
+    calls = 1
+    while (each := _sample(arm, call, calls)) * calls < SAMPLE_S / 4:
+        calls *= 2
+    return max(int(SAMPLE_S / each), 1)
+
+
+def _sample(arm: str, call: Callable[[], object], calls: int) -> float:
+    with watching(arm):
+        call()
         begin = time.perf_counter()
-        for _ in range(3):
+        for _ in range(calls):
             call()
-        calls = max(int(SAMPLE_S / ((time.perf_counter() - begin) / 3)), 1)
-        rounds = []
-        for _ in range(pairs):
-            taken = {}
-            for arm in order.sample(ARMS, len(ARMS)):
-                with watching(arm):
-                    call()
-                    begin = time.perf_counter()
-                    for _ in range(calls):
-                        call()
-                    taken[arm] = (time.perf_counter() - begin) / calls
-            rounds.append(taken)
-        figures[name] = rounds
-    figures["linear"] = linear()
-    return figures
+        return (time.perf_counter() - begin) / calls
 
 
 def linear() -> dict[str, float]:
@@ -155,37 +99,87 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--only", default="", help="programs whose name has this in it")
+    parser.add_argument("--all", action="store_true", help="more programs than the README shows")
+    parser.add_argument("--readme", action="store_true", help="write the table of the README and its chart")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.pairs, options.only)))
+        print(json.dumps(measure(options.pairs, options.only, () if options.all else FIVE)))
         return
     runs = []
     for number in range(options.processes):
         print(f"process {number + 1} of {options.processes}", file=sys.stderr)
         command = [sys.executable, __file__, "--measure", "--pairs", str(options.pairs), "--only", options.only]
+        command += ["--all"] if options.all else []
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         runs.append(json.loads(done.stdout))
-    print(table(runs))
+    measured = [run["programs"] for run in runs]
+    print(table(measured))
     print("\nOne region of so many operators, microseconds each; megabytes and kilobytes are of the longest:")
     for name in runs[0]["linear"]:
         print(f"- {name}: {statistics.median(run['linear'][name] for run in runs):.2f}")
+    if options.readme:
+        write_readme(measured)
 
 
-def table(runs: list[dict[str, Any]]) -> str:
-    columns = [("control", "unwatched"), ("modes", "unwatched"), ("graph", "unwatched"), ("nothing", "unwatched")]
-    columns += [("ops", "unwatched"), ("ops", "nothing")]
-    rows = []
-    for name in runs[0]:
-        if name == "linear":
-            continue
-        cells = []
-        for arm, base in columns:
-            medians = [statistics.median(taken[arm] / taken[base] for taken in run[name]) for run in runs]
-            cells.append(f"{statistics.median(medians):.3f} ({min(medians):.3f} to {max(medians):.3f})")
-        rows.append((name, *cells))
-    heads = ["program", "unwatched again", "modes", "graph", "a mode that does nothing", "ops", "ops / nothing"]
-    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+def ratio(runs: list[Run], program: str, arm: str, base: str = BASE) -> tuple[float, float, float]:
+    """The median over processes of the medians over rounds, the least and the greatest of these."""
+    medians = [statistics.median(taken[arm] / taken[base] for taken in run[program]) for run in runs]
+    return statistics.median(medians), min(medians), max(medians)
+
+
+def table(runs: list[Run]) -> str:
+    """A row per tool, a column per program: ratios to the unwatched run, with their range over processes."""
+    rows = [
+        (text, *("{:.2f} ({:.2f} to {:.2f})".format(*ratio(runs, program, arm)) for program in runs[0]))
+        for arm, text in NAMES.items()
+        if arm != BASE
+    ]
+    ours = ("{:.2f} ({:.2f} to {:.2f})".format(*ratio(runs, program, "ops", NOTHING)) for program in runs[0])
+    rows.append(("`ops` to the mode that does nothing", *ours))
+    return tabulate(rows, ["", *runs[0]], tablefmt="github", disable_numparse=True)
+
+
+def write_readme(runs: list[Run]) -> None:
+    """Puts the table in the place of the one that the README has, and draws the chart beside it."""
+    import altair
+
+    rows = [
+        (text, *(f"{ratio(runs, program, arm)[0]:.2f}" for program in runs[0]))
+        for arm, text in NAMES.items()
+        if arm != BASE
+    ]
+    shown = tabulate(
+        rows, ["", *runs[0]], tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * len(runs[0]))
+    )
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
+    readme.write_text(f"{before}{BEGIN}\n\n{shown}\n\n{after}")
+
+    points = [
+        {"tool": text.replace("`", ""), "program": program, "ratio": ratio(runs, program, arm)[0]}
+        for arm, text in NAMES.items()
+        if arm not in (BASE, "control")
+        for program in runs[0]
+    ]
+    order = [text.replace("`", "") for text in NAMES.values()]
+    chart = (
+        altair.Chart(altair.Data(values=points))  # type: ignore[no-untyped-call]
+        .mark_point(filled=True, size=70, opacity=0.9)
+        .encode(
+            x=altair.X(
+                "ratio:Q",
+                scale=altair.Scale(type="log", nice=False),
+                axis=altair.Axis(values=[1, 1.5, 2, 3, 5, 10, 20, 50, 100], format="~r"),
+                title="time of a call, to the unwatched one",
+            ),
+            y=altair.Y("tool:N", sort=order, title=None, axis=altair.Axis(labelLimit=240, grid=True)),
+            color=altair.Color("program:N", sort=list(runs[0]), legend=altair.Legend(title=None, labelLimit=260)),
+        )
+        .properties(width=460, height=200, background="white")
+    )
+    chart.save(str(ROOT / "docs" / "cost.svg"))
 
 
 if __name__ == "__main__":

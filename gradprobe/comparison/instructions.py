@@ -61,7 +61,7 @@ def count(sources: Sequence[Source], names: Sequence[str], settings: Settings) -
             seed=settings.seed,
             device=settings.device,
             threads=1,
-            command=_valgrind(folder),
+            command=callgrind(folder),
             variables={"PYTHONHASHSEED": "0"},  # where strings fall in tables decides how long they are looked for
         )
         # Reading an answer has no end of its own.
@@ -87,7 +87,8 @@ def count(sources: Sequence[Source], names: Sequence[str], settings: Settings) -
     return found, reason or ""
 
 
-def _valgrind(folder: str) -> list[str]:
+def callgrind(folder: str) -> list[str]:
+    """The command under which a program counts once it says so; what it counts goes to files in ``folder``."""
     return [
         "valgrind",
         "--quiet",

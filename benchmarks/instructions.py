@@ -1,0 +1,113 @@
+"""Machine instructions that watching adds to blocks and operators, counted by valgrind: they do not depend on the load.
+
+    python benchmarks/instructions.py [--check]
+
+Counts one call of each, the least of several, unwatched and at every level, beside a dispatch mode that does nothing.
+Prints Markdown. With ``--check`` it fails where a count is more than a tenth above its budget, the number that was measured
+when the budget was set down: whoever makes a hook cheaper lowers it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+
+from arms import watching
+from tabulate import tabulate
+
+ARMS = ("unwatched", "nothing", "modes", "graph", "ops")
+SLACK = 1.1
+BUDGETS: dict[str, dict[str, int]] = {}
+
+
+def calls() -> dict[str, Callable[[], object]]:
+    import torch
+
+    x, weight = torch.ones(4), torch.ones(4, requires_grad=True)
+    held = [x]  # until the next operator, as those who make a view hold it
+
+    def no_grad() -> None:
+        with torch.no_grad():
+            pass
+
+    def inference_mode() -> None:
+        with torch.inference_mode():
+            pass
+
+    return {
+        "with no_grad()": no_grad,
+        "with inference_mode()": inference_mode,
+        "set_grad_enabled(True)": lambda: torch.set_grad_enabled(True),
+        "add": lambda: torch.add(x, x),
+        "add in place": lambda: x.add_(1),
+        "view": lambda: held.__setitem__(0, x[1:]),
+        "add, with a node": lambda: torch.add(weight, weight),
+        "multiply, with a node that saves": lambda: torch.mul(weight, x),
+    }
+
+
+def count(folder: str) -> dict[str, dict[str, float]]:
+    """Instructions of one call by what is called and arm, above those of an empty one; runs under callgrind."""
+    import torch
+
+    from gradprobe.comparison.instructions import Counter
+
+    torch.set_num_threads(1)
+    counter = Counter(folder)
+    found: dict[str, dict[str, float]] = {}
+    for name, call in calls().items():
+        for arm in ARMS:
+            with watching(arm):
+                found.setdefault(name, {})[arm] = counter.of_one_call(lambda call=call: call)
+    return found
+
+
+def counted() -> dict[str, dict[str, float]]:
+    """What ``count`` finds in a process of its own under callgrind. Exits with the reason where it cannot be run."""
+    from gradprobe.comparison.instructions import callgrind, unavailable
+
+    reason = unavailable()
+    if reason is not None:
+        sys.exit(f"instructions cannot be counted: {reason}")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*callgrind(folder), sys.executable, __file__, "--count", folder]
+        # Where strings fall in tables decides how long they are looked for.
+        environment = {**os.environ, "PYTHONHASHSEED": "0"}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    found: dict[str, dict[str, float]] = json.loads(done.stdout)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="fail where a budget is exceeded")
+    parser.add_argument("--count", metavar="FOLDER", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.count:
+        print(json.dumps(count(options.count)))
+        return
+    found = counted()
+    rows = [(name, *(f"{by_arm[arm]:,.0f}" for arm in ARMS)) for name, by_arm in found.items()]
+    heads = ("instructions of", "unwatched", "a mode that does nothing", "`modes`", "`graph`", "`ops`")
+    print(tabulate(rows, heads, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * len(ARMS))))
+    if options.check:
+        sys.exit("\n".join(exceeded(found)) or None)
+
+
+def exceeded(found: dict[str, dict[str, float]]) -> list[str]:
+    """A line for each count that is above its budget by more than the slack."""
+    return [
+        f"{name} at level {level}: {found[name][level]:,.0f} instructions, the budget is {budget:,}"
+        for name, budgets in BUDGETS.items()
+        for level, budget in budgets.items()
+        if found[name][level] > budget * SLACK
+    ]
+
+
+if __name__ == "__main__":
+    main()
