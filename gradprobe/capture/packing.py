@@ -6,6 +6,8 @@ Each column is therefore turned as a whole, by functions that loop in C; the exa
 
 from __future__ import annotations
 
+import threading
+import weakref
 from array import array
 from collections.abc import Sequence
 from itertools import count
@@ -13,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gradprobe.capture.execution import thread_name
+from gradprobe.capture.execution import live_threads, thread_name
 from gradprobe.capture.places import Sites
 from gradprobe.recording.events import ENTER, EXIT, NOT_COUNTED, THREAD, Block, Event
 from gradprobe.recording.store import Thread
@@ -32,8 +34,7 @@ class Packer:
         self._by_place: dict[int, int] = {}
         self._threads = _Threads(tables.threads)
         self._names: dict[str, int] = {}
-        self.older: dict[int, str] = {}
-        """The names of threads that ran when a recording began: one may be gone when its events are packed."""
+        self._older: dict[int, str] = {}
 
     def pack(self, events: Sequence[Event]) -> Block:
         """The events as a block. Where some lack a node count, none has one."""
@@ -52,6 +53,12 @@ class Packer:
             extra=self._name_numbers(extras),
             nodes=np.array(nodes),
         )
+
+    def recording_begins(self) -> None:
+        """Notes the threads that run now: one may be gone when its events are packed, and nobody saw others end while
+        nothing was recorded."""
+        self._older = live_threads()
+        self._threads.forget_replaced()
 
     def forget(self) -> None:
         """Drops the threads that have ended and the names of tasks, of which a service makes new ones without end. Only
@@ -101,7 +108,7 @@ class Packer:
 
     def _thread_name(self, ident: int) -> str:
         name = thread_name(ident)
-        return self.older.get(ident, name) if name == f"thread {ident}" else name
+        return self._older.get(ident, name) if name == f"thread {ident}" else name
 
     def _name_numbers(self, extras: Sequence[Any]) -> np.ndarray[Any, Any]:
         if extras.count(None) == len(extras):
@@ -123,13 +130,30 @@ class _Threads(dict[int, int]):
         super().__init__()
         self._table = table
         self._next = count(1)
+        self._objects: dict[int, weakref.ref[threading.Thread] | None] = {}
 
     def forget_ended(self) -> None:
         """Keeps the live threads only."""
+        self._objects = {ident: known for ident, known in self._objects.items() if ident in self}
         live = set(self.values())
         for number in [number for number in self._table if number not in live]:
             del self._table[number]
 
+    def forget_replaced(self) -> None:
+        """Drops those whose identifier belongs to another thread by now."""
+        for ident in list(self):
+            known, current = self._objects.get(ident), _thread_of(ident)
+            if current is not None and (known is None or known() is not current):
+                del self[ident]
+
     def add(self, ident: int, name: str, began_ns: int, *, inherited: bool) -> None:
         number = self[ident] = next(self._next)
+        current = _thread_of(ident)
+        self._objects[ident] = None if current is None else weakref.ref(current)
         self._table[number] = Thread(number, name, ident, began_ns, inherited)
+
+
+def _thread_of(ident: int) -> threading.Thread | None:
+    """The thread with this identifier, if Python's ``threading`` started it."""
+    found: threading.Thread | None = threading._active.get(ident)  # type: ignore[attr-defined]
+    return None if isinstance(found, threading._DummyThread) else found

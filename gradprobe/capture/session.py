@@ -27,7 +27,7 @@ from gradprobe.capture.backward import backward_patches, runs_behind
 from gradprobe.capture.clocks import Clock
 from gradprobe.capture.compiling import Compilations
 from gradprobe.capture.devices import Devices
-from gradprobe.capture.execution import Tasks, live_threads, loop_patches, loops_may_run, thread_patches
+from gradprobe.capture.execution import Tasks, loop_patches, loops_may_run, thread_patches
 from gradprobe.capture.operators import Operators
 from gradprobe.capture.packing import Packer
 from gradprobe.capture.patches import Patches
@@ -148,7 +148,7 @@ class Session:
             self.sinks.remove(sink)
             raise
         self._choose_emit()
-        self._packer.older = live_threads()
+        self._packer.recording_begins()
         self._queue.append(_mark(MARK | ENTER, sink))
         if sink.counts_operators:
             self._operators.watch_thread()

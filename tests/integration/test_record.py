@@ -433,3 +433,42 @@ def test_past_the_limit_a_recording_stops_if_told_so() -> None:
 def test_arguments_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(gradprobe.GradprobeError):
         gradprobe.record(**wrong)
+
+
+def test_a_thread_that_takes_the_identifier_of_one_that_ended_unrecorded_has_its_own_name() -> None:
+    def start(name: str) -> tuple[threading.Thread, threading.Event, threading.Event, threading.Event]:
+        go, done, end = threading.Event(), threading.Event(), threading.Event()
+
+        def work() -> None:
+            go.wait()
+            with torch.no_grad():
+                pass
+            done.set()
+            end.wait()
+
+        thread = threading.Thread(target=work, name=name)
+        thread.start()
+        return thread, go, done, end
+
+    first, go, done, end = start("first")
+    with gradprobe.record() as recording:
+        go.set()
+        done.wait()
+    assert set(recording.regions["thread"]) == {"first"}
+    end.set()
+    first.join()
+    for _ in range(100):
+        second, go, done, end = start("second")
+        if second.ident == first.ident:
+            break
+        go.set()
+        end.set()
+        second.join()
+    else:
+        pytest.skip("this system gives no identifier a second time")
+    with gradprobe.record() as recording:
+        go.set()
+        done.wait()
+    end.set()
+    second.join()
+    assert set(recording.regions["thread"]) == {"second"}
