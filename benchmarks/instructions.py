@@ -29,7 +29,13 @@ def calls() -> dict[str, Callable[[], object]]:
     import torch
 
     x, weight = torch.ones(4), torch.ones(4, requires_grad=True)
-    held = [x]  # until the next operator, as those who make a view hold it
+    held = [x]  # until the next operator, as programs hold most results
+
+    def hold(call: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            held[0] = call()
+
+        return run
 
     def no_grad() -> None:
         with torch.no_grad():
@@ -43,11 +49,11 @@ def calls() -> dict[str, Callable[[], object]]:
         "with no_grad()": no_grad,
         "with inference_mode()": inference_mode,
         "set_grad_enabled(True)": lambda: torch.set_grad_enabled(True),
-        "add": lambda: torch.add(x, x),
+        "add": hold(lambda: torch.add(x, x)),
         "add in place": lambda: x.add_(1),
-        "view": lambda: held.__setitem__(0, x[1:]),
-        "add, with a node": lambda: torch.add(weight, weight),
-        "multiply, with a node that saves": lambda: torch.mul(weight, x),
+        "view": hold(lambda: x[1:]),
+        "add, with a node": hold(lambda: torch.add(weight, weight)),
+        "multiply, with a node that saves": hold(lambda: torch.mul(weight, x)),
     }
 
 

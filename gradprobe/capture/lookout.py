@@ -59,7 +59,7 @@ class Lookout:
 
     def event(self, event: Event, escaped: bool) -> None:
         """A manager was entered or left; ``escaped`` if inference tensors are alive outside of inference mode."""
-        op, time, ident, code, offset, grad, inference, grad_after, _, key, *_ = event
+        op, time, ident, code, offset, grad, inference, grad_after, _, key = event[:10]
         if op & KIND == ENTER:
             if grad and not grad_after and offset == DECORATED:
                 self._cuts.enter(key, code)
@@ -130,8 +130,9 @@ class Lookout:
         self.totals.finish()
 
     def _arm(self) -> None:
-        wanted = self._has_escaped or self._revived is not None
-        self.armed[:] = [True] if wanted or self._cuts.is_armed or self._standing.is_armed else []
+        wanted = self._has_escaped or self._revived is not None or self._cuts.is_armed or self._standing.is_armed
+        if wanted is not bool(self.armed):
+            self.armed[:] = [True] if wanted else []
 
     def _raised(self, error: BaseException, trace: Any) -> None:
         found = explain(error, trace, self._sightings)
@@ -201,6 +202,11 @@ def _views_of_older(entered: int) -> list[Entry]:
     for entry in latest:
         if entry[1] >= entered > entry[6] >= 0:
             tensor = entry[0]()
-            if tensor is not None and tensor._is_view() and tensor.is_floating_point():
+            if tensor is not None and _is_floating_view(tensor):
                 found.append(entry)
     return found
+
+
+def _is_floating_view(tensor: Any) -> bool:
+    with torch._C.DisableTorchFunction():
+        return bool(tensor._is_view() and tensor.is_floating_point())

@@ -30,6 +30,9 @@ from gradprobe.capture.watcher import Watcher, watcher
 from gradprobe.recording.accounts import FORWARD, Account
 from gradprobe.recording.events import ENTER, EXIT, INFERENCE_MODE, KIND, LEDGER, OPERATOR, OUTLIVED, Event
 
+_LEFT_INFERENCE = INFERENCE_MODE | EXIT
+_is_inference = torch.is_inference_mode_enabled
+
 
 class Operators:
     """The watchers of all threads, and the modes on their stacks."""
@@ -112,18 +115,22 @@ class Operators:
 
     def event(self, event: Event) -> None:
         """A manager was entered or left in this thread: settles what is pending, and looks out for what goes wrong."""
-        self.settle()
-        if event[0] == INFERENCE_MODE | EXIT and not torch.is_inference_mode_enabled():
-            self.note_outliving()
         known = self._watchers.get(thread())
-        if known is not None:
-            try:
-                with torch._C.DisableTorchFunction():
-                    if event[0] & KIND == ENTER and event[5] and not event[7] and self._is_users(event[3]):
-                        self._look_at_hooks()
-                    known.lookout.event(event, not torch.is_inference_mode_enabled() and self._outlived.any_alive())
-            except Exception as error:
-                self._fault(error)
+        if known is None:
+            return
+        try:
+            known.settle()
+        except Exception as error:
+            self._fault(error)
+        try:
+            op, is_outside = event[0], not _is_inference()
+            if op == _LEFT_INFERENCE and is_outside:
+                self._note_outliving(known)
+            if op & KIND == ENTER and event[5] and not event[7] and self._is_users(event[3]):
+                self._look_at_hooks()
+            known.lookout.event(event, is_outside and self._outlived.any_alive())
+        except Exception as error:
+            self._fault(error)
 
     def note_on(self, error: BaseException) -> None:
         """An exception of the program passes through a recording."""
@@ -150,7 +157,8 @@ class Operators:
         """What hooks keep, at the first moments when gradients are switched off and then ever more rarely."""
         self._hook_looks += 1
         if self._hook_looks & (self._hook_looks - 1) == 0:
-            look_at_hooks(self.paths.roots(), self.sightings)
+            with torch._C.DisableTorchFunction():
+                look_at_hooks(self.paths.roots(), self.sightings)
 
     def _safely(self, step: Callable[[], object]) -> None:
         try:
@@ -158,12 +166,10 @@ class Operators:
         except Exception as error:
             self._fault(error)
 
-    def note_outliving(self) -> None:
+    def _note_outliving(self, known: Watcher) -> None:
         """Emits which inference tensors of this thread are alive as it leaves inference mode, by where they were born."""
-        known = self._watchers.get(thread())
-        entries = [] if known is None else known.outliving.take()
         groups: dict[tuple[Any, ...], list[int]] = {}
-        for entry in entries:
+        for entry in known.outliving.take():
             tensor = entry[0]()
             if tensor is not None:
                 group = groups.setdefault(_born_at(entry), [entry[1], 0, 0])

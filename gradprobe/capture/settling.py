@@ -96,6 +96,8 @@ class Settler:
 
     def settle(self, pending: Pending, upto: int) -> None:
         """Emits the account of ``pending``; the thread's node counter is at ``upto`` now."""
+        if not pending.writes and not self.waiting and len(pending.outputs) == 1 and self._settle_one(pending):
+            return
         alive = [tensor for ref in pending.outputs if (tensor := ref()) is not None]
         changed = [tensor for write in pending.writes if (tensor := write.tensor()) is not None]
         if {type(tensor) for tensor in alive or changed} <= _PLAIN:
@@ -103,6 +105,23 @@ class Settler:
         else:
             with torch._C.DisableTorchFunctionSubclass():
                 self._settle(pending, upto, alive, changed)
+
+    def _settle_one(self, pending: Pending) -> bool:
+        """What ``_settle`` does, for the many operators that returned one tensor and constructed its node; whether it is
+        one of them."""
+        place, _, first, before, after, (output,), _, account, is_unsure = pending
+        tensor, number = output(), before - 1
+        if tensor is None or type(tensor) not in _PLAIN or is_unsure or after != before or max(first, self._given) != number:
+            return False
+        node = tensor.grad_fn if tensor.requires_grad else None
+        if node is None or node._sequence_nr() != number or isinstance(node, BackwardCFunction):
+            return False
+        self._count += 1
+        self._given = after
+        self._originates(number, place[0], place[1])
+        saved, hooked = STORAGES.saved_by(node, [tensor])
+        self._emit(self._event(place, node.name(), account + _of_nodes(1, hooked), saved))
+        return True
 
     def _settle(self, pending: Pending, upto: int, alive: list[Any], changed: list[Any]) -> None:
         place, plan, first, before, after, _, writes, account, is_unsure = pending

@@ -62,7 +62,10 @@ class Sightings:
 
     def enter(self, thread: int, key: int, time_ns: int, code: CodeType, offset: int) -> None:
         """A block without gradients was entered."""
-        self._blocks.setdefault(thread, deque(maxlen=_BLOCKS)).append(_Block(key, time_ns, code, offset))
+        blocks = self._blocks.get(thread)
+        if blocks is None:
+            blocks = self._blocks[thread] = deque(maxlen=_BLOCKS)
+        blocks.append(_Block(key, time_ns, code, offset))
 
     def leave(self, thread: int, key: int, time_ns: int) -> None:
         """The block of this key was left."""

@@ -56,7 +56,8 @@ class Storages:
         address, size = storage._cdata, storage.nbytes()
         self.since_backward.add(address)
         known = self._entries.get(address)
-        if known is not None and known[1] == size and known[2] >= 0:
+        # An input that was older than all that is known stays so, as parameters do.
+        if known is not None and known[1] == size and (known[2] >= 0 or known[3]):
             return known
         made = REGISTRY.made_at(tensor)
         # A saved output is another tensor over the output's storage.

@@ -268,13 +268,15 @@ def watcher(
     def settle() -> None:
         nonlocal last
         upto = nodes()
-        if are_functions_heard():
-            with disable_functions():
+        if pending:
+            if are_functions_heard():
+                with disable_functions():
+                    settle_all(upto)
+            else:
                 settle_all(upto)
-        else:
-            settle_all(upto)
-        settler.flush(last, upto)
-        last = upto
+        if waiting or upto != last:
+            settler.flush(last, upto)
+            last = upto
         REGISTRY.sweep()
 
     skip_when_compiling(dispatch)
