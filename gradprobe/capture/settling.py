@@ -111,7 +111,13 @@ class Settler:
         one of them."""
         place, _, first, before, after, (output,), _, account, is_unsure = pending
         tensor, number = output(), before - 1
-        if tensor is None or type(tensor) not in _PLAIN or is_unsure or after != before or max(first, self._given) != number:
+        if (
+            tensor is None
+            or type(tensor) not in _PLAIN
+            or is_unsure
+            or after != before
+            or max(first, self._given) != number
+        ):
             return False
         node = tensor.grad_fn if tensor.requires_grad else None
         if node is None or node._sequence_nr() != number or isinstance(node, BackwardCFunction):
