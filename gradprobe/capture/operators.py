@@ -223,7 +223,7 @@ class Operators:
             while frame is not None and self.codes.kind(frame.f_code) != USERS:
                 frame = frame.f_back
             at = (0, 0) if frame is None else (id(frame.f_code), frame.f_lasti)
-            self._emit((OPERATOR, thread(), (*at, what, "", FORWARD, None), None, account, ()))
+            self._emit((OPERATOR, thread(), (*at, what, "", FORWARD, None), None, account))
         except Exception as error:
             self._fault(error)
 

@@ -10,6 +10,7 @@ import threading
 import weakref
 from array import array
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import count
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 
 from gradprobe.capture.execution import live_threads, thread_name
 from gradprobe.capture.places import Sites
-from gradprobe.recording.events import ENTER, EXIT, NOT_COUNTED, THREAD, Block, Event
+from gradprobe.capture.tallying import Stretch
+from gradprobe.recording.events import ENTER, EXIT, NOT_COUNTED, STRETCH, TALLY, THREAD, Block, Event
 from gradprobe.recording.store import Thread
 from gradprobe.recording.writer import Tables
 
@@ -37,13 +39,16 @@ class Packer:
         self._older: dict[int, str] = {}
 
     def pack(self, events: Sequence[Event]) -> Block:
-        """The events as a block. Where some lack a node count, none has one."""
+        """The events as a block, each stretch as its tallies. Where some lack a node count, none has one."""
         columns = list(zip(*events, strict=False))
         op, times, idents, codes, offsets, grad, inference, grad_after, inference_after, keys, extras = columns[:11]
         ops = bytes(op)
+        stretches = [extras[i] for i in np.flatnonzero(np.frombuffer(ops, np.uint8) == STRETCH)]
+        if stretches:
+            extras = tuple(None if type(extra) is Stretch else extra for extra in extras)
         modes = [np.frombuffer(bytes(c), np.uint8) for c in (grad, inference, grad_after, inference_after)]
         nodes = array("q", columns[11]) if len(columns) > 11 else np.full(len(ops), NOT_COUNTED)
-        return Block(
+        block = Block(
             op=np.frombuffer(ops, np.uint8),
             time_ns=np.array(array("q", times)),
             thread=np.array(self._thread_numbers(ops, times, idents, extras), dtype="<u4"),
@@ -53,6 +58,27 @@ class Packer:
             extra=self._name_numbers(extras),
             nodes=np.array(nodes),
         )
+        return self._spread(block, stretches) if stretches else block
+
+    def _spread(self, block: Block, stretches: Sequence[Stretch]) -> Block:
+        """The block with each of ``stretches`` as its tallies, whose keys follow each other."""
+        is_stretch = block.op == STRETCH
+        lengths = np.ones(len(block), np.int64)
+        lengths[is_stretch] = list(map(len, stretches))
+        of = np.repeat(np.arange(len(block)), lengths)
+        spread = Block(*(getattr(block, column.name)[of] for column in fields(block) if column.name != "accounts"))
+        tallies = is_stretch[of]
+        spread.op[tallies] = TALLY
+        spread.key[:] += (np.arange(len(of)) - (np.cumsum(lengths) - lengths)[of]).astype("u8")
+        spread.site[tallies] = np.frombuffer(b"".join(map(self._sites_of, stretches)), "<u4")
+        spread.extra[tallies] = self._name_numbers([task for stretch in stretches for task in stretch.tasks])
+        return spread
+
+    def _sites_of(self, stretch: Stretch) -> bytes:
+        if stretch.sites is None:
+            numbers = [self._sites.number(code, offset) for code, offset, _, _ in stretch.lines]
+            stretch.sites = np.array(numbers, "<u4").tobytes()
+        return stretch.sites
 
     def recording_begins(self) -> None:
         """Notes the threads that run now: one may be gone when its events are packed, and nobody saw others end while

@@ -15,7 +15,7 @@ from gradprobe.capture.plans import Plan
 from gradprobe.capture.storages import STORAGES, SavedEntry, storage_of
 from gradprobe.capture.versions import version_of
 from gradprobe.recording.accounts import Account
-from gradprobe.recording.events import OPERATOR, Event, Shared
+from gradprobe.recording.events import OPERATOR, SAVING, Event, Shared
 
 Place = tuple[int, int, str, str, int, "str | None"]
 """Code, offset, operator, module, phase and task."""
@@ -126,7 +126,7 @@ class Settler:
         self._given = after
         self._originates(number, place[0], place[1])
         saved, hooked = STORAGES.saved_by(node, [tensor])
-        self._emit(self._event(place, node.name(), account + _of_nodes(1, hooked), saved))
+        self._emit_event(place, node.name(), account + _of_nodes(1, hooked), saved)
         return True
 
     def _settle(self, pending: Pending, upto: int, alive: list[Any], changed: list[Any]) -> None:
@@ -161,23 +161,21 @@ class Settler:
             account += _of_views(plan, alive, len(pending.outputs))
         if nodes or hooked:
             account += _of_nodes(nodes, hooked)
-        self._emit(self._event(place, name, account, saved))
+        self._emit_event(place, name, account, saved)
         if writes and upto > after:
             self._after_writes(place, after, upto, writes, changed)
         if self.waiting:
             for number in [n for n, (_, since) in self.waiting.items() if self._count - since > _PATIENCE]:
                 self._give_up(number)
 
-    def _event(self, place: Place, name: str | None, account: Account, saved: tuple[SavedEntry, ...]) -> Shared:
-        if saved:
-            return Shared((OPERATOR, self._owner, place, name, account, saved))
+    def _emit_event(self, place: Place, name: str | None, account: Account, saved: tuple[SavedEntry, ...]) -> None:
         key = (place, name, id(account))
         known = self._events.get(key)
         if known is None:
             if len(self._events) >= _EVENTS:
                 self._events.clear()
-            known = self._events[key] = Shared((OPERATOR, self._owner, place, name, account, ()))
-        return known
+            known = self._events[key] = Shared((OPERATOR, self._owner, place, name, account))
+        self._emit((SAVING, self._owner, known, saved) if saved else known)
 
     def flush(self, last: int, upto: int) -> None:
         """Emits the nodes that no operator claimed, and those constructed since the last one ran."""
@@ -185,7 +183,7 @@ class Settler:
             self._give_up(number)
         since = upto - max(last, self._given)
         if since > 0:
-            self._emit((OPERATOR, self._owner, NOWHERE, None, Account(nodes=since), ()))
+            self._emit((OPERATOR, self._owner, NOWHERE, None, Account(nodes=since)))
         self._given = upto
 
     def _after_writes(self, place: Place, after: int, upto: int, writes: Sequence[Write], changed: list[Any]) -> None:
@@ -199,7 +197,7 @@ class Settler:
             end = node._sequence_nr() + 1 if node is not None and after <= node._sequence_nr() < upto else after
         self._given = min(end, upto)
         if self._given > after:
-            self._emit((OPERATOR, self._owner, place, COPY_SLICES, Account(nodes=self._given - after), ()))
+            self._emit((OPERATOR, self._owner, place, COPY_SLICES, Account(nodes=self._given - after)))
 
     def _wait(self, numbers: list[int], place: Place) -> None:
         for number in numbers:
@@ -208,15 +206,16 @@ class Settler:
     def _claim(self, node: Any, outputs: list[Any]) -> None:
         waiting = self.waiting.pop(node._sequence_nr(), None)
         if waiting is not None:
-            code, offset, _, *rest = waiting[0]
+            code, offset, _, module, phase, task = waiting[0]
+            place = code, offset, FUNCTION, module, phase, task
             saved, hooked = STORAGES.saved_by(node, outputs)
             account = Account(calls=1, nodes=1, hooked=hooked)
-            self._emit((OPERATOR, self._owner, (code, offset, FUNCTION, *rest), node.name(), account, saved))
+            self._emit_event(place, node.name(), account, saved)
 
     def _give_up(self, number: int) -> None:
         (code, offset, _, *rest), _ = self.waiting.pop(number)
         account = Account(nodes=1)
-        self._emit((OPERATOR, self._owner, (code, offset, NO_OPERATOR, *rest), None, account, ()))
+        self._emit((OPERATOR, self._owner, (code, offset, NO_OPERATOR, *rest), None, account))
 
 
 def _node_of(tensors: Sequence[Any]) -> Any:

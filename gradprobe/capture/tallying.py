@@ -1,7 +1,7 @@
 """From operators to tallies: what the writing thread adds up before anything is stored.
 
 The operators that a thread ran between two of its events belong to one region. Those of one kind and place become one
-event, which stands before the event that ends the stretch.
+tally, which stands before the event that ends the stretch.
 """
 
 from __future__ import annotations
@@ -17,14 +17,37 @@ from typing import Any
 import numpy as np
 
 from gradprobe.recording.accounts import SAVED, TALLIES, Account, Accounts, Operation, rows_of
-from gradprobe.recording.events import LEDGER, NOT_COUNTED, NOT_READ, OPERATOR, TALLY, Event
+from gradprobe.recording.events import LEDGER, NOT_COUNTED, NOT_READ, OPERATOR, SAVING, STRETCH, Event
 
 _UNREAD = (NOT_READ,) * 4
+_OPERATORS = (OPERATOR, SAVING)
+_RAW = (*_OPERATORS, LEDGER)
 _LONG, _STRETCHES = 256, 1_024
 """Stretches of up to so many operators are remembered, and so many of them."""
 _Key = tuple[tuple[Any, ...], "str | None"]
+_Saved = dict[int, list[Any]]
+"""Size, when it was made and whether it is an input, by the number of a storage."""
 _Line = tuple["CodeType | None", int, "str | None", bytes]
 """Where the operators of a tally stand, in which task they ran, and the tally's row."""
+
+
+class Stretch:
+    """The tallies between two events of a thread. They stand in one event, its extra, until they are packed: a program runs
+    the same stretches over and over, so what they come to is found once."""
+
+    __slots__ = ("lines", "of", "rows", "sites", "tasks")
+
+    def __init__(self, lines: list[_Line]) -> None:
+        self.lines = lines
+        self.of: list[int] = []
+        """For each operator which tally it is in, where the stretch is remembered."""
+        self.rows = b"".join(row for *_, row in lines)
+        self.tasks = [task for _, _, task, _ in lines]
+        self.sites: bytes | None = None
+        """The numbers of their places, once they have been given."""
+
+    def __len__(self) -> int:
+        return len(self.lines)
 
 
 class _Tally:
@@ -34,7 +57,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.accounts: dict[Account, int] = {}
-        self.saved: dict[int, tuple[int, int, bool]] = {}
+        self.saved: _Saved = {}
 
     def total(self) -> tuple[int, ...]:
         """The sum of the accounts."""
@@ -58,11 +81,11 @@ class _Rows:
         self._saved = array("q")
         self._others: dict[str, list[tuple[int, ...]]] = {}
 
-    def add_tallies(self, keys: range, rows: list[bytes]) -> None:
+    def add_tallies(self, keys: range, rows: bytes) -> None:
         self._keys.extend(keys)
-        self._tallies += rows
+        self._tallies.append(rows)
 
-    def add_saved(self, key: int, storages: dict[int, tuple[int, int, bool]]) -> None:
+    def add_saved(self, key: int, storages: _Saved) -> None:
         for storage, (size, made, is_input) in storages.items():
             self._saved.extend((key, storage, size, made))
             if is_input:
@@ -96,18 +119,18 @@ class Tallier:
         self._now = now
         self._open: dict[int, dict[_Key, _Tally]] = {}
         self._next = 1
-        self._stretches: dict[tuple[Any, ...], list[_Line]] = {}
+        self._stretches: dict[tuple[Any, ...], Stretch] = {}
 
     @property
     def has_open(self) -> bool:
         return bool(self._open)
 
     def expand(self, events: Sequence[Event], *, to_the_end: bool) -> tuple[list[Event], Accounts]:
-        """``events`` with tallies in place of operators, and the tallies' rows; ``to_the_end`` leaves none open."""
+        """``events`` with stretches in place of operators, and the tallies' rows; ``to_the_end`` leaves none open."""
         found: list[Event] = []
         rows = _Rows()
         start = 0
-        for index in [i for i, event in enumerate(events) if event[0] != OPERATOR]:
+        for index in [i for i, event in enumerate(events) if event[0] not in _OPERATORS]:
             event, operators = events[index], events[start:index]
             start = index + 1
             if event[0] == LEDGER:
@@ -123,14 +146,14 @@ class Tallier:
         return found, rows.accounts()
 
     def _add(self, operators: Sequence[Event]) -> None:
-        for (_, thread, place, node, account, saved), number in Counter(operators).items():
+        for (_, thread, place, node, account), number in Counter(_without_saved(operators)).items():
             tallies = self._open.setdefault(thread, {})
             tally = tallies.get((place, node))
             if tally is None:
                 tally = tallies[place, node] = _Tally()
             tally.accounts[account] = tally.accounts.get(account, 0) + number
-            for storage, *known in saved:
-                tally.saved[storage] = tuple(known)
+        for _, thread, (_, _, place, node, _), saved in [event for event in operators if event[0] == SAVING]:
+            self._open[thread][place, node].saved.update((storage, known) for storage, *known in saved)
 
     def _end(self, thread: int, operators: Sequence[Event], found: list[Event], rows: _Rows) -> None:
         """Ends a stretch of ``thread``, the last of which are among ``operators``."""
@@ -141,42 +164,48 @@ class Tallier:
             self._close(thread, found, rows)
             return
         # Regions of one kind run the same operators, whose events are the same objects.
-        stretch = (thread, *operators)
+        stretch: tuple[Any, ...] = (thread, *_without_saved(operators))
         known = self._stretches.get(stretch)
         if known is None:
             self._add(operators)
+            kinds = list(self._open.get(thread, ()))
             known = self._close(thread, found, rows)
-            if all(event[1] == thread and not event[5] for event in operators):
+            if all(event[1] == thread for event in operators):
                 if len(self._stretches) >= _STRETCHES:
                     self._stretches.clear()
+                known.of = [kinds.index((event[2], event[3])) for event in stretch[1:]]
                 self._stretches[stretch] = known
             return
-        self._emit(thread, known, found, rows)
+        keys = self._emit(thread, known, found, rows)
+        saved: dict[int, _Saved] = {}
+        for event, tally in zip(operators, known.of, strict=True):
+            if event[0] == SAVING:
+                saved.setdefault(tally, {}).update((storage, entry) for storage, *entry in event[3])
+        for tally, storages in saved.items():
+            rows.add_saved(keys[tally], storages)
 
-    def _close(self, thread: int, found: list[Event], rows: _Rows) -> list[_Line]:
-        """Adds the events and rows of what ``thread`` has open."""
+    def _close(self, thread: int, found: list[Event], rows: _Rows) -> Stretch:
+        """Adds the event and the rows of what ``thread`` has open."""
         tallies = self._open.pop(thread, {})
-        known = [
-            (self._codes.get(code), offset, task, _row(self._operation((op, node, module, phase)), tally.total()))
-            for ((code, offset, op, module, phase, task), node), tally in tallies.items()
-        ]
+        known = Stretch(
+            [
+                (self._codes.get(code), offset, task, _row(self._operation((op, node, module, phase)), tally.total()))
+                for ((code, offset, op, module, phase, task), node), tally in tallies.items()
+            ]
+        )
         keys = self._emit(thread, known, found, rows)
         for key, tally in zip(keys, tallies.values(), strict=True):
             if tally.saved:
                 rows.add_saved(key, tally.saved)
         return known
 
-    def _emit(self, thread: int, lines: list[_Line], found: list[Event], rows: _Rows) -> range:
-        """Adds the events and rows of tallies; gives back their keys."""
-        keys = range(self._next, self._next + len(lines))
-        self._next += len(lines)
-        if lines:
-            time = self._now()
-            found += [
-                (TALLY, time, thread, code, offset, *_UNREAD, key, task, NOT_COUNTED)
-                for key, (code, offset, task, _) in zip(keys, lines, strict=True)
-            ]
-            rows.add_tallies(keys, [row for *_, row in lines])
+    def _emit(self, thread: int, stretch: Stretch, found: list[Event], rows: _Rows) -> range:
+        """Adds the event and the rows of a stretch; gives back the keys of its tallies."""
+        keys = range(self._next, self._next + len(stretch.lines))
+        self._next = keys.stop
+        if keys:
+            found.append((STRETCH, self._now(), thread, None, 0, *_UNREAD, keys.start, stretch, NOT_COUNTED))
+            rows.add_tallies(keys, stretch.rows)
         return keys
 
     def _ledger(self, event: Event, found: list[Event], rows: _Rows) -> None:
@@ -202,4 +231,9 @@ class Tallier:
 
 def is_raw(events: Iterable[Event]) -> bool:
     """Whether any of ``events`` must be expanded before it can be packed."""
-    return any(event[0] in (OPERATOR, LEDGER) for event in events)
+    return any(event[0] in _RAW for event in events)
+
+
+def _without_saved(operators: Iterable[Event]) -> list[Event]:
+    """The events of operators without what they saved."""
+    return [event[2] if event[0] == SAVING else event for event in operators]

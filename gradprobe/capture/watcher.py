@@ -250,7 +250,7 @@ def watcher(
                     if len(events) >= _EVENTS:
                         events.clear()
                     place = (0 if code is None else id(code), offset, plan.name, module, phase, task)
-                    event = events[key] = Shared((OPERATOR, owner, place, None, account, ()))
+                    event = events[key] = Shared((OPERATOR, owner, place, None, account))
                 emit(event)
             last = after
         except Exception as error:
