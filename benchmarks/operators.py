@@ -2,7 +2,7 @@
 
     python benchmarks/operators.py [--processes 5] [--pairs 12] [--only NAME] [--all] [--readme]
 
-In each fresh process every program runs in samples of a fifth of a second, long enough for the writing thread to do its
+In each fresh process every program runs in samples of half a second, long enough for the writing thread to do its
 work within them. Each round takes one sample per arm in random order, a second unwatched one among them as a control.
 Ratios are of the samples of one round; then the median over the rounds, then over processes, with the range of these.
 Tools start and stop outside of the samples: what torch.profiler does with its events when it stops is not in its figures,
@@ -30,7 +30,7 @@ from blocks import resident
 from programs import FIVE, programs
 from tabulate import tabulate
 
-SAMPLE_S = 0.2
+SAMPLE_S = 0.5
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- the cost of programs -->", "<!-- end of the cost of programs -->"
 BASE, NOTHING = "unwatched", "nothing"
