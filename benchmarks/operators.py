@@ -13,6 +13,7 @@ its chart.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -63,6 +64,7 @@ def _calls(arm: str, call: Callable[[], object]) -> int:
 def _sample(arm: str, call: Callable[[], object], calls: int) -> float:
     with watching(arm):
         call()
+        gc.collect()  # of what the arm before has left
         begin = time.perf_counter()
         for _ in range(calls):
             call()

@@ -22,6 +22,7 @@ from gradprobe.capture import ranges
 from gradprobe.capture.clocks import SYSTEM, Clock
 from gradprobe.capture.execution import live_threads, locate
 from gradprobe.capture.session import Session, node_counter
+from gradprobe.capture.support import missing_for_operators
 from gradprobe.errors import GradprobeError
 from gradprobe.files import make_room
 from gradprobe.recording.events import RECORDING_BEGINS, RECORDING_ENDS, THREAD, Event
@@ -41,9 +42,14 @@ def session_for(clock: Clock = SYSTEM) -> Session:
 
 
 def check_level(level: str) -> str:
-    """``level`` if it is one, else ``GradprobeError``."""
+    """``level`` if it is one and this PyTorch has what it needs, else ``GradprobeError``."""
     if level not in LEVELS:
         raise GradprobeError(f"level={level!r} is not known; choose one of {', '.join(map(repr, LEVELS))}")
+    missing = missing_for_operators() if level == "ops" else []
+    if missing:
+        raise GradprobeError(
+            f"level 'ops' needs {', '.join(missing)}, which torch {torch.__version__} lacks; use level 'graph' or 'modes'"
+        )
     return level
 
 

@@ -38,7 +38,7 @@ class Handing:
         fault: Callable[[Exception], None],
     ) -> None:
         self._sightings, self._now, self._settle, self._fault = sightings, now, settle, fault
-        self._count: Callable[[], int] = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
+        self._count: Callable[[], int] = getattr(torch.autograd, "_get_sequence_nr", int)
 
     def patches(self) -> list[Patch]:
         """What notes the handing over: of threads where they are started, of a pool's work where it is submitted."""

@@ -94,8 +94,7 @@ def _takes_tensor(func: Any) -> bool:
 
 
 def _has_kernel(func: Any, key: str) -> bool:
-    has_kernel = getattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", None)
     try:
-        return has_kernel is not None and bool(has_kernel(func.name(), key))
+        return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key))
     except RuntimeError:  # one of TorchScript's, as those that ask a tensor of another kind for its size
         return False

@@ -2,12 +2,56 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+from typing import Final
 
 import torch
 
 from gradprobe.capture.session import node_counter
 from gradprobe.capture.transitions import KNOWN_METHODS, is_known
+
+NEEDED_FOR_OPERATORS: Final = (
+    "torch.autograd._get_sequence_nr",
+    "torch._C._current_graph_task_id",
+    "torch._C._dispatch_has_kernel_for_dispatch_key",
+    "torch._C._get_dispatch_stack_at",
+    "torch._C._has_torch_function",
+    "torch._C._is_torch_function_mode_enabled",
+    "torch._C._len_torch_dispatch_stack",
+    "torch._C._pop_torch_dispatch_stack",
+    "torch._C._push_on_torch_dispatch_stack",
+)
+"""Without any of these there is no level ops."""
+OPTIONAL: Final = {
+    "torch.accelerator": "device time is not measured",
+    "torch.Event": "device time is not measured",
+    "torch.nn.Buffer": "buffers are not told from other tensors by inspect",
+    "torch.utils.swap_tensors": "nothing to do: no tensors are swapped",
+    "torch.compiler.is_dynamo_compiling": "told by is_compiling instead",
+    "torch._C._dynamo.eval_frame._FrameExecStrategy": "compiling keeps out of the mode by what the mode says of itself",
+    "torch._C._functorch.peek_interpreter_stack": "nodes under torch.func may be charged to no operator",
+    "torch._C._increment_version": "versions that custom operators put up are not counted",
+    "torch._C._is_cow_tensor": "copy-on-write storages are not told from others",
+    "torch._C._is_view_replay_enabled": "views are taken to be made anew from their strides",
+    "torch._C._profiler._RecordFunctionFast": "blocks are not ranges in torch.profiler's trace",
+    "torch._C._valgrind_supported_platform": "instructions are not counted",
+}
+"""What is used where it is there, and what follows where it is not."""
+
+
+def is_there(name: str) -> bool:
+    """Whether this PyTorch has what the dotted ``name`` stands for."""
+    try:
+        functools.reduce(getattr, name.split(".")[1:], torch)
+    except AttributeError:
+        return False
+    return True
+
+
+def missing_for_operators() -> list[str]:
+    """What level ops needs and this PyTorch lacks."""
+    return [name for name in NEEDED_FOR_OPERATORS if not is_there(name)]
 
 
 def capabilities() -> list[tuple[str, bool, str]]:
@@ -20,10 +64,13 @@ def capabilities() -> list[tuple[str, bool, str]]:
         )
         for owner, name in KNOWN_METHODS
     ]
+    missing = missing_for_operators()
+    found.append(("level ops", not missing, f"needs {', '.join(missing)}" if missing else "operators are watched"))
     counts = node_counter() is not None
     found.append(("autograd node counter", counts, "nodes are counted" if counts else "nodes are not counted"))
     threads = hasattr(threading.Thread, "_bootstrap_inner")
     found.append(("thread start", threads, "threads are told apart" if threads else "threads may be mixed up"))
+    found += [(name, is_there(name), "used" if is_there(name) else without) for name, without in OPTIONAL.items()]
     cuda = torch.cuda.is_available()
     found.append(("CUDA device", cuda, torch.cuda.get_device_name(0) if cuda else "device time is not measured"))
     return found
