@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from gradprobe._version import __version__
 from gradprobe.errors import GradprobeError
 
-_VERBS = ("run", "report", "compare", "check", "scan", "debug")
+_VERBS = ("run", "report", "compare", "check", "scan", "build", "debug")
 
 
 class _Parser(argparse.ArgumentParser):

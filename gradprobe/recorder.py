@@ -21,6 +21,7 @@ from gradprobe._version import __version__
 from gradprobe.capture import ranges
 from gradprobe.capture.clocks import SYSTEM, Clock
 from gradprobe.capture.execution import live_threads, locate
+from gradprobe.capture.native.loading import core
 from gradprobe.capture.session import Session, node_counter
 from gradprobe.capture.support import missing_for_operators
 from gradprobe.errors import GradprobeError
@@ -42,7 +43,7 @@ def session_for(clock: Clock = SYSTEM) -> Session:
 
 
 def check_level(level: str) -> str:
-    """``level`` if it is one and this PyTorch has what it needs, else ``GradprobeError``."""
+    """``level`` if it is one and what it needs is there, else ``GradprobeError``."""
     if level not in LEVELS:
         raise GradprobeError(f"level={level!r} is not known; choose one of {', '.join(map(repr, LEVELS))}")
     missing = missing_for_operators() if level == "ops" else []
@@ -50,6 +51,8 @@ def check_level(level: str) -> str:
         raise GradprobeError(
             f"level 'ops' needs {', '.join(missing)}, which torch {torch.__version__} lacks; use level 'graph' or 'modes'"
         )
+    if level == "ops":
+        core()  # of the environment's choice, or an error
     return level
 
 

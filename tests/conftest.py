@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from gradprobe.capture.native.loading import core
+
 OBSERVED: list[Any] = [
     torch.no_grad,
     torch.enable_grad,
@@ -37,6 +39,9 @@ def pytorch_is_left_as_it_was() -> Iterator[None]:
         assert changed <= {"_event_loop_policy", "__slotnames__"}, (
             f"{owner.__name__} was left with other {sorted(changed)}"
         )
+    assert core() is None or not core().is_installed(), (
+        "PyTorch's way to Python was left to lead through the native core"
+    )
     assert left == modes, f"the test left grad mode and inference mode at {left}"
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from gradprobe.capture.births import REGISTRY, Entry
 from gradprobe.capture.execution import BY_DECORATOR
+from gradprobe.capture.interest import ALL_OPERATORS, NO_OPERATOR, THAT_TAKE_GRADS, THAT_TAKE_RESULTS
 from gradprobe.capture.places import TORCH
 from gradprobe.capture.plans import tensors
 from gradprobe.capture.sightings import Sightings, spot
@@ -48,9 +49,11 @@ class Cuts:
         self._cut: dict[int, _Cut] = {}
 
     @property
-    def is_armed(self) -> bool:
-        """Whether operators are worth looking at."""
-        return bool(self._open or self._cut)
+    def interest(self) -> int:
+        """Which operators are worth looking at."""
+        if self._open:
+            return THAT_TAKE_GRADS if self._open[-1].is_in_forward else THAT_TAKE_RESULTS
+        return ALL_OPERATORS if self._cut else NO_OPERATOR
 
     def enter(self, key: int, code: CodeType | None) -> None:
         """A manager without gradients was entered by the decorator of a function, from where they were on."""

@@ -18,6 +18,7 @@ from gradprobe.capture.cutting import Cuts
 from gradprobe.capture.escaped import Escaped, born_at
 from gradprobe.capture.explaining import explain
 from gradprobe.capture.graph import leaves
+from gradprobe.capture.interest import ALL_OPERATORS, NO_OPERATOR
 from gradprobe.capture.places import TORCH
 from gradprobe.capture.raising import Raising
 from gradprobe.capture.sightings import Sightings, spot
@@ -41,10 +42,10 @@ _FUNCTIONAL = f"{TORCH}autograd/functional.py"
 
 
 class Lookout:
-    """The detectors of one thread; ``armed`` is not empty while operators are worth a look."""
+    """The detectors of one thread; ``armed`` is not empty while operators are worth a look, and then says which."""
 
     def __init__(self, sightings: Sightings, autocasts: Autocasts, fault: Callable[[Exception], None]) -> None:
-        self.armed: list[bool] = []
+        self.armed: list[int] = []
         self.totals = Totals(sightings)
         self.changed = Changed(sightings, lambda node: self.totals.origins.get(node))
         self._sightings, self._autocasts = sightings, autocasts
@@ -104,9 +105,9 @@ class Lookout:
             spots, under = self._revived
             self._revived = None
             self._sightings.add("GP705", [*spots, spot("ran under it here", code, offset)], under)
-        if self._cuts.is_armed:
+        if self._cuts.interest:
             self._cuts.look(args, result, code, offset, records)
-        if not records and self._standing.is_armed:
+        if not records and self._standing.interest:
             self._standing.look(args, code, offset)
         if self._has_escaped:
             self._escaped.look(name, args, code, offset, records)
@@ -130,9 +131,12 @@ class Lookout:
         self.totals.finish()
 
     def _arm(self) -> None:
-        wanted = self._has_escaped or self._revived is not None or self._cuts.is_armed or self._standing.is_armed
-        if wanted is not bool(self.armed):
-            self.armed[:] = [True] if wanted else []
+        if self._has_escaped or self._revived is not None:
+            wanted = ALL_OPERATORS
+        else:
+            wanted = max(self._cuts.interest, self._standing.interest)
+        if wanted != (self.armed[0] if self.armed else NO_OPERATOR):
+            self.armed[:] = [wanted] if wanted else []
 
     def _raised(self, error: BaseException, trace: Any) -> None:
         found = explain(error, trace, self._sightings)

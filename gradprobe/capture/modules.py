@@ -29,18 +29,19 @@ class ModulePaths:
     """Dotted paths of modules, counted from the outermost module whose call led to the first sight of each."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[Any], str]] = {}
+        self.known: dict[int, tuple[weakref.ref[Any], str]] = {}
+        """By the identity of a module."""
 
     def path(self, frame: FrameType) -> str:
         """The path of the module that is called in ``frame``; of the outermost its class in brackets."""
         module = module_of(frame)
-        known = self._known.get(id(module))
+        known = self.known.get(id(module))
         if known is not None and known[0]() is module:
             return known[1]
         self._learn(frame)
-        known = self._known.get(id(module))
+        known = self.known.get(id(module))
         if known is None or known[0]() is not module:  # one that its parents do not know as a child
-            known = self._known[id(module)] = weakref.ref(module), f"({type(module).__name__})"
+            known = self.known[id(module)] = weakref.ref(module), f"({type(module).__name__})"
         return known[1]
 
     def path_above(self, frame: FrameType) -> str:
@@ -56,12 +57,12 @@ class ModulePaths:
 
     def roots(self) -> list[Any]:
         """The modules that were outermost in some call, and live."""
-        found = (entry[0]() for entry in list(self._known.values()) if entry[1].startswith("("))
+        found = (entry[0]() for entry in list(self.known.values()) if entry[1].startswith("("))
         return [module for module in found if module is not None]
 
     def forget(self) -> None:
         """The recording is over: the next one has outermost modules of its own."""
-        self._known.clear()
+        self.known.clear()
 
     def _learn(self, frame: FrameType | None) -> None:
         root = None
@@ -71,4 +72,4 @@ class ModulePaths:
             frame = frame.f_back
         if root is not None:
             for name, module in root.named_modules():
-                self._known[id(module)] = weakref.ref(module), name or f"({type(root).__name__})"
+                self.known[id(module)] = weakref.ref(module), name or f"({type(root).__name__})"

@@ -20,6 +20,7 @@ from gradprobe.capture.handing import Handing
 from gradprobe.capture.hooked import look_at_hooks
 from gradprobe.capture.lookout import Lookout
 from gradprobe.capture.modules import ModulePaths
+from gradprobe.capture.native.loading import core, in_use
 from gradprobe.capture.noting import note_on
 from gradprobe.capture.patches import Patches
 from gradprobe.capture.sightings import Sightings
@@ -55,16 +56,21 @@ class Operators:
         self._autocasts = Autocasts(self.sightings, thread, fault)
         self.handing = Handing(self.sightings, now, self.settle, fault)
         self._hook_looks = 0
+        self._native: Any = None
 
     def watch_thread(self) -> None:
         """Watches this thread from here on; calls nest."""
         ident = thread()
         mode, depth = self._modes.get(ident, (None, 0))
+        if not self._modes:
+            self._native = core() if in_use()[0] else None
         if mode is None:
             mode = Mode()  # type: ignore[no-untyped-call]
             # An attribute of the object: each thread has its own function, whose variables are the thread's state.
-            mode.__torch_dispatch__ = MethodType(self._watcher().dispatch, mode)  # type: ignore[method-assign]
+            known = self._watcher()
+            mode.__torch_dispatch__ = MethodType(known.dispatch, mode)  # type: ignore[method-assign]
             insert(mode)
+            known.begin(mode)
         if not self._patches.are_applied:
             versions = version_patches(self._read_failed, self._puts_up, self._put_up)
             others = [*swap_patches(self.settle, self._forget), *self._autocasts.patches(), *self.handing.patches()]
@@ -86,6 +92,7 @@ class Operators:
         del mode.__torch_dispatch__  # it refers to the mode
         known = self._watchers.pop(ident, None)
         if known is not None:
+            self._safely(known.end)
             self._safely(known.lookout.finish)
 
     def leave_thread(self) -> None:
@@ -97,12 +104,21 @@ class Operators:
         """Lets the modes that other threads still have pass everything through, until those threads end."""
         for mode, _ in self._modes.values():
             del mode.__torch_dispatch__
+        for known in self._watchers.values():
+            self._safely(known.end)
+        if self._native is not None:
+            self._native.uninstall()
         self._modes.clear()
         self._watchers.clear()
         self._patches.restore()
         STORAGES.clear()
         self.sightings.outlived = None
         REGISTRY.forget_parameters()
+
+    def flush(self) -> None:
+        """Emits what has gathered in the native cores of all threads."""
+        for known in list(self._watchers.values()):
+            self._safely(known.flush)
 
     def settle(self) -> None:
         """Emits what is pending in this thread: its modes are about to change."""
@@ -232,7 +248,15 @@ class Operators:
         if known is None:
             lookout = Lookout(self.sightings, self._autocasts, self._fault)
             known = watcher(
-                self._emit, self._now, self._fault, self.codes, self.paths, self._tasks, self._elsewhere, lookout
+                self._emit,
+                self._now,
+                self._fault,
+                self.codes,
+                self.paths,
+                self._tasks,
+                self._elsewhere,
+                lookout,
+                self._native,
             )
             self._watchers[thread()] = known
         return known

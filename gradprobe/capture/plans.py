@@ -54,6 +54,21 @@ _FRESH = ("aten.lift_fresh",)
 """They return what they were given, a tensor that has just been made of numbers."""
 
 
+SLOW, PLAIN, OF_A_KERNEL, COMPOSITE = range(4)
+"""How the native core calls an operator: not at all; as it is, or as ``kernels`` says of a kernel, of what has parts."""
+
+
+def way_of(func: Any, plan: Plan) -> int:
+    """How the native core calls the operator that ``plan`` is of."""
+    if plan.writes or func.namespace != "aten":
+        return SLOW
+    if plan.surroundings is None:
+        return PLAIN
+    if plan.surroundings is as_unwatched:
+        return COMPOSITE
+    return OF_A_KERNEL if plan.surroundings is of_a_kernel else SLOW
+
+
 def tensors(value: Any) -> Iterator[torch.Tensor]:
     """The tensors in an operator's argument or result."""
     if isinstance(value, torch.Tensor):

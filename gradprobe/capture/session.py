@@ -368,6 +368,7 @@ class Session:
         self._flush()
 
     def _empty_queue(self, *, close_tallies: bool = False) -> None:
+        self._operators.flush()
         pop = self._queue.popleft
         blocks: list[Block] = []
         # What comes in meanwhile waits for the next round, or this one might never end.

@@ -8,6 +8,7 @@ from sys import _getframe
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
+from gradprobe.capture.interest import NO_OPERATOR, THAT_TAKE_GRADS
 from gradprobe.capture.places import TORCH
 from gradprobe.capture.plans import tensors
 from gradprobe.capture.sightings import Sightings, spot
@@ -31,9 +32,9 @@ class Standing:
         self._told: set[_Set] = set()
 
     @property
-    def is_armed(self) -> bool:
-        """Whether operators are worth looking at."""
-        return bool(self._set)
+    def interest(self) -> int:
+        """Which operators are worth looking at."""
+        return THAT_TAKE_GRADS if self._set else NO_OPERATOR
 
     def call(self, key: int, code: CodeType, offset: int) -> None:
         """``set_grad_enabled(False)`` was constructed: a plain call, if no block is entered with it."""

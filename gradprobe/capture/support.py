@@ -8,6 +8,7 @@ from typing import Final
 
 import torch
 
+from gradprobe.capture.native.loading import in_use
 from gradprobe.capture.session import node_counter
 from gradprobe.capture.transitions import KNOWN_METHODS, is_known
 
@@ -66,6 +67,7 @@ def capabilities() -> list[tuple[str, bool, str]]:
     ]
     missing = missing_for_operators()
     found.append(("level ops", not missing, f"needs {', '.join(missing)}" if missing else "operators are watched"))
+    found.append(("native core", *in_use()))
     counts = node_counter() is not None
     found.append(("autograd node counter", counts, "nodes are counted" if counts else "nodes are not counted"))
     threads = hasattr(threading.Thread, "_bootstrap_inner")

@@ -25,9 +25,9 @@ from gradprobe.capture.codes import OPTIMIZER, USERS, Codes
 from gradprobe.capture.execution import Tasks
 from gradprobe.capture.kernels import Guard
 from gradprobe.capture.lookout import Lookout
-from gradprobe.capture.modules import ModulePaths
-from gradprobe.capture.plans import Plan, tensors
-from gradprobe.capture.settling import TRACKED_VIEW, UNTRACKED_VIEW, Pending, Settler, Write
+from gradprobe.capture.modules import CALL, ModulePaths
+from gradprobe.capture.plans import Plan, tensors, way_of
+from gradprobe.capture.settling import TRACKED_VIEW, UNTRACKED_VIEW, Pending, Place, Settler, Write
 from gradprobe.capture.stack import skip_when_compiling
 from gradprobe.capture.versions import read_version
 from gradprobe.capture.waiting import may_wait
@@ -56,6 +56,12 @@ class Watcher(NamedTuple):
     """Emits those operators that are pending; the thread's node counter is at that number. No stretch ends there."""
     outliving: Outliving
     lookout: Lookout
+    begin: Callable[[Any], None]
+    """Has the native core do what it can, if there is one, of the operators that the thread's mode sees."""
+    end: Callable[[], None]
+    """Undoes it; from another thread, the core at least does no more operators."""
+    flush: Callable[[], object]
+    """Emits the operators that have gathered in the native core."""
 
 
 def watcher(
@@ -67,6 +73,7 @@ def watcher(
     tasks: Tasks,
     elsewhere: Callable[..., Any],
     lookout: Lookout,
+    native: Any,
 ) -> Watcher:
     """What watches the thread that calls this; operators of other threads that reach it go ``elsewhere``."""
     owner = thread()
@@ -86,10 +93,10 @@ def watcher(
     takes_functions, number_of_modes = torch._C._has_torch_function, torch._C._len_torch_dispatch_stack
     pending: list[Pending] = []
     events: dict[tuple[Any, ...], Shared] = {}
-    last = nodes()
+    last = [nodes()]
+    core: Any = None
 
     def dispatch(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        nonlocal last
         if thread() != owner:
             return elsewhere(self, func, types, args, kwargs)
         if takes_functions(args) and not types and func.namespace == "aten" and not number_of_modes():
@@ -234,14 +241,14 @@ def watcher(
                         account += _INFERENCE_COUNTED if is_counted else _NORMAL_UNCOUNTED
             after = nodes()
             if armed:
-                lookout.look(plan.name, args, result, code, offset, before != last)
+                lookout.look(plan.name, args, result, code, offset, before != last[0])
             elif types and plan.is_view and is_inference():
                 lookout.view_of_subclass()
-            if plan.is_sum and before != last:
+            if plan.is_sum and before != last[0]:
                 totals.look(args, result, code, offset, before - 1)
-            if pending or writes is not None or unsure or before != last or after != before or waiting:
+            if pending or writes is not None or unsure or before != last[0] or after != before or waiting:
                 place = (0 if code is None else id(code), offset, plan.name, module, phase, task)
-                pending.append(Pending(place, plan, last, before, after, refs, writes or (), account, unsure))
+                pending.append(Pending(place, plan, last[0], before, after, refs, writes or (), account, unsure))
             else:
                 # By identity: the event holds on to its account, and codes to theirs.
                 key = (id(code), offset, plan, module, phase, task, id(account))
@@ -252,7 +259,7 @@ def watcher(
                     place = (0 if code is None else id(code), offset, plan.name, module, phase, task)
                     event = events[key] = Shared((OPERATOR, owner, place, None, account))
                 emit(event)
-            last = after
+            last[0] = after
         except Exception as error:
             fault(error)
         finally:
@@ -266,7 +273,7 @@ def watcher(
             settler.settle(one, pending[0].before if pending else upto)
 
     def settle() -> None:
-        nonlocal last
+        flush()
         upto = nodes()
         if pending:
             if are_functions_heard():
@@ -274,13 +281,77 @@ def watcher(
                     settle_all(upto)
             else:
                 settle_all(upto)
-        if waiting or upto != last:
-            settler.flush(last, upto)
-            last = upto
+        if waiting or upto != last[0]:
+            settler.flush(last[0], upto)
+            last[0] = upto
         REGISTRY.sweep()
 
+    def flush() -> None:
+        if core is not None:
+            core.flush()
+
+    def begin(mode: Any) -> None:
+        nonlocal core
+        if native is not None:
+            core = native.Core(mode, tools)
+            native.attach(core)
+
+    def end() -> None:
+        nonlocal core
+        if core is not None:
+            core.flush()
+            (native.detach if thread() == owner else native.Core.close)(core)
+            core = None
+
+    # What the native core asks for, where it meets something for the first time.
+
+    def plan_of(name: str, overload: str) -> tuple[int, bool, Plan, str]:
+        func = getattr(getattr(torch.ops.aten, name), overload or "default")
+        plan = plans.get(func) or plans.setdefault(func, Plan(func))
+        return way_of(func, plan), plan.is_view, plan, plan.name
+
+    def event_of(
+        code: int, offset: int, op: str, module: str, phase: int, task: str | None, account: Account
+    ) -> Shared:
+        return Shared((OPERATOR, owner, (code, offset, op, module, phase, task), None, account))
+
+    def account_of(*numbers: int) -> Account:
+        kinds_of_results = (TRACKED_VIEW, UNTRACKED_VIEW, _INFERENCE_VIEW, _NORMAL, _INFERENCE)
+        account = _CALLED
+        for kind, number in zip(kinds_of_results, numbers, strict=True):
+            account += kind.times(number)
+        return account
+
+    def defer(place: Place, plan: Plan, before: int, after: int, refs: Any, account: Account) -> None:
+        pending.append(Pending(place, plan, last[0], before, after, refs, (), account, False))
+        last[0] = after
+
+    tools = {
+        "plan_of": plan_of,
+        "event": event_of,
+        "account": account_of,
+        "settle": settle_all,
+        "defer": defer,
+        "learn": learn,
+        "paths": paths.known,
+        "path": path_of,
+        "call": CALL,
+        "running_loop": running_loop,
+        "label": label,
+        "now": now,
+        "entries": entries,
+        "made_view": made_view,
+        "outlive": outlive,
+        "emit": emit,
+        "fault": fault,
+        "owner": owner,
+        "last": last,
+        "pending": pending,
+        "waiting": waiting,
+        "armed": armed,
+    }
     skip_when_compiling(dispatch)
-    return Watcher(dispatch, settle, settle_all, outliving, lookout)
+    return Watcher(dispatch, settle, settle_all, outliving, lookout, begin, end, flush)
 
 
 def kind_of_view(plan: Plan, source: Any, out: Any) -> tuple[Account, bool, bool]:

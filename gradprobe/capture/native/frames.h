@@ -1,0 +1,115 @@
+// The Python frames of the running thread, from the innermost outwards, without the objects that Python makes for who asks.
+
+#pragma once
+
+#include <Python.h>
+#include <frameobject.h>
+
+#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030E0000
+#define GRADPROBE_READS_FRAMES 1
+#ifndef Py_BUILD_CORE
+#define Py_BUILD_CORE 1
+#endif
+#include <internal/pycore_frame.h>
+#undef Py_BUILD_CORE
+#endif
+
+namespace gradprobe {
+
+#ifdef GRADPROBE_READS_FRAMES
+
+// Valid while the caller holds the interpreter's lock and runs no Python.
+class Frames {
+ public:
+  Frames() : at_(skip_incomplete(innermost(PyThreadState_Get()))) {}
+
+  explicit operator bool() const { return at_ != nullptr; }
+
+  void next() { at_ = skip_incomplete(at_->previous); }
+
+  PyCodeObject* code() const {
+#if PY_VERSION_HEX >= 0x030D0000
+    return reinterpret_cast<PyCodeObject*>(at_->f_executable);
+#else
+    return at_->f_code;
+#endif
+  }
+
+  int offset() const { return _PyInterpreterFrame_LASTI(at_) * static_cast<int>(sizeof(_Py_CODEUNIT)); }
+
+  // The first argument, where it is no cell; null if it is gone.
+  PyObject* first_local() const { return at_->localsplus[0]; }
+
+ private:
+  static _PyInterpreterFrame* innermost(PyThreadState* thread) {
+#if PY_VERSION_HEX >= 0x030D0000
+    return thread->current_frame;
+#else
+    return thread->cframe->current_frame;
+#endif
+  }
+
+  static _PyInterpreterFrame* skip_incomplete(_PyInterpreterFrame* frame) {
+    while (frame != nullptr && _PyFrame_IsIncomplete(frame)) frame = frame->previous;
+    return frame;
+  }
+
+  _PyInterpreterFrame* at_;
+};
+
+#else
+
+// By the objects: another version lays its frames out otherwise.
+class Frames {
+ public:
+  Frames() : at_(PyThreadState_GetFrame(PyThreadState_Get())) {}
+  ~Frames() { Py_XDECREF(at_); }
+  Frames(const Frames& other) : at_(other.at_) { Py_XINCREF(at_); }
+  Frames& operator=(const Frames&) = delete;
+
+  explicit operator bool() const { return at_ != nullptr; }
+
+  void next() {
+    PyFrameObject* back = PyFrame_GetBack(at_);
+    Py_DECREF(at_);
+    at_ = back;
+  }
+
+  // Borrowed: the frame holds on to it.
+  PyCodeObject* code() const {
+    PyCodeObject* code = PyFrame_GetCode(at_);
+    Py_DECREF(code);
+    return code;
+  }
+
+  int offset() const {
+#if PY_VERSION_HEX >= 0x030B0000
+    return PyFrame_GetLasti(at_);
+#else
+    PyObject* number = PyObject_GetAttrString(reinterpret_cast<PyObject*>(at_), "f_lasti");
+    const int offset = number == nullptr ? 0 : static_cast<int>(PyLong_AsLong(number));
+    Py_XDECREF(number);
+    return offset;
+#endif
+  }
+
+  PyObject* first_local() const { return nullptr; }
+
+ private:
+  PyFrameObject* at_;
+};
+
+#endif
+
+// The frame that is so many complete frames outwards of the innermost, as an object; a new reference.
+inline PyFrameObject* frame_object(int outwards) {
+  PyFrameObject* frame = PyThreadState_GetFrame(PyThreadState_Get());
+  while (frame != nullptr && outwards-- > 0) {
+    PyFrameObject* back = PyFrame_GetBack(frame);
+    Py_DECREF(frame);
+    frame = back;
+  }
+  return frame;
+}
+
+}  // namespace gradprobe

@@ -1,0 +1,82 @@
+"""Which core level ops runs with, and why: the native one, if it was built for this Python and this PyTorch."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.machinery
+import importlib.util
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradprobe.errors import GradprobeError
+
+NAME = "gradprobe_core"
+VARIABLE = "GRADPROBE_CORE"
+SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
+_HEADERS = sorted(Path(__file__).parent.glob("*.h"))
+
+
+def folder() -> Path:
+    """Where the core for this Python, this PyTorch and this source is, or will be: where PyTorch keeps extensions."""
+    known = hashlib.sha256()
+    for part in (torch.__version__, torch.version.git_version, sys.version, platform.machine()):
+        known.update(f"{part}\n".encode())
+    for path in (*SOURCES, *_HEADERS):
+        known.update(path.read_bytes())
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions"
+    return Path(root) / f"gradprobe-{known.hexdigest()[:16]}"
+
+
+def core() -> Any:
+    """The native core, a module; None where level ops runs in Python.
+
+    Raises ``GradprobeError`` if the environment demands the native core and there is none.
+    """
+    wanted = os.environ.get(VARIABLE) or "any"
+    if wanted not in ("any", "native", "python"):
+        raise GradprobeError(f"{VARIABLE}={wanted} is none of the cores; they are native and python")
+    if wanted == "python":
+        return None
+    module, why = _loaded(folder())
+    if module is None and wanted == "native":
+        raise GradprobeError(f"{VARIABLE}=native, but {why}")
+    return module
+
+
+def in_use() -> tuple[bool, str]:
+    """Whether level ops runs with the native core, and what to say of it."""
+    try:
+        if core() is not None:
+            return True, "most operators at level ops are done by native code"
+    except GradprobeError as error:
+        return False, str(error)
+    if os.environ.get(VARIABLE) == "python":
+        return False, f"level ops runs in Python, as {VARIABLE}=python asks"
+    return False, f"level ops runs in Python, which costs more: {_loaded(folder())[1]}"
+
+
+@functools.lru_cache
+def _loaded(place: Path) -> tuple[Any, str]:
+    path = place / f"{NAME}.so"
+    try:
+        found = path.is_file()
+    except OSError as error:
+        return None, f"{path} cannot be read ({error})"
+    if not found:
+        return None, "it was not built for this Python and this PyTorch; `gradprobe build` does that"
+    loader = importlib.machinery.ExtensionFileLoader(NAME, str(path))
+    spec = importlib.util.spec_from_loader(NAME, loader)
+    try:
+        if spec is None:
+            raise ImportError(f"{path} is no module")
+        module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+    except ImportError as error:
+        return None, f"{path} cannot be loaded ({error}); build it anew with `gradprobe build --force`"
+    return module, ""

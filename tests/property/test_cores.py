@@ -1,0 +1,163 @@
+"""The native core and Python's own come to the same, whatever the program does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import gradprobe
+from gradprobe.__main__ import main
+from gradprobe.capture import operators
+from gradprobe.capture import watcher as watching
+from gradprobe.capture.native import building
+from gradprobe.capture.native.loading import NAME, VARIABLE, core, folder, in_use
+from tests.property.test_operators import IMPURE, PURE, no_faults
+
+native = pytest.mark.skipif(core() is None, reason=in_use()[1])
+
+MODES: list[Callable[[], Any]] = [torch.enable_grad, torch.no_grad, torch.inference_mode]
+VIEWS: list[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = [
+    lambda x, y: x.reshape(9).reshape(3, 3),
+    lambda x, y: x.t().reshape(9).view(3, 3),
+    lambda x, y: x.contiguous().unsqueeze(0)[0],
+    lambda x, y: x.split(2)[0].repeat(2, 1)[:3],
+    lambda x, y: torch.view_as_real(torch.view_as_complex(torch.stack([x, y], -1)) * 1j)[..., 0],
+    lambda x, y: x.to(torch.float64).to(torch.float32),
+    lambda x, y: torch.nn.functional.layer_norm(x, (3,), weight),
+    lambda x, y: torch.einsum("ij,jk->ik", x, y),
+    lambda x, y: x.add(torch.tensor(1.0)).clamp_(0, 1),
+    lambda x, y: layer(x),
+]
+weight = torch.nn.Parameter(torch.ones(3))
+layer = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU(), torch.nn.Dropout(0.0)).eval()
+STEPS = st.lists(
+    st.tuples(st.integers(0, len(MODES) - 1), st.integers(0, 200), st.integers(0, 100), st.integers(0, 100)),
+    min_size=1,
+    max_size=15,
+)
+
+
+def run(steps: list[tuple[int, int, int, int]]) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    kinds = [*PURE, *IMPURE, *VIEWS]
+    made = [torch.rand(3, 3, requires_grad=True), torch.rand(3, 3)]
+    for mode, kind, first, second in steps:
+        try:
+            with MODES[mode]():
+                made.append(kinds[kind % len(kinds)](made[first % len(made)], made[second % len(made)]))
+        except (RuntimeError, NotImplementedError):  # an inference tensor where none may be
+            made.append(torch.rand(3, 3))
+    return made
+
+
+def recorded(
+    steps: list[tuple[int, int, int, int]], core: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[gradprobe.Recording, list[torch.Tensor]]:
+    monkeypatch.setenv(VARIABLE, core)
+    with gradprobe.record(level="ops") as recording:
+        made = run(steps)
+    assert no_faults(recording)
+    return recording, made
+
+
+def told(recording: gradprobe.Recording) -> dict[str, list[tuple[Any, ...]]]:
+    """All that a recording says of its operators, in no order and without times."""
+    tables = {
+        "ops": recording.ops,
+        "regions": recording.regions.drop(columns=[name for name in recording.regions if name.endswith("_ns")]),
+        "births": recording.births.drop(columns=[name for name in recording.births if name.endswith("_ns")]),
+        "findings": recording.findings,
+    }
+    return {
+        name: sorted(map(repr, table.astype(object).where(pd.notna(table), None).itertuples(index=False)))
+        for name, table in tables.items()
+    }
+
+
+@native
+@given(STEPS)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_both_cores_tell_the_same_of_a_program(
+    monkeypatch: pytest.MonkeyPatch, steps: list[tuple[int, int, int, int]]
+) -> None:
+    one, made = recorded(steps, "native", monkeypatch)
+    other, made_again = recorded(steps, "python", monkeypatch)
+    assert told(one) == told(other)
+    for tensor, again in zip(made, made_again, strict=True):
+        assert torch.equal(tensor, again)
+        assert tensor.is_inference() == again.is_inference()
+
+
+@native
+def test_operators_of_an_inference_call_are_watched_without_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "native")
+    through_python: list[str] = []
+
+    def watcher(*arguments: Any) -> Any:
+        watched = watching.watcher(*arguments)
+
+        def dispatch(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            through_python.append(str(func))
+            return watched.dispatch(self, func, types, args, kwargs)
+
+        return watched._replace(dispatch=dispatch)
+
+    monkeypatch.setattr(operators, "watcher", watcher)
+    x = torch.rand(2, 3)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with gradprobe.record(level="ops") as recording:
+            for _ in range(2):  # what an operator does with views is learned from its first call
+                through_python.clear()
+                with mode():
+                    layer(x).softmax(-1)
+        assert through_python == []
+        assert recording.ops["count"].sum() >= 8
+
+
+@pytest.mark.parametrize(("wanted", "said"), [("python", "runs in Python, as"), ("fastest", "none of the cores")])
+def test_the_environment_chooses_the_core(wanted: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, wanted)
+    is_native, why = in_use()
+    assert not is_native
+    assert said in why
+
+
+def test_a_core_that_is_demanded_and_not_there_is_an_error_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(VARIABLE, "native")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    with pytest.raises(gradprobe.GradprobeError, match="gradprobe build"):
+        gradprobe.record(level="ops")
+
+
+def test_a_core_that_does_not_load_leaves_the_work_to_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    folder().mkdir()
+    (folder() / f"{NAME}.so").write_bytes(b"no library")
+    assert "cannot be loaded" in in_use()[1]
+    with gradprobe.record(level="ops") as recording:
+        torch.ones(2) + 1
+    assert recording.ops["count"].sum() == 2
+
+
+def test_a_core_that_does_not_compile_is_an_error_with_the_compilers_first_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ninja")
+    source = tmp_path / "core.cpp"
+    source.write_text('#error "not like this"\n')
+    monkeypatch.setattr(building, "SOURCES", [source])
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert main(["build"]) == 2
+    assert "cannot be built" in (said := capsys.readouterr().err)
+    assert "not like this" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["core.cpp"]
