@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from gradprobe.recording.accounts import SAVED, TALLIES, Account, Accounts, Operation, rows_of
-from gradprobe.recording.events import LEDGER, NOT_COUNTED, NOT_READ, OPERATOR, SAVING, STRETCH, Event
+from gradprobe.recording.events import GATHERED, LEDGER, NOT_COUNTED, NOT_READ, OPERATOR, SAVING, STRETCH, Event
 
 _UNREAD = (NOT_READ,) * 4
-_OPERATORS = (OPERATOR, SAVING)
+_OPERATORS = (OPERATOR, SAVING, GATHERED)
 _RAW = (*_OPERATORS, LEDGER)
 _LONG, _STRETCHES = 256, 1_024
 """Stretches of up to so many operators are remembered, and so many of them."""
@@ -146,7 +146,7 @@ class Tallier:
         return found, rows.accounts()
 
     def _add(self, operators: Sequence[Event]) -> None:
-        for (_, thread, place, node, account), number in Counter(_without_saved(operators)).items():
+        for (_, thread, place, node, account), number in Counter(_without_saved(_each(operators))).items():
             tallies = self._open.setdefault(thread, {})
             tally = tallies.get((place, node))
             if tally is None:
@@ -173,12 +173,13 @@ class Tallier:
             if all(event[1] == thread for event in operators):
                 if len(self._stretches) >= _STRETCHES:
                     self._stretches.clear()
-                known.of = [kinds.index((event[2], event[3])) for event in stretch[1:]]
+                known.of = [kinds.index((event[2], event[3])) for event in _each(stretch[1:])]
                 self._stretches[stretch] = known
             return
         keys = self._emit(thread, known, found, rows)
         saved: dict[int, _Saved] = {}
-        for event, tally in zip(operators, known.of, strict=True):
+        is_saving = any(event[0] == SAVING for event in operators)
+        for event, tally in zip(_each(operators), known.of, strict=True) if is_saving else ():
             if event[0] == SAVING:
                 saved.setdefault(tally, {}).update((storage, entry) for storage, *entry in event[3])
         for tally, storages in saved.items():
@@ -232,6 +233,11 @@ class Tallier:
 def is_raw(events: Iterable[Event]) -> bool:
     """Whether any of ``events`` must be expanded before it can be packed."""
     return any(event[0] in _RAW for event in events)
+
+
+def _each(operators: Iterable[Event]) -> list[Event]:
+    """The events of single operators."""
+    return [one for event in operators for one in (event[2] if event[0] == GATHERED else (event,))]
 
 
 def _without_saved(operators: Iterable[Event]) -> list[Event]:

@@ -32,7 +32,7 @@ from gradprobe.capture.stack import skip_when_compiling
 from gradprobe.capture.versions import read_version
 from gradprobe.capture.waiting import may_wait
 from gradprobe.recording.accounts import BACKWARD, FORWARD, IN_OPTIMIZER, Account
-from gradprobe.recording.events import OPERATOR, Event, Shared
+from gradprobe.recording.events import GATHERED, OPERATOR, Event, Shared
 
 _EVENTS = 16_384
 """How many kinds of operators at a place a thread keeps the event of."""
@@ -305,10 +305,10 @@ def watcher(
 
     # What the native core asks for, where it meets something for the first time.
 
-    def plan_of(name: str, overload: str) -> tuple[int, bool, Plan, str]:
+    def plan_of(name: str, overload: str) -> tuple[int, Plan]:
         func = getattr(getattr(torch.ops.aten, name), overload or "default")
         plan = plans.get(func) or plans.setdefault(func, Plan(func))
-        return way_of(func, plan), plan.is_view, plan, plan.name
+        return way_of(func, plan), plan
 
     def event_of(
         code: int, offset: int, op: str, module: str, phase: int, task: str | None, account: Account
@@ -322,6 +322,9 @@ def watcher(
             account += kind.times(number)
         return account
 
+    def gathered(events: tuple[Shared, ...]) -> Shared:
+        return Shared((GATHERED, owner, events))
+
     def defer(place: Place, plan: Plan, before: int, after: int, refs: Any, account: Account) -> None:
         pending.append(Pending(place, plan, last[0], before, after, refs, (), account, False))
         last[0] = after
@@ -331,6 +334,7 @@ def watcher(
         "event": event_of,
         "account": account_of,
         "settle": settle_all,
+        "gathered": gathered,
         "defer": defer,
         "learn": learn,
         "paths": paths.known,

@@ -32,8 +32,8 @@ COMPILED_CALL = 44  # a function that torch.compile compiled is called; no rows 
 FOLDED_OPERATORS = TALLY | EXIT  # some that ran here were added up, and are in no region
 DEVICE = 48  # the edge of a block, marked in a stream of an accelerator; its row says when the device passed it
 # What is never stored: tallies of a stretch in one, operators one by one, those that saved storages with these, rows on
-# their way to an account, marks for the writing thread.
-STRETCH, OPERATOR, SAVING, LEDGER, MARK = 56, 60, 64, 68, 128
+# their way to an account, several operators in one, marks for the writing thread.
+STRETCH, OPERATOR, SAVING, LEDGER, GATHERED, MARK = 56, 60, 64, 68, 72, 128
 # What happens to a thread besides its beginning and end.
 RECORDING_BEGINS, RECORDING_ENDS = CONSTRUCT, DECORATE
 # What happens to a probed call between its beginning and its end: a generator or a coroutine waits. ENTER resumes it.

@@ -31,13 +31,13 @@ enum Kind { SKIPPED, USERS, MODULE, OPTIMIZER, KIND = 3, BY_ANOTHER = 4 };
 enum Phase { FORWARD, BACKWARD, IN_OPTIMIZER };
 enum Way { SLOW, PLAIN, OF_A_KERNEL, COMPOSITE };
 enum Interest { NO_OPERATOR, THAT_TAKE_RESULTS, THAT_TAKE_GRADS, ALL_OPERATORS };
-constexpr int NEAR = 6, MODULE_DEPTH = 30;
-constexpr size_t MOST_EVENTS = 16384, MOST_GATHERED = 64;
+constexpr int NEAR = 6, MODULE_DEPTH = 30, WRITES = 6;
+constexpr size_t MOST_EVENTS = 16384, MOST_GATHERED = 256, MOST_STRETCHES = 1024;
 
 struct Plan {
   std::string name, overload;
   Way way = SLOW;
-  bool is_view = false;
+  bool is_view = false, is_detach = false, is_sum = false;
   py::object plan, text;
   std::optional<bool> tracks;
 };
@@ -77,6 +77,21 @@ struct Line {
   Phase phase = FORWARD;
   bool by_another = false;
 };
+
+// What is known of a call before it is noted.
+struct Call {
+  uint64_t before = 0;
+  at::Tensor source;  // of a view
+  std::optional<Line> line;
+};
+
+// Operators that were emitted as one event.
+struct Gathered {
+  std::vector<py::object> events;
+  py::object event;
+};
+
+bool are_same(const py::object& one, const py::object& other) { return one.is(other); }
 
 struct Place {
   PyCodeObject* code;
@@ -132,6 +147,7 @@ class Core {
         emit_(tools["emit"]),
         account_(tools["account"]),
         settle_(tools["settle"]),
+        gather_(tools["gathered"]),
         defer_(tools["defer"]),
         fault_(tools["fault"]),
         owner_(tools["owner"]),
@@ -144,24 +160,20 @@ class Core {
 
   // Whether this operator was done here; if not, nothing has been done.
   bool dispatch(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
-    if (!is_on_ || !is_on_top()) return false;
-    const auto before = at::sequence_number::peek();
-    if (before != last() || PyDict_GET_SIZE(waiting_.ptr()) != 0) return false;
+    if (!is_on_ || !is_on_top() || PyDict_GET_SIZE(waiting_.ptr()) != 0) return false;
+    Call call;
+    call.before = at::sequence_number::peek();
     Plan* plan = find(op);
-    if (plan == nullptr || plan->way == SLOW || !takes(*plan, op, *stack)) return false;
-    at::Tensor source;
+    if (plan == nullptr || plan->way == SLOW || !takes(*plan, op, *stack, call.before)) return false;
     if (plan->is_view) {
-      // What PyTorch itself calls while it is not done with what is pending is a view, or a detach.
       const auto& first = (*stack)[stack->size() - op.schema().arguments().size()];
-      if (!first.isTensor() || !first.toTensor().defined() || PyList_GET_SIZE(pending_.ptr())) return false;
-      source = first.toTensor();
-      if (plan->way != COMPOSITE && !source.is_inference() && !tracking_is_known(*plan)) return false;
+      if (!first.isTensor() || !first.toTensor().defined()) return false;
+      call.source = first.toTensor();
+      if (plan->way != COMPOSITE && !call.source.is_inference() && !tracking_is_known(*plan)) return false;
     }
-    if (PyList_GET_SIZE(pending_.ptr()) && !settled(before)) return false;
-
-    std::optional<Line> line;
-    call(*plan, op, stack, line);
-    if (is_on_) note(*plan, op, *stack, line, source);
+    if (PyList_GET_SIZE(pending_.ptr()) != 0 && !settled(*plan, call.before)) return false;
+    run(*plan, op, stack, call);
+    if (is_on_) note(*plan, op, *stack, call);
     return true;
   }
 
@@ -172,11 +184,23 @@ class Core {
 
   void close() { is_on_ = false; }
 
+  // Emits what has gathered, as one event: a program runs the same operators over and over, so it is mostly one that is
+  // known, to the writing thread too.
   void flush() {
+    if (batch_.empty()) return;
     // What is emitted may come back to here.
     std::vector<py::object> events;
     events.swap(batch_);
-    for (auto& event : events) call_one(emit_, event.ptr());
+    size_t hash = events.size();
+    for (const auto& event : events) hash = c10::hash_combine(hash, reinterpret_cast<size_t>(event.ptr()));
+    auto& known = gathered_[hash];
+    if (!known.event || !std::equal(known.events.begin(), known.events.end(), events.begin(), events.end(), are_same)) {
+      if (gathered_.size() > MOST_STRETCHES) gathered_.clear();
+      py::tuple all(events.size());
+      for (size_t i = 0; i < events.size(); ++i) all[i] = events[i];
+      gathered_[hash] = {events, gather_(all)};
+    }
+    call_one(emit_, gathered_[hash].event.ptr());
   }
 
  private:
@@ -201,9 +225,11 @@ class Core {
     try {
       const py::tuple known = plan_of_(name.name.substr(6), name.overload_name);
       plan.way = static_cast<Way>(known[0].cast<int>());
-      plan.is_view = known[1].cast<bool>();
-      plan.plan = known[2];
-      plan.text = known[3];
+      plan.plan = known[1];
+      plan.text = plan.plan.attr("name");
+      plan.is_view = plan.plan.attr("is_view").cast<bool>();
+      plan.is_detach = plan.plan.attr("is_detach").cast<bool>();
+      plan.is_sum = plan.plan.attr("is_sum").cast<bool>();
     } catch (py::error_already_set& error) {
       report(error);
     }
@@ -219,11 +245,13 @@ class Core {
     return true;
   }
 
-  // Settles what is pending; not where functions of the program would hear how.
-  bool settled(uint64_t before) {
-    if (at::impl::torch_function_mode_enabled()) return false;
+  // Settles what is pending; not where functions of the program would hear how, and not where PyTorch may itself be
+  // calling the operator before it is done with that, as waiting.py says.
+  bool settled(const Plan& plan, uint64_t before) {
+    if (plan.is_detach || at::impl::torch_function_mode_enabled()) return false;
     py::gil_scoped_acquire lock;
     try {
+      if (plan.is_view && anything_pending_writes()) return false;
       settle_(before);
     } catch (py::error_already_set& error) {
       report(error);
@@ -231,9 +259,16 @@ class Core {
     return PyList_GET_SIZE(pending_.ptr()) == 0 && PyDict_GET_SIZE(waiting_.ptr()) == 0;
   }
 
+  bool anything_pending_writes() const {
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(pending_.ptr()); ++i) {
+      if (PyObject_Size(PyTuple_GET_ITEM(PyList_GET_ITEM(pending_.ptr(), i), WRITES)) != 0) return true;
+    }
+    return false;
+  }
+
   // Whether the arguments are such that the operator can be done here: of no kind that Python makes something of, and
   // none that a detector looks at.
-  bool takes(const Plan& plan, const c10::OperatorHandle& op, const torch::jit::Stack& stack) const {
+  bool takes(const Plan& plan, const c10::OperatorHandle& op, const torch::jit::Stack& stack, uint64_t before) const {
     const auto interest =
         PyList_GET_SIZE(armed_.ptr()) ? PyLong_AsLong(PyList_GET_ITEM(armed_.ptr(), 0)) : NO_OPERATOR;
     if (interest == ALL_OPERATORS) return false;
@@ -245,11 +280,14 @@ class Core {
     };
     const size_t count = op.schema().arguments().size();
     const c10::IValue* arguments = stack.data() + (stack.size() - count);
+    // Running totals are looked at: sums of one number that construct a node.
+    bool may_be_total = plan.is_sum && before != last();
     for (size_t i = 0; i < count; ++i) {
       const auto& argument = arguments[i];
       if (argument.isTensor()) {
         const auto& tensor = argument.toTensor();
         if (!is_ours(tensor) || (tensor.defined() && is_odd(tensor))) return false;
+        if (tensor.defined() && may_be_total && tensor.numel() != 1) may_be_total = false;
       } else if (argument.isTensorList()) {
         for (const at::Tensor& tensor : argument.toTensorList()) {
           if (!is_ours(tensor)) return false;
@@ -260,21 +298,20 @@ class Core {
         }
       }
     }
+    if (may_be_total) return false;
     const bool may_conjugate = plan.way == OF_A_KERNEL && !c10::InferenceMode::is_enabled();
     return !may_conjugate || count == 0 || !arguments[0].isTensor() || !arguments[0].toTensor().defined() ||
         !arguments[0].toTensor().is_complex();
   }
 
-  void call(const Plan& plan, const c10::OperatorHandle& op, torch::jit::Stack* stack, std::optional<Line>& line) {
+  void run(const Plan& plan, const c10::OperatorHandle& op, torch::jit::Stack* stack, Call& call) {
     const torch::torch_dispatch_mode::StashTorchDispatchModeGuard without_us;
-    const bool consists_of_others =
-        plan.way == COMPOSITE || (plan.way == OF_A_KERNEL && c10::InferenceMode::is_enabled());
-    if (consists_of_others) {
+    if (plan.way == COMPOSITE || (plan.way == OF_A_KERNEL && c10::InferenceMode::is_enabled())) {
       {
         py::gil_scoped_acquire lock;
-        line = locate();
+        call.line = locate();
       }
-      if (!line->by_another) {
+      if (!call.line->by_another) {
         const auto on_again = as_unwatched();
         const c10::impl::ForceDispatchKeyGuard guard(on_again);
         op.callBoxed(stack);
@@ -302,11 +339,10 @@ class Core {
     return set;
   }
 
-  void note(Plan& plan, const c10::OperatorHandle& op, const torch::jit::Stack& stack, std::optional<Line>& line,
-            const at::Tensor& source) {
+  void note(Plan& plan, const c10::OperatorHandle& op, const torch::jit::Stack& stack, Call& call) {
     py::gil_scoped_acquire lock;
     try {
-      account(plan, op, stack, line, source);
+      account(plan, op, stack, call);
     } catch (py::error_already_set& error) {
       report(error);
     } catch (const c10::Error& error) {
@@ -325,21 +361,24 @@ class Core {
     fault_(error.value());
   }
 
-  void account(Plan& plan, const c10::OperatorHandle& op, const torch::jit::Stack& stack, std::optional<Line>& line,
-               const at::Tensor& source) {
-    if (!line) line = locate();
-    if (torch::autograd::get_current_graph_task_id() != -1) line->phase = BACKWARD;
-    const auto before = last(), after = at::sequence_number::peek();
-    const Birth birth{call_none(now_), line->code == nullptr ? none_ : borrowed(as_object(line->code)),
-                      stolen(PyLong_FromLong(line->offset)), plan.text, line->module};
-    const py::object under = plan.is_view ? made_at(source) : py::object();
+  void account(Plan& plan, const c10::OperatorHandle& op, const torch::jit::Stack& stack, Call& call) {
+    if (!call.line) call.line = locate();
+    auto& line = *call.line;
+    if (torch::autograd::get_current_graph_task_id() != -1) line.phase = BACKWARD;
+    const auto after = at::sequence_number::peek();
+    const bool is_pending = call.before != last() || after != call.before;
+    const Birth birth{call_none(now_), line.code == nullptr ? none_ : borrowed(as_object(line.code)),
+                      stolen(PyLong_FromLong(line.offset)), plan.text, line.module};
+    const py::object under = plan.is_view ? made_at(call.source) : py::object();
     Results results;
     std::vector<py::object> refs;
     const auto see = [&](const at::Tensor& tensor) {
       if (!tensor.defined()) return;
-      const bool is_new = count(plan, source, tensor, results);
-      if (plan.is_view && tensor.is_same(source)) return;
-      refs.push_back(born(tensor, birth, is_new ? birth.time : under, plan.is_view));
+      const bool is_new = count(plan, call.source, tensor, results);
+      const bool is_source = plan.is_view && tensor.is_same(call.source);
+      auto weak = is_source ? stolen(PyWeakref_NewRef(stolen(THPVariable_Wrap(tensor)).ptr(), nullptr))
+                            : born(tensor, birth, is_new ? birth.time : under, plan.is_view);
+      if (is_pending) refs.push_back(std::move(weak));
     };
     const size_t number = op.schema().returns().size();
     for (size_t i = stack.size() - number; i < stack.size(); ++i) {
@@ -352,14 +391,13 @@ class Core {
     const py::object account = account_of(results);
     const bool is_in_a_task = !call_none(running_loop_).is_none();
     const py::object task = is_in_a_task ? call_none(label_) : none_;
-    if (before != after) {
-      flush();
-      const auto place = py::make_tuple(reinterpret_cast<uintptr_t>(line->code), birth.offset, plan.text, line->module,
-                                        static_cast<int>(line->phase), task);
-      defer_(place, plan.plan, before, after, py::tuple(py::cast(refs)), account);
+    if (is_pending) {
+      const auto place = py::make_tuple(reinterpret_cast<uintptr_t>(line.code), birth.offset, plan.text, line.module,
+                                        static_cast<int>(line.phase), task);
+      defer_(place, plan.plan, call.before, after, py::tuple(py::cast(refs)), account);
       return;
     }
-    batch_.push_back(is_in_a_task ? event(*line, plan, account, task) : known_event(*line, plan, account));
+    batch_.push_back(is_in_a_task ? event(line, plan, account, task) : known_event(line, plan, account));
     if (batch_.size() >= MOST_GATHERED) flush();
   }
 
@@ -509,13 +547,14 @@ class Core {
 
   bool is_on_ = false;
   py::object mode_, plan_of_, learn_, paths_, path_, call_, running_loop_, label_, now_, entries_, made_view_, outlive_;
-  py::object event_, emit_, account_, settle_, defer_, fault_, owner_;
+  py::object event_, emit_, account_, settle_, gather_, defer_, fault_, owner_;
   py::object last_, pending_, waiting_, armed_, none_, empty_;
   std::unordered_map<const c10::FunctionSchema*, Plan> plans_;
   std::unordered_map<PyCodeObject*, int> kinds_;
   std::unordered_map<Place, py::object, HashOfPlace> events_;
   std::unordered_map<Results, py::object, HashOfResults> accounts_;
   std::vector<py::object> batch_;
+  std::unordered_map<size_t, Gathered> gathered_;
 };
 
 class Watching : public Interpreter {
