@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ NAMES = {
     "modes": "gradprobe, `modes`",
     "graph": "gradprobe, `graph`",
     "ops": "gradprobe, `ops`",
+    "ops in Python": "gradprobe, `ops`, without the native core",
     "nothing": "a dispatch mode that does nothing",
     "profiler": "torch.profiler",
     "profiler, stacks": "torch.profiler, with stacks",
@@ -48,4 +50,18 @@ def _tool(arm: str) -> contextlib.AbstractContextManager[Any]:
         return torch.profiler.profile(activities=[cpu], with_stack="stacks" in arm)
     if arm.startswith("debug"):
         return DebugMode(record_stack_trace="stacks" in arm)
-    return Recorder(level=arm)
+    return _in_python() if arm == "ops in Python" else Recorder(level=arm)
+
+
+@contextlib.contextmanager
+def _in_python() -> Iterator[None]:
+    from gradprobe.capture.native.loading import VARIABLE
+    from gradprobe.recorder import Recorder
+
+    before = os.environ.get(VARIABLE, "")
+    os.environ[VARIABLE] = "python"
+    try:
+        with Recorder(level="ops"):
+            yield
+    finally:
+        os.environ[VARIABLE] = before

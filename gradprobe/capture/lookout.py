@@ -81,7 +81,7 @@ class Lookout:
             if op == INFERENCE_MODE | EXIT:
                 self._look_for_autocast(ident, entered)
             if torch.is_grad_enabled() and code is not None and not code.co_filename.startswith(TORCH):
-                self._views += _views_of_older(entered)
+                self._views += _views_of_older(ident, entered)
         elif op == SET_GRAD_ENABLED | CONSTRUCT and code is not None:
             if grad_after:
                 self._standing.calls_are_over()
@@ -196,18 +196,19 @@ def leaves_behind(outputs: list[torch.Tensor]) -> Iterator[Spot]:
             yield found
 
 
-def _views_of_older(entered: int) -> list[Entry]:
-    """The latest views that live of tensors older than a block, which may not be changed in place after it."""
+def _views_of_older(ident: int, entered: int) -> list[Entry]:
+    """The latest views that live of tensors older than a block of a thread, which may not be changed in place after it."""
+    found = []
     try:
-        latest = list(REGISTRY.latest_views)
+        for entry in reversed(REGISTRY.latest_views):
+            if entry[1] >= entered > entry[6] >= 0:
+                tensor = entry[0]()
+                if tensor is not None and _is_floating_view(tensor):
+                    found.append(entry)
+            elif entry[1] < entered and entry[7] == ident:
+                break  # what the thread made before is older still
     except RuntimeError:  # another thread added one
         return []
-    found = []
-    for entry in latest:
-        if entry[1] >= entered > entry[6] >= 0:
-            tensor = entry[0]()
-            if tensor is not None and _is_floating_view(tensor):
-                found.append(entry)
     return found
 
 

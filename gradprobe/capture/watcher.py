@@ -273,7 +273,8 @@ def watcher(
             settler.settle(one, pending[0].before if pending else upto)
 
     def settle() -> None:
-        flush()
+        if core is not None:
+            core.flush()
         upto = nodes()
         if pending:
             if are_functions_heard():
