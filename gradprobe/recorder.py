@@ -256,6 +256,7 @@ def environment(level: str, parent: int | None = None) -> dict[str, Any]:
     return {
         "gradprobe": __version__,
         "level": level,
+        "core": None if level != "ops" else "native" if core() is not None else "python",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -70,7 +70,7 @@ class Operators:
             known = self._watcher()
             mode.__torch_dispatch__ = MethodType(known.dispatch, mode)  # type: ignore[method-assign]
             insert(mode)
-            known.begin(mode)
+            known.core.begin(mode)
         if not self._patches.are_applied:
             versions = version_patches(self._read_failed, self._puts_up, self._put_up)
             others = [*swap_patches(self.settle, self._forget), *self._autocasts.patches(), *self.handing.patches()]
@@ -92,7 +92,7 @@ class Operators:
         del mode.__torch_dispatch__  # it refers to the mode
         known = self._watchers.pop(ident, None)
         if known is not None:
-            self._safely(known.end)
+            self._safely(known.core.end)
             self._safely(known.lookout.finish)
 
     def leave_thread(self) -> None:
@@ -105,7 +105,7 @@ class Operators:
         for mode, _ in self._modes.values():
             del mode.__torch_dispatch__
         for known in self._watchers.values():
-            self._safely(known.end)
+            self._safely(known.core.end)
         if self._native is not None:
             self._native.uninstall()
         self._modes.clear()
@@ -118,7 +118,7 @@ class Operators:
     def flush(self) -> None:
         """Emits what has gathered in the native cores of all threads."""
         for known in list(self._watchers.values()):
-            self._safely(known.flush)
+            self._safely(known.core.flush)
 
     def settle(self) -> None:
         """Emits what is pending in this thread: its modes are about to change."""

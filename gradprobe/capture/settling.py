@@ -29,6 +29,9 @@ _EVENTS = 4_096
 """How many events that say the same are kept to be used again."""
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
 
+CALLED = Account(calls=1)
+NORMAL, INFERENCE = Account(counters_created=1, normal_outputs=1), Account(inference_outputs=1)
+INFERENCE_VIEW = Account(untracked_views=1, inference_outputs=1)
 TRACKED_VIEW = Account(tracked_views=1, normal_outputs=1)
 UNTRACKED_VIEW = Account(untracked_views=1, normal_outputs=1)
 

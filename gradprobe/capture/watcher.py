@@ -26,24 +26,33 @@ from gradprobe.capture.execution import Tasks
 from gradprobe.capture.kernels import Guard
 from gradprobe.capture.lookout import Lookout
 from gradprobe.capture.modules import CALL, ModulePaths
-from gradprobe.capture.plans import Plan, tensors, way_of
-from gradprobe.capture.settling import TRACKED_VIEW, UNTRACKED_VIEW, Pending, Place, Settler, Write
+from gradprobe.capture.native.watching import Native
+from gradprobe.capture.plans import Plan, tensors
+from gradprobe.capture.settling import (
+    CALLED,
+    INFERENCE,
+    INFERENCE_VIEW,
+    NORMAL,
+    TRACKED_VIEW,
+    UNTRACKED_VIEW,
+    Pending,
+    Settler,
+    Write,
+)
 from gradprobe.capture.stack import skip_when_compiling
 from gradprobe.capture.versions import read_version
 from gradprobe.capture.waiting import may_wait
 from gradprobe.recording.accounts import BACKWARD, FORWARD, IN_OPTIMIZER, Account
-from gradprobe.recording.events import GATHERED, OPERATOR, Event, Shared
+from gradprobe.recording.events import OPERATOR, Event, Shared
 
 _EVENTS = 16_384
 """How many kinds of operators at a place a thread keeps the event of."""
 
-_NOTHING, _CALLED = Account(), Account(calls=1)
-_NORMAL, _INFERENCE = Account(counters_created=1, normal_outputs=1), Account(inference_outputs=1)
-_ONE_NORMAL, _ONE_INFERENCE = _CALLED + _NORMAL, _CALLED + _INFERENCE
+_NOTHING = Account()
+_ONE_NORMAL, _ONE_INFERENCE = CALLED + NORMAL, CALLED + INFERENCE
 _NORMAL_UNCOUNTED, _INFERENCE_COUNTED = Account(normal_without_counter=1), Account(inference_with_counter=1)
-_INFERENCE_VIEW = Account(untracked_views=1, inference_outputs=1)
-_ONE_TRACKED, _ONE_UNTRACKED = _CALLED + TRACKED_VIEW, _CALLED + UNTRACKED_VIEW
-_ONE_INFERENCE_VIEW = _CALLED + _INFERENCE_VIEW
+_ONE_TRACKED, _ONE_UNTRACKED = CALLED + TRACKED_VIEW, CALLED + UNTRACKED_VIEW
+_ONE_INFERENCE_VIEW = CALLED + INFERENCE_VIEW
 
 
 class Watcher(NamedTuple):
@@ -56,12 +65,7 @@ class Watcher(NamedTuple):
     """Emits those operators that are pending; the thread's node counter is at that number. No stretch ends there."""
     outliving: Outliving
     lookout: Lookout
-    begin: Callable[[Any], None]
-    """Has the native core do what it can, if there is one, of the operators that the thread's mode sees."""
-    end: Callable[[], None]
-    """Undoes it; from another thread, the core at least does no more operators."""
-    flush: Callable[[], object]
-    """Emits the operators that have gathered in the native core."""
+    core: Native
 
 
 def watcher(
@@ -94,7 +98,6 @@ def watcher(
     pending: list[Pending] = []
     events: dict[tuple[Any, ...], Shared] = {}
     last = [nodes()]
-    core: Any = None
 
     def dispatch(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if thread() != owner:
@@ -170,7 +173,7 @@ def watcher(
             # What came out.
             time = now()
             refs: tuple[weakref.ref[Any], ...] = ()
-            account = _CALLED
+            account = CALLED
             unsure = False  # whether the view is tracked shows only later
             if writes is not None:
                 # The first that is seen of a module's parameter is what fills it.
@@ -207,9 +210,9 @@ def watcher(
                         entry = (weak, time, code, offset, plan.name, module, time if fresh else made, owner)
                         entries[id(out)] = entry
                         made_view(entry)
-                        if found is _INFERENCE_VIEW or found is _INFERENCE:
+                        if found is INFERENCE_VIEW or found is INFERENCE:
                             outlive(entry)
-                account += _CALLED
+                account += CALLED
             elif type(result) is tensor_type or type(result) is parameter_type:
                 weak = ref(result)
                 refs = (weak,)
@@ -225,7 +228,7 @@ def watcher(
                 refs = tuple(map(ref, outs))
                 for weak, out in zip(refs, outs, strict=True):
                     is_born_so = out.is_inference()
-                    account += _INFERENCE if is_born_so else _NORMAL
+                    account += INFERENCE if is_born_so else NORMAL
                     entry = (weak, time, code, offset, plan.name, module, time, owner)
                     entries[id(out)] = entry
                     if is_born_so:
@@ -273,8 +276,7 @@ def watcher(
             settler.settle(one, pending[0].before if pending else upto)
 
     def settle() -> None:
-        if core is not None:
-            core.flush()
+        core.flush()
         upto = nodes()
         if pending:
             if are_functions_heard():
@@ -287,76 +289,30 @@ def watcher(
             last[0] = upto
         REGISTRY.sweep()
 
-    def flush() -> None:
-        if core is not None:
-            core.flush()
-
-    def begin(mode: Any) -> None:
-        nonlocal core
-        if native is not None:
-            core = native.Core(mode, tools)
-            native.attach(core)
-
-    def end() -> None:
-        nonlocal core
-        if core is not None:
-            core.flush()
-            (native.detach if thread() == owner else native.Core.close)(core)
-            core = None
-
-    # What the native core asks for, where it meets something for the first time.
-
-    def plan_of(name: str, overload: str) -> tuple[int, Plan]:
-        func = getattr(getattr(torch.ops.aten, name), overload or "default")
-        plan = plans.get(func) or plans.setdefault(func, Plan(func))
-        return way_of(func, plan), plan
-
-    def event_of(
-        code: int, offset: int, op: str, module: str, phase: int, task: str | None, account: Account
-    ) -> Shared:
-        return Shared((OPERATOR, owner, (code, offset, op, module, phase, task), None, account))
-
-    def account_of(*numbers: int) -> Account:
-        kinds_of_results = (TRACKED_VIEW, UNTRACKED_VIEW, _INFERENCE_VIEW, _NORMAL, _INFERENCE)
-        account = _CALLED
-        for kind, number in zip(kinds_of_results, numbers, strict=True):
-            account += kind.times(number)
-        return account
-
-    def gathered(events: tuple[Shared, ...]) -> Shared:
-        return Shared((GATHERED, owner, events))
-
-    def defer(place: Place, plan: Plan, before: int, after: int, refs: Any, account: Account) -> None:
-        pending.append(Pending(place, plan, last[0], before, after, refs, (), account, False))
-        last[0] = after
-
-    tools = {
-        "plan_of": plan_of,
-        "event": event_of,
-        "account": account_of,
-        "settle": settle_all,
-        "gathered": gathered,
-        "defer": defer,
-        "learn": learn,
-        "paths": paths.known,
-        "path": path_of,
-        "call": CALL,
-        "running_loop": running_loop,
-        "label": label,
-        "now": now,
-        "entries": entries,
-        "made_view": made_view,
-        "outlive": outlive,
-        "emit": emit,
-        "fault": fault,
-        "owner": owner,
-        "last": last,
-        "pending": pending,
-        "waiting": waiting,
-        "armed": armed,
-    }
+    core = Native(
+        native,
+        owner,
+        plans,
+        pending,
+        last,
+        settle=settle_all,
+        waiting=waiting,
+        armed=armed,
+        learn=learn,
+        paths=paths.known,
+        path=path_of,
+        call=CALL,
+        running_loop=running_loop,
+        label=label,
+        now=now,
+        entries=entries,
+        made_view=made_view,
+        outlive=outlive,
+        emit=emit,
+        fault=fault,
+    )
     skip_when_compiling(dispatch)
-    return Watcher(dispatch, settle, settle_all, outliving, lookout, begin, end, flush)
+    return Watcher(dispatch, settle, settle_all, outliving, lookout, core)
 
 
 def kind_of_view(plan: Plan, source: Any, out: Any) -> tuple[Account, bool, bool]:
@@ -365,12 +321,12 @@ def kind_of_view(plan: Plan, source: Any, out: Any) -> tuple[Account, bool, bool
         return _NOTHING, False, False
     if out.is_inference():
         is_new = plan.is_composite and not _share(source, out)
-        return _INFERENCE if is_new else _INFERENCE_VIEW, is_new, False
+        return INFERENCE if is_new else INFERENCE_VIEW, is_new, False
     if plan.is_composite:
         if out._is_view():
             return TRACKED_VIEW, False, False
         is_new = not _share(source, out)
-        return _NORMAL if is_new else UNTRACKED_VIEW, is_new, False
+        return NORMAL if is_new else UNTRACKED_VIEW, is_new, False
     if plan.tracks is None:
         return _NOTHING, False, True
     return TRACKED_VIEW if plan.tracks else UNTRACKED_VIEW, False, False

@@ -3,8 +3,10 @@
 //
 // It stands where PyTorch calls the Python of a dispatch mode. The mode stays on the stack, and decides what is seen.
 
-#include "frames.h"
+#include "events.h"
 #include "interpreter.h"
+#include "lines.h"
+#include "objects.h"
 
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/SequenceNumber.h>
@@ -24,58 +26,17 @@
 namespace gradprobe {
 namespace {
 
-namespace py = pybind11;
-
-// As watcher.py, codes.py and modules.py name and number them.
-enum Kind { SKIPPED, USERS, MODULE, OPTIMIZER, KIND = 3, BY_ANOTHER = 4 };
-enum Phase { FORWARD, BACKWARD, IN_OPTIMIZER };
+// As plans.py and interest.py number them.
 enum Way { SLOW, PLAIN, OF_A_KERNEL, COMPOSITE };
 enum Interest { NO_OPERATOR, THAT_TAKE_RESULTS, THAT_TAKE_GRADS, ALL_OPERATORS };
-constexpr int NEAR = 6, MODULE_DEPTH = 30, WRITES = 6;
-constexpr size_t MOST_EVENTS = 16384, MOST_GATHERED = 256, MOST_STRETCHES = 1024;
+constexpr int WRITES = 6;  // the field of settling.py's Pending
 
 struct Plan {
-  std::string name, overload;
+  std::string schema, overload;
   Way way = SLOW;
   bool is_view = false, is_detach = false, is_sum = false;
-  py::object plan, text;
+  py::object plan, name;
   std::optional<bool> tracks;
-};
-
-// How many tensors of each kind a call returned.
-struct Results {
-  uint16_t tracked = 0, untracked = 0, inference_views = 0, normal = 0, inference = 0;
-
-  bool operator==(const Results& other) const {
-    return tracked == other.tracked && untracked == other.untracked && inference_views == other.inference_views &&
-        normal == other.normal && inference == other.inference;
-  }
-};
-
-struct HashOfResults {
-  size_t operator()(const Results& results) const {
-    return c10::get_hash(results.tracked, results.untracked, results.inference_views, results.normal,
-                         results.inference);
-  }
-};
-
-// Where the program called an operator. The code is borrowed: codes.py holds on to it.
-struct Line {
-  Line() = default;
-  Line(Line&&) = default;
-  Line& operator=(Line&&) = default;
-  ~Line() {
-    if (module) {  // an operator that fails leaves without the interpreter's lock
-      py::gil_scoped_acquire lock;
-      module = py::object();
-    }
-  }
-
-  PyCodeObject* code = nullptr;
-  int offset = 0;
-  py::object module;
-  Phase phase = FORWARD;
-  bool by_another = false;
 };
 
 // What is known of a call before it is noted.
@@ -83,36 +44,6 @@ struct Call {
   uint64_t before = 0;
   at::Tensor source;  // of a view
   std::optional<Line> line;
-};
-
-// Operators that were emitted as one event.
-struct Gathered {
-  std::vector<py::object> events;
-  py::object event;
-};
-
-bool are_same(const py::object& one, const py::object& other) { return one.is(other); }
-
-struct Place {
-  PyCodeObject* code;
-  int offset;
-  const void* plan;
-  PyObject* module;
-  int phase;
-  PyObject* account;
-
-  bool operator==(const Place& other) const {
-    return code == other.code && offset == other.offset && plan == other.plan && module == other.module &&
-        phase == other.phase && account == other.account;
-  }
-};
-
-struct HashOfPlace {
-  size_t operator()(const Place& place) const {
-    return c10::get_hash(reinterpret_cast<size_t>(place.code), place.offset, reinterpret_cast<size_t>(place.plan),
-                         reinterpret_cast<size_t>(place.module), place.phase,
-                         reinterpret_cast<size_t>(place.account));
-  }
 };
 
 bool is_pythons(const at::Tensor& tensor) {
@@ -130,24 +61,18 @@ thread_local Core* current = nullptr;
 
 class Core {
  public:
-  Core(py::object mode, py::dict tools)
-      : mode_(std::move(mode)),
+  Core(py::object mode, const py::dict& tools)
+      : lines_(tools),
+        events_(tools),
+        mode_(std::move(mode)),
         plan_of_(tools["plan_of"]),
-        learn_(tools["learn"]),
-        paths_(tools["paths"]),
-        path_(tools["path"]),
-        call_(tools["call"]),
         running_loop_(tools["running_loop"]),
         label_(tools["label"]),
         now_(tools["now"]),
         entries_(tools["entries"]),
         made_view_(tools["made_view"]),
         outlive_(tools["outlive"]),
-        event_(tools["event"]),
-        emit_(tools["emit"]),
-        account_(tools["account"]),
         settle_(tools["settle"]),
-        gather_(tools["gathered"]),
         defer_(tools["defer"]),
         fault_(tools["fault"]),
         owner_(tools["owner"]),
@@ -155,8 +80,7 @@ class Core {
         pending_(tools["pending"]),
         waiting_(tools["waiting"]),
         armed_(tools["armed"]),
-        none_(py::none()),
-        empty_(py::str("")) {}
+        none_(py::none()) {}
 
   // Whether this operator was done here; if not, nothing has been done.
   bool dispatch(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -184,24 +108,7 @@ class Core {
 
   void close() { is_on_ = false; }
 
-  // Emits what has gathered, as one event: a program runs the same operators over and over, so it is mostly one that is
-  // known, to the writing thread too.
-  void flush() {
-    if (batch_.empty()) return;
-    // What is emitted may come back to here.
-    std::vector<py::object> events;
-    events.swap(batch_);
-    size_t hash = events.size();
-    for (const auto& event : events) hash = c10::hash_combine(hash, reinterpret_cast<size_t>(event.ptr()));
-    auto& known = gathered_[hash];
-    if (!known.event || !std::equal(known.events.begin(), known.events.end(), events.begin(), events.end(), are_same)) {
-      if (gathered_.size() > MOST_STRETCHES) gathered_.clear();
-      py::tuple all(events.size());
-      for (size_t i = 0; i < events.size(); ++i) all[i] = events[i];
-      gathered_[hash] = {events, gather_(all)};
-    }
-    call_one(emit_, gathered_[hash].event.ptr());
-  }
+  void flush() { events_.flush(); }
 
  private:
   bool is_on_top() const {
@@ -215,7 +122,7 @@ class Core {
   Plan* find(const c10::OperatorHandle& op) {
     const auto& name = op.operator_name();
     const auto found = plans_.find(&op.schema());
-    if (found != plans_.end() && found->second.name == name.name && found->second.overload == name.overload_name) {
+    if (found != plans_.end() && found->second.schema == name.name && found->second.overload == name.overload_name) {
       return &found->second;
     }
     // Operators of libraries come and go, and another may lie at the same address.
@@ -226,7 +133,7 @@ class Core {
       const py::tuple known = plan_of_(name.name.substr(6), name.overload_name);
       plan.way = static_cast<Way>(known[0].cast<int>());
       plan.plan = known[1];
-      plan.text = plan.plan.attr("name");
+      plan.name = plan.plan.attr("name");
       plan.is_view = plan.plan.attr("is_view").cast<bool>();
       plan.is_detach = plan.plan.attr("is_detach").cast<bool>();
       plan.is_sum = plan.plan.attr("is_sum").cast<bool>();
@@ -309,7 +216,7 @@ class Core {
     if (plan.way == COMPOSITE || (plan.way == OF_A_KERNEL && c10::InferenceMode::is_enabled())) {
       {
         py::gil_scoped_acquire lock;
-        call.line = locate();
+        call.line = lines_.locate();
       }
       if (!call.line->by_another) {
         const auto on_again = as_unwatched();
@@ -362,13 +269,13 @@ class Core {
   }
 
   void account(Plan& plan, const c10::OperatorHandle& op, const torch::jit::Stack& stack, Call& call) {
-    if (!call.line) call.line = locate();
+    if (!call.line) call.line = lines_.locate();
     auto& line = *call.line;
     if (torch::autograd::get_current_graph_task_id() != -1) line.phase = BACKWARD;
     const auto after = at::sequence_number::peek();
     const bool is_pending = call.before != last() || after != call.before;
     const Birth birth{call_none(now_), line.code == nullptr ? none_ : borrowed(as_object(line.code)),
-                      stolen(PyLong_FromLong(line.offset)), plan.text, line.module};
+                      stolen(PyLong_FromLong(line.offset)), plan.name, line.module};
     const py::object under = plan.is_view ? made_at(call.source) : py::object();
     Results results;
     std::vector<py::object> refs;
@@ -388,17 +295,16 @@ class Core {
         for (const at::Tensor& tensor : stack[i].toTensorList()) see(tensor);
       }
     }
-    const py::object account = account_of(results);
+    const py::object account = events_.account_of(results);
     const bool is_in_a_task = !call_none(running_loop_).is_none();
     const py::object task = is_in_a_task ? call_none(label_) : none_;
     if (is_pending) {
-      const auto place = py::make_tuple(reinterpret_cast<uintptr_t>(line.code), birth.offset, plan.text, line.module,
+      const auto place = py::make_tuple(reinterpret_cast<uintptr_t>(line.code), birth.offset, plan.name, line.module,
                                         static_cast<int>(line.phase), task);
       defer_(place, plan.plan, call.before, after, py::tuple(py::cast(refs)), account);
       return;
     }
-    batch_.push_back(is_in_a_task ? event(line, plan, account, task) : known_event(line, plan, account));
-    if (batch_.size() >= MOST_GATHERED) flush();
+    events_.add(line, plan.plan, plan.name, account, task);
   }
 
   // Counts what an operator returned, as watcher.py's kind_of_view does for a view; whether its storage is new.
@@ -440,121 +346,24 @@ class Core {
     return weak;
   }
 
-  py::object known_event(const Line& line, const Plan& plan, const py::object& account) {
-    const Place place{line.code, line.offset, plan.plan.ptr(), line.module.ptr(), line.phase, account.ptr()};
-    const auto known = events_.find(place);
-    if (known != events_.end()) return known->second;
-    if (events_.size() >= MOST_EVENTS) events_.clear();
-    return events_[place] = event(line, plan, account, none_);
-  }
-
-  py::object event(const Line& line, const Plan& plan, const py::object& account, const py::object& task) {
-    const auto code = reinterpret_cast<uintptr_t>(line.code);
-    return event_(code, line.offset, plan.text, line.module, static_cast<int>(line.phase), task, account);
-  }
-
-  py::object account_of(const Results& results) {
-    auto& known = accounts_[results];
-    if (!known) {
-      known = account_(results.tracked, results.untracked, results.inference_views, results.normal, results.inference);
-    }
-    return known;
-  }
-
   // When the storage was made that a view of this tensor shows.
   py::object made_at(const at::Tensor& source) {
     PyObject* object = source.unsafeGetTensorImpl()->pyobj_slot()->load_pyobj();
     if (object != nullptr) {
       PyObject* entry = PyDict_GetItemWithError(entries_.ptr(), identity(object).ptr());
-      if (entry != nullptr && PyWeakref_GET_OBJECT(PyTuple_GET_ITEM(entry, 0)) == object) {
+      if (entry != nullptr && leads_to(PyTuple_GET_ITEM(entry, 0), object)) {
         return borrowed(PyTuple_GET_ITEM(entry, 6));
       }
     }
     return stolen(PyLong_FromLong(-1));
   }
 
-  // The line of the program that the thread is at, and the module whose forward is running.
-  Line locate() {
-    Line line;
-    int outwards = 0;
-    Frames frame;
-    for (; frame; frame.next(), ++outwards) {
-      const int kind = kind_of(frame.code()) & KIND;
-      if (kind == USERS) {
-        line.code = frame.code();
-        line.offset = frame.offset();
-        break;
-      }
-      if (kind == OPTIMIZER) {
-        line.phase = IN_OPTIMIZER;
-      } else if (kind == MODULE && !line.module) {
-        line.module = path_of(frame, outwards);
-      }
-    }
-    if (frame) {
-      Frames above = frame;
-      for (int i = 0; above && (i < NEAR || (!line.module && i <= MODULE_DEPTH)); above.next(), ++i) {
-        if (i < NEAR && kind_of(above.code()) & BY_ANOTHER) line.by_another = true;
-        if (i > 0 && !line.module && as_object(above.code()) == call_.ptr()) {
-          line.module = path_of(above, outwards + i);
-        }
-      }
-    }
-    if (!line.module) line.module = empty_;
-    return line;
-  }
-
-  int kind_of(PyCodeObject* code) {
-    const auto known = kinds_.find(code);
-    if (known != kinds_.end()) return known->second;
-    const int kind = learn_(py::handle(as_object(code))).cast<int>();
-    const bool is_another = PyUnicode_CompareWithASCIIString(code->co_name, "__torch_dispatch__") == 0;
-    return kinds_[code] = kind | (is_another ? BY_ANOTHER : 0);
-  }
-
-  py::object path_of(const Frames& frame, int outwards) {
-    PyObject* module = frame.first_local();
-    if (module != nullptr) {
-      PyObject* known = PyDict_GetItemWithError(paths_.ptr(), identity(module).ptr());
-      if (known != nullptr && PyWeakref_GET_OBJECT(PyTuple_GET_ITEM(known, 0)) == module) {
-        return borrowed(PyTuple_GET_ITEM(known, 1));
-      }
-    }
-    return path_(stolen(as_object(frame_object(outwards))));
-  }
-
-  template <typename T>
-  static PyObject* as_object(T* object) {
-    return reinterpret_cast<PyObject*>(object);
-  }
-
-  static py::object borrowed(PyObject* object) { return py::reinterpret_borrow<py::object>(object); }
-
-  static py::object stolen(PyObject* object) {
-    if (object == nullptr) throw py::error_already_set();
-    return py::reinterpret_steal<py::object>(object);
-  }
-
-  static py::object identity(PyObject* object) { return stolen(PyLong_FromVoidPtr(object)); }
-
-  static py::object call_none(const py::object& function) {
-    return stolen(PyObject_CallNoArgs(function.ptr()));
-  }
-
-  static void call_one(const py::object& function, PyObject* argument) {
-    stolen(PyObject_CallOneArg(function.ptr(), argument));
-  }
-
   bool is_on_ = false;
-  py::object mode_, plan_of_, learn_, paths_, path_, call_, running_loop_, label_, now_, entries_, made_view_, outlive_;
-  py::object event_, emit_, account_, settle_, gather_, defer_, fault_, owner_;
-  py::object last_, pending_, waiting_, armed_, none_, empty_;
+  Lines lines_;
+  Events events_;
+  py::object mode_, plan_of_, running_loop_, label_, now_, entries_, made_view_, outlive_, settle_, defer_, fault_;
+  py::object owner_, last_, pending_, waiting_, armed_, none_;
   std::unordered_map<const c10::FunctionSchema*, Plan> plans_;
-  std::unordered_map<PyCodeObject*, int> kinds_;
-  std::unordered_map<Place, py::object, HashOfPlace> events_;
-  std::unordered_map<Results, py::object, HashOfResults> accounts_;
-  std::vector<py::object> batch_;
-  std::unordered_map<size_t, Gathered> gathered_;
 };
 
 class Watching : public Interpreter {
