@@ -20,7 +20,8 @@ import torch
 import gradprobe.capture
 from gradprobe.recorder import Recorder
 
-MODULES = [name for _, name, _ in pkgutil.iter_modules(gradprobe.capture.__path__)]
+HERE = f"{gradprobe.capture.__name__}."
+MODULES = [name.removeprefix(HERE) for _, name, _ in pkgutil.walk_packages(gradprobe.capture.__path__, HERE)]
 NOT_INJECTED = {"__get__"}  # it stands in PyTorch's place: what is asked of it is PyTorch's to answer
 
 
@@ -140,7 +141,7 @@ def same(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_program_does_not_notice_a_function_of_ours_that_fails(name: str) -> None:
-    module = importlib.import_module(f"gradprobe.capture.{name}")
+    module = importlib.import_module(f"{HERE}{name}")
     alone, silent = program(), []
     for owner, attribute, original in functions_of(module):
         if is_guard(original):

@@ -216,9 +216,13 @@ class Core {
     if (plan.way == COMPOSITE || (plan.way == OF_A_KERNEL && c10::InferenceMode::is_enabled())) {
       {
         py::gil_scoped_acquire lock;
-        call.line = lines_.locate();
+        try {
+          call.line = lines_.locate();
+        } catch (py::error_already_set& error) {
+          report(error);
+        }
       }
-      if (!call.line->by_another) {
+      if (call.line && !call.line->by_another) {
         const auto on_again = as_unwatched();
         const c10::impl::ForceDispatchKeyGuard guard(on_again);
         op.callBoxed(stack);
