@@ -1,5 +1,5 @@
-// What watcher.py does for an operator, for the many that leave nothing to be settled: they construct no node, write to
-// no tensor, and no detector looks at them. All others go on to Python, which does the same for every operator.
+// What watcher.py does for an operator, for the many that write to no tensor and that no detector looks at. All others go
+// on to Python, which does the same for every operator. So does what a node turns out to be, once PyTorch is done with it.
 //
 // It stands where PyTorch calls the Python of a dispatch mode. The mode stays on the stack, and decides what is seen.
 
@@ -19,6 +19,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/torch_dispatch_mode.h>
 
+#include <atomic>
 #include <optional>
 #include <unordered_map>
 #include <vector>
@@ -362,7 +363,7 @@ class Core {
     return stolen(PyLong_FromLong(-1));
   }
 
-  bool is_on_ = false;
+  std::atomic<bool> is_on_ = false;  // another thread may end the recording
   Lines lines_;
   Events events_;
   py::object mode_, plan_of_, running_loop_, label_, now_, entries_, made_view_, outlive_, settle_, defer_, fault_;

@@ -18,7 +18,7 @@ namespace gradprobe {
 
 #ifdef GRADPROBE_READS_FRAMES
 
-// Valid while the caller holds the interpreter's lock and runs no Python.
+// Valid while the caller holds the interpreter's lock and its frames wait for it; it may call Python meanwhile.
 class Frames {
  public:
   Frames() : at_(skip_incomplete(innermost(PyThreadState_Get()))) {}

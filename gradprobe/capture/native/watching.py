@@ -19,6 +19,7 @@ from gradprobe.capture.settling import (
     Pending,
     Place,
 )
+from gradprobe.capture.stack import skip_when_compiling
 from gradprobe.recording.accounts import Account
 from gradprobe.recording.events import GATHERED, OPERATOR, Shared
 
@@ -48,6 +49,8 @@ class Native:
             "gathered": self._gathered,
             "defer": self._defer,
         }
+        # What C++ calls runs within no function of ours that the compiler was told to skip.
+        skip_when_compiling(*(tool for tool in self._tools.values() if hasattr(tool, "__code__")))
         self._core: Any = None
         self.flush: Callable[[], object] = _nothing
         """Emits the operators that have gathered in the core."""
