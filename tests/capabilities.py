@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 
@@ -16,3 +17,11 @@ compiles_when_watched = not recompiles_when_watched()
 """Whether what was compiled serves under a dispatch mode as well."""
 HAS_QUALIFIED_NAMES = sys.version_info >= (3, 11)
 """Whether Python tells the class of a method from its code."""
+
+
+def transformers_with_models() -> Any:
+    """The library, where it is there and does with this PyTorch; else the test or the whole file is skipped."""
+    transformers = pytest.importorskip("transformers")
+    if not transformers.utils.is_torch_available():
+        pytest.skip("transformers wants a newer PyTorch", allow_module_level=True)
+    return transformers
