@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check unit test-cuda fidelity format benchmarks reports reports-cuda clean
+.PHONY: demo test check unit test-cuda fidelity versions format benchmarks reports reports-cuda clean
 
 demo: $(INSTALLED)
 	$(BIN)/gradprobe run --force -o handbook.gradprobe examples/handbook.py
@@ -28,6 +28,10 @@ test-cuda: $(INSTALLED)
 fidelity: $(INSTALLED)
 	$(BIN)/python -m tests.fidelity.matrix
 	$(BIN)/python -m tests.fidelity.killing 200
+
+# For example: make versions PYTHONS="old/bin/python new/bin/python" TESTS=unit,integration
+versions: $(INSTALLED)
+	$(BIN)/python -m tests.versions $(if $(TESTS),--tests $(TESTS)) $(PYTHONS)
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -126,7 +126,8 @@ class Inspection:
         yield "view", self._view()
         yield "version", str(self.version) if self.version is not None else f"none: {self.version_reason}"
         yield "grad_fn", self.grad_fn or "none: no history behind it"
-        yield "graph", f"{_many(self.nodes, 'autograd node')}, {self.saved_bytes:,} bytes saved for backward"
+        least = "at least " if self.unread else ""
+        yield "graph", f"{_many(self.nodes, 'autograd node')}, {least}{self.saved_bytes:,} bytes saved for backward"
         yield "graph alone", f"keeps {self.graph_bytes:,} of those bytes alive{self._unseen()}"
         yield "memory", f"{self.storage_bytes:,} bytes" if self.storage_bytes is not None else "in other tensors"
         yield "made", self._birth()

@@ -21,9 +21,10 @@ from gradprobe._version import __version__
 from gradprobe.capture import ranges
 from gradprobe.capture.clocks import SYSTEM, Clock
 from gradprobe.capture.execution import live_threads, locate
+from gradprobe.capture.graph import can_read_saved
 from gradprobe.capture.native.loading import core
 from gradprobe.capture.session import Session, node_counter
-from gradprobe.capture.support import missing_for_operators
+from gradprobe.capture.support import missing_for_operators, recompiles_when_watched
 from gradprobe.errors import GradprobeError
 from gradprobe.files import make_room
 from gradprobe.recording.events import RECORDING_BEGINS, RECORDING_ENDS, THREAD, Event
@@ -166,6 +167,7 @@ class Recorder:
             limit=self._limit,
             began_wall_ns=self._clock.wall(),
             began_ns=self._clock.now(),
+            reads_saved=can_read_saved(),
         )
         for text in _shortcomings(self._level, self._enabled):
             writer.note("level", text)
@@ -282,6 +284,16 @@ def _shortcomings(level: str, enabled: bool) -> list[str]:
         found.append("gradprobe is switched off (GRADPROBE=0 or gradprobe.disable()): nothing was recorded")
     if level != "modes" and node_counter() is None:
         found.append(f"torch {torch.__version__} does not tell its count of autograd nodes")
+    if level == "ops" and not can_read_saved():
+        found.append(
+            f"torch {torch.__version__} does not show what its nodes saved: the bytes saved for backward are not known, "
+            "nor how many tensors went to hooks instead"
+        )
+    if level == "ops" and recompiles_when_watched():
+        found.append(
+            f"torch {torch.__version__} compiles anew under any dispatch mode: record what torch.compile made at level "
+            "graph"
+        )
     return found
 
 

@@ -46,6 +46,8 @@ _KEYS = re.compile(
 )
 _REQUIRES = re.compile(r"tensor '(?P<name>.+)' requires_grad mismatch\. expected requires_grad=(?P<expected>[01])")
 
+_LOCAL = re.compile(r"^L\['(\w+)'\]")
+
 
 def in_english(reason: str) -> str | None:
     """Why a graph that was there did not do, where a mode or a kind of tensor is why; None where something else is."""
@@ -55,12 +57,17 @@ def in_english(reason: str) -> str | None:
         return "gradients were switched the other way at its compilation" if "grad_mode" in changed else None
     keys = _KEYS.search(reason)
     if keys is not None:
-        return _of_keys(keys["name"], _set(keys["expected"]), _set(keys["actual"]))
+        return _of_keys(_plain(keys["name"]), _set(keys["expected"]), _set(keys["actual"]))
     requires = _REQUIRES.search(reason)
     if requires is not None:
         does, did = ("does not require", "required") if requires["expected"] == "1" else ("requires", "did not require")
-        return f"{requires['name']} {does} grad, and {did} it at its compilation"
+        return f"{_plain(requires['name'])} {does} grad, and {did} it at its compilation"
     return None
+
+
+def _plain(name: str) -> str:
+    """The name of a variable, which older versions write as they look it up."""
+    return _LOCAL.sub(r"\1", name)
 
 
 def _of_keys(name: str, expected: frozenset[str], actual: frozenset[str]) -> str | None:

@@ -14,6 +14,7 @@ import sys
 import weakref
 from _thread import get_ident
 from collections.abc import Callable
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
@@ -28,11 +29,26 @@ from gradprobe.recording.events import COMPILED_CALL, DECORATED, NOT_READ, Event
 from gradprobe.recording.sightings import Spot
 
 _MOST = 1_000
-_WRAPPER, _COMPILER = "compile_wrapper", "convert_frame.py"
+_WRAPPERS = ("compile_wrapper", "_fn")
+"""What Dynamo puts around a compiled function, as newer and as older versions call it."""
+_COMPILER = "convert_frame.py"
+_TELL_REASONS = ("get_and_maybe_log_recompilation_reasons", "get_and_maybe_log_recompilation_reason")
+"""The one function, as newer and as older versions call it."""
+_DECIDES = "_callback_from_stance"
 _STAND_IN = "external_utils.py"
 """Where the function is that Dynamo compiles in place of a module's own call."""
 _CHANGES = {"_set_grad_enabled": "set_grad_enabled", "_enter_inference_mode": "inference_mode"}
 _PLACE = re.compile(r'File "(.+)", line (\d+), in ')
+
+
+def tells_calls() -> bool:
+    """Whether this PyTorch has the function in which Dynamo decides about a call; by its source, as importing it takes
+    seconds."""
+    file = Path(torch.__file__).parent / "_dynamo" / "eval_frame.py"
+    try:
+        return f"def {_DECIDES}(" in file.read_text(encoding="utf-8")
+    except OSError:
+        return False
 
 
 class Compilations:
@@ -88,9 +104,12 @@ class Compilations:
         graphs = getattr(dynamo["output_graph"], "OutputGraph", None)
         wanted = (
             (graphs, "call_user_compiler", self._reading_graph),
-            (dynamo["convert_frame"], "get_and_maybe_log_recompilation_reasons", self._reading_reasons),
-            (dynamo["eval_frame"], "_callback_from_stance", self._noticing_call),
+            *((dynamo["convert_frame"], name, self._reading_reasons) for name in _TELL_REASONS),
+            (dynamo["eval_frame"], _DECIDES, self._noticing_call),
         )
+        if not hasattr(dynamo["eval_frame"], _DECIDES):
+            text = f"torch {torch.__version__} does not show when compiled code is called: such calls are not counted"
+            self._notes.append(("level", text))
         try:
             self._patches.apply(
                 [
@@ -137,7 +156,7 @@ class Compilations:
         def callback_from_stance(callback: Any) -> Any:
             try:
                 frame = sys._getframe(1)
-                if frame.f_code.co_name == _WRAPPER and callback is not None:
+                if frame.f_code.co_name in _WRAPPERS and callback is not None:
                     code = self._called[get_ident()] = self._code_in(frame)
                     unread = (NOT_READ,) * 4
                     self._emit((COMPILED_CALL, self._now(), get_ident(), code, DECORATED, *unread, 0, self._label()))

@@ -267,6 +267,11 @@ _can_be_read: Callable[[type], bool] = cache(_has_parts)
 """Whether this PyTorch lets a saved variable of a type be looked at without unpacking it."""
 
 
+def can_read_saved() -> bool:
+    """Whether this PyTorch lets what nodes saved be looked at. Unpacking it instead would run the program's hooks."""
+    return _has_parts(torch._C._autograd.SavedTensor)
+
+
 def _raw_names(kind: type) -> tuple[str, ...]:
     names = _names_of_cpp.get(kind)
     if names is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import os
 import sys
 from types import CodeType
@@ -72,5 +73,16 @@ def lines(code: CodeType, offset: int) -> tuple[int, int]:
                 return line, end_line or line
     for start, end, line in code.co_lines():
         if start <= offset < end and line is not None:
-            return line, line
+            return _first_decorator(code, offset) or line, line
     return code.co_firstlineno, code.co_firstlineno
+
+
+def _first_decorator(code: CodeType, offset: int) -> int | None:
+    """The line of a function's first decorator if the instruction applies one, which Python 3.10 has at ``def``."""
+    before = [i for i in dis.get_instructions(code) if i.offset <= offset]
+    while before and before[-1].opname == "CALL_FUNCTION" and before[-1].arg == 1:
+        before.pop()
+    if len(before) < 3 or before[-1].opname != "MAKE_FUNCTION" or before[-1].offset == offset:
+        return None
+    made = before[-3].argval
+    return made.co_firstlineno if isinstance(made, CodeType) else None

@@ -39,6 +39,8 @@ def _broken(options: argparse.Namespace, tables: Tables) -> Iterator[str]:
     if options.max_saved_bytes is not None:
         if tables.ops.empty:
             raise GradprobeError("--max-saved-bytes needs a recording at level ops; record again with --level ops")
+        if not all(process.counts_saved for process in tables.processes):
+            raise GradprobeError("--max-saved-bytes needs a recording of a torch that shows what its nodes saved")
         saved = sum(sum(process.accounting.storages.values()) for process in tables.processes)
         yield from _over("--max-saved-bytes", options.max_saved_bytes, saved, "bytes", "saved_bytes", tables)
 

@@ -367,7 +367,7 @@ def _recorded(arm: str, call: Call) -> dict[str, Any]:
         del result
     ops, births = recording.ops, recording.births
     return {
-        "saved_bytes": float(ops["saved_bytes"].sum()),
+        "saved_bytes": float(ops["saved_bytes"].sum()) if ops["saved_bytes"].notna().all() else float("nan"),
         "inference_tensors": float(ops["inference_outputs"].sum()),
         "operators": float(ops["count"].sum()),
         "kinds": sorted(set(ops["op"])),

@@ -98,14 +98,18 @@ def _operators(p: Process, r: Region, *, total: bool) -> tuple[Any, ...]:
     backward = backward_nodes(p, r)
     if r.thread not in p.watched or not known.is_complete:
         return (None,) * 5 if total else (None,) * 8 + (backward,)
-    if total:
-        a = known.total
-        return (bytes_of(known.saved), a.version_bumps, a.counters_created, a.tracked_views, a.inference_outputs)
     own, a = known.own, known.total
+    saved, of_graph, own_saved, own_of_graph = (
+        (bytes_of(known.saved), graph_bytes(r, known.saved), bytes_of(known.own_saved), graph_bytes(r, known.own_saved))
+        if p.counts_saved
+        else (None,) * 4
+    )
+    if total:
+        return (saved, a.version_bumps, a.counters_created, a.tracked_views, a.inference_outputs)
     return (
-        (bytes_of(known.own_saved), graph_bytes(r, known.own_saved))
+        (own_saved, own_of_graph)
         + (own.version_bumps, own.counters_created, own.tracked_views)
-        + (a.untracked_views, graph_bytes(r, known.saved), a.uncounted_writes, backward)
+        + (a.untracked_views, of_graph, a.uncounted_writes, backward)
     )
 
 
@@ -130,10 +134,11 @@ def ops(processes: Sequence[Process]) -> pd.DataFrame:
     for p in processes:
         for key, known in p.accounting.ops.items():
             a = known.account
+            saved, of_graph = (known.saved_bytes, known.graph_bytes) if p.counts_saved else (None, None)
             rows.append(
                 (None if key.region is None else p.first_region + key.region.number, key.op, *p.place(key.site))
-                + (a.calls, a.nodes, known.saved_bytes, a.version_bumps, a.counters_created, a.tracked_views)
-                + (a.inference_outputs, a.normal_outputs, a.untracked_views, known.graph_bytes, a.uncounted_writes)
+                + (a.calls, a.nodes, saved, a.version_bumps, a.counters_created, a.tracked_views)
+                + (a.inference_outputs, a.normal_outputs, a.untracked_views, of_graph, a.uncounted_writes)
                 + (a.hooked, a.failed_version_reads, a.normal_without_counter, a.inference_with_counter)
                 + (key.module, key.node, key.phase, p.pid, p.rank, p.thread(key.thread))
             )
@@ -262,6 +267,8 @@ def calls(processes: Sequence[Process]) -> pd.DataFrame:
     rows = []
     for p in processes:
         returned = {row[0]: row[1:] for row in p.contents.accounts.get("returns", np.empty(0)).tolist()}
+        if not p.counts_saved:
+            returned = {key: (nodes, None, None, *others) for key, (nodes, _, _, *others) in returned.items()}
         for c in p.history.calls:
             file, line, function = p.place(c.site)
             rows.append(

@@ -73,6 +73,11 @@ class Process:
     def counts_operators(self) -> bool:
         return self.environment.get("level") == "ops"
 
+    @cached_property
+    def counts_saved(self) -> bool:
+        """Whether its PyTorch showed what nodes saved for backward."""
+        return self.contents.meta.get("reads_saved") is not False
+
     def thread(self, number: int) -> str:
         """The name of a thread, with a number where an earlier one of this recording had the same."""
         return self._names.get(number, f"thread {number}")

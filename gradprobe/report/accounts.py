@@ -57,11 +57,12 @@ def verdict(tables: Tables) -> list[str]:
     if not ops.empty:
         sums = ops[_SUMMED].sum()
         saved, of_graphs = _saved(tables)
+        is_known = all(process.counts_saved for process in tables.processes)
+        of_it = f"{size(saved)} saved for backward ({size(of_graphs)} of it by the graph alone), " if is_known else ""
         lines.append(
             f"{many(int(sums['count']), 'operator')} ran: {many(int(sums['nodes']), 'autograd node')}, "
-            f"{size(saved)} saved for backward ({size(of_graphs)} of it by the graph alone), "
-            f"{many(int(sums['version_bumps']), 'bump')} of version counters, {count(sums['counters_created'])} counters "
-            f"created, {many(int(sums['inference_outputs']), 'inference tensor')}."
+            f"{of_it}{many(int(sums['version_bumps']), 'bump')} of version counters, {count(sums['counters_created'])} "
+            f"counters created, {many(int(sums['inference_outputs']), 'inference tensor')}."
         )
         failed = int(ops["failed_version_reads"].sum())
         if failed:
@@ -111,9 +112,10 @@ def _pins(calls: pd.DataFrame) -> list[str]:
     pinning = calls[calls["returned_nodes"].fillna(0) > 0]
     for function, group in list(pinning.groupby("function", sort=False))[:3]:
         worst = group.sort_values(["returned_nodes", "returned_graph_bytes"]).iloc[-1]
+        pinned = worst["returned_graph_bytes"]
+        memory = "" if pd.isna(pinned) else f" and {size(pinned)}"
         lines.append(
-            f"{printable(str(function))} returned a result that pins {many(int(worst['returned_nodes']), 'node')} and "
-            f"{size(worst['returned_graph_bytes'])}."
+            f"{printable(str(function))} returned a result that pins {many(int(worst['returned_nodes']), 'node')}{memory}."
         )
     return lines
 
@@ -153,7 +155,7 @@ def _grouped(
     """A table of sums, the most frequent first; its last rows are what is left out, and the whole."""
     if ops.empty:
         return None
-    groups = ops.groupby(list(by.values()), dropna=False, sort=False)[_SUMMED].sum()
+    groups = ops.groupby(list(by.values()), dropna=False, sort=False)[_SUMMED].sum(min_count=1)
     groups = groups.sort_values(["count", "nodes"], ascending=False, kind="stable")
     rows = [
         (*map(_text, key if isinstance(key, tuple) else (key,)), *_cells(sums))
@@ -161,8 +163,8 @@ def _grouped(
     ]
     filler = ("",) * (len(by) - 1)
     if len(groups) > top:
-        rows.append((f"({len(groups) - top:,} more)", *filler, *_cells(groups.iloc[top:].sum())))
-    rows.append(("in all", *filler, *_cells(groups.sum())))
+        rows.append((f"({len(groups) - top:,} more)", *filler, *_cells(groups.iloc[top:].sum(min_count=1))))
+    rows.append(("in all", *filler, *_cells(groups.sum(min_count=1))))
     table = Table((*by, *_HEADINGS), rows, frozenset(_HEADINGS), sums=1 + (len(groups) > top))
     return Section(title, sentences, table)
 

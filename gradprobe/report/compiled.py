@@ -20,7 +20,7 @@ def section(tables: Tables, top: int) -> Section | None:
     for function in functions[:top]:
         modes = Counter(made.mode for made, _ in function.graphs)
         rows.append(
-            (printable(function.name), place(function.file, function.line), count(function.calls))
+            (printable(function.name), place(function.file, function.line), count(function.calls or None))
             + (count(sum(number for _, number in function.graphs)), ", ".join(modes) or "-")
             + (count(sum(made.operators * number for made, number in function.graphs)),)
         )

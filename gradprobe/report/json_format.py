@@ -41,7 +41,7 @@ def recording(tables: Tables, options: Options) -> Written:
             "time_by_mode": [
                 {"mode": t.mode, "ns": t.ns, "share": t.share, "nodes": t.nodes} for t in by_mode(tables.processes)
             ],
-            "operators": {name: int(tables.ops[name].sum()) for name in SUMS} if len(tables.ops) else None,
+            "operators": {name: _sum(tables.ops[name]) for name in SUMS} if len(tables.ops) else None,
             "hidden_ns": hidden_ns(tables.processes),
             "unseen": gaps(tables.processes),
             "rows_left_out": left_out,
@@ -58,6 +58,11 @@ def comparison(outcome: Outcome, options: Options) -> Written:
 
 def _text(plain: dict[str, Any]) -> str:
     return json.dumps(plain, indent=1, allow_nan=False) + "\n"
+
+
+def _sum(column: pd.Series[Any]) -> int | None:
+    total = column.sum(min_count=1)
+    return None if pd.isna(total) else int(total)
 
 
 def _plain(value: Any) -> Any:

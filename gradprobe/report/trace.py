@@ -156,7 +156,7 @@ def _counters(process: Process, regions: list[Region], name: str) -> Iterator[di
         if nodes != NOT_COUNTED and time is not None
     }
     yield from _counter(process, f"autograd nodes: {name}", "nodes", sorted(edges.items()))
-    if any(region.thread in process.watched for region in regions):
+    if process.counts_saved and any(region.thread in process.watched for region in regions):
         saved, total = [], 0
         for region in sorted(regions, key=lambda region: region.end_ns or 0):
             total += bytes_of(process.accounting.regions[region].own_saved)

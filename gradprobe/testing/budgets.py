@@ -97,7 +97,7 @@ def measure(tables: Tables, test: str, level: str, duration_ns: int) -> Outcome:
         level,
         duration_ns,
         nodes=sum(counted) if counted and level != "modes" else None,
-        saved_bytes=int(tables.ops["saved_bytes"].sum()) if is_ops else None,
+        saved_bytes=int(tables.ops["saved_bytes"].sum()) if is_ops and _knows_saved(tables) else None,
         version_bumps=int(tables.ops["version_bumps"].sum()) if is_ops else None,
         had_backward=passes > 0,
         places=_places(tables, "nodes"),
@@ -114,11 +114,17 @@ def broken(budget: Budget, outcome: Outcome, tables: Tables, base_mode: str) -> 
         allowed, actual = getattr(budget, name), getattr(outcome, metric)
         if allowed is not None and actual is not None and actual > allowed:
             yield _told(f"{name}={allowed}, but {actual:,} {noun}", _places(tables, metric))
+    if budget.max_saved_bytes is not None and not _knows_saved(tables):
+        yield _told(f"max_saved_bytes={budget.max_saved_bytes}, but this torch does not show what its nodes saved", ())
     if budget.require_mode is not None:
         others = _outside(tables, budget.require_mode, base_mode)
         if others:
             ran = sum(where.amount for where in others)
             yield _told(f"require_mode={budget.require_mode!r}, but {ran:,} operators ran in another mode", others)
+
+
+def _knows_saved(tables: Tables) -> bool:
+    return all(process.counts_saved for process in tables.processes)
 
 
 def regressed(limits: Sequence[Limit], outcome: Outcome, before: Mapping[str, Any]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import gradprobe
 from gradprobe.comparison.suites import models
 from gradprobe.comparison.workload import Workload
+from tests.capabilities import transformers_with_models
 from tests.examples.test_examples import example
 
 
@@ -151,7 +152,7 @@ def test_nothing_is_told_of_the_model_suite(workload: Workload) -> None:
 
 
 def test_nothing_is_told_of_a_generate_and_a_training_step_of_transformers() -> None:
-    pytest.importorskip("transformers")
+    transformers_with_models()
     generating = example("generate")
     model = generating.tiny_gpt2()
 

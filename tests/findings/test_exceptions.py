@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import gradprobe
+from tests.capabilities import needs_saved
 
 HAS_NOTES = sys.version_info >= (3, 11)
 
@@ -79,7 +80,13 @@ def lines_of(error: BaseException) -> list[tuple[str, int | None, str]]:
     return [(frame.filename, frame.lineno, frame.name) for frame in frames[start:]]
 
 
-@pytest.mark.parametrize("program", RAISING, ids=lambda program: program.__name__)
+PROGRAMS = [
+    pytest.param(program, marks=needs_saved if program is saved_tensor_changed else (), id=program.__name__)
+    for program in RAISING
+]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_an_exception_gets_a_note_with_the_lines_that_matter_and_stays_as_it_was(
     program: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -104,7 +111,7 @@ def test_an_exception_gets_a_note_with_the_lines_that_matter_and_stays_as_it_was
     assert finding["rule"] == rule
 
 
-@pytest.mark.parametrize("program", RAISING, ids=lambda program: program.__name__)
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_an_exception_that_the_program_catches_is_found_and_gets_no_note(program: Callable[[], None]) -> None:
     with gradprobe.record(level="ops") as recording:
         error = raised(program)

@@ -15,6 +15,7 @@ import gradprobe
 from gradprobe.analysis.compilations import compiled_functions, in_english
 from gradprobe.recording.compilations import Compilation, Folded, compilations
 from gradprobe.recording.sightings import Spot
+from tests.capabilities import compiles_when_watched, needs_compiled_calls
 
 WEIGHT = torch.ones(3, requires_grad=True)
 LEVELS = ["modes", "graph", "ops"]
@@ -38,6 +39,7 @@ def line_of(text: str) -> int:
     return next(number for number, line in enumerate(lines, 1) if line.strip() == text)
 
 
+@needs_compiled_calls
 @pytest.mark.parametrize("level", LEVELS)
 def test_regions_say_what_ran_compiled_in_them_and_how_often(level: str) -> None:
     function = torch.compile(scaled, backend="eager")
@@ -136,6 +138,8 @@ def test_watching_adds_no_graph_break_and_no_recompilation(level: str) -> None:
     alone = compiled_by_dynamo(None)
     assert alone["frames"]["total"] > 2
     assert alone["graph_break"]
+    if level == "ops" and not compiles_when_watched:
+        pytest.skip("this PyTorch compiles anew under any dispatch mode")
     assert compiled_by_dynamo(level) == alone
 
 
@@ -168,9 +172,9 @@ def test_dynamo_is_left_as_it_was() -> None:
 
     def state() -> tuple[Any, ...]:
         return (
-            torch._dynamo.output_graph.OutputGraph.call_user_compiler,
-            torch._dynamo.convert_frame.get_and_maybe_log_recompilation_reasons,
-            torch._dynamo.eval_frame._callback_from_stance,
+            dict(vars(torch._dynamo.output_graph.OutputGraph)),
+            {name: value for name, value in vars(torch._dynamo.convert_frame).items() if callable(value)},
+            {name: value for name, value in vars(torch._dynamo.eval_frame).items() if callable(value)},
             list(torch._dynamo.callback.callback_handler.start_callbacks),
             list(sys.meta_path),
         )
@@ -182,6 +186,7 @@ def test_dynamo_is_left_as_it_was() -> None:
     assert state() == before
 
 
+@needs_compiled_calls
 def test_a_compiler_that_is_imported_while_recording_is_seen_from_its_first_graph_on() -> None:
     program = """
 import sys, torch, gradprobe

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import gradprobe
+from tests.capabilities import transformers_with_models
 
-transformers = pytest.importorskip("transformers")
+transformers = transformers_with_models()
 
 COLUMNS = ["nodes", "version_bumps", "counters_created", "tracked_views", "saved_bytes"]
 

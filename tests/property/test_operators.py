@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 import gradprobe
+from tests.capabilities import needs_saved
 
 Tensors = list[torch.Tensor]
 touched: Tensors = []
@@ -202,6 +203,7 @@ def test_recorded_bumps_are_the_versions_of_the_tensors(steps: list[tuple[int, i
     assert recording.ops["version_bumps"].sum() == sum(version for _, version in counters) + unseen_data
 
 
+@needs_saved
 @given(STEPS)
 @settings(max_examples=60, deadline=None)
 def test_saved_bytes_are_those_that_the_nodes_hold(steps: list[tuple[int, int, int]]) -> None:
@@ -214,6 +216,7 @@ def test_saved_bytes_are_those_that_the_nodes_hold(steps: list[tuple[int, int, i
     assert recording.regions["graph_bytes"].iloc[0] == sum(saved.values())  # all were made in the region
 
 
+@needs_saved
 @given(STEPS)
 @settings(max_examples=30, deadline=None)
 def test_what_was_made_before_a_region_is_not_kept_by_its_graph_alone(steps: list[tuple[int, int, int]]) -> None:

@@ -91,6 +91,9 @@ def test_the_sums_of_operators_are_the_same_in_every_format(tables: Any) -> None
             "saved": "saved_bytes",
             "bumps": "version_bumps",
         }.items():
+            if exact["summary"]["operators"][name] is None:
+                assert whole[column][0] == "-"
+                continue
             assert whole[column][1] == exact["summary"]["operators"][name] == sum(op[name] for op in exact["ops"])
             assert sum(row[column][1] or 0 for row in page[title][:-1]) == whole[column][1]
 

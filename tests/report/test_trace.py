@@ -21,6 +21,7 @@ from gradprobe.errors import GradprobeError
 from gradprobe.recorder import Recorder
 from gradprobe.report.formats import by_name
 from gradprobe.report.written import Options
+from tests.capabilities import needs_saved
 from tests.conftest import FakeClock
 from tests.report import samples
 from tests.report.test_hostile_names import HOSTILE
@@ -79,6 +80,7 @@ def test_regions_are_slices_counters_count_and_findings_are_instants() -> None:
     assert named == {"MainThread", "validation"}
 
 
+@needs_saved
 def test_saved_bytes_are_counted_where_operators_were_seen() -> None:
     weight = torch.ones(1000, requires_grad=True)
     with gradprobe.record(level="ops") as recording:

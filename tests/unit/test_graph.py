@@ -13,6 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from gradprobe.capture.graph import MAX_NODES, Graph, saved_by, walk
+from tests.capabilities import needs_saved
 
 KILO = 4000  # bytes of a thousand floats
 
@@ -36,6 +37,7 @@ def test_no_tensors_and_no_history_give_an_empty_graph() -> None:
     assert walk([]) == Graph() == walk([thousand(), thousand(False)])
 
 
+@needs_saved
 def test_saved_bytes_are_those_that_saved_tensor_hooks_are_given() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.LayerNorm(16), torch.nn.Linear(16, 4))
     x = torch.rand(5, 8)
@@ -50,6 +52,7 @@ def test_saved_bytes_are_those_that_saved_tensor_hooks_are_given() -> None:
     assert walk([model(x)]).saved_bytes == sum(storage.nbytes() for storage in given.values())
 
 
+@needs_saved
 def test_an_activation_counts_for_the_graph_once_its_variable_is_gone() -> None:
     x = thousand()
     h = x * torch.rand(1000)
@@ -59,12 +62,14 @@ def test_an_activation_counts_for_the_graph_once_its_variable_is_gone() -> None:
     assert walk([out]).graph_bytes == 2 * KILO
 
 
+@needs_saved
 def test_parameters_inputs_and_outputs_that_are_held_are_not_the_graphs() -> None:
     x, weight = thousand(False), torch.nn.Parameter(thousand(False))
     out = (x * weight).exp()
     assert (walk([out]).saved_bytes, walk([out]).graph_bytes) == (2 * KILO, 0)
 
 
+@needs_saved
 def test_a_leaf_that_only_the_graph_holds_is_the_graphs() -> None:
     def made() -> torch.Tensor:
         return thousand() * thousand()
@@ -75,6 +80,7 @@ def test_a_leaf_that_only_the_graph_holds_is_the_graphs() -> None:
     assert alone.graph_bytes == 2 * KILO
 
 
+@needs_saved
 def test_a_view_saved_keeps_its_base_which_is_not_an_owner_outside() -> None:
     h = thousand() + 1
     out = h.view(10, 100).exp_().t()[3:4].sin()
@@ -89,6 +95,7 @@ def test_a_view_saved_keeps_its_base_which_is_not_an_owner_outside() -> None:
     assert walk([out]).graph_bytes == KILO
 
 
+@needs_saved
 @pytest.mark.parametrize(
     "hold", [lambda h: h.view(-1), lambda h: h.detach(), lambda h: h.detach().numpy(), lambda h: [h]]
 )
@@ -102,6 +109,7 @@ def test_another_tensor_over_the_same_memory_keeps_it(hold: Any) -> None:
     assert walk([out]).graph_bytes == KILO
 
 
+@needs_saved
 def test_a_storage_object_keeps_it() -> None:
     h = thousand() + 1
     storage = h.untyped_storage()
@@ -112,6 +120,7 @@ def test_a_storage_object_keeps_it() -> None:
     assert walk([out]).graph_bytes == KILO
 
 
+@needs_saved
 def test_another_graph_that_was_not_walked_is_an_owner_outside() -> None:
     h = thousand() + 1
     out, other = h.sin(), h.cos()
@@ -122,6 +131,7 @@ def test_another_graph_that_was_not_walked_is_an_owner_outside() -> None:
     assert walk([out]).graph_bytes == KILO
 
 
+@needs_saved
 def test_hooked_tensors_are_counted_and_their_hooks_are_not_run() -> None:
     def refuse(_: Any) -> Any:
         raise AssertionError("unpacked")
@@ -132,6 +142,7 @@ def test_hooked_tensors_are_counted_and_their_hooks_are_not_run() -> None:
     assert (found.hooked, found.saved_bytes, found.freed) == (1, 0, False)
 
 
+@needs_saved
 def test_a_checkpointed_stretch_is_not_computed_again() -> None:
     runs = []
 
@@ -144,6 +155,7 @@ def test_a_checkpointed_stretch_is_not_computed_again() -> None:
     assert len(runs) == 1
 
 
+@needs_saved
 def test_freed_is_told_from_operands_that_were_not_needed() -> None:
     x = thousand()
     product = x * torch.rand(1000)
@@ -155,6 +167,7 @@ def test_freed_is_told_from_operands_that_were_not_needed() -> None:
     assert not walk([x + 1]).freed
 
 
+@needs_saved
 def test_freed_lists_and_hooked_tensors_are_noticed() -> None:
     picked = thousand()[torch.tensor([1, 2])].sum()
     picked.backward()
@@ -184,6 +197,7 @@ class Keeps(torch.autograd.Function):
         return grads[0]
 
 
+@needs_saved
 def test_tensors_on_the_context_of_a_custom_function_are_counted() -> None:
     x = thousand()
     out = Keeps.apply(x)
@@ -236,6 +250,7 @@ def test_nothing_is_held_afterwards_even_without_the_collector() -> None:
         gc.enable()
 
 
+@needs_saved
 def test_sparse_wrapped_and_batched_tensors_are_counted_by_their_parts() -> None:
     matrix = torch.eye(10).to_sparse().requires_grad_()
     dense = torch.rand(10, 10, requires_grad=True)
@@ -281,6 +296,7 @@ class Loud(torch.Tensor):
         return super().__torch_function__(*arguments, **options)
 
 
+@needs_saved
 def test_a_subclass_hears_nothing_of_it() -> None:
     out = torch.rand(1000).as_subclass(Loud).requires_grad_().exp().sin()
     before = Loud.calls
@@ -311,6 +327,7 @@ def test_function_and_dispatch_modes_hear_nothing_of_it() -> None:
     assert heard == []
 
 
+@needs_saved
 def test_inside_vmap_and_grad_of_functorch_it_does_not_fail() -> None:
     def loss(x: torch.Tensor) -> torch.Tensor:
         y = x.exp().sin()
@@ -332,6 +349,7 @@ def test_under_compile_it_is_an_empty_graph_and_breaks_nothing() -> None:
     assert torch.equal(torch.compile(forward, backend="eager", fullgraph=True)(x), x.exp() * 2)
 
 
+@needs_saved
 def test_the_first_walk_of_a_process_counts_right() -> None:
     """The floor of the counts is measured in it."""
     program = (

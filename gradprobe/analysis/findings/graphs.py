@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pandas as pd
+
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.recording.events import BACKWARD_PASS
@@ -39,8 +41,8 @@ def built_and_dropped(evidence: Evidence) -> Iterator[Finding]:
     if ops.empty or any(mark.op == BACKWARD_PASS for p in evidence.processes for mark in p.history.marks):
         return
     built = ops[(ops["nodes"] > 0) & ops["line"].notna() & ~ops["file"].map(is_library)]
-    sums = built.groupby(["file", "line", "function"], sort=False)[["nodes", "saved_bytes"]].sum()
+    sums = built.groupby(["file", "line", "function"], sort=False)[["nodes", "saved_bytes"]].sum(min_count=1)
     for (file, line, function), row in sums.sort_values("nodes", ascending=False).head(_LINES).iterrows():
-        saved = f"{int(row['saved_bytes']):,} bytes saved"
-        message = f"{int(row['nodes']):,} nodes were constructed here, and no backward ran: {saved} for it."
+        saved = "" if pd.isna(row["saved_bytes"]) else f": {int(row['saved_bytes']):,} bytes saved for it"
+        message = f"{int(row['nodes']):,} nodes were constructed here, and no backward ran{saved}."
         yield Finding("GP204", message, file, int(line), function, int(row["nodes"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,9 @@ def _transformers() -> list[Workload]:
     try:
         import transformers  # type: ignore[import-untyped,unused-ignore]
     except Exception:  # an installation that does not fit this torch raises more than ImportError
+        return []
+    library: Any = transformers
+    if not library.utils.is_torch_available():  # it wants a newer torch, and has no models
         return []
 
     def gpt2(call: Callable[[nn.Module, Tensor], Call]) -> Call:
