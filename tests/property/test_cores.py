@@ -160,4 +160,5 @@ def test_a_core_that_does_not_compile_is_an_error_with_the_compilers_first_words
     assert main(["build"]) == 2
     assert "cannot be built" in (said := capsys.readouterr().err)
     assert "not like this" in said
-    assert [path.name for path in tmp_path.iterdir()] == ["core.cpp"]
+    assert "could not be built here" in in_use()[1]
+    assert "not like this" in in_use()[1]

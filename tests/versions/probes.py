@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -149,6 +150,27 @@ def operators() -> None:
         expect([one for one in told if one[0] == wanted[0]], [wanted])
     expect([*ops["line"][ops["op"] == "aten.mul.Tensor"]], [line_after("an operator")])
     expect(weight.grad.tolist() if weight.grad is not None else None, [2.0] * 4)
+
+
+@program("the native core of level `ops`: built, and tells what Python tells", needs="native core")
+def native_core() -> None:
+    import torch
+
+    import gradprobe
+
+    weight, x = torch.ones(4, requires_grad=True), torch.zeros(4)
+
+    def told(core: str) -> list[Any]:
+        os.environ["GRADPROBE_CORE"] = core
+        with gradprobe.record(level="ops") as recording:
+            for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+                with mode():
+                    torch.nn.functional.linear((weight * x)[None], weight[None]).relu().sum().view(1)
+        no_faults(recording)
+        expect(recording.environment["core"], core)
+        return [*recording.ops.astype(str).itertuples(index=False, name=None)]
+
+    expect(told("native"), told("python"))
 
 
 @program("`probe` around functions, coroutines and generators")

@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 BEGIN, END = "<!-- table -->", "<!-- end of the table -->"
-_OF_THE_MACHINE = {"CUDA device"}
+OF_THE_MACHINE = {"CUDA device", "native core"}
 _MANAGERS = ("torch.no_grad.", "torch.enable_grad.", "torch.set_grad_enabled.", "torch.inference_mode.")
 
 
@@ -30,7 +30,7 @@ def table(environments: Sequence[dict[str, Any]]) -> str:
         *(
             [f"`{name}`" if "." in name else name, *(_part(one, name, reasons) for one in environments)]
             for name in parts
-            if name not in _OF_THE_MACHINE and not name.startswith(_MANAGERS)
+            if name not in OF_THE_MACHINE and not name.startswith(_MANAGERS)
         ),
         *([f"`tests/{folder}`", *(_tests(one, folder, reasons) for one in environments)] for folder in folders),
     ]

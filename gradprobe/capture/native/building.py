@@ -9,7 +9,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from gradprobe.capture.native.loading import NAME, SOURCES, folder
+from gradprobe.capture.native.loading import FAILED, NAME, SOURCES, folder
 from gradprobe.errors import GradprobeError
 
 
@@ -42,7 +42,11 @@ def build(*, force: bool = False) -> Path:
         place.mkdir(exist_ok=True)
         (scratch / built.name).replace(built)
     except (RuntimeError, OSError) as error:
-        raise GradprobeError(f"the native core cannot be built: {_cause(error)}") from None
+        cause = _cause(error)
+        with contextlib.suppress(OSError):
+            place.mkdir(exist_ok=True)
+            (place / FAILED).write_text(cause, encoding="utf-8")
+        raise GradprobeError(f"the native core cannot be built here, and level ops runs in Python: {cause}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return built
@@ -60,5 +64,6 @@ def _scripts_on_path() -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return next((line.strip() for line in lines if "error:" in line), lines[0] if lines else repr(error))
+    """The first error of the compiler, without the folder of the file that it is in; else what PyTorch says."""
+    lines = str(error).splitlines() or [repr(error)]
+    return next((line.rsplit(os.sep, 1)[-1].strip() for line in lines if "error:" in line), lines[0])

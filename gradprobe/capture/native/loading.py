@@ -17,6 +17,8 @@ import torch
 from gradprobe.errors import GradprobeError
 
 NAME = "gradprobe_core"
+FAILED = "failed.txt"
+"""Where it stands why the core could not be built."""
 VARIABLE = "GRADPROBE_CORE"
 SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 _HEADERS = sorted(Path(__file__).parent.glob("*.h"))
@@ -65,11 +67,14 @@ def in_use() -> tuple[bool, str]:
 def _loaded(place: Path) -> tuple[Any, str]:
     path = place / f"{NAME}.so"
     try:
-        found = path.is_file()
+        found, failed = path.is_file(), (place / FAILED).is_file()
+        why = (place / FAILED).read_text(encoding="utf-8") if failed else ""
     except OSError as error:
         return None, f"{path} cannot be read ({error})"
+    if not found and failed:
+        return None, f"the native core could not be built here ({why})"
     if not found:
-        return None, "it was not built for this Python and this PyTorch; `gradprobe build` does that"
+        return None, "the native core was not built for this Python and this PyTorch; `gradprobe build` does that"
     loader = importlib.machinery.ExtensionFileLoader(NAME, str(path))
     spec = importlib.util.spec_from_loader(NAME, loader)
     try:
