@@ -98,9 +98,10 @@ def thread_patches(
     begins: Callable[[threading.Thread], object],
     ends: Callable[[threading.Thread, object], None],
     fault: Callable[[Exception], None],
+    is_live: Callable[[], bool],
 ) -> list[Patch]:
-    """Reports each thread that Python starts, at its beginning and its end, and has it call ``begins`` and ``ends``, the
-    latter with what the former returned.
+    """Reports each thread that Python starts while ``is_live``, at its beginning and its end, and has it call ``begins``
+    and ``ends``, the latter with what the former returned.
 
     Identifiers of threads are reused as soon as one has ended, so without these marks two threads would become one.
     """
@@ -110,6 +111,9 @@ def thread_patches(
 
     @functools.wraps(original)
     def bootstrap(self: threading.Thread) -> None:
+        if not is_live():
+            original(self)
+            return
         ident, begun = get_ident(), None
         try:
             emit((THREAD | ENTER, now(), ident, None, 0, True, False, True, False, 0, self.name))
