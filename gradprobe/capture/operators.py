@@ -54,7 +54,7 @@ class Operators:
         self.sightings = Sightings(self.codes, now)
         self._autocasts = Autocasts(self.sightings, thread, fault)
         self.handing = Handing(self.sightings, now, self.settle, fault)
-        self._hook_looks = 0
+        self._hook_looks = self._installed = 0
 
     def watch_thread(self) -> None:
         """Watches this thread from here on; calls nest."""
@@ -66,10 +66,22 @@ class Operators:
             mode.__torch_dispatch__ = MethodType(self._watcher().dispatch, mode)  # type: ignore[method-assign]
             insert(mode)
         if not self._patches.are_applied:
-            versions = version_patches(self._read_failed, self._puts_up, self._put_up)
+            self._installed += 1
+            once = self._while_installed
+            versions = version_patches(once(self._read_failed), self._puts_up, once(self._put_up))
             others = [*swap_patches(self.settle, self._forget), *self._autocasts.patches(), *self.handing.patches()]
             self._patches.apply([*versions, *others])
         self._modes[ident] = mode, depth + 1
+
+    def _while_installed(self, step: Callable[[Any], None]) -> Callable[[Any], None]:
+        """``step`` but where it is reached from a patch that is buried under another tool's, beneath or after ours."""
+        installed = self._installed
+
+        def call(tensors: Any) -> None:
+            if self._patches.are_applied and installed == self._installed:
+                step(tensors)
+
+        return call
 
     def unwatch_thread(self) -> None:
         """Undoes one ``watch_thread`` of this thread; the last one takes the mode from the stack."""

@@ -14,7 +14,12 @@ from gradprobe.recorder import Recorder, session_for
 
 MANAGERS = (torch.no_grad, torch.enable_grad, torch.set_grad_enabled, torch.inference_mode)
 METHODS = [(owner, name) for owner in MANAGERS for name in ("__enter__", "__exit__")]
-OTHERS = [(torch.set_grad_enabled, "__init__"), (threading.Thread, "_bootstrap_inner"), (torch.Tensor, "backward")]
+OTHERS: list[tuple[Any, str]] = [
+    (torch.set_grad_enabled, "__init__"),
+    (threading.Thread, "_bootstrap_inner"),
+    (torch.Tensor, "backward"),
+    (torch._C, "_increment_version"),
+]
 THEIRS = "theirs"
 
 
@@ -52,7 +57,8 @@ def originals() -> Iterator[list[Any]]:
 
 
 def blocks() -> None:
-    """Four blocks, one of each kind, a thread and a backward."""
+    """Four blocks, one of each kind, a thread, a backward, and a counter that is put up by hand."""
+    torch.autograd.graph.increment_version(torch.ones(1))
     weight = torch.ones(2, requires_grad=True)
     with torch.no_grad():
         assert not (weight * 2).requires_grad
@@ -184,3 +190,5 @@ def test_threads_and_backwards_are_told_once_where_ours_is_buried_and_on_top_too
     tool.remove()
     assert len(recording.tables.contents[0].threads) == len(alone.tables.contents[0].threads) + 1
     assert len(recording.tables.contents[0].accounts["backwards"]) == 1
+    by_hand = recording.ops[recording.ops["op"] == "increment_version"]
+    assert by_hand["version_bumps"].sum() == 1
