@@ -143,7 +143,7 @@ def live_threads() -> dict[int, str]:
     return {ident: thread_name(ident) for ident in sys._current_frames()}
 
 
-def loop_patches(loop_starts: Callable[[], None]) -> list[Patch]:
+def loop_patches(loop_starts: Callable[[], None], fault: Callable[[Exception], None]) -> list[Patch]:
     """Calls ``loop_starts`` whenever an event loop of asyncio begins to run in any thread."""
     events: Any = asyncio.events
     original = getattr(events, "_set_running_loop", None)
@@ -154,7 +154,10 @@ def loop_patches(loop_starts: Callable[[], None]) -> list[Patch]:
     @functools.wraps(original)
     def set_running_loop(loop: Any) -> None:
         original(loop)
-        loop_starts()
+        try:
+            loop_starts()
+        except Exception as error:  # who starts a loop, or ends it, waits for this
+            fault(error)
 
     return [Patch(events, "_set_running_loop", set_running_loop)]
 

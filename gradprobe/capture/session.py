@@ -282,7 +282,7 @@ class Session:
             [
                 *run_inside_calls,
                 *thread_patches(self.emit, self.clock.now, self._thread_begins, self._thread_ends, self.fault, is_live),
-                *loop_patches(self._watch_tasks),
+                *loop_patches(self._watch_tasks, self.fault),
             ]
         )
         self._compilations.begin()
