@@ -23,6 +23,7 @@ from gradprobe.capture.sightings import spot
 from gradprobe.errors import GradprobeError
 from gradprobe.following.asked import Asked
 from gradprobe.recorder import Recorder
+from gradprobe.recording.forked import is_sqlite_held
 from gradprobe.recording.relatives import KIND, Started
 
 _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
@@ -64,7 +65,9 @@ class Follower:
                 os.environ[name] = value
 
     def begin_in_child(self) -> None:
-        """In a forked process: a recording of its own."""
+        """In a forked process: a recording of its own. Raises ``GradprobeError`` where there can be none."""
+        if is_sqlite_held():
+            raise GradprobeError("another thread was inside SQLite as it was forked, and left that locked")
         asked = replace(self._asked, parent=os.getppid())
         self._recorder = _recorder(asked)
         self._recorder.start()
