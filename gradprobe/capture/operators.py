@@ -78,8 +78,13 @@ class Operators:
         installed = self._installed
 
         def call(tensors: Any) -> None:
-            if self._patches.are_applied and installed == self._installed:
-                step(tensors)
+            try:
+                is_live = self._patches.are_applied and installed == self._installed
+            except Exception as error:
+                self._fault(error)
+            else:
+                if is_live:
+                    step(tensors)
 
         return call
 
