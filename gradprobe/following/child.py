@@ -23,7 +23,7 @@ from gradprobe.capture.sightings import spot
 from gradprobe.errors import GradprobeError
 from gradprobe.following.asked import Asked
 from gradprobe.recorder import Recorder
-from gradprobe.recording.forked import is_sqlite_held
+from gradprobe.recording import forked
 from gradprobe.recording.relatives import KIND, Started
 
 _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
@@ -66,8 +66,7 @@ class Follower:
 
     def begin_in_child(self) -> None:
         """In a forked process: a recording of its own. Raises ``GradprobeError`` where there can be none."""
-        if is_sqlite_held():
-            raise GradprobeError("another thread was inside SQLite as it was forked, and left that locked")
+        forked.check()
         asked = replace(self._asked, parent=os.getppid())
         self._recorder = _recorder(asked)
         self._recorder.start()

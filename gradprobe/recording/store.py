@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.errors import GradprobeError, RecordingError
+from gradprobe.recording import forked
 from gradprobe.recording.accounts import PHASES, Account, Accounts, Operation, joined, pack, unpack
 from gradprobe.recording.events import Block
 
@@ -151,6 +152,11 @@ class Store:
         self.path = path
         if path is not None and not path.parent.is_dir():
             raise GradprobeError(f"cannot record to {path}: there is no folder {path.parent}; create it first")
+        forked.check()
+        with forked.lock:
+            self._open(path)
+
+    def _open(self, path: Path | None) -> None:
         try:
             self._connection = sqlite3.connect(
                 ":memory:" if path is None else path, isolation_level=None, check_same_thread=False, timeout=0.2
@@ -164,6 +170,10 @@ class Store:
 
     def write(self, batch: Batch) -> None:
         """Adds ``batch`` as one transaction, or nothing of it: then ``sqlite3.Error`` is raised."""
+        with forked.lock:
+            self._write(batch)
+
+    def _write(self, batch: Batch) -> None:
         run, many = self._connection.execute, self._connection.executemany
         run("BEGIN IMMEDIATE")
         try:
@@ -193,10 +203,12 @@ class Store:
 
     def read(self) -> Contents:
         """Everything written so far."""
-        return _contents(self._connection)
+        with forked.lock:
+            return _contents(self._connection)
 
     def close(self) -> None:
-        self._connection.close()
+        with forked.lock:
+            self._connection.close()
 
 
 def write_file(path: Path, contents: Contents) -> None:

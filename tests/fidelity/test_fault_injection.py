@@ -24,7 +24,9 @@ import gradprobe.capture
 from gradprobe.recorder import Recorder
 
 MODULES = [name for _, name, _ in pkgutil.iter_modules(gradprobe.capture.__path__)]
-NOT_INJECTED = {"__get__"}  # it stands in PyTorch's place: what is asked of it is PyTorch's to answer
+# It stands in PyTorch's place: what is asked of it is PyTorch's to answer. And what a thread begins with: nothing of ours
+# called it that could keep anything in.
+NOT_INJECTED = {"__get__", "_write"}
 
 
 class Injected(Exception):  # noqa: N818
@@ -227,8 +229,9 @@ def test_a_program_does_not_notice_a_failure_in_what_our_hooks_define_or_take_fr
             program()
         finally:
             sys.setprofile(None)
-    others = [code for code in reached if code not in known and (code.co_name[0] == "<" or not is_guard(code))]
-    assert len(others) > 40
+    # What a comprehension fails with, the function around it fails with.
+    others = [code for code in reached if code not in known and code.co_name[0] != "<" and not is_guard(code)]
+    assert {"emit", "settle", "surroundings"} <= {code.co_name for code in others}
     for code in others:
         failed: list[bool] = []
 
