@@ -98,9 +98,10 @@ def thread_patches(
     begins: Callable[[threading.Thread], object],
     ends: Callable[[threading.Thread, object], None],
     fault: Callable[[Exception], None],
+    is_live: Callable[[], bool],
 ) -> list[Patch]:
-    """Reports each thread that Python starts, at its beginning and its end, and has it call ``begins`` and ``ends``, the
-    latter with what the former returned.
+    """Reports each thread that Python starts while ``is_live``, at its beginning and its end, and has it call ``begins``
+    and ``ends``, the latter with what the former returned.
 
     Identifiers of threads are reused as soon as one has ended, so without these marks two threads would become one.
     """
@@ -110,6 +111,9 @@ def thread_patches(
 
     @functools.wraps(original)
     def bootstrap(self: threading.Thread) -> None:
+        if not is_live():
+            original(self)
+            return
         ident, begun = get_ident(), None
         try:
             emit((THREAD | ENTER, now(), ident, None, 0, True, False, True, False, 0, self.name))
@@ -139,7 +143,7 @@ def live_threads() -> dict[int, str]:
     return {ident: thread_name(ident) for ident in sys._current_frames()}
 
 
-def loop_patches(loop_starts: Callable[[], None]) -> list[Patch]:
+def loop_patches(loop_starts: Callable[[], None], fault: Callable[[Exception], None]) -> list[Patch]:
     """Calls ``loop_starts`` whenever an event loop of asyncio begins to run in any thread."""
     events: Any = asyncio.events
     original = getattr(events, "_set_running_loop", None)
@@ -150,7 +154,10 @@ def loop_patches(loop_starts: Callable[[], None]) -> list[Patch]:
     @functools.wraps(original)
     def set_running_loop(loop: Any) -> None:
         original(loop)
-        loop_starts()
+        try:
+            loop_starts()
+        except Exception as error:  # who starts a loop, or ends it, waits for this
+            fault(error)
 
     return [Patch(events, "_set_running_loop", set_running_loop)]
 

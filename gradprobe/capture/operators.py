@@ -55,7 +55,7 @@ class Operators:
         self.sightings = Sightings(self.codes, now)
         self._autocasts = Autocasts(self.sightings, thread, fault)
         self.handing = Handing(self.sightings, now, self.settle, fault)
-        self._hook_looks = 0
+        self._hook_looks = self._installed = 0
         self._native: Any = None
 
     def watch_thread(self) -> None:
@@ -72,10 +72,27 @@ class Operators:
             insert(mode)
             known.core.begin(mode)
         if not self._patches.are_applied:
-            versions = version_patches(self._read_failed, self._puts_up, self._put_up)
+            self._installed += 1
+            once = self._while_installed
+            versions = version_patches(once(self._read_failed), self._puts_up, once(self._put_up))
             others = [*swap_patches(self.settle, self._forget), *self._autocasts.patches(), *self.handing.patches()]
             self._patches.apply([*versions, *others])
         self._modes[ident] = mode, depth + 1
+
+    def _while_installed(self, step: Callable[[Any], None]) -> Callable[[Any], None]:
+        """``step`` but where it is reached from a patch that is buried under another tool's, beneath or after ours."""
+        installed = self._installed
+
+        def call(tensors: Any) -> None:
+            try:
+                is_live = self._patches.are_applied and installed == self._installed
+            except Exception as error:
+                self._fault(error)
+            else:
+                if is_live:
+                    step(tensors)
+
+        return call
 
     def unwatch_thread(self) -> None:
         """Undoes one ``watch_thread`` of this thread; the last one takes the mode from the stack."""

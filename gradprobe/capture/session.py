@@ -96,6 +96,7 @@ class Session:
         self._emit: Callable[[Event], object] = self._queue.append
         self._patches = Patches()
         self._hooks: transitions.Hooks | None = None
+        self._installed = 0
         self._faults: Counter[str] = Counter()
         self._packer = Packer(self.tables)
         self._operators = Operators(self._queue.append, clock.now, self.fault, self.tasks)
@@ -258,17 +259,30 @@ class Session:
     def _install(self) -> None:
         if self._patches.are_applied:
             return
+        self._patches.reclaim()
         if self._hooks is None or not self._hooks.fit():
+            if self._hooks is not None:
+                self._hooks.redirect(_nowhere)  # some of them may be buried under those of another tool
             self._hooks = transitions.build(self._emit, self.clock.now, self.tasks, self.fault)
         if loops_may_run():
-            self._hooks.watch_tasks()
-        run_inside_calls = [*self._hooks.patches, *backward_patches(self._backward_begins, self.fault)]
+            self._watch_tasks()
+        self._installed = installed = self._installed + 1
+
+        def is_live() -> bool:
+            # What is buried under another tool's is called for longer, and beneath the next would do everything twice.
+            return installed == self._installed
+
+        def backward_begins(outputs: list[torch.Tensor], frame: FrameType) -> None:
+            if is_live():
+                self._backward_begins(outputs, frame)
+
+        run_inside_calls = [*self._hooks.patches, *backward_patches(backward_begins, self.fault)]
         skip_when_compiling(*(patch.replacement for patch in run_inside_calls))
         self._patches.apply(
             [
                 *run_inside_calls,
-                *thread_patches(self.emit, self.clock.now, self._thread_begins, self._thread_ends, self.fault),
-                *loop_patches(self._hooks.watch_tasks),
+                *thread_patches(self.emit, self.clock.now, self._thread_begins, self._thread_ends, self.fault, is_live),
+                *loop_patches(self._watch_tasks, self.fault),
             ]
         )
         self._compilations.begin()
@@ -283,7 +297,10 @@ class Session:
         """Points the hooks at the cheapest way that serves all sinks and, while the queue is long, slows them down."""
         append, nodes = self._queue.append, node_counter()
         emit: Callable[[Event], object] = append
-        if self.counts_operators and nodes is not None:
+        if self.is_idle:
+            # A hook that is buried under another tool's is called for as long as that stays; nobody empties the queue.
+            emit = _nowhere
+        elif self.counts_operators and nodes is not None:
             emit = self._emit_after_operators(nodes)
         elif nodes is not None and self.counts_nodes:
             nodes_now = nodes
@@ -319,6 +336,10 @@ class Session:
 
         return emit
 
+    def _watch_tasks(self) -> None:
+        if self._hooks is not None:
+            self._hooks.watch_tasks()
+
     def _let_writer_catch_up(self) -> None:
         # A long wait now and then: two threads that hand the interpreter back and forth get little done.
         for _ in range(100):
@@ -349,8 +370,8 @@ class Session:
         if self._is_slowed or backlog > BACKLOG:
             self._is_slowed = backlog > BACKLOG // 4
             self._choose_emit()
-        if "uvloop" in sys.modules and self._hooks is not None:
-            self._hooks.watch_tasks()
+        if "uvloop" in sys.modules:
+            self._watch_tasks()
         self._empty_queue(close_tallies=tick % TICKS_PER_TALLY == 0)
         if tick % TICKS_PER_FLUSH == 0:
             self._flush()
@@ -413,6 +434,7 @@ class Session:
         self._open.clear()
         self._calling.clear()
         self._writing = False
+        self._choose_emit()
 
     # From tuples to blocks.
 
@@ -494,6 +516,10 @@ class Session:
     def saw_thread(self, ident: int) -> bool:
         """Whether any event came from the live thread with this identifier."""
         return self._packer.saw_thread(ident)
+
+
+def _nowhere(event: Event) -> None:
+    """Lets an event go that nobody records."""
 
 
 def _mark(op: int, sink: Sink) -> Event:

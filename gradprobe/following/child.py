@@ -23,6 +23,7 @@ from gradprobe.capture.sightings import spot
 from gradprobe.errors import GradprobeError
 from gradprobe.following.asked import Asked
 from gradprobe.recorder import Recorder
+from gradprobe.recording import forked
 from gradprobe.recording.relatives import KIND, Started
 
 _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
@@ -64,7 +65,8 @@ class Follower:
                 os.environ[name] = value
 
     def begin_in_child(self) -> None:
-        """In a forked process: a recording of its own."""
+        """In a forked process: a recording of its own. Raises ``GradprobeError`` where there can be none."""
+        forked.check()
         asked = replace(self._asked, parent=os.getppid())
         self._recorder = _recorder(asked)
         self._recorder.start()

@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.errors import GradprobeError, RecordingError
+from gradprobe.recording import forked
 from gradprobe.recording.accounts import PHASES, Account, Accounts, Operation, joined, pack, unpack
 from gradprobe.recording.events import Block
 
 SCHEMA = 2
 SUFFIX = ".gradprobe"
 _APPLICATION = 0x67726164
+_LAST_DURATION = 512
+"""No class of durations is beyond: there are eight to each doubling, and times have 63 bits."""
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE sites (id INTEGER PRIMARY KEY, file TEXT, line INTEGER, end_line INTEGER, function TEXT,
@@ -149,6 +152,11 @@ class Store:
         self.path = path
         if path is not None and not path.parent.is_dir():
             raise GradprobeError(f"cannot record to {path}: there is no folder {path.parent}; create it first")
+        forked.check()
+        with forked.lock:
+            self._open(path)
+
+    def _open(self, path: Path | None) -> None:
         try:
             self._connection = sqlite3.connect(
                 ":memory:" if path is None else path, isolation_level=None, check_same_thread=False, timeout=0.2
@@ -162,6 +170,10 @@ class Store:
 
     def write(self, batch: Batch) -> None:
         """Adds ``batch`` as one transaction, or nothing of it: then ``sqlite3.Error`` is raised."""
+        with forked.lock:
+            self._write(batch)
+
+    def _write(self, batch: Batch) -> None:
         run, many = self._connection.execute, self._connection.executemany
         run("BEGIN IMMEDIATE")
         try:
@@ -191,10 +203,12 @@ class Store:
 
     def read(self) -> Contents:
         """Everything written so far."""
-        return _contents(self._connection)
+        with forked.lock:
+            return _contents(self._connection)
 
     def close(self) -> None:
-        self._connection.close()
+        with forked.lock:
+            self._connection.close()
 
 
 def write_file(path: Path, contents: Contents) -> None:
@@ -244,14 +258,28 @@ def read_file(path: Path) -> Contents:
         return _contents(connection)
     except RecordingError as error:
         text = str(error)
-        raise RecordingError(text if text.startswith(str(path)) else f"{path}: damaged: {text}") from None
-    except (sqlite3.Error, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise RecordingError(f"{path}: damaged or cut short ({error}); record again") from None
+        raise RecordingError(text if text.startswith(str(path)) else f"{path}: damaged: {_in_a_line(text)}") from None
+    except (
+        sqlite3.Error,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise RecordingError(f"{path}: damaged or cut short ({_in_a_line(str(error))}); record again") from None
     except OSError as error:
         raise RecordingError(f"{path}: cannot be read: {error.strerror}") from None
     finally:
         if connection is not None:
             connection.close()
+
+
+def _in_a_line(text: str) -> str:
+    """What an error says, which may be in the words of the file: without what breaks a line or commands a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _contents(connection: sqlite3.Connection) -> Contents:
@@ -260,6 +288,7 @@ def _contents(connection: sqlite3.Connection) -> Contents:
 
     connection.execute("BEGIN")
     try:
+        _refuse_what_computes(connection)
         sites = [Site(*[*row[:6], bool(row[6])]) for row in rows("sites")]
         threads = [Thread(*[*row[:4], bool(row[4])]) for row in rows("threads")]
         operations, accounts, op_folds = [], {}, []
@@ -267,7 +296,7 @@ def _contents(connection: sqlite3.Connection) -> Contents:
             folds = [Fold(*[*row[:12], _durations(row[12])]) for row in rows("folds")]
             operations = [Operation(*row) for row in rows("operations")]
             accounts = joined([{kind: unpack(kind, data, int(count))} for _, kind, count, data in rows("accounts")])
-            op_folds = [OpFold(s, o, t, [int(n) for n in json.loads(sums)]) for s, o, t, sums in rows("op_folds")]
+            op_folds = [OpFold(s, o, t, [_counted(n) for n in json.loads(sums)]) for s, o, t, sums in rows("op_folds")]
         else:
             folds = [Fold(*[*row[:10], 0, 0, _durations(row[10])]) for row in rows("folds")]
         _check([*sites, *threads, *folds, *operations, *op_folds])
@@ -291,6 +320,18 @@ def _contents(connection: sqlite3.Connection) -> Contents:
         connection.execute("ROLLBACK")
 
 
+def _refuse_what_computes(connection: sqlite3.Connection) -> None:
+    """Raises ``ValueError`` for anything but plain tables: reading a view or a computed column runs what the file says,
+    for as long as it says."""
+    for kind, name, statement in connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall():
+        is_table = kind == "table" and str(statement).upper().startswith("CREATE TABLE")
+        if not is_table and not (kind == "index" and statement is None):
+            raise ValueError(f"{name} is no plain table")
+        quoted = str(name).replace('"', '""')
+        if any(column[6] for column in connection.execute(f'PRAGMA table_xinfo("{quoted}")')):
+            raise ValueError(f"{name} has columns that are computed")
+
+
 _TYPES = {"int": int, "str": str, "bool": bool, "int | None": int | None, "str | None": str | None}
 
 
@@ -311,11 +352,27 @@ def _meta(rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
             raise TypeError(f"{key} is {type(value).__name__}")
         if isinstance(value, int) and value.bit_length() > 63:
             raise ValueError(f"{key} is out of range")
+    environment = meta.get("environment", {})
+    for key in ("process", "parent", "rank"):
+        if environment.get(key) is not None and not isinstance(environment[key], int):
+            raise TypeError(f"{key} is {type(environment[key]).__name__}")
+        _counted(environment.get(key) or 0)
     return meta
 
 
 def _durations(text: str) -> dict[int, int]:
-    return {int(key): int(count) for key, count in json.loads(text).items()}
+    durations = {int(key): _counted(count) for key, count in json.loads(text).items()}
+    if any(not 0 <= duration <= _LAST_DURATION for duration in durations):
+        raise ValueError("a class of durations is out of range")
+    return durations
+
+
+def _counted(value: Any) -> int:
+    """``value`` as an integer of the size that SQLite has too. JSON tells of any, and tables hold no others."""
+    number = int(value)
+    if number.bit_length() > 63:
+        raise ValueError("a number is out of range")
+    return number
 
 
 def _plain(record: Site | Thread | Fold | Operation | OpFold) -> list[Any]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from gradprobe.errors import GradprobeError
 
-_ADVICE = "name a file that torch.profiler's export_chrome_trace wrote"
+_LATEST_US = 2**63
+ADVICE = "name a file that torch.profiler's export_chrome_trace wrote"
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,24 @@ class TorchTrace:
 
     def check_overlap(self, began_ns: int, ended_ns: int) -> None:
         """Raises ``GradprobeError`` unless something in the trace ran in that time, on the wall clock."""
+        events = [(e.get("ts"), e.get("dur", 0)) for e in self.plain["traceEvents"] if e.get("ph") == "X"]
         spans = [
-            (self.base_ns + event["ts"] * 1000, self.base_ns + (event["ts"] + event.get("dur", 0)) * 1000)
-            for event in self.plain["traceEvents"]
-            if event.get("ph") == "X" and isinstance(event.get("ts"), int | float)
+            (self.base_ns + start * 1000, self.base_ns + (start + took) * 1000)
+            for start, took in events
+            if _is_time(start) and _is_time(took)
         ]
         if not any(start <= ended_ns and end >= began_ns for start, end in spans):
             raise GradprobeError(
                 f"{self.path} and the recording have no time in common; name the trace of the run that was recorded"
             )
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < _LATEST_US
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number")
 
 
 def read(path: Path) -> TorchTrace:
@@ -41,19 +51,20 @@ def read(path: Path) -> TorchTrace:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
-        plain = json.loads(content)
+        # What is no number in JSON either, though Python reads it, would make the merged trace unreadable.
+        plain = json.loads(content, parse_constant=_refuse)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise GradprobeError(f"{path} is a damaged gzip file ({error}); {_ADVICE}") from None
+        raise GradprobeError(f"{path} is a damaged gzip file ({error}); {ADVICE}") from None
     except OSError as error:
-        raise GradprobeError(f"cannot read {path}: {error.strerror}; {_ADVICE}") from None
+        raise GradprobeError(f"cannot read {path}: {error.strerror}; {ADVICE}") from None
     except (ValueError, RecursionError) as error:
-        raise GradprobeError(f"{path} is no JSON ({error}); {_ADVICE}") from None
+        raise GradprobeError(f"{path} is no JSON ({error}); {ADVICE}") from None
     events = plain.get("traceEvents") if isinstance(plain, dict) else None
     if not isinstance(events, list) or not all(isinstance(event, dict) for event in events):
-        raise GradprobeError(f"{path} is no trace; {_ADVICE}")
+        raise GradprobeError(f"{path} is no trace; {ADVICE}")
     base = plain.get("baseTimeNanoseconds")
-    if not isinstance(base, int) or isinstance(base, bool):
+    if not isinstance(base, int) or isinstance(base, bool) or base.bit_length() > 63:
         raise GradprobeError(
-            f"{path} does not say when it began (baseTimeNanoseconds); {_ADVICE}, of PyTorch 2.4 or newer"
+            f"{path} does not say when it began (baseTimeNanoseconds); {ADVICE}, of PyTorch 2.4 or newer"
         )
     return TorchTrace(path, plain, base)

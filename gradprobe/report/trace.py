@@ -16,13 +16,14 @@ from collections.abc import Iterable, Iterator
 from itertools import count as counting
 from typing import Any
 
+from gradprobe.errors import GradprobeError
 from gradprobe.recording.accounting import bytes_of
 from gradprobe.recording.events import NOT_COUNTED, mode_name
 from gradprobe.recording.frames import duration_ns
 from gradprobe.recording.process import Process
 from gradprobe.recording.records import Region
 from gradprobe.recording.tables import Tables
-from gradprobe.report.torch_trace import TorchTrace, read
+from gradprobe.report.torch_trace import ADVICE, TorchTrace, read
 from gradprobe.report.units import many, place, printable
 from gradprobe.report.written import Options, Written
 
@@ -35,7 +36,14 @@ _LONGEST = 300
 def recording(tables: Tables, options: Options) -> Written:
     """The trace of a recording, or with ``options.merge`` that of torch.profiler with the recording in it."""
     beside = None if options.merge is None else read(options.merge)
-    text = json.dumps(_trace(tables, beside), allow_nan=False, separators=(",", ":"))
+    trace = _trace(tables, beside)
+    try:
+        text = json.dumps(trace, allow_nan=False, separators=(",", ":"))
+    except (ValueError, RecursionError) as error:
+        # Python reads numbers beyond all and lists so deep that no JSON can be written of them.
+        if beside is None:
+            raise
+        raise GradprobeError(f"{beside.path} cannot be written again ({error}); {ADVICE}") from None
     # No time of compression in the file: the same recording gives the same bytes.
     is_packed = options.suffix is not None and options.suffix.endswith(".gz")
     return Written(gzip.compress(text.encode(), mtime=0) if is_packed else text + "\n")

@@ -6,10 +6,15 @@ compared: tensors in any nesting, and plain values.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import os
+import sys
 import tempfile
+import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -97,9 +102,37 @@ def _module(info: Any, training: bool) -> Any:
     return found
 
 
+def refusals(share: int) -> Iterator[Case]:
+    """One in ``share`` of what the operators and modules of PyTorch's databases are to refuse, by an error or a warning."""
+    from torch.testing._internal import common_methods_invocations as database
+    from torch.testing._internal.common_modules import module_db
+
+    for operator in database.op_db[::share]:
+        if operator.error_inputs_func is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                samples = [one.sample_input for one in operator.error_inputs("cpu")]
+            for number, sample in enumerate(samples):
+                yield (
+                    f"{operator.name} {number}",
+                    functools.partial(_operator, operator.op, sample, MODES["grad"], False),
+                )
+    for info in module_db[::share]:
+        refuse = info.module_error_inputs_func or (lambda *_, **__: [])
+        inputs = refuse(info, device="cpu", dtype=torch.float32, requires_grad=False, training=False)
+        for number, one in enumerate(inputs):
+            yield f"{info.name} {number}", functools.partial(_refusing, info.module_cls, one.module_error_input)
+
+
+def _refusing(module: Any, given: Any) -> Any:
+    made = module(*given.constructor_input.args, **given.constructor_input.kwargs)
+    return made(*given.forward_input.args, **given.forward_input.kwargs)
+
+
 def programs(share: int) -> Iterator[Case]:
     """Whole programs, all of them whatever the share."""
-    for program in (*PROGRAMS, autocast, sparse, nested, subclass, fake, compiled, complex_views, distributed):
+    others = (autocast, sparse, nested, subclass, fake, compiled, complex_views, distributed, large)
+    for program in (*PROGRAMS, *others, *ODD):
         yield program.__name__, program
 
 
@@ -202,8 +235,128 @@ def distributed() -> Any:
             dist.destroy_process_group()
 
 
+def large() -> Any:
+    """Tensors that each show in the peak, of which few live at once."""
+    x, weight = torch.ones(512, 512), torch.ones(512, 512, requires_grad=True)
+    for _ in range(6):
+        x = (x @ weight).tanh()[:, :512].detach()
+    loss = ((x * weight).relu().view(-1).exp() * 2).sum()
+    loss.backward()
+    with torch.no_grad():
+        for _ in range(6):
+            x = x.add(1).mul_(2).t().contiguous()
+    with torch.inference_mode():
+        for _ in range(6):
+            x = (x * 2).t() + 1
+    return x, weight.grad
+
+
+def modes() -> tuple[bool, bool]:
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+
+def steps(manager: Any) -> Iterator[tuple[bool, bool]]:
+    with manager():
+        yield modes()
+        yield modes()
+
+
+def block_closed_by_the_collector_in_another_thread() -> Any:
+    found = []
+    for manager in (torch.no_grad, torch.enable_grad):
+        suspended = [steps(manager)]
+        found += [next(suspended[0]), modes()]
+        thread = threading.Thread(target=suspended.clear)
+        thread.start()
+        thread.join()
+        found.append(modes())
+        torch.set_grad_enabled(True)
+    return found
+
+
+def blocks_left_by_exceptions_of_exits() -> Any:
+    class Fails:
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *_: Any) -> None:
+            raise ValueError("in the exit")
+
+    found: list[Any] = []
+    for manager in MODES.values():
+        try:
+            with manager(), Fails(), manager():
+                raise KeyError("in the block")
+        except ValueError as error:
+            found += [str(error), type(error.__context__).__name__, modes()]
+        suspended = steps(manager)
+        next(suspended)
+        with contextlib.suppress(IndexError):
+            suspended.throw(IndexError("at the yield"))
+        found.append(modes())
+    return found
+
+
+def modes_entered_by_the_collector_and_by_finalizers() -> Any:
+    weight, found = torch.ones(2, requires_grad=True), []
+
+    def collecting(*_: Any) -> None:
+        with torch.no_grad():
+            found.append(modes())
+        with torch.inference_mode():
+            weight * 2
+
+    class Dropped: ...
+
+    gc.callbacks.append(collecting)
+    try:
+        with torch.no_grad():
+            gc.collect()
+        total = (weight * 2).sum()
+        dropped = Dropped()
+        weakref.finalize(dropped, collecting)
+        with torch.inference_mode():
+            del dropped
+        gc.collect()
+        total.backward()
+    finally:
+        gc.callbacks.remove(collecting)
+    return found[:4], weight.grad, modes()
+
+
+def modes_under_a_debugger() -> Any:
+    lines: list[str] = []
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename == __file__:
+            lines.append(f"{frame.f_code.co_name} {frame.f_lineno} {event}")
+        return trace
+
+    weight = torch.ones(2, requires_grad=True)
+    sys.settrace(trace)
+    try:
+        with torch.no_grad():
+            with torch.enable_grad():
+                result = weight * 2
+        with torch.inference_mode():
+            born = weight * 2
+        with contextlib.suppress(RuntimeError):
+            (born * weight).sum().backward()
+        is_there = sys.gettrace() is trace
+    finally:
+        sys.settrace(None)
+    return result, is_there, *lines
+
+
+ODD = (
+    block_closed_by_the_collector_in_another_thread,
+    blocks_left_by_exceptions_of_exits,
+    modes_entered_by_the_collector_and_by_finalizers,
+    modes_under_a_debugger,
+)
+
 FAMILIES: dict[str, Callable[[int], Iterator[Case]]] = {
     "operators": operators,
     "modules": modules,
+    "refusals": refusals,
     "programs": programs,
 }

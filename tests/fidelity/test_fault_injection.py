@@ -8,21 +8,26 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
-from types import ModuleType
+from pathlib import Path
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+import gradprobe
 import gradprobe.capture
 from gradprobe.recorder import Recorder
 
 HERE = f"{gradprobe.capture.__name__}."
 MODULES = [name.removeprefix(HERE) for _, name, _ in pkgutil.walk_packages(gradprobe.capture.__path__, HERE)]
-NOT_INJECTED = {"__get__"}  # it stands in PyTorch's place: what is asked of it is PyTorch's to answer
+# It stands in PyTorch's place: what is asked of it is PyTorch's to answer. And what a thread begins with: nothing of ours
+# called it that could keep anything in.
+NOT_INJECTED = {"__get__", "_write"}
 
 
 class Injected(Exception):  # noqa: N818
@@ -32,8 +37,8 @@ class Injected(Exception):  # noqa: N818
 def functions_of(module: ModuleType) -> Iterator[tuple[Any, str, Any]]:
     """The functions and methods that ``module`` defines, with what holds them."""
     for name, value in vars(module).items():
-        if inspect.isfunction(value) and value.__module__ == module.__name__:
-            yield module, name, value
+        if inspect.isfunction(inspect.unwrap(value)) and getattr(value, "__module__", None) == module.__name__:
+            yield module, name, value  # one that remembers its results is none of Python's functions, but holds one
         elif inspect.isclass(value) and value.__module__ == module.__name__ and not issubclass(value, tuple):
             for attribute, member in vars(value).items():
                 is_ours = inspect.isfunction(member) and member.__code__.co_filename == module.__file__
@@ -41,7 +46,23 @@ def functions_of(module: ModuleType) -> Iterator[tuple[Any, str, Any]]:
                     yield value, attribute, member
 
 
-def is_guard(function: Callable[..., Any]) -> bool:
+def names_of(function: Any) -> Iterator[tuple[ModuleType, str]]:
+    """Where modules of ours have ``function`` under a name: a module that imported it goes on calling what it imported."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith("gradprobe."):
+            yield from ((module, name) for name, value in list(vars(module).items()) if value is function)
+
+
+def properties_of(module: ModuleType) -> Iterator[tuple[Any, str, property]]:
+    """The properties of the classes that ``module`` defines, with the classes."""
+    for value in vars(module).values():
+        if inspect.isclass(value) and value.__module__ == module.__name__:
+            for attribute, member in vars(value).items():
+                if isinstance(member, property) and not _is_protocol(value):
+                    yield value, attribute, member
+
+
+def is_guard(function: Callable[..., Any] | CodeType) -> bool:
     """Whether all that a function does is within a block that keeps exceptions in: what it calls is injected instead."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     assert isinstance(definition, ast.FunctionDef)
@@ -143,11 +164,15 @@ def same(one: Any, other: Any) -> bool:
 def test_a_program_does_not_notice_a_function_of_ours_that_fails(name: str) -> None:
     module = importlib.import_module(f"{HERE}{name}")
     alone, silent = program(), []
-    for owner, attribute, original in functions_of(module):
-        if is_guard(original):
+    for owner, attribute, original in [*functions_of(module), *properties_of(module)]:
+        function = original.fget if isinstance(original, property) else inspect.unwrap(original)
+        if is_guard(function):
             continue
-        fails, calls = _failing(original)
-        setattr(owner, attribute, fails)
+        fails, calls = _failing(function if isinstance(original, property) else original)
+        replacement: Any = property(fails) if isinstance(original, property) else fails
+        places = [(owner, attribute), *names_of(original)]
+        for holder, known_as in places:
+            setattr(holder, known_as, replacement)
         try:
             recorder = Recorder(level="ops")
             recording = recorder.start()
@@ -158,11 +183,12 @@ def test_a_program_does_not_notice_a_function_of_ours_that_fails(name: str) -> N
                 fails.active = False  # type: ignore[attr-defined]
                 recorder.stop()
         finally:
-            setattr(owner, attribute, original)
+            for holder, known_as in places:
+                setattr(holder, known_as, original)
         where = f"{name}.{attribute}"
         assert same(alone, watched), where
         assert isinstance(str(recording), str), where
-        silent += [where] if calls[1:] and original.__qualname__ not in str(recording) else []
+        silent += [where] if calls[1:] and function.__qualname__ not in str(recording) else []
     assert silent == [], "these failed, and the recording does not say so"
 
 
@@ -173,8 +199,65 @@ def _failing(original: Callable[..., Any]) -> tuple[Callable[..., Any], list[int
     def fails(*arguments: Any, **named: Any) -> Any:
         if fails.active:  # type: ignore[attr-defined]
             calls.append(1)
-            raise Injected(original.__qualname__)
+            raise Injected(inspect.unwrap(original).__qualname__)
         return original(*arguments, **named)
 
     fails.active = False  # type: ignore[attr-defined]
     return fails, calls
+
+
+OURS = str(Path(gradprobe.__file__).parent)
+
+
+def test_a_program_does_not_notice_a_failure_in_what_our_hooks_define_or_take_from_elsewhere() -> None:
+    """Functions within functions, and those of the recording: no name leads to them, but a profiler can fail in them."""
+    known = {
+        (original.fget if isinstance(original, property) else inspect.unwrap(original)).__code__
+        for name in MODULES
+        for module in [importlib.import_module(f"gradprobe.capture.{name}")]
+        for _, _, original in [*functions_of(module), *properties_of(module)]
+    }
+    alone = program()
+    reached: dict[CodeType, int] = {}
+
+    def listen(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(OURS) and called_by_ours(frame):
+            reached.setdefault(frame.f_code, len(reached))
+
+    with Recorder(level="ops"):
+        sys.setprofile(listen)
+        try:
+            program()
+        finally:
+            sys.setprofile(None)
+    # What a comprehension fails with, the function around it fails with.
+    others = [code for code in reached if code not in known and code.co_name[0] != "<" and not is_guard(code)]
+    assert {"emit", "settle", "surroundings"} <= {code.co_name for code in others}
+    for code in others:
+        failed: list[bool] = []
+
+        def fail(frame: FrameType, event: str, _: Any, code: CodeType = code, failed: list[bool] = failed) -> None:
+            if event == "call" and frame.f_code is code and not failed and called_by_ours(frame):
+                failed.append(True)
+                raise Injected(code.co_name)  # which also ends the profiling
+
+        with Recorder(level="ops") as recording:
+            sys.setprofile(fail)
+            try:
+                watched = program()
+            finally:
+                sys.setprofile(None)
+        where = f"{code.co_filename.removeprefix(OURS)}: {code.co_name}"
+        assert same(alone, watched), where
+        assert isinstance(str(recording), str), where
+
+
+def called_by_ours(frame: FrameType) -> bool:
+    """Whether a function of ours was called by another, which is there to keep in what fails.
+
+    What PyTorch or the program calls stands in the place of something of theirs. So does what reads a version: a property
+    hands it on.
+    """
+    caller = frame.f_back
+    is_ours = caller is not None and caller.f_code.co_filename.startswith(OURS)
+    return is_ours and caller is not None and caller.f_code.co_name != "__get__"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from tests.fidelity.cases import modules, operators, programs
-from tests.fidelity.matrix import LEVELS, compared, higher_peaks
+from tests.fidelity.cases import large, modules, operators, programs, refusals
+from tests.fidelity.matrix import LEVELS, SPARE_BYTES, compared, higher_peaks, peak
 
 pytest.importorskip("expecttest", reason="PyTorch's databases need the package expecttest")
 
 
-@pytest.mark.parametrize(("level", "share"), [("modes", 40), ("graph", 40), ("ops", 8)])
-def test_operators_give_the_same_bits_traits_gradients_errors_and_warnings(level: str, share: int) -> None:
-    found = compared(list(operators(share)), level, count_alive=False)
+@pytest.mark.parametrize(("level", "share"), [("modes", 40), ("graph", 40), ("ops", 12)])
+def test_operators_give_the_same_bits_traits_gradients_errors_and_warnings_and_leave_as_many_tensors(
+    level: str, share: int
+) -> None:
+    found = compared(list(operators(share)), level)
     assert found.cases > 80
     assert len(found.unrepeatable) < found.cases / 10
     assert found.differing == []
@@ -20,20 +23,35 @@ def test_operators_give_the_same_bits_traits_gradients_errors_and_warnings(level
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_modules_give_the_same_and_leave_as_many_tensors(level: str) -> None:
-    found = compared(list(modules(4)), level, count_alive=True)
+    found = compared(list(modules(4)), level)
     assert found.cases > 50
     assert len(found.unrepeatable) < found.cases / 10
     assert found.differing == []
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_what_operators_and_modules_refuse_is_refused_in_the_same_words_and_leaves_as_many_tensors(level: str) -> None:
+    found = compared(list(refusals(16)), level)
+    assert found.cases > 30
+    assert found.differing == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_programs_give_the_same_and_leave_as_many_tensors(level: str) -> None:
-    found = compared(list(programs(1)), level, count_alive=True)
+    found = compared(list(programs(1)), level)
     # Where two gradients of a tensor come together, autograd adds in place unless there is a dispatch mode, whatever it
     # does: the sum's version is then lower.
     assert set(found.unrepeatable) <= {"checkpointed"}
     assert found.differing == []
 
 
-def test_the_peak_of_what_tensors_hold_is_no_higher_while_watched() -> None:
-    assert higher_peaks(list(programs(1))[::4], "ops") == []
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_peak_of_what_tensors_hold_is_no_higher_while_watched(level: str) -> None:
+    assert higher_peaks([("large", large), *list(programs(1))[::4]], level) == []
+
+
+def test_a_tensor_that_is_kept_too_long_shows_in_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[torch.Tensor] = []
+    alone, multiply = peak(large), torch.Tensor.mul_
+    monkeypatch.setattr(torch.Tensor, "mul_", lambda self, *given: (kept.append(self), multiply(self, *given))[1])
+    assert peak(large) > alone + SPARE_BYTES

@@ -237,6 +237,48 @@ def test_a_forked_child_neither_records_nor_writes_nor_hangs(tmp_path: Path) -> 
     assert of_child.tables.is_complete
 
 
+RECORDING_CHILDREN = """
+import os, threading, torch, gradprobe
+gradprobe.record  # loaded on first use: a fork amid an import leaves its lock closed
+running = True
+
+def recordings():
+    while running:
+        with gradprobe.record(level="ops"):
+            with torch.no_grad():
+                torch.ones(2) * 2
+
+def forks():
+    for _ in range(5):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                with gradprobe.record() as recording:
+                    with torch.inference_mode():
+                        pass
+                os._exit(len(recording.regions))
+            except gradprobe.GradprobeError as error:
+                os._exit(1 if "inside SQLite as it was forked" in str(error) else 2)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    ended.append(1)
+
+ended = []
+others = [threading.Thread(target=recordings) for _ in range(2)]
+forking = [threading.Thread(target=forks) for _ in range(2)]
+for thread in others + forking: thread.start()
+for thread in forking: thread.join()
+running = False
+for thread in others: thread.join()
+print(len(ended))
+"""
+
+
+def test_children_forked_by_any_thread_amid_recordings_of_others_record_by_themselves(tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text(RECORDING_CHILDREN)
+    ended = python("s.py", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (0, b"2\n"), ended.stderr.decode()
+
+
 POOL = """
 import multiprocessing, torch
 def work(number):

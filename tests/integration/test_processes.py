@@ -150,6 +150,38 @@ for thread in threads: thread.join()
     assert complete.count(True) == 11, "all but those that left by os._exit"
 
 
+def test_a_child_forked_while_another_thread_is_inside_sqlite_runs_and_is_recorded_or_says_why_not(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "program.py").write_text(
+        """
+import os, sqlite3, threading, torch
+running = True
+def query():
+    database = sqlite3.connect(":memory:")
+    while running:
+        database.execute("WITH RECURSIVE g(v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM g LIMIT 3000) "
+                         "SELECT count(hex(randomblob(20) || v)) FROM g").fetchall()
+threads = [threading.Thread(target=query) for _ in range(3)]
+for thread in threads: thread.start()
+for number in range(12):
+    pid = os.fork()
+    if pid == 0:
+        with torch.no_grad():
+            torch.ones(2) * 2
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+running = False
+for thread in threads: thread.join()
+""",
+        encoding="utf-8",
+    )
+    done = run_gradprobe("run", "--follow", "-o", "run.gradprobe", "program.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    untold = done.stderr.decode().count("is not recorded: another thread was inside SQLite as it was forked")
+    assert len(files_in(tmp_path)) == 13 - untold
+
+
 def test_files_of_earlier_children_are_refused_and_with_force_removed(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("import torch\n", encoding="utf-8")
     stale = tmp_path / "run.4711.gradprobe"

@@ -1,0 +1,194 @@
+"""Another tool that replaces the same methods, in any order with ours: both see each block once, nothing of ours stays."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from gradprobe.recorder import Recorder, session_for
+
+MANAGERS = (torch.no_grad, torch.enable_grad, torch.set_grad_enabled, torch.inference_mode)
+METHODS = [(owner, name) for owner in MANAGERS for name in ("__enter__", "__exit__")]
+OTHERS: list[tuple[Any, str]] = [
+    (torch.set_grad_enabled, "__init__"),
+    (threading.Thread, "_bootstrap_inner"),
+    (torch.Tensor, "backward"),
+    (torch._C, "_increment_version"),
+]
+THEIRS = "theirs"
+
+
+class Tool:
+    """Calls what it finds, counts, and puts that back: as a tool does that knows of no other."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+        self._found: list[tuple[Any, str, Any]] = []
+
+    def install(self) -> None:
+        for owner, name in (*METHODS, *OTHERS):
+            inner = vars(owner)[name]
+            self._found.append((owner, name, inner))
+            setattr(owner, name, self._around(inner))
+
+    def _around(self, inner: Any) -> Any:
+        def other(*arguments: Any, **named: Any) -> Any:
+            self.heard += 1
+            return inner(*arguments, **named)
+
+        return other
+
+    def remove(self) -> None:
+        while self._found:
+            setattr(*self._found.pop())
+
+
+@pytest.fixture(autouse=True)
+def originals() -> Iterator[list[Any]]:
+    found = [(owner, name, vars(owner)[name]) for owner, name in (*METHODS, *OTHERS)]
+    yield [vars(owner)[name] for owner, name, _ in found]
+    for owner, name, original in found:
+        setattr(owner, name, original)
+
+
+def blocks() -> None:
+    """Four blocks, one of each kind, a thread, a backward, and a counter that is put up by hand."""
+    torch.autograd.graph.increment_version(torch.ones(1))
+    weight = torch.ones(2, requires_grad=True)
+    with torch.no_grad():
+        assert not (weight * 2).requires_grad
+        with torch.enable_grad():
+            (weight * 2).sum().backward()
+    with torch.inference_mode():
+        assert (weight * 2).is_inference()
+    with torch.set_grad_enabled(False):
+        assert not torch.is_grad_enabled()
+    thread = threading.Thread(target=torch.is_grad_enabled)
+    thread.start()
+    thread.join()
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+def orders() -> list[tuple[str, ...]]:
+    """Two recordings and one other tool, in every order."""
+    places = itertools.combinations(range(6), 2)
+    found = []
+    for install, remove in places:
+        steps = iter(["start", "stop", "start", "stop"])
+        found.append(
+            tuple("install" if place == install else "remove" if place == remove else next(steps) for place in range(6))
+        )
+    return found
+
+
+@pytest.mark.parametrize("order", orders(), ids=" ".join)
+@pytest.mark.parametrize("level", ["modes", "graph", "ops"])
+def test_recordings_and_another_tool_in_every_order_see_each_block_once(
+    level: str, order: tuple[str, ...], originals: list[Any]
+) -> None:
+    tool, recorder = Tool(), Recorder(level=level)
+    layers: tuple[object, ...] = ()
+    beneath: tuple[object, ...] = ()
+    expected: list[int] = []
+    recordings: list[Any] = []
+    running, heard = False, 0
+    for step in order:
+        if step == "install":
+            tool.install()
+            beneath, layers = layers, (*layers, THEIRS)
+        elif step == "remove":
+            tool.remove()
+            layers = beneath
+        elif step == "start":
+            recorder = Recorder(level=level)
+            recordings.append(recorder.start())
+            running = True
+            expected.append(0)
+            layers = (*(layers[:-1] if layers[-1:] == (len(expected) - 2,) else layers), len(expected) - 1)
+        else:
+            recorder.stop()
+            running = False
+            layers = layers[:-1] if layers[-1:] == (len(expected) - 1,) else layers
+        before = tool.heard
+        blocks()
+        heard = tool.heard - before
+        assert (heard > 0) is (THEIRS in layers)
+        if running and len(expected) - 1 in layers:
+            expected[-1] += 4
+    for recording, number in zip(recordings, expected, strict=True):
+        regions = recording.regions
+        assert len(regions) == number
+        assert list(regions["manager"]) == ["no_grad", "enable_grad", "inference_mode", "set_grad_enabled"] * (
+            number // 4
+        )
+        assert list(recording.findings["rule"][recording.findings["severity"] == "error"]) == []
+    assert not session_for()._queue, "events gather that nobody records"
+    with Recorder(level=level):
+        pass
+    assert [vars(owner)[name] for owner, name in (*METHODS, *OTHERS)] == originals
+
+
+@pytest.mark.parametrize("level", ["modes", "graph", "ops"])
+def test_what_a_tool_that_stays_on_top_calls_after_the_recording_gathers_nowhere(level: str) -> None:
+    tool, recorder = Tool(), Recorder(level=level)
+    recorder.start()
+    tool.install()
+    recorder.stop()
+    for _ in range(50):
+        blocks()
+    assert tool.heard > 50
+    assert not session_for()._queue
+    tool.remove()
+
+
+@pytest.mark.parametrize("level", ["modes", "graph", "ops"])
+def test_a_tool_that_is_replaced_by_another_under_which_ours_is_buried_costs_no_block(level: str) -> None:
+    first, second, recorder = Tool(), Tool(), Recorder(level=level)
+    recorder.start()
+    first.install()
+    recorder.stop()
+    second.install()
+    with Recorder(level=level) as recording:
+        blocks()
+    assert len(recording.regions) == 4
+    second.remove()
+    first.remove()
+    with Recorder(level=level) as recording:
+        blocks()
+    assert len(recording.regions) == 4
+
+
+def test_recordings_that_overlap_around_another_tool_see_what_each_is_open_for() -> None:
+    tool, one, other = Tool(), Recorder(level="modes"), Recorder(level="ops")
+    first = one.start()
+    tool.install()
+    second = other.start()
+    blocks()
+    one.stop()
+    blocks()
+    tool.remove()
+    blocks()
+    other.stop()
+    assert (len(first.regions), len(second.regions)) == (4, 12)
+
+
+def test_threads_and_backwards_are_told_once_where_ours_is_buried_and_on_top_too() -> None:
+    tool, recorder = Tool(), Recorder(level="ops")
+    recorder.start()
+    tool.install()
+    recorder.stop()
+    with Recorder(level="ops") as alone:
+        pass
+    with Recorder(level="ops") as recording:
+        blocks()
+    tool.remove()
+    assert len(recording.tables.contents[0].threads) == len(alone.tables.contents[0].threads) + 1
+    assert len(recording.tables.contents[0].accounts["backwards"]) == 1
+    by_hand = recording.ops[recording.ops["op"] == "increment_version"]
+    assert by_hand["version_bumps"].sum() == 1
