@@ -255,13 +255,14 @@ def environment(level: str, parent: int | None = None) -> dict[str, Any]:
     """Where a recording was made: versions, machine and process. No environment variables, no arguments."""
     cuda: Any = torch.cuda
     accelerator = cuda.get_device_name(0) if cuda.is_initialized() else None
+    watched_by = {} if level != "ops" else {"core": "native" if core() is not None else "python"}
     return {
         "gradprobe": __version__,
         "level": level,
-        "core": None if level != "ops" else "native" if core() is not None else "python",
+        **watched_by,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": _machine(),
         "cpus": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "accelerator": accelerator,
@@ -270,6 +271,13 @@ def environment(level: str, parent: int | None = None) -> dict[str, Any]:
         "rank": rank(),
         "program": os.path.basename(sys.argv[0]) if sys.argv else "",
     }
+
+
+def _machine() -> str:
+    """System and machine. ``platform.platform`` starts a process to find out about the processor, which a program may
+    count, under a lock that a fork leaves closed."""
+    known = platform.uname()
+    return f"{known.system}-{known.release}-{known.machine}"
 
 
 def rank() -> int | None:

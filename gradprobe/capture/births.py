@@ -68,14 +68,14 @@ class Births:
 
     def forget_parameters(self) -> None:
         """Drops those to parameters, which modules may swap when they are converted or loaded."""
-        for key, entry in list(self.entries.items()):
+        for key, entry in self.entries.copy().items():  # in one step: other threads add to it
             if isinstance(entry[0](), torch.nn.Parameter):
                 self.entries.pop(key, None)
 
     def sweep(self) -> None:
         """Forgets the dead, if there may be many."""
         if len(self.entries) > self._sweep_at:
-            for key, entry in list(self.entries.items()):
+            for key, entry in self.entries.copy().items():  # in one step: other threads add to it
                 if entry[0]() is None:
                     self.entries.pop(key, None)
             self._sweep_at = 2 * len(self.entries) + _SPARE

@@ -106,7 +106,7 @@ class Operators:
         del self._modes[ident]
         self.settle()
         remove(mode)
-        del mode.__torch_dispatch__  # it refers to the mode
+        vars(mode).pop("__torch_dispatch__", None)  # it refers to the mode
         known = self._watchers.pop(ident, None)
         if known is not None:
             self._safely(known.core.end)
@@ -119,23 +119,24 @@ class Operators:
 
     def stop(self) -> None:
         """Lets the modes that other threads still have pass everything through, until those threads end."""
-        for mode, _ in self._modes.values():
-            del mode.__torch_dispatch__
-        for known in self._watchers.values():
+        # Taken first: another thread may begin meanwhile, and what fails here must not be tried again at the next stop.
+        modes, self._modes = self._modes, {}
+        watchers, self._watchers = self._watchers, {}
+        for mode, _ in list(modes.values()):
+            vars(mode).pop("__torch_dispatch__", None)
+        for known in list(watchers.values()):
             self._safely(known.core.end)
         if self._native is not None:
-            self._native.uninstall()
-        self._modes.clear()
-        self._watchers.clear()
-        self._patches.restore()
-        STORAGES.clear()
+            self._safely(self._native.uninstall)
+        self._safely(self._patches.restore)
+        self._safely(STORAGES.clear)
         self.sightings.outlived = None
-        REGISTRY.forget_parameters()
+        self._safely(REGISTRY.forget_parameters)
 
     def flush(self) -> None:
         """Emits what has gathered in the native cores of all threads."""
         for known in list(self._watchers.values()):
-            self._safely(known.core.flush)
+            self._safely(known.core.flush_each)
 
     def settle(self) -> None:
         """Emits what is pending in this thread: its modes are about to change."""

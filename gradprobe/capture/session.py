@@ -32,6 +32,7 @@ from gradprobe.capture.operators import Operators
 from gradprobe.capture.packing import Packer
 from gradprobe.capture.patches import Patches
 from gradprobe.capture.ranges import Ranges
+from gradprobe.capture.signals import raised_by_a_handler
 from gradprobe.capture.stack import skip_when_compiling
 from gradprobe.capture.tallying import Tallier, is_raw
 from gradprobe.recording.accounts import Accounts
@@ -131,7 +132,10 @@ class Session:
         return self.tasks.label() if loops_may_run() else None
 
     def fault(self, error: Exception) -> None:
-        """Notes an error of our own, which the program must not notice."""
+        """Notes an error of our own, which the program must not notice. One that a handler of signals raised while our code
+        happened to run is the program's, and goes on to it."""
+        if raised_by_a_handler(error):
+            raise error
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
@@ -232,9 +236,11 @@ class Session:
 
     def _thread_begins(self, started: threading.Thread) -> int | None:
         try:
-            if any(sink.counts_operators for sink in self.sinks):
+            with self.lock:  # or it might begin as the last recording ends
+                if not any(sink.counts_operators for sink in self.sinks):
+                    return None
                 self._operators.watch_thread()
-                return self._operators.handing.taken(started)
+            return self._operators.handing.taken(started)
         except Exception as error:
             self.fault(error)
         return None

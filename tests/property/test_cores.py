@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,34 @@ VIEWS: list[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = [
     lambda x, y: x.add(torch.tensor(1.0)).clamp_(0, 1),
     lambda x, y: layer(x),
 ]
+INTERRUPTED = """
+import signal, torch, gradprobe
+
+class TimeIsUp(Exception):
+    pass
+
+def handler(*_):
+    global raised
+    raised += 1
+    raise TimeIsUp
+
+raised = caught = 0
+layer = torch.nn.Linear(3, 3)
+signal.signal(signal.SIGALRM, handler)
+with gradprobe.record(level="ops") as recording:
+    while raised < 200:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.002, 0.1)
+            while True:
+                with torch.no_grad():
+                    layer(torch.ones(2, 3))
+        except TimeIsUp:
+            caught += 1
+            torch._C._set_grad_enabled(True)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+faults = [note for note in recording.tables.contents[0].notes if note[0] == "fault"]
+print(f"{raised} raised, {caught} caught,", faults or "no fault")
+"""
 weight = torch.nn.Parameter(torch.ones(3))
 layer = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU(), torch.nn.Dropout(0.0)).eval()
 STEPS = st.lists(
@@ -143,10 +174,62 @@ def test_a_core_that_does_not_load_leaves_the_work_to_python(monkeypatch: pytest
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     folder().mkdir()
     (folder() / f"{NAME}.so").write_bytes(b"no library")
-    assert "cannot be loaded" in in_use()[1]
+    assert "is damaged; build it anew" in in_use()[1]
     with gradprobe.record(level="ops") as recording:
         torch.ones(2) + 1
     assert recording.ops["count"].sum() == 2
+
+
+def test_without_a_compiler_building_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert main(["build"]) == 2
+    assert capsys.readouterr().err.endswith(
+        "no C++ compiler (no-such-compiler); install one, or name yours in the variable CXX\n"
+    )
+
+
+@native
+def test_an_operator_that_comes_in_the_place_of_another_is_told_from_it() -> None:
+    def defined(schema: str, function: Callable[..., torch.Tensor], kind: str) -> torch.library.Library:
+        library = torch.library.Library("aten", "FRAGMENT")
+        library.define(schema)
+        library.impl("gradprobe_test", function, kind)
+        return library
+
+    with gradprobe.record(level="ops") as recording:
+        for _ in range(10):
+            library = defined(
+                "gradprobe_test(Tensor(a) a) -> Tensor(a)", lambda a: a.view(-1), "CompositeImplicitAutograd"
+            )
+            with torch.inference_mode():
+                torch.ops.aten.gradprobe_test.default(torch.ones(2))
+            library._destroy()
+            vars(torch.ops.aten).pop("gradprobe_test", None)
+            library = defined("gradprobe_test() -> Tensor", lambda: torch.ones(2), "CompositeExplicitAutograd")
+            torch.ops.aten.gradprobe_test.default()
+            library._destroy()
+            vars(torch.ops.aten).pop("gradprobe_test", None)
+    ops = recording.ops[recording.ops["op"] == "aten.gradprobe_test"]
+    assert ops["untracked_views"].sum() == ops["counters_created"].sum() == 10
+
+
+@native
+def test_more_results_than_sixteen_bits_count_are_counted() -> None:
+    with gradprobe.record(level="ops") as recording, torch.inference_mode():
+        torch.zeros(66_000).unbind()
+    assert recording.ops["untracked_views"].sum() == 66_000
+
+
+@pytest.mark.parametrize("core", [pytest.param("native", marks=native), "python"])
+def test_what_a_handler_of_signals_raises_reaches_the_program(core: str) -> None:
+    environment = {**os.environ, VARIABLE: core}
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "200 raised, 200 caught, no fault\n", done.stderr
 
 
 def test_a_core_that_does_not_compile_is_an_error_with_the_compilers_first_words(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from gradprobe.capture.native.loading import FAILED, NAME, SOURCES, folder
+from gradprobe.capture.native.loading import FAILED, NAME, SOURCES, SUM, folder, is_whole, sum_of
 from gradprobe.errors import GradprobeError
 
 
@@ -20,36 +22,43 @@ def build(*, force: bool = False) -> Path:
     """
     place = folder()
     built = place / f"{NAME}.so"
-    if built.is_file() and not force:
+    if is_whole(built) and not force:
         return built
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         raise GradprobeError("the native core needs a Python with its global lock; level ops runs in Python here")
-    from torch.utils import cpp_extension
-
-    # A core that is half written must not be loaded, and one that is loaded must not be written over.
-    scratch = place.with_name(f"{place.name}.building")
-    shutil.rmtree(scratch, ignore_errors=True)
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        raise GradprobeError(f"there is no C++ compiler ({compiler}); install one, or name yours in the variable CXX")
     try:
-        scratch.mkdir(parents=True)
-        with _scripts_on_path():
-            cpp_extension.load(
-                NAME,
-                [str(path) for path in SOURCES],
-                extra_cflags=["-O2"],
-                build_directory=str(scratch),
-                is_python_module=False,
-            )
-        place.mkdir(exist_ok=True)
-        (scratch / built.name).replace(built)
-    except (RuntimeError, OSError) as error:
+        place.mkdir(parents=True, exist_ok=True)
+        # Each build has a folder of its own: others may run, and a core that is loaded must not be written over.
+        with tempfile.TemporaryDirectory(dir=place) as scratch:
+            made = _compiled(Path(scratch))
+            digest = Path(scratch, SUM)
+            digest.write_text(sum_of(made), encoding="ascii")
+            made.replace(built)
+            digest.replace(place / SUM)
+        (place / FAILED).unlink(missing_ok=True)
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         cause = _cause(error)
         with contextlib.suppress(OSError):
-            place.mkdir(exist_ok=True)
             (place / FAILED).write_text(cause, encoding="utf-8")
         raise GradprobeError(f"the native core cannot be built here, and level ops runs in Python: {cause}") from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return built
+
+
+def _compiled(scratch: Path) -> Path:
+    from torch.utils import cpp_extension
+
+    with _scripts_on_path():
+        cpp_extension.load(
+            NAME,
+            [str(path) for path in SOURCES],
+            extra_cflags=["-O2"],
+            build_directory=str(scratch),
+            is_python_module=False,
+        )
+    return scratch / f"{NAME}.so"
 
 
 @contextlib.contextmanager

@@ -33,7 +33,6 @@ enum Interest { NO_OPERATOR, THAT_TAKE_RESULTS, THAT_TAKE_GRADS, ALL_OPERATORS }
 constexpr int WRITES = 6;  // the field of settling.py's Pending
 
 struct Plan {
-  std::string schema, overload;
   Way way = SLOW;
   bool is_view = false, is_detach = false, is_sum = false;
   py::object plan, name;
@@ -57,8 +56,13 @@ bool is_odd(const at::Tensor& tensor) {
   return impl->is_inference() == impl->version_counter().enabled();
 }
 
-class Core;
-thread_local Core* current = nullptr;
+// How often an operator has gone: another may have come in its place, even with its name.
+std::atomic<uint64_t> gone = 0;
+
+class Registrations : public c10::OpRegistrationListener {
+  void onOperatorRegistered(const c10::OperatorHandle&) override {}
+  void onOperatorDeregistered(const c10::OperatorHandle&) override { ++gone; }
+};
 
 class Core {
  public:
@@ -86,30 +90,23 @@ class Core {
   // Whether this operator was done here; if not, nothing has been done.
   bool dispatch(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     if (!is_on_ || !is_on_top() || PyDict_GET_SIZE(waiting_.ptr()) != 0) return false;
+    // As PyTorch does before it calls a mode: nothing that Python does for us is watched.
+    const torch::torch_dispatch_mode::StashTorchDispatchModeGuard without_us;
     Call call;
     call.before = at::sequence_number::peek();
     Plan* plan = find(op);
-    if (plan == nullptr || plan->way == SLOW || !takes(*plan, op, *stack, call.before)) return false;
-    if (plan->is_view) {
-      const auto& first = (*stack)[stack->size() - op.schema().arguments().size()];
-      if (!first.isTensor() || !first.toTensor().defined()) return false;
-      call.source = first.toTensor();
-      if (plan->way != COMPOSITE && !call.source.is_inference() && !tracking_is_known(*plan)) return false;
-    }
+    if (plan == nullptr || plan->way == SLOW || !takes(*plan, op, *stack, call)) return false;
     if (PyList_GET_SIZE(pending_.ptr()) != 0 && !settled(*plan, call.before)) return false;
     run(*plan, op, stack, call);
     if (is_on_) note(*plan, op, *stack, call);
     return true;
   }
 
-  void attach() {
-    current = this;
-    is_on_ = true;
-  }
-
+  void open() { is_on_ = true; }
   void close() { is_on_ = false; }
 
   void flush() { events_.flush(); }
+  void flush_each() { events_.flush_each(); }
 
  private:
   bool is_on_top() const {
@@ -121,15 +118,17 @@ class Core {
   uint64_t last() const { return PyLong_AsUnsignedLongLong(PyList_GET_ITEM(last_.ptr(), 0)); }
 
   Plan* find(const c10::OperatorHandle& op) {
+    if (known_of_ != gone) {
+      py::gil_scoped_acquire lock;
+      known_of_ = gone;
+      plans_.clear();
+    }
     const auto& name = op.operator_name();
     const auto found = plans_.find(&op.schema());
-    if (found != plans_.end() && found->second.schema == name.name && found->second.overload == name.overload_name) {
-      return &found->second;
-    }
-    // Operators of libraries come and go, and another may lie at the same address.
+    if (found != plans_.end()) return &found->second;
     if (name.name.compare(0, 6, "aten::") != 0) return nullptr;
     py::gil_scoped_acquire lock;
-    Plan plan{name.name, name.overload_name};
+    Plan plan;
     try {
       const py::tuple known = plan_of_(name.name.substr(6), name.overload_name);
       plan.way = static_cast<Way>(known[0].cast<int>());
@@ -176,7 +175,24 @@ class Core {
 
   // Whether the arguments are such that the operator can be done here: of no kind that Python makes something of, and
   // none that a detector looks at.
-  bool takes(const Plan& plan, const c10::OperatorHandle& op, const torch::jit::Stack& stack, uint64_t before) const {
+  bool takes(Plan& plan, const c10::OperatorHandle& op, const torch::jit::Stack& stack, Call& call) {
+    try {
+      return are_ours(plan, op, stack, call.before) && (!plan.is_view || is_view_of(plan, op, stack, call.source));
+    } catch (const c10::Error&) {  // a tensor that does not tell
+      return false;
+    }
+  }
+
+  bool is_view_of(Plan& plan, const c10::OperatorHandle& op, const torch::jit::Stack& stack, at::Tensor& source) {
+    const size_t count = op.schema().arguments().size();
+    if (count == 0) return false;
+    const auto& first = stack[stack.size() - count];
+    if (!first.isTensor() || !first.toTensor().defined()) return false;
+    source = first.toTensor();
+    return plan.way == COMPOSITE || source.is_inference() || tracking_is_known(plan);
+  }
+
+  bool are_ours(const Plan& plan, const c10::OperatorHandle& op, const torch::jit::Stack& stack, uint64_t before) const {
     const auto interest =
         PyList_GET_SIZE(armed_.ptr()) ? PyLong_AsLong(PyList_GET_ITEM(armed_.ptr(), 0)) : NO_OPERATOR;
     if (interest == ALL_OPERATORS) return false;
@@ -213,7 +229,6 @@ class Core {
   }
 
   void run(const Plan& plan, const c10::OperatorHandle& op, torch::jit::Stack* stack, Call& call) {
-    const torch::torch_dispatch_mode::StashTorchDispatchModeGuard without_us;
     if (plan.way == COMPOSITE || (plan.way == OF_A_KERNEL && c10::InferenceMode::is_enabled())) {
       {
         py::gil_scoped_acquire lock;
@@ -257,20 +272,28 @@ class Core {
       account(plan, op, stack, call);
     } catch (py::error_already_set& error) {
       report(error);
-    } catch (const c10::Error& error) {
-      fault_(py::reinterpret_borrow<py::object>(PyExc_RuntimeError)(error.what_without_backtrace()));
+    } catch (const python_error&) {
+      throw;  // an interrupt, as below
+    } catch (const std::exception& error) {
+      fault_(borrowed(PyExc_RuntimeError)(error.what()));
     }
   }
 
-  // An interrupt that came while Python ran for us is the program's.
+  // Notes what went wrong, unless it is the program's: an interrupt that came while Python ran for us.
   void report(py::error_already_set& error) {
-    if (!error.matches(PyExc_Exception)) {
+    if (error.matches(PyExc_Exception)) {
+      try {
+        fault_(error.value());
+        return;
+      } catch (py::error_already_set& interrupt) {
+        interrupt.restore();
+      }
+    } else {
       error.restore();
-      python_error interrupt;
-      interrupt.persist();
-      throw interrupt;
     }
-    fault_(error.value());
+    python_error interrupt;
+    interrupt.persist();
+    throw interrupt;
   }
 
   void account(Plan& plan, const c10::OperatorHandle& op, const torch::jit::Stack& stack, Call& call) {
@@ -322,7 +345,7 @@ class Core {
       ++(is_inference ? results.inference : results.normal);
     } else if (is_inference) {
       ++results.inference_views;
-    } else if (plan.way == COMPOSITE ? tensor.is_view() : *plan.tracks) {
+    } else if (plan.way == COMPOSITE || !plan.tracks ? tensor.is_view() : *plan.tracks) {
       ++results.tracked;
     } else {
       ++results.untracked;
@@ -369,7 +392,12 @@ class Core {
   py::object mode_, plan_of_, running_loop_, label_, now_, entries_, made_view_, outlive_, settle_, defer_, fault_;
   py::object owner_, last_, pending_, waiting_, armed_, none_;
   std::unordered_map<const c10::FunctionSchema*, Plan> plans_;
+  uint64_t known_of_ = gone;
 };
+
+// The core of this thread; the object is held on to for as long as something of it may be running.
+thread_local Core* current = nullptr;
+thread_local PyObject* current_object = nullptr;
 
 class Watching : public Interpreter {
  public:
@@ -400,19 +428,26 @@ void uninstall() {
 
 bool is_installed() { return ours != nullptr && getPyInterpreter()->vtable_ == ours; }
 
-// A thread that is left without a word keeps its core: something of it may still be running.
+void be_current(Core* core, PyObject* object) {
+  PyObject* before = current_object;
+  current = core;
+  current_object = object;
+  Py_XDECREF(before);
+}
+
 void attach(const py::object& core) {
+  static const auto* listening = new c10::RegistrationHandleRAII(
+      c10::Dispatcher::singleton().addRegistrationListener(std::make_unique<Registrations>()));
+  (void)listening;
   core.inc_ref();
-  core.cast<Core&>().attach();
+  be_current(&core.cast<Core&>(), core.ptr());
+  current->open();
   install();
 }
 
 void detach(const py::object& core) {
   core.cast<Core&>().close();
-  if (current == &core.cast<Core&>()) {
-    current = nullptr;
-    core.dec_ref();
-  }
+  if (current_object == core.ptr()) be_current(nullptr, nullptr);
 }
 
 }  // namespace
@@ -420,7 +455,8 @@ void detach(const py::object& core) {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   py::class_<Core>(module, "Core")
       .def(py::init<py::object, py::dict>())
-      .def("flush", &Core::flush, "Emits the operators that have gathered.")
+      .def("flush", &Core::flush, "Emits the operators that have gathered, in their own thread.")
+      .def("flush_each", &Core::flush_each, "The same from any thread.")
       .def("close", &Core::close, "Does no more operators; from any thread.");
   module.def("attach", &attach, "Has the operators of this thread done by a core.");
   module.def("detach", &detach, "Undoes it, in the same thread.");

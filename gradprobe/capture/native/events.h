@@ -14,7 +14,7 @@ namespace gradprobe {
 
 // How many tensors of each kind a call returned.
 struct Results {
-  uint16_t tracked = 0, untracked = 0, inference_views = 0, normal = 0, inference = 0;
+  uint32_t tracked = 0, untracked = 0, inference_views = 0, normal = 0, inference = 0;
 
   bool operator==(const Results& other) const {
     return tracked == other.tracked && untracked == other.untracked && inference_views == other.inference_views &&
@@ -75,14 +75,16 @@ class Events {
   // Emits later what an operator did; by a plan of this identity and name.
   void add(const Line& line, const py::object& plan, const py::object& name, const py::object& account,
            const py::object& task) {
+    holds_tasks_ |= !task.is_none();
     gathering_.push_back(task.is_none() ? known_event(line, plan, name, account)
                                         : event(line, name, account, task));
     if (gathering_.size() >= MOST_GATHERED) flush();
   }
 
-  // Emits what has gathered, as one event: mostly one that is known, to the writing thread too.
+  // Emits what has gathered, as one event: mostly one that is known, to the writing thread too. Those of tasks come once.
   void flush() {
     if (gathering_.empty()) return;
+    if (holds_tasks_) return flush_each();
     // What is emitted may come back to here.
     std::vector<py::object> events;
     events.swap(gathering_);
@@ -96,6 +98,14 @@ class Events {
       gathered_[hash] = {events, gather_(all)};
     }
     call_one(emit_, gathered_[hash].event.ptr());
+  }
+
+  // Emits what has gathered without running Python: no event of the thread can come in between.
+  void flush_each() {
+    std::vector<py::object> events;
+    events.swap(gathering_);
+    holds_tasks_ = false;
+    for (const auto& event : events) call_one(emit_, event.ptr());
   }
 
  private:
@@ -118,6 +128,7 @@ class Events {
   std::unordered_map<Place, py::object, HashOfPlace> events_;
   std::unordered_map<Results, py::object, HashOfResults> accounts_;
   std::vector<py::object> gathering_;
+  bool holds_tasks_ = false;
   std::unordered_map<size_t, Gathered> gathered_;
 };
 

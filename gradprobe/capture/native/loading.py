@@ -19,6 +19,8 @@ from gradprobe.errors import GradprobeError
 NAME = "gradprobe_core"
 FAILED = "failed.txt"
 """Where it stands why the core could not be built."""
+SUM = "sum.txt"
+"""Where the sum of the file stands: to load a damaged one would end the program."""
 VARIABLE = "GRADPROBE_CORE"
 SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 _HEADERS = sorted(Path(__file__).parent.glob("*.h"))
@@ -31,7 +33,8 @@ def folder() -> Path:
         known.update(f"{part}\n".encode())
     for path in (*SOURCES, *_HEADERS):
         known.update(path.read_bytes())
-    root = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions"
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or Path(caches) / "torch_extensions"
     return Path(root) / f"gradprobe-{known.hexdigest()[:16]}"
 
 
@@ -55,12 +58,24 @@ def in_use() -> tuple[bool, str]:
     """Whether level ops runs with the native core, and what to say of it."""
     try:
         if core() is not None:
-            return True, "most operators at level ops are done by native code"
+            return True, f"most operators at level ops are done by {folder() / NAME}.so"
     except GradprobeError as error:
         return False, str(error)
     if os.environ.get(VARIABLE) == "python":
         return False, f"level ops runs in Python, as {VARIABLE}=python asks"
     return False, f"level ops runs in Python, which costs more: {_loaded(folder())[1]}"
+
+
+def sum_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a core is there, as it was built."""
+    try:
+        return sum_of(path) == (path.parent / SUM).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 @functools.lru_cache
@@ -75,6 +90,8 @@ def _loaded(place: Path) -> tuple[Any, str]:
         return None, f"the native core could not be built here ({why})"
     if not found:
         return None, "the native core was not built for this Python and this PyTorch; `gradprobe build` does that"
+    if not is_whole(path):
+        return None, f"{path} is damaged; build it anew with `gradprobe build --force`"
     loader = importlib.machinery.ExtensionFileLoader(NAME, str(path))
     spec = importlib.util.spec_from_loader(NAME, loader)
     try:

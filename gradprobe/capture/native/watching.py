@@ -53,22 +53,24 @@ class Native:
         skip_when_compiling(*(tool for tool in self._tools.values() if hasattr(tool, "__code__")))
         self._core: Any = None
         self.flush: Callable[[], object] = _nothing
-        """Emits the operators that have gathered in the core."""
+        """Emits the operators that have gathered in the core, in their own thread."""
+        self.flush_each: Callable[[], object] = _nothing
+        """The same from another thread, which must not be interrupted meanwhile."""
 
     def begin(self, mode: Any) -> None:
         """Has the core do what it can of the operators that ``mode`` sees in this thread."""
         if self._module is not None:
             self._core = self._module.Core(mode, self._tools)
-            self.flush = self._core.flush
+            self.flush, self.flush_each = self._core.flush, self._core.flush_each
             self._module.attach(self._core)
 
     def end(self) -> None:
         """Undoes it; from another thread, the core at least does no more operators."""
         if self._core is not None:
-            self.flush()
+            self.flush_each()
             leave = self._module.detach if thread() == self._owner else self._module.Core.close
             leave(self._core)
-            self._core, self.flush = None, _nothing
+            self._core, self.flush, self.flush_each = None, _nothing, _nothing
 
     def _plan_of(self, name: str, overload: str) -> tuple[int, Plan]:
         func = getattr(getattr(torch.ops.aten, name), overload or "default")
