@@ -236,14 +236,25 @@ class Session:
 
     def _thread_begins(self, started: threading.Thread) -> int | None:
         try:
-            with self.lock:  # or it might begin as the last recording ends
-                if not any(sink.counts_operators for sink in self.sinks):
-                    return None
+            if any(sink.counts_operators for sink in self.sinks):
                 self._operators.watch_thread()
-            return self._operators.handing.taken(started)
+                if self.counts_operators:
+                    return self._operators.handing.taken(started)
+                self._leave_again()
         except Exception as error:
             self.fault(error)
         return None
+
+    def _leave_again(self) -> None:
+        """The last recording ended while this thread began. Without the lock until then: who started the thread waits for
+        it, and may hold that."""
+        self._operators.leave_thread()
+        if self.lock.acquire(timeout=1):
+            try:
+                if not self.counts_operators:
+                    self._operators.stop()
+            finally:
+                self.lock.release()
 
     def _thread_ends(self, started: threading.Thread, begun: object) -> None:
         self._operators.handing.done(started, begun if isinstance(begun, int) else None)

@@ -137,6 +137,24 @@ def test_two_recordings_see_what_each_of_them_is_open_for(level: str, order: str
     assert all(second.regions["closed"])
 
 
+def test_a_thread_starts_while_who_started_it_holds_the_lock_of_the_session() -> None:
+    # A finalizer or a handler of signals may start one in the middle of what we do.
+    done = subprocess.run([sys.executable, "-c", STARTED_UNDER_THE_LOCK], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "started\n", done.stderr
+
+
+STARTED_UNDER_THE_LOCK = """
+import threading, torch, gradprobe
+from gradprobe.recorder import _sessions
+
+with gradprobe.record(level="ops"):
+    (session,) = _sessions.values()
+    with session.lock:
+        threading.Thread(target=lambda: torch.ones(2) + 1).start()
+        print("started")
+"""
+
+
 def test_signals_that_change_modes_in_the_middle_of_a_hook_leave_them_right() -> None:
     program = """
 import signal, time, torch, gradprobe
