@@ -55,7 +55,7 @@ def _tool(arm: str) -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def _in_python() -> Iterator[None]:
-    from gradprobe.capture.native.loading import VARIABLE
+    from gradprobe.capture.ops.native.loader import VARIABLE
     from gradprobe.recorder import Recorder
 
     before = os.environ.get(VARIABLE, "")

@@ -152,7 +152,7 @@ def start_up() -> dict[str, list[float]]:
     empty = best("pass")
     return {
         "import gradprobe": [best("import gradprobe") - empty],
-        "report's imports": [best("import gradprobe.commands.report, gradprobe.recording.frames") - empty],
+        "report's imports": [best("import gradprobe.commands.report, gradprobe.tables.dataframes") - empty],
     }
 
 

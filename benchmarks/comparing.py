@@ -44,10 +44,10 @@ def turns(number: int) -> dict[str, Any]:
     """In a process of its own: nanoseconds by workload, turn and arm, and what torch's timers claim after how long."""
     import torch
 
-    from gradprobe.comparison import arms
-    from gradprobe.comparison.bench import Bench
+    from gradprobe.comparison import measured_modes
     from gradprobe.comparison.experiment import SLICE_S
-    from gradprobe.comparison.workload import Workload
+    from gradprobe.comparison.measure.bench import Bench
+    from gradprobe.comparison.workloads.workload import Workload
 
     torch.set_num_threads(1)
     extra = [0]
@@ -64,7 +64,7 @@ def turns(number: int) -> dict[str, Any]:
     def entered(arm: str) -> AbstractContextManager[object]:
         return Third() if arm == THIRD else torch.no_grad()
 
-    arms.entered = entered
+    measured_modes.entered = entered
     x, big = torch.rand(8), torch.rand(64, 64)
     linear, act = torch.nn.Linear, torch.nn.ReLU
     mlp = torch.nn.Sequential(linear(16, 16), act(), linear(16, 16), act(), linear(16, 4))
@@ -107,10 +107,10 @@ def timers(call: Callable[[], object]) -> dict[str, float]:
 
 def judge(processes: list[dict[str, Any]], name: str, order: random.Random) -> tuple[str, float]:
     """The verdict of one comparison, and the seconds that its turns took."""
-    from gradprobe.comparison import arms
+    from gradprobe.comparison import measured_modes
     from gradprobe.comparison.experiment import SLICE_S, Measured
     from gradprobe.comparison.settings import checked
-    from gradprobe.comparison.statistics import verdict
+    from gradprobe.comparison.stats.intervals import verdict
 
     settings = checked(modes=("no_grad", THIRD), precision=PRECISION, seed=0)
     measured = Measured(name)
@@ -120,7 +120,7 @@ def judge(processes: list[dict[str, Any]], name: str, order: random.Random) -> t
             measured.keep(number, processes[number]["times"][name][(begin + measured.turns) % TURNS])
         measured.facts = {"arms": list(measured.times[min(begins)])}
         measured.turns += 1
-    said = verdict(measured.ratio(THIRD, 0), measured.ratio(arms.CONTROL, 0), PRECISION)
+    said = verdict(measured.ratio(THIRD, 0), measured.ratio(measured_modes.CONTROL, 0), PRECISION)
     return said, measured.turns * MEMBERS * SLICE_S
 
 

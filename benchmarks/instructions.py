@@ -71,7 +71,7 @@ def count(folder: str) -> dict[str, dict[str, float]]:
     """Instructions of one call by what is called and arm, above those of an empty one; runs under callgrind."""
     import torch
 
-    from gradprobe.comparison.instructions import Counter
+    from gradprobe.comparison.workers.instruction_counts import Counter
 
     torch.set_num_threads(1)
     counter = Counter(folder)
@@ -85,7 +85,7 @@ def count(folder: str) -> dict[str, dict[str, float]]:
 
 def counted() -> dict[str, dict[str, float]]:
     """What ``count`` finds in a process of its own under callgrind. Exits with the reason where it cannot be run."""
-    from gradprobe.comparison.instructions import callgrind, unavailable
+    from gradprobe.comparison.workers.instruction_counts import callgrind, unavailable
 
     reason = unavailable()
     if reason is not None:
@@ -125,7 +125,7 @@ def main() -> None:
 
 def exceeded(found: dict[str, dict[str, float]]) -> list[str]:
     """A line for each count that is above its budget by more than the slack; without a native core, of those in Python."""
-    from gradprobe.capture.native.loading import in_use
+    from gradprobe.capture.ops.native.loader import in_use
 
     held_to = [arm for arm in ARMS if arm != OPS or in_use()[0]]
     return [

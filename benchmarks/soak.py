@@ -29,7 +29,7 @@ def main() -> None:
     import torch
 
     import gradprobe
-    from gradprobe.capture.clocks import SYSTEM
+    from gradprobe.capture.clock import SYSTEM
     from gradprobe.recorder import session_for
 
     weight = torch.ones(4, requires_grad=True)

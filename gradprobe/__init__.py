@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from gradprobe._version import __version__
 
 if TYPE_CHECKING:
+    from gradprobe._switch import disable, enable
     from gradprobe.comparison.compare import compare
-    from gradprobe.comparison.result import Comparison
+    from gradprobe.comparison.comparison_result import Comparison
+    from gradprobe.distributed import gather
     from gradprobe.errors import GradprobeError, RecordingError
-    from gradprobe.gathering import gather
     from gradprobe.inspection import Inspection, inspect
     from gradprobe.managers import (
         enable_grad,
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
         no_grad,
         set_grad_enabled,
     )
-    from gradprobe.monitoring import GraphBuilt, Monitor, monitor
+    from gradprobe.monitoring.monitor import GraphBuilt, Monitor, monitor
     from gradprobe.probing import probe
     from gradprobe.recorder import record
     from gradprobe.result import Recording, load, merge
-    from gradprobe.switch import disable, enable
 
 _HOMES = {
     "Comparison": "comparison.result",

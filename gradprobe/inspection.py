@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradprobe.analysis import tensors as rules
-from gradprobe.analysis.tensors import Problem
+from gradprobe.analysis import tensor_problems as rules
+from gradprobe.analysis.tensor_problems import Problem
 from gradprobe.errors import GradprobeError
 
 if TYPE_CHECKING:
     import torch
 
-    from gradprobe.capture.births import Birth
+    from gradprobe.capture.autograd.creation import Birth
 
 _MEANING = {
     rules.NORMAL: "autograd can follow it, and a version counter notices when it is changed in place",
@@ -157,22 +157,22 @@ def inspect(tensor: torch.Tensor) -> Inspection:
 
     Raises ``GradprobeError`` for what is no tensor.
     """
-    from gradprobe.capture import births, tensors
-    from gradprobe.capture.graph import walk
+    from gradprobe.capture.autograd import creation, tensor_reader
+    from gradprobe.capture.autograd.graph import walk
 
-    if not tensors.is_tensor(tensor):
+    if not tensor_reader.is_tensor(tensor):
         raise GradprobeError(_no_tensor(tensor))
     graph = walk([tensor])
-    facts = tensors.read_facts(tensor, graph)
+    facts = tensor_reader.read_facts(tensor, graph)
     return Inspection(
-        description=tensors.describe(tensor),
+        description=tensor_reader.describe(tensor),
         kind=facts.kind,
         traits=tuple(sorted(facts.traits)),
         requires_grad=facts.requires_grad,
         is_leaf=facts.is_leaf,
         is_view=facts.is_view or "part" in facts.traits,
         view_tracked=facts.is_view,
-        base=tensors.base_of(tensor),
+        base=tensor_reader.base_of(tensor),
         version=facts.version,
         version_reason=rules.version_reason(facts),
         grad_fn=facts.grad_fn,
@@ -181,8 +181,8 @@ def inspect(tensor: torch.Tensor) -> Inspection:
         graph_bytes=graph.graph_bytes,
         hooked=graph.hooked,
         unread=graph.unread,
-        storage_bytes=tensors.bytes_of(tensor),
-        born=births.birth_of(tensor),
+        storage_bytes=tensor_reader.bytes_of(tensor),
+        born=creation.birth_of(tensor),
         problems=rules.problems(facts),
     )
 

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import torch
 from torch.utils._contextlib import context_decorator
 
-from gradprobe.capture.execution import clone_set_grad_enabled, indirect_files, is_tracing
-from gradprobe.stepping import is_async, wrap
+from gradprobe._resumable import is_async, wrap
+from gradprobe.capture.location.callers import clone_set_grad_enabled, indirect_files, is_tracing
 
 __all__ = [
     "enable_grad",

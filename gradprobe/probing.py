@@ -15,18 +15,18 @@ from typing import Any, TypeVar, cast, overload
 
 import torch
 
-from gradprobe.capture.calls import CallAccount
-from gradprobe.capture.clocks import SYSTEM, Clock
-from gradprobe.capture.execution import code_of, is_tracing, locate
+from gradprobe._resumable import Step, ends_for_good, runs_in_steps, wrap
+from gradprobe._switch import OFF_AT_IMPORT, switch
+from gradprobe.capture.autograd.call_effects import CallAccount
+from gradprobe.capture.clock import SYSTEM, Clock
+from gradprobe.capture.location.callers import code_of, is_tracing, locate
 from gradprobe.capture.session import CALL_BITS, Session
 from gradprobe.errors import GradprobeError
 from gradprobe.recorder import check_level, environment, session_for
 from gradprobe.recording.events import CALL, DECORATED, ENTER, EXIT, SUSPEND
-from gradprobe.recording.store import Contents, Store
+from gradprobe.recording.sqlite_file import Contents, Store
 from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, Writer
 from gradprobe.result import Recording
-from gradprobe.stepping import Step, ends_for_good, runs_in_steps, wrap
-from gradprobe.switch import OFF_AT_IMPORT, switch
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -16,19 +16,19 @@ from typing import Any
 
 import torch
 
-from gradprobe import switch
+from gradprobe import _switch
+from gradprobe._files import make_room
 from gradprobe._version import __version__
-from gradprobe.capture import ranges
-from gradprobe.capture.clocks import SYSTEM, Clock
-from gradprobe.capture.execution import live_threads, locate
-from gradprobe.capture.graph import can_read_saved
-from gradprobe.capture.native.loading import core
+from gradprobe.capture.autograd.graph import can_read_saved
+from gradprobe.capture.capabilities import missing_for_operators, recompiles_when_watched
+from gradprobe.capture.clock import SYSTEM, Clock
+from gradprobe.capture.location.callers import live_threads, locate
+from gradprobe.capture.modes import profiler_ranges
+from gradprobe.capture.ops.native.loader import core
 from gradprobe.capture.session import Session, node_counter
-from gradprobe.capture.support import missing_for_operators, recompiles_when_watched
 from gradprobe.errors import GradprobeError
-from gradprobe.files import make_room
 from gradprobe.recording.events import RECORDING_BEGINS, RECORDING_ENDS, THREAD, Event
-from gradprobe.recording.store import Contents, Store, read_file
+from gradprobe.recording.sqlite_file import Contents, Store, read_file
 from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, STOP, Writer
 from gradprobe.result import Recording
 
@@ -89,7 +89,7 @@ def record(
         limit=limit,
         force=force,
         profiler_ranges=profiler_ranges,
-        enabled=switch.is_on(),
+        enabled=_switch.is_on(),
     )
 
 
@@ -171,7 +171,7 @@ class Recorder:
         )
         for text in _shortcomings(self._level, self._enabled):
             writer.note("level", text)
-        if self._profiler_ranges and not ranges.are_possible():
+        if self._profiler_ranges and not profiler_ranges.are_possible():
             writer.note("level", f"torch {torch.__version__} has no ranges to name in its profiler's trace")
         self._writer, self._running, self._process = writer, True, os.getpid()
         with session.lock:

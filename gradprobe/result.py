@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradprobe._files import make_room
 from gradprobe.errors import GradprobeError
-from gradprobe.files import make_room
-from gradprobe.recording.store import SUFFIX, Contents, read_file, write_file
+from gradprobe.recording.sqlite_file import SUFFIX, Contents, read_file, write_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gradprobe.recording.tables import Tables
+    from gradprobe.tables.recording_tables import Tables
 
 
 class Recording:
@@ -41,7 +41,7 @@ class Recording:
     def tables(self) -> Tables:
         """The recording as it stands now."""
         from gradprobe.analysis.findings import rows
-        from gradprobe.recording.tables import Tables
+        from gradprobe.tables.recording_tables import Tables
 
         if self._known is not None:
             return self._known
@@ -129,9 +129,10 @@ class Recording:
         self._save(path, "html", force=force)
 
     def _repr_html_(self) -> str:
-        from gradprobe.report import build, html_format
+        from gradprobe.report.formats import html_page
+        from gradprobe.report.sections import recording_document
 
-        return html_format.fragment(build.document(self.tables, top=html_format.NOTEBOOK_TOP, charts=True))
+        return html_page.fragment(recording_document.document(self.tables, top=html_page.NOTEBOOK_TOP, charts=True))
 
     def to_csv(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Writes the sites to ``path`` and every other table beside it: of ``a.csv``, ``a.regions.csv`` and so on.
@@ -155,13 +156,13 @@ class Recording:
         self._save(path, "trace", force=force, merge=None if merge is None else Path(merge))
 
     def _text(self, name: str) -> str:
-        from gradprobe.report.formats import by_name, text
+        from gradprobe.report.formats.registry import by_name, text
 
         return text(self.tables, by_name(name))
 
     def _save(self, path: str | os.PathLike[str], name: str, *, force: bool, merge: Path | None = None) -> None:
-        from gradprobe.report.formats import by_name, save
-        from gradprobe.report.written import Options
+        from gradprobe.report.formats.registry import by_name, save
+        from gradprobe.report.formats.rendered import Options
 
         save(self.tables, Path(path), by_name(name), Options(merge=merge), force=force)
 

@@ -82,7 +82,12 @@ def main(words: Sequence[str]) -> None:
 
 def index() -> str:
     """The index of the folder, with the commands as a reader would type them."""
-    lines = ["# Reports", "", "Made by real runs; `make reports` makes them again. The HTML files need no network.", ""]
+    lines = [
+        "# Reports",
+        "",
+        "Made by real runs; `make reports` makes them again. The HTML files need no network.",
+        "",
+    ]
     for report in (*REPORTS, *(report for report in ON_A_GPU if (HERE / f"{report.name}.md").exists())):
         lines += [f"## {report.name}", "", f"{report.about[:1].upper()}{report.about[1:]}: {_links(report)}.", ""]
         lines += ["```sh", *(command.format(out=f"reports/{report.name}", tmp="/tmp") for command in report.commands)]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gradprobe.capture.compiling import tells_calls
-from gradprobe.capture.graph import can_read_saved
-from gradprobe.capture.support import recompiles_when_watched
+from gradprobe.capture.autograd.graph import can_read_saved
+from gradprobe.capture.capabilities import recompiles_when_watched
+from gradprobe.capture.compile.dynamo import tells_calls
 
 needs_saved = pytest.mark.skipif(not can_read_saved(), reason="this PyTorch does not show what its nodes saved")
 needs_compiled_calls = pytest.mark.skipif(not tells_calls(), reason="this PyTorch does not show calls of compiled code")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from gradprobe.capture.native.loading import core
+from gradprobe.capture.ops.native.loader import core
 
 OBSERVED: list[Any] = [
     torch.no_grad,
@@ -49,7 +49,7 @@ class FakeClock:
     """A clock that moves only when told; give ``clock.clock`` to a ``Recorder``."""
 
     def __init__(self) -> None:
-        from gradprobe.capture.clocks import Clock
+        from gradprobe.capture.clock import Clock
 
         self.ns = 1_000
         self.clock = Clock(now=lambda: self.ns, wall=lambda: 1_700_000_000_000_000_000 + self.ns)

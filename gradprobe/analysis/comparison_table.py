@@ -6,7 +6,7 @@ import dataclasses
 
 import pandas as pd
 
-from gradprobe.analysis.comparisons import Outcome, explained_share
+from gradprobe.analysis.comparison_outcome import Outcome, explained_share
 
 COLUMNS = [
     "workload",

@@ -22,20 +22,20 @@ from typing import Protocol
 
 import torch
 
-from gradprobe.capture import accelerators, transitions
-from gradprobe.capture.backward import backward_patches, runs_behind
-from gradprobe.capture.clocks import Clock
-from gradprobe.capture.compiling import Compilations
-from gradprobe.capture.devices import Devices
-from gradprobe.capture.execution import Tasks, loop_patches, loops_may_run, thread_patches
-from gradprobe.capture.operators import Operators
-from gradprobe.capture.packing import Packer
-from gradprobe.capture.patches import Patches
-from gradprobe.capture.ranges import Ranges
-from gradprobe.capture.signals import raised_by_a_handler
-from gradprobe.capture.stack import skip_when_compiling
-from gradprobe.capture.tallying import Tallier, is_raw
-from gradprobe.recording.accounts import Accounts
+from gradprobe.capture.autograd.backward import backward_patches, runs_behind
+from gradprobe.capture.clock import Clock
+from gradprobe.capture.compile.dynamo import Compilations
+from gradprobe.capture.device import accelerator
+from gradprobe.capture.device.device_timer import Devices
+from gradprobe.capture.location.callers import Tasks, loop_patches, loops_may_run, thread_patches
+from gradprobe.capture.location.signal_handlers import raised_by_a_handler
+from gradprobe.capture.modes import manager_hooks
+from gradprobe.capture.modes.profiler_ranges import Ranges
+from gradprobe.capture.ops.dispatch_mode import skip_when_compiling
+from gradprobe.capture.ops.thread_registry import Operators
+from gradprobe.capture.patching.patches import Patches
+from gradprobe.capture.pipeline.aggregation import Tallier, is_raw
+from gradprobe.capture.pipeline.encoding import Packer
 from gradprobe.recording.events import (
     BACKWARD_PASS,
     CALL,
@@ -48,7 +48,8 @@ from gradprobe.recording.events import (
     Block,
     Event,
 )
-from gradprobe.recording.sightings import KIND as KIND_OF_SIGHTING
+from gradprobe.recording.notes import KIND as KIND_OF_SIGHTING
+from gradprobe.recording.op_rows import Accounts
 from gradprobe.recording.writer import Tables
 
 TICK_S = 0.05
@@ -96,14 +97,14 @@ class Session:
         self._queue: deque[Event] = deque()
         self._emit: Callable[[Event], object] = self._queue.append
         self._patches = Patches()
-        self._hooks: transitions.Hooks | None = None
+        self._hooks: manager_hooks.Hooks | None = None
         self._installed = 0
         self._faults: Counter[str] = Counter()
         self._packer = Packer(self.tables)
         self._operators = Operators(self._queue.append, clock.now, self.fault, self.tasks)
         self._compilations = Compilations(self._operators.sightings, self.fault, clock.now, self.emit, self._task_label)
-        accelerator = accelerators.of_this_torch()
-        self.devices = None if accelerator is None else self.devices_of(accelerator)
+        current = accelerator.of_this_torch()
+        self.devices = None if current is None else self.devices_of(current)
         self._tallier = Tallier(self.tables.operations, self._operators.codes.held, clock.now)
         self._ranges = Ranges()
         self._open: list[Sink] = []
@@ -119,7 +120,7 @@ class Session:
         """Queues ``event`` as a hook would."""
         self._emit(event)
 
-    def devices_of(self, accelerator: accelerators.Accelerator) -> Devices:
+    def devices_of(self, accelerator: accelerator.Accelerator) -> Devices:
         """What takes the times of ``accelerator`` for this session."""
         return Devices(accelerator, self.clock.now, self._queue_with_nodes, self._task_label, self.fault)
 
@@ -280,7 +281,7 @@ class Session:
         if self._hooks is None or not self._hooks.fit():
             if self._hooks is not None:
                 self._hooks.redirect(_nowhere)  # some of them may be buried under those of another tool
-            self._hooks = transitions.build(self._emit, self.clock.now, self.tasks, self.fault)
+            self._hooks = manager_hooks.build(self._emit, self.clock.now, self.tasks, self.fault)
         if loops_may_run():
             self._watch_tasks()
         self._installed = installed = self._installed + 1

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gradprobe.analysis.findings import everything
-from gradprobe.analysis.modes import by_mode
-from gradprobe.commands import judging
+from gradprobe.analysis.time_by_mode import by_mode
+from gradprobe.commands import findings_output
 from gradprobe.errors import GradprobeError
-from gradprobe.recording.tables import Tables
 from gradprobe.report.units import place
 from gradprobe.result import merge
+from gradprobe.tables.recording_tables import Tables
 
 _LINES = 3
 
@@ -21,12 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recordings, one per process")
     parser.add_argument("--max-nodes", type=_count, metavar="N", help="fail where more autograd nodes were constructed")
     parser.add_argument("--max-saved-bytes", type=_count, metavar="B", help="fail where more was saved for backward")
-    judging.add_arguments(parser)
+    findings_output.add_arguments(parser)
 
 
 def execute(options: argparse.Namespace) -> int:
     tables = merge(options.files).tables
-    return judging.judge(options, everything(tables), [*_broken(options, tables)])
+    return findings_output.judge(options, everything(tables), [*_broken(options, tables)])
 
 
 def _broken(options: argparse.Namespace, tables: Tables) -> Iterator[str]:

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gradprobe._files import check_room
 from gradprobe.errors import GradprobeError
-from gradprobe.files import check_room
-from gradprobe.report import formats
+from gradprobe.report.formats import registry
+from gradprobe.report.formats.rendered import Options
 from gradprobe.report.units import printable
-from gradprobe.report.written import Options
 
 if TYPE_CHECKING:
-    from gradprobe.comparison.result import Comparison
-    from gradprobe.comparison.sources import Source
+    from gradprobe.comparison.comparison_result import Comparison
+    from gradprobe.comparison.workloads.sources import Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,16 +60,16 @@ def execute(options: argparse.Namespace) -> int:
     if (options.target is None) == (options.suite is None):
         raise GradprobeError("name what to compare: MODULE:FUNCTION, FILE.py:FUNCTION, or --suite ops|models|all")
     for path in options.output:
-        formats.of_path(path, formats.COMPARISON)
+        registry.of_path(path, registry.COMPARISON)
         check_room(path, force=options.force)
-    from gradprobe.comparison.result import Comparison
+    from gradprobe.comparison.comparison_result import Comparison
 
     earlier = None if options.against is None else Comparison.load(options.against)
     comparison = _compared(options)
     # Before it is shown: whoever reads may have seen enough, and close the pipe.
     for path in options.output:
-        used = formats.of_path(path, formats.COMPARISON)
-        for file in formats.save(comparison.outcome, path, used, Options(charts=options.charts), force=options.force):
+        used = registry.of_path(path, registry.COMPARISON)
+        for file in registry.save(comparison.outcome, path, used, Options(charts=options.charts), force=options.force):
             print(f"wrote {printable(str(file))}", file=sys.stderr)
     print(comparison)
     if earlier is not None:
@@ -80,8 +80,8 @@ def execute(options: argparse.Namespace) -> int:
 
 def _compared(options: argparse.Namespace) -> Comparison:
     try:
-        from gradprobe.comparison.arms import DEFAULT
         from gradprobe.comparison.compare import compare_sources
+        from gradprobe.comparison.measured_modes import DEFAULT
         from gradprobe.comparison.settings import checked
     except ModuleNotFoundError as error:
         raise GradprobeError(f"there is no {error.name} in {sys.executable}; install it there first") from None
@@ -100,7 +100,7 @@ def _compared(options: argparse.Namespace) -> Comparison:
 
 
 def _sources(options: argparse.Namespace) -> list[Source]:
-    from gradprobe.comparison.sources import SUITES, Source
+    from gradprobe.comparison.workloads.sources import SUITES, Source
 
     if options.suite is not None:
         return [Source("suite", name) for name in (SUITES if options.suite == "all" else (options.suite,))]

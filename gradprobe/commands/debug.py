@@ -10,10 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from tabulate import tabulate
 
+from gradprobe._switch import is_on
 from gradprobe._version import __version__
-from gradprobe.recording.store import SCHEMA
+from gradprobe.recording.sqlite_file import SCHEMA
 from gradprobe.recording.writer import DEFAULT_LIMIT
-from gradprobe.switch import is_on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def execute(options: argparse.Namespace) -> int:
         ("switched on", "yes" if is_on() else "no (GRADPROBE=0)"),
     ]
     try:
-        from gradprobe.capture.support import capabilities
+        from gradprobe.capture.capabilities import capabilities
     except ModuleNotFoundError:
         rows.append(("capture", "not possible: torch is not installed here"))
     else:

@@ -11,26 +11,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gradprobe._files import check_room
 from gradprobe.analysis.findings import rows
 from gradprobe.errors import GradprobeError
-from gradprobe.files import check_room
-from gradprobe.recording.store import read_file
-from gradprobe.recording.tables import Tables
-from gradprobe.report import build, formats, html_format
+from gradprobe.recording.sqlite_file import read_file
+from gradprobe.report.formats import html_page, registry
+from gradprobe.report.formats.rendered import Options
+from gradprobe.report.sections import recording_document
 from gradprobe.report.units import printable
-from gradprobe.report.written import Options
+from gradprobe.tables.recording_tables import Tables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recordings, one per process")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write here; the suffix tells the format")
     parser.add_argument(
-        "--format", choices=[one.name for one in formats.RECORDING], help="the format, where OUT does not tell it"
+        "--format", choices=[one.name for one in registry.RECORDING], help="the format, where OUT does not tell it"
     )
-    parser.add_argument("--top", type=int, metavar="N", help=f"rows per table ({build.TOP}, in HTML {html_format.TOP})")
+    parser.add_argument(
+        "--top", type=int, metavar="N", help=f"rows per table ({recording_document.TOP}, in HTML {html_page.TOP})"
+    )
     parser.add_argument("--charts", choices=("svg", "png"), help="with Markdown: charts as files beside OUT")
     parser.add_argument(
-        "--merge", type=Path, metavar="TRACE", help="with a trace: put the recording into this one of torch.profiler's"
+        "--merge",
+        type=Path,
+        metavar="TRACE",
+        help="with a trace: put the recording into this one of torch.profiler's",
     )
     parser.add_argument("--include-torch", action="store_true", default=None, help="show PyTorch's own blocks too")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
@@ -53,7 +59,7 @@ def _report(options: argparse.Namespace) -> int:
         raise GradprobeError(f"--top {options.top} shows nothing; give 1 or more")
     for option, needed in (("charts", "markdown"), ("merge", "trace")):
         if getattr(options, option) is not None and used.name != needed:
-            suffix = formats.by_name(needed).suffixes[0]
+            suffix = registry.by_name(needed).suffixes[0]
             raise GradprobeError(
                 f"--{option} goes with the format {needed}; name a file that ends in {suffix} after -o"
             )
@@ -70,7 +76,7 @@ def _report(options: argparse.Namespace) -> int:
     if options.output is None:
         _print(used.render(tables, asked).body)
         return 0
-    for path in formats.save(tables, options.output, used, asked, force=options.force):
+    for path in registry.save(tables, options.output, used, asked, force=options.force):
         if sys.stderr is not None:
             print(f"wrote {printable(str(path))}", file=sys.stderr)
     return 0
@@ -83,10 +89,10 @@ def _is_same(one: Path, other: Path) -> bool:
         return False
 
 
-def _format(output: Path | None, asked: str | None) -> formats.Format:
+def _format(output: Path | None, asked: str | None) -> registry.Format:
     if asked is not None:
-        return formats.by_name(asked)
-    return formats.by_name("terminal") if output is None else formats.of_path(output, formats.RECORDING)
+        return registry.by_name(asked)
+    return registry.by_name("terminal") if output is None else registry.of_path(output, registry.RECORDING)
 
 
 def _progress() -> Callable[[Sequence[Any]], Iterable[Any]]:

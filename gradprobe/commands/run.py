@@ -22,14 +22,14 @@ from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradprobe._files import check_room, make_room
 from gradprobe.errors import GradprobeError
-from gradprobe.files import check_room, make_room
-from gradprobe.following.asked import Asked, children_of, stem_of
-from gradprobe.recording.store import SUFFIX
+from gradprobe.recording.sqlite_file import SUFFIX
+from gradprobe.subprocesses.follow_request import Asked, children_of, stem_of
 
 if TYPE_CHECKING:
-    from gradprobe.following.child import Follower
     from gradprobe.recorder import Recorder
+    from gradprobe.subprocesses.follower import Follower
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -198,7 +198,7 @@ class _Ending:
 
     def follow(self, level: str, *, include_torch: bool) -> None:
         """Processes that this one starts are recorded too."""
-        from gradprobe.following.child import Follower
+        from gradprobe.subprocesses.follower import Follower
 
         assert self._recorder is not None
         asked = Asked(stem_of(self._output), level, include_torch, self._process)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from gradprobe.analysis.findings import everything
 from gradprobe.analysis.findings.finding import Finding, united
-from gradprobe.commands import judging
-from gradprobe.recording.tables import Tables
+from gradprobe.commands import findings_output
 from gradprobe.report.units import many, printable
 from gradprobe.result import merge
-from gradprobe.scan.files import Scan, scan
+from gradprobe.scan.source_files import Scan, scan
+from gradprobe.tables.recording_tables import Tables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="merge with what this recording saw",
     )
-    judging.add_arguments(parser)
+    findings_output.add_arguments(parser)
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -39,7 +39,7 @@ def execute(options: argparse.Namespace) -> int:
         findings = _merged(findings, everything(tables))
         for line in _never_ran(seen, tables):
             print(line)
-    code = judging.judge(options, findings)
+    code = findings_output.judge(options, findings)
     for problem in seen.unread:
         _say(f"not read: {problem}")
     _say(f"{many(seen.files, 'file')} scanned, {many(len(seen.sites), 'manager')} in them")

@@ -18,18 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradprobe.analysis.comparisons import Outcome
-from gradprobe.comparison import arms
-from gradprobe.comparison import instructions as machine_instructions
-from gradprobe.comparison.bench import Bench
-from gradprobe.comparison.crew import Elsewhere, Here, Lost, Member, check_not_measuring, take_up
+from gradprobe.analysis.comparison_outcome import Outcome
+from gradprobe.comparison import measured_modes
+from gradprobe.comparison.comparison_result import Comparison
 from gradprobe.comparison.experiment import Experiment, Measured, Tell
-from gradprobe.comparison.judging import costs_of, judged
-from gradprobe.comparison.reach import Reach
-from gradprobe.comparison.result import Comparison
+from gradprobe.comparison.measure.bench import Bench
+from gradprobe.comparison.measure.call_timer import timer_of
 from gradprobe.comparison.settings import PROCESSES, Settings, checked
-from gradprobe.comparison.sources import Source, bound
-from gradprobe.comparison.timing import timer_of
+from gradprobe.comparison.state.reachable import Reach
+from gradprobe.comparison.verdicts import costs_of, judged
+from gradprobe.comparison.workers import instruction_counts as machine_instructions
+from gradprobe.comparison.workers.worker_handles import Elsewhere, Here, Lost, Member, check_not_measuring, take_up
+from gradprobe.comparison.workloads.sources import Source, bound
 from gradprobe.errors import GradprobeError
 from gradprobe.recorder import environment
 
@@ -39,7 +39,7 @@ MAX_PICKLED_BYTES = 1 << 30
 def compare(
     fn: Callable[..., object],
     *args: Any,
-    modes: Sequence[str] = arms.DEFAULT,
+    modes: Sequence[str] = measured_modes.DEFAULT,
     device: str | torch.device | None = None,
     precision: float = 0.02,
     budget_s: float | None = None,

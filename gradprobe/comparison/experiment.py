@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gradprobe.comparison import arms
-from gradprobe.comparison.crew import Lost, Member
+from gradprobe.comparison import measured_modes
 from gradprobe.comparison.settings import Settings
-from gradprobe.comparison.statistics import Estimate, estimate, log_ratios
+from gradprobe.comparison.stats.intervals import Estimate, estimate, log_ratios
+from gradprobe.comparison.workers.worker_handles import Lost, Member
 from gradprobe.errors import GradprobeError
 
 SLICE_S: Final = 0.06
@@ -60,19 +60,23 @@ class Measured:
 
     def ratio(self, arm: str, seed: int) -> Estimate:
         """The ratio of an arm to the baseline."""
-        both = [times for times in self.times.values() if arm in times and arms.BASELINE in times]
-        return estimate([log_ratios(times[arm], times[arms.BASELINE]) for times in both], seed=seed)
+        both = [times for times in self.times.values() if arm in times and measured_modes.BASELINE in times]
+        return estimate([log_ratios(times[arm], times[measured_modes.BASELINE]) for times in both], seed=seed)
 
     def is_narrow(self, settings: Settings) -> bool:
         """Whether the intervals are as narrow as asked for. Asked only of widths, which do not favour a verdict."""
         enough = all(len(taken) >= MIN_ROUNDS for times in self.times.values() for taken in times.values())
-        if arms.BASELINE not in self.arms:
+        if measured_modes.BASELINE not in self.arms:
             return enough  # there is no ratio to wait for
         width = math.log1p(settings.precision)
         return (
             enough
             and self.turns >= MIN_TURNS
-            and all(self.ratio(arm, settings.seed).half_width <= width for arm in self.arms if arm != arms.BASELINE)
+            and all(
+                self.ratio(arm, settings.seed).half_width <= width
+                for arm in self.arms
+                if arm != measured_modes.BASELINE
+            )
         )
 
 

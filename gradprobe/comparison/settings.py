@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
-from gradprobe.comparison import arms
+from gradprobe.comparison import measured_modes
 from gradprobe.errors import GradprobeError
 
 PROCESSES = 5
@@ -19,7 +19,7 @@ class Settings:
     """``budget_s`` is seconds for all workloads, after processes have started; ``precision`` half the width of an interval,
     as a share."""
 
-    modes: tuple[str, ...] = arms.DEFAULT
+    modes: tuple[str, ...] = measured_modes.DEFAULT
     precision: float = 0.02
     budget_s: float | None = None
     seed: int = 0
@@ -35,7 +35,7 @@ class Settings:
 
 def checked(**given: Any) -> Settings:
     """The settings from what a user gave. Raises ``GradprobeError`` for what cannot be."""
-    settings = Settings(**{**given, "modes": arms.checked(given.get("modes", arms.DEFAULT))})
+    settings = Settings(**{**given, "modes": measured_modes.checked(given.get("modes", measured_modes.DEFAULT))})
     if not _is_number(settings.precision) or not 0 < settings.precision < 1:
         raise GradprobeError(f"precision={settings.precision!r} is no share; give one such as 0.02 for two per cent")
     if settings.budget_s is not None and not (_is_number(settings.budget_s) and settings.budget_s > 0):

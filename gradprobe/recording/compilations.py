@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gradprobe.recording.sightings import Spot
+from gradprobe.recording.notes import Spot
 
 KIND = "compiled"
 """Of a note that holds one."""

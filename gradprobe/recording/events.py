@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gradprobe.errors import RecordingError
-from gradprobe.recording.accounts import Accounts, joined, selected
+from gradprobe.recording.op_rows import Accounts, joined, selected
 
 # An operation is the manager's number plus one of the four things that happen to a manager.
 NO_GRAD, ENABLE_GRAD, SET_GRAD_ENABLED, INFERENCE_MODE, CALL, THREAD, FOLDED = 4, 8, 12, 16, 20, 24, 28

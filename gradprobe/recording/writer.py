@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from gradprobe.recording.accounts import Operation
 from gradprobe.recording.events import Block
-from gradprobe.recording.folding import Folder
-from gradprobe.recording.store import Batch, Site, Store, Thread
+from gradprobe.recording.folding.blocks import Folder
+from gradprobe.recording.op_rows import Operation
+from gradprobe.recording.sqlite_file import Batch, Site, Store, Thread
 
 DEFAULT_LIMIT = 2_000_000
 """Events kept one by one in a recording; a block of a mode takes two, of set_grad_enabled three."""

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gradprobe.analysis.modes import MODES
+from gradprobe.analysis.time_by_mode import MODES
 from gradprobe.report.document import UNEXPLAINED, Chart
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import gradprobe
-from gradprobe.comparison.result import Comparison
-from gradprobe.report.formats import by_name
-from gradprobe.report.written import Options
+from gradprobe.comparison.comparison_result import Comparison
+from gradprobe.report.formats.registry import by_name
+from gradprobe.report.formats.rendered import Options
 from tests.report import samples
 from tests.report.test_hostile_names import HOSTILE
 

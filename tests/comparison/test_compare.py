@@ -20,10 +20,10 @@ import gradprobe
 from gradprobe.__main__ import main
 from gradprobe.comparison.compare import compare_sources
 from gradprobe.comparison.settings import checked
-from gradprobe.comparison.sources import Source
+from gradprobe.comparison.workloads.sources import Source
 from gradprobe.errors import GradprobeError
-from tests.integration.commands import gradprobe as command
-from tests.integration.commands import refused
+from tests.commands.running import gradprobe as command
+from tests.commands.running import refused
 
 SHORT_S = 1.0
 
@@ -301,7 +301,11 @@ def with_shared_memory() -> dict[str, object]:
 
 @pytest.mark.parametrize(
     ("made", "reason"),
-    [(with_gradients, "gradients are not sent"), (with_inference_tensors, "inference"), (with_shared_memory, "share")],
+    [
+        (with_gradients, "gradients are not sent"),
+        (with_inference_tensors, "inference"),
+        (with_shared_memory, "share"),
+    ],
 )
 def test_what_would_be_something_else_in_another_process_is_measured_here(made: Callable[[], Any], reason: str) -> None:
     result = gradprobe.compare(**made(), budget_s=0.1, processes=2)

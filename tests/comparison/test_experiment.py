@@ -12,16 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradprobe.analysis.comparisons import Outcome, outcome
-from gradprobe.comparison import arms
-from gradprobe.comparison.bench import Bench
-from gradprobe.comparison.crew import Here, Lost
+from gradprobe.analysis.comparison_outcome import Outcome, outcome
+from gradprobe.comparison import measured_modes
+from gradprobe.comparison.comparison_result import Comparison
 from gradprobe.comparison.experiment import Experiment, Measured
-from gradprobe.comparison.judging import judged
-from gradprobe.comparison.result import Comparison
+from gradprobe.comparison.measure.bench import Bench
+from gradprobe.comparison.measure.call_timer import Timer
 from gradprobe.comparison.settings import Settings
-from gradprobe.comparison.timing import Timer
-from gradprobe.comparison.workload import Workload
+from gradprobe.comparison.verdicts import judged
+from gradprobe.comparison.workers.worker_handles import Here, Lost
+from gradprobe.comparison.workloads.workload import Workload
 
 COST_NS = {"grad": 1500, "no_grad": 1000, "inference_mode": 900}
 
@@ -113,7 +113,7 @@ class Order:
 
 
 def rounds(seed: int) -> list[list[str]]:
-    bench = Bench(arms.DEFAULT, seed=seed, timer=Timer(lambda: 0))
+    bench = Bench(measured_modes.DEFAULT, seed=seed, timer=Timer(lambda: 0))
     bench.add([Workload("work", lambda: lambda: Order.modes.append(mode()))])
     bench.prepare("work", warm_up_s=0.0)
     Order.modes.clear()

@@ -55,7 +55,7 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def test_the_columns_that_the_documentation_lists_are_those_of_the_tables() -> None:
-    from gradprobe.recording import columns
+    from gradprobe.tables import columns
 
     text = " ".join((ROOT / "docs/report.md").read_text(encoding="utf-8").split())
     for names in (columns.TRANSITIONS, columns.REGIONS, columns.SITES, columns.OPS, columns.BIRTHS, columns.CALLS):

@@ -215,7 +215,12 @@ def main() -> None:
             told += [f"- level `{level}`: {name}" for name in result.differing]
             told += [f"- level `{level}`: {name}: peak {more:,} bytes, alone {less:,}" for name, less, more in higher]
             print(
-                f"{family}, {level}: {row[-1]}", *result.differing, *higher, "|", *result.unrepeatable, file=sys.stderr
+                f"{family}, {level}: {row[-1]}",
+                *result.differing,
+                *higher,
+                "|",
+                *result.unrepeatable,
+                file=sys.stderr,
             )
         rows.append(row)
     table = tabulate(rows, ["family", "cases", *(f"differ at `{one}`" for one in LEVELS)], tablefmt="github")

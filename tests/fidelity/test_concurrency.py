@@ -214,7 +214,7 @@ print("the end")
 def test_a_clock_that_is_set_back_and_forth_moves_no_time() -> None:
     import itertools
 
-    from gradprobe.capture.clocks import Clock
+    from gradprobe.capture.clock import Clock
 
     # The recording's own clock never goes back; that of the day, by which processes are put side by side, may.
     ticks, days = itertools.count(0, 10), itertools.cycle([10**18, 10**17, 2 * 10**18])

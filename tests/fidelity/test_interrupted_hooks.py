@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from gradprobe.capture.clocks import Clock
+from gradprobe.capture.clock import Clock
 from gradprobe.recorder import Recorder
 
 

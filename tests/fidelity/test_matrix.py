@@ -30,7 +30,9 @@ def test_modules_give_the_same_and_leave_as_many_tensors(level: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_what_operators_and_modules_refuse_is_refused_in_the_same_words_and_leaves_as_many_tensors(level: str) -> None:
+def test_what_operators_and_modules_refuse_is_refused_in_the_same_words_and_leaves_as_many_tensors(
+    level: str,
+) -> None:
     found = compared(list(refusals(16)), level)
     assert found.cases > 30
     assert found.differing == []

@@ -254,8 +254,10 @@ def test_torchscript_compiles_a_mode_block_while_recording() -> None:
 
 @pytest.mark.parametrize("fails", ["now", "locate", "emit"])
 def test_an_error_inside_a_hook_stays_there_and_is_told(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradprobe.capture import execution, session, transitions
-    from gradprobe.capture.clocks import Clock
+    from gradprobe.capture import session
+    from gradprobe.capture.clock import Clock
+    from gradprobe.capture.location import callers
+    from gradprobe.capture.modes import manager_hooks
 
     def broken(*_: Any) -> Any:
         raise RuntimeError("broken on purpose")
@@ -263,9 +265,9 @@ def test_an_error_inside_a_hook_stays_there_and_is_told(fails: str, monkeypatch:
     calls = iter(range(10**9))
     clock = Clock(now=lambda: broken() if fails == "now" and 5 < next(calls) < 15 else 7, wall=lambda: 0)
     if fails == "locate":
-        monkeypatch.setattr(transitions, "locate", broken)
+        monkeypatch.setattr(manager_hooks, "locate", broken)
     if fails == "emit":
-        monkeypatch.setattr(execution.Tasks, "label", broken)
+        monkeypatch.setattr(callers.Tasks, "label", broken)
         monkeypatch.setattr(session, "loops_may_run", lambda: True)
 
     @torch.no_grad()

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 import gradprobe
 from gradprobe.__main__ import main
-from gradprobe.capture import operators
-from gradprobe.capture import watcher as watching
-from gradprobe.capture.native import building
-from gradprobe.capture.native.loading import NAME, VARIABLE, core, folder, in_use
+from gradprobe.capture.ops import dispatcher as watching
+from gradprobe.capture.ops import thread_registry
+from gradprobe.capture.ops.native import builder
+from gradprobe.capture.ops.native.loader import NAME, VARIABLE, core, folder, in_use
 from tests.property.test_operators import IMPURE, PURE, no_faults
 
 native = pytest.mark.skipif(core() is None, reason=in_use()[1])
@@ -140,7 +140,7 @@ def test_operators_of_an_inference_call_are_watched_without_python(monkeypatch: 
 
         return watched._replace(dispatch=dispatch)
 
-    monkeypatch.setattr(operators, "watcher", watcher)
+    monkeypatch.setattr(thread_registry, "watcher", watcher)
     x = torch.rand(2, 3)
     for mode in (torch.no_grad, torch.inference_mode):
         with gradprobe.record(level="ops") as recording:
@@ -238,7 +238,7 @@ def test_a_core_that_does_not_compile_is_an_error_with_the_compilers_first_words
     pytest.importorskip("ninja")
     source = tmp_path / "core.cpp"
     source.write_text('#error "not like this"\n')
-    monkeypatch.setattr(building, "SOURCES", [source])
+    monkeypatch.setattr(builder, "SOURCES", [source])
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     assert main(["build"]) == 2
     assert "cannot be built" in (said := capsys.readouterr().err)

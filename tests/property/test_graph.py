@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradprobe.capture.graph import saved_by, walk
+from gradprobe.capture.autograd.graph import saved_by, walk
 
 
 class Keeps(torch.autograd.Function):

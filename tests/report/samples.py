@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from gradprobe.analysis.comparisons import Arm, Compared, Outcome
+from gradprobe.analysis.comparison_outcome import Arm, Compared, Outcome
 from gradprobe.recorder import Recorder
-from gradprobe.recording import columns, frames
-from gradprobe.recording.store import Contents
-from gradprobe.recording.tables import Tables
+from gradprobe.recording.sqlite_file import Contents
 from gradprobe.result import Recording
+from gradprobe.tables import columns, dataframes
+from gradprobe.tables.recording_tables import Tables
 from tests.conftest import FakeClock
 
 ENVIRONMENT = {"process": 77, "rank": None, "level": "graph", "python": "3.11.0", "torch": "2.13.0"}
@@ -59,7 +59,7 @@ def _named(made: Contents, files: Sequence[str], functions: Sequence[str], threa
 def tables(findings: Sequence[Sequence[Any]] = (), made: Contents | None = None) -> Tables:
     """The tables of ``contents``, with ``findings`` as rows of that table."""
     found = Tables([made or contents()], include_torch=False)
-    found.__dict__["findings"] = frames.table(columns.FINDINGS, findings)
+    found.__dict__["findings"] = dataframes.table(columns.FINDINGS, findings)
     return found
 
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gradprobe.recording.store import Contents
-from gradprobe.report.formats import by_name
-from gradprobe.report.written import Options
+from gradprobe.recording.sqlite_file import Contents
+from gradprobe.report.formats.registry import by_name
+from gradprobe.report.formats.rendered import Options
 from tests.report import samples
 from tests.report.reading import Page
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 import gradprobe
-from gradprobe.analysis.comparisons import outcome
-from gradprobe.report.formats import by_name
-from gradprobe.report.written import Options
+from gradprobe.analysis.comparison_outcome import outcome
+from gradprobe.report.formats.registry import by_name
+from gradprobe.report.formats.rendered import Options
 from tests.report import samples
 from tests.report.reading import Page, markdown_table, terminal_table
 

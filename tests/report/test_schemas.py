@@ -16,12 +16,12 @@ import pytest
 import torch
 
 import gradprobe
-from gradprobe.analysis.comparisons import Arm, Compared, Outcome
-from gradprobe.comparison.result import Comparison
-from gradprobe.recording import columns
-from gradprobe.report import json_format
-from gradprobe.report.formats import by_name
-from gradprobe.report.written import Options
+from gradprobe.analysis.comparison_outcome import Arm, Compared, Outcome
+from gradprobe.comparison.comparison_result import Comparison
+from gradprobe.report.formats import json_report
+from gradprobe.report.formats.registry import by_name
+from gradprobe.report.formats.rendered import Options
+from gradprobe.tables import columns
 from tests.report import samples
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -133,7 +133,7 @@ def test_the_report_of_a_probed_asynchronous_generator() -> None:
 
 
 def test_the_report_that_leaves_rows_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_format, "MAX_ROWS", 1)
+    monkeypatch.setattr(json_report, "MAX_ROWS", 1)
     with gradprobe.record(level="ops") as recording:
         for _ in range(2):
             with torch.no_grad():

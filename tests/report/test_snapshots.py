@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from gradprobe.analysis.comparisons import Outcome
+from gradprobe.analysis.comparison_outcome import Outcome
 from gradprobe.errors import GradprobeError
-from gradprobe.recording.tables import Tables
-from gradprobe.report import build, charts, comparison, html_format
-from gradprobe.report.formats import FORMATS, by_name
-from gradprobe.report.timeline import timeline
-from gradprobe.report.written import Options
+from gradprobe.report import charts
+from gradprobe.report.formats import html_page
+from gradprobe.report.formats.registry import FORMATS, by_name
+from gradprobe.report.formats.rendered import Options
+from gradprobe.report.sections import comparison_document, recording_document
+from gradprobe.report.sections.timeline import timeline
+from gradprobe.tables.recording_tables import Tables
 from tests.report import samples
 
 SNAPSHOTS = Path(__file__).with_name("snapshots")
@@ -72,7 +74,10 @@ def test_what_the_charts_draw() -> None:
         ("validation", 2, 1.5, 2.5, "inference_mode", "thread in inference_mode"),
         ("validation", 2, 1.5, 2.5, "inference_mode", "inference_mode at serve.py:30 in validate"),
     ]
-    documents = [build.document(samples.tables(), charts=True), comparison.document(samples.outcome())]
+    documents = [
+        recording_document.document(samples.tables(), charts=True),
+        comparison_document.document(samples.outcome()),
+    ]
     rows = {chart.name: chart.rows for document in documents for chart in document.charts}
     assert [(row["of"], row["mode"], row["share"]) for row in rows["modes"]] == [
         *(("time", "grad", 0.5), ("time", "no_grad", 0.25), ("time", "inference_mode", 0.25)),
@@ -96,7 +101,10 @@ def test_what_the_charts_draw() -> None:
 
 
 def test_every_chart_becomes_a_picture_of_its_own() -> None:
-    documents = [build.document(samples.tables(), charts=True), comparison.document(samples.outcome())]
+    documents = [
+        recording_document.document(samples.tables(), charts=True),
+        comparison_document.document(samples.outcome()),
+    ]
     pictures = {chart.name: charts.svg(chart) for document in documents for chart in document.charts}
     assert sorted(pictures) == ["modes", "parts", "processes", "ratios", "timeline"]
     assert all(picture.startswith("<svg") for picture in pictures.values())
@@ -106,7 +114,10 @@ def test_every_chart_becomes_a_picture_of_its_own() -> None:
 
 
 def test_a_notebook_gets_tables_and_pictures_and_no_script() -> None:
-    for shown in (samples.recording()._repr_html_(), html_format.fragment(comparison.document(samples.outcome()))):
+    for shown in (
+        samples.recording()._repr_html_(),
+        html_page.fragment(comparison_document.document(samples.outcome())),
+    ):
         assert shown.count("<svg") >= 2
         assert "<table>" in shown
         assert "<script" not in shown

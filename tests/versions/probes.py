@@ -354,7 +354,7 @@ def compiled() -> None:
     import torch
 
     import gradprobe
-    from gradprobe.analysis.compilations import compiled_functions
+    from gradprobe.analysis.compiled_functions import compiled_functions
 
     graphs: list[int] = []
 
@@ -421,7 +421,7 @@ def compiled_calls() -> None:
 def found() -> dict[str, Any]:
     import torch
 
-    from gradprobe.capture.support import capabilities
+    from gradprobe.capture.capabilities import capabilities
 
     return {
         "torch": torch.__version__.split("+")[0],

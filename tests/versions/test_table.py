@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from gradprobe.capture.support import capabilities
+from gradprobe.capture.capabilities import capabilities
 from tests.versions.__main__ import FOUND, PAGE
 from tests.versions.table import OF_THE_MACHINE, table, written
 

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from gradprobe.analysis.findings.finding import Place
-from gradprobe.recording.process import Process
-from gradprobe.recording.records import Region
-from gradprobe.recording.sightings import Sighting, Spot, Under, sightings
-from gradprobe.recording.tables import Tables
+from gradprobe.history.process import Process
+from gradprobe.history.records import Region
+from gradprobe.recording.notes import Sighting, Spot, Under, sightings
+from gradprobe.tables.recording_tables import Tables
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from gradprobe.analysis.findings.catalogue import RULES
 from gradprobe.analysis.findings.finding import Finding
-from gradprobe.analysis.findings.source import last_change
+from gradprobe.analysis.findings.syntax import last_change
 from gradprobe.errors import GradprobeError
 
 if sys.version_info >= (3, 11):

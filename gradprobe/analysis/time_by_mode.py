@@ -1,0 +1,92 @@
+"""How much of the time ran under which mode."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradprobe.history.process import Process
+from gradprobe.recording.events import MANAGERS, NOT_READ, mode_name
+
+MODES = ("grad", "no_grad", "inference_mode", "inference_mode + enable_grad")
+
+
+@dataclass
+class Spent:
+    """Wall-clock nanoseconds, and the autograd nodes constructed meanwhile; None where they were not counted."""
+
+    ns: int = 0
+    nodes: int | None = None
+
+    def add(self, ns: int, nodes: int | None) -> None:
+        self.ns += ns
+        if nodes is not None:
+            self.nodes = (self.nodes or 0) + nodes
+
+
+@dataclass(frozen=True)
+class ModeTime:
+    """What was spent under one mode, over all threads; ``share`` is of all the time seen."""
+
+    mode: str
+    ns: int
+    share: float
+    nodes: int | None
+
+
+@dataclass(frozen=True)
+class ThreadTime:
+    """What one thread spent, by mode."""
+
+    process: int
+    thread: str
+    by_mode: dict[str, Spent]
+
+    @property
+    def ns(self) -> int:
+        return sum(spent.ns for spent in self.by_mode.values())
+
+
+def by_thread(processes: Sequence[Process]) -> list[ThreadTime]:
+    """What every thread that was seen spent under each mode, the longest first."""
+    found = []
+    for process in processes:
+        folded: dict[int, dict[str, Spent]] = defaultdict(lambda: defaultdict(Spent))
+        for fold in process.contents.folds:
+            if fold.manager & ~3 in MANAGERS:
+                nodes = fold.self_nodes if process.counts_nodes else None
+                folded[fold.thread][_inside(fold.state)].add(fold.self_ns, nodes)
+        for lane in process.history.lanes:
+            sums: dict[str, Spent] = defaultdict(Spent)
+            for state, ns in lane.ns_by_state.items():
+                nodes = lane.nodes_by_state.get(state, 0) if process.counts_nodes else None
+                sums[mode_name(*state)].add(max(ns, 0), nodes)
+            for mode, spent in folded[lane.thread].items():
+                sums[mode].add(spent.ns, spent.nodes)
+            found.append(ThreadTime(process.pid, process.thread(lane.thread), dict(sums)))
+    return sorted(found, key=lambda thread: -thread.ns)
+
+
+def by_mode(processes: Sequence[Process]) -> list[ModeTime]:
+    """What was spent under each mode over all threads, the longest first."""
+    sums: dict[str, Spent] = defaultdict(Spent)
+    for thread in by_thread(processes):
+        for mode, spent in thread.by_mode.items():
+            sums[mode].add(spent.ns, spent.nodes)
+    whole = sum(spent.ns for spent in sums.values()) or 1
+    return [
+        ModeTime(mode, spent.ns, spent.ns / whole, spent.nodes)
+        for mode, spent in sorted(sums.items(), key=lambda item: -item[1].ns)
+    ]
+
+
+def hidden_ns(processes: Sequence[Process]) -> int:
+    """The part of the time that passed in blocks of PyTorch's own code, which the tables do not show."""
+    return sum(lane.hidden_ns for process in processes if not process.include_torch for lane in process.history.lanes)
+
+
+def _inside(state: int) -> str:
+    """The mode in a folded block, whose state holds the modes before and after its beginning."""
+    inference = state >> 6 & 3
+    return mode_name(state >> 4 & 3 == 1, (state >> 2 & 3 if inference == NOT_READ else inference) == 1)

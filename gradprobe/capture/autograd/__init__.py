@@ -1,0 +1,1 @@
+"""Read-only access to what PyTorch knows of tensors, graphs and version counters."""

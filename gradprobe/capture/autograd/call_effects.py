@@ -1,0 +1,111 @@
+"""What a probed call did to the tensors around it, and what hangs on the tensors that it returned."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from types import CodeType
+from typing import Any
+
+import torch
+from torch.utils import _pytree
+
+from gradprobe.capture.autograd.graph import walk
+from gradprobe.capture.autograd.saved_storages import storage_of
+from gradprobe.capture.autograd.version_counters import version_of
+
+PARAMETERS, BUFFERS, ARGUMENTS, RESULTS = range(4)
+
+
+class CallAccount:
+    """The versions of all tensors that a call can reach, from its beginning to its end."""
+
+    def __init__(self, function: Any, code: CodeType | None, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self._before: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = {}
+        with torch._C.DisableTorchFunction():  # modes and tensors of the program hear of no question of ours
+            for role, tensor in _around(function, code, arguments, named):
+                version = version_of(tensor)
+                if version is not None:
+                    self._before.setdefault(id(tensor), (weakref.ref(tensor), version, role))
+
+    def finish(self, result: Any) -> tuple[int, ...]:
+        """What the call did, in the order of ``RETURNS_FIELDS``.
+
+        A result that was none of the tensors around the call counts with all the bumps since it was made.
+        """
+        with torch._C.DisableTorchFunction():
+            return self._finish(result)
+
+    def _finish(self, result: Any) -> tuple[int, ...]:
+        bumps = [0, 0, 0, 0]
+        counters = set()  # views share the counter of their base
+        for ref, before, role in self._before.values():
+            tensor = ref()
+            after = None if tensor is None else version_of(tensor)
+            if tensor is not None and after is not None and after != before:
+                counter = (storage_of(tensor) or id(tensor), after)
+                bumps[role] += 0 if counter in counters else after - before
+                counters.add(counter)
+        returned = [leaf for leaf in leaves(result) if isinstance(leaf, torch.Tensor)]
+        for tensor in returned:
+            after = version_of(tensor)
+            counter = (storage_of(tensor) or id(tensor), after or 0)
+            if after and not self._is_known(tensor) and counter not in counters:
+                bumps[RESULTS] += after
+                counters.add(counter)
+        graph = walk(returned)
+        return (graph.nodes, graph.saved_bytes, graph.graph_bytes, graph.hooked, graph.unread, *bumps)
+
+    def _is_known(self, tensor: torch.Tensor) -> bool:
+        return any(id(t) in self._before for t in (tensor, tensor._base) if t is not None)
+
+
+def leaves(value: Any) -> list[Any]:
+    """The items of nested lists, tuples and dicts, and of whatever else PyTorch knows how to take apart."""
+    return _pytree.tree_leaves(value)
+
+
+def _around(
+    function: Any, code: CodeType | None, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Tensors that a call can reach: of modules it names, closes over or is given, and its arguments."""
+    given = leaves((arguments, named))
+    for module in _modules((*_named(function, code), *given)):
+        # As PyTorch's class lists them: a class of the program may do more than to list.
+        yield from ((PARAMETERS, entry) for _, entry in torch.nn.Module.named_parameters(module))
+        yield from ((BUFFERS, entry) for _, entry in torch.nn.Module.named_buffers(module))
+    for value in given:
+        if isinstance(value, torch.nn.Parameter):
+            yield PARAMETERS, value
+        elif isinstance(value, torch.Tensor):
+            yield ARGUMENTS, value
+
+
+def _named(function: Any, code: CodeType | None) -> Iterator[Any]:
+    """What stands behind the names that a function uses and did not define, and the object it is bound to."""
+    yield getattr(function, "__self__", None)
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+    names = getattr(function, "__globals__", {})
+    for name in code.co_names if code is not None else ():
+        yield names.get(name)
+
+
+def _modules(values: Iterable[Any]) -> Iterator[torch.nn.Module]:
+    """The modules among ``values`` and among the attributes of objects there, each once."""
+    seen: set[int] = set()
+    for value in values:
+        attributes = () if isinstance(value, torch.nn.Module | torch.Tensor | type) else _attributes(value)
+        for item in (value, *attributes):
+            if isinstance(item, torch.nn.Module) and id(item) not in seen:
+                seen.add(id(item))
+                yield item
+
+
+def _attributes(value: Any) -> list[Any]:
+    found = getattr(value, "__dict__", None)
+    is_plain = isinstance(found, dict) and type(value).__module__ not in ("builtins", "types")
+    return list(found.values()) if is_plain and found is not None else []

@@ -1,0 +1,87 @@
+"""Storages saved for backward: each has one number for as long as it lives, and its size in bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gradprobe.capture.autograd.creation import REGISTRY
+from gradprobe.capture.autograd.graph import tensors_saved_by
+
+SavedEntry = tuple[int, int, int, bool]
+"""Number, size in bytes, when it was made, -1 if before all that is known, and whether autograd took it for an input."""
+_SPARE = 1_024
+_STORAGE: Any = torch.UntypedStorage
+
+
+def storage_of(tensor: Any) -> int:
+    """The address of the storage under ``tensor``; 0 if it has none."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):
+        return 0
+
+
+class Storages:
+    """Numbers for storages. A weak reference to each keeps its address from being given to another meanwhile."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, SavedEntry] = {}
+        self._next = 1
+        self._sweep_at = _SPARE
+        self.since_backward: set[int] = set()
+        """The addresses of those that were saved since the last backward began."""
+
+    def saved_by(self, node: Any, outputs: list[Any]) -> tuple[tuple[SavedEntry, ...], int]:
+        """The storages that ``node`` saved, and how many of its saved tensors went to hooks of the program instead."""
+        held, hooked = tensors_saved_by(node)
+        if not held:
+            return (), hooked
+        found = (self._entry(tensor, outputs) for tensor in held)
+        return tuple({entry[0]: entry for entry in found if entry is not None}.values()), hooked
+
+    def clear(self) -> None:
+        """Lets go of all addresses."""
+        for address in self._entries:
+            _STORAGE._free_weak_ref(address)
+        self._entries.clear()
+        self.since_backward.clear()
+
+    def _entry(self, tensor: Any, outputs: list[Any]) -> SavedEntry | None:
+        try:
+            storage = tensor.untyped_storage()
+        except (RuntimeError, NotImplementedError, AttributeError):  # sparse and the like; no tensor at all
+            return None
+        address, size = storage._cdata, storage.nbytes()
+        self.since_backward.add(address)
+        known = self._entries.get(address)
+        # An input that was older than all that is known stays so, as parameters do.
+        if known is not None and known[1] == size and (known[2] >= 0 or known[3]):
+            return known
+        made = REGISTRY.made_at(tensor)
+        # A saved output is another tensor over the output's storage.
+        of_outputs = [o for o in outputs if storage_of(o) == address]
+        if made < 0:
+            made = max(map(REGISTRY.made_at, of_outputs), default=-1)
+        if known is None:
+            number, address, is_input = self._next, storage._weak_ref(), not of_outputs and tensor.is_leaf
+            self._next += 1
+        elif known[1] == size and known[2] == made:
+            return known  # the same object: what is equal to it is found without a comparison
+        else:
+            number, is_input = known[0], known[3]
+        entry = self._entries[address] = number, size, made, is_input
+        if len(self._entries) > self._sweep_at:
+            self._sweep()
+        return entry
+
+    def _sweep(self) -> None:
+        self.since_backward.intersection_update(self._entries)
+        for address in [a for a in self._entries if _STORAGE._expired(a)]:
+            del self._entries[address]
+            _STORAGE._free_weak_ref(address)
+        self._sweep_at = 2 * len(self._entries) + _SPARE
+
+
+STORAGES = Storages()

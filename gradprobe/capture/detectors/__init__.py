@@ -1,0 +1,1 @@
+"""One detector per kind of problem that only the running program shows."""

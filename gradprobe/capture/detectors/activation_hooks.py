@@ -1,0 +1,56 @@
+"""Activations that forward hooks of the program keep together with their graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from types import FunctionType
+from typing import Any
+
+import torch
+
+from gradprobe.capture.detectors.detection_log import Sightings
+from gradprobe.capture.detectors.escaped_inference_tensors import born_at
+from gradprobe.capture.location.sites import TORCH
+from gradprobe.recording.notes import Spot
+
+_MOST = 1_000
+
+
+def look_at_hooks(roots: Iterable[torch.nn.Module], sightings: Sightings) -> None:
+    """Tells of each forward hook of these modules whose variables hold a tensor that has a graph now."""
+    for root in roots:
+        for module in root.modules():
+            for hook in list(module._forward_hooks.values()):
+                kept = next((tensor for tensor in _kept_by(hook) if _has_graph(tensor)), None)
+                if kept is not None and isinstance(hook, FunctionType):
+                    code = hook.__code__
+                    stored = Spot("stored here", code.co_filename, code.co_firstlineno, code.co_name)
+                    sightings.add("GP202", [stored, born_at(kept, "computed here")])
+
+
+def _has_graph(tensor: torch.Tensor) -> bool:
+    return tensor.requires_grad and not tensor.is_leaf
+
+
+def _kept_by(hook: Any) -> Iterator[torch.Tensor]:
+    """The tensors in the containers that a function refers to."""
+    if not isinstance(hook, FunctionType) or hook.__code__.co_filename.startswith(TORCH):
+        return
+    values = [hook.__globals__[name] for name in hook.__code__.co_names if name in hook.__globals__]
+    for cell in hook.__closure__ or ():
+        try:
+            values.append(cell.cell_contents)
+        except ValueError:  # not filled yet
+            continue
+    for value in values:
+        items: Iterable[Any] = ()
+        if isinstance(value, dict):
+            items = list(value.values())
+        elif isinstance(value, list | tuple | set):
+            items = list(value)
+        elif hasattr(value, "__dict__") and not isinstance(value, type | torch.nn.Module):
+            items = list(vars(value).values())
+        for item in list(items)[:_MOST]:
+            for inner in item if isinstance(item, list | tuple) else (item,):
+                if isinstance(inner, torch.Tensor):
+                    yield inner

@@ -1,0 +1,74 @@
+"""Inference tensors outside of inference mode, seen before they fail: converted halfway, or behind a custom Function."""
+
+from __future__ import annotations
+
+from sys import _getframe
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+
+from gradprobe.capture.autograd.creation import REGISTRY, Entry
+from gradprobe.capture.detectors.detection_log import Sightings, spot
+from gradprobe.capture.location.expressions import made_by_name, named
+from gradprobe.capture.ops.op_schema import tensors
+from gradprobe.recording.notes import Spot, Under
+
+_CONVERSIONS = ("aten._to_copy", "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout", "aten.clone")
+
+
+class Escaped:
+    """What a thread does with inference tensors outside of the mode."""
+
+    def __init__(self, sightings: Sightings) -> None:
+        self._sightings = sightings
+        self._converted: dict[int, tuple[Entry, Spot | None]] = {}
+
+    def look(self, name: str, args: Any, code: CodeType | None, offset: int, records: bool) -> None:
+        """An operator ran at a place in normal mode; ``records`` if autograd constructed a node for it."""
+        for operand in tensors(args):
+            entry = REGISTRY.get(operand)
+            if entry is None:
+                continue
+            if not operand.is_inference():
+                self._look_at_half(operand, entry)
+            elif isinstance(operand, torch.nn.Parameter):
+                if name in _CONVERSIONS:
+                    self._converted[id(operand)] = entry, spot("converted here", code, offset)
+            elif operand.requires_grad and not records and not operand.is_leaf:
+                used = spot("nothing recorded here", code, offset)
+                applied = _given_its_value(operand, code)
+                self._sightings.add("GP502", [used, born(entry), applied], [entered(entry)])
+
+    def _look_at_half(self, operand: Any, entry: Entry) -> None:
+        converted = self._converted.get(id(operand))
+        if converted is not None and converted[0] is entry:
+            del self._converted[id(operand)]
+            self._sightings.add("GP402", [converted[1], born(entry)], [entered(entry)])
+
+
+def born(entry: Entry) -> Spot | None:
+    """The line where a tensor was made."""
+    return spot("born here", entry[2], entry[3])
+
+
+def born_at(tensor: torch.Tensor, role: str) -> Spot | None:
+    """The line where ``tensor`` was made, if that was seen."""
+    entry = REGISTRY.get(tensor)
+    return None if entry is None else spot(role, entry[2], entry[3])
+
+
+def entered(entry: Entry) -> Under:
+    """The block that a tensor was made in."""
+    return Under("inference mode entered here", entry[7], entry[1])
+
+
+def _given_its_value(tensor: Any, code: CodeType | None) -> Spot | None:
+    """The line that assigned the variable by which the running expression of ``code`` names ``tensor``."""
+    frame: FrameType | None = _getframe(1)
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    if frame is None:
+        return None
+    names = (name for name, value in named(frame, frame.f_lasti) if value is tensor)
+    return made_by_name("returned by the Function here", frame, next(names, None))

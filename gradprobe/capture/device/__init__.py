@@ -1,0 +1,1 @@
+"""Timing of blocks on an accelerator."""

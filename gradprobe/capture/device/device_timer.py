@@ -1,0 +1,136 @@
+"""Device time of blocks: an event in the current stream at each edge, all of them read once, when the recording ends.
+
+Nothing waits for the device before that. While a stream is captured nothing is recorded, since an event would become part
+of the graph. The device's clock is tied to the processor's at the end: an event in an idle stream passes at once.
+"""
+
+from __future__ import annotations
+
+from _thread import get_ident
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from gradprobe.capture.device.accelerator import Accelerator
+from gradprobe.capture.device.accelerator import Event as DeviceEvent
+from gradprobe.recording.events import DEVICE, ENTER, EXIT, KIND, LEDGER, MANAGERS, NOT_READ, Event
+
+_MOST = 100_000
+"""Marks between two readings: an event each, which the driver holds."""
+_UNREAD = (NOT_READ,) * 4
+_MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    key: int
+    device: int
+    stream: int
+    event: DeviceEvent
+    allocated: int
+    peak: int
+
+
+class Devices:
+    """The marks of all threads that were not read yet."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        now: Callable[[], int],
+        append: Callable[[Event], object],
+        label: Callable[[], str | None],
+        fault: Callable[[Exception], None],
+    ) -> None:
+        self._accelerator, self._now, self._append = accelerator, now, append
+        self._label, self._fault = label, fault
+        self._pool: dict[int, list[DeviceEvent]] = defaultdict(list)
+        self._marks: list[_Mark] = []
+        self._next = 1
+        self.captured = self.beyond = 0
+        """Edges of blocks that have no mark: in a stream that was captured, and beyond the limit."""
+
+    def around(self, emit: Callable[[Event], object]) -> Callable[[Event], object]:
+        """An ``emit`` that also marks the edges of blocks in the current stream."""
+
+        def with_mark(event: Event) -> None:
+            op = event[0]
+            is_edge = op & ~KIND in MANAGERS
+            # Within the block at both ends: the mark belongs to the block that is open where it stands.
+            if is_edge and op & KIND == EXIT:
+                self._mark(EXIT)
+            emit(event)
+            if is_edge and op & KIND == ENTER:
+                self._mark(ENTER)
+
+        return with_mark
+
+    def _mark(self, kind: int) -> None:
+        accelerator = self._accelerator
+        try:
+            if not accelerator.is_in_use():
+                return
+            if accelerator.is_capturing():
+                self.captured += 1
+                return
+            if len(self._marks) >= _MOST:
+                self.beyond += 1
+                return
+            device, stream = accelerator.where()
+            pool = self._pool[device]
+            event = pool.pop() if pool else accelerator.event(device)
+            event.record()
+            key, self._next = self._next, self._next + 1
+            self._marks.append(_Mark(key, device, stream, event, *accelerator.memory(device)))
+            self._append((DEVICE | kind, self._now(), get_ident(), None, 0, *_UNREAD, key, self._label()))
+        except Exception as error:
+            self._fault(error)
+
+    def read(self) -> None:
+        """Waits for the device to pass all marks, and appends when it did. Not while a stream is captured."""
+        marks, self._marks = self._marks, []
+        if not marks:
+            return
+        by_device: dict[int, list[_Mark]] = defaultdict(list)
+        for mark in marks:
+            by_device[mark.device].append(mark)
+        for device, found in by_device.items():
+            try:
+                rows = self._rows(device, found)
+            except Exception as error:
+                self._fault(error)
+            else:
+                self._append((LEDGER, "devices", None, rows))
+
+    def _rows(self, device: int, marks: list[_Mark]) -> list[tuple[int, ...]]:
+        if self._accelerator.is_capturing():
+            raise RuntimeError("the recording ended while a stream was captured: the device's times could not be read")
+        for last in {mark.stream: mark for mark in marks}.values():
+            last.event.synchronize()
+        anchor = self._accelerator.event(device)
+        anchor.record()
+        anchor.synchronize()
+        anchored = self._now()
+        # From one mark to the next: a difference of single precision over minutes would be off by more than a block.
+        passed, elapsed = 0.0, [0.0]
+        for one, following in pairwise(marks):
+            passed += one.event.elapsed_time(following.event) * _MS
+            elapsed.append(passed)
+        origin = anchored - passed - marks[-1].event.elapsed_time(anchor) * _MS
+        self._pool[device] += [mark.event for mark in marks]
+        return [
+            (mark.key, mark.device, mark.stream, round(origin + since), mark.allocated, mark.peak)
+            for mark, since in zip(marks, elapsed, strict=True)
+        ]
+
+    def shortcomings(self) -> list[tuple[str, int]]:
+        """What has no device time, in words, since this was last asked."""
+        captured, beyond = self.captured, self.beyond
+        self.captured = self.beyond = 0
+        found: list[tuple[str, int]] = []
+        if captured:
+            found.append(("edges of blocks in streams that were being captured have no device time", captured))
+        if beyond:
+            found.append((f"edges of blocks beyond {_MOST:,} of them have no device time", beyond))
+        return found

@@ -1,0 +1,1 @@
+"""The place where code runs: frames, source sites, threads, tasks and module paths."""

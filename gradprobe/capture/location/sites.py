@@ -1,0 +1,89 @@
+"""From bytecode to source: the site that an event's code object and offset stand for."""
+
+from __future__ import annotations
+
+import dis
+import os
+import sys
+from types import CodeType
+
+import torch
+
+import gradprobe
+from gradprobe.capture.location.callers import indirect_files
+from gradprobe.recording.events import DECORATED, GENERATOR, NOWHERE
+from gradprobe.recording.sqlite_file import Site
+
+Offset = int | tuple[int, str]
+"""An offset into the code; with a name of the user's own choosing, a pair."""
+
+TORCH = os.path.dirname(torch.__file__) + os.sep
+GRADPROBE = os.path.dirname(gradprobe.__file__) + os.sep
+_GENERATED = (f"{os.sep}torchinductor_", "<eval_with_key>", "<torch_package")
+_FORMS = {DECORATED: "decorator", GENERATOR: "generator"}
+
+
+class Sites(dict[tuple[int, Offset], int]):
+    """Numbers for places. Holds on to the code objects, whose identities would be reused otherwise."""
+
+    def __init__(self, table: dict[int, Site]) -> None:
+        super().__init__()
+        self._table = table
+        self._held: list[CodeType | None] = []
+
+    def number(self, code: CodeType | None, offset: Offset) -> int:
+        """The number of a place, a new one at its first use."""
+        if code is None and not isinstance(offset, tuple):
+            return NOWHERE
+        known = self.get((id(code), offset))
+        if known is None:
+            known = self[id(code), offset] = len(self._table) + 1
+            self._held.append(code)
+            self._table[known] = site_of(code, offset, known)
+        return known
+
+
+def site_of(code: CodeType | None, offset: Offset, number: int = NOWHERE) -> Site:
+    """What is known of the place of an event."""
+    offset, name = offset if isinstance(offset, tuple) else (offset, None)
+    if code is None:
+        return Site(number, None, None, None, name, _FORMS.get(offset, "with"), internal=False)
+    file = code.co_filename
+    if offset in _FORMS:
+        line = end_line = code.co_firstlineno
+        form = _FORMS[offset]
+    else:
+        line, end_line = lines(code, offset)
+        form = "indirect" if file in indirect_files or file.startswith(GRADPROBE) else "with"
+    return Site(
+        id=number,
+        file=file,
+        line=line,
+        end_line=end_line,
+        function=name or getattr(code, "co_qualname", code.co_name),
+        form=form,
+        internal=file.startswith(TORCH) or any(mark in file for mark in _GENERATED),
+    )
+
+
+def lines(code: CodeType, offset: int) -> tuple[int, int]:
+    """The first and last line of the expression that the instruction at ``offset`` belongs to."""
+    if sys.version_info >= (3, 11):
+        for index, (line, end_line, _, _) in enumerate(code.co_positions()):
+            if index == offset // 2 and line is not None:
+                return line, end_line or line
+    for start, end, line in code.co_lines():
+        if start <= offset < end and line is not None:
+            return _first_decorator(code, offset) or line, line
+    return code.co_firstlineno, code.co_firstlineno
+
+
+def _first_decorator(code: CodeType, offset: int) -> int | None:
+    """The line of a function's first decorator if the instruction applies one, which Python 3.10 has at ``def``."""
+    before = [i for i in dis.get_instructions(code) if i.offset <= offset]
+    while before and before[-1].opname == "CALL_FUNCTION" and before[-1].arg == 1:
+        before.pop()
+    if len(before) < 3 or before[-1].opname != "MAKE_FUNCTION" or before[-1].offset == offset:
+        return None
+    made = before[-3].argval
+    return made.co_firstlineno if isinstance(made, CodeType) else None

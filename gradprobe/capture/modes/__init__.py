@@ -1,0 +1,1 @@
+"""Observation of the four context managers."""

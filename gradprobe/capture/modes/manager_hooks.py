@@ -1,0 +1,258 @@
+"""What stands in for the methods of PyTorch's mode managers while recording.
+
+The classes stay the same objects, since ``torch.compile`` knows them by identity; only their methods are replaced. A
+replacement does what PyTorch's own method does, by the same calls into ``torch._C`` in the same order, and then emits
+one event. Doing it over is cheaper than calling the original: PyTorch's ``no_grad`` builds a ``set_grad_enabled`` object
+twice per block. Where the original is not the method this file knows, because another tool or another version put a
+different one there, the replacement calls it and compares the modes before and after.
+
+Everything a hook needs is a local variable of ``build``: that is the cheapest look-up Python has.
+"""
+
+from __future__ import annotations
+
+import functools
+from _thread import get_ident as thread
+from collections.abc import Callable
+from dataclasses import dataclass
+from sys import _getframe
+from types import CodeType, FrameType, FunctionType
+from typing import Any
+
+import torch
+
+from gradprobe.capture.location.callers import (
+    BY_CLONE,
+    BY_DECORATOR,
+    BY_GENERATOR,
+    BY_OWN_CLONE,
+    BY_STACK,
+    GRAD_MODE_FILE,
+    Tasks,
+    locate,
+)
+from gradprobe.capture.patching.patches import Patch
+from gradprobe.recording.events import (
+    CONSTRUCT,
+    DECORATE,
+    ENABLE_GRAD,
+    ENTER,
+    EXIT,
+    INFERENCE_MODE,
+    KIND,
+    NO_GRAD,
+    NOT_READ,
+    SET_GRAD_ENABLED,
+    Event,
+)
+
+Emit = Callable[[Event], object]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """The replacements, and the way to send their events elsewhere while they are in place."""
+
+    patches: list[Patch]
+    originals: list[Any]
+    redirect: Callable[[Emit], None]
+    watch_tasks: Callable[[], None]
+
+    def fit(self) -> bool:
+        """Whether the methods to replace are still those the hooks were built for."""
+        return all(getattr(p.owner, p.name) is o for p, o in zip(self.patches, self.originals, strict=True))
+
+
+# The names that the methods known to this file use; anything else there is called through.
+KNOWN_METHODS = {
+    (torch.no_grad, "__enter__"): ("torch", "is_grad_enabled", "prev", "set_grad_enabled"),
+    (torch.no_grad, "__exit__"): ("torch", "set_grad_enabled", "prev"),
+    (torch.enable_grad, "__enter__"): ("torch", "is_grad_enabled", "prev", "_C", "_set_grad_enabled"),
+    (torch.enable_grad, "__exit__"): ("torch", "_C", "_set_grad_enabled", "prev"),
+    (torch.set_grad_enabled, "__init__"): ("torch", "is_grad_enabled", "prev", "mode", "_C", "_set_grad_enabled"),
+    (torch.set_grad_enabled, "__enter__"): ("torch", "_C", "_set_grad_enabled", "mode"),
+    (torch.set_grad_enabled, "__exit__"): ("torch", "_C", "_set_grad_enabled", "prev"),
+    (torch.inference_mode, "__enter__"): (
+        "torch",
+        "_C",
+        "_InferenceMode",
+        "mode",
+        "_inference_mode_context",
+        "__enter__",
+    ),
+    (torch.inference_mode, "__exit__"): ("_inference_mode_context", "__exit__"),
+}
+
+
+def is_known(owner: type, name: str) -> bool:
+    """Whether ``owner.name`` is the method that the replacement in this file reproduces."""
+    method = vars(owner).get(name)
+    return (
+        isinstance(method, FunctionType)
+        and method.__code__.co_filename == GRAD_MODE_FILE
+        and method.__code__.co_names == KNOWN_METHODS.get((owner, name))
+    )
+
+
+def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exception], None]) -> Hooks:
+    """Hooks for the four managers that call ``emit`` once per event and ``fault`` for any error of their own."""
+    label = tasks.label
+    is_grad, is_inference = torch.is_grad_enabled, torch.is_inference_mode_enabled
+    # `bindings._set_grad_enabled` is looked up at each call, as PyTorch's methods do: another tool may have replaced it.
+    bindings = torch._C
+    by_decorator, by_generator, by_stack, by_clone = BY_DECORATOR, BY_GENERATOR, BY_STACK, BY_CLONE
+    by_own_clone = BY_OWN_CLONE
+    tasks_run = False
+
+    def redirect(other: Emit) -> None:
+        nonlocal emit
+        emit = other
+
+    def watch_tasks() -> None:
+        nonlocal tasks_run
+        tasks_run = True
+
+    def grad_enter(op: int, mode: bool) -> Callable[..., None]:
+        def __enter__(self: Any) -> None:  # noqa: N807
+            self.prev = grad = is_grad()
+            bindings._set_grad_enabled(mode)
+            try:
+                frame = _getframe(1)
+                code: CodeType | None = frame.f_code
+                offset = frame.f_lasti
+                if code is by_decorator or code is by_generator or code is by_stack:
+                    code, offset = locate(frame)
+                task = label() if tasks_run else None
+                emit((op, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task))
+            except Exception as error:
+                fault(error)
+
+        return __enter__
+
+    def grad_exit(op: int) -> Callable[..., None]:
+        def __exit__(self: Any, exc_type: Any, exc_value: Any, traceback: Any) -> None:  # noqa: N807
+            grad, mode = is_grad(), self.prev
+            bindings._set_grad_enabled(mode)
+            try:
+                frame = _getframe(1)
+                code, offset = frame.f_code, frame.f_lasti
+                emit((op, now(), thread(), code, offset, grad, NOT_READ, mode, NOT_READ, id(self), exc_type))
+            except Exception as error:
+                fault(error)
+
+        return __exit__
+
+    def set_init(self: Any, mode: bool) -> None:
+        self.prev = grad = is_grad()
+        self.mode = mode
+        bindings._set_grad_enabled(mode)
+        try:
+            frame = _getframe(1)
+            code: CodeType | None = frame.f_code
+            offset = frame.f_lasti
+            if code is by_clone or code is by_own_clone:
+                code, offset = locate(frame)
+            task = label() if tasks_run else None
+            emit((_SET_INIT, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task))
+        except Exception as error:
+            fault(error)
+
+    def set_enter(self: Any) -> None:
+        grad, mode = is_grad(), self.mode
+        bindings._set_grad_enabled(mode)
+        try:
+            frame = _getframe(1)
+            code: CodeType | None = frame.f_code
+            offset = frame.f_lasti
+            if code is by_stack:  # a decorator constructs an object for each call, and that event tells the place
+                code, offset = locate(frame)
+            task = label() if tasks_run else None
+            emit((_SET_ENTER, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task))
+        except Exception as error:
+            fault(error)
+
+    def inference_enter(self: Any) -> None:
+        grad, inference, mode = is_grad(), is_inference(), self.mode
+        # The guard acts from its construction on; its `__enter__` does nothing. See `_guard_acts_at_once`.
+        self._inference_mode_context = bindings._InferenceMode(mode)
+        try:
+            frame = _getframe(1)
+            code: CodeType | None = frame.f_code
+            offset = frame.f_lasti
+            if code is by_decorator or code is by_generator or code is by_stack:
+                code, offset = locate(frame)
+            task = label() if tasks_run else None
+            emit((_INFERENCE_ENTER, now(), thread(), code, offset, grad, inference, not mode, mode, id(self), task))
+        except Exception as error:
+            fault(error)
+
+    def inference_exit(self: Any, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        grad, inference = is_grad(), is_inference()
+        self._inference_mode_context.__exit__(exc_type, exc_value, traceback)
+        try:
+            frame = _getframe(1)
+            code, offset = frame.f_code, frame.f_lasti
+            unread = NOT_READ
+            emit((_INFERENCE_EXIT, now(), thread(), code, offset, grad, inference, unread, unread, id(self), exc_type))
+        except Exception as error:
+            fault(error)
+
+    def through(op: int, original: Callable[..., Any]) -> Callable[..., Any]:
+        def method(self: Any, *arguments: Any, **named: Any) -> Any:
+            grad, inference = is_grad(), is_inference()
+            result = original(self, *arguments, **named)
+            try:
+                frame = _getframe(1)
+                if op & KIND == CONSTRUCT and _is_inside_manager(frame):
+                    return result
+                code, offset = locate(frame)
+                task = label() if tasks_run else None
+                extra = (arguments[0] if arguments else None) if op & KIND == EXIT else task
+                emit((op, now(), thread(), code, offset, grad, inference, is_grad(), is_inference(), id(self), extra))
+            except Exception as error:
+                fault(error)
+            return result
+
+        return method
+
+    reproduced = {
+        (torch.no_grad, "__enter__"): (NO_GRAD | ENTER, grad_enter(NO_GRAD | ENTER, False)),
+        (torch.no_grad, "__exit__"): (NO_GRAD | EXIT, grad_exit(NO_GRAD | EXIT)),
+        (torch.enable_grad, "__enter__"): (ENABLE_GRAD | ENTER, grad_enter(ENABLE_GRAD | ENTER, True)),
+        (torch.enable_grad, "__exit__"): (ENABLE_GRAD | EXIT, grad_exit(ENABLE_GRAD | EXIT)),
+        (torch.set_grad_enabled, "__init__"): (_SET_INIT, set_init),
+        (torch.set_grad_enabled, "__call__"): (SET_GRAD_ENABLED | DECORATE, None),
+        (torch.set_grad_enabled, "__enter__"): (_SET_ENTER, set_enter),
+        (torch.set_grad_enabled, "__exit__"): (SET_GRAD_ENABLED | EXIT, grad_exit(SET_GRAD_ENABLED | EXIT)),
+        (torch.inference_mode, "__enter__"): (_INFERENCE_ENTER, inference_enter),
+        (torch.inference_mode, "__exit__"): (_INFERENCE_EXIT, inference_exit),
+    }
+    patches = []
+    all_known = all(is_known(owner, name) for owner, name in KNOWN_METHODS) and _guard_acts_at_once()
+    for (owner, name), (op, hook) in reproduced.items():
+        original = getattr(owner, name)
+        if hook is None or not all_known:
+            hook = through(op, original)
+        # TorchScript compiles the source it finds behind `__wrapped__`, and that must be PyTorch's.
+        patches.append(Patch(owner, name, functools.wraps(original)(hook)))
+    originals = [getattr(patch.owner, patch.name) for patch in patches]
+    return Hooks(patches, originals, redirect, watch_tasks)
+
+
+@functools.cache
+def _guard_acts_at_once() -> bool:
+    """Whether PyTorch's guard enters inference mode when it is made, not when it is entered."""
+    guard = torch._C._InferenceMode(True)
+    try:
+        return torch.is_inference_mode_enabled()
+    finally:
+        guard.__exit__(None, None, None)
+
+
+def _is_inside_manager(frame: FrameType) -> bool:
+    """Whether ``frame`` is a method of a manager that switches by constructing another, as PyTorch's ``no_grad`` does."""
+    return frame.f_code.co_filename == GRAD_MODE_FILE and frame.f_code.co_name in ("__enter__", "__exit__")
+
+
+_SET_INIT, _SET_ENTER = SET_GRAD_ENABLED | CONSTRUCT, SET_GRAD_ENABLED | ENTER
+_INFERENCE_ENTER, _INFERENCE_EXIT = INFERENCE_MODE | ENTER, INFERENCE_MODE | EXIT

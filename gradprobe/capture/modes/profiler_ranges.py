@@ -1,0 +1,89 @@
+"""Blocks as named ranges in the trace of torch.profiler, while that runs.
+
+torch.profiler's own ``record_function`` goes through the dispatcher, where modes of the program would see it; what is used
+here is the way that PyTorch's compiled code names its ranges, which nothing sees but the profiler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from _thread import get_ident
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+import torch
+
+from gradprobe.capture.location.sites import Offset, site_of
+from gradprobe.recording.events import ENTER, EXIT, KIND, MANAGERS, Event
+
+_Range: Callable[[str], Any] | None = getattr(getattr(torch._C, "_profiler", None), "_RecordFunctionFast", None)
+
+
+def are_possible() -> bool:
+    """Whether this PyTorch has what ranges are made of."""
+    return _Range is not None
+
+
+class Ranges:
+    """The ranges of blocks that are open. A block that is left on another thread keeps its range to the end."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[int, int], list[Any]] = {}
+        self._names: dict[tuple[int, Offset, int], str | None] = {}
+        self._held: list[CodeType | None] = []  # the identity of code that is gone would be used again
+
+    def around(self, emit: Callable[[Event], object]) -> Callable[[Event], object]:
+        """An ``emit`` that also begins and ends ranges."""
+
+        def with_range(event: Event) -> None:
+            emit(event)
+            op = event[0]
+            if op & ~KIND in MANAGERS:
+                if op & KIND == ENTER:
+                    self._begin(event)
+                elif op & KIND == EXIT:
+                    self._end(event)
+
+        return with_range
+
+    def close(self) -> None:
+        """Ends the ranges of this thread and forgets the others."""
+        ident = get_ident()
+        for thread, key in list(self._open):
+            if thread == ident:
+                for one in reversed(self._open.pop((thread, key))):
+                    _leave(one)
+        self._open.clear()
+
+    def _begin(self, event: Event) -> None:
+        op, _, thread, code, offset, *_, key, _ = event
+        name = self._name(code, offset, op & ~KIND)
+        if name is not None and _Range is not None:
+            one = _Range(name)
+            one.__enter__()
+            self._open.setdefault((thread, key), []).append(one)
+
+    def _end(self, event: Event) -> None:
+        opened = self._open.get((event[2], event[9]))
+        if opened:
+            _leave(opened.pop())
+            if not opened:
+                del self._open[event[2], event[9]]
+
+    def _name(self, code: CodeType | None, offset: Offset, manager: int) -> str | None:
+        """What a range is called; None for those of PyTorch's own code."""
+        known = (id(code), offset, manager)
+        if known not in self._names:
+            self._held.append(code)
+            site = site_of(code, offset)
+            where = "" if site.file is None else f" {os.path.basename(site.file)}:{site.line}"
+            self._names[known] = None if site.internal else f"{MANAGERS[manager]}{where}"
+        return self._names[known]
+
+
+def _leave(one: Any) -> None:
+    # A range that was begun before the profiler was has nothing to end, and says so.
+    with contextlib.suppress(RuntimeError):
+        one.__exit__(None, None, None)

@@ -1,0 +1,1 @@
+"""Level ``ops``: observation of one operator at a time."""

@@ -1,0 +1,1 @@
+"""Replacement of other modules' attributes, and its exact reversal."""

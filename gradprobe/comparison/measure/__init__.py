@@ -1,0 +1,1 @@
+"""Measurement of one call: timing rounds, counts of mechanisms, instruction counts."""

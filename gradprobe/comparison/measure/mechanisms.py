@@ -1,0 +1,112 @@
+"""What one call makes PyTorch do, by mechanism, counted in a pass of its own that is not timed.
+
+Nodes come from the thread's sequence number, saved tensors from hooks. The rest is counted by a dispatch mode that takes
+composite operators apart in every mode, since inference mode would otherwise show fewer of them. Which views are tracked
+and which tensors have a version counter then follows from the kind of tensor: PyTorch, Autograd mechanics, Inference Mode,
+https://docs.pytorch.org/docs/stable/notes/autograd.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gradprobe.capture.ops.op_schema import Plan, tensors
+
+TITLES: Final = {
+    "nodes": "autograd node",
+    "leaf_nodes": "node that accumulates a gradient",
+    "saved_tensors": "saved tensor",
+    "counters": "version counter",
+    "tracked_views": "tracked view",
+    "bumps": "version bump",
+    "dispatch_steps": "step of dispatch through autograd",
+    "normal_inputs": "operator on normal tensors",
+}
+NAMES: Final = tuple(TITLES)
+
+
+def counted(call: Callable[[], object]) -> dict[str, float]:
+    """The mechanisms of one call, under the mode that is in force. Raises what the call raises."""
+    mode = _Counting()
+    sequence_number: Callable[[], int] = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
+    saved = [0]
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved[0] += 1
+        # Not the tensor itself: one that is also an output would keep its node, which keeps it.
+        with torch._C._DisableTorchDispatch():
+            return tensor.detach()
+
+    before = sequence_number()
+    with saved_tensors_hooks(pack, lambda tensor: tensor), mode:
+        call()
+    nodes = sequence_number() - before
+    return {
+        "nodes": float(nodes),
+        "saved_tensors": float(saved[0]),
+        "leaf_nodes": float(len(mode.leaves)),
+        **mode.counts,
+    }
+
+
+@cache
+def _plan(func: Any) -> Plan:
+    return Plan(func)
+
+
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what is below autograd. What comes whole under inference mode is called in its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts = dict.fromkeys(("counters", "tracked_views", "bumps", "dispatch_steps", "normal_inputs"), 0.0)
+        self.leaves: dict[int, Tensor] = {}
+        # Kept, so that no other storage takes an address of theirs.
+        self._normal: dict[int, torch.UntypedStorage] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        plan = _plan(func)
+        inference = torch.is_inference_mode_enabled()
+        if plan.is_composite and inference:
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        taken = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        base_is_normal = bool(taken) and self._is_normal(taken[0])
+        written = list(plan.written(args, kwargs))
+        self.counts["bumps"] += sum(map(self._is_normal, written))
+        self.counts["dispatch_steps"] += bool(taken) and not inference
+        self.counts["normal_inputs"] += any(map(self._is_normal, taken))
+        if torch.is_grad_enabled():
+            self.leaves.update((id(tensor), tensor) for tensor in taken if tensor.requires_grad and tensor.is_leaf)
+        result = func(*args, **kwargs)
+        for made in tensors(result):
+            if plan.is_view and base_is_normal:
+                self.counts["tracked_views"] += 1
+                if inference and _has_storage(made):
+                    self._normal[made.untyped_storage()._cdata] = made.untyped_storage()
+            elif not plan.is_view and not inference and not any(made is tensor for tensor in written):
+                self.counts["counters"] += 1
+        return result
+
+    def _is_normal(self, tensor: Tensor) -> bool:
+        """Whether PyTorch keeps versions and views of it. Below autograd a view of a normal tensor looks like none."""
+        return not tensor.is_inference() or (_has_storage(tensor) and tensor.untyped_storage()._cdata in self._normal)
+
+
+def _has_storage(tensor: Tensor) -> bool:
+    try:
+        tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):  # sparse, or without data
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The functions to measure, and how a worker process opens them."""

@@ -1,0 +1,35 @@
+"""Any model of Hugging Face transformers, by the name of its type or of its repository."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from gradprobe.comparison.workloads.workload import Call, Workload
+from gradprobe.errors import GradprobeError
+
+
+def workload(name: str) -> Workload:
+    """A forward pass with random weights: of a type of model (`gpt2`, `bert`) as its config stands, or of a repository."""
+    return Workload(f"{name} of transformers, forward", lambda: _forward(name))
+
+
+def _forward(name: str) -> Call:
+    try:
+        import transformers  # type: ignore[import-untyped,unused-ignore]
+    except ImportError as error:
+        raise GradprobeError(f"hf:{name} needs transformers ({error}); install it: pip install transformers") from None
+    try:
+        if name in transformers.CONFIG_MAPPING:
+            config = transformers.AutoConfig.for_model(name)
+        else:
+            config = transformers.AutoConfig.from_pretrained(name)
+        torch.manual_seed(0)
+        model: Any = transformers.AutoModel.from_config(config).eval()  # type: ignore[no-untyped-call,unused-ignore]
+    except Exception as error:
+        raise GradprobeError(f"transformers cannot make {name}: {error}; name a model type such as gpt2") from error
+    if model.main_input_name == "pixel_values":
+        return partial(model, torch.randn(1, config.num_channels, config.image_size, config.image_size))
+    return partial(model, **model.dummy_inputs)

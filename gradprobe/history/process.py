@@ -1,0 +1,109 @@
+"""One process of a recording: what it stored, what that means, and how to name its parts."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from gradprobe.history.device_times import DeviceTime, device_times
+from gradprobe.history.interpreter import Watch, interpret
+from gradprobe.history.op_totals import Accounting
+from gradprobe.history.records import History, Region
+from gradprobe.recording.events import COMPILED_CALL
+from gradprobe.recording.sqlite_file import Contents
+
+
+@dataclass(frozen=True)
+class Process:
+    """``offset_ns`` puts its times on the common axis of a merged recording, ``first_region`` its regions in one row."""
+
+    contents: Contents
+    history: History
+    include_torch: bool
+    offset_ns: int = 0
+    first_region: int = 0
+
+    @cached_property
+    def accounting(self) -> Accounting:
+        """What operators did in it."""
+        return Accounting(self.contents, self.history)
+
+    @cached_property
+    def device_times(self) -> dict[Region, DeviceTime]:
+        """What accelerators say of its regions."""
+        return device_times(self.contents, self.history)
+
+    @cached_property
+    def compiled(self) -> dict[Region, str]:
+        """What ran compiled directly in a region: the functions, with how often where it was not once."""
+        calls: dict[Region, Counter[str]] = defaultdict(Counter)
+        for mark in self.history.marks:
+            if mark.op == COMPILED_CALL and mark.region is not None:
+                calls[mark.region][self.place(mark.site)[2] or "?"] += 1
+        return {
+            region: ", ".join(name if count == 1 else f"{name} ({count:,})" for name, count in counts.most_common())
+            for region, counts in calls.items()
+        }
+
+    @cached_property
+    def watched(self) -> frozenset[int]:
+        """The threads whose operators were seen."""
+        return frozenset(lane.thread for lane in self.history.lanes if lane.is_watched and self.counts_operators)
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        return dict(self.contents.meta.get("environment", {}))
+
+    @property
+    def pid(self) -> int:
+        return int(self.environment.get("process", 0))
+
+    @property
+    def rank(self) -> int | None:
+        rank = self.environment.get("rank")
+        return None if rank is None else int(rank)
+
+    @cached_property
+    def counts_nodes(self) -> bool:
+        return self.environment.get("level") != "modes"
+
+    @cached_property
+    def counts_operators(self) -> bool:
+        return self.environment.get("level") == "ops"
+
+    @cached_property
+    def counts_saved(self) -> bool:
+        """Whether its PyTorch showed what nodes saved for backward."""
+        return self.contents.meta.get("reads_saved") is not False
+
+    def thread(self, number: int) -> str:
+        """The name of a thread, with a number where an earlier one of this recording had the same."""
+        return self._names.get(number, f"thread {number}")
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        uses: Counter[str] = Counter()
+        names = {}
+        for number, thread in sorted(self.contents.threads.items()):
+            uses[thread.name] += 1
+            names[number] = thread.name if uses[thread.name] == 1 else f"{thread.name} #{uses[thread.name]}"
+        return names
+
+    def place(self, site: int) -> tuple[str | None, int | None, str | None]:
+        """File, line and function of a site; three times None where it is not known."""
+        known = self.contents.sites.get(site)
+        return (None, None, None) if known is None else (known.file, known.line, known.function)
+
+
+def processes(contents: list[Contents], *, include_torch: bool, watch: Watch = iter) -> list[Process]:
+    """The processes of a recording on one time axis, which begins with the earliest of them."""
+    begun = [int(c.meta.get("began_wall_ns", 0)) for c in contents]
+    found: list[Process] = []
+    first_region = 0
+    for content, wall in zip(contents, begun, strict=True):
+        history = interpret(content, include_torch=include_torch, watch=watch)
+        found.append(Process(content, history, include_torch, wall - min(begun), first_region))
+        first_region += len(history.regions)
+    return found

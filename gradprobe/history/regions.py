@@ -1,0 +1,217 @@
+"""The regions of a history: how they nest and close, and the transitions at their edges.
+
+Regions nest per thread and asyncio task. An exit may come out of order or on another thread; the region says so.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from gradprobe.history.records import (
+    EARLIER,
+    HELD,
+    OTHER_THREAD,
+    OUT_OF_ORDER,
+    UNFINISHED,
+    Lane,
+    Region,
+    State,
+    Transition,
+)
+from gradprobe.recording.events import NOWHERE
+
+
+class Regions:
+    """The regions and transitions found so far; those of PyTorch's own code are left out unless ``include_torch``."""
+
+    def __init__(self, *, include_torch: bool) -> None:
+        self.found: list[Region] = []
+        self.transitions: list[Transition] = []
+        self.hidden = 0
+        self._include_torch = include_torch
+        self._stacks: dict[tuple[int, str | None], list[Region]] = defaultdict(list)
+
+    def stack(self, thread: int, task: str | None) -> list[Region]:
+        """What is open in a task of a thread, the innermost last."""
+        return self._stacks[thread, task]
+
+    def open(
+        self,
+        lane: Lane,
+        time: int,
+        task: str | None,
+        manager: str,
+        form: str,
+        site: int,
+        before: State,
+        after: State,
+        nodes: int,
+        *,
+        internal: bool = False,
+    ) -> Region:
+        stack = self.stack(lane.thread, task)
+        hidden = internal and not self._include_torch
+        if form == "call" and stack and stack[-1].form == "call" and not hidden:
+            self.close(stack[-1], time, nodes, lane)
+        parent = stack[-1] if stack and not hidden else None
+        depth = sum(region.form != "call" for region in stack)
+        region = Region(
+            number=0,
+            manager=manager,
+            form=form,
+            site=site,
+            thread=lane.thread,
+            task=task,
+            start_ns=time,
+            before=before,
+            inside=after,
+            parent=parent,
+            depth=depth,
+            internal=internal,
+            start_nodes=nodes,
+        )
+        if not hidden:
+            stack.append(region)
+            self.found.append(region)
+        return region
+
+    def close(self, region: Region, time: int, nodes: int, lane: Lane) -> None:
+        """Ends ``region`` at an event of ``lane``, and with it the plain calls made directly in it."""
+        region.end_ns, region.end_nodes = time, nodes
+        region.closed = True
+        if region.thread != lane.thread:
+            region.irregular.append(OTHER_THREAD)
+        stack = self.stack(region.thread, region.task)
+        if stack and stack[-1] is region:
+            stack.pop()
+        elif region in stack:
+            above = stack[stack.index(region) + 1 :]
+            if all(r.form == "call" for r in above):
+                for call in above:
+                    call.end_ns, call.end_nodes, call.closed = time, nodes, True
+                    _charge(call)
+                del stack[stack.index(region) :]
+            else:
+                region.irregular.append(OUT_OF_ORDER)
+                stack.remove(region)
+        _charge(region)
+
+    def abandon(self, thread: int, task: str | None, time: int, nodes: int) -> None:
+        """Ends all that is open in a task, whose exits will not be seen."""
+        stack = self.stack(thread, task)
+        while stack:
+            _leave_unfinished(stack.pop(), time, nodes)
+
+    def open_earlier(
+        self, lane: Lane, manager: str, form: str, site: int, before: State, inside: State, *, internal: bool
+    ) -> Region:
+        """The region of an exit whose enter came before the recording; it spans what the recording saw of it."""
+        region = Region(
+            number=0,
+            manager=manager,
+            form="with" if form == "indirect" else form,
+            site=NOWHERE if form == "indirect" else site,
+            thread=lane.thread,
+            task=None,
+            start_ns=lane.began_ns,
+            before=before,
+            inside=inside,
+            parent=None,
+            depth=0,
+            internal=internal,
+            irregular=[EARLIER],
+        )
+        if self._include_torch or not internal:
+            self.found.append(region)
+            for other in self.found:
+                if other.parent is None and other.thread == lane.thread and other.task is None and other is not region:
+                    other.parent = region
+                    region.child_ns += (other.end_ns or 0) - other.start_ns
+        return region
+
+    def note(
+        self,
+        lane: Lane,
+        time: int,
+        task: str | None,
+        region: Region,
+        event: str,
+        before: State,
+        after: State,
+        site: int,
+        internal: bool,
+    ) -> Transition:
+        """The transition at an edge of ``region``."""
+        transition = Transition(
+            time, lane.thread, task, region.manager, region.form, event, before, after, region.depth, region, site
+        )
+        if internal and not self._include_torch:
+            self.hidden += 1
+        else:
+            self.transitions.append(transition)
+        return transition
+
+    def finish(self, lanes: dict[int, Lane], end: int) -> None:
+        """Ends what was never left with its thread or with the recording, and numbers all regions."""
+        for region in self.found:
+            if region.end_ns is None:
+                lane = lanes[region.thread]
+                _leave_unfinished(region, end if lane.ended_ns is None else lane.ended_ns, lane.last_nodes)
+        self.found.sort(key=lambda region: region.start_ns)
+        self._tell_shared()
+        for number, region in enumerate(self.found):
+            region.number = number
+
+    def _tell_shared(self) -> None:
+        """Marks the regions that asyncio tasks held while others of their thread ran regions, in order of their start."""
+        threads: dict[int, list[Region]] = defaultdict(list)
+        for region in self.found:
+            threads[region.thread].append(region)
+        for regions in threads.values():
+            if any(region.task is not None for region in regions):
+                for region in (*_begun_within_others(regions), *_with_others_begun_within(regions)):
+                    if not region.is_shared:
+                        region.is_shared = True
+                        region.irregular.append(HELD)
+
+
+def _begun_within_others(regions: list[Region]) -> Iterator[Region]:
+    """Regions of tasks that began while one of another task was open."""
+    latest: dict[str, int] = {}  # when the regions so far end, of the two tasks whose end last
+    for region in regions:
+        task = region.task
+        if task is None:
+            continue
+        if any(end > region.start_ns for other, end in latest.items() if other != task):
+            yield region
+        latest[task] = max(latest.get(task, 0), region.end_ns or 0)
+        if len(latest) > 2:
+            del latest[min(latest, key=lambda known: latest[known])]
+
+
+def _with_others_begun_within(regions: list[Region]) -> Iterator[Region]:
+    """Regions of tasks in which one of another task, or of none, began."""
+    following: Region | None = None
+    of_another_task: Region | None = None  # the first after ``following`` that is of another task than it
+    for region in reversed(regions):
+        if following is not None and following.task != region.task:
+            of_another_task = following
+        if region.task is not None and of_another_task is not None and of_another_task.start_ns < (region.end_ns or 0):
+            yield region
+        following = region
+
+
+def _leave_unfinished(region: Region, time: int, nodes: int) -> None:
+    region.end_ns, region.end_nodes = time, nodes
+    if region.form != "call":
+        region.irregular.append(UNFINISHED)
+    _charge(region)
+
+
+def _charge(region: Region) -> None:
+    """Adds a finished region to what its parent's own time leaves out."""
+    parent = region.parent
+    if parent is not None and region.end_ns is not None:
+        parent.child_ns += region.end_ns - region.start_ns
+        parent.child_nodes += region.nodes or 0

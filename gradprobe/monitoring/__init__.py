@@ -1,0 +1,1 @@
+"""Counters for programs that run for ever: ``monitor()`` and its export to OpenTelemetry."""

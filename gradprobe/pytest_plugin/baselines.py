@@ -1,0 +1,123 @@
+"""What a run counted, kept for a later run to be compared with: DIR/<machine>/NNNN_name.json."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradprobe._files import write
+from gradprobe.errors import GradprobeError
+from gradprobe.pytest_plugin.options import LATEST, Settings
+from gradprobe.pytest_plugin.results import Results
+
+SCHEMA = 1
+COUNTS = ("nodes", "saved_bytes", "version_bumps")
+
+
+def machine() -> str:
+    """What times can be compared within: system, processor, Python and the PyTorch that is installed."""
+    import torch
+
+    python = ".".join(platform.python_version_tuple()[:2])
+    name = (
+        f"{platform.system()}-{platform.machine()}-py{python}-torch{torch.__version__}-{torch.get_num_threads()}threads"
+    )
+    return re.sub(r"[^\w.+-]", "_", name)
+
+
+def save(results: Results, settings: Settings, config: pytest.Config) -> Path:
+    """Writes the counts and times of all tests that were watched. Raises ``GradprobeError`` where that cannot be done."""
+    folder = _storage(settings, config) / machine()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        ignore = folder.parent / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="utf-8")
+    except OSError as error:
+        raise GradprobeError(f"cannot write to {folder}: {error.strerror}; name another folder by storage") from None
+    number = 1 + max((int(path.name[:4]) for path in _saved(folder)), default=0)
+    path = folder / f"{number:04}_{settings.save}.json"
+    tests = {
+        outcome.test: {name: getattr(outcome, name) for name in (*COUNTS, "duration_ns", "level")}
+        for outcome in results.outcomes
+        if outcome.passed
+    }
+    body = {"schema": SCHEMA, "kind": "baseline", "machine": machine(), "tests": tests}
+    write(path, json.dumps(body, indent=1) + "\n")
+    return path
+
+
+def load(
+    config: pytest.Config, settings: Settings, *, has_workers: bool
+) -> tuple[Mapping[str, Mapping[str, Any]], list[str]]:
+    """By test, what the baseline has; and what a reader must know about it.
+
+    Times are left out where they say nothing: on another machine, and where tests run side by side.
+    """
+    asked = settings.compare or (LATEST if settings.compare_fail else None)
+    if asked is None:
+        return {}, []
+    path = _find(asked, _storage(settings, config), settings.sources["compare"])
+    plain = _read(path)
+    tests, notes = dict(plain["tests"]), [f"compared with the baseline {path}"]
+    why = None
+    if plain["machine"] != machine():
+        why = f"it was made on {plain['machine']}, and this is {machine()}"
+    elif has_workers:
+        why = "tests ran side by side"
+    if why is not None:
+        notes.append(f"times were not compared: {why}")
+        tests = {test: {**known, "duration_ns": None} for test, known in tests.items()}
+    return tests, notes
+
+
+def _find(asked: str, storage: Path, source: str) -> Path:
+    if "/" in asked or asked.endswith(".json"):
+        return Path(asked)
+    every = [path for folder in sorted(storage.glob("*/")) for path in _saved(folder)]
+    here = [path for path in every if path.parent.name == machine()]
+    fitting = [path for path in (here or every) if asked == LATEST or path.stem[5:] == asked or path.stem == asked]
+    if not fitting:
+        there = ", ".join(sorted({path.stem[5:] for path in every})) or "none"
+        raise pytest.UsageError(
+            f"gradprobe: there is no baseline {asked!r} (from {source}) in {storage}; there is {there}. "
+            "Save one with --gradprobe-save=NAME"
+        )
+    return max(fitting, key=lambda path: path.name)
+
+
+def _saved(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*.json") if re.match(r"\d{4}_", path.name)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise pytest.UsageError(f"gradprobe: cannot read the baseline {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise pytest.UsageError(f"gradprobe: the baseline {path} is no JSON ({error}); save it anew") from None
+    if not isinstance(plain, dict) or plain.get("kind") != "baseline" or not _is_sound(plain.get("tests")):
+        raise pytest.UsageError(f"gradprobe: {path} is no baseline; name one that --gradprobe-save wrote")
+    if plain.get("schema") != SCHEMA:
+        raise pytest.UsageError(f"gradprobe: {path} has schema {plain.get('schema')}, this version reads {SCHEMA}")
+    return {"machine": None, **plain}
+
+
+def _is_sound(tests: Any) -> bool:
+    return isinstance(tests, dict) and all(
+        isinstance(known, dict)
+        and all(isinstance(known.get(name), int | float | None) for name in (*COUNTS, "duration_ns"))
+        for known in tests.values()
+    )
+
+
+def _storage(settings: Settings, config: pytest.Config) -> Path:
+    storage: str = settings.storage
+    return config.rootpath / storage

@@ -1,0 +1,205 @@
+"""What a test may cost: the keywords of ``@pytest.mark.gradprobe``, and whether what was counted keeps to them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+
+from gradprobe.pytest_plugin.options import LEVELS, Limit
+from gradprobe.pytest_plugin.results import Outcome, Where
+
+if TYPE_CHECKING:
+    from gradprobe.tables.recording_tables import Tables
+
+MODES = ("no_grad", "inference_mode", "grad")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the markers of a test ask for; None where they ask for nothing."""
+
+    max_nodes: int | None = None
+    max_saved_bytes: int | None = None
+    max_version_bumps: int | None = None
+    require_mode: str | None = None
+    level: str | None = None
+
+    @property
+    def needed_level(self) -> str | None:
+        """The least level that can tell; a marker that names a lower one is taken at its word for what that can count."""
+        if self.level is not None:
+            return self.level
+        return "ops" if any(getattr(self, one.name) is not None for one in fields(self)) else None
+
+
+def budget_of(item: pytest.Item) -> Budget | None:
+    """The budget of a test, that of the nearest marker for each keyword; None where it has no marker.
+
+    Raises ``pytest.UsageError`` for a keyword or a value that is not allowed.
+    """
+    markers = list(item.iter_markers("gradprobe"))
+    if not markers:
+        return None
+    merged: dict[str, Any] = {}
+    for marker in reversed(markers):
+        _check(item, marker)
+        merged.update(marker.kwargs)
+    budget = Budget(**merged)
+    needs_ops = [
+        name for name in ("max_saved_bytes", "max_version_bumps", "require_mode") if merged.get(name) is not None
+    ]
+    if budget.level is not None and budget.level != "ops" and needs_ops:
+        raise _error(
+            item, f"{needs_ops[0]} needs level='ops', and the marker says level={budget.level!r}; leave level out"
+        )
+    if budget.level == "modes" and budget.max_nodes is not None:
+        raise _error(item, "max_nodes needs level='graph' or 'ops', and the marker says level='modes'; leave level out")
+    return budget
+
+
+def _check(item: pytest.Item, marker: pytest.Mark) -> None:
+    known = {field.name for field in fields(Budget)}
+    if marker.args:
+        raise _error(
+            item, f"the marker takes keywords only, not {marker.args[0]!r}; it knows {', '.join(sorted(known))}"
+        )
+    for name, value in marker.kwargs.items():
+        if name not in known:
+            raise _error(item, f"the marker has no keyword {name!r}; it knows {', '.join(sorted(known))}")
+        if name == "level" and value not in LEVELS:
+            raise _error(item, f"level={value!r} is not known; choose one of {', '.join(LEVELS)}")
+        if name == "require_mode" and value not in MODES:
+            raise _error(item, f"require_mode={value!r} is not known; choose one of {', '.join(MODES)}")
+        if name.startswith("max_") and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise _error(item, f"{name}={value!r} is no whole number from 0")
+
+
+def _error(item: pytest.Item, text: str) -> pytest.UsageError:
+    return pytest.UsageError(f"gradprobe: {item.nodeid}: {text}")
+
+
+def measure(tables: Tables, test: str, level: str, duration_ns: int) -> Outcome:
+    """The counts of a test from its recording."""
+    from gradprobe.analysis.time_by_mode import by_mode
+    from gradprobe.recording.events import BACKWARD_PASS
+
+    counted = [time.nodes for time in by_mode(tables.processes) if time.nodes is not None]
+    is_ops = level == "ops"
+    passes = sum(mark.op == BACKWARD_PASS for process in tables.processes for mark in process.history.marks)
+    return Outcome(
+        test,
+        level,
+        duration_ns,
+        nodes=sum(counted) if counted and level != "modes" else None,
+        saved_bytes=int(tables.ops["saved_bytes"].sum()) if is_ops and _knows_saved(tables) else None,
+        version_bumps=int(tables.ops["version_bumps"].sum()) if is_ops else None,
+        had_backward=passes > 0,
+        places=_places(tables, "nodes"),
+    )
+
+
+def broken(budget: Budget, outcome: Outcome, tables: Tables, base_mode: str) -> Iterator[str]:
+    """Each way in which a test went beyond its budget: what was expected, what came, and where from."""
+    for name, metric, noun in (
+        ("max_nodes", "nodes", "autograd nodes were constructed"),
+        ("max_saved_bytes", "saved_bytes", "bytes were saved for backward"),
+        ("max_version_bumps", "version_bumps", "version counters were bumped"),
+    ):
+        allowed, actual = getattr(budget, name), getattr(outcome, metric)
+        if allowed is not None and actual is not None and actual > allowed:
+            yield _told(f"{name}={allowed}, but {actual:,} {noun}", _places(tables, metric))
+    if budget.max_saved_bytes is not None and not _knows_saved(tables):
+        yield _told(f"max_saved_bytes={budget.max_saved_bytes}, but this torch does not show what its nodes saved", ())
+    if budget.require_mode is not None:
+        others = _outside(tables, budget.require_mode, base_mode)
+        if others:
+            ran = sum(where.amount for where in others)
+            yield _told(f"require_mode={budget.require_mode!r}, but {ran:,} operators ran in another mode", others)
+
+
+def _knows_saved(tables: Tables) -> bool:
+    return all(process.counts_saved for process in tables.processes)
+
+
+def regressed(limits: Sequence[Limit], outcome: Outcome, before: Mapping[str, Any]) -> Iterator[str]:
+    """Each way in which a test costs more than its baseline by more than is allowed."""
+    for limit in limits:
+        metric = "duration_ns" if limit.metric == "time" else limit.metric
+        old, new = before.get(metric), getattr(outcome, metric)
+        if old is not None and new is not None and new > limit.allowed(old):
+            shown: Callable[[float], str] = _milliseconds if limit.metric == "time" else "{:,}".format
+            yield _told(f"{limit} is broken: {shown(old)} in the baseline, {shown(new)} now", outcome.places)
+
+
+def _milliseconds(ns: float) -> str:
+    return f"{ns / 1e6:.3g} ms"
+
+
+def _told(text: str, places: Sequence[Where]) -> str:
+    lines = [f"gradprobe: {text}"]
+    for where in places[:_SHOWN]:
+        at = "(unknown)" if where.file is None else f"{_shown(where.file)}:{where.line}"
+        within = f" in {where.function}" if where.function else ""
+        lines.append(f"  {where.amount:,} by {where.op} at {at}{within}")
+    if len(places) > _SHOWN:
+        lines.append(f"  and {len(places) - _SHOWN:,} more places")
+    return "\n".join(lines)
+
+
+def _shown(file: str) -> str:
+    relative = os.path.relpath(file)
+    return relative if len(relative) < len(file) else file
+
+
+def _places(tables: Tables, metric: str) -> tuple[Where, ...]:
+    """Where most of a count came from: operators by line, or blocks where operators were not watched."""
+    if not tables.ops.empty:
+        rows = tables.ops[tables.ops[metric] > 0]
+        groups = rows.groupby(["file", "line", "function", "op"], dropna=False, sort=False)[metric].sum()
+        found = [
+            Where(_text(f), _number(n), _text(w), str(op), int(amount)) for (f, n, w, op), amount in groups.items()
+        ]
+    elif metric == "nodes" and "self_nodes" in tables.sites:
+        rows = tables.sites[tables.sites["self_nodes"].fillna(0) > 0]
+        found = [
+            Where(
+                _text(row["file"]),
+                _number(row["line"]),
+                _text(row["function"]),
+                row["manager"],
+                int(row["self_nodes"]),
+            )
+            for row in rows.to_dict("records")
+        ]
+    else:
+        found = []
+    return tuple(sorted(found, key=lambda where: -where.amount))
+
+
+def _outside(tables: Tables, mode: str, base_mode: str) -> tuple[Where, ...]:
+    """The operators that ran in another mode than ``mode``, by line; the body itself runs in ``base_mode``."""
+    from gradprobe.recording.events import mode_name
+
+    sums: dict[tuple[Any, ...], int] = {}
+    for process in tables.processes:
+        for key, known in process.accounting.ops.items():
+            within = base_mode if key.region is None else mode_name(*key.region.inside)
+            if within != mode:
+                place = (*process.place(key.site), key.op)
+                sums[place] = sums.get(place, 0) + known.account.calls
+    found = [Where(file, line, function, op, amount) for (file, line, function, op), amount in sums.items()]
+    return tuple(sorted(found, key=lambda where: -where.amount))
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: Any) -> int | None:
+    return None if pd.isna(value) else int(value)

@@ -1,0 +1,1 @@
+"""One renderer per format, and the registry that chooses between them."""

@@ -1,0 +1,207 @@
+"""The recording in the trace-event format, which Perfetto opens; by itself, or within the trace of torch.profiler.
+
+Regions are slices, in a track per thread and asyncio task; autograd nodes and saved bytes are counters, findings are
+instants. Times are microseconds; ``baseTimeNanoseconds`` is what they count from, on the wall clock, as torch.profiler
+has it.
+The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
+"""
+
+from __future__ import annotations
+
+import gzip
+import heapq
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import count as counting
+from typing import Any
+
+from gradprobe.errors import GradprobeError
+from gradprobe.history.op_totals import bytes_of
+from gradprobe.history.process import Process
+from gradprobe.history.records import Region
+from gradprobe.recording.events import NOT_COUNTED, mode_name
+from gradprobe.report.formats.rendered import Options, Written
+from gradprobe.report.formats.torch_trace import ADVICE, TorchTrace, read
+from gradprobe.report.units import many, place, printable
+from gradprobe.tables.dataframes import duration_ns
+from gradprobe.tables.recording_tables import Tables
+
+SLICES = 100_000
+_FIRST_TRACK = 1_000_000_000
+"""Beyond the numbers of real threads, so that no track of torch.profiler's has the same."""
+_LONGEST = 300
+
+
+def recording(tables: Tables, options: Options) -> Written:
+    """The trace of a recording, or with ``options.merge`` that of torch.profiler with the recording in it."""
+    beside = None if options.merge is None else read(options.merge)
+    trace = _trace(tables, beside)
+    try:
+        text = json.dumps(trace, allow_nan=False, separators=(",", ":"))
+    except (ValueError, RecursionError) as error:
+        # Python reads numbers beyond all and lists so deep that no JSON can be written of them.
+        if beside is None:
+            raise
+        raise GradprobeError(f"{beside.path} cannot be written again ({error}); {ADVICE}") from None
+    # No time of compression in the file: the same recording gives the same bytes.
+    is_packed = options.suffix is not None and options.suffix.endswith(".gz")
+    return Written(gzip.compress(text.encode(), mtime=0) if is_packed else text + "\n")
+
+
+def _trace(tables: Tables, beside: TorchTrace | None) -> dict[str, Any]:
+    begun = min(int(content.meta.get("began_wall_ns", 0)) for content in tables.contents)
+    base = begun if beside is None else beside.base_ns
+    regions = [(process, region) for process in tables.processes for region in process.history.regions]
+    if beside is not None:
+        ends = [p.history.end_ns + p.offset_ns for p in tables.processes]
+        beside.check_overlap(begun, begun + max(ends))
+    kept = heapq.nlargest(SLICES, regions, key=lambda pair: duration_ns(pair[1]))
+    events = [] if beside is None else list(beside.plain["traceEvents"])
+    for event in _events(tables, kept, is_merged=beside is not None):
+        if "ts" in event:
+            event["ts"] = (event["ts"] + begun - base) / 1000
+        events.append(event)
+    told = {"gradprobe": f"{many(len(regions), 'region')}"}
+    if len(kept) < len(regions):
+        told["gradprobe"] += f", of which the {len(kept):,} longest are here"
+    if beside is None:
+        return {"displayTimeUnit": "ns", "baseTimeNanoseconds": base, "otherData": told, "traceEvents": events}
+    known = beside.plain.get("otherData")
+    return {
+        **beside.plain,
+        "otherData": {**(known if isinstance(known, dict) else {}), **told},
+        "traceEvents": events,
+    }
+
+
+def _events(tables: Tables, kept: list[tuple[Process, Region]], *, is_merged: bool) -> Iterator[dict[str, Any]]:
+    """The events, times in nanoseconds since the recording began."""
+    tracks: dict[tuple[int, int, str | None], list[Region]] = defaultdict(list)
+    numbers = {id(process): number for number, process in enumerate(tables.processes)}
+    for process, region in kept:
+        tracks[numbers[id(process)], region.thread, region.task].append(region)
+    if not is_merged:
+        for process in tables.processes:
+            rank = "" if process.rank is None else f", rank {process.rank}"
+            yield _about("process_name", process.pid, 0, name=f"gradprobe: process {process.pid}{rank}")
+    for track, (number, thread, task) in enumerate(sorted(tracks, key=lambda key: (*key[:2], key[2] or ""))):
+        process, regions = tables.processes[number], tracks[number, thread, task]
+        tid = _FIRST_TRACK + track
+        name = _clipped(f"{process.thread(thread)}{f' {task}' if task else ''}")
+        yield _about("thread_name", process.pid, tid, name=f"modes: {name}" if is_merged else name)
+        # Below all numbers of threads: torch.profiler sorts its threads by theirs.
+        yield _about("thread_sort_index", process.pid, tid, sort_index=track - _FIRST_TRACK)
+        for start, end, region, is_rest in nested(regions):
+            yield {
+                "ph": "X",
+                "cat": "gradprobe",
+                "pid": process.pid,
+                "tid": tid,
+                "name": _name(process, region),
+                "ts": start + process.offset_ns,
+                "dur": (end - start) / 1000,
+                "args": _args(process, region, is_rest=is_rest),
+            }
+    threads: dict[tuple[int, int], list[Region]] = defaultdict(list)
+    for (number, thread, _), regions in tracks.items():
+        threads[number, thread] += regions
+    for (number, thread), regions in threads.items():
+        process = tables.processes[number]
+        yield from _counters(process, regions, _clipped(process.thread(thread)))
+    yield from _findings(tables)
+
+
+def _about(what: str, pid: int, tid: int, **args: Any) -> dict[str, Any]:
+    return {"ph": "M", "name": what, "pid": pid, "tid": tid, "args": args}
+
+
+def nested(regions: Iterable[Region]) -> Iterator[tuple[int, int, Region, bool]]:
+    """Slices (start, end, region, whether it is the rest of one) of which each lies within or beside every other.
+
+    Where a region outlasts one that it began in, it is cut there: in a track, slices that overlap would be lost.
+    """
+    order = counting()
+    waiting = [(r.start_ns, -r.start_ns - duration_ns(r), next(order), r, False) for r in regions]
+    heapq.heapify(waiting)
+    open_ends: list[int] = []
+    while waiting:
+        start, end, _, region, is_rest = heapq.heappop(waiting)
+        end = -end
+        while open_ends and open_ends[-1] <= start:
+            open_ends.pop()
+        if open_ends and end > open_ends[-1]:
+            heapq.heappush(waiting, (open_ends[-1], -end, next(order), region, True))
+            end = open_ends[-1]
+        yield start, end, region, is_rest
+        open_ends.append(end)
+
+
+def _name(process: Process, region: Region) -> str:
+    file, line, _ = process.place(region.site)
+    return _clipped(f"{region.manager} {place(file, line)}")
+
+
+def _args(process: Process, region: Region, *, is_rest: bool) -> dict[str, Any]:
+    file, line, function = process.place(region.site)
+    took = duration_ns(region)
+    args = {
+        "site": _clipped(place(file, line)),
+        "function": _clipped(function or "-"),
+        "form": region.form,
+        "mode": mode_name(*region.inside),
+        "own_us": max(took - region.child_ns, 0) / 1000,
+        "nodes": region.nodes,
+        "error": _clipped(region.error) or None,
+        "irregular": ", ".join(dict.fromkeys(region.irregular)) or None,
+        "continues": True if is_rest else None,
+    }
+    return {name: value for name, value in args.items() if value is not None}
+
+
+def _counters(process: Process, regions: list[Region], name: str) -> Iterator[dict[str, Any]]:
+    """Autograd nodes constructed and bytes saved for backward so far, at the edges of the regions of one thread."""
+    edges = {
+        time: nodes
+        for region in regions
+        for time, nodes in ((region.start_ns, region.start_nodes), (region.end_ns, region.end_nodes))
+        if nodes != NOT_COUNTED and time is not None
+    }
+    yield from _counter(process, f"autograd nodes: {name}", "nodes", sorted(edges.items()))
+    if process.counts_saved and any(region.thread in process.watched for region in regions):
+        saved, total = [], 0
+        for region in sorted(regions, key=lambda region: region.end_ns or 0):
+            total += bytes_of(process.accounting.regions[region].own_saved)
+            saved.append((region.end_ns or 0, total))
+        yield from _counter(process, f"bytes saved for backward: {name}", "bytes", [(0, 0), *saved])
+
+
+def _counter(process: Process, name: str, unit: str, points: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+    """A point wherever the value changes, counted from the first."""
+    last = None
+    for time, value in points:
+        if value != last:
+            last = value
+            counted = {"ph": "C", "pid": process.pid, "tid": 0, "name": name, "ts": time + process.offset_ns}
+            yield {**counted, "args": {unit: value - points[0][1]}}
+
+
+def _findings(tables: Tables) -> Iterator[dict[str, Any]]:
+    """An instant where the line of a finding first ran a block, or else at the beginning."""
+    first: dict[tuple[Any, Any], tuple[int, int]] = {}
+    for process in tables.processes:
+        for region in process.history.regions:
+            file, line, _ = process.place(region.site)
+            first.setdefault((file, line), (region.start_ns + process.offset_ns, process.pid))
+    start = (0, tables.processes[0].pid if tables.processes else 0)
+    for found in tables.findings.to_dict("records"):
+        time, pid = first.get((found["file"], found["line"]), start)
+        told = {name: _clipped(str(found[name])) for name in ("severity", "message", "fix")}
+        yield {"ph": "i", "s": "p", "cat": "gradprobe", "name": _clipped(str(found["rule"])), "ts": time} | (
+            {"pid": pid, "tid": 0, "args": {**told, "site": _clipped(place(found["file"], found["line"]))}}
+        )
+
+
+def _clipped(text: str) -> str:
+    shown = printable(text)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."

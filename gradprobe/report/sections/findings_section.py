@@ -1,0 +1,61 @@
+"""The findings of a recording, with the source lines around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gradprobe.report.document import Excerpt, Item, Section
+from gradprobe.report.units import many, place, printable
+from gradprobe.tables.recording_tables import Tables
+
+_AROUND = 3
+_LONGEST_LINE = 200
+_LARGEST_FILE = 4 << 20
+
+
+def section(tables: Tables, top: int) -> Section | None:
+    """The worst first, as the table has them; None where nothing was found."""
+    found = tables.findings
+    if found.empty:
+        return None
+    items = [item(finding) for finding in found.head(top).to_dict("records")]
+    left_out = [f"{many(len(found) - top, 'more finding')} left out."] if len(found) > top else []
+    return Section("Findings", left_out, items=items)
+
+
+def item(finding: Mapping[Any, Any]) -> Item:
+    """A row of the table of findings."""
+    times = f" ({finding['count']:,} times)" if finding["count"] > 1 else ""
+    related = [(printable(str(p["role"])), place(p["file"], p["line"])) for p in finding["related"] or ()]
+    return Item(
+        printable(str(finding["rule"])),
+        str(finding["severity"]),
+        printable(finding["message"]) + times,
+        place(finding["file"], finding["line"]),
+        printable(finding["fix"] or ""),
+        excerpt(finding["file"], finding["line"]),
+        related,
+    )
+
+
+def excerpt(file: Any, line: Any) -> Excerpt | None:
+    """The lines around ``line`` of ``file``, or None.
+
+    A recording may come from anywhere and a report may go anywhere: nothing is read but Python source.
+    """
+    if not isinstance(file, str) or line != line or line is None:
+        return None
+    path, wanted = Path(file), int(line)
+    try:
+        if path.suffix != ".py" or not path.is_file() or path.stat().st_size > _LARGEST_FILE:
+            return None
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except (OSError, ValueError):
+        return None
+    if not 1 <= wanted <= len(lines):
+        return None
+    first = max(wanted - _AROUND, 1)
+    shown = [printable(text.expandtabs())[:_LONGEST_LINE] for text in lines[first - 1 : wanted + _AROUND]]
+    return Excerpt(first, shown, wanted)

@@ -1,0 +1,67 @@
+"""The sections on several processes: who started whom, and where ranks part."""
+
+from __future__ import annotations
+
+from gradprobe.analysis.process_relations import by_rank, meetings, partings, relations
+from gradprobe.analysis.time_by_mode import MODES, by_mode
+from gradprobe.history.records import State
+from gradprobe.recording.events import mode_name
+from gradprobe.report.document import Section, Table
+from gradprobe.report.units import count, duration, place, printable
+from gradprobe.tables.recording_tables import Tables
+
+
+def section(tables: Tables, top: int) -> Section | None:
+    """A row per process, where there are several."""
+    found = relations(tables.processes)
+    if len(found) < 2:
+        return None
+    rows = []
+    for relation in found[:top]:
+        process, start = relation.process, relation.started
+        times = {time.mode: time for time in by_mode([process])}
+        nodes = [time.nodes for time in times.values() if time.nodes is not None]
+        rows.append(
+            (str(process.pid), "-" if process.rank is None else str(process.rank))
+            + ("-" if relation.parent is None else str(relation.parent.pid),)
+            + ("-" if start is None else place(start.file or None, start.line or None),)
+            + (_mode(None if start is None else (start.grad, start.inference)), _mode(relation.began))
+            + tuple(duration(times[mode].ns) if mode in times and times[mode].ns else "-" for mode in MODES)
+            + (count(sum(nodes) if nodes else None),)
+        )
+    columns = ("process", "rank", "parent", "started at", "under", "began in", *MODES, "nodes")
+    told = [at for at, _ in enumerate(columns) if at == 0 or any(row[at] != "-" for row in rows)]
+    table = Table(
+        tuple(columns[at] for at in told),
+        [tuple(row[at] for at in told) for row in rows],
+        frozenset((*MODES, "nodes")),
+        max(len(found) - top, 0),
+    )
+    return Section("Processes", table=table)
+
+
+def ranks(tables: Tables, top: int) -> Section | None:
+    """Lines where the ranks of a job do not do the same."""
+    found = by_rank(tables.processes)
+    if not found:
+        return None
+    columns = ("line", "what", *(f"rank {rank}" for rank in found))
+    rows = [
+        (place(*parting.line), "nodes", *(count(parting.nodes.get(rank)) for rank in found))
+        for parting in partings(found)
+    ]
+    rows += [
+        (place(*meeting.line), f"{printable(meeting.op)} under")
+        + tuple(", ".join(sorted(meeting.modes.get(rank, ()))) or "-" for rank in found)
+        for meeting in meetings(found)
+        if len(set(meeting.modes.values())) > 1
+    ]
+    if not rows:
+        return Section(
+            "Ranks", [f"The {len(found)} ranks build graphs at the same lines and meet under the same modes."]
+        )
+    return Section("Ranks", table=Table(columns, rows[:top], left_out=max(len(rows) - top, 0)))
+
+
+def _mode(state: State | None) -> str:
+    return "-" if state is None else mode_name(*state)

@@ -1,0 +1,198 @@
+"""The timeline of a recording: which block ran when, in a lane per process, thread and task.
+
+However many blocks there are, the timeline has at most ``MARKS`` bars: the longest blocks one by one, the others added up.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradprobe.history.process import Process
+from gradprobe.history.records import Lane, Region
+from gradprobe.recording.events import mode_name
+from gradprobe.report.document import Chart
+from gradprobe.report.units import count, duration, many, place, printable
+from gradprobe.tables.dataframes import duration_ns
+
+MARKS = 3_000
+LANES = 40
+ROWS = 6
+"""Rows of a lane; blocks that are nested deeper are drawn in the last."""
+
+_CHANGES = 60
+
+_UNITS = (("s", 1e9), ("ms", 1e6), ("us", 1e3), ("ns", 1.0))
+
+
+@dataclass
+class _Lane:
+    name: str
+    process: Process
+    regions: list[Region] = field(default_factory=list)
+    thread: Lane | None = None
+    """The thread itself, where the lane is not that of a task."""
+
+    @property
+    def rows(self) -> int:
+        return 1 + max((_row(region) for region in self.regions), default=0)
+
+
+def timeline(processes: Sequence[Process]) -> tuple[Chart | None, list[str]]:
+    """The chart, and what it leaves out in sentences; no chart where nothing was seen."""
+    lanes = _lanes(processes)
+    # The thread that a process begins with is shown in any case: the others are seen beside it.
+    begun = {id(lane.process): lane for lane in reversed(lanes)}
+    chosen = sorted(lanes, key=lambda lane: (begun[id(lane.process)] is not lane, -len(lane.regions)))[:LANES]
+    shown = sorted(chosen, key=lanes.index)
+    whole = sum(len(lane.regions) for lane in shown)
+    end = max((p.history.end_ns + p.offset_ns for p in processes), default=0)
+    if not shown or not end:
+        return None, []
+    unit, scale = next((unit, scale) for unit, scale in _UNITS if end >= scale)
+    bars, sentences = _bars(shown, whole, end)
+    if len(lanes) > len(shown):
+        left = sum(len(lane.regions) for lane in lanes) - whole
+        sentences.append(
+            f"{many(len(lanes) - len(shown), 'thread or task', 'threads or tasks')} with the fewest blocks, "
+            f"{many(left, 'block')} in all, have no lane."
+        )
+    rows = [{**bar, "start": bar["start"] / scale, "end": bar["end"] / scale} for bar in bars]
+    caption = "Modes over time, a lane per thread and task; blocks within blocks are drawn below."
+    return Chart("timeline", "timeline", caption, rows, unit), sentences
+
+
+def _lanes(processes: Sequence[Process]) -> list[_Lane]:
+    found: dict[tuple[int, int, str | None], _Lane] = {}
+    for number, process in enumerate(processes):
+        where = f"{process.pid} " if len(processes) > 1 else ""
+        for thread in process.history.lanes:
+            name = where + printable(process.thread(thread.thread))
+            found[number, thread.thread, None] = _Lane(name, process, thread=thread)
+        for region in process.history.regions:
+            key = number, region.thread, region.task
+            if key not in found:
+                name = f"{where}{printable(process.thread(region.thread))} {printable(region.task or '')}".rstrip()
+                found[key] = _Lane(name, process)
+            found[key].regions.append(region)
+    order = {key: index for index, key in enumerate(found)}
+    first = {key[:2]: order[key] for key in reversed(found)}
+    return [found[key] for key in sorted(found, key=lambda key: (first[key[:2]], order[key]))]
+
+
+def _row(region: Region) -> int:
+    return min(region.depth, ROWS - 1)
+
+
+def _bars(lanes: list[_Lane], whole: int, end: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """The bars in the order in which they are painted, in nanoseconds on the common axis."""
+    bars: list[dict[str, Any]] = []
+    rows = sum(lane.rows for lane in lanes)
+    longest, stretches = _longest(lanes, whole), max((MARKS // 2 - len(lanes)) // rows, 10)
+    top = 0
+    for number, lane in enumerate(lanes):
+        offset, base = lane.process.offset_ns, {"lane": number, "name": lane.name}
+        bars += [{**base, "row": top, **bar} for bar in _background(lane)]
+        sums: dict[tuple[int, int], _Stretch] = defaultdict(_Stretch)
+        kept = []
+        for region in lane.regions:
+            if longest is None or region in longest:
+                kept.append(region)
+            else:
+                sums[_row(region), (region.start_ns + offset) * stretches // end].add(region, offset)
+        bars += [{**base, "row": top + row, **stretch.bar()} for (row, _), stretch in sorted(sums.items())]
+        bars += [{**base, "row": top + _row(region), **_bar(lane.process, region)} for region in kept]
+        top += lane.rows
+    if longest is None:
+        return bars, []
+    return bars, [
+        f"The timeline draws the {len(longest):,} longest of {whole:,} blocks one by one, the others added up in "
+        f"stretches of {duration(end / stretches)}, in the mode that took most of each."
+    ]
+
+
+def _longest(lanes: list[_Lane], whole: int) -> set[Region] | None:
+    """The blocks to draw one by one; None where that is all of them."""
+    if whole <= MARKS:
+        return None
+    everything = [region for lane in lanes for region in lane.regions]
+    return set(sorted(everything, key=duration_ns, reverse=True)[: MARKS // 2])
+
+
+def _background(lane: _Lane) -> Iterator[dict[str, Any]]:
+    """The mode that a thread was in at each time it was seen; its blocks are painted over it.
+
+    Where a thread changed modes too often to draw, it is the mode that it began in.
+    """
+    thread = lane.thread
+    if thread is None:
+        return
+    history, offset = lane.process.history, lane.process.offset_ns
+    changes = [t for t in history.transitions if t.thread == thread.thread and t.before != t.after]
+    state = changes[0].before if changes else thread.state
+    if state is None:
+        return
+    ended = history.end_ns if thread.ended_ns is None else thread.ended_ns
+    modes = {thread.began_ns: state}
+    if len(changes) <= _CHANGES:
+        modes.update((change.time_ns, change.after) for change in changes)
+    starts = [at for at, previous in zip(modes, [None, *modes.values()], strict=False) if modes[at] != previous]
+    for start, end in zip(starts, [*starts[1:], ended], strict=True):
+        mode = mode_name(*modes[start])
+        if end > start:
+            yield {"start": start + offset, "end": end + offset, "mode": mode, "what": f"thread in {mode}"} | (
+                {"took": duration(end - start), "own": "-", "nodes": "-", "blocks": 0}
+            )
+
+
+def _bar(process: Process, region: Region) -> dict[str, Any]:
+    took = duration_ns(region)
+    file, line, function = process.place(region.site)
+    within = f" in {printable(function)}" if function else ""
+    return {
+        "start": region.start_ns + process.offset_ns,
+        "end": region.start_ns + took + process.offset_ns,
+        "mode": mode_name(*region.inside),
+        "what": _clipped(f"{region.manager} at {place(file, line)}{within}"),
+        "took": duration(took),
+        "own": duration(max(took - region.child_ns, 0)),
+        "nodes": count(region.nodes),
+        "blocks": 1,
+    }
+
+
+def _clipped(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"...{text[3 - most :]}"
+
+
+class _Stretch:
+    """Blocks of one row that began in one stretch of time."""
+
+    def __init__(self) -> None:
+        self.start, self.end, self.blocks = -1, 0, 0
+        self.nodes: int | None = None
+        self.ns_by_mode: dict[str, int] = defaultdict(int)
+
+    def add(self, region: Region, offset: int) -> None:
+        start, took = region.start_ns + offset, duration_ns(region)
+        self.start = start if self.start < 0 else min(self.start, start)
+        self.end = max(self.end, start + took)
+        self.blocks += 1
+        if region.nodes is not None:
+            self.nodes = (self.nodes or 0) + region.nodes
+        self.ns_by_mode[mode_name(*region.inside)] += took
+
+    def bar(self) -> dict[str, Any]:
+        mode = max(self.ns_by_mode, key=lambda mode: self.ns_by_mode[mode])
+        return {
+            "start": self.start,
+            "end": self.end,
+            "mode": mode,
+            "what": f"{self.blocks:,} short blocks: {', '.join(sorted(self.ns_by_mode))}",
+            "took": duration(sum(self.ns_by_mode.values())),
+            "own": "-",
+            "nodes": count(self.nodes),
+            "blocks": self.blocks,
+        }

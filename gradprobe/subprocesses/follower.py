@@ -1,0 +1,134 @@
+"""In the processes of a recorded program: a recording for each, and notes of what it starts in turn."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import multiprocessing.process
+import multiprocessing.util
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+import torch
+
+from gradprobe.capture.detectors.detection_log import spot
+from gradprobe.capture.location.frames import USERS, Codes
+from gradprobe.capture.patching.patches import Patch, Patches
+from gradprobe.errors import GradprobeError
+from gradprobe.recorder import Recorder
+from gradprobe.recording import sqlite_fork
+from gradprobe.recording.relatives import KIND, Started
+from gradprobe.subprocesses.follow_request import Asked
+
+_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
+_INSTALLED = f"{os.sep}site-packages{os.sep}"
+_follower: Follower | None = None
+
+
+class Follower:
+    """Has what this process starts recorded, and the line and the modes it was started under noted."""
+
+    def __init__(self, recorder: Recorder, asked: Asked) -> None:
+        self._recorder, self._asked = recorder, asked
+        self._patches = Patches()
+        self._codes = Codes()
+        self._before: dict[str, str | None] = {}
+
+    def start(self) -> None:
+        """From here on."""
+        global _follower
+        _follower = self
+        wanted = replace(self._asked, parent=os.getpid()).variables(os.environ)
+        self._before = {name: os.environ.get(name) for name in wanted}
+        os.environ.update(wanted)
+        self._patches.apply(
+            [*self._patch(multiprocessing.process.BaseProcess, "start"), *self._patch(subprocess.Popen)]
+        )
+        # A child that multiprocessing forks calls these once it has dropped what its parent had registered.
+        multiprocessing.util.register_after_fork(self, Follower.expect_end)
+
+    def stop(self) -> None:
+        """Puts the environment and what was replaced back."""
+        global _follower
+        _follower = None
+        self._patches.restore()
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    def begin_in_child(self) -> None:
+        """In a forked process: a recording of its own. Raises ``GradprobeError`` where there can be none."""
+        sqlite_fork.check()
+        asked = replace(self._asked, parent=os.getppid())
+        self._recorder = _recorder(asked)
+        self._recorder.start()
+        os.environ.update(replace(asked, parent=os.getpid()).variables(os.environ))
+
+    def expect_end(self) -> None:
+        """Processes of multiprocessing end without Python's exit handlers."""
+        multiprocessing.util.Finalize(None, self._end, exitpriority=-1_000)
+
+    def _end(self) -> None:
+        with contextlib.suppress(GradprobeError):
+            self._recorder.stop()
+
+    def _patch(self, owner: Any, name: str = "__init__") -> list[Patch]:
+        original, note = getattr(owner, name), self._note
+
+        @functools.wraps(original)
+        def method(started: Any, *arguments: Any, **named: Any) -> Any:
+            grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+            result = original(started, *arguments, **named)
+            with contextlib.suppress(Exception):
+                note(started.pid, grad, inference)
+            return result
+
+        return [Patch(owner, name, method)]
+
+    def _note(self, pid: int, grad: bool, inference: bool) -> None:
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None and not self._is_users(frame):
+            frame = frame.f_back
+        at = None if frame is None else spot("", frame.f_code, frame.f_lasti)
+        place = ("", 0, "") if at is None else (at.file, at.line, at.function)
+        self._recorder.note(KIND, Started(pid, grad, inference, *place).text())
+
+    def _is_users(self, frame: FrameType) -> bool:
+        file = frame.f_code.co_filename
+        is_library = file.startswith(_STANDARD_LIBRARY) and _INSTALLED not in file
+        return not is_library and not file.startswith("<frozen") and self._codes.kind(frame.f_code) == USERS
+
+
+def begin(asked: Mapping[str, Any]) -> None:
+    """In a process that was started: records it from here on, as its environment asks."""
+    wanted = Asked(**json.loads(json.dumps(asked)))
+    recorder = _recorder(wanted)
+    recorder.start()
+    follower = Follower(recorder, wanted)
+    follower.start()
+    follower.expect_end()
+
+
+def _recorder(asked: Asked) -> Recorder:
+    return Recorder(asked.path(), level=asked.level, include_torch=asked.include_torch, force=True, parent=asked.parent)
+
+
+def _after_fork() -> None:
+    if _follower is not None:
+        try:
+            _follower.begin_in_child()
+        except Exception as error:
+            sys.stderr.write(f"gradprobe: process {os.getpid()} is not recorded: {error}\n")
+
+
+# Registered after the recorder's own, which has put PyTorch back as it was by then.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

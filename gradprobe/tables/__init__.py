@@ -1,0 +1,1 @@
+"""The pandas tables that users query, and the definition of every column."""

@@ -1,0 +1,131 @@
+"""Each rule fires on the example of its page, and not on the corrected one beside it."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import gradprobe
+from gradprobe.analysis.findings.catalogue import FAMILIES, RULES, SEVERITIES
+from gradprobe.scan.source_files import scan
+from tests.capabilities import needs_saved
+
+PAGES = Path(__file__).parents[3] / "docs" / "rules"
+ONLY_IN_SOURCE = {"GP104"}
+"""A manager that is never entered does nothing that a run could see."""
+FROM_WHAT_IS_SAVED = {"GP601"}
+IN_SOURCE_TOO = {"GP101", "GP103", "GP106", "GP702", "GP703", "GP704", "GP801"}
+
+
+def programs(code: str) -> list[str]:
+    """The example of a rule's page, and the corrected one."""
+    return re.findall(r"^```python\n(.*?)^```", (PAGES / f"{code}.md").read_text(encoding="utf-8"), re.S | re.M)
+
+
+def found_by_run(program: str, folder: Path) -> set[str]:
+    script = folder / "program.py"
+    script.write_text(program, encoding="utf-8")
+    try:
+        with gradprobe.record(level="ops") as recording:
+            alive = runpy.run_path(str(script), run_name="__main__")
+        alive.clear()
+    finally:
+        torch._C._set_grad_enabled(True)
+    return set(recording.findings["rule"])
+
+
+def found_by_run_of_its_own(program: str, folder: Path) -> set[str]:
+    """For programs that leave a thread in a mode that it cannot be brought out of, or are compiled."""
+    script = folder / "program.py"
+    script.write_text(program, encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "gradprobe",
+        "run",
+        "--level=ops",
+        "--force",
+        "--output=run.gradprobe",
+        script.name,
+    ]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(gradprobe.load(folder / "run.gradprobe").findings["rule"])
+
+
+def found_with_what_it_starts(program: str, folder: Path) -> set[str]:
+    """For programs that start processes."""
+    (folder / "program.py").write_text(program, encoding="utf-8")
+    words = ["run", "--follow", "--level=ops", "--force", "--output=run.gradprobe", "program.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "gradprobe", *words], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return set(gradprobe.merge(folder.glob("run*.gradprobe")).findings["rule"])
+
+
+def found_on_ranks(program: str, folder: Path) -> set[str]:
+    """For programs that run as several ranks."""
+    (folder / "program.py").write_text(program, encoding="utf-8")
+    words = ["--level=ops", "--force", "--output=run.gradprobe", "program.py"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "gradprobe", "run", *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(gradprobe.merge(folder.glob("run*.gradprobe")).findings["rule"])
+
+
+OTHERWISE: dict[str, Callable[[str, Path], set[str]]] = {
+    "GP301": found_by_run_of_its_own,
+    "GP705": found_by_run_of_its_own,
+    "GP706": found_with_what_it_starts,
+    "GP901": found_on_ranks,
+    "GP902": found_on_ranks,
+}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(code, marks=needs_saved if code in FROM_WHAT_IS_SAVED else ())
+        for code in RULES
+        if code not in ONLY_IN_SOURCE
+    ],
+)
+def test_a_rule_fires_on_its_example_and_not_on_the_corrected_one(code: str, tmp_path: Path) -> None:
+    bad, good = programs(code)
+    find = OTHERWISE.get(code, found_by_run)
+    assert code in find(bad, tmp_path)
+    assert code not in find(good, tmp_path)
+
+
+@pytest.mark.parametrize("code", sorted(ONLY_IN_SOURCE | IN_SOURCE_TOO))
+def test_the_source_alone_gives_it_away_in_the_example_and_not_in_the_corrected_one(code: str, tmp_path: Path) -> None:
+    bad, good = programs(code)
+    for program, is_wrong in ((bad, True), (good, False)):
+        (tmp_path / "program.py").write_text(program, encoding="utf-8")
+        assert (code in {finding.rule for finding in scan([tmp_path]).findings}) is is_wrong
+
+
+def test_corrected_examples_have_nothing_above_a_note(tmp_path: Path) -> None:
+    for code in RULES:
+        (tmp_path / f"{code}.py").write_text(programs(code)[1], encoding="utf-8")
+    assert [f for f in scan([tmp_path]).findings if f.severity != "note"] == []
+
+
+def test_each_code_has_a_page_and_each_page_a_code_with_the_same_title_severity_and_texts() -> None:
+    assert {page.stem for page in PAGES.glob("*.md")} == set(RULES)
+    for code, rule in RULES.items():
+        text = " ".join((PAGES / f"{code}.md").read_text(encoding="utf-8").split())
+        assert text.startswith(f"# {code} {rule.name} {rule.severity.capitalize()}. {rule.summary}")
+        assert rule.why in text
+        assert rule.fix in text
+        assert rule.severity in SEVERITIES
+        assert code[2] in FAMILIES

@@ -1,0 +1,250 @@
+"""Compiled code in a recording: what ran compiled, which modes are part of its graphs, why it was compiled again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import gradprobe
+from gradprobe.analysis.compiled_functions import compiled_functions, in_english
+from gradprobe.recording.compilations import Compilation, Folded, compilations
+from gradprobe.recording.notes import Spot
+from tests.capabilities import compiles_when_watched, needs_compiled_calls
+
+WEIGHT = torch.ones(3, requires_grad=True)
+LEVELS = ["modes", "graph", "ops"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def scaled(x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        y = x * WEIGHT
+    return y + x * WEIGHT
+
+
+def line_of(text: str) -> int:
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    return next(number for number, line in enumerate(lines, 1) if line.strip() == text)
+
+
+@needs_compiled_calls
+@pytest.mark.parametrize("level", LEVELS)
+def test_regions_say_what_ran_compiled_in_them_and_how_often(level: str) -> None:
+    function = torch.compile(scaled, backend="eager")
+    model = torch.compile(torch.nn.Sequential(torch.nn.Linear(3, 3)), backend="eager")
+    x = torch.ones(3)
+    with gradprobe.record(level=level) as recording:
+        with torch.no_grad():
+            for _ in range(3):
+                function(x)
+            with torch.enable_grad():
+                model(x)
+        function(x)
+    told = recording.regions[["manager", "compiled"]].itertuples(index=False, name=None)
+    assert [*told] == [("no_grad", "scaled (3)"), ("enable_grad", "Sequential.forward")]
+    calls = {function.name: function.calls for function in compiled_functions(recording.tables.processes)}
+    assert calls == {"scaled": 4, "Sequential.forward": 1}
+    assert "Compiled code" in str(recording)
+
+
+def test_modes_that_are_part_of_a_graph_are_told_with_their_lines_and_are_no_blocks() -> None:
+    with gradprobe.record() as recording:
+        torch.compile(scaled, backend="eager")(torch.ones(3))
+    (function,) = compiled_functions(recording.tables.processes)
+    ((made, _),) = function.graphs
+    assert made.folded == (
+        Folded("set_grad_enabled", False, __file__, line_of("y = x * WEIGHT")),
+        Folded("set_grad_enabled", True, __file__, line_of("return y + x * WEIGHT")),
+    )
+    assert made.operators == 3
+    assert (function.file, function.line) == (__file__, scaled.__code__.co_firstlineno)
+    assert len(recording.regions) == 0
+    text = " ".join(str(recording).split())
+    assert "set_grad_enabled(False) is part of the graph of scaled, from " in text
+
+
+def test_why_a_function_was_compiled_again_is_told_in_english_with_the_call() -> None:
+    function = torch.compile(scaled, backend="eager")
+    x = torch.ones(3)
+    with gradprobe.record(level="modes") as recording:
+        function(x)
+        with torch.no_grad():
+            function(x)
+        with torch.inference_mode():
+            born = torch.ones(3)
+            function(born)
+        function(torch.ones(3, requires_grad=True))
+    (found,) = compiled_functions(recording.tables.processes)
+    why = [
+        (made.mode, made.takes_inference, [in_english(reason) for reason in made.reasons]) for made, _ in found.graphs
+    ]
+    switched = "gradients were switched the other way at its compilation"
+    assert why == [
+        ("grad", False, []),
+        ("no_grad", False, [switched]),
+        ("inference_mode", True, ["x is an inference tensor, and was a normal one at its compilation", switched]),
+        ("grad", False, why[3][2]),
+    ]
+    assert "x requires grad, and did not require it at its compilation" in why[3][2]
+    assert [made.called.line for made, _ in found.graphs if made.called] == sorted(
+        made.called.line for made, _ in found.graphs if made.called
+    )
+    (finding,) = recording.findings[recording.findings["rule"] == "GP301"].to_dict("records")
+    assert switched in finding["message"]
+
+
+def summed(x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        y = x.sin()
+    torch._dynamo.graph_break()
+    with torch.inference_mode():
+        z = x.cos()
+    return y + z
+
+
+def compiled_by_dynamo(watched: str | None) -> dict[str, dict[str, int]]:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+    def run() -> None:
+        function = torch.compile(summed, backend="eager")
+        for x in (torch.ones(2), torch.ones(2), torch.ones(4)):
+            function(x)
+            with torch.no_grad():
+                function(x)
+
+    if watched is None:
+        run()
+    else:
+        with gradprobe.record(level=watched):
+            run()
+    return {name: dict(counts) for name, counts in torch._dynamo.utils.counters.items()}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_watching_adds_no_graph_break_and_no_recompilation(level: str) -> None:
+    alone = compiled_by_dynamo(None)
+    assert alone["frames"]["total"] > 2
+    assert alone["graph_break"]
+    if level == "ops" and not compiles_when_watched:
+        pytest.skip("this PyTorch compiles anew under any dispatch mode")
+    assert compiled_by_dynamo(level) == alone
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_was_first_compiled_while_watched_runs_none_of_our_code_afterwards(level: str) -> None:
+    function = torch.compile(scaled, backend="eager")
+    x = torch.ones(3)
+    with gradprobe.record(level=level):
+        function(x)
+    files = set()
+
+    def note(frame: Any, event: str, argument: Any) -> None:
+        files.add(frame.f_code.co_filename)
+
+    sys.setprofile(note)
+    try:
+        function(x)
+    finally:
+        sys.setprofile(None)
+    ours = str(Path(gradprobe.__file__).parent)
+    assert files
+    assert not [file for file in files if file.startswith(ours)]
+
+
+def test_dynamo_is_left_as_it_was() -> None:
+    import torch._dynamo.callback
+    import torch._dynamo.convert_frame
+    import torch._dynamo.eval_frame
+    import torch._dynamo.output_graph
+
+    def state() -> tuple[Any, ...]:
+        return (
+            dict(vars(torch._dynamo.output_graph.OutputGraph)),
+            {name: value for name, value in vars(torch._dynamo.convert_frame).items() if callable(value)},
+            {name: value for name, value in vars(torch._dynamo.eval_frame).items() if callable(value)},
+            list(torch._dynamo.callback.callback_handler.start_callbacks),
+            list(sys.meta_path),
+        )
+
+    before = state()
+    with gradprobe.record():
+        assert state() != before
+        torch.compile(scaled, backend="eager")(torch.ones(3))
+    assert state() == before
+
+
+@needs_compiled_calls
+def test_a_compiler_that_is_imported_while_recording_is_seen_from_its_first_graph_on() -> None:
+    program = """
+import sys, torch, gradprobe
+assert "torch._dynamo" not in sys.modules
+before = list(sys.meta_path)
+with gradprobe.record() as recording:
+    torch.compile(lambda x: x * 2, backend="eager")(torch.ones(2))
+assert sys.meta_path == before
+from gradprobe.analysis.compilations import compiled_functions
+(found,) = compiled_functions(recording.tables.processes)
+assert (found.calls, len(found.graphs), found.graphs[0][0].operators) == (1, 1, 1), found
+with gradprobe.record():
+    pass
+assert sys.meta_path == before
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_compiled_model_is_not_kept_alive_by_watching_its_calls() -> None:
+    import gc
+    import weakref
+
+    with gradprobe.record(level="ops"):
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3))
+        compiled = torch.compile(model, backend="eager")
+        compiled(torch.ones(3))
+        torch._dynamo.reset()
+        ghost = weakref.ref(model)
+        del model, compiled
+        gc.collect()
+        assert ghost() is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        ("0/0: GLOBAL_STATE changed: grad_mode ", "gradients were switched the other way at its compilation"),
+        ("0/0: GLOBAL_STATE changed: num_threads ", None),
+        (
+            "1/2: tensor 'x' dispatch key set mismatch. expected DispatchKeySet(CPU, ADInplaceOrView, AutogradCPU), "
+            "actual DispatchKeySet(CPU, ADInplaceOrView)",
+            "x comes inside inference mode, and came outside of it at its compilation",
+        ),
+        (
+            "0/0: tensor 'L[\\'x\\']' dispatch key set mismatch. expected DispatchKeySet(CPU), "
+            "actual DispatchKeySet(CPU, ADInplaceOrView)",
+            "L[\\'x\\'] is a normal tensor, and was an inference tensor at its compilation",
+        ),
+        ("0/0: tensor 'x' size mismatch at index 0. expected 2, actual 4", None),
+        ("", None),
+    ],
+)
+def test_reasons_that_are_about_modes_are_put_in_english_and_others_are_left(reason: str, says: str | None) -> None:
+    assert in_english(reason) == says
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "[1,2,3,4,5,6,7]", '[["a","b",1,"c"],null,"m","x",[],[],0]'])
+def test_an_edited_note_of_a_compilation_is_none(text: str) -> None:
+    real = Compilation(Spot("a", "b", 1, "c"), None, "grad", 3, (Folded("m", True, "f", 2),), ("r",))
+    assert [*compilations([("compiled", text, 1), ("compiled", real.text(), 2)])] == [(real, 2)]

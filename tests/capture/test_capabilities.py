@@ -1,0 +1,114 @@
+"""Other versions of PyTorch lack some of what is used: each part is taken away in turn, and the program goes on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import gradprobe
+from gradprobe.__main__ import main
+from gradprobe.capture.capabilities import NEEDED_FOR_OPERATORS, OF_PYTHON, OPTIONAL, capabilities
+from tests.commands.running import python, refused
+
+PROGRAM = """
+import functools, sys
+import torch
+
+owner, name = sys.argv[1].rsplit(".", 1)
+owner = functools.reduce(getattr, owner.split(".")[1:], torch)
+if hasattr(owner, name):
+    delattr(owner, name)
+
+import gradprobe
+
+with gradprobe.record(level="ops") as recording:
+    layer = torch.nn.Linear(3, 3)
+    with torch.no_grad():
+        layer(torch.ones(1, 3))
+    layer(torch.ones(1, 3)).sum().backward()
+recording.to_json()
+assert recording.ops["nodes"].sum() >= 2
+assert list(recording.transitions["event"])[-2:] == ["enter", "exit"]
+"""
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_without_an_optional_part_of_pytorch_operators_are_recorded(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", PROGRAM, name], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", NEEDED_FOR_OPERATORS)
+def test_without_a_needed_part_level_ops_is_refused_by_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = torch.autograd if ".autograd." in name else torch._C
+    monkeypatch.delattr(owner, name.rsplit(".", 1)[1])
+    with pytest.raises(gradprobe.GradprobeError, match=f"{name}.*use level 'graph'"):
+        gradprobe.record(level="ops")
+
+
+WITHOUT_SAVED = """
+import json, torch
+
+if hasattr(torch._C._autograd.SavedTensor, "data"):
+    del torch._C._autograd.SavedTensor.data
+
+import gradprobe
+
+weight = torch.ones(4, requires_grad=True)
+with gradprobe.record("saved.gradprobe", level="ops") as recording:
+    with torch.enable_grad():
+        kept = (weight * weight).exp()
+for table in (recording.ops, recording.regions, recording.sites):
+    assert table["saved_bytes"].isna().all() and table["graph_bytes"].isna().all()
+assert json.loads(recording.to_json())["summary"]["operators"]["saved_bytes"] is None
+assert "does not show what its nodes saved" in str(recording)
+assert "saved for backward (" not in str(recording)
+assert not [point for point in json.loads(recording.to_json())["ops"] if point["saved_bytes"] is not None]
+seen = gradprobe.inspect(kept)
+assert seen.unread and "at least 0 bytes saved" in str(seen)
+"""
+
+
+def test_what_nodes_saved_is_missing_and_not_nothing_where_pytorch_does_not_show_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = python("-c", WITHOUT_SAVED, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    told = refused(capsys, "check", str(tmp_path / "saved.gradprobe"), "--max-saved-bytes", "8")
+    assert "--max-saved-bytes needs a recording of a torch that shows what its nodes saved" in told
+
+
+def test_a_budget_for_what_is_saved_fails_where_pytorch_does_not_show_it(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(
+        "import torch\nif hasattr(torch._C._autograd.SavedTensor, 'data'):\n    del torch._C._autograd.SavedTensor.data\n"
+    )
+    (tmp_path / "test_budget.py").write_text(
+        "import pytest, torch\n@pytest.mark.gradprobe(max_saved_bytes=8)\ndef test_saves_nothing():\n    torch.ones(2)\n"
+    )
+    done = python("-m", "pytest", "-p", "no:cacheprovider", cwd=tmp_path)
+    assert "max_saved_bytes=8, but this torch does not show what its nodes saved" in done.stdout.decode()
+    assert done.returncode == 1
+
+
+def test_debug_says_what_follows_from_a_part_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(torch, "accelerator", raising=False)
+    main(["debug"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("torch.accelerator")]
+    assert "no: device time is not measured" in line
+
+
+def test_the_page_on_versions_lists_every_part() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "versions.md").read_text()
+    for name, without in OPTIONAL.items():
+        assert f"| `{name}` | {without} |" in page
+    assert all(f"`{name}`" in page for name in NEEDED_FOR_OPERATORS)
+    assert all(f"| `{name}` of Python | {without} |" in page for name, (_, without) in OF_PYTHON.items())
+    assert {name for name, _, _ in capabilities()} >= {*OPTIONAL, *OF_PYTHON, "level ops"}

@@ -1,0 +1,69 @@
+"""What is wrong in a test, told at the end of the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+Run = Callable[..., pytest.RunResult]
+
+TESTS = """
+def scale():
+    with torch.inference_mode():
+        return torch.ones(3)
+
+def test_caught():
+    try:
+        (weight * scale()).sum().backward()
+    except RuntimeError:
+        pass
+
+def test_caught_too(): test_caught()
+
+def test_right(): (weight * scale().clone()).sum().backward()
+"""
+
+
+def test_findings_are_told_once_with_their_tests_and_the_lines_that_belong_to_them(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    ended = run(TESTS, "--gradprobe", "--gradprobe-level=ops", "--gradprobe-report=json:out.json")
+    ended.assert_outcomes(passed=3)
+    text = ended.stdout.str()
+    assert "1 finding: 1 error." in text
+    ended.stdout.fnmatch_lines(
+        ["Findings", "* error GP401: *", "*test_it.py::test_caught and 1 other test*", "  born here: *test_it.py:6"]
+    )
+    plain = json.loads((pytester.path / "out.json").read_text())
+    assert [(one["test"].rpartition("::")[2], one["rule"], one["line"]) for one in plain["findings"]] == [
+        ("test_caught", "GP401", 10),
+        ("test_caught_too", "GP401", 10),
+    ]
+
+
+def test_findings_of_workers_arrive_and_those_that_the_project_silences_are_not_told(
+    run: Run, pytester: pytest.Pytester
+) -> None:
+    pytest.importorskip("xdist")
+    words = ("--gradprobe", "--gradprobe-level=ops", "-n", "1")
+    assert "1 finding: 1 error." in run(TESTS, *words).stdout.str()
+    pytester.makepyprojecttoml('[tool.gradprobe]\nignore = ["GP4"]\n')
+    assert "Findings" not in run(TESTS, *words).stdout.str()
+    pytester.makepyprojecttoml('[tool.gradprobe]\nignore = ["GP0"]\n')
+    ended = run(TESTS, "--gradprobe")
+    assert ended.ret == pytest.ExitCode.USAGE_ERROR
+    assert "names 'GP0', which begins no rule's code" in ended.stderr.str()
+
+
+def test_an_error_of_ours_fails_no_test_but_one_that_has_a_budget(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        "from gradprobe.pytest_plugin import budgets\n"
+        "def measure(*words): raise ValueError('ours')\n"
+        "budgets.measure = measure\n"
+    )
+    marked = "@pytest.mark.gradprobe(max_nodes=0)\ndef test_marked(): pass\n"
+    ended = run(f"def test_it(): weight * 2\n{marked}", "--gradprobe")
+    ended.assert_outcomes(passed=1, failed=1)
+    ended.stdout.fnmatch_lines("*test_it could not be examined: ValueError: ours*")

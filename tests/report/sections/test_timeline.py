@@ -1,0 +1,161 @@
+"""The timeline stays small however long the recording is, and loses no block."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gradprobe
+from gradprobe.recorder import Recorder
+from gradprobe.recording.events import Block
+from gradprobe.report.formats import html_page
+from gradprobe.report.formats.registry import RECORDING
+from gradprobe.report.formats.rendered import Options
+from gradprobe.report.sections import recording_document, timeline
+from gradprobe.tables.recording_tables import Tables
+from tests.conftest import FakeClock
+from tests.report import samples
+
+
+def many_blocks(blocks: int, threads: int = 1, **options: str) -> gradprobe.Recording:
+    import torch
+
+    clock = FakeClock()
+
+    def run() -> None:
+        for number in range(blocks):
+            with torch.no_grad():
+                clock.advance(10 + number % 7)
+                with torch.enable_grad():
+                    clock.advance(5)
+
+    with Recorder(clock=clock.clock, **options) as recording:
+        run()
+        for _ in range(threads - 1):
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
+    return recording
+
+
+def test_a_long_recording_has_few_bars_and_says_how_its_blocks_were_added_up() -> None:
+    recording = many_blocks(10_000)
+    chart, sentences = timeline.timeline(recording.tables.processes)
+    assert chart is not None
+    assert len(chart.rows) <= timeline.MARKS
+    assert sum(bar["blocks"] for bar in chart.rows) == len(recording.regions) == 20_000
+    assert len(sentences) == 1
+    assert "1,500 longest of 20,000 blocks" in sentences[0]
+    assert {bar["mode"] for bar in chart.rows if bar["row"] == 1} == {"grad"}
+    page = html_page.page(recording_document.document(recording.tables, charts=True))
+    assert "1,500 longest of 20,000 blocks" in page
+    assert len(page) < 2_500_000
+
+
+def test_more_threads_than_have_room_are_counted_in_a_sentence() -> None:
+    recording = many_blocks(2, threads=timeline.LANES + 5)
+    chart, sentences = timeline.timeline(recording.tables.processes)
+    assert chart is not None
+    assert len({bar["name"] for bar in chart.rows}) == timeline.LANES
+    assert chart.rows[0]["name"] == "MainThread"
+    assert sentences == ["5 threads or tasks with the fewest blocks, 20 blocks in all, have no lane."]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 40))
+def test_added_up_or_not_a_bar_lies_within_the_recording_and_blocks_add_up(durations: list[int], marks: int) -> None:
+    import torch
+
+    clock = FakeClock()
+    with Recorder(clock=clock.clock) as recording:
+        for duration in durations:
+            with torch.no_grad():
+                clock.advance(duration)
+        clock.advance(1)
+    before, timeline.MARKS = timeline.MARKS, marks
+    try:
+        chart, _ = timeline.timeline(recording.tables.processes)
+    finally:
+        timeline.MARKS = before
+    assert chart is not None
+    assert sum(bar["blocks"] for bar in chart.rows) == len(durations)
+    end = sum(durations) + 1
+    scale = {"ns": 1, "us": 1e3}[chart.unit]
+    assert all(0 <= bar["start"] <= bar["end"] <= end / scale for bar in chart.rows)
+
+
+def test_nothing_recorded_gives_a_report_without_a_timeline() -> None:
+    clock = FakeClock()
+    with Recorder(clock=clock.clock) as recording:
+        pass
+    assert timeline.timeline(recording.tables.processes) == (None, [])
+    page = html_page.page(recording_document.document(recording.tables, charts=True))
+    assert "The program itself changed no mode." in page
+    assert "vegaEmbed(" not in page.split("<script>")[1]
+
+
+def test_lanes_of_several_processes_name_the_process_and_share_one_axis() -> None:
+    first, second = samples.contents(), samples.contents()
+    later = {**second.meta, "began_wall_ns": first.meta["began_wall_ns"] + 10_000_000}
+    second = replace(second, meta={**later, "environment": {**samples.ENVIRONMENT, "process": 78}})
+    chart, _ = timeline.timeline(Tables([first, second], include_torch=False).processes)
+    assert chart is not None
+    assert list(dict.fromkeys(bar["name"] for bar in chart.rows)) == [
+        *("77 MainThread", "77 validation", "78 MainThread", "78 validation")
+    ]
+    assert min(bar["start"] for bar in chart.rows if bar["name"].startswith("78")) == 10
+    assert len({bar["row"] for bar in chart.rows}) == 6
+
+
+def test_a_recording_that_was_cut_off_within_a_block_is_drawn_to_its_last_event() -> None:
+    made = samples.contents()
+    meta = {key: value for key, value in made.meta.items() if key != "ended_ns"}
+    rows = [row for block in made.blocks for row in block.rows()][:3]
+    tables = Tables([replace(made, meta=meta, blocks=[Block.of(rows)])], include_torch=False)
+    chart, _ = timeline.timeline(tables.processes)
+    assert chart is not None
+    assert [(bar["what"], bar["end"]) for bar in chart.rows if bar["blocks"]] == [
+        ("no_grad at serve.py:10 in predict", 1),
+        ("enable_grad at serve.py:20 in refine", 1),
+    ]
+    for one in RECORDING:
+        body = one.render(tables, Options(stem="r")).body
+        assert one.name in ("csv", "trace", "sarif") or "no end" in str(body)
+
+
+def test_a_thread_is_painted_in_the_mode_that_was_in_force_also_where_tasks_left_it_changed() -> None:
+    import asyncio
+
+    import torch
+
+    clock = FakeClock()
+
+    async def task(first: asyncio.Event, last: asyncio.Event) -> None:
+        with torch.no_grad():
+            first.set()
+            await last.wait()
+
+    async def main() -> None:
+        one, other = asyncio.Event(), asyncio.Event()
+        clock.advance(100)
+        tasks = [asyncio.create_task(task(one, other)), asyncio.create_task(task(asyncio.Event(), one))]
+        await tasks[1]
+        clock.advance(50)
+        other.set()
+        await tasks[0]
+        clock.advance(10)
+
+    with Recorder(clock=clock.clock) as recording:
+        asyncio.run(main())
+        after = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    chart, _ = timeline.timeline(recording.tables.processes)
+    assert chart is not None
+    painted = [(bar["start"], bar["end"], bar["mode"]) for bar in chart.rows if not bar["blocks"]]
+    assert painted[0] == (0, 100, "grad")
+    assert painted[-1][2] == ("grad" if after else "no_grad")
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(painted))
