@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from gradprobe.result import Recording, load, merge
 
 _HOMES = {
-    "Comparison": "comparison.result",
+    "Comparison": "comparison.comparison_result",
     "compare": "comparison.compare",
     "GradprobeError": "errors",
     "RecordingError": "errors",
-    "gather": "gathering",
+    "gather": "distributed",
     "Inspection": "inspection",
     "inspect": "inspection",
     "enable_grad": "managers",
@@ -45,16 +45,16 @@ _HOMES = {
     "no_grad": "managers",
     "set_grad_enabled": "managers",
     "load_ipython_extension": "notebook",
-    "GraphBuilt": "monitoring",
-    "Monitor": "monitoring",
-    "monitor": "monitoring",
+    "GraphBuilt": "monitoring.monitor",
+    "Monitor": "monitoring.monitor",
+    "monitor": "monitoring.monitor",
     "probe": "probing",
     "record": "recorder",
     "Recording": "result",
     "load": "result",
     "merge": "result",
-    "disable": "switch",
-    "enable": "switch",
+    "disable": "_switch",
+    "enable": "_switch",
 }
 
 __all__ = [
