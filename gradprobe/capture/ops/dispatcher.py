@@ -36,12 +36,12 @@ from gradprobe.capture.ops.attribution import (
     NodeAttributor,
     PendingOp,
     WrittenTensor,
+    must_defer,
 )
 from gradprobe.capture.ops.dispatch_keys import Guard
 from gradprobe.capture.ops.dispatch_mode import skip_when_compiling
 from gradprobe.capture.ops.native.bridge import NativeBridge
 from gradprobe.capture.ops.op_schema import OpPlan, iter_tensors
-from gradprobe.capture.ops.waiting import must_defer
 from gradprobe.recording.events import OPERATOR, Event, SharedEvent
 from gradprobe.recording.op_rows import BACKWARD, FORWARD, IN_OPTIMIZER, OpCounts
 
