@@ -24,7 +24,7 @@ from gradprobe.capture.capabilities import missing_for_ops, recompiles_under_dis
 from gradprobe.capture.clock import SYSTEM, Clock
 from gradprobe.capture.location.callers import find_caller, live_threads
 from gradprobe.capture.modes import profiler_ranges
-from gradprobe.capture.ops.native.loader import core
+from gradprobe.capture.ops.native.loader import load_core
 from gradprobe.capture.session import Session, find_node_counter
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.events import RECORDING_BEGINS, RECORDING_ENDS, THREAD, Event
@@ -53,7 +53,7 @@ def check_level(level: str) -> str:
             f"level 'ops' needs {', '.join(missing)}, which torch {torch.__version__} lacks; use level 'graph' or 'modes'"
         )
     if level == "ops":
-        core()  # of the environment's choice, or an error
+        load_core()  # of the environment's choice, or an error
     return level
 
 
@@ -255,7 +255,7 @@ def environment(level: str, parent: int | None = None) -> dict[str, Any]:
     """Where a recording was made: versions, machine and process. No environment variables, no arguments."""
     cuda: Any = torch.cuda
     accelerator = cuda.get_device_name(0) if cuda.is_initialized() else None
-    watched_by = {} if level != "ops" else {"core": "native" if core() is not None else "python"}
+    watched_by = {} if level != "ops" else {"core": "native" if load_core() is not None else "python"}
     return {
         "gradprobe": __version__,
         "level": level,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from gradprobe.capture.ops.native.loader import core
+from gradprobe.capture.ops.native.loader import load_core
 
 OBSERVED: list[Any] = [
     torch.no_grad,
@@ -39,7 +39,7 @@ def pytorch_is_left_as_it_was() -> Iterator[None]:
         assert changed <= {"_event_loop_policy", "__slotnames__"}, (
             f"{owner.__name__} was left with other {sorted(changed)}"
         )
-    assert core() is None or not core().is_installed(), (
+    assert load_core() is None or not load_core().is_installed(), (
         "PyTorch's way to Python was left to lead through the native core"
     )
     assert left == modes, f"the test left grad mode and inference mode at {left}"
