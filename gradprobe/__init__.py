@@ -25,7 +25,8 @@ if TYPE_CHECKING:
         no_grad,
         set_grad_enabled,
     )
-    from gradprobe.monitoring.monitor import GraphBuilt, Monitor, monitor
+    from gradprobe.monitoring.inference_paths import GraphBuilt
+    from gradprobe.monitoring.monitor import Monitor, monitor
     from gradprobe.probing import probe
     from gradprobe.recorder import record
     from gradprobe.result import Recording, load, merge
@@ -45,7 +46,7 @@ _HOMES = {
     "no_grad": "managers",
     "set_grad_enabled": "managers",
     "load_ipython_extension": "notebook",
-    "GraphBuilt": "monitoring.monitor",
+    "GraphBuilt": "monitoring.inference_paths",
     "Monitor": "monitoring.monitor",
     "monitor": "monitoring.monitor",
     "probe": "probing",
