@@ -1,16 +1,15 @@
-"""Whether the verdicts of a comparison can be believed, and how soon they are there.
+"""Measure how often the verdicts of a comparison are right, and how soon they are available.
 
     python benchmarks/comparing.py [--processes 15] [--comparisons 200] [--loaded]
 
-A mode against itself, and a planted difference of 3 per cent. Fresh processes each measure the same workloads in many
-turns, as the experiment does. The third arm enters ``no_grad`` as the baseline and the control do; in the planted workload
-it repeats its operator 103 times instead of 100. A comparison draws five processes and, in each, a turn to begin with; it
-takes turns until its intervals are within plus or minus 2 per cent, and is judged as any other. With ``--loaded`` a busy
-process per core runs meanwhile.
+A mode is compared with itself, and with a planted difference of 3 %. Fresh processes each measure the same workloads in
+many turns, as the experiment does. The third arm enters ``no_grad`` as the baseline and the control do; in the planted
+workload it repeats its operator 103 times instead of 100. A comparison draws five processes and, in each, a first turn; it
+takes turns until its intervals are within +-2 %, and gets a verdict as any other. With ``--loaded`` a busy process per CPU
+core runs meanwhile.
 
-Beside it, in each process, two timers of torch.utils.benchmark run one after the other, each until its interquartile range
-is within plus or minus 2 per cent of its median. What they claim: a difference where the two ranges do not overlap. Prints
-Markdown.
+For comparison, two timers of torch.utils.benchmark run one after the other in each process, each until its interquartile
+range is within +-2 % of its median. They claim a difference if the two ranges do not overlap. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ THIRD = "inference_mode"
 
 
 def turns(number: int) -> dict[str, Any]:
-    """In a process of its own: nanoseconds by workload, turn and arm, and what torch's timers claim after how long."""
+    """Measure nanoseconds by workload, turn and arm, and the claims of torch's timers, in a fresh process."""
     import torch
 
     from gradprobe.comparison import measured_modes
@@ -87,7 +86,7 @@ def turns(number: int) -> dict[str, Any]:
 
 
 def timers(call: Callable[[], object]) -> dict[str, float]:
-    """Two timers of one call in one mode: whether they tell it apart from itself, by how much, and what they took."""
+    """Run two timers of one call in one mode: return whether they differ, by how much, and their seconds."""
     import torch
     from torch.utils.benchmark import Timer
 
@@ -106,7 +105,7 @@ def timers(call: Callable[[], object]) -> dict[str, float]:
 
 
 def judge(processes: list[dict[str, Any]], name: str, order: random.Random) -> tuple[str, float]:
-    """The verdict of one comparison, and the seconds that its turns took."""
+    """Return the verdict of one comparison, and the seconds that its turns took."""
     from gradprobe.comparison import measured_modes
     from gradprobe.comparison.experiment import TURN_S, MeasuredWorkload
     from gradprobe.comparison.settings import validate_settings
@@ -161,12 +160,12 @@ def compared(processes: list[dict[str, Any]], comparisons: int) -> list[dict[str
     for name in processes[0]["times"]:
         judged = [judge(processes, name, order) for _ in range(comparisons)]
         said = Counter(verdict for verdict, _ in judged)
-        told = said["slower"] if name == "planted" else said["faster"] + said["slower"]
+        found_different = said["slower"] if name == "planted" else said["faster"] + said["slower"]
         rows.append(
             {
                 "workload": name,
-                "asked": "at least 90 % slower" if name == "planted" else "at most 5 % told apart",
-                "measured": f"{100 * told / comparisons:.1f} %",
+                "asked": "at least 90 % slower" if name == "planted" else "at most 5 % found different",
+                "measured": f"{100 * found_different / comparisons:.1f} %",
                 "verdicts": ", ".join(f"{number} {verdict}" for verdict, number in said.most_common()),
                 "seconds": f"{statistics.median(seconds for _, seconds in judged):.1f}",
             }
