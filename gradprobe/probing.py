@@ -87,6 +87,8 @@ class Probe:
 class _Watch:
     """The calls of one probe, and what they left behind."""
 
+    is_final = False
+
     def __init__(self, level: str, name: str | None, clock: Clock) -> None:
         self.name = name
         self._level = level
@@ -98,7 +100,7 @@ class _Watch:
 
     @functools.cached_property
     def recording(self) -> Recording:
-        return Recording(lambda: [self._contents()], is_final=lambda: False)
+        return Recording(self)
 
     def decorate(self, function: Any) -> Any:
         if not callable(function) or isinstance(function, type):
@@ -234,13 +236,14 @@ class _Watch:
         self._writer = writer
         return writer
 
-    def _contents(self) -> Contents:
+    def read(self) -> list[Contents]:
+        """Return what all calls so far left behind, as a ``RecordingSource`` does."""
         session = get_session(self._clock)
         with session.lock:
             writer = self._ensure_writer(session)
             session.drain()
             contents = writer.store.read()
-        return dataclasses.replace(contents, meta={**contents.meta, "ended_ns": self._clock.now()})
+        return [dataclasses.replace(contents, meta={**contents.meta, "ended_ns": self._clock.now()})]
 
 
 def _name_of(function: Any) -> str:

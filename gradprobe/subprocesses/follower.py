@@ -100,7 +100,7 @@ class Follower:
             frame = frame.f_back
         at = None if frame is None else locate_instruction("", frame.f_code, frame.f_lasti)
         place = ("", 0, "") if at is None else (at.file, at.line, at.function)
-        self._recorder.note(KIND, StartedProcess(pid, grad, inference, *place).text())
+        self._recorder._add_note(KIND, StartedProcess(pid, grad, inference, *place).text())
 
     def _is_users(self, frame: FrameType) -> bool:
         file = frame.f_code.co_filename
@@ -119,7 +119,9 @@ def follow_process(asked: Mapping[str, Any]) -> None:
 
 
 def _recorder(asked: FollowRequest) -> Recorder:
-    return Recorder(asked.path(), level=asked.level, include_torch=asked.include_torch, force=True, parent=asked.parent)
+    return Recorder(
+        asked.path(), level=asked.level, include_torch=asked.include_torch, overwrite=True, parent=asked.parent
+    )
 
 
 def _after_fork() -> None:
