@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gradprobe.analysis import tensor_problems as rules
 from gradprobe.analysis.tensor_problems import Problem
 from gradprobe.errors import GradprobeError
+from gradprobe.recording import tensor_facts
 
 if TYPE_CHECKING:
     import torch
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
     from gradprobe.capture.autograd.creation import CreationSite
 
 _MEANING = {
-    rules.NORMAL: "autograd can follow it, and a version counter notices when it is changed in place",
-    rules.INFERENCE: "made in inference mode: no version counter, and autograd can not use it later",
-    rules.INFERENCE_COUNTED: (
+    tensor_facts.NORMAL: "autograd can follow it, and a version counter notices when it is changed in place",
+    tensor_facts.INFERENCE: "made in inference mode: no version counter, and autograd can not use it later",
+    tensor_facts.INFERENCE_COUNTED: (
         "its data was made in inference mode (by .to() or .data =), so autograd can not use it, though it has the version "
         "counter it was born with"
     ),
-    rules.NORMAL_UNCOUNTED: (
+    tensor_facts.NORMAL_UNCOUNTED: (
         "made in inference mode and then given normal data, so it calls itself normal, but has no version counter"
     ),
 }
@@ -113,10 +114,10 @@ class Inspection:
 
     def _heading(self) -> str:
         kind = {
-            rules.NORMAL: "A normal tensor",
-            rules.INFERENCE: "An inference tensor",
-            rules.INFERENCE_COUNTED: "An inference tensor with a version counter",
-            rules.NORMAL_UNCOUNTED: "A normal tensor without a version counter",
+            tensor_facts.NORMAL: "A normal tensor",
+            tensor_facts.INFERENCE: "An inference tensor",
+            tensor_facts.INFERENCE_COUNTED: "An inference tensor with a version counter",
+            tensor_facts.NORMAL_UNCOUNTED: "A normal tensor without a version counter",
         }[self.kind]
         return ", ".join([kind, *(_TRAITS[name] for name in _TRAITS if name in self.traits)])
 

@@ -27,12 +27,13 @@ from gradprobe.capture.clock import Clock
 from gradprobe.capture.compile.dynamo import DynamoObserver
 from gradprobe.capture.device import accelerator
 from gradprobe.capture.device.device_timer import DeviceTimer
-from gradprobe.capture.location.callers import TaskLabels, loop_patches, may_have_event_loops, thread_patches
 from gradprobe.capture.location.signal_handlers import is_raised_by_signal_handler
+from gradprobe.capture.location.tasks import TaskLabels, loop_patches, may_have_event_loops
+from gradprobe.capture.location.threads import thread_patches
 from gradprobe.capture.modes import manager_hooks
 from gradprobe.capture.modes.profiler_ranges import ProfilerRanges
-from gradprobe.capture.ops.dispatch_mode import skip_when_compiling
 from gradprobe.capture.ops.thread_registry import ThreadRegistry
+from gradprobe.capture.patching.compile_skip import skip_when_compiling
 from gradprobe.capture.patching.patches import Patches
 from gradprobe.capture.pipeline.aggregation import OpAggregator, has_raw_events
 from gradprobe.capture.pipeline.encoding import EventEncoder
