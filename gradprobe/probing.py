@@ -21,7 +21,8 @@ from gradprobe.capture.autograd.call_effects import CallEffects
 from gradprobe.capture.clock import SYSTEM, Clock
 from gradprobe.capture.location.callers import find_caller, unwrap_code
 from gradprobe.capture.patching.compile_skip import is_tracing
-from gradprobe.capture.session import CALL_BITS, Session
+from gradprobe.capture.routing import CALL_BITS
+from gradprobe.capture.session import Session
 from gradprobe.errors import GradprobeError
 from gradprobe.recorder import check_level, environment, get_session
 from gradprobe.recording.events import CALL, DECORATED, ENTER, EXIT, SUSPEND

@@ -34,7 +34,7 @@ indirect_files: set[str] = {torch_contextlib.__file__, contextlib.__file__, GRAD
 
 
 def find_caller(frame: FrameType | None) -> tuple[CodeType | None, int]:
-    """Return the user's code behind ``frame``, with the offset of an instruction or the form of a decorator."""
+    """Return the user's code behind ``frame``, and an instruction offset or the form of a decorator."""
     while frame is not None:
         code = frame.f_code
         offset = decorator_forms.get(id(code))
@@ -65,7 +65,7 @@ def _unwrap_once(function: Any) -> CodeType | None:
 
 
 def unwrap_code(function: Any) -> CodeType | None:
-    """Return the code of the function inside ``function`` and its wrappers, None if it is not written in Python."""
+    """Return the code of the function inside all wrappers, None if it is not written in Python."""
     with contextlib.suppress(ValueError):
         function = inspect.unwrap(function)
     function = getattr(function, "func", function)  # functools.partial

@@ -14,7 +14,7 @@ from typing import Any
 from gradprobe.capture.patching.patches import Patch
 
 _MAX_COUNTED_NAMES = 100_000
-"""Maximum number of task names whose uses are counted; past it the count starts over, and a number may be missing."""
+"""Maximum number of task names whose uses are counted, before the count starts over."""
 
 
 def loop_patches(on_loop: Callable[[], None], fault: Callable[[Exception], None]) -> list[Patch]:
@@ -37,7 +37,7 @@ def loop_patches(on_loop: Callable[[], None], fault: Callable[[Exception], None]
 
 
 def may_have_event_loops() -> bool:
-    """Return whether an event loop may be running in some thread, or may start without asyncio's Python code."""
+    """Return whether an event loop may run in some thread, or start without asyncio's Python code."""
     return getattr(asyncio.events, "_event_loop_policy", True) is not None or "uvloop" in sys.modules
 
 

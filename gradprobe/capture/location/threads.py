@@ -60,7 +60,7 @@ def thread_patches(
 
 
 def thread_name(ident: int) -> str:
-    """Return the name of a thread, or one made of its identifier. Python's table gains no entry for unknown threads."""
+    """Return the name of a thread, or one made of its identifier, without adding it to Python's table."""
     known = threading._active.get(ident)  # type: ignore[attr-defined]
     return known.name if known is not None else f"thread {ident}"
 
