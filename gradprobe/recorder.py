@@ -16,12 +16,14 @@ import torch
 from gradprobe import _switch, lifecycle
 from gradprobe._files import clear_path
 from gradprobe.capture.autograd.graph import can_read_saved
+from gradprobe.capture.autograd.node_counter import find_node_counter
 from gradprobe.capture.capabilities import missing_for_ops, recompiles_under_dispatch_mode
 from gradprobe.capture.clock import SYSTEM, Clock
-from gradprobe.capture.location.callers import find_caller, live_threads
+from gradprobe.capture.location.callers import find_caller
+from gradprobe.capture.location.threads import live_threads
 from gradprobe.capture.modes import profiler_ranges
 from gradprobe.capture.ops.native.loader import core
-from gradprobe.capture.session import Session, find_node_counter
+from gradprobe.capture.session import Session
 from gradprobe.environment import environment
 from gradprobe.errors import GradprobeError, InvalidArgument
 from gradprobe.recording.events import RECORDING_BEGINS, RECORDING_ENDS, THREAD, Event

@@ -9,10 +9,10 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from gradprobe.analysis.tensor_problems import TensorFacts
 from gradprobe.capture.autograd.base_tensor import BaseTensor
 from gradprobe.capture.autograd.graph import GraphSummary
 from gradprobe.capture.autograd.ownership import bytes_in_memory, is_functorch_wrapped
+from gradprobe.recording.tensor_facts import TensorFacts
 
 T = TypeVar("T")
 
