@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradprobe.analysis import tensor_problems as rules
+from gradprobe.analysis import tensor_problems
 from gradprobe.analysis.tensor_problems import Problem
 from gradprobe.errors import GradprobeError
+from gradprobe.recording import tensor_facts as rules
 
 if TYPE_CHECKING:
     import torch
@@ -174,7 +175,7 @@ def inspect(tensor: torch.Tensor) -> Inspection:
         view_tracked=facts.is_view,
         base=tensor_reader.describe_base(tensor),
         version=facts.version,
-        version_reason=rules.explain_missing_version(facts),
+        version_reason=tensor_problems.explain_missing_version(facts),
         grad_fn=facts.grad_fn,
         nodes=graph.nodes,
         saved_bytes=graph.saved_bytes,
@@ -183,7 +184,7 @@ def inspect(tensor: torch.Tensor) -> Inspection:
         unread=graph.unread,
         storage_bytes=tensor_reader.storage_nbytes(tensor),
         born=creation.creation_site(tensor),
-        problems=rules.find_problems(facts),
+        problems=tensor_problems.find_problems(facts),
     )
 
 

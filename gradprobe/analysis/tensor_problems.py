@@ -6,13 +6,9 @@ Pure: from facts to problems. The error texts are those of PyTorch 2.13; the tes
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
-NORMAL = "normal"
-INFERENCE = "inference"
-INFERENCE_COUNTED = "inference with a version counter"
-NORMAL_UNCOUNTED = "normal without a version counter"
+from gradprobe.recording.tensor_facts import INFERENCE, INFERENCE_COUNTED, NORMAL_UNCOUNTED, TensorFacts
 
 
 class Problem(NamedTuple):
@@ -21,46 +17,6 @@ class Problem(NamedTuple):
     what: str
     error: str
     fix: str
-
-
-@dataclass(frozen=True)
-class TensorFacts:
-    """What PyTorch says of a tensor; strings and numbers, nothing that keeps it alive.
-
-    ``traits`` are the further kinds it belongs to: ``parameter``, ``buffer``, ``subclass``, ``wrapper``, ``fake``,
-    ``meta``, ``sparse``, ``nested``, ``jagged``, ``quantized``, ``opaque``, ``complex``, ``empty``, ``overlapping``,
-    ``part`` (of a larger storage), ``vmap``, ``transform``, ``dual``. ``made_as`` is how autograd says a tracked view came
-    about, ``history_error`` what it says instead of ``grad_fn``.
-    """
-
-    is_inference: bool
-    version: int | None
-    requires_grad: bool
-    is_leaf: bool
-    traits: frozenset[str] = frozenset()
-    layout: str = "strided"
-    dtype: str = "float32"
-    can_require_grad: bool = True
-    is_view: bool = False
-    made_as: str = "DEFAULT"
-    is_base_leaf: bool = False
-    grad_fn: str | None = None
-    output_number: int = 0
-    history_error: str | None = None
-    freed: bool = False
-
-    @property
-    def kind(self) -> str:
-        """One of four: whether it is an inference tensor and whether it has a version counter are two questions."""
-        if self.is_inference:
-            return INFERENCE if self.version is None else INFERENCE_COUNTED
-        return NORMAL_UNCOUNTED if self.version is None else NORMAL
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it holds its numbers itself, in the usual layout: what fails for others may fail otherwise."""
-        special = {"sparse", "nested", "jagged", "quantized", "opaque", "wrapper", "fake", "vmap", "transform"}
-        return not special & self.traits
 
 
 def find_problems(facts: TensorFacts) -> list[Problem]:
@@ -189,19 +145,19 @@ def _of_place(facts: TensorFacts) -> Iterator[Problem]:
 
 def _refused_view(facts: TensorFacts) -> tuple[str, str] | None:
     """The error and the fix for a view that autograd will not see changed in place."""
-    if not facts.is_view or facts.made_as == "DEFAULT":
+    if not facts.is_view or facts.creation_meta == "DEFAULT":
         return None
-    if facts.made_as == "NO_GRAD_MODE":
+    if facts.creation_meta == "NO_GRAD_MODE":
         error = _UNDER_NO_GRAD + _AMBIGUOUS.format(mode="no_grad")
         return error, "make the view with gradients on, or change it under torch.no_grad(), too"
-    if facts.made_as == "INFERENCE_MODE":
+    if facts.creation_meta == "INFERENCE_MODE":
         error = _UNDER_INFERENCE + _AMBIGUOUS.format(mode="inference_mode")
         return error, "make the view outside of inference mode, or change it under torch.no_grad()"
     made_by = _UNDER_NO_GRAD
     if facts.grad_fn is not None:
         name = facts.grad_fn.removesuffix("Backward0").removesuffix("Backward")
         made_by = f"Output {facts.output_number} of {name} is a view and is being modified inplace."
-    if facts.made_as == "IN_CUSTOM_FUNCTION":
+    if facts.creation_meta == "IN_CUSTOM_FUNCTION":
         return made_by + _CUSTOM, "return a clone from the custom Function, or go on with t.clone()"
     return (
         made_by + _SEVERAL_OUTPUTS,
