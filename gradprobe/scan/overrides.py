@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.scan.names import OFF, ImportedNames
+from gradprobe.analysis.imported_names import ImportedNames
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ClassSummary:
 
 def summarize_class(file: str, node: ast.ClassDef, names: ImportedNames) -> ClassSummary:
     """A class definition in short."""
-    bases = tuple((names.full(base) or "").rpartition(".")[2] for base in node.bases)
+    bases = tuple((names.resolve(base) or "").rpartition(".")[2] for base in node.bases)
     methods = tuple(_method(each, names) for each in node.body if isinstance(each, ast.FunctionDef))
     return ClassSummary(file, node.name, bases, methods)
 
@@ -65,7 +65,7 @@ def _of_method(child: ClassSummary, method: MethodSummary, named: dict[str, list
 
 
 def _method(function: ast.FunctionDef, names: ImportedNames) -> MethodSummary:
-    decorator = next((d for d in function.decorator_list if names.manager(d) in OFF), None)
+    decorator = names.find_grad_decorator(function)
     line = None if decorator is None else decorator.lineno
     body = [statement for statement in function.body if not isinstance(statement, ast.Expr)]
     is_abstract = all(isinstance(statement, ast.Raise | ast.Pass) for statement in body)
@@ -75,7 +75,7 @@ def _method(function: ast.FunctionDef, names: ImportedNames) -> MethodSummary:
 def _delegates(function: ast.FunctionDef, names: ImportedNames) -> bool:
     """Whether it calls the method that it overrides, decorator and all, or enters a mode itself."""
     for node in ast.walk(function):
-        if isinstance(node, ast.With) and any(names.manager(item.context_expr) for item in node.items):
+        if isinstance(node, ast.With) and any(names.resolve_manager(item.context_expr) for item in node.items):
             return True
         if isinstance(node, ast.Attribute) and node.attr == function.name and isinstance(node.value, ast.Call):
             called = node.value.func

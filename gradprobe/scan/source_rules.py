@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.syntax import FunctionNode, walk_scope
-from gradprobe.scan.names import INFERENCE, LEAVES_INFERENCE, OFF, OFF_MODE, ON_MODE, SETTER, ImportedNames
+from gradprobe.analysis.imported_names import GRAD_DISABLING, SET_GRAD_ENABLED_IN_C, ImportedNames
 from gradprobe.scan.overrides import summarize_class
+from gradprobe.scan.set_modes import SetMode, read_set_mode
 
 _AWAITS = (ast.Await, ast.AsyncFor, ast.AsyncWith)
 # Of a manager's two methods the other undoes what the one does.
 _ENTERS = ("__enter__", "__aenter__", "__init__")
 # What makes a context manager or a fixture of a generator, which is meant to be suspended inside of its block.
+_ALWAYS_SET = (SetMode.GRAD, SetMode.NO_GRAD, SetMode.INFERENCE)
 _MEANT = ("contextmanager", "asynccontextmanager", "fixture")
 
 
@@ -45,7 +47,7 @@ class FileScanner:
             self._look(tree.body, None, [])
 
     def _look(
-        self, body: list[ast.stmt], function: FunctionNode | None, open_blocks: list[tuple[str, ast.expr]]
+        self, body: list[ast.stmt], function: FunctionNode | None, open_blocks: list[tuple[SetMode, ast.expr]]
     ) -> None:
         """Goes through statements of a scope, with the blocks of managers around them."""
         for index, statement in enumerate(body):
@@ -61,9 +63,9 @@ class FileScanner:
                 self._look(inner, function, open_blocks)
 
     def _function(self, function: FunctionNode) -> None:
-        inside: list[tuple[str, ast.expr]] = []
+        inside: list[tuple[SetMode, ast.expr]] = []
         for decorator in function.decorator_list:
-            manager = self.names.manager(decorator)
+            manager = self.names.resolve_manager(decorator)
             if manager is None:
                 continue
             self._site(decorator, manager)
@@ -72,29 +74,29 @@ class FileScanner:
                     "GP702", decorator, f"@{manager} on this async def does nothing: its body runs later.", function
                 )
             else:
-                inside.append((self.names.switched(decorator), decorator))
+                inside.append((read_set_mode(self.names, decorator), decorator))
         self._look(function.body, function, inside)
 
     def _block(
-        self, block: ast.With | ast.AsyncWith, function: FunctionNode | None, around: list[tuple[str, ast.expr]]
+        self, block: ast.With | ast.AsyncWith, function: FunctionNode | None, around: list[tuple[SetMode, ast.expr]]
     ) -> None:
         now = list(around)
         for item in block.items:
-            manager = self.names.manager(item.context_expr)
+            manager = self.names.resolve_manager(item.context_expr)
             if manager is None:
                 continue
             self._site(item.context_expr, manager)
             self._nested(item.context_expr, manager, now)
             if function is not None:
                 self._suspended(block, item.context_expr, manager, function)
-            now.append((self.names.switched(item.context_expr), item.context_expr))
+            now.append((read_set_mode(self.names, item.context_expr), item.context_expr))
         self._look(block.body, function, now)
 
-    def _nested(self, expression: ast.expr, manager: str, around: list[tuple[str, ast.expr]]) -> None:
-        switched = self.names.switched(expression)
-        entry = next((each for each in reversed(around) if each[0] in (INFERENCE, LEAVES_INFERENCE)), None)
-        inference = entry[1] if entry is not None and entry[0] == INFERENCE else None
-        if switched == ON_MODE and inference is not None:
+    def _nested(self, expression: ast.expr, manager: str, around: list[tuple[SetMode, ast.expr]]) -> None:
+        switched = read_set_mode(self.names, expression)
+        entry = next((each for each in reversed(around) if each[0] in (SetMode.INFERENCE, SetMode.MAYBE_NORMAL)), None)
+        inference = entry[1] if entry is not None and entry[0] is SetMode.INFERENCE else None
+        if switched is SetMode.GRAD and inference is not None:
             message = f"{manager} has no effect inside inference mode: nothing is recorded."
             self._add(
                 "GP103",
@@ -103,7 +105,7 @@ class FileScanner:
                 None,
                 RelatedLine(self.file, inference.lineno, "inference mode entered here"),
             )
-        elif around and switched in (ON_MODE, OFF_MODE, INFERENCE) and around[-1][0] == switched:
+        elif around and switched in _ALWAYS_SET and around[-1][0] == switched:
             outer = RelatedLine(self.file, around[-1][1].lineno, "in force since here")
             self._add("GP801", expression, f"{manager} sets the mode that is in force already.", None, outer)
 
@@ -132,8 +134,8 @@ class FileScanner:
         call = statement.value
         if not isinstance(call, ast.Call):
             return
-        manager = self.names.manager(call)
-        if manager in (*OFF, "enable_grad"):
+        manager = self.names.resolve_manager(call)
+        if manager in (*GRAD_DISABLING, "enable_grad"):
             self._add("GP104", call, f"{manager}() is made here and never entered: it changes nothing.", function)
         elif function is not None and self._sets(call):
             self._site(call, "set_grad_enabled")
@@ -155,12 +157,15 @@ class FileScanner:
         return function.name in _ENTERS
 
     def _sets(self, call: ast.Call) -> bool:
-        return self.names.manager(call) == "set_grad_enabled" or self.names.full(call.func) == SETTER
+        return (
+            self.names.resolve_manager(call) == "set_grad_enabled"
+            or self.names.resolve(call.func) == SET_GRAD_ENABLED_IN_C
+        )
 
     def _is_meant(self, function: FunctionNode) -> bool:
         for decorator in function.decorator_list:
             named = decorator.func if isinstance(decorator, ast.Call) else decorator
-            if (self.names.full(named) or "").rpartition(".")[2] in _MEANT:
+            if (self.names.resolve(named) or "").rpartition(".")[2] in _MEANT:
                 return True
         return False
 

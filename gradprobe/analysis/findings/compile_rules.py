@@ -8,13 +8,8 @@ from collections.abc import Iterator
 from gradprobe.analysis.compiled_functions import explain_recompilation, list_compiled_functions
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.analysis.findings.syntax import (
-    FunctionNode,
-    find_grad_decorator,
-    parse_file,
-    resolve_manager,
-    walk_scope,
-)
+from gradprobe.analysis.findings.syntax import FunctionNode, parse_file, walk_scope
+from gradprobe.analysis.imported_names import ImportedNames
 
 _KINDS = 3
 """A function that is trained and evaluated has two."""
@@ -46,26 +41,22 @@ def find_scripted_modes(evidence: Evidence) -> Iterator[Finding]:
             continue
         functions = source.functions()
         for node in ast.walk(source.tree):
-            if (
-                isinstance(node, ast.Call)
-                and ast.unparse(node.func) in ("torch.jit.script", "jit.script")
-                and node.args
-            ):
+            if isinstance(node, ast.Call) and source.names.resolve(node.func) == "torch.jit.script" and node.args:
                 function = functions.get(ast.unparse(node.args[0]))
-                sets = None if function is None else _sets_modes(function)
+                sets = None if function is None else _find_set_mode(function, source.names)
                 if function is not None and sets is not None:
                     message = f"{function.name} sets a mode, which TorchScript does not keep to as Python does."
                     related = (RelatedLine(file, sets, "mode set here"),)
                     yield Finding("GP302", message, file, node.lineno, function.name, 1, related)
 
 
-def _sets_modes(function: FunctionNode) -> int | None:
+def _find_set_mode(function: FunctionNode, names: ImportedNames) -> int | None:
     """The line of a function where it sets a mode."""
-    decorator = find_grad_decorator(function)
+    decorator = names.find_grad_decorator(function)
     if decorator is not None:
         return decorator.lineno
     for block in walk_scope(function, ast.With):
-        if isinstance(block, ast.With) and any(resolve_manager(item.context_expr) for item in block.items):
+        if isinstance(block, ast.With) and any(names.resolve_manager(item.context_expr) for item in block.items):
             return block.lineno
     return None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from gradprobe.analysis.findings.evidence import Evidence, locate_site, rank_lines
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.analysis.findings.syntax import find_grad_decorator, parse_file
+from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region
 from gradprobe.recording.events import BACKWARD_PASS
@@ -99,11 +99,11 @@ def find_undecorated_overrides_that_ran(evidence: Evidence) -> Iterator[Finding]
         classes = source.classes()
         for child in classes.values():
             method = next((f for f in child.body if isinstance(f, ast.FunctionDef) and _holds(f, int(line))), None)
-            if method is None or find_grad_decorator(method) is not None:
+            if method is None or source.names.find_grad_decorator(method) is not None:
                 continue
             for base in child.bases:
                 overridden = _method(classes.get(ast.unparse(base)), method.name)
-                decorator = None if overridden is None else find_grad_decorator(overridden)
+                decorator = None if overridden is None else source.names.find_grad_decorator(overridden)
                 if overridden is None or decorator is None:
                     continue
                 related = (

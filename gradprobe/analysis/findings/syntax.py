@@ -6,13 +6,14 @@ import ast
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+
+from gradprobe.analysis.imported_names import ImportedNames
 
 _LARGEST_FILE = 4 << 20
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
-_MANAGERS = ("no_grad", "inference_mode", "set_grad_enabled", "enable_grad")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,11 @@ class ParsedFile:
 
     file: str
     tree: ast.Module
+
+    @cached_property
+    def names(self) -> ImportedNames:
+        """Names that the file imports."""
+        return ImportedNames(node for node in ast.walk(self.tree) if isinstance(node, ast.Import | ast.ImportFrom))
 
     def find_function_at(self, line: int) -> FunctionNode | None:
         """The innermost function around a line, its decorators included."""
@@ -103,19 +109,3 @@ def walk_scope(node: ast.AST, kinds: type[ast.AST] | tuple[type[ast.AST], ...]) 
         if isinstance(child, kinds):
             yield child
         yield from walk_scope(child, kinds)
-
-
-def resolve_manager(expression: ast.expr) -> str | None:
-    """The mode manager of PyTorch's that an expression names or calls, as ``torch.no_grad()``; None for any other."""
-    named = expression.func if isinstance(expression, ast.Call) else expression
-    text = ast.unparse(named)
-    owner, _, name = text.rpartition(".")
-    return name if name in _MANAGERS and "gradprobe" not in owner else None
-
-
-def find_grad_decorator(function: FunctionNode) -> ast.expr | None:
-    """The decorator that switches gradients off for a function."""
-    for decorator in function.decorator_list:
-        if resolve_manager(decorator) in ("no_grad", "inference_mode"):
-            return decorator
-    return None

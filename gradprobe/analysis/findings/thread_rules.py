@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from gradprobe.analysis.findings.evidence import Evidence, locate_site, rank_lines
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.analysis.findings.syntax import ParsedFile, find_grad_decorator, get_first_line, parse_file, walk_scope
+from gradprobe.analysis.findings.syntax import ParsedFile, get_first_line, parse_file, walk_scope
 from gradprobe.history.records import HELD_ACROSS_TASKS, OTHER_THREAD, OUT_OF_ORDER
 
 _LINES = 3
@@ -37,8 +37,12 @@ def find_decorated_coroutines(evidence: Evidence) -> Iterator[Finding]:
     for site in sites[sites["form"] == "decorator"].to_dict("records"):
         source = parse_file(site["file"])
         function = None if source is None else source.find_function_at(int(site["line"]))
-        decorator = find_grad_decorator(function) if isinstance(function, ast.AsyncFunctionDef) else None
-        if function is None or decorator is None or get_first_line(function) != int(site["line"]):
+        is_decorated = (
+            source is not None
+            and isinstance(function, ast.AsyncFunctionDef)
+            and source.names.find_grad_decorator(function) is not None
+        )
+        if function is None or not is_decorated or get_first_line(function) != int(site["line"]):
             continue
         end = function.end_lineno or function.lineno
         inside = (ops["file"] == site["file"]) & (ops["line"] > function.lineno) & (ops["line"] <= end)
