@@ -1,4 +1,4 @@
-"""Names that a Python file imports, and which of its expressions are PyTorch's grad-mode context managers.
+"""Imported names of a Python file, resolved to PyTorch's grad-mode context managers.
 
 The scanner and the rules over recordings both ask here, so that they agree on aliases such as
 ``from torch import no_grad as ng``.
@@ -57,7 +57,7 @@ class ImportedNames:
         return ".".join([self._imported_as.get(expression.id, expression.id), *reversed(parts)])
 
     def resolve_manager(self, expression: ast.expr) -> str | None:
-        """Return the name of PyTorch's context manager that an expression denotes or calls, or None for any other."""
+        """Return the name of PyTorch's context manager that an expression denotes or calls, or None."""
         name = self.resolve(expression.func if isinstance(expression, ast.Call) else expression)
         home, _, last = (name or "").rpartition(".")
         return last if last in MANAGER_NAMES and home in _HOMES else None

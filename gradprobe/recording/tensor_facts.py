@@ -1,4 +1,4 @@
-"""Facts that were read from one tensor: plain values, shared by the code that reads them and the code that judges them."""
+"""Facts about one tensor, shared by the code that reads them and the code that judges them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NORMAL_UNCOUNTED = "normal without a version counter"
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """State of one tensor as PyTorch reports it: strings and numbers, nothing that keeps the tensor alive.
+    """State of one tensor as PyTorch reports it, in plain values that do not keep the tensor alive.
 
     Args:
         is_inference: Answer of ``tensor.is_inference()``.
@@ -52,7 +52,7 @@ class TensorFacts:
 
     @property
     def kind(self) -> str:
-        """One of four kinds: being an inference tensor and having no version counter do not imply each other."""
+        """Kind of the tensor, one of four: an inference tensor may have a version counter, a normal one none."""
         if self.is_inference:
             return INFERENCE if self.version is None else INFERENCE_COUNTED
         return NORMAL_UNCOUNTED if self.version is None else NORMAL

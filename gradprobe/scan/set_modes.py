@@ -20,7 +20,7 @@ class SetMode(Enum):
 
 
 def read_set_mode(names: ImportedNames, expression: ast.expr) -> SetMode:
-    """Return the mode that an expression sets, ``SetMode.UNKNOWN`` if only a run could tell."""
+    """Return the mode that an expression sets, ``SetMode.UNKNOWN`` if the source does not show it."""
     manager = names.resolve_manager(expression)
     if manager in ("enable_grad", "no_grad"):
         return SetMode.GRAD if manager == "enable_grad" else SetMode.NO_GRAD
@@ -33,7 +33,7 @@ def read_set_mode(names: ImportedNames, expression: ast.expr) -> SetMode:
 
 
 def _first_argument(expression: ast.expr) -> object:
-    """Return the first argument of a call if it is a literal, Ellipsis if it is not, None if there is no argument."""
+    """Return the first argument of a call: the value of a literal, Ellipsis for others, None for none."""
     if not isinstance(expression, ast.Call):
         return None
     given = [*expression.args, *(keyword.value for keyword in expression.keywords)]
