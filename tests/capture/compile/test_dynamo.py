@@ -91,14 +91,14 @@ def test_why_a_function_was_compiled_again_is_told_in_english_with_the_call() ->
         (made.mode, made.takes_inference, [explain_recompilation(reason) for reason in made.reasons])
         for made, _ in found.graphs
     ]
-    switched = "gradients were switched the other way at its compilation"
+    switched = "grad mode was different at compilation"
     assert why == [
         ("grad", False, []),
         ("no_grad", False, [switched]),
-        ("inference_mode", True, ["x is an inference tensor, and was a normal one at its compilation", switched]),
+        ("inference_mode", True, ["x is an inference tensor, but was a normal tensor at compilation", switched]),
         ("grad", False, why[3][2]),
     ]
-    assert "x requires grad, and did not require it at its compilation" in why[3][2]
+    assert "x requires grad, but did not at compilation" in why[3][2]
     assert [made.called.line for made, _ in found.graphs if made.called] == sorted(
         made.called.line for made, _ in found.graphs if made.called
     )
@@ -225,17 +225,17 @@ def test_a_compiled_model_is_not_kept_alive_by_watching_its_calls() -> None:
 @pytest.mark.parametrize(
     ("reason", "says"),
     [
-        ("0/0: GLOBAL_STATE changed: grad_mode ", "gradients were switched the other way at its compilation"),
+        ("0/0: GLOBAL_STATE changed: grad_mode ", "grad mode was different at compilation"),
         ("0/0: GLOBAL_STATE changed: num_threads ", None),
         (
             "1/2: tensor 'x' dispatch key set mismatch. expected DispatchKeySet(CPU, ADInplaceOrView, AutogradCPU), "
             "actual DispatchKeySet(CPU, ADInplaceOrView)",
-            "x comes inside inference mode, and came outside of it at its compilation",
+            "x is used inside inference mode, but was used outside it at compilation",
         ),
         (
             "0/0: tensor 'L[\\'x\\']' dispatch key set mismatch. expected DispatchKeySet(CPU), "
             "actual DispatchKeySet(CPU, ADInplaceOrView)",
-            "L[\\'x\\'] is a normal tensor, and was an inference tensor at its compilation",
+            "L[\\'x\\'] is a normal tensor, but was an inference tensor at compilation",
         ),
         ("0/0: tensor 'x' size mismatch at index 0. expected 2, actual 4", None),
         ("", None),
