@@ -166,7 +166,7 @@ class Recording:
         from gradprobe.report.formats.registry import find_format, save_report
         from gradprobe.report.formats.rendered import RenderOptions
 
-        save_report(self.tables, Path(path), find_format(name), RenderOptions(merge=merge), force=force)
+        save_report(self.tables, Path(path), find_format(name), RenderOptions(torch_trace=merge), force=force)
 
 
 def load(path: str | os.PathLike[str], *, include_torch: bool | None = None) -> Recording:
