@@ -21,8 +21,9 @@ from gradprobe.capture.autograd.call_effects import CallEffects
 from gradprobe.capture.clock import SYSTEM, Clock
 from gradprobe.capture.location.callers import find_caller, is_tracing, unwrap_code
 from gradprobe.capture.session import CALL_BITS, Session
+from gradprobe.environment import environment
 from gradprobe.errors import GradprobeError
-from gradprobe.recorder import check_level, environment, get_session
+from gradprobe.recorder import check_level, get_session
 from gradprobe.recording.events import CALL, DECORATED, ENTER, EXIT, SUSPEND
 from gradprobe.recording.sqlite_file import Contents, Store
 from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, Writer

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
-import platform
 import sys
 import warnings
 from _thread import get_ident
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
 
 import torch
 
-from gradprobe import _switch
+from gradprobe import _switch, lifecycle
 from gradprobe._files import clear_path
-from gradprobe._version import __version__
 from gradprobe.capture.autograd.graph import can_read_saved
 from gradprobe.capture.capabilities import missing_for_ops, recompiles_under_dispatch_mode
 from gradprobe.capture.clock import SYSTEM, Clock
@@ -26,6 +22,7 @@ from gradprobe.capture.location.callers import find_caller, live_threads
 from gradprobe.capture.modes import profiler_ranges
 from gradprobe.capture.ops.native.loader import core
 from gradprobe.capture.session import Session, find_node_counter
+from gradprobe.environment import environment
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.events import RECORDING_BEGINS, RECORDING_ENDS, THREAD, Event
 from gradprobe.recording.sqlite_file import Contents, Store, read_file
@@ -251,41 +248,6 @@ def _failure(writer: Writer) -> str | None:
     return None if writer.failure is None else f"{writer.failure}; {writer.lost} events after that are missing"
 
 
-def environment(level: str, parent: int | None = None) -> dict[str, Any]:
-    """Where a recording was made: versions, machine and process. No environment variables, no arguments."""
-    cuda: Any = torch.cuda
-    accelerator = cuda.get_device_name(0) if cuda.is_initialized() else None
-    watched_by = {} if level != "ops" else {"core": "native" if core() is not None else "python"}
-    return {
-        "gradprobe": __version__,
-        "level": level,
-        **watched_by,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": _machine(),
-        "cpus": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "accelerator": accelerator,
-        "process": os.getpid(),
-        "parent": parent,
-        "rank": rank(),
-        "program": os.path.basename(sys.argv[0]) if sys.argv else "",
-    }
-
-
-def _machine() -> str:
-    """System and machine. ``platform.platform`` starts a process to find out about the processor, which a program may
-    count, under a lock that a fork leaves closed."""
-    known = platform.uname()
-    return f"{known.system}-{known.release}-{known.machine}"
-
-
-def rank() -> int | None:
-    """This process's number among those that torchrun or the like started together."""
-    text = os.environ.get("RANK", "")
-    return int(text) if text.isdecimal() else None
-
-
 def _shortcomings(level: str, enabled: bool) -> list[str]:
     found = []
     if not enabled:
@@ -312,7 +274,7 @@ def _moment(op: int, session: Session, frame: FrameType | None) -> Event:
     return (op, session.clock.now(), get_ident(), code, offset, grad, inference, grad, inference, 0, None)
 
 
-def _after_fork() -> None:
+def _after_fork_in_child() -> None:
     for session in _sessions.values():
         session.abandon()
     _active.clear()
@@ -335,6 +297,10 @@ def _stop_all() -> None:
             recorder.stop()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)
-atexit.register(_stop_all)
+lifecycle.register(
+    lifecycle.Order.SESSIONS,
+    before=_before_fork,
+    in_parent=_after_fork_in_parent,
+    in_child=_after_fork_in_child,
+    at_exit=_stop_all,
+)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from gradprobe import lifecycle
 from gradprobe.capture.detectors.detection_log import locate_instruction
 from gradprobe.capture.location.frames import USER, FrameClassifier
 from gradprobe.capture.patching.patches import Patch, Patches
@@ -129,6 +130,4 @@ def _after_fork() -> None:
             sys.stderr.write(f"gradprobe: process {os.getpid()} is not recorded: {error}\n")
 
 
-# Registered after the recorder's own, which has put PyTorch back as it was by then.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+lifecycle.register(lifecycle.Order.FOLLOWER, in_child=_after_fork)
