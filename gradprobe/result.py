@@ -431,14 +431,14 @@ class Recording:
         from gradprobe.report.formats.registry import find_format
         from gradprobe.report.formats.rendered import RenderOptions
 
-        body = find_format(format_name).render(self._tables, RenderOptions(merge=torch_trace)).body
+        body = find_format(format_name).render(self._tables, RenderOptions(torch_trace=torch_trace)).body
         return body if isinstance(body, str) else body.decode()
 
     def _write(self, format_name: str, path: AnyPath, *, overwrite: bool, torch_trace: Path | None = None) -> None:
         from gradprobe.report.formats.registry import find_format, save_report
         from gradprobe.report.formats.rendered import RenderOptions
 
-        options = RenderOptions(merge=torch_trace)
+        options = RenderOptions(torch_trace=torch_trace)
         save_report(self._tables, Path(path), find_format(format_name), options, force=overwrite)
 
 

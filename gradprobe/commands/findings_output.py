@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from gradprobe._files import check_writable, write_atomically
 from gradprobe.analysis.findings.catalogue import SEVERITIES
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.findings.suppression import SuppressedFinding, load_suppression
 from gradprobe.errors import GradprobeError
-from gradprobe.report.formats import findings_text, sarif
-from gradprobe.tables.columns import FINDINGS
+from gradprobe.report.formats import findings_text, json_report, sarif
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,10 +44,7 @@ def write_findings(path: Path, shown: Sequence[Finding], hidden: Sequence[Suppre
     if path.suffix not in (".sarif", ".json"):
         raise GradprobeError(f"{path}: findings are written as .sarif or .json; name such a file after -o")
     check_writable(path, force=force)
-    write_atomically(path, sarif.render_findings(shown, hidden) if path.suffix == ".sarif" else _json(shown, hidden))
-
-
-def _json(shown: Sequence[Finding], hidden: Sequence[SuppressedFinding]) -> str:
-    rows: list[dict[str, Any]] = [dict(zip(FINDINGS, finding.row(), strict=True)) for finding in shown]
-    silenced = [dict(zip(FINDINGS, s.finding.row(), strict=True)) | {"suppressed_by": s.by} for s in hidden]
-    return json.dumps({"findings": rows, "suppressed": silenced}, indent=1) + "\n"
+    write_atomically(
+        path,
+        sarif.render_findings(shown, hidden) if path.suffix == ".sarif" else json_report.render_findings(shown, hidden),
+    )

@@ -77,7 +77,7 @@ def _report(options: argparse.Namespace) -> int:
         raise GradprobeError("standard output is closed; name a file with -o")
     contents = [read_file(path) for path in options.files]
     tables = RecordingTables(contents, include_torch=options.include_torch, watch=_progress(), find=build_finding_rows)
-    asked = RenderOptions(top=options.top, charts=options.charts, merge=options.merge)
+    asked = RenderOptions(top=options.top, charts=options.charts, torch_trace=options.merge)
     if options.output is None:
         _print(used.render(tables, asked).body)
         return 0

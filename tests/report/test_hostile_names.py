@@ -106,7 +106,7 @@ def test_no_name_breaks_a_format_or_gets_out_of_its_place(made: Contents, name: 
         elif "json" in kind:
             json.loads(body)
         elif "csv" in kind:
-            for text in (body, *written.beside.values()):
+            for text in (body, *written.attachments.values()):
                 check_sheet(str(text))
         else:
             assert all(character.isprintable() for character in body.replace("\n", ""))

@@ -223,9 +223,9 @@ def test_what_is_no_trace_of_the_run_is_refused_in_one_line(
     plain = json.loads(path.read_text())
     cases: dict[str, tuple[bytes | None, str]] = {
         "missing": (None, "cannot read"),
-        "text": (b"hello", "is no JSON"),
-        "list": (b"[1, 2]", "is no trace"),
-        "events": (b'{"traceEvents": [1]}', "is no trace"),
+        "text": (b"hello", "not valid JSON"),
+        "list": (b"[1, 2]", "not a trace"),
+        "events": (b'{"traceEvents": [1]}', "not a trace"),
         "cut": (gzip.compress(b"{}" * 1000)[:-9], "damaged gzip"),
         "baseless": (json.dumps({**plain, "baseTimeNanoseconds": None}).encode(), "baseTimeNanoseconds"),
         "other": (json.dumps({**plain, "baseTimeNanoseconds": 0}).encode(), "no time in common"),
