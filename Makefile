@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check unit test-cuda fidelity versions format benchmarks reports reports-cuda clean
+.PHONY: demo test check unit test-cuda fidelity versions format benchmarks reports reports-cuda docs generate clean
 
 demo: $(INSTALLED)
 	$(BIN)/gradprobe run --force -o handbook.gradprobe examples/handbook.py
@@ -50,6 +50,14 @@ reports: $(INSTALLED)
 
 reports-cuda: $(INSTALLED)
 	$(BIN)/python reports/make_reports.py --cuda
+
+# The site, in build/site; it needs no network, neither to be built nor to be read.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
+
+# The parts of the documentation that come from the code.
+generate: $(INSTALLED)
+	$(BIN)/python docs/generate.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "gradprobe needs Python 3.10 or newer; name one with: make PYTHON=python3.11")'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import subprocess
@@ -11,14 +10,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", *sorted(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").glob("*.md"))]
-RULES = sorted(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs/rules").glob("*.md"))
+from tests.docs.pages import PAGES, ROOT, fenced, read
+
 ELSEWHERE = {"make demo", "make test"}  # run by whoever checks the project, and the latter runs this
-
-
-def fenced(page: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.S | re.M)
 
 
 def has_any(page: str) -> bool:
@@ -48,15 +42,9 @@ def run(command: list[str], folder: Path, highest: int = 0) -> None:
     assert 0 <= done.returncode <= highest, f"{shlex.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
 
 
-def test_every_link_leads_somewhere() -> None:
-    for page in (*PAGES, *RULES):
-        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8")):
-            assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}, which is not there"
-
-
 def test_the_columns_that_the_documentation_lists_are_those_of_the_tables() -> None:
     from gradprobe.tables import columns
 
-    text = " ".join((ROOT / "docs/report.md").read_text(encoding="utf-8").split())
+    text = " ".join(read("docs/report.md").split())
     for names in (columns.TRANSITIONS, columns.REGIONS, columns.SITES, columns.OPS, columns.BIRTHS, columns.CALLS):
         assert ", ".join(names) in text
