@@ -13,7 +13,7 @@ def _named(pattern: str) -> list[str]:
     return sorted(page.relative_to(ROOT).as_posix() for page in ROOT.glob(pattern))
 
 
-PAGES = ["README.md", *_named("docs/*.md")]
+PAGES = ["README.md", "CONTRIBUTING.md", *_named("docs/*.md")]
 RULES = _named("docs/rules/*.md")
 ALL = sorted(
     {*AT_THE_TOP, *PAGES, *RULES, *_named("docs/api/*.md"), *_named("reports/*.md"), *_named(".github/**/*.md")}
