@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import html
 import itertools
+import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ def generated() -> dict[Path, str]:
         DOCS / "architecture.md": between(DOCS / "architecture.md", "files", file_list()),
         DOCS / "architecture.svg": drawing(graph, "gradprobe", "Imports between the parts of gradprobe"),
         DOCS / "architecture-capture.svg": drawing(graph, "gradprobe.capture", "Imports between the parts of capture"),
-        DOCS / "versions.md": between(DOCS / "versions.md", "consequences", consequences()),
+        DOCS / "versions.md": versions(),
     }
 
 
@@ -290,6 +291,14 @@ def _untangle(rows: Sequence[list[str]], lines: Sequence[Sequence[str]]) -> None
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What follows from a part that is missing
+
+
+def versions() -> str:
+    """Return the page on versions, with the table of what was measured in them and that of consequences."""
+    from tests.versions.table import written
+
+    page = between(DOCS / "versions.md", "consequences", consequences())
+    return written(page, json.loads((DOCS / "versions.json").read_text(encoding="utf-8")))
 
 
 def consequences() -> str:
