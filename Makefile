@@ -38,9 +38,9 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 benchmarks: $(INSTALLED)
-	$(BIN)/python benchmarks/blocks.py
+	$(BIN)/python benchmarks/blocks.py --write
 	$(BIN)/python benchmarks/instructions.py
-	$(BIN)/python benchmarks/operators.py --readme
+	$(BIN)/python benchmarks/operators.py --write
 	$(BIN)/python benchmarks/plugin.py
 	$(BIN)/python benchmarks/soak.py
 	$(BIN)/python benchmarks/reporting.py
@@ -57,7 +57,7 @@ docs: $(INSTALLED)
 
 # The parts of the documentation that come from the code.
 generate: $(INSTALLED)
-	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate.py --picture
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "gradprobe needs Python 3.10 or newer; name one with: make PYTHON=python3.11")'

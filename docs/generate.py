@@ -1,8 +1,9 @@
-"""Write the parts of the documentation that come from the code: ``python docs/generate.py [--check]``.
+"""Write the parts of the documentation that come from the code: ``python docs/generate.py [--check | --picture]``.
 
 The API pages follow from ``gradprobe.__all__``, the list of files from the first line of each module, the drawings from
-the imports, and the table of consequences from the parts of PyTorch that gradprobe looks for. The tests compare what is
-committed with what this script makes, so none of them can age.
+the imports, and the tables of versions from the parts of PyTorch that gradprobe looks for. With ``--picture``, also
+record an example and draw the finding that the README shows. The tests compare what is committed with what this script
+makes, so none of it can age.
 """
 
 from __future__ import annotations
@@ -11,12 +12,20 @@ import ast
 import html
 import itertools
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import grimp
+try:
+    import grimp
+except ModuleNotFoundError:  # without it everything but the drawings of imports can be made
+    grimp = None
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -41,7 +50,10 @@ API_PAGES: Mapping[str, tuple[str, str]] = {
 def main(words: Sequence[str]) -> int:
     """Write every generated file, or with ``--check`` name those that differ; return the exit code."""
     stale = []
-    for path, text in generated().items():
+    made = generated()
+    if "--picture" in words:
+        made[DOCS / "finding.svg"] = picture(PICTURED, finding_lines())
+    for path, text in made.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(path)
             if "--check" not in words:
@@ -322,6 +334,64 @@ def consequences() -> str:
             f"{needed}.",
         ]
     )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The picture of a finding
+
+PICTURED = (
+    "gradprobe run --level ops -o serve.gradprobe examples/serve.py",
+    "gradprobe check serve.gradprobe",
+)
+"""The commands whose output the README shows."""
+
+
+def finding_lines() -> list[str]:
+    """Run the commands, and return what the last of them prints."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "examples", Path(folder, "examples"))
+        for command in PICTURED:
+            done = subprocess.run(
+                [sys.executable, "-m", *command.split()],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+            )
+    # Paths are absolute where the folder is not the user's own.
+    return [line.replace(f"{os.path.realpath(folder)}/", "") for line in done.stdout.splitlines()]
+
+
+def picture(commands: Sequence[str], output: Sequence[str]) -> str:
+    """Return an SVG of a terminal with these commands and the output of the last, wrapped as a terminal does."""
+    wide, high, size = 100, 20, 13
+    lines = [(f"$ {command}", "#9ccc65") for command in commands]
+    for line in output:
+        colour = "#ffb74d" if re.search(r": (?:error|warning) GP", line) else "#e0e0e0"
+        indent = line[: len(line) - len(line.lstrip())]
+        parts = textwrap.wrap(line, wide, subsequent_indent=f"{indent}    ", break_long_words=False)
+        lines += [(part, colour) for part in parts]
+    across, down = int(wide * size * 0.602) + 32, len(lines) * high + 28
+    shown = [
+        f'<text x="16" y="{30 + n * high}" fill="{colour}" xml:space="preserve">{html.escape(text)}</text>'
+        for n, (text, colour) in enumerate(lines)
+    ]
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {across} {down}" width="{across}" height="{down}" '
+            f'role="img" font-family="ui-monospace, Menlo, Consolas, monospace" font-size="{size}">',
+            f'<rect width="{across}" height="{down}" rx="8" fill="#1e1e2e"/>',
+            *shown,
+            "</svg>",
+            "",
+        ]
+    )
+
+
+def pictured(svg: str) -> str:
+    """Return the output that a picture shows, without the commands, on one line."""
+    texts = [html.unescape(text) for text in re.findall(r"<text[^>]*>(.*?)</text>", svg)]
+    return " ".join(" ".join(text for text in texts if not text.startswith("$ ")).split())
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ PAGES_OF_THE_ROOT = {
     "CHANGELOG.md": "",
     "CONTRIBUTING.md": "",
     "SECURITY.md": "",
+    "CODE_OF_CONDUCT.md": "",
     "LICENSE": "license.md",
 }
 """Files at the root of the repository that are pages of the site, and their names there if they differ."""

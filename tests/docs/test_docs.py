@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs import generate
 from tests.docs.fork_server import Programs
 from tests.docs.pages import PAGES, ROOT, fenced, read
 
@@ -48,6 +49,10 @@ def test_every_command_and_program_of_the_page_runs(page: str, programs: Program
     lines = {masked(line) for output in shown for line in output.splitlines()}
     for claimed in "".join(fenced(page, "text")).splitlines():
         assert masked(claimed) in lines, f"{page} shows a line that no command of it prints: {claimed}"
+    if page == "README.md":
+        whole = masked(" ".join(shown).replace(f"{os.path.realpath(tmp_path)}/", ""))
+        picture = masked(generate.pictured(read("docs/finding.svg")))
+        assert picture in whole, "docs/finding.svg shows what no command prints: run `make generate`"
 
 
 def expanded(pattern: str, folder: Path) -> list[str]:

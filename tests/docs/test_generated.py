@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.docs import generate
 from tests.docs.pages import ROOT, read
 
 pytest.importorskip("grimp", reason="the drawings of imports need grimp, which is not installed")
-sys.path.insert(0, str(ROOT / "docs"))
-import generate
-
-sys.path.remove(str(ROOT / "docs"))
 
 
 @pytest.fixture(scope="module")

@@ -49,3 +49,10 @@ def test_the_checker_reads_links_as_a_reader_does() -> None:
     text = f"# A `b` c!\n\n[one](x.md#y), ![two](z.svg)\n\n{code}\n## A b c\n"
     assert [one or other for one, other in LINK.findall(prose(text))] == ["x.md#y", "z.svg"]
     assert anchors(text) == {"a-b-c", "a-b-c-1"}
+
+
+def test_the_form_for_bugs_asks_for_the_versions() -> None:
+    yaml = pytest.importorskip("yaml")
+    form = yaml.safe_load((ROOT / ".github/ISSUE_TEMPLATE/bug_report.yml").read_text(encoding="utf-8"))
+    asked = [part for part in form["body"] if "gradprobe debug" in part["attributes"]["label"]]
+    assert [part["validations"]["required"] for part in asked] == [True]
