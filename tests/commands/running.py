@@ -12,7 +12,7 @@ import pytest
 from gradprobe.__main__ import main
 
 # Enough for a busy machine; reaching it means a deadlock.
-PATIENCE_S = 120
+PATIENCE_S = 300
 
 
 def python(

@@ -44,7 +44,7 @@ def test_every_command_and_program_of_the_page_runs(page: str, tmp_path: Path) -
 
 
 def run(command: list[str], folder: Path, highest: int = 0) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert 0 <= done.returncode <= highest, f"{shlex.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
 
 

@@ -29,7 +29,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
     def run(source: str, *words: str) -> pytest.RunResult:
         pytester.makepyfile(test_it=PRELUDE + source if source else "")
-        return pytester.runpytest_subprocess(*ALONE, *words, timeout=120)
+        return pytester.runpytest_subprocess(*ALONE, *words, timeout=300)
 
     return run
 

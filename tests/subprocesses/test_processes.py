@@ -196,7 +196,7 @@ def test_files_of_earlier_children_are_refused_and_with_force_removed(tmp_path: 
 
 def torchrun(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
 needs_gloo = pytest.mark.skipif(

@@ -55,7 +55,7 @@ def found_by_run_of_its_own(program: str, folder: Path) -> set[str]:
         "--output=run.gradprobe",
         script.name,
     ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return set(gradprobe.load(folder / "run.gradprobe").findings["rule"])
 
@@ -77,7 +77,7 @@ def found_on_ranks(program: str, folder: Path) -> set[str]:
     words = ["--level=ops", "--force", "--output=run.gradprobe", "program.py"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "gradprobe", "run", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return set(gradprobe.merge(folder.glob("run*.gradprobe")).findings["rule"])
 
