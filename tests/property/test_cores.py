@@ -20,10 +20,10 @@ from gradprobe.__main__ import main
 from gradprobe.capture.ops import dispatcher as watching
 from gradprobe.capture.ops import thread_registry
 from gradprobe.capture.ops.native import builder
-from gradprobe.capture.ops.native.loader import NAME, VARIABLE, core, folder, in_use
+from gradprobe.capture.ops.native.loader import NAME, VARIABLE, core, core_status, folder
 from tests.property.test_operators import IMPURE, PURE, no_faults
 
-native = pytest.mark.skipif(core() is None, reason=in_use()[1])
+native = pytest.mark.skipif(core() is None, reason=core_status()[1])
 
 MODES: list[Callable[[], Any]] = [torch.enable_grad, torch.no_grad, torch.inference_mode]
 VIEWS: list[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = [
@@ -133,7 +133,7 @@ def test_operators_of_an_inference_call_are_watched_without_python(monkeypatch: 
     through_python: list[str] = []
 
     def watcher(*arguments: Any) -> Any:
-        watched = watching.watcher(*arguments)
+        watched = watching.make_dispatcher(*arguments)
 
         def dispatch(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             through_python.append(str(func))
@@ -141,7 +141,7 @@ def test_operators_of_an_inference_call_are_watched_without_python(monkeypatch: 
 
         return watched._replace(dispatch=dispatch)
 
-    monkeypatch.setattr(thread_registry, "watcher", watcher)
+    monkeypatch.setattr(thread_registry, "make_dispatcher", watcher)
     x = torch.rand(2, 3)
     for mode in (torch.no_grad, torch.inference_mode):
         with gradprobe.record(level="ops") as recording:
@@ -156,7 +156,7 @@ def test_operators_of_an_inference_call_are_watched_without_python(monkeypatch: 
 @pytest.mark.parametrize(("wanted", "said"), [("python", "runs in Python, as"), ("fastest", "none of the cores")])
 def test_the_environment_chooses_the_core(wanted: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, wanted)
-    is_native, why = in_use()
+    is_native, why = core_status()
     assert not is_native
     assert said in why
 
@@ -175,7 +175,7 @@ def test_a_core_that_does_not_load_leaves_the_work_to_python(monkeypatch: pytest
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     folder().mkdir()
     (folder() / f"{NAME}.so").write_bytes(b"no library")
-    assert "is damaged; build it anew" in in_use()[1]
+    assert "is damaged; build it anew" in core_status()[1]
     with gradprobe.record(level="ops") as recording:
         torch.ones(2) + 1
     assert recording.ops["count"].sum() == 2
@@ -244,5 +244,5 @@ def test_a_core_that_does_not_compile_is_an_error_with_the_compilers_first_words
     assert main(["build"]) == 2
     assert "cannot be built" in (said := capsys.readouterr().err)
     assert "not like this" in said
-    assert "could not be built here" in in_use()[1]
-    assert "not like this" in in_use()[1]
+    assert "could not be built here" in core_status()[1]
+    assert "not like this" in core_status()[1]

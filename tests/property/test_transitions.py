@@ -9,14 +9,14 @@ import pandas as pd
 import torch
 from hypothesis import given, settings
 
-from gradprobe.recorder import Recorder, session_for
+from gradprobe.recorder import Recorder, get_session
 from tests.property.programs import FILE, Body, Interpreter, Raised, Real, Source, programs
 
 COLUMNS = ["manager", "form", "event", "grad_before", "inference_before", "grad_after", "inference_after"]
 
 
 def drain() -> None:
-    session = session_for()
+    session = get_session()
     with session.lock:
         session.drain()
 

@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gradprobe.errors import GradprobeError, RecordingError
-from gradprobe.recording.events import ENTER, NO_GRAD, Block
+from gradprobe.recording.events import ENTER, NO_GRAD, EventBlock
 from gradprobe.recording.sqlite_file import SCHEMA, Batch, Contents, Fold, Site, Store, Thread, read_file, write_file
 
 ROW = (NO_GRAD | ENTER, 123_456_789, 1, 1, 0b10000001, 2**64 - 1, 0, -1)
 CONTENTS = Contents(
     meta={"began_ns": 5, "environment": {"process": 7, "program": "train.py"}, "include_torch": False},
-    blocks=[Block.of([ROW] * n) for n in (1, 500, 0)],
+    blocks=[EventBlock.of([ROW] * n) for n in (1, 500, 0)],
     sites={
         1: Site(1, "train.py", 3, 4, "Model.forward", "with", False),
         2: Site(2, None, None, None, None, "indirect", True),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from gradprobe.capture.capabilities import capabilities
+from gradprobe.capture.capabilities import list_capabilities
 from tests.versions.__main__ import FOUND, PAGE
 from tests.versions.table import OF_THE_MACHINE, table, written
 
@@ -30,7 +30,7 @@ def test_what_was_found_of_this_version_is_still_so() -> None:
         pytest.skip("this version was not measured")
     known, here_now = (
         [tuple(part) for part in parts if part[0] not in OF_THE_MACHINE]
-        for parts in (same[0]["capabilities"], capabilities())
+        for parts in (same[0]["capabilities"], list_capabilities())
     )
     assert known == here_now
 

@@ -14,7 +14,7 @@ import torch
 
 import gradprobe
 from gradprobe.analysis.findings.catalogue import FAMILIES, RULES, SEVERITIES
-from gradprobe.scan.source_files import scan
+from gradprobe.scan.source_files import scan_paths
 from tests.capabilities import needs_saved
 
 PAGES = Path(__file__).parents[3] / "docs" / "rules"
@@ -111,13 +111,13 @@ def test_the_source_alone_gives_it_away_in_the_example_and_not_in_the_corrected_
     bad, good = programs(code)
     for program, is_wrong in ((bad, True), (good, False)):
         (tmp_path / "program.py").write_text(program, encoding="utf-8")
-        assert (code in {finding.rule for finding in scan([tmp_path]).findings}) is is_wrong
+        assert (code in {finding.rule for finding in scan_paths([tmp_path]).findings}) is is_wrong
 
 
 def test_corrected_examples_have_nothing_above_a_note(tmp_path: Path) -> None:
     for code in RULES:
         (tmp_path / f"{code}.py").write_text(programs(code)[1], encoding="utf-8")
-    assert [f for f in scan([tmp_path]).findings if f.severity != "note"] == []
+    assert [f for f in scan_paths([tmp_path]).findings if f.severity != "note"] == []
 
 
 def test_each_code_has_a_page_and_each_page_a_code_with_the_same_title_severity_and_texts() -> None:

@@ -16,9 +16,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gradprobe.analysis.time_by_mode import by_mode
+from gradprobe.analysis.time_by_mode import sum_by_mode
 from gradprobe.probing import Probe
-from gradprobe.recorder import Recorder, session_for
+from gradprobe.recorder import Recorder, get_session
 from gradprobe.recording.folding.blocks import class_middle, duration_class
 from gradprobe.result import Recording
 from tests.conftest import FakeClock
@@ -28,7 +28,7 @@ from tests.property.programs import Body, Manager, Real, Source, programs
 def both(program: Body, limit: int) -> tuple[Recording, Recording]:
     """One run of a random program, recorded as a whole and with all that can be added up beyond ``limit`` events."""
     clock = FakeClock()
-    session = session_for(clock.clock)
+    session = get_session(clock.clock)
 
     def drain() -> None:
         with session.lock:
@@ -62,7 +62,7 @@ def sums(recording: Recording) -> dict[tuple[Any, ...], tuple[Any, ...]]:
 
 
 def times(recording: Recording) -> dict[str, tuple[int, int | None]]:
-    return {t.mode: (t.ns, t.nodes) for t in by_mode(recording.tables.processes) if t.ns or t.nodes}
+    return {t.mode: (t.ns, t.nodes) for t in sum_by_mode(recording.tables.processes) if t.ns or t.nodes}
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -278,7 +278,7 @@ def test_programs_out_of_the_ordinary_are_added_up_as_they_are_kept(
         assert list(compress(sums(folded)[key], known[key])) == list(compress(row, known[key]))
     assert sums(folded).keys() == known.keys()
     assert times(folded) == times(kept)
-    assert kept.tables.processes[0].history.lanes
+    assert kept.tables.processes[0].history.timelines
     assert len(folded.transitions) <= len(kept.transitions)
 
 
@@ -296,8 +296,8 @@ def test_a_recording_that_is_full_and_stops_takes_nothing_later(clock: FakeClock
 
 def test_the_recording_of_a_probe_adds_up_calls_as_it_keeps_them(clock: FakeClock) -> None:
     probes = Probe(clock=clock.clock), Probe(clock=clock.clock)
-    with session_for(clock.clock).lock:
-        probes[1]._watch._ensure_writer(session_for(clock.clock))._limit = 0
+    with get_session(clock.clock).lock:
+        probes[1]._watch._ensure_writer(get_session(clock.clock))._limit = 0
 
     def step() -> None:
         clock.advance(5)

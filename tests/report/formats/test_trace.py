@@ -19,8 +19,8 @@ import gradprobe
 from gradprobe.__main__ import main
 from gradprobe.errors import GradprobeError
 from gradprobe.recorder import Recorder
-from gradprobe.report.formats.registry import by_name
-from gradprobe.report.formats.rendered import Options
+from gradprobe.report.formats.registry import find_format
+from gradprobe.report.formats.rendered import RenderOptions
 from tests.capabilities import needs_saved
 from tests.conftest import FakeClock
 from tests.report import samples
@@ -31,7 +31,7 @@ CLOCKS_US = 5_000
 
 
 def events_of(tables: Any) -> list[dict[str, Any]]:
-    body = by_name("trace").render(tables, Options()).body
+    body = find_format("trace").render(tables, RenderOptions()).body
     found: list[dict[str, Any]] = json.loads(body)["traceEvents"]
     return found
 
@@ -151,7 +151,7 @@ def test_the_same_recording_gives_the_same_bytes_and_the_suffix_says_whether_the
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_names_stay_names(name: str) -> None:
     tables = samples.tables([samples.finding("serve.py", 20, name)], samples.renamed(samples.contents(), name))
-    body = by_name("trace").render(tables, Options()).body
+    body = find_format("trace").render(tables, RenderOptions()).body
     assert isinstance(body, str)
     assert body.isascii()
     events = json.loads(body)["traceEvents"]
