@@ -94,7 +94,9 @@ def kill(victim: Victim, may_miss_ns: int) -> list[str]:
     return wrong
 
 
-def trial(times: int, seed: int, folder: Path, *, may_miss_ns: int = MAY_MISS_NS) -> list[str]:
+def trial(
+    times: int, seed: int, folder: Path, *, longest_s: float = LONGEST_S, may_miss_ns: int = MAY_MISS_NS
+) -> list[str]:
     """Kills ``times`` programs, a few of which run side by side; gives what was wrong, with the moment of the kill."""
     choose = random.Random(seed)
     found = []
@@ -103,10 +105,12 @@ def trial(times: int, seed: int, folder: Path, *, may_miss_ns: int = MAY_MISS_NS
         for number in range(first, min(first + AT_ONCE, times)):
             own = folder / str(number)
             own.mkdir()
-            lives_s = choose.uniform(0, LONGEST_S)
+            lives_s = choose.uniform(0, longest_s)
             victims.append((lives_s, start(own, LEVELS[number % len(LEVELS)], lives_s)))
         for lives_s, victim in sorted(victims, key=lambda one: one[1].dies_at):
-            found += [f"level {victim.level}, killed after {lives_s:.3f} s: {text}" for text in kill(victim, may_miss_ns)]
+            found += [
+                f"level {victim.level}, killed after {lives_s:.3f} s: {text}" for text in kill(victim, may_miss_ns)
+            ]
     return found
 
 
