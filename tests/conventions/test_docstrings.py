@@ -14,15 +14,15 @@ import gradprobe
 from tests.conventions.package import docstrings
 
 FRAGMENTS = """
-As An-attribute Are At Before Behind Below Beside Between By Can Does For From Has Have Having How If In Into Is It Its Like None
-Not Of On Out Ours Over Some Such Than That Their Them They Those Through To Under Until What When Where Whether Which While Who
-Whom Whose With Within Without
+As An-attribute Are At Before Behind Below Beside Between By Can Does For From Has Have Having How If In Into
+Is It Its Like None Not Of On Out Ours Over Some Such Than That Their Them They Those Through To Under Until
+What When Where Whether Which While Who Whom Whose With Within Without
 """
 """Words that begin a relative clause or a fragment."""
 
 THIRD_PERSON = """
-Adds Asks Calls Counts Does Emits Gives Holds Keeps Lets Looks Makes Marks Notes Opens Puts Queues Reads Returns Runs Says Sees
-Shows Stops Takes Tells Turns Watches Writes
+Adds Asks Calls Counts Does Emits Gives Holds Keeps Lets Looks Makes Marks Notes Opens Puts Queues Reads
+Returns Runs Says Sees Shows Stops Takes Tells Turns Watches Writes
 """
 """Verbs that begin a description where an instruction is asked for."""
 

@@ -11,6 +11,9 @@ import pytest
 from tests.conventions.package import ROOT, module_name, source_files
 
 NOUNS = {
+    "finding": "a problem that the rules report",
+    "patching": "the replacement of attributes",
+    "recording": "the file, and the package's subject",
     "encoding": "the step from tuples to columns",
     "folding": "the sums of finished blocks",
     "monitoring": "the field's noun for counters of a running service",
