@@ -16,8 +16,9 @@ import pytest
 
 import gradprobe
 from gradprobe.__main__ import main
-from tests.commands.running import PATIENCE_S, python
-from tests.commands.running import gradprobe as run_gradprobe
+from tests.commands.running import PATIENCE_S
+from tests.commands.running import warm_gradprobe as run_gradprobe
+from tests.warm_python import run as python
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals, limits and forks of POSIX")
 

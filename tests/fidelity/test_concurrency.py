@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 import gradprobe
 from gradprobe.recorder import Recorder
+from tests import warm_python
 
 LEVELS = ["modes", "graph", "ops"]
 WEIGHT = torch.ones(3, requires_grad=True)
@@ -137,10 +139,10 @@ def test_two_recordings_see_what_each_of_them_is_open_for(level: str, order: str
     assert all(second.regions["closed"])
 
 
-def test_a_thread_starts_while_who_started_it_holds_the_lock_of_the_session() -> None:
+def test_a_thread_starts_while_who_started_it_holds_the_lock_of_the_session(tmp_path: Path) -> None:
     # A finalizer or a handler of signals may start one in the middle of what we do.
-    done = subprocess.run([sys.executable, "-c", STARTED_UNDER_THE_LOCK], capture_output=True, text=True, timeout=300)
-    assert done.stdout == "started\n", done.stderr
+    done = warm_python.run("-c", STARTED_UNDER_THE_LOCK, cwd=tmp_path)
+    assert done.stdout == b"started\n", done.stderr.decode()
 
 
 STARTED_UNDER_THE_LOCK = """
@@ -155,7 +157,7 @@ with gradprobe.record(level="ops"):
 """
 
 
-def test_signals_that_change_modes_in_the_middle_of_a_hook_leave_them_right() -> None:
+def test_signals_that_change_modes_in_the_middle_of_a_hook_leave_them_right(tmp_path: Path) -> None:
     program = """
 import signal, torch, gradprobe
 heard = 0
@@ -183,8 +185,8 @@ for level in ("modes", "graph", "ops"):
     assert all(blocks["closed"])
     assert len(recording.regions) - len(blocks) < len(blocks) / 5
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2_000:]
+    done = warm_python.run("-c", program, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()[-2_000:]
 
 
 @pytest.mark.parametrize("level", LEVELS)

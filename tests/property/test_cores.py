@@ -22,6 +22,7 @@ from gradprobe.capture.ops import thread_registry
 from gradprobe.capture.ops.native import builder
 from gradprobe.capture.ops.native.loader import NAME, VARIABLE, core, core_status, folder
 from tests.property.test_operators import IMPURE, PURE, no_faults
+from tests.thoroughness import examples
 
 native = pytest.mark.skipif(core() is None, reason=core_status()[1])
 
@@ -115,7 +116,7 @@ def told(recording: gradprobe.Recording) -> dict[str, list[tuple[Any, ...]]]:
 
 @native
 @given(STEPS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_both_cores_tell_the_same_of_a_program(
     monkeypatch: pytest.MonkeyPatch, steps: list[tuple[int, int, int, int]]
 ) -> None:
