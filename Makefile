@@ -26,6 +26,7 @@ test-cuda: $(INSTALLED)
 	$(BIN)/python -m pytest -m cuda
 
 fidelity: $(INSTALLED)
+	GRADPROBE_TESTS=thorough $(BIN)/python -m pytest -n 2
 	$(BIN)/python -m tests.fidelity.matrix
 	$(BIN)/python -m tests.fidelity.killing 200
 

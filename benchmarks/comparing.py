@@ -45,7 +45,7 @@ def turns(number: int) -> dict[str, Any]:
     import torch
 
     from gradprobe.comparison import measured_modes
-    from gradprobe.comparison.experiment import SLICE_S
+    from gradprobe.comparison.experiment import TURN_S
     from gradprobe.comparison.measure.bench import Bench
     from gradprobe.comparison.workloads.workload import Workload
 
@@ -64,7 +64,7 @@ def turns(number: int) -> dict[str, Any]:
     def entered(arm: str) -> AbstractContextManager[object]:
         return Third() if arm == THIRD else torch.no_grad()
 
-    measured_modes.entered = entered
+    measured_modes.make_mode_context = entered
     x, big = torch.rand(8), torch.rand(64, 64)
     linear, act = torch.nn.Linear, torch.nn.ReLU
     mlp = torch.nn.Sequential(linear(16, 16), act(), linear(16, 16), act(), linear(16, 4))
@@ -80,7 +80,7 @@ def turns(number: int) -> dict[str, Any]:
     found: dict[str, Any] = {"times": {}, "timers": {}}
     for name in [*calls, "planted"]:
         bench.prepare(name)
-        found["times"][name] = [bench.measure(name, seconds=SLICE_S) for _ in range(TURNS)]
+        found["times"][name] = [bench.measure(name, seconds=TURN_S) for _ in range(TURNS)]
     for name, call in calls.items():
         found["timers"][name] = timers(call)
     return found
@@ -108,20 +108,20 @@ def timers(call: Callable[[], object]) -> dict[str, float]:
 def judge(processes: list[dict[str, Any]], name: str, order: random.Random) -> tuple[str, float]:
     """The verdict of one comparison, and the seconds that its turns took."""
     from gradprobe.comparison import measured_modes
-    from gradprobe.comparison.experiment import SLICE_S, Measured
-    from gradprobe.comparison.settings import checked
-    from gradprobe.comparison.stats.intervals import verdict
+    from gradprobe.comparison.experiment import TURN_S, MeasuredWorkload
+    from gradprobe.comparison.settings import validate_settings
+    from gradprobe.comparison.stats.intervals import decide_verdict
 
-    settings = checked(modes=("no_grad", THIRD), precision=PRECISION, seed=0)
-    measured = Measured(name)
+    settings = validate_settings(modes=("no_grad", THIRD), precision=PRECISION, seed=0)
+    measured = MeasuredWorkload(name)
     begins = {number: order.randrange(TURNS) for number in order.sample(range(len(processes)), MEMBERS)}
-    while measured.turns < TURNS and not (measured.turns and measured.is_narrow(settings)):
+    while measured.turns < TURNS and not (measured.turns and measured.is_precise(settings)):
         for number, begin in begins.items():
             measured.keep(number, processes[number]["times"][name][(begin + measured.turns) % TURNS])
         measured.facts = {"arms": list(measured.times[min(begins)])}
         measured.turns += 1
-    said = verdict(measured.ratio(THIRD, 0), measured.ratio(measured_modes.CONTROL, 0), PRECISION)
-    return said, measured.turns * MEMBERS * SLICE_S
+    said = decide_verdict(measured.ratio(THIRD, 0), measured.ratio(measured_modes.CONTROL, 0), PRECISION)
+    return said, measured.turns * MEMBERS * TURN_S
 
 
 def busy() -> None:

@@ -71,27 +71,27 @@ def count(folder: str) -> dict[str, dict[str, float]]:
     """Instructions of one call by what is called and arm, above those of an empty one; runs under callgrind."""
     import torch
 
-    from gradprobe.comparison.workers.instruction_counts import Counter
+    from gradprobe.comparison.workers.instruction_counts import InstructionCounter
 
     torch.set_num_threads(1)
-    counter = Counter(folder)
+    counter = InstructionCounter(folder)
     found: dict[str, dict[str, float]] = {}
     for name, call in calls().items():
         for arm in ARMS:
             with watching(arm):
-                found.setdefault(name, {})[arm] = counter.of_one_call(lambda call=call: call)
+                found.setdefault(name, {})[arm] = counter.count_one_call(lambda call=call: call)
     return found
 
 
 def counted() -> dict[str, dict[str, float]]:
     """What ``count`` finds in a process of its own under callgrind. Exits with the reason where it cannot be run."""
-    from gradprobe.comparison.workers.instruction_counts import callgrind, unavailable
+    from gradprobe.comparison.workers.instruction_counts import build_callgrind_command, explain_unavailable
 
-    reason = unavailable()
+    reason = explain_unavailable()
     if reason is not None:
         sys.exit(f"instructions cannot be counted: {reason}")
     with tempfile.TemporaryDirectory() as folder:
-        command = [*callgrind(folder), sys.executable, __file__, "--count", folder]
+        command = [*build_callgrind_command(folder), sys.executable, __file__, "--count", folder]
         # Where strings fall in tables decides how long they are looked for.
         environment = {**os.environ, "PYTHONHASHSEED": "0"}
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
@@ -125,9 +125,9 @@ def main() -> None:
 
 def exceeded(found: dict[str, dict[str, float]]) -> list[str]:
     """A line for each count that is above its budget by more than the slack; without a native core, of those in Python."""
-    from gradprobe.capture.ops.native.loader import in_use
+    from gradprobe.capture.ops.native.loader import core_status
 
-    held_to = [arm for arm in ARMS if arm != OPS or in_use()[0]]
+    held_to = [arm for arm in ARMS if arm != OPS or core_status()[0]]
     return [
         f"{name} at level {level}: {found[name][level]:,.0f} instructions, the budget is {budget:,}"
         for name, budgets in BUDGETS.items()

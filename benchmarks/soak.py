@@ -30,7 +30,7 @@ def main() -> None:
 
     import gradprobe
     from gradprobe.capture.clock import SYSTEM
-    from gradprobe.recorder import session_for
+    from gradprobe.recorder import get_session
 
     weight = torch.ones(4, requires_grad=True)
     monitor = gradprobe.monitor(level=options.level)
@@ -72,7 +72,7 @@ def main() -> None:
             begin = time.perf_counter()
             if number:
                 million()
-            tables = session_for(SYSTEM).tables
+            tables = get_session(SYSTEM).tables
             counted = monitor.snapshot()
             sizes = [len(tables.threads), len(tables.names), len(tables.sites), len(counted["sites"])]
             rows.append((f"{number} million", f"{resident():.1f}", *sizes, f"{time.perf_counter() - begin:.1f}"))

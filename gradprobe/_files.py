@@ -10,7 +10,7 @@ from pathlib import Path
 from gradprobe.errors import GradprobeError
 
 
-def check_room(path: Path, *, force: bool) -> None:
+def check_writable(path: Path, *, force: bool) -> None:
     """Raises ``GradprobeError`` unless a file can be made at ``path``; one that is there is refused without ``force``."""
     try:
         status = path.stat()
@@ -30,9 +30,9 @@ def check_room(path: Path, *, force: bool) -> None:
         raise GradprobeError(f"{path} exists already; name another file, or overwrite it with --force (force=True)")
 
 
-def make_room(path: Path, *, force: bool) -> None:
+def clear_path(path: Path, *, force: bool) -> None:
     """Sees to it that a file can be made at ``path``; what is there is refused, or with ``force`` removed."""
-    check_room(path, force=force)
+    check_writable(path, force=force)
     for file in (path, path.with_name(path.name + "-journal")):
         try:
             file.unlink(missing_ok=True)
@@ -40,7 +40,7 @@ def make_room(path: Path, *, force: bool) -> None:
             raise GradprobeError(f"cannot overwrite {file}: {error.strerror}; name another file") from None
 
 
-def write(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes ``content`` to ``path``, whole or not at all: what is there stays until all of the new is on the disk."""
     part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
     try:

@@ -12,26 +12,26 @@ import types
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
-Step = Callable[..., Any]
+StepFunction = Callable[..., Any]
 """Called as ``step(method, *arguments)``; runs ``method(*arguments)`` and gives what it gives."""
 
 
-def runs_in_steps(func: object) -> bool:
+def is_resumable(func: object) -> bool:
     """Whether calling ``func`` only makes something whose body runs later."""
-    return inspect.isgeneratorfunction(func) or is_async(func)
+    return inspect.isgeneratorfunction(func) or is_async_function(func)
 
 
-def is_async(func: object) -> bool:
+def is_async_function(func: object) -> bool:
     """Whether ``func`` is an ``async def``."""
     return inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)
 
 
-def ends_for_good(method: Any) -> bool:
+def is_ended_by_stop(method: Any) -> bool:
     """Whether ``StopIteration`` out of ``method`` ends it all: out of an asynchronous generator it is the next item."""
     return type(getattr(method, "__self__", None)).__name__ in ("generator", "coroutine")
 
 
-def wrap(func: Callable[..., Any], step_for_call: Callable[[], Step]) -> Callable[..., Any]:
+def wrap_resumable(func: Callable[..., Any], step_for_call: Callable[[], StepFunction]) -> Callable[..., Any]:
     """``func`` with each step going through what ``step_for_call``, asked once per call, gives."""
     if inspect.isasyncgenfunction(func):
 
@@ -70,7 +70,7 @@ def wrap(func: Callable[..., Any], step_for_call: Callable[[], Step]) -> Callabl
     return generator
 
 
-def _stepping(body: Any, step: Step) -> Generator[Any, Any, Any]:
+def _stepping(body: Any, step: StepFunction) -> Generator[Any, Any, Any]:
     """Runs ``body``, anything with ``send``, ``throw`` and ``close``, to its end."""
     resume, message = body.send, None
     try:
@@ -88,5 +88,5 @@ def _stepping(body: Any, step: Step) -> Generator[Any, Any, Any]:
 
 
 @types.coroutine
-def _awaiting(body: Any, step: Step) -> Generator[Any, Any, Any]:
+def _awaiting(body: Any, step: StepFunction) -> Generator[Any, Any, Any]:
     return (yield from _stepping(body, step))

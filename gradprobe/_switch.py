@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 
-OFF_AT_IMPORT = os.environ.get("GRADPROBE", "").strip().lower() in ("0", "off", "false", "no")
+DISABLED_AT_IMPORT = os.environ.get("GRADPROBE", "").strip().lower() in ("0", "off", "false", "no")
 
 
 class _Switch:
     __slots__ = ("on",)
 
     def __init__(self) -> None:
-        self.on = not OFF_AT_IMPORT
+        self.on = not DISABLED_AT_IMPORT
 
 
 # An object, not a variable of this module: the probes look at its attribute on each call.
 switch = _Switch()
 
 
-def is_on() -> bool:
+def is_enabled() -> bool:
     """Whether new recordings and probed calls are watched."""
     return switch.on
 
@@ -30,4 +30,4 @@ def disable() -> None:
 
 def enable() -> None:
     """Undoes ``disable()``. A process started with ``GRADPROBE=0`` stays off: its probes are the bare functions."""
-    switch.on = not OFF_AT_IMPORT
+    switch.on = not DISABLED_AT_IMPORT

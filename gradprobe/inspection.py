@@ -14,7 +14,7 @@ from gradprobe.errors import GradprobeError
 if TYPE_CHECKING:
     import torch
 
-    from gradprobe.capture.autograd.creation import Birth
+    from gradprobe.capture.autograd.creation import CreationSite
 
 _MEANING = {
     rules.NORMAL: "autograd can follow it, and a version counter notices when it is changed in place",
@@ -80,7 +80,7 @@ class Inspection:
     hooked: int
     unread: int
     storage_bytes: int | None
-    born: Birth | None
+    born: CreationSite | None
     problems: list[Problem]
 
     @property
@@ -158,32 +158,32 @@ def inspect(tensor: torch.Tensor) -> Inspection:
     Raises ``GradprobeError`` for what is no tensor.
     """
     from gradprobe.capture.autograd import creation, tensor_reader
-    from gradprobe.capture.autograd.graph import walk
+    from gradprobe.capture.autograd.graph import read_graph
 
     if not tensor_reader.is_tensor(tensor):
         raise GradprobeError(_no_tensor(tensor))
-    graph = walk([tensor])
+    graph = read_graph([tensor])
     facts = tensor_reader.read_facts(tensor, graph)
     return Inspection(
-        description=tensor_reader.describe(tensor),
+        description=tensor_reader.describe_tensor(tensor),
         kind=facts.kind,
         traits=tuple(sorted(facts.traits)),
         requires_grad=facts.requires_grad,
         is_leaf=facts.is_leaf,
         is_view=facts.is_view or "part" in facts.traits,
         view_tracked=facts.is_view,
-        base=tensor_reader.base_of(tensor),
+        base=tensor_reader.describe_base(tensor),
         version=facts.version,
-        version_reason=rules.version_reason(facts),
+        version_reason=rules.explain_missing_version(facts),
         grad_fn=facts.grad_fn,
         nodes=graph.nodes,
         saved_bytes=graph.saved_bytes,
         graph_bytes=graph.graph_bytes,
         hooked=graph.hooked,
         unread=graph.unread,
-        storage_bytes=tensor_reader.bytes_of(tensor),
-        born=creation.birth_of(tensor),
-        problems=rules.problems(facts),
+        storage_bytes=tensor_reader.storage_nbytes(tensor),
+        born=creation.creation_site(tensor),
+        problems=rules.find_problems(facts),
     )
 
 

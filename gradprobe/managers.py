@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils._contextlib import context_decorator
 
-from gradprobe._resumable import is_async, wrap
+from gradprobe._resumable import is_async_function, wrap_resumable
 from gradprobe.capture.location.callers import clone_set_grad_enabled, indirect_files, is_tracing
 
 __all__ = [
@@ -43,7 +43,7 @@ def _decorate_async(enter: Callable[[], Any], func: Any) -> Any:
 
     step.__wrapped__ = func  # type: ignore[attr-defined]  # the function whose name and line a recording shows
     in_mode: Callable[..., Any] = context_decorator(enter, step)  # type: ignore[no-untyped-call]
-    return wrap(func, lambda: in_mode)
+    return wrap_resumable(func, lambda: in_mode)
 
 
 class no_grad(torch.no_grad):  # noqa: N801
@@ -57,7 +57,7 @@ class no_grad(torch.no_grad):  # noqa: N801
         return cls()(orig_func)
 
     def __call__(self, orig_func: F) -> F:
-        return _decorate_async(self.clone, orig_func) if is_async(orig_func) else super().__call__(orig_func)
+        return _decorate_async(self.clone, orig_func) if is_async_function(orig_func) else super().__call__(orig_func)
 
     def clone(self) -> torch.no_grad:
         return torch.no_grad()
@@ -74,7 +74,7 @@ class enable_grad(torch.enable_grad):  # noqa: N801
         return cls()(orig_func)
 
     def __call__(self, orig_func: F) -> F:
-        return _decorate_async(self.clone, orig_func) if is_async(orig_func) else super().__call__(orig_func)
+        return _decorate_async(self.clone, orig_func) if is_async_function(orig_func) else super().__call__(orig_func)
 
     def clone(self) -> torch.enable_grad:
         return torch.enable_grad()
@@ -88,7 +88,7 @@ class set_grad_enabled(torch.set_grad_enabled):  # noqa: N801
 
     def __call__(self, orig_func: F) -> F:
         decorated = super().__call__(orig_func)  # puts back the mode that the constructor changed
-        return _decorate_async(self.clone, orig_func) if is_async(orig_func) else decorated
+        return _decorate_async(self.clone, orig_func) if is_async_function(orig_func) else decorated
 
     clone = clone_set_grad_enabled
 
@@ -104,7 +104,7 @@ class inference_mode(torch.inference_mode):  # noqa: N801
         return cls()(mode)
 
     def __call__(self, orig_func: F) -> F:
-        return _decorate_async(self.clone, orig_func) if is_async(orig_func) else super().__call__(orig_func)
+        return _decorate_async(self.clone, orig_func) if is_async_function(orig_func) else super().__call__(orig_func)
 
     def clone(self) -> torch.inference_mode:
         return torch.inference_mode(self.mode)

@@ -15,14 +15,14 @@ from typing import Any, TypeVar, cast, overload
 
 import torch
 
-from gradprobe._resumable import Step, ends_for_good, runs_in_steps, wrap
-from gradprobe._switch import OFF_AT_IMPORT, switch
-from gradprobe.capture.autograd.call_effects import CallAccount
+from gradprobe._resumable import StepFunction, is_ended_by_stop, is_resumable, wrap_resumable
+from gradprobe._switch import DISABLED_AT_IMPORT, switch
+from gradprobe.capture.autograd.call_effects import CallEffects
 from gradprobe.capture.clock import SYSTEM, Clock
-from gradprobe.capture.location.callers import code_of, is_tracing, locate
+from gradprobe.capture.location.callers import find_caller, is_tracing, unwrap_code
 from gradprobe.capture.session import CALL_BITS, Session
 from gradprobe.errors import GradprobeError
-from gradprobe.recorder import check_level, environment, session_for
+from gradprobe.recorder import check_level, environment, get_session
 from gradprobe.recording.events import CALL, DECORATED, ENTER, EXIT, SUSPEND
 from gradprobe.recording.sqlite_file import Contents, Store
 from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, Writer
@@ -68,7 +68,7 @@ class Probe:
         return cast(F, self._watch.decorate(function))
 
     def __enter__(self) -> Probe:
-        code, offset = locate(sys._getframe(1))
+        code, offset = find_caller(sys._getframe(1))
         if switch.on:
             place = offset if self._watch.name is None else (offset, self._watch.name)
             self._open.append((get_ident(), self._watch.begin(code, place)))
@@ -104,15 +104,15 @@ class _Watch:
             raise GradprobeError(
                 f"probe decorates functions, methods and generators, not {function!r}; a class is probed by its methods"
             )
-        if OFF_AT_IMPORT:
+        if DISABLED_AT_IMPORT:
             with contextlib.suppress(AttributeError, TypeError):
                 function.recording = self.recording
             return function
-        code = code_of(function)
+        code = unwrap_code(function)
         name = _name_of(function) if self.name is None and code is None else self.name
         place = DECORATED if name is None else (DECORATED, name)
-        if runs_in_steps(function):
-            watched: Any = wrap(function, lambda: self._stepper(code, place))
+        if is_resumable(function):
+            watched: Any = wrap_resumable(function, lambda: self._stepper(code, place))
         else:
             watched = self._calling(function, code, place)
         watched.recording = self.recording
@@ -131,7 +131,7 @@ class _Watch:
             try:
                 result = function(*arguments, **named)
             except BaseException as error:
-                session_for(self._clock).note_on(error)
+                get_session(self._clock).annotate_exception(error)
                 end(key, EXIT, type(error))
                 raise
             end(key, EXIT, None)
@@ -143,23 +143,23 @@ class _Watch:
 
     def _account(
         self, function: Any, code: CodeType | None, arguments: tuple[Any, ...], named: dict[str, Any]
-    ) -> CallAccount | None:
+    ) -> CallEffects | None:
         if self._level == "modes":
             return None
         try:
-            return CallAccount(function, code, arguments, named)
+            return CallEffects(function, code, arguments, named)
         except Exception as error:
-            session_for(self._clock).fault(error)
+            get_session(self._clock).fault(error)
             return None
 
-    def _returned(self, key: int, account: CallAccount, result: Any) -> None:
-        session = session_for(self._clock)
+    def _returned(self, key: int, account: CallEffects, result: Any) -> None:
+        session = get_session(self._clock)
         try:
             session.emit_returned((key, *account.finish(result)))
         except Exception as error:
             session.fault(error)
 
-    def _stepper(self, code: CodeType | None, place: int | tuple[int, str]) -> Step:
+    def _stepper(self, code: CodeType | None, place: int | tuple[int, str]) -> StepFunction:
         """The step function of one call: its first and each further step is watched, if probes are on at the time."""
         key: int | None = None
 
@@ -172,10 +172,10 @@ class _Watch:
                 item = method(*arguments)
             except StopIteration:
                 # The end of a generator or a coroutine, but of an asynchronous generator just the next item.
-                self.end(key, EXIT if ends_for_good(method) else SUSPEND, None)
+                self.end(key, EXIT if is_ended_by_stop(method) else SUSPEND, None)
                 raise
             except BaseException as error:
-                session_for(self._clock).note_on(error)
+                get_session(self._clock).annotate_exception(error)
                 self.end(key, EXIT, None if isinstance(error, StopAsyncIteration) else type(error))
                 raise
             self.end(key, EXIT if method.__name__ == "close" else SUSPEND, None)
@@ -185,7 +185,7 @@ class _Watch:
 
     def begin(self, code: CodeType | None, place: int | tuple[int, str], key: int | None = None) -> int:
         """A call begins, or that of ``key`` goes on. Gives its key."""
-        session = session_for(self._clock)
+        session = get_session(self._clock)
         try:
             if self._writer is None or self._process != os.getpid():
                 with session.lock:
@@ -200,7 +200,7 @@ class _Watch:
 
     def end(self, key: int, kind: int, error: type[BaseException] | None) -> None:
         """The call of ``key`` ends, or waits."""
-        session = session_for(self._clock)
+        session = get_session(self._clock)
         try:
             session.emit(self._event(CALL | kind, None, 0, key, error))
             session.end_call(self._level)
@@ -234,7 +234,7 @@ class _Watch:
         return writer
 
     def _contents(self) -> Contents:
-        session = session_for(self._clock)
+        session = get_session(self._clock)
         with session.lock:
             writer = self._ensure_writer(session)
             session.drain()

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 
 from gradprobe import _switch
-from gradprobe._files import make_room
+from gradprobe._files import clear_path
 from gradprobe._version import __version__
 from gradprobe.capture.autograd.graph import can_read_saved
-from gradprobe.capture.capabilities import missing_for_operators, recompiles_when_watched
+from gradprobe.capture.capabilities import missing_for_ops, recompiles_under_dispatch_mode
 from gradprobe.capture.clock import SYSTEM, Clock
-from gradprobe.capture.location.callers import live_threads, locate
+from gradprobe.capture.location.callers import find_caller, live_threads
 from gradprobe.capture.modes import profiler_ranges
 from gradprobe.capture.ops.native.loader import core
-from gradprobe.capture.session import Session, node_counter
+from gradprobe.capture.session import Session, find_node_counter
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.events import RECORDING_BEGINS, RECORDING_ENDS, THREAD, Event
 from gradprobe.recording.sqlite_file import Contents, Store, read_file
@@ -38,7 +38,7 @@ _sessions: dict[Clock, Session] = {}
 _active: set[Recorder] = set()
 
 
-def session_for(clock: Clock = SYSTEM) -> Session:
+def get_session(clock: Clock = SYSTEM) -> Session:
     """The session of this process that runs on ``clock``."""
     return _sessions.setdefault(clock, Session(clock))
 
@@ -47,7 +47,7 @@ def check_level(level: str) -> str:
     """``level`` if it is one and what it needs is there, else ``GradprobeError``."""
     if level not in LEVELS:
         raise GradprobeError(f"level={level!r} is not known; choose one of {', '.join(map(repr, LEVELS))}")
-    missing = missing_for_operators() if level == "ops" else []
+    missing = missing_for_ops() if level == "ops" else []
     if missing:
         raise GradprobeError(
             f"level 'ops' needs {', '.join(missing)}, which torch {torch.__version__} lacks; use level 'graph' or 'modes'"
@@ -89,7 +89,7 @@ def record(
         limit=limit,
         force=force,
         profiler_ranges=profiler_ranges,
-        enabled=_switch.is_on(),
+        enabled=_switch.is_enabled(),
     )
 
 
@@ -137,13 +137,13 @@ class Recorder:
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if exc_value is not None:
-            self.note_on(exc_value)
+            self.annotate_exception(exc_value)
         self.stop()
 
-    def note_on(self, error: BaseException) -> None:
+    def annotate_exception(self, error: BaseException) -> None:
         """Adds a note to an exception that inference tensors cause: where the tensor was born, and under which line."""
         if self._running and self._enabled:
-            session_for(self._clock).note_on(error)
+            get_session(self._clock).annotate_exception(error)
 
     def start(self) -> Recording:
         """Begins to record. The ``Recording`` that it gives may be looked at while it grows."""
@@ -151,8 +151,8 @@ class Recorder:
             raise GradprobeError("this recorder is running already; call stop() first, or make another")
         path = self.path if self._enabled else None
         if path is not None:
-            make_room(path, force=self._force)
-        session = session_for(self._clock)
+            clear_path(path, force=self._force)
+        session = get_session(self._clock)
         writer = Writer(
             Store(path),
             session.tables,
@@ -171,7 +171,7 @@ class Recorder:
         )
         for text in _shortcomings(self._level, self._enabled):
             writer.note("level", text)
-        if self._profiler_ranges and not profiler_ranges.are_possible():
+        if self._profiler_ranges and not profiler_ranges.can_name_ranges():
             writer.note("level", f"torch {torch.__version__} has no ranges to name in its profiler's trace")
         self._writer, self._running, self._process = writer, True, os.getpid()
         with session.lock:
@@ -195,7 +195,7 @@ class Recorder:
         self._running = False
         if self._process != os.getpid():
             return self._recording
-        session, writer = session_for(self._clock), self._writer
+        session, writer = get_session(self._clock), self._writer
         frame = sys._getframe(1)
         with session.lock:
             if self._enabled:
@@ -203,7 +203,7 @@ class Recorder:
                 _active.discard(self)
                 session.detach(writer)
                 for ident, name in live_threads().items():
-                    if not session.saw_thread(ident) and not name.startswith("thread "):
+                    if not session.has_seen_thread(ident) and not name.startswith("thread "):
                         writer.note("unseen thread", name)
             writer.meta(ended_ns=self._clock.now(), folded=writer.folded)
         writer.finish()
@@ -218,7 +218,7 @@ class Recorder:
 
     def note(self, kind: str, text: str) -> None:
         """Adds to what a reader of the recording will know, while it runs."""
-        with session_for(self._clock).lock:
+        with get_session(self._clock).lock:
             if self._running and self._writer is not None and self._process == os.getpid():
                 self._writer.note(kind, text)
 
@@ -237,7 +237,7 @@ class Recorder:
         if path is not None and not self._running:
             contents = read_file(path)
         else:
-            session = session_for(self._clock)
+            session = get_session(self._clock)
             with session.lock:
                 if runs_here:
                     session.drain()
@@ -290,14 +290,14 @@ def _shortcomings(level: str, enabled: bool) -> list[str]:
     found = []
     if not enabled:
         found.append("gradprobe is switched off (GRADPROBE=0 or gradprobe.disable()): nothing was recorded")
-    if level != "modes" and node_counter() is None:
+    if level != "modes" and find_node_counter() is None:
         found.append(f"torch {torch.__version__} does not tell its count of autograd nodes")
     if level == "ops" and not can_read_saved():
         found.append(
             f"torch {torch.__version__} does not show what its nodes saved: the bytes saved for backward are not known, "
             "nor how many tensors went to hooks instead"
         )
-    if level == "ops" and recompiles_when_watched():
+    if level == "ops" and recompiles_under_dispatch_mode():
         found.append(
             f"torch {torch.__version__} compiles anew under any dispatch mode: record what torch.compile made at level "
             "graph"
@@ -308,7 +308,7 @@ def _shortcomings(level: str, enabled: bool) -> list[str]:
 def _moment(op: int, session: Session, frame: FrameType | None) -> Event:
     """The event that tells this thread's modes at the beginning or the end of a recording."""
     grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-    code, offset = locate(frame)
+    code, offset = find_caller(frame)
     return (op, session.clock.now(), get_ident(), code, offset, grad, inference, grad, inference, 0, None)
 
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradprobe._files import make_room
+from gradprobe._files import clear_path
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.sqlite_file import SUFFIX, Contents, read_file, write_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gradprobe.tables.recording_tables import Tables
+    from gradprobe.tables.recording_tables import RecordingTables
 
 
 class Recording:
@@ -35,18 +35,18 @@ class Recording:
         self._read = read
         self._include_torch = include_torch
         self._is_final = is_final
-        self._known: Tables | None = None
+        self._known: RecordingTables | None = None
 
     @property
-    def tables(self) -> Tables:
+    def tables(self) -> RecordingTables:
         """The recording as it stands now."""
-        from gradprobe.analysis.findings import rows
-        from gradprobe.tables.recording_tables import Tables
+        from gradprobe.analysis.findings import build_finding_rows
+        from gradprobe.tables.recording_tables import RecordingTables
 
         if self._known is not None:
             return self._known
         is_final = self._is_final()
-        tables = Tables(self._read(), include_torch=self._include_torch, find=rows)
+        tables = RecordingTables(self._read(), include_torch=self._include_torch, find=build_finding_rows)
         if is_final:
             self._known = tables
         return tables
@@ -100,7 +100,7 @@ class Recording:
         contents = self.tables.contents
         if len(contents) != 1:
             raise GradprobeError("a merged recording stays in the files it was merged from; save each of those")
-        make_room(target, force=force)
+        clear_path(target, force=force)
         write_file(target, contents[0])
 
     def summary(self) -> None:
@@ -132,7 +132,9 @@ class Recording:
         from gradprobe.report.formats import html_page
         from gradprobe.report.sections import recording_document
 
-        return html_page.fragment(recording_document.document(self.tables, top=html_page.NOTEBOOK_TOP, charts=True))
+        return html_page.render_fragment(
+            recording_document.build_document(self.tables, top=html_page.NOTEBOOK_MAX_ROWS, charts=True)
+        )
 
     def to_csv(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Writes the sites to ``path`` and every other table beside it: of ``a.csv``, ``a.regions.csv`` and so on.
@@ -156,15 +158,15 @@ class Recording:
         self._save(path, "trace", force=force, merge=None if merge is None else Path(merge))
 
     def _text(self, name: str) -> str:
-        from gradprobe.report.formats.registry import by_name, text
+        from gradprobe.report.formats.registry import find_format, render_text
 
-        return text(self.tables, by_name(name))
+        return render_text(self.tables, find_format(name))
 
     def _save(self, path: str | os.PathLike[str], name: str, *, force: bool, merge: Path | None = None) -> None:
-        from gradprobe.report.formats.registry import by_name, save
-        from gradprobe.report.formats.rendered import Options
+        from gradprobe.report.formats.registry import find_format, save_report
+        from gradprobe.report.formats.rendered import RenderOptions
 
-        save(self.tables, Path(path), by_name(name), Options(merge=merge), force=force)
+        save_report(self.tables, Path(path), find_format(name), RenderOptions(merge=merge), force=force)
 
 
 def load(path: str | os.PathLike[str], *, include_torch: bool | None = None) -> Recording:

@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 import gradprobe
 from gradprobe.capture.autograd import ownership
-from gradprobe.capture.autograd.creation import Birth
+from gradprobe.capture.autograd.creation import CreationSite
 from gradprobe.inspection import Inspection
 from tests.capabilities import needs_saved
 
@@ -558,8 +558,8 @@ def test_the_notebook_form_escapes_what_a_program_named() -> None:
 
 def test_where_it_was_made_is_told_if_a_recorder_saw_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no recorder saw it" in str(gradprobe.inspect(torch.rand(2)))
-    birth = Birth("aten.mul", "train.py", 12, "step", "encoder.0")
-    monkeypatch.setattr("gradprobe.capture.autograd.creation.birth_of", lambda tensor: birth)
+    birth = CreationSite("aten.mul", "train.py", 12, "step", "encoder.0")
+    monkeypatch.setattr("gradprobe.capture.autograd.creation.creation_site", lambda tensor: birth)
     seen = gradprobe.inspect(torch.rand(2))
     assert seen.born == birth
     assert "train.py:12 in step, by aten.mul in module encoder.0" in str(seen)

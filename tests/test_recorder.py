@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import gradprobe
-from gradprobe.recorder import Recorder, session_for
+from gradprobe.recorder import Recorder, get_session
 from gradprobe.recording.writer import Writer
 from gradprobe.tables import columns
 from tests.conftest import FakeClock
@@ -394,7 +394,7 @@ def test_an_empty_recording_has_all_tables_and_a_report() -> None:
 def test_a_recording_has_its_own_names_though_the_idle_session_forgets_as_it_starts(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = session_for(clock.clock)
+    session = get_session(clock.clock)
 
     def raise_and_record(error: Exception) -> str:
         with contextlib.suppress(type(error)), Recorder(clock=clock.clock) as recording, torch.no_grad():

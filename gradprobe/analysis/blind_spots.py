@@ -13,7 +13,7 @@ _WHY_CUT_OFF = (
 )
 
 
-def gaps(processes: Sequence[Process]) -> list[str]:
+def describe_blind_spots(processes: Sequence[Process]) -> list[str]:
     """One sentence for each thing that the tables do not show."""
     found: list[str] = []
     for process in processes:
@@ -53,7 +53,7 @@ def _of(process: Process) -> list[str]:
     if process.counts_operators and not only_calls:
         unseen = [
             process.thread(lane.thread)
-            for lane in history.lanes
+            for lane in history.timelines
             if not lane.is_watched
             and not any(mark.thread == lane.thread and mark.op != COMPILED_CALL for mark in history.marks)
         ]
@@ -83,7 +83,7 @@ def _of(process: Process) -> list[str]:
 
 
 def _ran_before(process: Process, thread: int) -> bool:
-    return any(lane.thread == thread and lane.began_ns > 0 for lane in process.history.lanes)
+    return any(lane.thread == thread and lane.began_ns > 0 for lane in process.history.timelines)
 
 
 def _count(number: int, noun: str) -> str:

@@ -10,16 +10,16 @@ from typing import Any, Final
 
 from gradprobe.errors import GradprobeError
 
-SCHEMA: Final = 1
+COMPARISON_SCHEMA: Final = 1
 BASELINE: Final = "no_grad"
 UNUSABLE: Final = "unusable"
-NOISY: Final = 0.01
+NOISY_CONTROL: Final = 0.01
 NAN: Final = math.nan
 _RATIOS: Final = ("ratio", "ci_low", "ci_high")
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmResult:
     """One workload under one mode. Ratios are to `no_grad`; times are nanoseconds per call; NaN where not measured."""
 
     mode: str
@@ -51,12 +51,12 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Compared:
+class WorkloadResult:
     """One workload under each mode, and the baseline against itself: the control."""
 
     workload: str
-    arms: tuple[Arm, ...]
-    control: Arm | None = None
+    arms: tuple[ArmResult, ...]
+    control: ArmResult | None = None
     calls: int = 1
     """Calls to a block."""
     processes: int = 0
@@ -64,15 +64,15 @@ class Compared:
     """On an accelerator, the share of the time in which the host was still issuing work."""
     notes: tuple[str, ...] = ()
 
-    def arm(self, mode: str) -> Arm | None:
+    def arm(self, mode: str) -> ArmResult | None:
         return next((arm for arm in self.arms if arm.mode == mode), None)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ComparisonOutcome:
     """All of a comparison."""
 
-    workloads: tuple[Compared, ...]
+    workloads: tuple[WorkloadResult, ...]
     environment: Mapping[str, Any]
     settings: Mapping[str, Any]
     costs_ns: Mapping[str, float] = field(default_factory=dict)
@@ -83,18 +83,20 @@ class Outcome:
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it: what was not measured is null."""
-        return {"schema": SCHEMA, "kind": "comparison", **_plain(dataclasses.asdict(self))}
+        return {"schema": COMPARISON_SCHEMA, "kind": "comparison", **_plain(dataclasses.asdict(self))}
 
 
-def outcome(plain: Mapping[str, Any], where: str) -> Outcome:
+def parse_outcome(plain: Mapping[str, Any], where: str) -> ComparisonOutcome:
     """The outcome from what ``plain`` gave. Raises ``GradprobeError`` for what is none."""
     if plain.get("kind") != "comparison":
         raise GradprobeError(f"{where} is no comparison; name a JSON file that gradprobe compare -o wrote")
-    if plain.get("schema") != SCHEMA:
-        raise GradprobeError(f"{where} has schema {plain.get('schema')}, this version reads {SCHEMA}; compare again")
+    if plain.get("schema") != COMPARISON_SCHEMA:
+        raise GradprobeError(
+            f"{where} has schema {plain.get('schema')}, this version reads {COMPARISON_SCHEMA}; compare again"
+        )
     try:
         workloads = tuple(
-            Compared(
+            WorkloadResult(
                 **{
                     **one,
                     "arms": tuple(_arm(arm) for arm in one["arms"]),
@@ -105,13 +107,13 @@ def outcome(plain: Mapping[str, Any], where: str) -> Outcome:
             for one in plain["workloads"]
         )
         rest = {key: dict(plain[key].items()) for key in ("environment", "settings", "costs_ns", "managers_ns")}
-        return Outcome(workloads, **rest, notes=tuple(plain["notes"]))
+        return ComparisonOutcome(workloads, **rest, notes=tuple(plain["notes"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise GradprobeError(f"{where} is damaged ({error}); compare again") from None
 
 
-def _arm(plain: Mapping[str, Any]) -> Arm:
-    numbers = {f.name for f in dataclasses.fields(Arm) if f.type == "float"}
+def _arm(plain: Mapping[str, Any]) -> ArmResult:
+    numbers = {f.name for f in dataclasses.fields(ArmResult) if f.type == "float"}
     values: dict[str, Any] = {k: NAN if value is None and k in numbers else value for k, value in plain.items()}
     for name in sorted(numbers & set(values)):
         if not isinstance(values[name], int | float) or (
@@ -121,7 +123,7 @@ def _arm(plain: Mapping[str, Any]) -> Arm:
     # What is no number was written as null.
     ratios = tuple(NAN if ratio is None else float(ratio) for ratio in plain["process_ratios"])
     explained = {str(part): float(ns) for part, ns in plain["explained_ns"].items() if ns is not None}
-    return Arm(**{**values, "process_ratios": ratios, "explained_ns": explained})
+    return ArmResult(**{**values, "process_ratios": ratios, "explained_ns": explained})
 
 
 def _plain(value: Any) -> Any:
@@ -132,12 +134,12 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def percent(ratio: float) -> str:
+def format_percent_change(ratio: float) -> str:
     """A ratio as what it adds, in per cent."""
     return f"{(ratio - 1) * 100:+.1f} %"
 
 
-def explained_share(compared: Compared, arm: Arm) -> float:
+def compute_explained_share(compared: WorkloadResult, arm: ArmResult) -> float:
     """How much of the difference to the baseline the mechanisms explain: 1 less what they miss, NaN where not known."""
     baseline = compared.arm(BASELINE)
     if baseline is None or not arm.explained_ns:
@@ -146,7 +148,7 @@ def explained_share(compared: Compared, arm: Arm) -> float:
     return 1 - abs(measured - sum(arm.explained_ns.values())) / abs(measured) if measured else NAN
 
 
-def advice(compared: Compared, mode: str = "inference_mode") -> str:
+def write_advice(compared: WorkloadResult, mode: str = "inference_mode") -> str:
     """One sentence: whether to take ``mode`` in place of `no_grad` here, and why."""
     arm, baseline = compared.arm(mode), compared.arm(BASELINE)
     if arm is None or baseline is None:
@@ -172,15 +174,15 @@ def advice(compared: Compared, mode: str = "inference_mode") -> str:
     return f"undecided {interval}: measure longer, or on a quieter machine."
 
 
-def _span(arm: Arm) -> str:
+def _span(arm: ArmResult) -> str:
     if arm.verdict == "faster":
         return f"{(1 - arm.ci_high) * 100:.1f} to {(1 - arm.ci_low) * 100:.1f}"
     if arm.verdict == "slower":
         return f"{(arm.ci_low - 1) * 100:.1f} to {(arm.ci_high - 1) * 100:.1f}"
-    return f"{percent(arm.ci_low)} to {percent(arm.ci_high)}"
+    return f"{format_percent_change(arm.ci_low)} to {format_percent_change(arm.ci_high)}"
 
 
-def _reasons(arm: Arm, baseline: Arm) -> str:
+def _reasons(arm: ArmResult, baseline: ArmResult) -> str:
     gone = [
         (baseline.tracked_views - arm.tracked_views, "tracked view"),
         (baseline.counters_created - arm.counters_created, "version counter"),
@@ -190,23 +192,25 @@ def _reasons(arm: Arm, baseline: Arm) -> str:
     return f": {' and '.join(told[:2])} per call go away" if told else ""
 
 
-def _left(compared: Compared) -> str:
+def _left(compared: WorkloadResult) -> str:
     left = [note for note in compared.notes if note.startswith("leaves ")]
     return f"; but it {left[0]}" if left else "; nothing escapes but what it returns"
 
 
-def _why_none(arm: Arm, baseline: Arm) -> str:
+def _why_none(arm: ArmResult, baseline: ArmResult) -> str:
     explained = abs(sum(arm.explained_ns.values()))
     if arm.explained_ns and explained < 0.01 * baseline.median_ns:
         return "kernels dominate"
     return "what the mode saves is small beside the rest of the call"
 
 
-def warnings(outcome: Outcome) -> list[str]:
+def find_noise_warnings(outcome: ComparisonOutcome) -> list[str]:
     """What a reader must know before believing the numbers, with what to try."""
     found = []
     noisy = [
-        c for c in outcome.workloads if c.control is not None and c.control.ci_low > 0 and _reach(c.control) > NOISY
+        c
+        for c in outcome.workloads
+        if c.control is not None and c.control.ci_low > 0 and _reach(c.control) > NOISY_CONTROL
     ]
     if noisy:
         worst = max(noisy, key=lambda c: _reach(c.control) if c.control is not None else 0.0)
@@ -215,14 +219,14 @@ def warnings(outcome: Outcome) -> list[str]:
         if len(noisy) > 1:
             where += f", and beyond one per cent on {len(noisy)} of {len(outcome.workloads)} workloads"
         found.append(
-            f"The machine is noisy: no_grad against itself came to {percent(worst.control.ci_low)} to "
-            f"{percent(worst.control.ci_high)}{where}.{_causes(outcome.environment)} Try: a longer budget, other programs "
+            f"The machine is noisy: no_grad against itself came to {format_percent_change(worst.control.ci_low)} to "
+            f"{format_percent_change(worst.control.ci_high)}{where}.{_causes(outcome.environment)} Try: a longer budget, other programs "
             "closed, a fixed clock frequency, fewer threads than cores."
         )
     return found
 
 
-def _reach(arm: Arm) -> float:
+def _reach(arm: ArmResult) -> float:
     return max(abs(math.log(arm.ci_low)), abs(math.log(arm.ci_high)))
 
 

@@ -6,9 +6,9 @@ import dataclasses
 
 import pandas as pd
 
-from gradprobe.analysis.comparison_outcome import Outcome, explained_share
+from gradprobe.analysis.comparison_outcome import ComparisonOutcome, compute_explained_share
 
-COLUMNS = [
+COMPARISON_COLUMNS = [
     "workload",
     "mode",
     "median_ns",
@@ -32,17 +32,17 @@ COLUMNS = [
 ]
 
 
-def comparison_table(outcome: Outcome) -> pd.DataFrame:
+def build_comparison_table(outcome: ComparisonOutcome) -> pd.DataFrame:
     """Median time of a call in nanoseconds, ratio to `no_grad` with its 95 per cent interval, verdict, and what one call
     makes PyTorch do; NaN where something was not measured."""
     rows = [
         {
             "workload": compared.workload,
-            "explained": explained_share(compared, arm),
+            "explained": compute_explained_share(compared, arm),
             **{field.name: getattr(arm, field.name) for field in dataclasses.fields(arm)},
         }
         for compared in outcome.workloads
         for arm in compared.arms
     ]
-    table: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS)
+    table: pd.DataFrame = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
     return table

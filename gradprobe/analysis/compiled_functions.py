@@ -24,7 +24,7 @@ class CompiledFunction:
     graphs: list[tuple[Compilation, int]] = field(default_factory=list)
 
 
-def compiled_functions(processes: Sequence[Process]) -> list[CompiledFunction]:
+def list_compiled_functions(processes: Sequence[Process]) -> list[CompiledFunction]:
     """Those that were called or compiled, the most often called first."""
     found: dict[Line, CompiledFunction] = {}
     for process in processes:
@@ -49,7 +49,7 @@ _REQUIRES = re.compile(r"tensor '(?P<name>.+)' requires_grad mismatch\. expected
 _LOCAL = re.compile(r"^L\['(\w+)'\]")
 
 
-def in_english(reason: str) -> str | None:
+def explain_recompilation(reason: str) -> str | None:
     """Why a graph that was there did not do, where a mode or a kind of tensor is why; None where something else is."""
     reason = _GRAPH.sub("", reason).strip()
     if reason.startswith("GLOBAL_STATE changed:"):

@@ -7,46 +7,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradprobe.history.process import Process
-from gradprobe.history.records import DEFAULT, State, modes_before
+from gradprobe.history.records import INITIAL_MODES, Modes, modes_before
 from gradprobe.recording.events import RECORDING_BEGINS, THREAD, mode_name
-from gradprobe.recording.relatives import Started, started
+from gradprobe.recording.relatives import StartedProcess, started
 
-COLLECTIVES = ("c10d.", "_c10d_functional.", "_c10d_functional_autograd.")
+COLLECTIVE_PREFIXES = ("c10d.", "_c10d_functional.", "_c10d_functional_autograd.")
 """What the names of operators begin with in which the processes of a group meet."""
 _NO_MEETING = ("wait_tensor", "barrier", "send", "recv", "monitored_barrier_")
 
 
 @dataclass(frozen=True)
-class Relation:
+class ProcessRelation:
     """A process, the modes that it began in, and how its parent started it, where both were recorded."""
 
     process: Process
-    began: State | None
+    began: Modes | None
     parent: Process | None
-    started: Started | None
+    started: StartedProcess | None
 
 
-def relations(processes: Sequence[Process]) -> list[Relation]:
+def relate_processes(processes: Sequence[Process]) -> list[ProcessRelation]:
     """One per process, in their order."""
     by_pid = {process.pid: process for process in processes}
     starts = {start.pid: start for process in processes for start in started(process.contents.notes)}
     found = []
     for process in processes:
         parent = by_pid.get(int(process.environment.get("parent") or 0))
-        found.append(Relation(process, began_in(process), parent, starts.get(process.pid) if parent else None))
+        found.append(
+            ProcessRelation(process, find_initial_modes(process), parent, starts.get(process.pid) if parent else None)
+        )
     return found
 
 
-def began_in(process: Process) -> State | None:
+def find_initial_modes(process: Process) -> Modes | None:
     """The modes of the thread that began the recording of a process, at that moment."""
     for block in process.contents.blocks:
         for row in block.rows():
             if row[0] == THREAD | RECORDING_BEGINS:
-                return modes_before(row, DEFAULT)
+                return modes_before(row, INITIAL_MODES)
     return None
 
 
-def by_rank(processes: Sequence[Process]) -> dict[int, Process]:
+def group_by_rank(processes: Sequence[Process]) -> dict[int, Process]:
     """The processes that are ranks of one job, by their number; empty where there are not two."""
     found = {process.rank: process for process in processes if process.rank is not None and process.rank >= 0}
     ranks = {rank: process for rank, process in sorted(found.items()) if not process.environment.get("parent")}
@@ -57,7 +59,7 @@ Line = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Parting:
+class GraphDivergence:
     """A line that all ranks ran, and where the nodes that they constructed there are not all or none zero."""
 
     line: Line
@@ -65,12 +67,12 @@ class Parting:
     """By rank."""
 
 
-def partings(ranks: dict[int, Process]) -> list[Parting]:
+def find_graph_divergences(ranks: dict[int, Process]) -> list[GraphDivergence]:
     """Lines where some ranks build a graph and others, which ran them too, do not; those with most nodes first."""
     nodes: dict[Line, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for rank, process in ranks.items():
         if process.counts_operators:
-            for key, known in process.accounting.ops.items():
+            for key, known in process.op_totals.ops.items():
                 file, line, _ = process.place(key.site)
                 if file is not None and line is not None and known.account.calls:
                     nodes[file, line][rank] += known.account.nodes
@@ -80,7 +82,7 @@ def partings(ranks: dict[int, Process]) -> list[Parting]:
                 if file is not None and line is not None and region.nodes is not None:
                     nodes[file, line][rank] += region.nodes - region.child_nodes
     found = [
-        Parting(line, dict(sorted(counts.items())))
+        GraphDivergence(line, dict(sorted(counts.items())))
         for line, counts in nodes.items()
         if len(counts) == len(ranks) and 0 in counts.values() and any(counts.values())
     ]
@@ -88,7 +90,7 @@ def partings(ranks: dict[int, Process]) -> list[Parting]:
 
 
 @dataclass(frozen=True)
-class Meeting:
+class CollectiveCall:
     """A collective operator at one line: the modes it ran under in each rank, and the lines of the blocks that set them."""
 
     op: str
@@ -97,24 +99,24 @@ class Meeting:
     blocks: dict[int, frozenset[Line]]
 
 
-def meetings(ranks: dict[int, Process]) -> list[Meeting]:
+def find_collective_calls(ranks: dict[int, Process]) -> list[CollectiveCall]:
     """The collective operators that several ranks ran at the same line, at level ops."""
     modes: dict[tuple[str, Line], dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     blocks: dict[tuple[str, Line], dict[int, set[Line]]] = defaultdict(lambda: defaultdict(set))
     for rank, process in ranks.items():
         if not process.counts_operators:
             continue
-        for key, known in process.accounting.ops.items():
+        for key, known in process.op_totals.ops.items():
             file, line, _ = process.place(key.site)
             if file is None or line is None or not known.account.calls or not _is_meeting(key.op):
                 continue
-            state = (began_in(process) or DEFAULT) if key.region is None else key.region.inside
+            state = (find_initial_modes(process) or INITIAL_MODES) if key.region is None else key.region.inside
             modes[key.op, (file, line)][rank].add(mode_name(*state))
             at = None if key.region is None else process.place(key.region.site)
             if at is not None and at[0] is not None and at[1] is not None:
                 blocks[key.op, (file, line)][rank].add((at[0], at[1]))
     return [
-        Meeting(
+        CollectiveCall(
             op,
             line,
             {rank: frozenset(known) for rank, known in sorted(seen.items())},
@@ -126,4 +128,4 @@ def meetings(ranks: dict[int, Process]) -> list[Meeting]:
 
 
 def _is_meeting(op: str) -> bool:
-    return op.startswith(COLLECTIVES) and not op.split(".")[1].startswith(_NO_MEETING)
+    return op.startswith(COLLECTIVE_PREFIXES) and not op.split(".")[1].startswith(_NO_MEETING)

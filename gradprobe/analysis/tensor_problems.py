@@ -24,7 +24,7 @@ class Problem(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Facts:
+class TensorFacts:
     """What PyTorch says of a tensor; strings and numbers, nothing that keeps it alive.
 
     ``traits`` are the further kinds it belongs to: ``parameter``, ``buffer``, ``subclass``, ``wrapper``, ``fake``,
@@ -43,7 +43,7 @@ class Facts:
     can_require_grad: bool = True
     is_view: bool = False
     made_as: str = "DEFAULT"
-    base_is_leaf: bool = False
+    is_base_leaf: bool = False
     grad_fn: str | None = None
     output_number: int = 0
     history_error: str | None = None
@@ -63,12 +63,12 @@ class Facts:
         return not special & self.traits
 
 
-def problems(facts: Facts) -> list[Problem]:
+def find_problems(facts: TensorFacts) -> list[Problem]:
     """What will fail with such a tensor, the most far-reaching first."""
     return [*_of_kind(facts), *_of_history(facts), *_of_place(facts), *_of_traits(facts)]
 
 
-def version_reason(facts: Facts) -> str | None:
+def explain_missing_version(facts: TensorFacts) -> str | None:
     """Why there is no version counter; None where there is one."""
     if facts.version is not None:
         return None
@@ -98,7 +98,7 @@ _NEW_DATA = "outside of inference mode, assign t.data = t.data.clone(); do .to()
 _FRESH = "go on with t.data.clone(), in torch.nn.Parameter(...) for a parameter; make it outside of inference mode"
 
 
-def _of_kind(facts: Facts) -> Iterator[Problem]:
+def _of_kind(facts: TensorFacts) -> Iterator[Problem]:
     if not facts.is_plain:
         return
     if facts.kind == INFERENCE:
@@ -126,7 +126,7 @@ _FREED = (
 )
 
 
-def _of_history(facts: Facts) -> Iterator[Problem]:
+def _of_history(facts: TensorFacts) -> Iterator[Problem]:
     if facts.history_error is not None:
         yield Problem(
             "reading its grad_fn, and every operation on it that autograd records",
@@ -165,7 +165,7 @@ _OVERLAP = (
 )
 
 
-def _of_place(facts: Facts) -> Iterator[Problem]:
+def _of_place(facts: TensorFacts) -> Iterator[Problem]:
     """What changing it in place meets: leaves, views, memory that overlaps."""
     what = "an in-place operation with gradients on"
     refused = _refused_view(facts)
@@ -175,7 +175,7 @@ def _of_place(facts: Facts) -> Iterator[Problem]:
         yield Problem(what, *refused)
     elif facts.requires_grad:
         fix = "change it under torch.no_grad(), or go on with the result of the same operation out of place"
-        if facts.is_view and facts.base_is_leaf:
+        if facts.is_view and facts.is_base_leaf:
             yield Problem(what, _VIEW_OF_LEAF, fix)
         elif facts.is_leaf:
             yield Problem(what, _LEAF, fix)
@@ -187,7 +187,7 @@ def _of_place(facts: Facts) -> Iterator[Problem]:
         )
 
 
-def _refused_view(facts: Facts) -> tuple[str, str] | None:
+def _refused_view(facts: TensorFacts) -> tuple[str, str] | None:
     """The error and the fix for a view that autograd will not see changed in place."""
     if not facts.is_view or facts.made_as == "DEFAULT":
         return None
@@ -209,7 +209,7 @@ def _refused_view(facts: Facts) -> tuple[str, str] | None:
     )
 
 
-def _of_traits(facts: Facts) -> Iterator[Problem]:
+def _of_traits(facts: TensorFacts) -> Iterator[Problem]:
     traits, layout = facts.traits, facts.layout
     if "meta" in traits and facts.is_plain:
         yield Problem(

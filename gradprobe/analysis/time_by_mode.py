@@ -13,7 +13,7 @@ MODES = ("grad", "no_grad", "inference_mode", "inference_mode + enable_grad")
 
 
 @dataclass
-class Spent:
+class TimeAndNodes:
     """Wall-clock nanoseconds, and the autograd nodes constructed meanwhile; None where they were not counted."""
 
     ns: int = 0
@@ -41,24 +41,24 @@ class ThreadTime:
 
     process: int
     thread: str
-    by_mode: dict[str, Spent]
+    by_mode: dict[str, TimeAndNodes]
 
     @property
     def ns(self) -> int:
         return sum(spent.ns for spent in self.by_mode.values())
 
 
-def by_thread(processes: Sequence[Process]) -> list[ThreadTime]:
+def sum_by_thread(processes: Sequence[Process]) -> list[ThreadTime]:
     """What every thread that was seen spent under each mode, the longest first."""
     found = []
     for process in processes:
-        folded: dict[int, dict[str, Spent]] = defaultdict(lambda: defaultdict(Spent))
+        folded: dict[int, dict[str, TimeAndNodes]] = defaultdict(lambda: defaultdict(TimeAndNodes))
         for fold in process.contents.folds:
             if fold.manager & ~3 in MANAGERS:
                 nodes = fold.self_nodes if process.counts_nodes else None
                 folded[fold.thread][_inside(fold.state)].add(fold.self_ns, nodes)
-        for lane in process.history.lanes:
-            sums: dict[str, Spent] = defaultdict(Spent)
+        for lane in process.history.timelines:
+            sums: dict[str, TimeAndNodes] = defaultdict(TimeAndNodes)
             for state, ns in lane.ns_by_state.items():
                 nodes = lane.nodes_by_state.get(state, 0) if process.counts_nodes else None
                 sums[mode_name(*state)].add(max(ns, 0), nodes)
@@ -68,10 +68,10 @@ def by_thread(processes: Sequence[Process]) -> list[ThreadTime]:
     return sorted(found, key=lambda thread: -thread.ns)
 
 
-def by_mode(processes: Sequence[Process]) -> list[ModeTime]:
+def sum_by_mode(processes: Sequence[Process]) -> list[ModeTime]:
     """What was spent under each mode over all threads, the longest first."""
-    sums: dict[str, Spent] = defaultdict(Spent)
-    for thread in by_thread(processes):
+    sums: dict[str, TimeAndNodes] = defaultdict(TimeAndNodes)
+    for thread in sum_by_thread(processes):
         for mode, spent in thread.by_mode.items():
             sums[mode].add(spent.ns, spent.nodes)
     whole = sum(spent.ns for spent in sums.values()) or 1
@@ -81,9 +81,11 @@ def by_mode(processes: Sequence[Process]) -> list[ModeTime]:
     ]
 
 
-def hidden_ns(processes: Sequence[Process]) -> int:
+def sum_hidden_ns(processes: Sequence[Process]) -> int:
     """The part of the time that passed in blocks of PyTorch's own code, which the tables do not show."""
-    return sum(lane.hidden_ns for process in processes if not process.include_torch for lane in process.history.lanes)
+    return sum(
+        lane.hidden_ns for process in processes if not process.include_torch for lane in process.history.timelines
+    )
 
 
 def _inside(state: int) -> str:

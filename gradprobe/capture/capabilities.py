@@ -9,12 +9,12 @@ from typing import Final
 
 import torch
 
-from gradprobe.capture.compile.dynamo import tells_calls
-from gradprobe.capture.modes.manager_hooks import KNOWN_METHODS, is_known
-from gradprobe.capture.ops.native.loader import in_use
-from gradprobe.capture.session import node_counter
+from gradprobe.capture.compile.dynamo import can_observe_calls
+from gradprobe.capture.modes.manager_hooks import KNOWN_METHODS, is_known_method
+from gradprobe.capture.ops.native.loader import core_status
+from gradprobe.capture.session import find_node_counter
 
-NEEDED_FOR_OPERATORS: Final = (
+REQUIRED_FOR_OPS: Final = (
     "torch.autograd._get_sequence_nr",
     "torch._C._current_graph_task_id",
     "torch._C._dispatch_has_kernel_for_dispatch_key",
@@ -26,7 +26,7 @@ NEEDED_FOR_OPERATORS: Final = (
     "torch._C._push_on_torch_dispatch_stack",
 )
 """Without any of these there is no level ops."""
-OPTIONAL: Final = {
+OPTIONAL_TORCH_FEATURES: Final = {
     "torch.accelerator": "device time is not measured",
     "torch.Event": "device time is not measured",
     "torch.nn.Buffer": "buffers are not told from other tensors by inspect",
@@ -45,7 +45,7 @@ OPTIONAL: Final = {
     "torch._C._valgrind_supported_platform": "instructions are not counted",
 }
 """What is used where it is there, and what follows where it is not."""
-OF_PYTHON: Final = {
+PYTHON_FEATURES: Final = {
     "code.co_qualname": (hasattr(CodeType, "co_qualname"), "functions are named without their class"),
     "code.co_positions": (hasattr(CodeType, "co_positions"), "expressions are told by their line alone"),
     "BaseException.add_note": (hasattr(BaseException, "add_note"), "exceptions are explained in the recording alone"),
@@ -53,7 +53,7 @@ OF_PYTHON: Final = {
 """The same of Python, with whether it is there."""
 
 
-def is_there(name: str) -> bool:
+def has_torch_name(name: str) -> bool:
     """Whether this PyTorch has what the dotted ``name`` stands for."""
     try:
         functools.reduce(getattr, name.split(".")[1:], torch)
@@ -62,37 +62,40 @@ def is_there(name: str) -> bool:
     return True
 
 
-def recompiles_when_watched() -> bool:
+def recompiles_under_dispatch_mode() -> bool:
     """Whether a graph of ``torch.compile`` does not do under a dispatch mode, whatever the mode says of itself."""
-    return not is_there("torch.utils._python_dispatch.is_in_any_mode_without_ignore_compile_internals")
+    return not has_torch_name("torch.utils._python_dispatch.is_in_any_mode_without_ignore_compile_internals")
 
 
-def missing_for_operators() -> list[str]:
+def missing_for_ops() -> list[str]:
     """What level ops needs and this PyTorch lacks."""
-    return [name for name in NEEDED_FOR_OPERATORS if not is_there(name)]
+    return [name for name in REQUIRED_FOR_OPS if not has_torch_name(name)]
 
 
-def capabilities() -> list[tuple[str, bool, str]]:
+def list_capabilities() -> list[tuple[str, bool, str]]:
     """For each thing that a recording builds on: its name, whether it is there, and what follows."""
     found = [
         (
             f"torch.{owner.__name__}.{name}",
-            is_known(owner, name),
-            "done over" if is_known(owner, name) else "called through, which costs more",
+            is_known_method(owner, name),
+            "done over" if is_known_method(owner, name) else "called through, which costs more",
         )
         for owner, name in KNOWN_METHODS
     ]
-    missing = missing_for_operators()
+    missing = missing_for_ops()
     found.append(("level ops", not missing, f"needs {', '.join(missing)}" if missing else "operators are watched"))
-    found.append(("native core", *in_use()))
-    counts = node_counter() is not None
+    found.append(("native core", *core_status()))
+    counts = find_node_counter() is not None
     found.append(("autograd node counter", counts, "nodes are counted" if counts else "nodes are not counted"))
     threads = hasattr(threading.Thread, "_bootstrap_inner")
     found.append(("thread start", threads, "threads are told apart" if threads else "threads may be mixed up"))
-    calls = tells_calls()
+    calls = can_observe_calls()
     found.append(("calls of compiled code", calls, "are counted" if calls else "are not counted, only compilations"))
-    found += [(name, is_there(name), "used" if is_there(name) else without) for name, without in OPTIONAL.items()]
-    found += [(name, there, "used" if there else without) for name, (there, without) in OF_PYTHON.items()]
+    found += [
+        (name, has_torch_name(name), "used" if has_torch_name(name) else without)
+        for name, without in OPTIONAL_TORCH_FEATURES.items()
+    ]
+    found += [(name, there, "used" if there else without) for name, (there, without) in PYTHON_FEATURES.items()]
     cuda = torch.cuda.is_available()
     found.append(("CUDA device", cuda, torch.cuda.get_device_name(0) if cuda else "device time is not measured"))
     return found

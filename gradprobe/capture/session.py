@@ -22,35 +22,35 @@ from typing import Protocol
 
 import torch
 
-from gradprobe.capture.autograd.backward import backward_patches, runs_behind
+from gradprobe.capture.autograd.backward import backward_patches, reachable_ranges
 from gradprobe.capture.clock import Clock
-from gradprobe.capture.compile.dynamo import Compilations
+from gradprobe.capture.compile.dynamo import DynamoObserver
 from gradprobe.capture.device import accelerator
-from gradprobe.capture.device.device_timer import Devices
-from gradprobe.capture.location.callers import Tasks, loop_patches, loops_may_run, thread_patches
-from gradprobe.capture.location.signal_handlers import raised_by_a_handler
+from gradprobe.capture.device.device_timer import DeviceTimer
+from gradprobe.capture.location.callers import TaskLabels, loop_patches, may_have_event_loops, thread_patches
+from gradprobe.capture.location.signal_handlers import is_raised_by_signal_handler
 from gradprobe.capture.modes import manager_hooks
-from gradprobe.capture.modes.profiler_ranges import Ranges
+from gradprobe.capture.modes.profiler_ranges import ProfilerRanges
 from gradprobe.capture.ops.dispatch_mode import skip_when_compiling
-from gradprobe.capture.ops.thread_registry import Operators
+from gradprobe.capture.ops.thread_registry import ThreadRegistry
 from gradprobe.capture.patching.patches import Patches
-from gradprobe.capture.pipeline.aggregation import Tallier, is_raw
-from gradprobe.capture.pipeline.encoding import Packer
+from gradprobe.capture.pipeline.aggregation import OpAggregator, has_raw_events
+from gradprobe.capture.pipeline.encoding import EventEncoder
 from gradprobe.recording.events import (
+    ACTION_MASK,
     BACKWARD_PASS,
     CALL,
     ENTER,
     EXIT,
-    KIND,
-    LEDGER,
-    MARK,
     NOT_READ,
-    Block,
+    OP_ROWS,
+    WRITER_MARK,
     Event,
+    EventBlock,
 )
 from gradprobe.recording.notes import KIND as KIND_OF_SIGHTING
-from gradprobe.recording.op_rows import Accounts
-from gradprobe.recording.writer import Tables
+from gradprobe.recording.op_rows import OpRows
+from gradprobe.recording.writer import SymbolTables
 
 TICK_S = 0.05
 TICKS_PER_FLUSH = 5
@@ -73,13 +73,13 @@ class Sink(Protocol):
     counts_operators: bool
     names_ranges: bool
 
-    def accept(self, block: Block) -> None: ...
+    def accept(self, block: EventBlock) -> None: ...
     def flush(self) -> bool: ...
     def fault(self, text: str, count: int) -> None: ...
     def note(self, kind: str, text: str, count: int = 1) -> None: ...
 
 
-def node_counter() -> Callable[[], int] | None:
+def find_node_counter() -> Callable[[], int] | None:
     """PyTorch's count of the autograd nodes this thread has constructed; None where PyTorch does not tell."""
     return getattr(torch.autograd, "_get_sequence_nr", None)
 
@@ -90,23 +90,25 @@ class Session:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.lock = threading.RLock()
-        self.tables = Tables()
-        self.tasks = Tasks()
+        self.tables = SymbolTables()
+        self.tasks = TaskLabels()
         self.sinks: list[Sink] = []
         self._watched_from: dict[int, int] = {}
         self._queue: deque[Event] = deque()
         self._emit: Callable[[Event], object] = self._queue.append
         self._patches = Patches()
-        self._hooks: manager_hooks.Hooks | None = None
+        self._hooks: manager_hooks.ManagerHooks | None = None
         self._installed = 0
         self._faults: Counter[str] = Counter()
-        self._packer = Packer(self.tables)
-        self._operators = Operators(self._queue.append, clock.now, self.fault, self.tasks)
-        self._compilations = Compilations(self._operators.sightings, self.fault, clock.now, self.emit, self._task_label)
-        current = accelerator.of_this_torch()
-        self.devices = None if current is None else self.devices_of(current)
-        self._tallier = Tallier(self.tables.operations, self._operators.codes.held, clock.now)
-        self._ranges = Ranges()
+        self._packer = EventEncoder(self.tables)
+        self._operators = ThreadRegistry(self._queue.append, clock.now, self.fault, self.tasks)
+        self._compilations = DynamoObserver(
+            self._operators.sightings, self.fault, clock.now, self.emit, self._task_label
+        )
+        current = accelerator.current_accelerator()
+        self.devices = None if current is None else self.make_device_timer(current)
+        self._tallier = OpAggregator(self.tables.operations, self._operators.codes.held, clock.now)
+        self._ranges = ProfilerRanges()
         self._open: list[Sink] = []
         self._registered = 0
         self._call_sinks: weakref.WeakValueDictionary[int, Sink] = weakref.WeakValueDictionary()
@@ -120,22 +122,22 @@ class Session:
         """Queues ``event`` as a hook would."""
         self._emit(event)
 
-    def devices_of(self, accelerator: accelerator.Accelerator) -> Devices:
+    def make_device_timer(self, accelerator: accelerator.Accelerator) -> DeviceTimer:
         """What takes the times of ``accelerator`` for this session."""
-        return Devices(accelerator, self.clock.now, self._queue_with_nodes, self._task_label, self.fault)
+        return DeviceTimer(accelerator, self.clock.now, self._queue_with_nodes, self._task_label, self.fault)
 
     def _queue_with_nodes(self, event: Event) -> None:
-        nodes = node_counter()
+        nodes = find_node_counter()
         # Events of one kind of capture have equally many columns; rows on their way have columns of their own.
-        self._queue.append(event if event[0] == LEDGER or nodes is None else (*event, nodes()))
+        self._queue.append(event if event[0] == OP_ROWS or nodes is None else (*event, nodes()))
 
     def _task_label(self) -> str | None:
-        return self.tasks.label() if loops_may_run() else None
+        return self.tasks.label() if may_have_event_loops() else None
 
     def fault(self, error: Exception) -> None:
         """Notes an error of our own, which the program must not notice. One that a handler of signals raised while our code
         happened to run is the program's, and goes on to it."""
-        if raised_by_a_handler(error):
+        if is_raised_by_signal_handler(error):
             raise error
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
@@ -154,10 +156,10 @@ class Session:
             self.sinks.remove(sink)
             raise
         self._choose_emit()
-        self._packer.recording_begins()
-        self._queue.append(_mark(MARK | ENTER, sink))
+        self._packer.begin_recording()
+        self._queue.append(_mark(WRITER_MARK | ENTER, sink))
         if sink.counts_operators:
-            self._operators.watch_thread()
+            self._operators.attach_thread()
             self._watched_from[id(sink)] = get_ident()
         self._start_writing()
 
@@ -166,16 +168,16 @@ class Session:
         if sink.counts_operators:
             # Stopped in another thread, it must not take away what other recordings watch there.
             if self._watched_from.pop(id(sink), None) == get_ident():
-                self._operators.unwatch_thread()
+                self._operators.detach_thread()
             else:
-                self._operators.settle()
-            self._operators.note_held()
+                self._operators.resolve_pending()
+            self._operators.emit_live_inference_tensors()
         if self.devices is not None and sink.counts_nodes and sink.keeps_events:
             self.devices.read()
-            for text, times in self.devices.shortcomings():
+            for text, times in self.devices.describe_missing_times():
                 for other in self.sinks:
                     other.note("device", text, times)
-        self._queue.append(_mark(MARK | EXIT, sink))
+        self._queue.append(_mark(WRITER_MARK | EXIT, sink))
         self.sinks.remove(sink)
         if not self.counts_operators:
             self._operators.stop()
@@ -202,14 +204,14 @@ class Session:
                 self._install()
                 self._choose_emit()
             if level == OPS:
-                self._operators.watch_thread()
+                self._operators.attach_thread()
 
     def end_call(self, level: str) -> None:
         """The call has ended and its last event is queued."""
         with self.lock:
             self._calls[level] -= 1
             if level == OPS:
-                self._operators.unwatch_thread()
+                self._operators.detach_thread()
             if not self.counts_operators:
                 self._operators.stop()
             if self._calls[level] == 0:
@@ -227,20 +229,20 @@ class Session:
         """Whether anything records at level graph or above."""
         return self._calls[GRAPH] > 0 or self._calls[OPS] > 0 or any(sink.counts_nodes for sink in self.sinks)
 
-    def note_on(self, error: BaseException) -> None:
+    def annotate_exception(self, error: BaseException) -> None:
         """Adds to an exception of the program what is known of the tensor that it is about, at level ops."""
-        self._operators.note_on(error)
+        self._operators.annotate_exception(error)
 
     def emit_returned(self, row: tuple[int, ...]) -> None:
         """Queues what a probed call returned; the row begins with the call's key."""
-        self._queue.append((LEDGER, "returns", None, [row]))
+        self._queue.append((OP_ROWS, "returns", None, [row]))
 
     def _thread_begins(self, started: threading.Thread) -> int | None:
         try:
             if any(sink.counts_operators for sink in self.sinks):
-                self._operators.watch_thread()
+                self._operators.attach_thread()
                 if self.counts_operators:
-                    return self._operators.handing.taken(started)
+                    return self._operators.handoffs.taken(started)
                 self._leave_again()
         except Exception as error:
             self.fault(error)
@@ -249,7 +251,7 @@ class Session:
     def _leave_again(self) -> None:
         """The last recording ended while this thread began. Without the lock until then: who started the thread waits for
         it, and may hold that."""
-        self._operators.leave_thread()
+        self._operators.detach_thread_fully()
         if self.lock.acquire(timeout=1):
             try:
                 if not self.counts_operators:
@@ -258,17 +260,17 @@ class Session:
                 self.lock.release()
 
     def _thread_ends(self, started: threading.Thread, begun: object) -> None:
-        self._operators.handing.done(started, begun if isinstance(begun, int) else None)
-        self._operators.unwatch_thread()
+        self._operators.handoffs.done(started, begun if isinstance(begun, int) else None)
+        self._operators.detach_thread()
 
     def _backward_begins(self, outputs: list[torch.Tensor], frame: FrameType) -> None:
         if self.counts_nodes:
-            runs = runs_behind(outputs)
+            runs = reachable_ranges(outputs)
             if self.counts_operators:
                 self._operators.backward(outputs, runs, frame)
             if runs:
                 marker = (BACKWARD_PASS, self.clock.now(), get_ident(), 0, 0, None)
-                self._queue.append((LEDGER, "backwards", marker, runs))
+                self._queue.append((OP_ROWS, "backwards", marker, runs))
 
     @property
     def is_idle(self) -> bool:
@@ -281,8 +283,8 @@ class Session:
         if self._hooks is None or not self._hooks.fit():
             if self._hooks is not None:
                 self._hooks.redirect(_nowhere)  # some of them may be buried under those of another tool
-            self._hooks = manager_hooks.build(self._emit, self.clock.now, self.tasks, self.fault)
-        if loops_may_run():
+            self._hooks = manager_hooks.build_hooks(self._emit, self.clock.now, self.tasks, self.fault)
+        if may_have_event_loops():
             self._watch_tasks()
         self._installed = installed = self._installed + 1
 
@@ -313,7 +315,7 @@ class Session:
 
     def _choose_emit(self) -> None:
         """Points the hooks at the cheapest way that serves all sinks and, while the queue is long, slows them down."""
-        append, nodes = self._queue.append, node_counter()
+        append, nodes = self._queue.append, find_node_counter()
         emit: Callable[[Event], object] = append
         if self.is_idle:
             # A hook that is buried under another tool's is called for as long as that stays; nobody empties the queue.
@@ -356,7 +358,7 @@ class Session:
 
     def _watch_tasks(self) -> None:
         if self._hooks is not None:
-            self._hooks.watch_tasks()
+            self._hooks.enable_task_labels()
 
     def _let_writer_catch_up(self) -> None:
         # A long wait now and then: two threads that hand the interpreter back and forth get little done.
@@ -409,7 +411,7 @@ class Session:
     def _empty_queue(self, *, close_tallies: bool = False) -> None:
         self._operators.flush()
         pop = self._queue.popleft
-        blocks: list[Block] = []
+        blocks: list[EventBlock] = []
         # What comes in meanwhile waits for the next round, or this one might never end.
         left = len(self._queue)
         while left:
@@ -420,7 +422,7 @@ class Session:
             except Exception as error:
                 self.fault(error)
         if close_tallies:
-            self._pack([], blocks, to_the_end=True)
+            self._pack([], blocks, close_tallies=True)
         self._deliver(blocks)
 
     def _flush(self, *leaving: Sink) -> None:
@@ -442,7 +444,7 @@ class Session:
         self.lock = threading.RLock()
         self._patches.restore()
         self._compilations.stop()
-        self._operators.leave_thread()
+        self._operators.detach_thread_fully()
         self._operators.stop()
         self._queue.clear()
         self.sinks.clear()
@@ -456,38 +458,38 @@ class Session:
 
     # From tuples to blocks.
 
-    def _route(self, events: list[Event], blocks: list[Block]) -> None:
+    def _route(self, events: list[Event], blocks: list[EventBlock]) -> None:
         """Adds ``events`` to ``blocks``; at a mark, what has gathered is delivered to those it is for."""
         start = 0
-        for index, event in enumerate(events) if max(map(_OP, events)) >= MARK else ():
-            if event[0] >= MARK:
-                self._pack(events[start:index], blocks, to_the_end=True)
+        for index, event in enumerate(events) if max(map(_OP, events)) >= WRITER_MARK else ():
+            if event[0] >= WRITER_MARK:
+                self._pack(events[start:index], blocks, close_tallies=True)
                 start = index + 1
                 self._deliver(blocks)
                 self._apply_mark(event[0], event[10])
         self._pack(events[start:] if start else events, blocks)
 
     def _apply_mark(self, op: int, sink: Sink) -> None:
-        if op == MARK | ENTER:
+        if op == WRITER_MARK | ENTER:
             self._open.append(sink)
         elif sink in self._open:
             self._open.remove(sink)
 
-    def _deliver(self, blocks: list[Block]) -> None:
+    def _deliver(self, blocks: list[EventBlock]) -> None:
         if not blocks:
             return
-        block = Block.joined(blocks)
+        block = EventBlock.joined(blocks)
         blocks.clear()
         for sink in self._open:
             sink.accept(block)
         if self._call_sinks or self._calling:
             self._deliver_calls(block)
 
-    def _deliver_calls(self, block: Block) -> None:
+    def _deliver_calls(self, block: EventBlock) -> None:
         picked: dict[Sink, list[int]] = {}
         columns = (block.op.tolist(), block.thread.tolist(), block.key.tolist())
         for index, (op, thread, key) in enumerate(zip(*columns, strict=True)):
-            sink = self._call_sinks.get(key >> CALL_BITS) if op & ~KIND == CALL else None
+            sink = self._call_sinks.get(key >> CALL_BITS) if op & ~ACTION_MASK == CALL else None
             calling = self._calling.setdefault(thread, [])
             if sink is not None and op == CALL | ENTER:
                 calling.append(sink)
@@ -501,24 +503,24 @@ class Session:
             sink.accept(block.select(indices))
         self._deliver_returned(block)
 
-    def _deliver_returned(self, block: Block) -> None:
+    def _deliver_returned(self, block: EventBlock) -> None:
         """Rows of probed calls go by the number of the sink, since they may come without the event of the call's end."""
         for number, sink in self._call_sinks.items() if "returns" in block.accounts else ():
             rows = block.accounts["returns"]
             mine = rows[rows["key"] >> CALL_BITS == number]
             if len(mine):
-                sink.accept(replace(Block.of([]), accounts={"returns": mine}))
+                sink.accept(replace(EventBlock.of([]), accounts={"returns": mine}))
 
-    def _pack(self, events: list[Event], blocks: list[Block], *, to_the_end: bool = False) -> None:
-        accounts: Accounts = {}
-        if self._tallier.has_open or is_raw(events):
-            events, accounts = self._tallier.expand(events, to_the_end=to_the_end)
+    def _pack(self, events: list[Event], blocks: list[EventBlock], *, close_tallies: bool = False) -> None:
+        accounts: OpRows = {}
+        if self._tallier.has_open_tallies or has_raw_events(events):
+            events, accounts = self._tallier.expand(events, close_tallies=close_tallies)
         packed = self._packed(events)
         if accounts:
-            packed.append(replace(Block.of([]), accounts=accounts))
+            packed.append(replace(EventBlock.of([]), accounts=accounts))
         blocks += packed
 
-    def _packed(self, events: list[Event]) -> list[Block]:
+    def _packed(self, events: list[Event]) -> list[EventBlock]:
         if not events:
             return []
         try:
@@ -531,9 +533,9 @@ class Session:
             middle = len(events) // 2
             return self._packed(events[:middle]) + self._packed(events[middle:])
 
-    def saw_thread(self, ident: int) -> bool:
+    def has_seen_thread(self, ident: int) -> bool:
         """Whether any event came from the live thread with this identifier."""
-        return self._packer.saw_thread(ident)
+        return self._packer.has_seen_thread(ident)
 
 
 def _nowhere(event: Event) -> None:

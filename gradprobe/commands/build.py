@@ -13,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     try:
-        from gradprobe.capture.ops.native.builder import build
+        from gradprobe.capture.ops.native.builder import build_core
     except ModuleNotFoundError as error:
         raise GradprobeError(f"the native core is built against PyTorch; install it first ({error})") from None
-    print(f"level ops has its native core: {build(force=options.force)}")
+    print(f"level ops has its native core: {build_core(force=options.force)}")
     return 0

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradprobe._files import check_room
+from gradprobe._files import check_writable
 from gradprobe.errors import GradprobeError
 from gradprobe.report.formats import registry
-from gradprobe.report.formats.rendered import Options
-from gradprobe.report.units import printable
+from gradprobe.report.formats.rendered import RenderOptions
+from gradprobe.report.units import escape_unprintable
 
 if TYPE_CHECKING:
     from gradprobe.comparison.comparison_result import Comparison
-    from gradprobe.comparison.workloads.sources import Source
+    from gradprobe.comparison.workloads.sources import WorkloadSource
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,17 +60,19 @@ def execute(options: argparse.Namespace) -> int:
     if (options.target is None) == (options.suite is None):
         raise GradprobeError("name what to compare: MODULE:FUNCTION, FILE.py:FUNCTION, or --suite ops|models|all")
     for path in options.output:
-        registry.of_path(path, registry.COMPARISON)
-        check_room(path, force=options.force)
+        registry.find_format_of_path(path, registry.COMPARISON_FORMATS)
+        check_writable(path, force=options.force)
     from gradprobe.comparison.comparison_result import Comparison
 
     earlier = None if options.against is None else Comparison.load(options.against)
     comparison = _compared(options)
     # Before it is shown: whoever reads may have seen enough, and close the pipe.
     for path in options.output:
-        used = registry.of_path(path, registry.COMPARISON)
-        for file in registry.save(comparison.outcome, path, used, Options(charts=options.charts), force=options.force):
-            print(f"wrote {printable(str(file))}", file=sys.stderr)
+        used = registry.find_format_of_path(path, registry.COMPARISON_FORMATS)
+        for file in registry.save_report(
+            comparison.outcome, path, used, RenderOptions(charts=options.charts), force=options.force
+        ):
+            print(f"wrote {escape_unprintable(str(file))}", file=sys.stderr)
     print(comparison)
     if earlier is not None:
         changes = comparison.against(earlier, force=options.force)
@@ -81,12 +83,12 @@ def execute(options: argparse.Namespace) -> int:
 def _compared(options: argparse.Namespace) -> Comparison:
     try:
         from gradprobe.comparison.compare import compare_sources
-        from gradprobe.comparison.measured_modes import DEFAULT
-        from gradprobe.comparison.settings import checked
+        from gradprobe.comparison.measured_modes import DEFAULT_MODES
+        from gradprobe.comparison.settings import validate_settings
     except ModuleNotFoundError as error:
         raise GradprobeError(f"there is no {error.name} in {sys.executable}; install it there first") from None
-    settings = checked(
-        modes=options.modes or DEFAULT,
+    settings = validate_settings(
+        modes=options.modes or DEFAULT_MODES,
         precision=options.precision,
         budget_s=options.budget,
         seed=options.seed,
@@ -99,14 +101,14 @@ def _compared(options: argparse.Namespace) -> Comparison:
         return compare_sources(_sources(options), settings, tell=tell)
 
 
-def _sources(options: argparse.Namespace) -> list[Source]:
-    from gradprobe.comparison.workloads.sources import SUITES, Source
+def _sources(options: argparse.Namespace) -> list[WorkloadSource]:
+    from gradprobe.comparison.workloads.sources import SUITE_NAMES, WorkloadSource
 
     if options.suite is not None:
-        return [Source("suite", name) for name in (SUITES if options.suite == "all" else (options.suite,))]
+        return [WorkloadSource("suite", name) for name in (SUITE_NAMES if options.suite == "all" else (options.suite,))]
     if options.target.startswith("hf:"):
-        return [Source("hf", options.target.removeprefix("hf:"))]
-    return [Source("name", options.target)]
+        return [WorkloadSource("hf", options.target.removeprefix("hf:"))]
+    return [WorkloadSource("name", options.target)]
 
 
 class _Progress:
@@ -120,7 +122,7 @@ class _Progress:
         return self._tell
 
     def _tell(self, what: str, share: float) -> None:
-        self._bar.set_description_str(printable(what), refresh=False)
+        self._bar.set_description_str(escape_unprintable(what), refresh=False)
         self._bar.update(max(0.0, 100 * share - self._bar.n))
 
     def __exit__(self, *_: object) -> None:

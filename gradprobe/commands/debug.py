@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from tabulate import tabulate
 
-from gradprobe._switch import is_on
+from gradprobe._switch import is_enabled
 from gradprobe._version import __version__
 from gradprobe.recording.sqlite_file import SCHEMA
 from gradprobe.recording.writer import DEFAULT_LIMIT
@@ -29,14 +29,14 @@ def execute(options: argparse.Namespace) -> int:
         *((name, _version(name)) for name in ("torch", "pandas", "numpy", "tabulate", "tqdm")),
         ("recording schema", SCHEMA),
         ("default limit", f"{DEFAULT_LIMIT:,} events"),
-        ("switched on", "yes" if is_on() else "no (GRADPROBE=0)"),
+        ("switched on", "yes" if is_enabled() else "no (GRADPROBE=0)"),
     ]
     try:
-        from gradprobe.capture.capabilities import capabilities
+        from gradprobe.capture.capabilities import list_capabilities
     except ModuleNotFoundError:
         rows.append(("capture", "not possible: torch is not installed here"))
     else:
-        rows += [(name, f"{'yes' if there else 'no'}: {what}") for name, there, what in capabilities()]
+        rows += [(name, f"{'yes' if there else 'no'}: {what}") for name, there, what in list_capabilities()]
     print(tabulate(rows, tablefmt="plain", disable_numparse=True))
     return 0
 

@@ -11,25 +11,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gradprobe._files import check_room
-from gradprobe.analysis.findings import rows
+from gradprobe._files import check_writable
+from gradprobe.analysis.findings import build_finding_rows
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.sqlite_file import read_file
 from gradprobe.report.formats import html_page, registry
-from gradprobe.report.formats.rendered import Options
+from gradprobe.report.formats.rendered import RenderOptions
 from gradprobe.report.sections import recording_document
-from gradprobe.report.units import printable
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.report.units import escape_unprintable
+from gradprobe.tables.recording_tables import RecordingTables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recordings, one per process")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write here; the suffix tells the format")
     parser.add_argument(
-        "--format", choices=[one.name for one in registry.RECORDING], help="the format, where OUT does not tell it"
+        "--format",
+        choices=[one.name for one in registry.RECORDING_FORMATS],
+        help="the format, where OUT does not tell it",
     )
     parser.add_argument(
-        "--top", type=int, metavar="N", help=f"rows per table ({recording_document.TOP}, in HTML {html_page.TOP})"
+        "--top",
+        type=int,
+        metavar="N",
+        help=f"rows per table ({recording_document.DEFAULT_MAX_ROWS}, in HTML {html_page.PAGE_MAX_ROWS})",
     )
     parser.add_argument("--charts", choices=("svg", "png"), help="with Markdown: charts as files beside OUT")
     parser.add_argument(
@@ -59,7 +64,7 @@ def _report(options: argparse.Namespace) -> int:
         raise GradprobeError(f"--top {options.top} shows nothing; give 1 or more")
     for option, needed in (("charts", "markdown"), ("merge", "trace")):
         if getattr(options, option) is not None and used.name != needed:
-            suffix = registry.by_name(needed).suffixes[0]
+            suffix = registry.find_format(needed).suffixes[0]
             raise GradprobeError(
                 f"--{option} goes with the format {needed}; name a file that ends in {suffix} after -o"
             )
@@ -67,18 +72,18 @@ def _report(options: argparse.Namespace) -> int:
         for path in options.files:
             if _is_same(path, options.output):
                 raise GradprobeError(f"{path} is a recording to read; name another file after -o")
-        check_room(options.output, force=options.force)
+        check_writable(options.output, force=options.force)
     elif sys.stdout is None:
         raise GradprobeError("standard output is closed; name a file with -o")
     contents = [read_file(path) for path in options.files]
-    tables = Tables(contents, include_torch=options.include_torch, watch=_progress(), find=rows)
-    asked = Options(top=options.top, charts=options.charts, merge=options.merge)
+    tables = RecordingTables(contents, include_torch=options.include_torch, watch=_progress(), find=build_finding_rows)
+    asked = RenderOptions(top=options.top, charts=options.charts, merge=options.merge)
     if options.output is None:
         _print(used.render(tables, asked).body)
         return 0
-    for path in registry.save(tables, options.output, used, asked, force=options.force):
+    for path in registry.save_report(tables, options.output, used, asked, force=options.force):
         if sys.stderr is not None:
-            print(f"wrote {printable(str(path))}", file=sys.stderr)
+            print(f"wrote {escape_unprintable(str(path))}", file=sys.stderr)
     return 0
 
 
@@ -91,8 +96,12 @@ def _is_same(one: Path, other: Path) -> bool:
 
 def _format(output: Path | None, asked: str | None) -> registry.Format:
     if asked is not None:
-        return registry.by_name(asked)
-    return registry.by_name("terminal") if output is None else registry.of_path(output, registry.RECORDING)
+        return registry.find_format(asked)
+    return (
+        registry.find_format("terminal")
+        if output is None
+        else registry.find_format_of_path(output, registry.RECORDING_FORMATS)
+    )
 
 
 def _progress() -> Callable[[Sequence[Any]], Iterable[Any]]:

@@ -22,10 +22,10 @@ from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradprobe._files import check_room, make_room
+from gradprobe._files import check_writable, clear_path
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.sqlite_file import SUFFIX
-from gradprobe.subprocesses.follow_request import Asked, children_of, stem_of
+from gradprobe.subprocesses.follow_request import FollowRequest, find_child_files, make_stem
 
 if TYPE_CHECKING:
     from gradprobe.recorder import Recorder
@@ -87,10 +87,10 @@ def execute(options: argparse.Namespace) -> int:
     if html is not None:
         if html.suffix != ".html":
             raise GradprobeError(f"{html}: a report of HTML is written to a file that ends in .html; name one")
-        check_room(html, force=options.force)
+        check_writable(html, force=options.force)
     if options.follow:
-        for earlier in children_of(output):
-            make_room(earlier, force=options.force)
+        for earlier in find_child_files(output):
+            clear_path(earlier, force=options.force)
     sys.argv = [name, *arguments]
     recorder = Recorder(
         output.absolute(),
@@ -123,7 +123,7 @@ def _run(start: Callable[[], None], ending: _Ending) -> int:
         ending.code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         raise
     except BaseException as error:
-        ending.note_on(error)
+        ending.annotate_exception(error)
         uncaught = error
     else:
         return 0
@@ -201,14 +201,14 @@ class _Ending:
         from gradprobe.subprocesses.follower import Follower
 
         assert self._recorder is not None
-        asked = Asked(stem_of(self._output), level, include_torch, self._process)
+        asked = FollowRequest(make_stem(self._output), level, include_torch, self._process)
         self._follower = Follower(self._recorder, asked)
         self._follower.start()
 
-    def note_on(self, error: BaseException) -> None:
+    def annotate_exception(self, error: BaseException) -> None:
         """The program ends in ``error``."""
         if self._recorder is not None and os.getpid() == self._process:
-            self._recorder.note_on(error)
+            self._recorder.annotate_exception(error)
 
     def _stop(self) -> None:
         if self._recorder is not None and os.getpid() == self._process:
@@ -240,7 +240,7 @@ class _Ending:
                 stream.flush()
         shown = shlex.quote(str(self._shown))
         if problem is None:
-            children = children_of(self._output) if self._follower is not None else []
+            children = find_child_files(self._output) if self._follower is not None else []
             more = f" and {len(children)} more" if children else ""
             if _of_this_rank(self._output) != self._output:
                 shown = shown.replace(f".rank{os.environ['RANK']}", ".rank*")
@@ -260,7 +260,7 @@ class _Ending:
         """
         if self._html is None:
             return None
-        children = children_of(self._output) if self._follower is not None else []
+        children = find_child_files(self._output) if self._follower is not None else []
         words = ["report", "--force", *map(str, [self._output, *children]), "-o", str(self._html)]
         try:
             command = [sys.executable, "-m", "gradprobe", *words]

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gradprobe.analysis.findings import everything
-from gradprobe.analysis.findings.finding import Finding, united
+from gradprobe.analysis.findings import find_all
+from gradprobe.analysis.findings.finding import Finding, merge_duplicates
 from gradprobe.commands import findings_output
-from gradprobe.report.units import many, printable
+from gradprobe.report.units import escape_unprintable, pluralize
 from gradprobe.result import merge
-from gradprobe.scan.source_files import Scan, scan
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.scan.source_files import ScanResult, scan_paths
+from gradprobe.tables.recording_tables import RecordingTables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,17 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    seen = scan(options.paths)
+    seen = scan_paths(options.paths)
     findings = seen.findings
     if options.recordings:
         tables = merge(options.recordings).tables
-        findings = _merged(findings, everything(tables))
+        findings = _merged(findings, find_all(tables))
         for line in _never_ran(seen, tables):
             print(line)
-    code = findings_output.judge(options, findings)
+    code = findings_output.report_findings(options, findings)
     for problem in seen.unread:
         _say(f"not read: {problem}")
-    _say(f"{many(seen.files, 'file')} scanned, {many(len(seen.sites), 'manager')} in them")
+    _say(f"{pluralize(seen.files, 'file')} scanned, {pluralize(len(seen.sites), 'manager')} in them")
     return code
 
 
@@ -53,7 +53,7 @@ def _merged(scanned: Sequence[Finding], ran: Sequence[Finding]) -> list[Finding]
     told = [
         replace(f, message=f"{f.message} (in the source and in the run)") if in_source & _places(f) else f for f in ran
     ]
-    return united([*told, *(f for f in scanned if (f.rule, _same(f.file), f.line) not in in_run)])
+    return merge_duplicates([*told, *(f for f in scanned if (f.rule, _same(f.file), f.line) not in in_run)])
 
 
 def _places(finding: Finding) -> set[tuple[str, str, int | None]]:
@@ -61,12 +61,12 @@ def _places(finding: Finding) -> set[tuple[str, str, int | None]]:
     return {(finding.rule, _same(finding.file), finding.line), *related}
 
 
-def _never_ran(seen: Scan, tables: Tables) -> Iterator[str]:
+def _never_ran(seen: ScanResult, tables: RecordingTables) -> Iterator[str]:
     """The managers in the source that the recording did not see entered."""
     ran = {(_same(file), line) for file, line in zip(tables.sites["file"], tables.sites["line"], strict=True)}
     for site in seen.sites:
         if (_same(site.file), site.line) not in ran:
-            yield f"{printable(site.file)}:{site.line}: {site.manager} never ran"
+            yield f"{escape_unprintable(site.file)}:{site.line}: {site.manager} never ran"
 
 
 def _same(file: object) -> str:
@@ -75,4 +75,4 @@ def _same(file: object) -> str:
 
 def _say(text: str) -> None:
     if sys.stderr is not None:
-        print(printable(text), file=sys.stderr)
+        print(escape_unprintable(text), file=sys.stderr)

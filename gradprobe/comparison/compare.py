@@ -18,18 +18,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradprobe.analysis.comparison_outcome import Outcome
+from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.comparison import measured_modes
 from gradprobe.comparison.comparison_result import Comparison
-from gradprobe.comparison.experiment import Experiment, Measured, Tell
+from gradprobe.comparison.experiment import Experiment, MeasuredWorkload, ProgressCallback
 from gradprobe.comparison.measure.bench import Bench
-from gradprobe.comparison.measure.call_timer import timer_of
-from gradprobe.comparison.settings import PROCESSES, Settings, checked
-from gradprobe.comparison.state.reachable import Reach
-from gradprobe.comparison.verdicts import costs_of, judged
+from gradprobe.comparison.measure.call_timer import make_call_timer
+from gradprobe.comparison.settings import DEFAULT_PROCESSES, ComparisonSettings, validate_settings
+from gradprobe.comparison.state.reachable import ReachableState
+from gradprobe.comparison.verdicts import fit_mechanism_costs, judge_workload
 from gradprobe.comparison.workers import instruction_counts as machine_instructions
-from gradprobe.comparison.workers.worker_handles import Elsewhere, Here, Lost, Member, check_not_measuring, take_up
-from gradprobe.comparison.workloads.sources import Source, bound
+from gradprobe.comparison.workers.worker_handles import (
+    InProcessWorker,
+    SubprocessWorker,
+    Worker,
+    WorkerDied,
+    check_not_measuring,
+    open_sources,
+)
+from gradprobe.comparison.workloads.sources import WorkloadSource, bind_call
 from gradprobe.errors import GradprobeError
 from gradprobe.recorder import environment
 
@@ -39,12 +46,12 @@ MAX_PICKLED_BYTES = 1 << 30
 def compare(
     fn: Callable[..., object],
     *args: Any,
-    modes: Sequence[str] = measured_modes.DEFAULT,
+    modes: Sequence[str] = measured_modes.DEFAULT_MODES,
     device: str | torch.device | None = None,
     precision: float = 0.02,
     budget_s: float | None = None,
     seed: int = 0,
-    processes: int = PROCESSES,
+    processes: int = DEFAULT_PROCESSES,
     instructions: bool = False,
     **kwargs: Any,
 ) -> Comparison:
@@ -65,7 +72,7 @@ def compare(
     """
     if not callable(fn):
         raise GradprobeError(f"compare needs something to call, not a {type(fn).__name__}; give compare(model, x)")
-    settings = checked(
+    settings = validate_settings(
         modes=modes, device=device, precision=precision, budget_s=budget_s, seed=seed, processes=processes,
         threads=torch.get_num_threads(), instructions=instructions,
     )  # fmt: skip
@@ -96,17 +103,20 @@ class _Unreachable(GradprobeError):  # noqa: N818 -- a reason more than an error
 
 
 def compare_sources(
-    sources: Sequence[Source], settings: Settings, *, tell: Tell = lambda what, share: None
+    sources: Sequence[WorkloadSource],
+    settings: ComparisonSettings,
+    *,
+    tell: ProgressCallback = lambda what, share: None,
 ) -> Comparison:
     """Measures the workloads of all sources in fresh processes."""
     check_not_measuring()
     surroundings = _surroundings(settings)
     tell("starting processes", 0.0)
     with contextlib.ExitStack() as stack:
-        crew: list[Member] = []
+        crew: list[Worker] = []
         started = []
         for number in range(settings.processes):
-            member = Elsewhere(
+            member = SubprocessWorker(
                 number, modes=settings.modes, seed=settings.seed, device=settings.device, threads=settings.threads
             )
             stack.callback(member.close)
@@ -115,8 +125,8 @@ def compare_sources(
         for member in started:
             try:
                 surroundings["torch_threads"] = member.started()
-                names = take_up(member, sources)
-            except Lost as loss:
+                names = open_sources(member, sources)
+            except WorkerDied as loss:
                 raise _Unreachable(f"it cannot be measured: {loss} while it was imported") from None
             except GradprobeError as error:
                 raise _Unreachable(str(error)) from None
@@ -129,39 +139,39 @@ def _here(
     fn: Callable[..., object],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    settings: Settings,
+    settings: ComparisonSettings,
     reason: str,
 ) -> Comparison:
-    workload = bound(fn, args, kwargs)
-    bench = Bench(settings.modes, seed=settings.seed, timer=timer_of(settings.device))
+    workload = bind_call(fn, args, kwargs)
+    bench = Bench(settings.modes, seed=settings.seed, timer=make_call_timer(settings.device))
     bench.add([workload])
     note = f"measured in one process, because {reason}: how processes differ is not in the intervals"
-    with _generators_kept(), _modes_kept(), contextlib.closing(Here(bench)) as here:
+    with _generators_kept(), _modes_kept(), contextlib.closing(InProcessWorker(bench)) as here:
         outcome = _outcome([here], [workload.name], settings, _surroundings(settings), (note,))
     return Comparison(outcome)
 
 
 def _outcome(
-    crew: Sequence[Member],
+    crew: Sequence[Worker],
     names: Sequence[str],
-    settings: Settings,
+    settings: ComparisonSettings,
     surroundings: dict[str, Any],
     notes: Sequence[str],
     *,
-    sources: Sequence[Source] = (),
-    tell: Tell = lambda what, share: None,
-) -> Outcome:
+    sources: Sequence[WorkloadSource] = (),
+    tell: ProgressCallback = lambda what, share: None,
+) -> ComparisonOutcome:
     begun = time.monotonic()
     experiment = Experiment(crew, settings, tell=tell)
     found, mixtures = experiment.run(names)
-    costs = costs_of(mixtures)
+    costs = fit_mechanism_costs(mixtures)
     managers = {arm: statistics.median(values) for arm, values in experiment.managers().items()}
     took = time.monotonic() - begun
     if settings.instructions:
         tell("counting instructions", 1.0)
         notes = [*notes, *_count_instructions(found, sources, settings)]
-    return Outcome(
-        tuple(judged(measured, settings, costs) for measured in found),
+    return ComparisonOutcome(
+        tuple(judge_workload(measured, settings, costs) for measured in found),
         {**surroundings, "processes": len(crew)},
         {
             "modes": list(settings.modes),
@@ -178,22 +188,24 @@ def _outcome(
     )
 
 
-def _count_instructions(found: Sequence[Measured], sources: Sequence[Source], settings: Settings) -> list[str]:
+def _count_instructions(
+    found: Sequence[MeasuredWorkload], sources: Sequence[WorkloadSource], settings: ComparisonSettings
+) -> list[str]:
     """Adds the instructions of one call to each workload; a note where that could not be done."""
     if not sources:
         return ["instructions were not counted: that takes a process of its own, which this cannot be sent to"]
     names = [measured.name for measured in found if not measured.crash]
-    counts, reason = machine_instructions.count(sources, names, settings)
+    counts, reason = machine_instructions.count_instructions(sources, names, settings)
     for measured in found:
         measured.instructions = counts.get(measured.name, {})
     return [f"instructions were not counted: {reason}"] if reason else []
 
 
-def _warm_up(measured: Measured) -> int:
+def _warm_up(measured: MeasuredWorkload) -> int:
     return int(measured.facts.get("warm_up_rounds", 0))
 
 
-def _surroundings(settings: Settings) -> dict[str, Any]:
+def _surroundings(settings: ComparisonSettings) -> dict[str, Any]:
     known = environment("comparison")
     for name in ("level", "process", "rank"):
         known.pop(name)
@@ -217,9 +229,9 @@ def _governor() -> str | None:
 
 def _pickled(
     path: Path, fn: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Source | None, str]:
+) -> tuple[WorkloadSource | None, str]:
     """The call in a file that another process can read, or why there is none."""
-    reason = _lost_by_pickling(list(Reach(partial(fn, *args, **kwargs)).tensors.values()))
+    reason = _lost_by_pickling(list(ReachableState(partial(fn, *args, **kwargs)).tensors.values()))
     if reason:
         return None, reason
     try:
@@ -237,7 +249,7 @@ def _pickled(
             "it is defined in the program that runs; put it in a module of its own to have it measured in several",
         )
     path.write_bytes(data)
-    return Source("pickle", str(path)), "processes=1 was asked for"
+    return WorkloadSource("pickle", str(path)), "processes=1 was asked for"
 
 
 def _lost_by_pickling(tensors: Sequence[Tensor]) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradprobe.analysis.comparison_outcome import Outcome, advice, outcome
+from gradprobe.analysis.comparison_outcome import ComparisonOutcome, parse_outcome, write_advice
 from gradprobe.comparison.stats import regression
 from gradprobe.errors import GradprobeError
 
@@ -23,16 +23,16 @@ class Comparison:
     ``outcome`` holds the records that all of the rest is made from.
     """
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: ComparisonOutcome) -> None:
         self.outcome = outcome
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row per workload and mode: median time of a call in nanoseconds, ratio to `no_grad` with its 95 per cent
         interval, verdict, and what one call makes PyTorch do. NaN where something was not measured."""
-        from gradprobe.analysis.comparison_table import comparison_table
+        from gradprobe.analysis.comparison_table import build_comparison_table
 
-        return comparison_table(self.outcome)
+        return build_comparison_table(self.outcome)
 
     @property
     def verdicts(self) -> dict[str, dict[str, str]]:
@@ -44,7 +44,7 @@ class Comparison:
     @property
     def advice(self) -> dict[str, str]:
         """By workload, one sentence: whether to swap `no_grad` for `inference_mode`."""
-        return {compared.workload: advice(compared) for compared in self.outcome.workloads}
+        return {compared.workload: write_advice(compared) for compared in self.outcome.workloads}
 
     @property
     def environment(self) -> Mapping[str, Any]:
@@ -62,7 +62,7 @@ class Comparison:
         ``change`` is the factor between the two ratios to `no_grad`, with an interval and a verdict; counts are beside each
         other. Raises ``GradprobeError`` where devices, thread counts or minor versions of torch differ, unless ``force``.
         """
-        return regression.against(self.outcome, earlier.outcome, force=force)
+        return regression.compare_outcomes(self.outcome, earlier.outcome, force=force)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Writes the comparison as JSON. Raises ``GradprobeError`` if the file exists, unless ``force``."""
@@ -80,7 +80,7 @@ class Comparison:
         if not isinstance(plain, dict):
             raise GradprobeError(f"{path} is no comparison; name a JSON file that gradprobe compare -o wrote")
         try:
-            found = cls(outcome(plain, str(path)))
+            found = cls(parse_outcome(plain, str(path)))
             # An edited file may hold anything. What cannot be shown is refused here, not where it is first looked at.
             for shown in ("terminal", "markdown", "html"):
                 found._text(shown)
@@ -110,17 +110,17 @@ class Comparison:
         from gradprobe.report.formats import html_page
         from gradprobe.report.sections import comparison_document
 
-        return html_page.fragment(comparison_document.document(self.outcome))
+        return html_page.render_fragment(comparison_document.build_document(self.outcome))
 
     def _save(self, path: str | os.PathLike[str], name: str, *, force: bool) -> None:
-        from gradprobe.report.formats.registry import by_name, save
+        from gradprobe.report.formats.registry import find_format, save_report
 
-        save(self.outcome, Path(path), by_name(name), force=force)
+        save_report(self.outcome, Path(path), find_format(name), force=force)
 
     def _text(self, name: str) -> str:
-        from gradprobe.report.formats.registry import by_name, text
+        from gradprobe.report.formats.registry import find_format, render_text
 
-        return text(self.outcome, by_name(name))
+        return render_text(self.outcome, find_format(name))
 
     def __str__(self) -> str:
         return self._text("terminal").rstrip("\n")

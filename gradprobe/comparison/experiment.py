@@ -9,34 +9,34 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gradprobe.comparison import measured_modes
-from gradprobe.comparison.settings import Settings
-from gradprobe.comparison.stats.intervals import Estimate, estimate, log_ratios
-from gradprobe.comparison.workers.worker_handles import Lost, Member
+from gradprobe.comparison.settings import ComparisonSettings
+from gradprobe.comparison.stats.intervals import Estimate, compute_log_ratios, estimate_ratio
+from gradprobe.comparison.workers.worker_handles import Worker, WorkerDied
 from gradprobe.errors import GradprobeError
 
-SLICE_S: Final = 0.06
+TURN_S: Final = 0.06
 """How long a process measures before the next takes its turn: all of them meet the same weather."""
 MIN_TURNS: Final = 3
 MIN_ROUNDS: Final = 8
-COSTS_SHARE: Final = 0.25
-COUNTING_SHARE: Final = 0.25
+FITTING_BUDGET_SHARE: Final = 0.25
+COUNTING_BUDGET_SHARE: Final = 0.25
 MIXTURES: Final = 48
 MIN_MIXTURES: Final = 16
 MIXTURE_S: Final = 0.03
 MIXTURE_ROUNDS: Final = 10
 
-Times = dict[str, list[float]]
-Tell = Callable[[str, float], None]
+ArmTimes = dict[str, list[float]]
+ProgressCallback = Callable[[str, float], None]
 """Hears what is being done, and the share of the budget that has gone."""
 
 
 @dataclass
-class Measured:
+class MeasuredWorkload:
     """One workload: what preparing it showed, and nanoseconds per call by arm, process and round."""
 
     name: str
     facts: dict[str, Any] = field(default_factory=dict)
-    times: dict[int, Times] = field(default_factory=dict)
+    times: dict[int, ArmTimes] = field(default_factory=dict)
     crash: str = ""
     turns: int = 0
     notes: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Measured:
         """Seconds of one round."""
         return float((self.facts.get("call_ns") or 0.0) * self.facts.get("calls", 1) * len(self.arms)) / 1e9
 
-    def keep(self, member: int, times: Times) -> None:
+    def keep(self, member: int, times: ArmTimes) -> None:
         kept = self.times.setdefault(member, {arm: [] for arm in times})
         for arm, values in times.items():
             kept[arm] += values
@@ -61,9 +61,11 @@ class Measured:
     def ratio(self, arm: str, seed: int) -> Estimate:
         """The ratio of an arm to the baseline."""
         both = [times for times in self.times.values() if arm in times and measured_modes.BASELINE in times]
-        return estimate([log_ratios(times[arm], times[measured_modes.BASELINE]) for times in both], seed=seed)
+        return estimate_ratio(
+            [compute_log_ratios(times[arm], times[measured_modes.BASELINE]) for times in both], seed=seed
+        )
 
-    def is_narrow(self, settings: Settings) -> bool:
+    def is_precise(self, settings: ComparisonSettings) -> bool:
         """Whether the intervals are as narrow as asked for. Asked only of widths, which do not favour a verdict."""
         enough = all(len(taken) >= MIN_ROUNDS for times in self.times.values() for taken in times.values())
         if measured_modes.BASELINE not in self.arms:
@@ -85,11 +87,11 @@ class Experiment:
 
     def __init__(
         self,
-        crew: Sequence[Member],
-        settings: Settings,
+        crew: Sequence[Worker],
+        settings: ComparisonSettings,
         *,
         now: Callable[[], float] = time.monotonic,
-        tell: Tell = lambda what, share: None,
+        tell: ProgressCallback = lambda what, share: None,
     ) -> None:
         self._crew = dict(enumerate(crew))
         self._settings = settings
@@ -99,10 +101,10 @@ class Experiment:
         self._budget = 0.0
         self.notes: list[str] = []
 
-    def run(self, names: Sequence[str]) -> tuple[list[Measured], list[Measured]]:
+    def run(self, names: Sequence[str]) -> tuple[list[MeasuredWorkload], list[MeasuredWorkload]]:
         """The workloads measured, and the mixtures that the costs of mechanisms are fitted from."""
         self._budget = self._settings.budget(len(names))
-        found = [Measured(name) for name in names]
+        found = [MeasuredWorkload(name) for name in names]
         for measured in found:
             self._prepare(measured)
         for measured in found:
@@ -111,9 +113,9 @@ class Experiment:
         self._measure(found)
         return found, mixtures
 
-    def managers(self) -> Times:
+    def managers(self) -> ArmTimes:
         """Nanoseconds to enter and leave each manager, over all members."""
-        taken: Times = {}
+        taken: ArmTimes = {}
         for number in list(self._crew):
             for arm, values in (self._ask(number, "managers", seconds=0.02) or {}).items():
                 taken.setdefault(arm, []).extend(values)
@@ -124,27 +126,27 @@ class Experiment:
         return len(self._crew)
 
     @property
-    def left_s(self) -> float:
+    def remaining_s(self) -> float:
         return self._budget - (self._now() - self._begun)
 
     def _say(self, what: str) -> None:
-        self._tell(what, min(1.0, 1 - self.left_s / self._budget))
+        self._tell(what, min(1.0, 1 - self.remaining_s / self._budget))
 
     def _ask(self, number: int, verb: str, **values: Any) -> Any:
         """What a member answers; None where it was lost, which leaves the others."""
         try:
             return self._crew[number].ask(verb, **values)
-        except Lost as loss:
+        except WorkerDied as loss:
             self._crew.pop(number).close()
             self.notes.append(f"{loss}; {len(self._crew)} remained")
             return None
 
-    def _prepare(self, measured: Measured) -> None:
+    def _prepare(self, measured: MeasuredWorkload) -> None:
         """In each member, as far as time allows: of calls that take seconds, few can be afforded."""
         for number in list(self._crew):
             self._say(f"preparing {measured.name}")
             rounds = MIN_TURNS * max(len(measured.times), 1)
-            if measured.facts and self.left_s < rounds * measured.round_s:
+            if measured.facts and self.remaining_s < rounds * measured.round_s:
                 break
             facts = self._ask(number, "prepare", name=measured.name)
             if facts is None:
@@ -166,13 +168,13 @@ class Experiment:
                 f"of {asked}; give a larger one"
             )
 
-    def _count(self, measured: Measured) -> None:
+    def _count(self, measured: MeasuredWorkload) -> None:
         """In a pass that is not timed, in one member."""
         number = next((number for number in measured.times if number in self._crew), None)
         if number is None:
             return
         calls = 2 * len(measured.arms) * measured.facts["call_ns"] / 1e9
-        if calls > COUNTING_SHARE * self._budget:
+        if calls > COUNTING_BUDGET_SHARE * self._budget:
             measured.notes.append("takes so long that the budget allowed no pass that counts; give a larger one")
             return
         self._say(f"counting {measured.name}")
@@ -180,20 +182,20 @@ class Experiment:
         if number in self._crew:
             measured.account = self._ask(number, "account", name=measured.name) or {}
 
-    def _mixtures(self) -> list[Measured]:
+    def _mixtures(self) -> list[MeasuredWorkload]:
         """Each in one member: what differs between processes then averages out over the mixtures."""
-        allowed = COSTS_SHARE * self.left_s
+        allowed = FITTING_BUDGET_SHARE * self.remaining_s
         number = min(MIXTURES, int(allowed / (2 * MIXTURE_S)))
         if number < MIN_MIXTURES:
             self.notes.append("the budget is too small to fit the costs of mechanisms, so no difference is explained")
             return []
-        found: list[Measured] = []
+        found: list[MeasuredWorkload] = []
         for index, name in enumerate(self._ask_all("add_mixtures", count=number)):
             if not self._crew:
                 break
             self._say("fitting the costs of mechanisms")
             member = list(self._crew)[index % len(self._crew)]
-            mixture = Measured(name)
+            mixture = MeasuredWorkload(name)
             mixture.facts = self._ask(member, "prepare", name=name, warm_up_s=MIXTURE_S / 3) or {}
             if mixture.facts.get("arms"):
                 mixture.mechanisms = self._ask(member, "mechanisms", name=name) or {}
@@ -207,7 +209,7 @@ class Experiment:
         answers = [self._ask(number, verb, **values) for number in list(self._crew)]
         return next((answer for answer in answers if answer is not None), [])
 
-    def _measure(self, found: Sequence[Measured]) -> None:
+    def _measure(self, found: Sequence[MeasuredWorkload]) -> None:
         """Sweeps over the workloads that are not narrow yet. Of each, every process takes a turn.
 
         A first turn is had by all whose rounds are short, however small the budget.
@@ -215,9 +217,9 @@ class Experiment:
         waiting = [measured for measured in found if measured.times]
         while waiting:
             for measured in list(waiting):
-                if self.left_s > 0 or (not measured.turns and measured.round_s < SLICE_S):
+                if self.remaining_s > 0 or (not measured.turns and measured.round_s < TURN_S):
                     self._turn(measured)
-                if not measured.times or self.left_s <= 0 or measured.is_narrow(self._settings):
+                if not measured.times or self.remaining_s <= 0 or measured.is_precise(self._settings):
                     waiting.remove(measured)
         for measured in found:
             number = next((number for number in measured.times if number in self._crew), None)
@@ -226,14 +228,14 @@ class Experiment:
             if measured.times and not any(taken for times in measured.times.values() for taken in times.values()):
                 measured.notes.append("was not measured: the budget ended before; give a larger one")
 
-    def _turn(self, measured: Measured) -> None:
+    def _turn(self, measured: MeasuredWorkload) -> None:
         for number in list(measured.times):
-            if self.left_s <= 0 and (measured.turns or measured.round_s >= SLICE_S):
+            if self.remaining_s <= 0 and (measured.turns or measured.round_s >= TURN_S):
                 break
             self._say(measured.name)
             if number not in self._crew:
                 continue
-            seconds = SLICE_S if self.left_s > 0 else SLICE_S / 4
+            seconds = TURN_S if self.remaining_s > 0 else TURN_S / 4
             try:
                 times = self._ask(number, "measure", name=measured.name, seconds=seconds, rounds=1)
             except GradprobeError as error:

@@ -14,13 +14,13 @@ NO_GRAD: Final = "no_grad"
 INFERENCE: Final = "inference_mode"
 INFERENCE_PARAMETERS: Final = "inference_mode+parameters"
 MODES: Final = (GRAD, NO_GRAD, INFERENCE, INFERENCE_PARAMETERS)
-DEFAULT: Final = (GRAD, NO_GRAD, INFERENCE)
+DEFAULT_MODES: Final = (GRAD, NO_GRAD, INFERENCE)
 BASELINE: Final = NO_GRAD
 CONTROL: Final = "no_grad again"
 """The baseline a second time: what it differs from itself by is what the machine does to a measurement."""
 
 
-def entered(arm: str) -> AbstractContextManager[object]:
+def make_mode_context(arm: str) -> AbstractContextManager[object]:
     """A fresh manager for an arm. Gradients are switched on for `grad`, wherever the comparison was called from."""
     if arm in (NO_GRAD, CONTROL):
         return torch.no_grad()
@@ -29,7 +29,7 @@ def entered(arm: str) -> AbstractContextManager[object]:
     return torch.inference_mode()
 
 
-def checked(modes: object) -> tuple[str, ...]:
+def validate_modes(modes: object) -> tuple[str, ...]:
     """The modes asked for, the baseline among them. Raises ``GradprobeError`` for what is no mode."""
     if isinstance(modes, str):
         modes = modes.split(",")

@@ -10,32 +10,34 @@ from typing import Any
 from gradprobe.comparison import measured_modes
 from gradprobe.errors import GradprobeError
 
-PROCESSES = 5
-FIRST_S, EACH_S = 20.0, 6.0
+DEFAULT_PROCESSES = 5
+BASE_BUDGET_S, WORKLOAD_BUDGET_S = 20.0, 6.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class ComparisonSettings:
     """``budget_s`` is seconds for all workloads, after processes have started; ``precision`` half the width of an interval,
     as a share."""
 
-    modes: tuple[str, ...] = measured_modes.DEFAULT
+    modes: tuple[str, ...] = measured_modes.DEFAULT_MODES
     precision: float = 0.02
     budget_s: float | None = None
     seed: int = 0
     device: str | None = None
-    processes: int = PROCESSES
+    processes: int = DEFAULT_PROCESSES
     threads: int | None = None
     instructions: bool = False
 
     def budget(self, workloads: int) -> float:
         """Seconds in all; where none were given, enough for most machines to reach the precision."""
-        return self.budget_s if self.budget_s is not None else FIRST_S + EACH_S * workloads
+        return self.budget_s if self.budget_s is not None else BASE_BUDGET_S + WORKLOAD_BUDGET_S * workloads
 
 
-def checked(**given: Any) -> Settings:
+def validate_settings(**given: Any) -> ComparisonSettings:
     """The settings from what a user gave. Raises ``GradprobeError`` for what cannot be."""
-    settings = Settings(**{**given, "modes": measured_modes.checked(given.get("modes", measured_modes.DEFAULT))})
+    settings = ComparisonSettings(
+        **{**given, "modes": measured_modes.validate_modes(given.get("modes", measured_modes.DEFAULT_MODES))}
+    )
     if not _is_number(settings.precision) or not 0 < settings.precision < 1:
         raise GradprobeError(f"precision={settings.precision!r} is no share; give one such as 0.02 for two per cent")
     if settings.budget_s is not None and not (_is_number(settings.budget_s) and settings.budget_s > 0):

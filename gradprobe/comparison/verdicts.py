@@ -6,16 +6,18 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from gradprobe.analysis.comparison_outcome import NAN, UNUSABLE, Arm, Compared
+from gradprobe.analysis.comparison_outcome import NAN, UNUSABLE, ArmResult, WorkloadResult
 from gradprobe.comparison import measured_modes
-from gradprobe.comparison.experiment import Measured
-from gradprobe.comparison.measure.mechanisms import NAMES
-from gradprobe.comparison.settings import Settings
-from gradprobe.comparison.stats.cost_model import Costs, Difference, fit
-from gradprobe.comparison.stats.intervals import UNDECIDED, Estimate, estimate, log_ratios, verdict
+from gradprobe.comparison.experiment import MeasuredWorkload
+from gradprobe.comparison.measure.mechanisms import MECHANISM_NAMES
+from gradprobe.comparison.settings import ComparisonSettings
+from gradprobe.comparison.stats.cost_model import CostDifference, MechanismCosts, fit_costs
+from gradprobe.comparison.stats.intervals import UNDECIDED, Estimate, compute_log_ratios, decide_verdict, estimate_ratio
 
 
-def judged(measured: Measured, settings: Settings, costs: Costs | None) -> Compared:
+def judge_workload(
+    measured: MeasuredWorkload, settings: ComparisonSettings, costs: MechanismCosts | None
+) -> WorkloadResult:
     """The record of one workload."""
     control = (
         measured.ratio(measured_modes.CONTROL, settings.seed) if measured_modes.CONTROL in measured.arms else _nothing()
@@ -29,7 +31,7 @@ def judged(measured: Measured, settings: Settings, costs: Costs | None) -> Compa
     notes = [*measured.facts.get("notes", ()), *_left_behind(measured), *_other_operators(measured), *measured.notes]
     if measured.crash:
         notes.append(measured.crash)
-    return Compared(
+    return WorkloadResult(
         measured.name,
         found,
         again,
@@ -40,14 +42,14 @@ def judged(measured: Measured, settings: Settings, costs: Costs | None) -> Compa
     )
 
 
-def _left_behind(measured: Measured) -> list[str]:
+def _left_behind(measured: MeasuredWorkload) -> list[str]:
     account = measured.account.get(measured_modes.INFERENCE, {})
     left, held = account.get("left_behind", 0), account.get("held_by", ())
     by = f", held by {', '.join(held)}" if held else ""
     return [f"leaves {left} inference tensor{'' if left == 1 else 's'} behind{by}"] if left else []
 
 
-def _other_operators(measured: Measured) -> list[str]:
+def _other_operators(measured: MeasuredWorkload) -> list[str]:
     """Under inference mode composite operators come whole, so that names tell nothing there."""
     kinds = {
         arm: set(measured.account.get(arm, {}).get("kinds", ()))
@@ -60,7 +62,7 @@ def _other_operators(measured: Measured) -> list[str]:
     return [f"takes another path under grad, without {named}: other kernels are part of that difference"]
 
 
-def costs_of(mixtures: Sequence[Measured]) -> Costs | None:
+def fit_mechanism_costs(mixtures: Sequence[MeasuredWorkload]) -> MechanismCosts | None:
     """The cost of each mechanism, from the mixtures' differences between modes; None where there are none."""
     differences = []
     for mixture in mixtures:
@@ -69,24 +71,26 @@ def costs_of(mixtures: Sequence[Measured]) -> Costs | None:
         for arm, counts in mixture.mechanisms.items():
             if arm != measured_modes.BASELINE and baseline is not None and times.get(arm):
                 ns = statistics.median(times[arm]) - statistics.median(times[measured_modes.BASELINE])
-                differences.append(Difference(_less(counts, baseline), ns))
-    return fit(differences) if differences else None
+                differences.append(CostDifference(_less(counts, baseline), ns))
+    return fit_costs(differences) if differences else None
 
 
 def _less(counts: dict[str, float], baseline: dict[str, float]) -> dict[str, float]:
-    return {name: counts[name] - baseline[name] for name in NAMES}
+    return {name: counts[name] - baseline[name] for name in MECHANISM_NAMES}
 
 
 def _nothing() -> Estimate:
-    return estimate([], seed=0)
+    return estimate_ratio([], seed=0)
 
 
-def _arm(measured: Measured, mode: str, control: Estimate, settings: Settings, costs: Costs | None) -> Arm:
+def _arm(
+    measured: MeasuredWorkload, mode: str, control: Estimate, settings: ComparisonSettings, costs: MechanismCosts | None
+) -> ArmResult:
     error = measured.facts.get("errors", {}).get(mode) or measured.crash
     if error or mode not in measured.arms:
-        return Arm(mode, UNUSABLE, error=error or "it was not measured")
+        return ArmResult(mode, UNUSABLE, error=error or "it was not measured")
     ratio = measured.ratio(mode, settings.seed)
-    said = UNDECIDED if mode == measured_modes.BASELINE else verdict(ratio, control, settings.precision)
+    said = UNDECIDED if mode == measured_modes.BASELINE else decide_verdict(ratio, control, settings.precision)
     arm = _timed(measured, mode, ratio, said)
     counts, account = measured.mechanisms.get(mode, {}), measured.account.get(mode, {})
     text, differs = measured.facts["differences"].get(mode, ("", False))
@@ -94,7 +98,7 @@ def _arm(measured: Measured, mode: str, control: Estimate, settings: Settings, c
     baseline = measured.mechanisms.get(measured_modes.BASELINE)
     if costs is not None and counts and baseline and mode != measured_modes.BASELINE:
         explained = {name: ns for name, ns in costs.of(_less(counts, baseline)).items() if ns}
-    return Arm(
+    return ArmResult(
         **{
             **vars(arm),
             "verdict": "baseline" if mode == measured_modes.BASELINE else said,
@@ -114,15 +118,15 @@ def _arm(measured: Measured, mode: str, control: Estimate, settings: Settings, c
     )
 
 
-def _timed(measured: Measured, arm: str, ratio: Estimate, said: str) -> Arm:
+def _timed(measured: MeasuredWorkload, arm: str, ratio: Estimate, said: str) -> ArmResult:
     times = [taken[arm] for taken in measured.times.values() if taken.get(arm)]
     ratios = [
-        statistics.median(log_ratios(taken[arm], taken[measured_modes.BASELINE]))
+        statistics.median(compute_log_ratios(taken[arm], taken[measured_modes.BASELINE]))
         for taken in measured.times.values()
         if taken.get(arm) and taken.get(measured_modes.BASELINE)
     ]
     is_known = math.isfinite(ratio.half_width)
-    return Arm(
+    return ArmResult(
         arm,
         said,
         median_ns=statistics.median(statistics.median(values) for values in times) if times else NAN,

@@ -15,12 +15,22 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from gradprobe.history.probed_calls import Calls
-from gradprobe.history.records import DEFAULT, REENTERED, History, Lane, Mark, Region, Row, modes_after
-from gradprobe.history.regions import Regions
-from gradprobe.history.thread_timelines import Lanes
-from gradprobe.recording.constructor_pairs import Begun, constructors
+from gradprobe.history.probed_calls import ProbedCalls
+from gradprobe.history.records import (
+    INITIAL_MODES,
+    REENTERED,
+    EventMark,
+    History,
+    RawRow,
+    Region,
+    ThreadTimeline,
+    modes_after,
+)
+from gradprobe.history.regions import RegionBuilder
+from gradprobe.history.thread_timelines import ThreadTimelines
+from gradprobe.recording.constructor_pairs import ConstructedBlock, pair_constructors
 from gradprobe.recording.events import (
+    ACTION_MASK,
     CALL,
     ENTER,
     EXIT,
@@ -29,7 +39,6 @@ from gradprobe.recording.events import (
     FOLDED_END,
     FOLDED_HIDDEN,
     INFERENCE_MODE,
-    KIND,
     MANAGERS,
     NOT_COUNTED,
     NOWHERE,
@@ -38,11 +47,11 @@ from gradprobe.recording.events import (
 )
 from gradprobe.recording.sqlite_file import Contents
 
-Watch = Callable[[Sequence[Row]], Iterable[Row]]
+ProgressIterator = Callable[[Sequence[RawRow]], Iterable[RawRow]]
 """Goes through rows and gives them on, showing how far it is."""
 
 
-def interpret(contents: Contents, *, include_torch: bool, watch: Watch = iter) -> History:
+def interpret(contents: Contents, *, include_torch: bool, watch: ProgressIterator = iter) -> History:
     """Reads the events of ``contents``; those of PyTorch's own code are left out unless ``include_torch``."""
     return _Reader(contents, include_torch).read(watch)
 
@@ -55,29 +64,29 @@ class _Reader:
         self.origin = int(contents.meta.get("began_ns", 0))
         self.include_torch = include_torch
         only_calls = bool(contents.meta.get("only_calls"))
-        self.regions = Regions(include_torch=include_torch)
-        self.lanes = Lanes(
+        self.regions = RegionBuilder(include_torch=include_torch)
+        self.timelines = ThreadTimelines(
             contents.threads, self.regions, self.origin, include_torch=include_torch, only_calls=only_calls
         )
-        self.calls = Calls(self.names, self.lanes, self.regions, only_calls=only_calls)
+        self.calls = ProbedCalls(self.names, self.timelines, self.regions, only_calls=only_calls)
         self.entered: dict[int, list[Region]] = defaultdict(list)
-        self.marks: list[Mark] = []
+        self.marks: list[EventMark] = []
 
-    def read(self, watch: Watch) -> History:
+    def read(self, watch: ProgressIterator) -> History:
         rows = self.rows()
-        begun, skipped = constructors(rows, self.sites)
+        begun, skipped = pair_constructors(rows, self.sites)
         last_ns = 0
         for index, row in enumerate(watch(rows)):
             if index in skipped:
                 continue
             last_ns = max(last_ns, row[1])
-            op, kind = row[0], row[0] & KIND
-            lane = self.lanes.of(row)
-            if op & ~KIND == THREAD:
-                self.lanes.mark(lane, row)
-            elif op & ~KIND == FOLDED:
+            op, kind = row[0], row[0] & ACTION_MASK
+            lane = self.timelines.of(row)
+            if op & ~ACTION_MASK == THREAD:
+                self.timelines.mark(lane, row)
+            elif op & ~ACTION_MASK == FOLDED:
                 self.folded(lane, row)
-            elif op & ~KIND == CALL:
+            elif op & ~ACTION_MASK == CALL:
                 self.calls.add(lane, row)
             elif op >= TALLY:
                 self.operators(row)
@@ -89,17 +98,17 @@ class _Reader:
                 self.plain(lane, row)
         return self.finish(last_ns)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[RawRow]:
         """The events, with times since the recording began."""
         since_begin = (replace(block, time_ns=block.time_ns - self.origin) for block in self.contents.blocks)
         return [row for block in since_begin for row in block.rows()]
 
-    def enter(self, lane: Lane, row: Row, begun: Begun | None) -> None:
+    def enter(self, lane: ThreadTimeline, row: RawRow, begun: ConstructedBlock | None) -> None:
         begin, site = (begun.constructor, begun.site) if begun is not None else (row, row[3])
         internal = self.is_internal(site)
         task = self.names.get(begin[6])
-        before = self.lanes.arrive(lane, begin, site, internal, task)
-        manager = MANAGERS[row[0] & ~KIND]
+        before = self.timelines.arrive(lane, begin, site, internal, task)
+        manager = MANAGERS[row[0] & ~ACTION_MASK]
         after = modes_after(begin, before)
         time, nodes, key = row[1], row[7], row[5]
         lane.advance(time, nodes)
@@ -113,9 +122,9 @@ class _Reader:
             lane.doubtful = transition
         if internal:
             lane.internal_open += 1
-        self.lanes.leave(lane, after, internal)
+        self.timelines.leave(lane, after, internal)
 
-    def exit(self, lane: Lane, row: Row) -> None:
+    def exit(self, lane: ThreadTimeline, row: RawRow) -> None:
         opened = self.entered[row[5]]
         region = opened.pop() if opened else None
         internal = region.internal if region is not None else self.is_internal(row[3])
@@ -123,10 +132,13 @@ class _Reader:
         site, time = row[3], row[1]
         if self.form(site) == "indirect" and region is not None and region.site != NOWHERE:
             site = region.site
-        before = self.lanes.arrive(lane, row, site, internal, task)
-        is_inference = row[0] & ~KIND == INFERENCE_MODE
+        before = self.timelines.arrive(lane, row, site, internal, task)
+        is_inference = row[0] & ~ACTION_MASK == INFERENCE_MODE
         if region is None:
-            manager, found = MANAGERS[row[0] & ~KIND], DEFAULT if is_inference else modes_after(row, before)
+            manager, found = (
+                MANAGERS[row[0] & ~ACTION_MASK],
+                INITIAL_MODES if is_inference else modes_after(row, before),
+            )
             region = self.regions.open_earlier(
                 lane, manager, self.form(row[3]), row[3], found, before, internal=internal
             )
@@ -136,30 +148,30 @@ class _Reader:
             region.site = row[3]
         self.regions.close(region, time, row[7] if region.thread == lane.thread else NOT_COUNTED, lane)
         # Two blocks of one address are two of one object only if both are left: the first may be dead and never left.
-        for inner in region.reentries:
+        for inner in region.reentrant_regions:
             inner.irregular.append(REENTERED)
         if opened and opened[-1].thread == region.thread:
-            opened[-1].reentries.append(region)
+            opened[-1].reentrant_regions.append(region)
         if internal:
             lane.internal_open = max(lane.internal_open - 1, 0)
         transition = self.regions.note(lane, time, task, region, "exit", before, after, site, internal)
-        if is_inference and (region.irregular or region.reentries or opened):
+        if is_inference and (region.irregular or region.reentrant_regions or opened):
             lane.doubtful = transition
-        self.lanes.leave(lane, after, internal)
+        self.timelines.leave(lane, after, internal)
 
-    def plain(self, lane: Lane, row: Row) -> None:
+    def plain(self, lane: ThreadTimeline, row: RawRow) -> None:
         """A call of ``set_grad_enabled`` that begins no block, or its undoing when the object decorates a function."""
         site, time = row[3], row[1]
         internal, task = self.is_internal(site), self.names.get(row[6])
-        before = self.lanes.arrive(lane, row, site, internal, task)
+        before = self.timelines.arrive(lane, row, site, internal, task)
         after = modes_after(row, before)
         region = self.regions.open(
             lane, time, task, "set_grad_enabled", "call", site, before, after, row[7], internal=internal
         )
         self.regions.note(lane, time, task, region, "set", before, after, site, internal)
-        self.lanes.leave(lane, after, internal)
+        self.timelines.leave(lane, after, internal)
 
-    def folded(self, lane: Lane, row: Row) -> None:
+    def folded(self, lane: ThreadTimeline, row: RawRow) -> None:
         """Time that finished blocks took, which were added up and are no longer among the events."""
         time, stack = row[1], self.regions.stack(lane.thread, self.names.get(row[6]))
         if row[0] == FOLDED_END:
@@ -168,13 +180,13 @@ class _Reader:
             if stack and stack[-1].form == "call" and (self.include_torch or not internal):
                 self.regions.close(stack[-1], time, row[7], lane)
             if lane.state is not None:
-                self.lanes.leave(lane, modes_after(row, lane.state), internal)
+                self.timelines.leave(lane, modes_after(row, lane.state), internal)
             return
         lane.advance(time, NOT_COUNTED)
         if row[0] == FOLDED_CALLS:
             # Where the thread's time counts anyway, that of its probed calls is in it.
             if lane.state is None:
-                state = modes_after(row, DEFAULT)
+                state = modes_after(row, INITIAL_MODES)
                 lane.ns_by_state[state] += row[5]
                 lane.nodes_by_state[state] += row[7]
             return
@@ -194,24 +206,24 @@ class _Reader:
         meta = self.contents.meta
         complete = "ended_ns" in meta
         end = max(int(meta["ended_ns"]) - self.origin, last_ns) if complete else last_ns
-        lanes, regions = self.lanes.found, self.regions
-        self.lanes.finish(end)
-        regions.finish(lanes, end)
+        timelines, regions = self.timelines.found, self.regions
+        self.timelines.finish(end)
+        regions.finish(timelines, end)
         return History(
             regions.transitions,
             regions.found,
             self.calls.found,
             self.marks,
-            list(lanes.values()),
+            list(timelines.values()),
             regions.hidden,
             end,
             complete,
         )
 
-    def operators(self, row: Row) -> None:
+    def operators(self, row: RawRow) -> None:
         """Operators that ran here, or what else has rows in an account: it belongs to the block that is open."""
         stack = self.regions.stack(row[2], self.names.get(row[6]))
-        self.marks.append(Mark(row[0], row[5], stack[-1] if stack else None, row[2], row[3], row[1]))
+        self.marks.append(EventMark(row[0], row[5], stack[-1] if stack else None, row[2], row[3], row[1]))
 
     def form(self, site: int) -> str:
         known = self.sites.get(site)

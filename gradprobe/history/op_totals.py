@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gradprobe.history.records import History, Mark, Region
-from gradprobe.recording.events import BACKWARD_PASS, FOLDED_OPERATORS, OUTLIVED, TALLY
-from gradprobe.recording.op_rows import NOTHING, PHASES, Account, Operation
+from gradprobe.history.records import EventMark, History, Region
+from gradprobe.recording.events import BACKWARD_PASS, ESCAPED_TENSORS, FOLDED_OPERATORS, TALLY
+from gradprobe.recording.op_rows import NO_COUNTS, PHASES, OpCounts, Operation
 from gradprobe.recording.sqlite_file import Contents, OpFold
 
 Storages = dict[int, tuple[int, int]]
@@ -32,7 +32,7 @@ class OpKey(NamedTuple):
 class OpSum:
     """What the operators of one row did. A storage counts at the first row of its region that saved it."""
 
-    account: Account = NOTHING
+    account: OpCounts = NO_COUNTS
     saved_bytes: int = 0
     graph_bytes: int = 0
 
@@ -41,8 +41,8 @@ class OpSum:
 class RegionSum:
     """What ran in a region: directly in it, and in all."""
 
-    own: Account = NOTHING
-    total: Account = NOTHING
+    own: OpCounts = NO_COUNTS
+    total: OpCounts = NO_COUNTS
     own_saved: Storages = field(default_factory=dict)
     saved: Storages = field(default_factory=dict)
     is_complete: bool = True
@@ -51,7 +51,7 @@ class RegionSum:
     """Of the nodes constructed in it, those that a backward pass reached later."""
 
 
-class Born(NamedTuple):
+class CreationCounts(NamedTuple):
     """Where inference tensors were born that outlived inference mode."""
 
     region: Region | None
@@ -62,7 +62,7 @@ class Born(NamedTuple):
 
 
 @dataclass
-class Outlived:
+class EscapedTensors:
     """How many of them left inference mode alive, their bytes, how many lived at the end, and what held those."""
 
     count: int = 0
@@ -71,7 +71,7 @@ class Outlived:
     holders: set[str] = field(default_factory=set)
 
 
-class Accounting:
+class OpTotals:
     """The accounts of one process, tied to the regions of its history."""
 
     def __init__(self, contents: Contents, history: History) -> None:
@@ -79,7 +79,7 @@ class Accounting:
         self._origin = int(contents.meta.get("began_ns", 0))
         self.ops: dict[OpKey, OpSum] = {}
         self.regions: dict[Region, RegionSum] = defaultdict(RegionSum)
-        self.outlived: dict[Born, Outlived] = defaultdict(Outlived)
+        self.outlived: dict[CreationCounts, EscapedTensors] = defaultdict(EscapedTensors)
         self._tallies = _by_key(contents.accounts.get("tallies"))
         self._saved = _by_key(contents.accounts.get("saved"))
         self._outliving = _by_key(contents.accounts.get("outliving"))
@@ -98,11 +98,11 @@ class Accounting:
             self._fold(fold)
         self._sum_up(history.regions)
         for mark in history.marks:
-            if mark.op == OUTLIVED:
+            if mark.op == ESCAPED_TENSORS:
                 self._outlive(mark, history.regions)
         self._backwards(history)
 
-    def _tally(self, mark: Mark) -> None:
+    def _tally(self, mark: EventMark) -> None:
         region = self.regions[mark.region] if mark.region is not None else None
         known = self._outside if region is None else region.own_saved
         for _, number, *counts in self._tallies.get(mark.key, ()):
@@ -117,9 +117,9 @@ class Accounting:
                 mark.thread,
             )
             row = self.ops.setdefault(key, OpSum())
-            row.account += Account(*counts)
+            row.account += OpCounts(*counts)
             if region is not None:
-                region.own += Account(*counts)
+                region.own += OpCounts(*counts)
             for _, storage, size, made in self._saved.get(mark.key, ()):
                 if storage not in known:
                     known[storage] = size, made - self._origin if made >= 0 else -1
@@ -140,7 +140,7 @@ class Accounting:
         key = OpKey(None, fold.site, operation.op, operation.node, operation.module, phase, fold.thread)
         row = self.ops.setdefault(key, OpSum())
         saved, *counts = fold.sums
-        row.account += Account(*counts)
+        row.account += OpCounts(*counts)
         row.saved_bytes += saved
 
     def _sum_up(self, regions: Iterable[Region]) -> None:
@@ -155,10 +155,10 @@ class Accounting:
                 parent.saved.update(mine.saved)
                 parent.is_complete = parent.is_complete and mine.is_complete
 
-    def _outlive(self, mark: Mark, regions: list[Region]) -> None:
+    def _outlive(self, mark: EventMark, regions: list[Region]) -> None:
         for _, number, made, count, size, held in self._outliving.get(mark.key, ()):
             operation = self._operation(number)
-            at = Born(None, mark.site, operation.op, operation.module, mark.thread)
+            at = CreationCounts(None, mark.site, operation.op, operation.module, mark.thread)
             if count:
                 at = at._replace(region=_innermost(regions, mark.thread, made - self._origin))
                 row = self.outlived[at]
@@ -203,7 +203,7 @@ def graph_bytes(region: Region, saved: Mapping[int, tuple[int, int]]) -> int:
     return sum(size for size, made in saved.values() if made >= region.start_ns)
 
 
-def bytes_of(saved: Mapping[int, tuple[int, int]]) -> int:
+def sum_bytes(saved: Mapping[int, tuple[int, int]]) -> int:
     """The bytes of all of the storages."""
     return sum(size for size, _ in saved.values())
 

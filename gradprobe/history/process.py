@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from gradprobe.history.device_times import DeviceTime, device_times
-from gradprobe.history.interpreter import Watch, interpret
-from gradprobe.history.op_totals import Accounting
+from gradprobe.history.interpreter import ProgressIterator, interpret
+from gradprobe.history.op_totals import OpTotals
 from gradprobe.history.records import History, Region
 from gradprobe.recording.events import COMPILED_CALL
 from gradprobe.recording.sqlite_file import Contents
@@ -26,9 +26,9 @@ class Process:
     first_region: int = 0
 
     @cached_property
-    def accounting(self) -> Accounting:
+    def op_totals(self) -> OpTotals:
         """What operators did in it."""
-        return Accounting(self.contents, self.history)
+        return OpTotals(self.contents, self.history)
 
     @cached_property
     def device_times(self) -> dict[Region, DeviceTime]:
@@ -50,7 +50,7 @@ class Process:
     @cached_property
     def watched(self) -> frozenset[int]:
         """The threads whose operators were seen."""
-        return frozenset(lane.thread for lane in self.history.lanes if lane.is_watched and self.counts_operators)
+        return frozenset(lane.thread for lane in self.history.timelines if lane.is_watched and self.counts_operators)
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Process:
         return (None, None, None) if known is None else (known.file, known.line, known.function)
 
 
-def processes(contents: list[Contents], *, include_torch: bool, watch: Watch = iter) -> list[Process]:
+def processes(contents: list[Contents], *, include_torch: bool, watch: ProgressIterator = iter) -> list[Process]:
     """The processes of a recording on one time axis, which begins with the earliest of them."""
     begun = [int(c.meta.get("began_wall_ns", 0)) for c in contents]
     found: list[Process] = []

@@ -7,25 +7,25 @@ from dataclasses import dataclass, field
 
 from gradprobe.recording.events import NOT_COUNTED, NOT_READ
 
-Row = tuple[int, int, int, int, int, int, int, int]
-State = tuple[bool, bool]  # grad mode, inference mode
-DEFAULT: State = (True, False)
+RawRow = tuple[int, int, int, int, int, int, int, int]
+Modes = tuple[bool, bool]  # grad mode, inference mode
+INITIAL_MODES: Modes = (True, False)
 
 # How generators and coroutines end and are put away: no failures.
-PROTOCOL = frozenset({"StopIteration", "StopAsyncIteration", "GeneratorExit"})
+GENERATOR_EXITS = frozenset({"StopIteration", "StopAsyncIteration", "GeneratorExit"})
 
 
 def is_failure(error: str) -> bool:
     """Whether an exception's name tells of more than a generator's or a coroutine's usual end."""
-    return bool(error) and error not in PROTOCOL
+    return bool(error) and error not in GENERATOR_EXITS
 
 
 REENTERED = "entered again while open"
 OUT_OF_ORDER = "left out of order"
 OTHER_THREAD = "left on another thread"
-EARLIER = "entered before the recording"
+ENTERED_EARLIER = "entered before the recording"
 UNFINISHED = "never left"
-HELD = "held while other tasks ran"
+HELD_ACROSS_TASKS = "held while other tasks ran"
 
 
 @dataclass(eq=False, slots=True)
@@ -39,8 +39,8 @@ class Region:
     thread: int
     task: str | None
     start_ns: int
-    before: State
-    inside: State
+    before: Modes
+    inside: Modes
     parent: Region | None
     depth: int
     internal: bool = False
@@ -51,7 +51,7 @@ class Region:
     child_nodes: int = 0
     error: str = ""
     irregular: list[str] = field(default_factory=list)
-    reentries: list[Region] = field(default_factory=list)
+    reentrant_regions: list[Region] = field(default_factory=list)
     """Blocks that its manager object was entered for while it was open."""
     closed: bool = False
     is_shared: bool = False
@@ -75,15 +75,15 @@ class Transition:
     manager: str
     form: str
     event: str
-    before: State
-    after: State
+    before: Modes
+    after: Modes
     depth: int
     region: Region | None
     site: int
 
 
 @dataclass(eq=False)
-class Call:
+class ProbedCall:
     """A call of a probed function. ``active_ns`` and ``nodes`` leave out the time a generator or coroutine waited."""
 
     key: int
@@ -91,8 +91,8 @@ class Call:
     thread: int
     task: str | None
     start_ns: int
-    resumed_ns: int
-    resumed_nodes: int
+    last_resumed_ns: int
+    last_resumed_nodes: int
     active_ns: int = 0
     nodes: int | None = 0
     steps: int = 1
@@ -101,22 +101,22 @@ class Call:
 
 
 @dataclass
-class Lane:
+class ThreadTimeline:
     """One thread's time and autograd nodes, by mode. ``hidden_ns`` passed under what PyTorch's own code had set."""
 
     thread: int
     began_ns: int
-    state: State | None
+    state: Modes | None
     last_ns: int
     ended_ns: int | None = None
-    ns_by_state: dict[State, int] = field(default_factory=lambda: defaultdict(int))
-    nodes_by_state: dict[State, int] = field(default_factory=lambda: defaultdict(int))
+    ns_by_state: dict[Modes, int] = field(default_factory=lambda: defaultdict(int))
+    nodes_by_state: dict[Modes, int] = field(default_factory=lambda: defaultdict(int))
     hidden_ns: int = 0
     jumped: bool = False  # the modes were found changed, at an event that is hidden
-    visible: State | None = None  # what the last visible event left
+    visible: Modes | None = None  # what the last visible event left
     internal_open: int = 0
-    own: State | None = None  # what the last event outside of PyTorch's own code left
-    is_set_by_torch: bool = False  # PyTorch's own code has set other modes since
+    own: Modes | None = None  # what the last event outside of PyTorch's own code left
+    is_changed_by_torch: bool = False  # PyTorch's own code has set other modes since
     last_nodes: int = NOT_COUNTED
     calls: int = 0  # probed calls that run in it
     is_watched: bool = False  # its operators are seen, at a level that sees any
@@ -127,7 +127,7 @@ class Lane:
         passed = max(time_ns - self.last_ns, 0)
         if self.state is not None:
             self.ns_by_state[self.state] += passed
-            if self.internal_open or self.is_set_by_torch:
+            if self.internal_open or self.is_changed_by_torch:
                 self.hidden_ns += passed
             if NOT_COUNTED not in (nodes, self.last_nodes):
                 self.nodes_by_state[self.state] += nodes - self.last_nodes
@@ -137,7 +137,7 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Mark:
+class EventMark:
     """A place in the stream of events that rows of an account belong to, by their key."""
 
     op: int
@@ -154,20 +154,20 @@ class History:
 
     transitions: list[Transition]
     regions: list[Region]
-    calls: list[Call]
-    marks: list[Mark]
-    lanes: list[Lane]
+    calls: list[ProbedCall]
+    marks: list[EventMark]
+    timelines: list[ThreadTimeline]
     hidden: int
     end_ns: int
     complete: bool
 
 
-def modes_before(row: Row, known: State) -> State:
+def modes_before(row: RawRow, known: Modes) -> Modes:
     """The modes before an event; ``known`` where they were not read."""
     return _mode(row[4], known[0]), _mode(row[4] >> 2, known[1])
 
 
-def modes_after(row: Row, known: State) -> State:
+def modes_after(row: RawRow, known: Modes) -> Modes:
     """The modes after an event; ``known`` where they were not read."""
     return _mode(row[4] >> 4, known[0]), _mode(row[4] >> 6, known[1])
 

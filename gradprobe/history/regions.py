@@ -9,20 +9,20 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from gradprobe.history.records import (
-    EARLIER,
-    HELD,
+    ENTERED_EARLIER,
+    HELD_ACROSS_TASKS,
     OTHER_THREAD,
     OUT_OF_ORDER,
     UNFINISHED,
-    Lane,
+    Modes,
     Region,
-    State,
+    ThreadTimeline,
     Transition,
 )
 from gradprobe.recording.events import NOWHERE
 
 
-class Regions:
+class RegionBuilder:
     """The regions and transitions found so far; those of PyTorch's own code are left out unless ``include_torch``."""
 
     def __init__(self, *, include_torch: bool) -> None:
@@ -38,14 +38,14 @@ class Regions:
 
     def open(
         self,
-        lane: Lane,
+        lane: ThreadTimeline,
         time: int,
         task: str | None,
         manager: str,
         form: str,
         site: int,
-        before: State,
-        after: State,
+        before: Modes,
+        after: Modes,
         nodes: int,
         *,
         internal: bool = False,
@@ -76,7 +76,7 @@ class Regions:
             self.found.append(region)
         return region
 
-    def close(self, region: Region, time: int, nodes: int, lane: Lane) -> None:
+    def close(self, region: Region, time: int, nodes: int, lane: ThreadTimeline) -> None:
         """Ends ``region`` at an event of ``lane``, and with it the plain calls made directly in it."""
         region.end_ns, region.end_nodes = time, nodes
         region.closed = True
@@ -104,7 +104,7 @@ class Regions:
             _leave_unfinished(stack.pop(), time, nodes)
 
     def open_earlier(
-        self, lane: Lane, manager: str, form: str, site: int, before: State, inside: State, *, internal: bool
+        self, lane: ThreadTimeline, manager: str, form: str, site: int, before: Modes, inside: Modes, *, internal: bool
     ) -> Region:
         """The region of an exit whose enter came before the recording; it spans what the recording saw of it."""
         region = Region(
@@ -120,7 +120,7 @@ class Regions:
             parent=None,
             depth=0,
             internal=internal,
-            irregular=[EARLIER],
+            irregular=[ENTERED_EARLIER],
         )
         if self._include_torch or not internal:
             self.found.append(region)
@@ -132,13 +132,13 @@ class Regions:
 
     def note(
         self,
-        lane: Lane,
+        lane: ThreadTimeline,
         time: int,
         task: str | None,
         region: Region,
         event: str,
-        before: State,
-        after: State,
+        before: Modes,
+        after: Modes,
         site: int,
         internal: bool,
     ) -> Transition:
@@ -152,11 +152,11 @@ class Regions:
             self.transitions.append(transition)
         return transition
 
-    def finish(self, lanes: dict[int, Lane], end: int) -> None:
+    def finish(self, timelines: dict[int, ThreadTimeline], end: int) -> None:
         """Ends what was never left with its thread or with the recording, and numbers all regions."""
         for region in self.found:
             if region.end_ns is None:
-                lane = lanes[region.thread]
+                lane = timelines[region.thread]
                 _leave_unfinished(region, end if lane.ended_ns is None else lane.ended_ns, lane.last_nodes)
         self.found.sort(key=lambda region: region.start_ns)
         self._tell_shared()
@@ -173,7 +173,7 @@ class Regions:
                 for region in (*_begun_within_others(regions), *_with_others_begun_within(regions)):
                     if not region.is_shared:
                         region.is_shared = True
-                        region.irregular.append(HELD)
+                        region.irregular.append(HELD_ACROSS_TASKS)
 
 
 def _begun_within_others(regions: list[Region]) -> Iterator[Region]:

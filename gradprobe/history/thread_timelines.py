@@ -6,25 +6,25 @@ manager announced, and a transition ``unknown`` says so. PyTorch's own blocks co
 
 from __future__ import annotations
 
-from gradprobe.history.records import DEFAULT, Lane, Row, State, modes_before
-from gradprobe.history.regions import Regions
-from gradprobe.recording.events import ENTER, EXIT, KIND, NOT_COUNTED, RECORDING_BEGINS, RECORDING_ENDS, UNKNOWN
+from gradprobe.history.records import INITIAL_MODES, Modes, RawRow, ThreadTimeline, modes_before
+from gradprobe.history.regions import RegionBuilder
+from gradprobe.recording.events import ACTION_MASK, ENTER, EXIT, NOT_COUNTED, RECORDING_BEGINS, RECORDING_ENDS, UNKNOWN
 from gradprobe.recording.sqlite_file import Thread
 
 
-class Lanes:
+class ThreadTimelines:
     """The lanes of the threads seen so far. Rows come with times since the recording began, at ``origin``."""
 
     def __init__(
         self,
         threads: dict[int, Thread],
-        regions: Regions,
+        regions: RegionBuilder,
         origin: int,
         *,
         include_torch: bool,
         only_calls: bool,
     ) -> None:
-        self.found: dict[int, Lane] = {}
+        self.found: dict[int, ThreadTimeline] = {}
         self._threads = threads
         self._regions = regions
         self._origin = origin
@@ -32,26 +32,26 @@ class Lanes:
         self._only_calls = only_calls
         self._has_begun = only_calls  # the beginnings after its own are those of other recordings
 
-    def of(self, row: Row) -> Lane:
+    def of(self, row: RawRow) -> ThreadTimeline:
         """The lane of the thread of ``row``."""
         number, time = row[2], row[1]
         lane = self.found.get(number)
         if lane is None:
             thread = self._threads.get(number)
             is_new = thread is not None and not thread.inherited and thread.began_ns >= self._origin
-            state = DEFAULT if is_new else None
-            lane = self.found[number] = Lane(number, time, state, time, visible=state)
+            state = INITIAL_MODES if is_new else None
+            lane = self.found[number] = ThreadTimeline(number, time, state, time, visible=state)
             lane.is_watched = is_new or self._only_calls
         return lane
 
-    def mark(self, lane: Lane, row: Row) -> None:
+    def mark(self, lane: ThreadTimeline, row: RawRow) -> None:
         """A thread or a recording begins or ends."""
-        kind = row[0] & KIND
+        kind = row[0] & ACTION_MASK
         if kind == RECORDING_BEGINS and not self._has_begun:
             self._has_begun = True
             lane.began_ns = lane.last_ns = 0
             lane.last_nodes = row[7]
-            lane.state = lane.visible = modes_before(row, DEFAULT)
+            lane.state = lane.visible = modes_before(row, INITIAL_MODES)
             lane.is_watched = True
         elif kind in (RECORDING_BEGINS, RECORDING_ENDS):
             self.arrive(lane, row, row[3], False, None)
@@ -61,9 +61,9 @@ class Lanes:
             lane.advance(row[1], row[7])
             lane.ended_ns = row[1]
 
-    def arrive(self, lane: Lane, row: Row, site: int, internal: bool, task: str | None) -> State:
+    def arrive(self, lane: ThreadTimeline, row: RawRow, site: int, internal: bool, task: str | None) -> Modes:
         """Brings ``lane`` up to an event at ``site``, and returns the modes before it; tells of changes unannounced."""
-        before = modes_before(row, lane.state or DEFAULT)
+        before = modes_before(row, lane.state or INITIAL_MODES)
         time = row[1]
         if lane.state is None:
             lane.state = lane.visible = before
@@ -92,16 +92,18 @@ class Lanes:
         lane.state = lane.visible = before
         return before
 
-    def leave(self, lane: Lane, after: State, internal: bool) -> None:
+    def leave(self, lane: ThreadTimeline, after: Modes, internal: bool) -> None:
         """An event left its thread in the modes ``after``."""
         lane.state = after
         if not internal:
             lane.own = after
-        lane.is_set_by_torch = internal and after != lane.own
+        lane.is_changed_by_torch = internal and after != lane.own
         if self._include_torch or not internal or (not lane.internal_open and not lane.jumped):
             lane.visible = after
 
-    def _unknown(self, lane: Lane, row: Row, site: int, task: str | None, before: State, after: State) -> None:
+    def _unknown(
+        self, lane: ThreadTimeline, row: RawRow, site: int, task: str | None, before: Modes, after: Modes
+    ) -> None:
         """Notes a change that nothing announced, at the time and place where it was noticed."""
         time = row[1]
         region = self._regions.open(lane, time, task, UNKNOWN, "call", site, before, after, row[7])

@@ -10,26 +10,26 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradprobe.history.records import Row, is_failure
-from gradprobe.recording.constructor_pairs import same_statement, site_of_block
+from gradprobe.history.records import RawRow, is_failure
+from gradprobe.recording.constructor_pairs import choose_block_site, is_same_statement
 from gradprobe.recording.events import (
+    ACTION_MASK,
     CALL,
     CONSTRUCT,
     DECORATE,
     ENTER,
     EXIT,
     INFERENCE_MODE,
-    KIND,
     MANAGERS,
     NOT_COUNTED,
     NOT_READ,
     SET_GRAD_ENABLED,
     THREAD,
-    Block,
+    EventBlock,
 )
 from gradprobe.recording.sqlite_file import Site
 
-SITES = 10_000
+MAX_SITES = 10_000
 """Places that are told apart; what happens at others is added up at one."""
 _OPEN = 10_000
 _AGAIN = 16
@@ -60,7 +60,7 @@ class PathCount:
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltGraph:
     """A call of an inference path that built a graph: its site, its thread and its nodes."""
 
     site: int
@@ -76,10 +76,10 @@ class _Thread:
     inference: bool | None = None
     nodes: int = NOT_COUNTED
     built: int = 0
-    constructed: Row | None = None
+    constructed: RawRow | None = None
     """The constructor of ``set_grad_enabled`` that its last event was, which may begin a block."""
 
-    def reach(self, row: Row) -> None:
+    def reach(self, row: RawRow) -> None:
         """Comes to an event: nodes since the last one count if the modes until now let autograd record."""
         self.grad = _read(row[4], self.grad)
         self.inference = _read(row[4] >> 2, self.inference)
@@ -88,9 +88,9 @@ class _Thread:
                 self.built += row[7] - self.nodes
             self.nodes = row[7]
 
-    def leave(self, row: Row) -> None:
+    def leave(self, row: RawRow) -> None:
         """The event has set the modes. How inference mode leaves them, the next event tells."""
-        is_inference = row[0] & ~KIND == INFERENCE_MODE
+        is_inference = row[0] & ~ACTION_MASK == INFERENCE_MODE
         self.grad = _read(row[4] >> 4, None)
         self.inference = _read(row[4] >> 6, None if is_inference else self.inference)
 
@@ -98,7 +98,7 @@ class _Thread:
 @dataclass(slots=True)
 class _Call:
     site: int
-    resumed_ns: int
+    last_resumed_ns: int
     built_before: int
     total_ns: int = 0
     nodes: int = 0
@@ -117,15 +117,15 @@ class Counters:
     paths: dict[int, PathCount] = field(default_factory=dict)
     """By site."""
     _threads: dict[int, _Thread] = field(default_factory=dict)
-    _blocks: dict[int, list[tuple[Row, Row | None]]] = field(default_factory=dict)
+    _blocks: dict[int, list[tuple[RawRow, RawRow | None]]] = field(default_factory=dict)
     _calls: dict[int, _Call] = field(default_factory=dict)
 
-    def add(self, block: Block) -> list[Built]:
+    def add(self, block: EventBlock) -> list[BuiltGraph]:
         """Counts the next events; gives the calls of inference paths that ended and had built a graph."""
-        found: list[Built] = []
+        found: list[BuiltGraph] = []
         for row in block.rows():
-            op, kind = row[0], row[0] & KIND
-            if op & ~KIND in MANAGERS:
+            op, kind = row[0], row[0] & ACTION_MASK
+            if op & ~ACTION_MASK in MANAGERS:
                 thread = self._at(row)
                 constructor = self._constructor(thread, row)
                 if kind == ENTER:
@@ -135,7 +135,7 @@ class Counters:
                 thread.leave(row)
                 if op == SET_GRAD_ENABLED | CONSTRUCT:
                     thread.constructed = row
-            elif op & ~KIND == CALL:
+            elif op & ~ACTION_MASK == CALL:
                 thread = self._at(row)
                 self._constructor(thread, row)
                 built = self._call(thread, row, kind)
@@ -145,7 +145,7 @@ class Counters:
                 self._end(row)
         return found
 
-    def _at(self, row: Row) -> _Thread:
+    def _at(self, row: RawRow) -> _Thread:
         thread = self._threads.get(row[2])
         if thread is None:
             thread = self._threads[row[2]] = _Thread()
@@ -153,7 +153,7 @@ class Counters:
         thread.reach(row)
         return thread
 
-    def _constructor(self, thread: _Thread, row: Row) -> Row | None:
+    def _constructor(self, thread: _Thread, row: RawRow) -> RawRow | None:
         """The constructor just before that begins the block of this event; one that began none was a plain call."""
         constructed, thread.constructed = thread.constructed, None
         if constructed is None:
@@ -162,24 +162,24 @@ class Counters:
             if row[0] == SET_GRAD_ENABLED | ENTER:
                 return constructed
             sites = self.known_sites.get(constructed[3]), self.known_sites.get(row[3])
-            if row[0] == SET_GRAD_ENABLED | DECORATE and same_statement(*sites):
+            if row[0] == SET_GRAD_ENABLED | DECORATE and is_same_statement(*sites):
                 return None
         self._plain(constructed)
         return None
 
-    def _plain(self, row: Row) -> None:
+    def _plain(self, row: RawRow) -> None:
         site = self._site(row, row[3])
         site.count += 1
         site.redundant += _is_redundant(row)
 
-    def _enter(self, row: Row, constructor: Row | None) -> None:
+    def _enter(self, row: RawRow, constructor: RawRow | None) -> None:
         entered = self._blocks.setdefault(row[5], [])
         entered.append((row, constructor))
         # One object may be entered while it is open; or it is another at the address of one that was never left.
         del entered[:-_AGAIN]
         _drop_oldest(self._blocks)
 
-    def _exit(self, row: Row) -> None:
+    def _exit(self, row: RawRow) -> None:
         blocks = self._blocks.get(row[5])
         if not blocks:
             return
@@ -188,8 +188,8 @@ class Counters:
             del self._blocks[row[5]]
         number = entered[3] or row[3]
         if constructor is not None:
-            if same_statement(self.known_sites.get(constructor[3]), self.known_sites.get(row[3])):
-                entered, number = constructor, site_of_block(constructor[3], row[3], self.known_sites)
+            if is_same_statement(self.known_sites.get(constructor[3]), self.known_sites.get(row[3])):
+                entered, number = constructor, choose_block_site(constructor[3], row[3], self.known_sites)
             else:
                 self._plain(constructor)
         site = self._site(entered, number)
@@ -202,27 +202,27 @@ class Counters:
         if entered[2] == row[2] and NOT_COUNTED not in (entered[7], row[7]):
             site.nodes += row[7] - entered[7]
 
-    def _is_failure(self, row: Row) -> bool:
+    def _is_failure(self, row: RawRow) -> bool:
         return is_failure(self.names.get(row[6], ""))
 
-    def _site(self, row: Row, number: int) -> SiteCount:
-        key = row[0] & ~KIND, number
-        if key not in self.sites and len(self.sites) >= SITES:
+    def _site(self, row: RawRow, number: int) -> SiteCount:
+        key = row[0] & ~ACTION_MASK, number
+        if key not in self.sites and len(self.sites) >= MAX_SITES:
             key = key[0], _ELSEWHERE
         return self.sites.setdefault(key, SiteCount())
 
-    def _call(self, thread: _Thread, row: Row, kind: int) -> Built | None:
+    def _call(self, thread: _Thread, row: RawRow, kind: int) -> BuiltGraph | None:
         if kind == ENTER:
             call = self._calls.get(row[5])
             if call is None:
                 call = self._calls[row[5]] = _Call(row[3], row[1], thread.built)
                 _drop_oldest(self._calls)
-            call.resumed_ns, call.built_before = row[1], thread.built
+            call.last_resumed_ns, call.built_before = row[1], thread.built
             return None
         call = self._calls.get(row[5])
         if call is None:
             return None
-        call.total_ns += row[1] - call.resumed_ns
+        call.total_ns += row[1] - call.last_resumed_ns
         call.nodes += thread.built - call.built_before
         if kind != EXIT:
             return None
@@ -233,9 +233,9 @@ class Counters:
         path.errors += self._is_failure(row)
         path.total_ns += call.total_ns
         path.nodes += call.nodes
-        return Built(call.site, row[2], call.nodes) if call.nodes else None
+        return BuiltGraph(call.site, row[2], call.nodes) if call.nodes else None
 
-    def _end(self, row: Row) -> None:
+    def _end(self, row: RawRow) -> None:
         thread = self._threads.pop(row[2], None)
         if thread is not None:
             self._constructor(thread, row)
@@ -245,8 +245,8 @@ def _read(bits: int, known: bool | None) -> bool | None:
     return known if bits & 3 == NOT_READ else bool(bits & 3)
 
 
-def _is_redundant(row: Row) -> bool:
-    shift = 2 if row[0] & ~KIND == INFERENCE_MODE else 0
+def _is_redundant(row: RawRow) -> bool:
+    shift = 2 if row[0] & ~ACTION_MASK == INFERENCE_MODE else 0
     before, after = row[4] >> shift & 3, row[4] >> 4 + shift & 3
     return before == after != NOT_READ
 

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import torch
 
 from gradprobe import _switch
-from gradprobe._resumable import Step, ends_for_good, runs_in_steps, wrap
+from gradprobe._resumable import StepFunction, is_ended_by_stop, is_resumable, wrap_resumable
 from gradprobe.capture.clock import SYSTEM, Clock
-from gradprobe.capture.location.callers import code_of, is_tracing
+from gradprobe.capture.location.callers import is_tracing, unwrap_code
 from gradprobe.capture.session import CALL_BITS, Session
 from gradprobe.errors import GradprobeError
-from gradprobe.monitoring.counters import Built, Counters, PathCount, SiteCount
-from gradprobe.recorder import session_for
-from gradprobe.recording.events import CALL, DECORATED, ENTER, EXIT, MANAGERS, SUSPEND, Block
+from gradprobe.monitoring.counters import BuiltGraph, Counters, PathCount, SiteCount
+from gradprobe.recorder import get_session
+from gradprobe.recording.events import CALL, DECORATED, ENTER, EXIT, MANAGERS, SUSPEND, EventBlock
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -109,7 +109,7 @@ class Monitor:
             raise GradprobeError("this monitor is running already; call stop() first, or make another")
         self._reset()
         self._began_ns, self._process = self._clock.now(), os.getpid()
-        if _switch.is_on():
+        if _switch.is_enabled():
             self._running = True
             _monitors.add(self)
             if self._on_graph is not None:
@@ -148,9 +148,9 @@ class Monitor:
         """Decorates a function, generator function or ``async def`` that must build no graph; counts its calls."""
         if not callable(function) or isinstance(function, type):
             raise GradprobeError(f"inference decorates functions and methods, not {function!r}")
-        code = code_of(function)
-        if runs_in_steps(function):
-            return cast(F, wrap(function, lambda: self._stepper(code)))
+        code = unwrap_code(function)
+        if is_resumable(function):
+            return cast(F, wrap_resumable(function, lambda: self._stepper(code)))
 
         @functools.wraps(function)
         def call(*arguments: Any, **named: Any) -> Any:
@@ -169,7 +169,7 @@ class Monitor:
 
         return cast(F, call)
 
-    def _stepper(self, code: CodeType | None) -> Step:
+    def _stepper(self, code: CodeType | None) -> StepFunction:
         key = next(self._calls)
 
         def step(method: Callable[..., Any], *arguments: Any) -> Any:
@@ -181,7 +181,7 @@ class Monitor:
             try:
                 return method(*arguments)
             except BaseException as raised:
-                kind = EXIT if ends_for_good(method) or not isinstance(raised, StopIteration) else SUSPEND
+                kind = EXIT if is_ended_by_stop(method) or not isinstance(raised, StopIteration) else SUSPEND
                 error = type(raised)
                 raise
             finally:
@@ -202,7 +202,7 @@ class Monitor:
 
     # What the session asks of one who takes events.
 
-    def accept(self, block: Block) -> None:
+    def accept(self, block: EventBlock) -> None:
         for built in self._counters.add(block):
             if self._on_graph is not None:
                 self._heard.put(self._told(built))
@@ -248,9 +248,9 @@ class Monitor:
 
         Raises ``GradprobeError`` where opentelemetry-api is not installed.
         """
-        from gradprobe.monitoring.opentelemetry import instruments
+        from gradprobe.monitoring.opentelemetry import register_instruments
 
-        instruments(self.snapshot, provider, counts_nodes=self.counts_nodes)
+        register_instruments(self.snapshot, provider, counts_nodes=self.counts_nodes)
 
     def _site(self, manager: int, number: int, count: SiteCount) -> dict[str, Any]:
         site = self._session.tables.sites.get(number)
@@ -273,7 +273,7 @@ class Monitor:
             return {"file": None, "line": None, "function": None}
         return {"file": site.file, "line": site.line, "function": site.function}
 
-    def _told(self, built: Built) -> GraphBuilt:
+    def _told(self, built: BuiltGraph) -> GraphBuilt:
         place, thread = self._place(built.site), self._session.tables.threads.get(built.thread)
         name = "" if thread is None else thread.name
         return GraphBuilt(place["function"] or "", place["file"], place["line"], name, built.nodes)
@@ -288,7 +288,7 @@ class Monitor:
 
     @property
     def _session(self) -> Session:
-        return session_for(self._clock)
+        return get_session(self._clock)
 
 
 def _united(sites: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

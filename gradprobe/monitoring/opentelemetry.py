@@ -30,7 +30,7 @@ _PATHS = (
 _NODES = ("graphs", "nodes")
 
 
-def instruments(snapshot: Snapshot, provider: MeterProvider | None, *, counts_nodes: bool) -> None:
+def register_instruments(snapshot: Snapshot, provider: MeterProvider | None, *, counts_nodes: bool) -> None:
     """Observable counters that read ``snapshot`` whenever a reader collects. All are sums since the monitor's start."""
     try:
         from opentelemetry import metrics

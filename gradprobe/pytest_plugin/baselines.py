@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from gradprobe._files import write
+from gradprobe._files import write_atomically
 from gradprobe.errors import GradprobeError
-from gradprobe.pytest_plugin.options import LATEST, Settings
-from gradprobe.pytest_plugin.results import Results
+from gradprobe.pytest_plugin.options import LATEST, PluginOptions
+from gradprobe.pytest_plugin.results import RunResults
 
 SCHEMA = 1
 COUNTS = ("nodes", "saved_bytes", "version_bumps")
 
 
-def machine() -> str:
+def machine_name() -> str:
     """What times can be compared within: system, processor, Python and the PyTorch that is installed."""
     import torch
 
@@ -31,9 +31,9 @@ def machine() -> str:
     return re.sub(r"[^\w.+-]", "_", name)
 
 
-def save(results: Results, settings: Settings, config: pytest.Config) -> Path:
+def save_baseline(results: RunResults, settings: PluginOptions, config: pytest.Config) -> Path:
     """Writes the counts and times of all tests that were watched. Raises ``GradprobeError`` where that cannot be done."""
-    folder = _storage(settings, config) / machine()
+    folder = _storage(settings, config) / machine_name()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         ignore = folder.parent / ".gitignore"
@@ -48,13 +48,13 @@ def save(results: Results, settings: Settings, config: pytest.Config) -> Path:
         for outcome in results.outcomes
         if outcome.passed
     }
-    body = {"schema": SCHEMA, "kind": "baseline", "machine": machine(), "tests": tests}
-    write(path, json.dumps(body, indent=1) + "\n")
+    body = {"schema": SCHEMA, "kind": "baseline", "machine": machine_name(), "tests": tests}
+    write_atomically(path, json.dumps(body, indent=1) + "\n")
     return path
 
 
-def load(
-    config: pytest.Config, settings: Settings, *, has_workers: bool
+def load_baseline(
+    config: pytest.Config, settings: PluginOptions, *, has_workers: bool
 ) -> tuple[Mapping[str, Mapping[str, Any]], list[str]]:
     """By test, what the baseline has; and what a reader must know about it.
 
@@ -67,8 +67,8 @@ def load(
     plain = _read(path)
     tests, notes = dict(plain["tests"]), [f"compared with the baseline {path}"]
     why = None
-    if plain["machine"] != machine():
-        why = f"it was made on {plain['machine']}, and this is {machine()}"
+    if plain["machine"] != machine_name():
+        why = f"it was made on {plain['machine']}, and this is {machine_name()}"
     elif has_workers:
         why = "tests ran side by side"
     if why is not None:
@@ -81,7 +81,7 @@ def _find(asked: str, storage: Path, source: str) -> Path:
     if "/" in asked or asked.endswith(".json"):
         return Path(asked)
     every = [path for folder in sorted(storage.glob("*/")) for path in _saved(folder)]
-    here = [path for path in every if path.parent.name == machine()]
+    here = [path for path in every if path.parent.name == machine_name()]
     fitting = [path for path in (here or every) if asked == LATEST or path.stem[5:] == asked or path.stem == asked]
     if not fitting:
         there = ", ".join(sorted({path.stem[5:] for path in every})) or "none"
@@ -118,6 +118,6 @@ def _is_sound(tests: Any) -> bool:
     )
 
 
-def _storage(settings: Settings, config: pytest.Config) -> Path:
+def _storage(settings: PluginOptions, config: pytest.Config) -> Path:
     storage: str = settings.storage
     return config.rootpath / storage

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 
-from gradprobe.pytest_plugin.options import LEVELS, Limit
-from gradprobe.pytest_plugin.results import Outcome, Where
+from gradprobe.pytest_plugin.options import LEVELS, RegressionLimit
+from gradprobe.pytest_plugin.results import CountedPlace, MeasuredTest
 
 if TYPE_CHECKING:
-    from gradprobe.tables.recording_tables import Tables
+    from gradprobe.tables.recording_tables import RecordingTables
 
-MODES = ("no_grad", "inference_mode", "grad")
+MODE_CHOICES = ("no_grad", "inference_mode", "grad")
 _SHOWN = 5
 
 
@@ -38,7 +38,7 @@ class Budget:
         return "ops" if any(getattr(self, one.name) is not None for one in fields(self)) else None
 
 
-def budget_of(item: pytest.Item) -> Budget | None:
+def read_budget(item: pytest.Item) -> Budget | None:
     """The budget of a test, that of the nearest marker for each keyword; None where it has no marker.
 
     Raises ``pytest.UsageError`` for a keyword or a value that is not allowed.
@@ -74,8 +74,8 @@ def _check(item: pytest.Item, marker: pytest.Mark) -> None:
             raise _error(item, f"the marker has no keyword {name!r}; it knows {', '.join(sorted(known))}")
         if name == "level" and value not in LEVELS:
             raise _error(item, f"level={value!r} is not known; choose one of {', '.join(LEVELS)}")
-        if name == "require_mode" and value not in MODES:
-            raise _error(item, f"require_mode={value!r} is not known; choose one of {', '.join(MODES)}")
+        if name == "require_mode" and value not in MODE_CHOICES:
+            raise _error(item, f"require_mode={value!r} is not known; choose one of {', '.join(MODE_CHOICES)}")
         if name.startswith("max_") and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
             raise _error(item, f"{name}={value!r} is no whole number from 0")
 
@@ -84,15 +84,15 @@ def _error(item: pytest.Item, text: str) -> pytest.UsageError:
     return pytest.UsageError(f"gradprobe: {item.nodeid}: {text}")
 
 
-def measure(tables: Tables, test: str, level: str, duration_ns: int) -> Outcome:
+def measure_test(tables: RecordingTables, test: str, level: str, duration_ns: int) -> MeasuredTest:
     """The counts of a test from its recording."""
-    from gradprobe.analysis.time_by_mode import by_mode
+    from gradprobe.analysis.time_by_mode import sum_by_mode
     from gradprobe.recording.events import BACKWARD_PASS
 
-    counted = [time.nodes for time in by_mode(tables.processes) if time.nodes is not None]
+    counted = [time.nodes for time in sum_by_mode(tables.processes) if time.nodes is not None]
     is_ops = level == "ops"
     passes = sum(mark.op == BACKWARD_PASS for process in tables.processes for mark in process.history.marks)
-    return Outcome(
+    return MeasuredTest(
         test,
         level,
         duration_ns,
@@ -104,7 +104,7 @@ def measure(tables: Tables, test: str, level: str, duration_ns: int) -> Outcome:
     )
 
 
-def broken(budget: Budget, outcome: Outcome, tables: Tables, base_mode: str) -> Iterator[str]:
+def find_exceeded(budget: Budget, outcome: MeasuredTest, tables: RecordingTables, base_mode: str) -> Iterator[str]:
     """Each way in which a test went beyond its budget: what was expected, what came, and where from."""
     for name, metric, noun in (
         ("max_nodes", "nodes", "autograd nodes were constructed"),
@@ -123,11 +123,13 @@ def broken(budget: Budget, outcome: Outcome, tables: Tables, base_mode: str) -> 
             yield _told(f"require_mode={budget.require_mode!r}, but {ran:,} operators ran in another mode", others)
 
 
-def _knows_saved(tables: Tables) -> bool:
+def _knows_saved(tables: RecordingTables) -> bool:
     return all(process.counts_saved for process in tables.processes)
 
 
-def regressed(limits: Sequence[Limit], outcome: Outcome, before: Mapping[str, Any]) -> Iterator[str]:
+def find_regressions(
+    limits: Sequence[RegressionLimit], outcome: MeasuredTest, before: Mapping[str, Any]
+) -> Iterator[str]:
     """Each way in which a test costs more than its baseline by more than is allowed."""
     for limit in limits:
         metric = "duration_ns" if limit.metric == "time" else limit.metric
@@ -141,7 +143,7 @@ def _milliseconds(ns: float) -> str:
     return f"{ns / 1e6:.3g} ms"
 
 
-def _told(text: str, places: Sequence[Where]) -> str:
+def _told(text: str, places: Sequence[CountedPlace]) -> str:
     lines = [f"gradprobe: {text}"]
     for where in places[:_SHOWN]:
         at = "(unknown)" if where.file is None else f"{_shown(where.file)}:{where.line}"
@@ -157,18 +159,19 @@ def _shown(file: str) -> str:
     return relative if len(relative) < len(file) else file
 
 
-def _places(tables: Tables, metric: str) -> tuple[Where, ...]:
+def _places(tables: RecordingTables, metric: str) -> tuple[CountedPlace, ...]:
     """Where most of a count came from: operators by line, or blocks where operators were not watched."""
     if not tables.ops.empty:
         rows = tables.ops[tables.ops[metric] > 0]
         groups = rows.groupby(["file", "line", "function", "op"], dropna=False, sort=False)[metric].sum()
         found = [
-            Where(_text(f), _number(n), _text(w), str(op), int(amount)) for (f, n, w, op), amount in groups.items()
+            CountedPlace(_text(f), _number(n), _text(w), str(op), int(amount))
+            for (f, n, w, op), amount in groups.items()
         ]
     elif metric == "nodes" and "self_nodes" in tables.sites:
         rows = tables.sites[tables.sites["self_nodes"].fillna(0) > 0]
         found = [
-            Where(
+            CountedPlace(
                 _text(row["file"]),
                 _number(row["line"]),
                 _text(row["function"]),
@@ -182,18 +185,18 @@ def _places(tables: Tables, metric: str) -> tuple[Where, ...]:
     return tuple(sorted(found, key=lambda where: -where.amount))
 
 
-def _outside(tables: Tables, mode: str, base_mode: str) -> tuple[Where, ...]:
+def _outside(tables: RecordingTables, mode: str, base_mode: str) -> tuple[CountedPlace, ...]:
     """The operators that ran in another mode than ``mode``, by line; the body itself runs in ``base_mode``."""
     from gradprobe.recording.events import mode_name
 
     sums: dict[tuple[Any, ...], int] = {}
     for process in tables.processes:
-        for key, known in process.accounting.ops.items():
+        for key, known in process.op_totals.ops.items():
             within = base_mode if key.region is None else mode_name(*key.region.inside)
             if within != mode:
                 place = (*process.place(key.site), key.op)
                 sums[place] = sums.get(place, 0) + known.account.calls
-    found = [Where(file, line, function, op, amount) for (file, line, function, op), amount in sums.items()]
+    found = [CountedPlace(file, line, function, op, amount) for (file, line, function, op), amount in sums.items()]
     return tuple(sorted(found, key=lambda where: -where.amount))
 
 

@@ -12,26 +12,26 @@ from gradprobe.comparison.compare import compare
 from gradprobe.comparison.comparison_result import Comparison
 
 if TYPE_CHECKING:
-    from gradprobe.pytest_plugin.hooks import Watcher
+    from gradprobe.pytest_plugin.hooks import RunPlugin
 
-BUDGET_S = 5.0
+DEFAULT_BUDGET_S = 5.0
 
 
-class Comparing:
+class GradCompare:
     """``grad_compare(fn, *args, **kwargs)`` takes what ``gradprobe.compare`` takes, with a budget of five seconds."""
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: RunPlugin) -> None:
         self._watcher = watcher
 
-    def __call__(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Compared:
-        comparison = compare(fn, *args, **{"budget_s": BUDGET_S, "processes": 1, **kwargs})
+    def __call__(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> AssertableComparison:
+        comparison = compare(fn, *args, **{"budget_s": DEFAULT_BUDGET_S, "processes": 1, **kwargs})
         for row in comparison.table.to_dict("records"):
             if row["verdict"] != "baseline":
                 self._watcher.compared.append({**_told(row), "workload": row["workload"], "mode": row["mode"]})
-        return Compared(comparison)
+        return AssertableComparison(comparison)
 
 
-class Compared:
+class AssertableComparison:
     """A comparison with assertions, whose failures show the intervals. ``comparison`` is the ``Comparison`` itself."""
 
     def __init__(self, comparison: Comparison) -> None:

@@ -10,60 +10,62 @@ from typing import Any
 import pytest
 
 from gradprobe import _switch
-from gradprobe.analysis.findings import everything
+from gradprobe.analysis.findings import find_all
 from gradprobe.analysis.findings.catalogue import NOTE
-from gradprobe.analysis.findings.suppression import configured
+from gradprobe.analysis.findings.suppression import load_suppression
 from gradprobe.errors import GradprobeError
 from gradprobe.pytest_plugin import baselines, budgets, leaks, summary
-from gradprobe.pytest_plugin.options import Settings
-from gradprobe.pytest_plugin.results import MODE_NAMES, Leak, Results, Told
+from gradprobe.pytest_plugin.options import PluginOptions
+from gradprobe.pytest_plugin.results import MODE_NAMES, ModeLeak, PhaseReport, RunResults
 from gradprobe.recorder import Recorder
 from gradprobe.recording.sqlite_file import Contents
 from gradprobe.result import Recording
 
-ATTRIBUTE = "gradprobe"
+REPORT_ATTRIBUTE = "gradprobe"
 """What the plain values are called on a report of pytest's."""
 
 
-class Watcher:
+class RunPlugin:
     """Watches the tests of one process; in the process that controls the run it also sums up."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, left: Sequence[Leak] = ()) -> None:
+    def __init__(self, config: pytest.Config, settings: PluginOptions, left: Sequence[ModeLeak] = ()) -> None:
         """``left`` is what the first conftests left changed."""
         self.settings = settings
-        self.results = Results()
+        self.results = RunResults()
         self.results.leaks += [("conftest.py", one) for one in left]
         if settings.fail_on_leak and left:
             raise pytest.UsageError(f"gradprobe: {left[0]}")
-        self.told = Told()
+        self.told = PhaseReport()
         self.compared: list[dict[str, str]] = []
         """What the test that runs compared."""
         self._config = config
-        self._fixtures = leaks.Fixtures()
+        self._fixtures = leaks.FixtureModes()
         self._recorder: Recorder | None = None
         self._contents: Contents | None = None
         self._is_worker = hasattr(config, "workerinput")
         self._has_workers = bool(getattr(config.option, "numprocesses", None)) or self._is_worker
         try:
-            self._silenced = configured(config.rootpath)
+            self._silenced = load_suppression(config.rootpath)
         except GradprobeError as error:
             raise pytest.UsageError(f"gradprobe: {error}") from None
-        self._before, self.results.notes = baselines.load(config, settings, has_workers=self._has_workers)
+        self._before, self.results.notes = baselines.load_baseline(config, settings, has_workers=self._has_workers)
 
     # What is asked of a test.
 
     def budget(self, item: pytest.Item) -> budgets.Budget:
-        return budgets.budget_of(item) or budgets.Budget()
+        return budgets.read_budget(item) or budgets.Budget()
 
     def level(self, item: pytest.Item) -> str | None:
         """How a test is watched; None where nothing asks for it."""
         uses = {"gradprobe", "grad_compare"} & set(getattr(item, "fixturenames", ()))
         needed = self.budget(item).needed_level
-        if needed is None and (uses or self.settings.watches_all or item.get_closest_marker("gradprobe") is not None):
+        if needed is None and (
+            uses or self.settings.records_every_test or item.get_closest_marker("gradprobe") is not None
+        ):
             limits = {limit.metric for limit in self.settings.compare_fail}
             needed = "ops" if limits & {"saved_bytes", "version_bumps"} else "graph"
             needed = self.settings.level or needed
-        return needed if _switch.is_on() else None
+        return needed if _switch.is_enabled() else None
 
     def recording(self) -> Recording:
         """The recording of the test that runs, as it stands whenever it is looked at."""
@@ -83,10 +85,10 @@ class Watcher:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        self.told, self._contents = Told(), None
+        self.told, self._contents = PhaseReport(), None
         result = yield
         try:
-            budgets.budget_of(item)
+            budgets.read_budget(item)
         except pytest.UsageError as error:
             pytest.fail(str(error), pytrace=False)
         self._fail_on_leaks()
@@ -97,8 +99,8 @@ class Watcher:
         level = self.level(item)
         if level is None:
             return (yield)
-        self.told = Told()
-        before, begun, passed = leaks.modes(), time.perf_counter_ns(), False
+        self.told = PhaseReport()
+        before, begun, passed = leaks.current_modes(), time.perf_counter_ns(), False
         self._recorder = recorder = Recorder(level=level)
         recorder.start()
         try:
@@ -124,17 +126,17 @@ class Watcher:
         self, item: pytest.Item, recording: Recording, level: str, before: leaks.Modes, took: int, passed: bool
     ) -> None:
         tables = recording.tables
-        found = leaks.leak("test", item.name, before, tables) if self.settings.watches_all else None
+        found = leaks.find_leak("test", item.name, before, tables) if self.settings.records_every_test else None
         if found is not None:
             self.told.leaks.append(found)
-        if self.settings.watches_all:
-            found_by_rules = self._silenced.split(everything(tables))[0]
+        if self.settings.records_every_test:
+            found_by_rules = self._silenced.split(find_all(tables))[0]
             self.told.findings += [one for one in found_by_rules if one.severity != NOTE]
-        outcome = budgets.measure(tables, item.nodeid, level, took)
-        broken = [*budgets.broken(self.budget(item), outcome, tables, MODE_NAMES[before])]
+        outcome = budgets.measure_test(tables, item.nodeid, level, took)
+        broken = [*budgets.find_exceeded(self.budget(item), outcome, tables, MODE_NAMES[before])]
         known = self._before.get(item.nodeid)
         if known is not None:
-            broken += budgets.regressed(self.settings.compare_fail, outcome, known)
+            broken += budgets.find_regressions(self.settings.compare_fail, outcome, known)
         # A test that fails by itself says so itself.
         self.told.broken += broken if passed else []
         self.told.comparisons, self.compared = list(self.compared), []
@@ -144,7 +146,7 @@ class Watcher:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        self.told = Told()
+        self.told = PhaseReport()
         result = yield
         self._fail_on_leaks()
         return result
@@ -154,39 +156,39 @@ class Watcher:
         report = yield
         plain = self.told.plain()
         if plain is not None:
-            setattr(report, ATTRIBUTE, plain)
+            setattr(report, REPORT_ATTRIBUTE, plain)
         return report
 
     # Fixtures and imports.
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
-        before = leaks.modes()
+        before = leaks.current_modes()
         result = yield
-        if self.settings.watches_all:
-            self._note(self._fixtures.was_set_up(fixturedef, before))
+        if self.settings.records_every_test:
+            self._note(self._fixtures.on_setup(fixturedef, before))
         return result
 
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
-        if self.settings.watches_all:
-            self._note(self._fixtures.has_ended(fixturedef))
+        if self.settings.records_every_test:
+            self._note(self._fixtures.on_finalize(fixturedef))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Generator[None, Any, Any]:
-        if not self.settings.watches_all or not isinstance(collector, pytest.Module | pytest.Package):
+        if not self.settings.records_every_test or not isinstance(collector, pytest.Module | pytest.Package):
             return (yield)
-        before = leaks.modes()
+        before = leaks.current_modes()
         with Recorder(level="modes") as recording:
             report = yield
-        found = leaks.leak("collection", collector.nodeid, before, recording.tables)
+        found = leaks.find_leak("collection", collector.nodeid, before, recording.tables)
         if found is not None:
-            told = Told(leaks=[found])
-            setattr(report, ATTRIBUTE, told.plain())
+            told = PhaseReport(leaks=[found])
+            setattr(report, REPORT_ATTRIBUTE, told.plain())
             if self.settings.fail_on_leak and report.passed:
                 report.outcome, report.longrepr = "failed", f"gradprobe: {found}"
         return report
 
-    def _note(self, found: Leak | None) -> None:
+    def _note(self, found: ModeLeak | None) -> None:
         if found is not None:
             self.told.leaks.append(found)
 
@@ -197,13 +199,13 @@ class Watcher:
     # The end, in the process that controls the run.
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        plain = getattr(report, ATTRIBUTE, None)
+        plain = getattr(report, REPORT_ATTRIBUTE, None)
         # What pytest-rerunfailures runs again counts by its last run.
         if plain is not None and str(report.outcome) != "rerun":
             self.results.add(report.nodeid, plain)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        plain = getattr(report, ATTRIBUTE, None)
+        plain = getattr(report, REPORT_ATTRIBUTE, None)
         if plain is not None:
             self.results.add(report.nodeid, plain)
 
@@ -211,10 +213,10 @@ class Watcher:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._is_worker:
             return
-        self.results.notes += list(summary.written(self.results, self.settings, self._config, self._before))
+        self.results.notes += list(summary.write_reports(self.results, self.settings, self._config, self._before))
         if self.settings.save is not None:
             try:
-                path = baselines.save(self.results, self.settings, self._config)
+                path = baselines.save_baseline(self.results, self.settings, self._config)
                 self.results.notes.append(f"saved the baseline {path}")
             except GradprobeError as error:
                 self.results.notes.append(str(error))

@@ -21,7 +21,7 @@ LATEST = "latest"
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportTarget:
     """``--gradprobe-report=TYPE[:DEST]``."""
 
     type: str
@@ -29,7 +29,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Limit:
+class RegressionLimit:
     """How much more than its baseline a test may cost: ``amount``, or a share of the baseline."""
 
     metric: str
@@ -57,18 +57,18 @@ def _level(text: str) -> str:
     return text
 
 
-def _report(text: str) -> Report:
+def _report(text: str) -> ReportTarget:
     kind, _, destination = text.partition(":")
     if kind not in REPORTS:
         raise ValueError(f"choose one of {', '.join(REPORTS)}, and a file after a colon")
-    return Report(kind, destination or None)
+    return ReportTarget(kind, destination or None)
 
 
-def _limit(text: str) -> Limit:
+def _limit(text: str) -> RegressionLimit:
     found = re.fullmatch(r"\s*(\w+)\s*:\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*", text)
     if found is None or found[1] not in METRICS:
         raise ValueError(f"write METRIC:NUMBER or METRIC:NUMBER%, with a metric of {', '.join(METRICS)}")
-    return Limit(found[1], float(found[2]) / (100 if found[3] else 1), bool(found[3]))
+    return RegressionLimit(found[1], float(found[2]) / (100 if found[3] else 1), bool(found[3]))
 
 
 def _top(text: str) -> int:
@@ -126,7 +126,7 @@ OPTIONS: Sequence[Option] = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class PluginOptions:
     """The value of every option, and where each came from."""
 
     values: Mapping[str, Any]
@@ -139,7 +139,7 @@ class Settings:
             raise AttributeError(name) from None
 
     @property
-    def watches_all(self) -> bool:
+    def records_every_test(self) -> bool:
         """Whether every test is watched, not only those that ask for it."""
         asked = ("", "report", "save", "compare", "compare_fail", "fail_on_leak")
         return any(self.values[name] for name in asked)
@@ -164,7 +164,7 @@ def add_options(parser: pytest.Parser) -> None:
             parser.addini(option.ini, option.help, type="string", default=None)
 
 
-def resolve(config: pytest.Config) -> Settings:
+def resolve_options(config: pytest.Config) -> PluginOptions:
     """The settings of a run. Raises ``pytest.UsageError`` that names a wrong value, its source and what is allowed."""
     values, sources = {}, {}
     for option in OPTIONS:
@@ -180,7 +180,7 @@ def resolve(config: pytest.Config) -> Settings:
             except ValueError as error:
                 raise pytest.UsageError(f"gradprobe: {text!r}, from {source}, is not allowed; {error}") from None
         values[option.name] = tuple(parsed) if option.is_list else parsed[-1]
-    return Settings(values, sources)
+    return PluginOptions(values, sources)
 
 
 def _texts(config: pytest.Config, option: Option) -> tuple[list[str] | None, str]:

@@ -10,11 +10,11 @@ import pytest
 from gradprobe.pytest_plugin import options as plugin_settings
 
 if TYPE_CHECKING:
-    from gradprobe.pytest_plugin.grad_compare import Comparing
-    from gradprobe.pytest_plugin.hooks import Watcher
+    from gradprobe.pytest_plugin.grad_compare import GradCompare
+    from gradprobe.pytest_plugin.hooks import RunPlugin
     from gradprobe.result import Recording
 
-_SETTINGS = pytest.StashKey[plugin_settings.Settings]()
+_SETTINGS = pytest.StashKey[plugin_settings.PluginOptions]()
 _LEFT = pytest.StashKey[list[Any]]()
 """What the first conftests left changed."""
 _NAME = "gradprobe-watcher"
@@ -33,14 +33,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, Any, Any]:
     """The first conftests are imported before anything is configured, and may leave a mode changed."""
     try:
-        is_watched = plugin_settings.resolve(early_config).watches_all
+        is_watched = plugin_settings.resolve_options(early_config).records_every_test
     except pytest.UsageError:  # told once pytest has all its arguments
         is_watched = False
     if not is_watched:
         return (yield)
-    from gradprobe.pytest_plugin.leaks import during_import
+    from gradprobe.pytest_plugin.leaks import record_import_leaks
 
-    with during_import() as left:
+    with record_import_leaks() as left:
         result = yield
     early_config.stash[_LEFT] = left
     return result
@@ -48,8 +48,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
-    config.stash[_SETTINGS] = found = plugin_settings.resolve(config)
-    if found.watches_all:
+    config.stash[_SETTINGS] = found = plugin_settings.resolve_options(config)
+    if found.records_every_test:
         _watch(config)
 
 
@@ -58,23 +58,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     marked = [item for item in items if item.get_closest_marker("gradprobe") is not None]
     # A worker of pytest-xdist that stops here takes the run down; there the test itself fails.
     if marked and not hasattr(config, "workerinput"):
-        from gradprobe.pytest_plugin.budgets import budget_of
+        from gradprobe.pytest_plugin.budgets import read_budget
 
         for item in marked:
-            budget_of(item)
+            read_budget(item)
     if marked or any(name in getattr(item, "fixturenames", ()) for item in items for name in _FIXTURES):
         _watch(config)
 
 
-def _watch(config: pytest.Config) -> Watcher:
+def _watch(config: pytest.Config) -> RunPlugin:
     known: Any = config.pluginmanager.get_plugin(_NAME)
     if known is None:
-        from gradprobe.pytest_plugin.hooks import Watcher
+        from gradprobe.pytest_plugin.hooks import RunPlugin
 
         left: list[Any] = config.stash.get(_LEFT, [])
-        known = Watcher(config, config.stash[_SETTINGS], left)
+        known = RunPlugin(config, config.stash[_SETTINGS], left)
         config.pluginmanager.register(known, _NAME)
-    watcher: Watcher = known
+    watcher: RunPlugin = known
     return watcher
 
 
@@ -85,8 +85,8 @@ def gradprobe(request: pytest.FixtureRequest) -> Recording:
 
 
 @pytest.fixture
-def grad_compare(request: pytest.FixtureRequest) -> Comparing:
+def grad_compare(request: pytest.FixtureRequest) -> GradCompare:
     """Compares a call under no_grad, inference_mode and grad; the result goes to the report of the run."""
-    from gradprobe.pytest_plugin.grad_compare import Comparing
+    from gradprobe.pytest_plugin.grad_compare import GradCompare
 
-    return Comparing(_watch(request.config))
+    return GradCompare(_watch(request.config))

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gradprobe.analysis.findings.finding import Finding, Place
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
 
 MODE_NAMES = {(True, False): "grad", (False, False): "no_grad", (False, True): "inference_mode"}
 MODE_NAMES[True, True] = "inference_mode + enable_grad"
 
 
 @dataclass(frozen=True)
-class Where:
+class CountedPlace:
     """A place that constructed, saved or changed something: how much of it, and which operator if that is known."""
 
     file: str | None
@@ -24,7 +24,7 @@ class Where:
 
 
 @dataclass(frozen=True)
-class Leak:
+class ModeLeak:
     """A mode that was left changed: by what (``test``, ``fixture``, ``collection``), and on which line if that is known."""
 
     by: str
@@ -40,7 +40,7 @@ class Leak:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MeasuredTest:
     """The counts of one test's body. ``saved_bytes`` and ``version_bumps`` are None where operators were not watched."""
 
     test: str
@@ -51,16 +51,16 @@ class Outcome:
     version_bumps: int | None = None
     had_backward: bool = False
     passed: bool = True
-    places: Sequence[Where] = ()
+    places: Sequence[CountedPlace] = ()
     """Where most nodes were constructed."""
 
 
 @dataclass
-class Results:
+class RunResults:
     """All that a run found."""
 
-    outcomes: list[Outcome] = field(default_factory=list)
-    leaks: list[tuple[str, Leak]] = field(default_factory=list)
+    outcomes: list[MeasuredTest] = field(default_factory=list)
+    leaks: list[tuple[str, ModeLeak]] = field(default_factory=list)
     comparisons: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
     findings: list[tuple[str, Finding]] = field(default_factory=list)
@@ -69,22 +69,24 @@ class Results:
     def add(self, test: str, plain: Mapping[str, Any]) -> None:
         """Takes what ``Told.plain`` gave, in this process or another."""
         if plain.get("outcome") is not None:
-            places = tuple(Where(**one) for one in plain["outcome"]["places"])
-            self.outcomes.append(Outcome(**{**plain["outcome"], "places": places}))
-        self.leaks += [(test, Leak(**one)) for one in plain["leaks"]]
+            places = tuple(CountedPlace(**one) for one in plain["outcome"]["places"])
+            self.outcomes.append(MeasuredTest(**{**plain["outcome"], "places": places}))
+        self.leaks += [(test, ModeLeak(**one)) for one in plain["leaks"]]
         self.comparisons += [(test, one) for one in plain["comparisons"]]
         self.broken += [(test, one) for one in plain["broken"]]
         self.notes += plain["notes"]
         for one in plain["findings"]:
-            self.findings.append((test, Finding(**{**one, "related": tuple(Place(**at) for at in one["related"])})))
+            self.findings.append(
+                (test, Finding(**{**one, "related": tuple(RelatedLine(**at) for at in one["related"])}))
+            )
 
 
 @dataclass
-class Told:
+class PhaseReport:
     """What one phase of one test has to tell."""
 
-    outcome: Outcome | None = None
-    leaks: list[Leak] = field(default_factory=list)
+    outcome: MeasuredTest | None = None
+    leaks: list[ModeLeak] = field(default_factory=list)
     comparisons: list[Mapping[str, Any]] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)

@@ -7,17 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from gradprobe._files import write
+from gradprobe._files import write_atomically
 from gradprobe.analysis.findings.catalogue import SEVERITIES
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.errors import GradprobeError
-from gradprobe.pytest_plugin.options import Report, Settings
-from gradprobe.pytest_plugin.results import Outcome, Results
+from gradprobe.pytest_plugin.options import PluginOptions, ReportTarget
+from gradprobe.pytest_plugin.results import MeasuredTest, RunResults
 from gradprobe.report.document import Document, Section, Table
 from gradprobe.report.formats import html_page, markdown
-from gradprobe.report.formats.terminal import item_lines
+from gradprobe.report.formats.terminal import format_item
 from gradprobe.report.sections import findings_section
-from gradprobe.report.units import count, duration, many, place, printable, size
+from gradprobe.report.units import (
+    escape_unprintable,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_location,
+    pluralize,
+)
 from gradprobe.tables.columns import FINDINGS
 
 if TYPE_CHECKING:
@@ -28,7 +35,7 @@ _EVERYTHING = 1_000_000
 _DEFAULT = {"html": "gradprobe.html", "json": "gradprobe.json", "markdown": "gradprobe.md"}
 
 
-def document(results: Results, top: int, before: Mapping[str, Mapping[str, Any]]) -> Document:
+def build_document(results: RunResults, top: int, before: Mapping[str, Mapping[str, Any]]) -> Document:
     """The report of a run of tests."""
     sections = [
         _broken(results, top),
@@ -43,71 +50,84 @@ def document(results: Results, top: int, before: Mapping[str, Mapping[str, Any]]
     return Document("gradprobe: gradient modes under test", _verdict(results), [s for s in sections if s is not None])
 
 
-def _verdict(results: Results) -> list[str]:
+def _verdict(results: RunResults) -> list[str]:
     nodes = sum(one.nodes or 0 for one in results.outcomes)
     unused = _without_backward(results.outcomes)
-    lines = [f"{many(len(results.outcomes), 'test')} watched: {many(nodes, 'autograd node')} constructed."]
+    lines = [f"{pluralize(len(results.outcomes), 'test')} watched: {pluralize(nodes, 'autograd node')} constructed."]
     if unused:
-        lines.append(f"{many(len(unused), 'test')} built a graph and ran no backward.")
+        lines.append(f"{pluralize(len(unused), 'test')} built a graph and ran no backward.")
     if results.broken:
-        lines.append(f"{many(len(results.broken), 'budget')} broken.")
+        lines.append(f"{pluralize(len(results.broken), 'budget')} broken.")
     if results.leaks:
-        lines.append(f"{many(len(results.leaks), 'mode')} left changed.")
+        lines.append(f"{pluralize(len(results.leaks), 'mode')} left changed.")
     if results.findings:
-        lines.append(f"{many(len(_by_place(results)), 'finding')}: {', '.join(_severities(results))}.")
-    return [*lines, *(printable(f"{note[:1].upper()}{note[1:]}.") for note in results.notes)]
+        lines.append(f"{pluralize(len(_by_place(results)), 'finding')}: {', '.join(_severities(results))}.")
+    return [*lines, *(escape_unprintable(f"{note[:1].upper()}{note[1:]}.") for note in results.notes)]
 
 
-def _without_backward(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _without_backward(outcomes: Sequence[MeasuredTest]) -> list[MeasuredTest]:
     return sorted((one for one in outcomes if one.nodes and not one.had_backward), key=lambda one: -(one.nodes or 0))
 
 
-def _by_bytes(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _by_bytes(outcomes: Sequence[MeasuredTest]) -> list[MeasuredTest]:
     return sorted((one for one in outcomes if one.saved_bytes), key=lambda one: -(one.saved_bytes or 0))
 
 
-def _tests(title: str, outcomes: Sequence[Outcome], top: int) -> Section | None:
+def _tests(title: str, outcomes: Sequence[MeasuredTest], top: int) -> Section | None:
     shown = [one for one in outcomes[:top] if one.nodes or one.saved_bytes]
     if not shown:
         return None
     columns = ("test", "nodes", "most of it by", "saved", "bumps", "backward", "time")
     rows = [
-        (printable(one.test), count(one.nodes), _most(one), size(one.saved_bytes), count(one.version_bumps))
-        + ("yes" if one.had_backward else "no", duration(one.duration_ns))
+        (
+            escape_unprintable(one.test),
+            format_count(one.nodes),
+            _most(one),
+            format_bytes(one.saved_bytes),
+            format_count(one.version_bumps),
+        )
+        + ("yes" if one.had_backward else "no", format_duration(one.duration_ns))
         for one in shown
     ]
     table = Table(columns, rows, frozenset({"nodes", "saved", "bumps", "time"}), max(len(outcomes) - top, 0))
     return Section(title, table=table)
 
 
-def _most(outcome: Outcome) -> str:
+def _most(outcome: MeasuredTest) -> str:
     if not outcome.places:
         return "-"
     first = outcome.places[0]
-    return f"{place(first.file, first.line)} ({printable(first.op.strip('()'))})"
+    return f"{format_location(first.file, first.line)} ({escape_unprintable(first.op.strip('()'))})"
 
 
-def _broken(results: Results, top: int) -> Section | None:
+def _broken(results: RunResults, top: int) -> Section | None:
     if not results.broken:
         return None
     rows = [
-        (printable(test), printable(text.splitlines()[0].removeprefix("gradprobe: "))) for test, text in results.broken
+        (escape_unprintable(test), escape_unprintable(text.splitlines()[0].removeprefix("gradprobe: ")))
+        for test, text in results.broken
     ]
     return Section("Broken budgets", table=Table(("test", "what"), rows[:top], left_out=max(len(rows) - top, 0)))
 
 
-def _leaks(results: Results, top: int) -> Section | None:
+def _leaks(results: RunResults, top: int) -> Section | None:
     if not results.leaks:
         return None
     rows = [
-        (printable(test), place(leak.file, leak.line), leak.before, leak.after, f"{leak.by} {printable(leak.name)}")
+        (
+            escape_unprintable(test),
+            format_location(leak.file, leak.line),
+            leak.before,
+            leak.after,
+            f"{leak.by} {escape_unprintable(leak.name)}",
+        )
         for test, leak in results.leaks
     ]
     columns = ("noticed at", "line", "before", "after", "left by")
     return Section("Modes left changed", table=Table(columns, rows[:top], left_out=max(len(rows) - top, 0)))
 
 
-def _findings(results: Results, top: int) -> Section | None:
+def _findings(results: RunResults, top: int) -> Section | None:
     """Each once, with the tests that it is found in."""
     groups = _by_place(results)
     if not groups:
@@ -115,14 +135,16 @@ def _findings(results: Results, top: int) -> Section | None:
     items = []
     for group in groups[:top]:
         test, finding = group[0]
-        others = f" and {many(len(group) - 1, 'other test')}" if len(group) > 1 else ""
+        others = f" and {pluralize(len(group) - 1, 'other test')}" if len(group) > 1 else ""
         row = dict(zip(FINDINGS, finding.row(), strict=True))
-        items.append(findings_section.item({**row, "count": 1, "message": f"{finding.message} In {test}{others}."}))
-    left_out = [f"{many(len(groups) - top, 'more finding')} left out."] if len(groups) > top else []
+        items.append(
+            findings_section.build_item({**row, "count": 1, "message": f"{finding.message} In {test}{others}."})
+        )
+    left_out = [f"{pluralize(len(groups) - top, 'more finding')} left out."] if len(groups) > top else []
     return Section("Findings", left_out, items=items)
 
 
-def _by_place(results: Results) -> list[list[tuple[str, Finding]]]:
+def _by_place(results: RunResults) -> list[list[tuple[str, Finding]]]:
     """The findings of one rule at one place together, the worst first."""
     groups: dict[tuple[Any, ...], list[tuple[str, Finding]]] = {}
     for test, finding in results.findings:
@@ -130,36 +152,36 @@ def _by_place(results: Results) -> list[list[tuple[str, Finding]]]:
     return sorted(groups.values(), key=lambda group: (SEVERITIES.index(group[0][1].severity), -len(group)))
 
 
-def _severities(results: Results) -> Iterator[str]:
+def _severities(results: RunResults) -> Iterator[str]:
     found = [group[0][1].severity for group in _by_place(results)]
-    return (many(found.count(severity), severity) for severity in SEVERITIES if severity in found)
+    return (pluralize(found.count(severity), severity) for severity in SEVERITIES if severity in found)
 
 
-def _comparisons(results: Results, top: int) -> Section | None:
+def _comparisons(results: RunResults, top: int) -> Section | None:
     if not results.comparisons:
         return None
     columns = ("test", "mode", "to no_grad", "95 % interval", "verdict", "workload")
     rows = [
         (
-            printable(test),
-            *(printable(str(one[name])) for name in ("mode", "ratio", "interval", "verdict", "workload")),
+            escape_unprintable(test),
+            *(escape_unprintable(str(one[name])) for name in ("mode", "ratio", "interval", "verdict", "workload")),
         )
         for test, one in results.comparisons
     ]
     return Section("Comparisons", table=Table(columns, rows[:top], frozenset(columns[2:4]), max(len(rows) - top, 0)))
 
 
-def _changes(results: Results, top: int, before: Mapping[str, Mapping[str, Any]]) -> Section | None:
+def _changes(results: RunResults, top: int, before: Mapping[str, Mapping[str, Any]]) -> Section | None:
     """Tests whose counts are not those of the baseline."""
     rows = []
     for one in results.outcomes:
         known = before.get(one.test)
         if known is None:
             continue
-        for name, show in (("nodes", count), ("saved_bytes", size), ("version_bumps", count)):
+        for name, show in (("nodes", format_count), ("saved_bytes", format_bytes), ("version_bumps", format_count)):
             old, new = known.get(name), getattr(one, name)
             if old is not None and new is not None and old != new:
-                rows.append((printable(one.test), name, show(old), show(new)))
+                rows.append((escape_unprintable(one.test), name, show(old), show(new)))
     if not rows:
         return None
     columns = ("test", "what", "baseline", "now")
@@ -167,7 +189,7 @@ def _changes(results: Results, top: int, before: Mapping[str, Mapping[str, Any]]
     return Section("Changes since the baseline", table=table)
 
 
-def plain(results: Results) -> dict[str, Any]:
+def to_json_object(results: RunResults) -> dict[str, Any]:
     """The results for programs; what was not counted is null."""
     return {
         "schema": SCHEMA,
@@ -181,42 +203,45 @@ def plain(results: Results) -> dict[str, Any]:
     }
 
 
-def written(
-    results: Results, settings: Settings, config: pytest.Config, before: Mapping[str, Mapping[str, Any]]
+def write_reports(
+    results: RunResults, settings: PluginOptions, config: pytest.Config, before: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
     """Writes the files that were asked for; yields what became of each."""
     for report in settings.report:
         if report.type == "term":
             continue
         path = config.invocation_params.dir / (report.destination or _default(report))
-        shown = document(results, _EVERYTHING if report.type == "html" else settings.top, before)
+        shown = build_document(results, _EVERYTHING if report.type == "html" else settings.top, before)
         try:
             if report.type == "html":
-                write(path, html_page.page(shown))
+                write_atomically(path, html_page.render_page(shown))
             elif report.type == "json":
-                write(path, json.dumps(plain(results), indent=1) + "\n")
+                write_atomically(path, json.dumps(to_json_object(results), indent=1) + "\n")
             else:
-                text = markdown.render(shown)
+                text = markdown.render_document(shown)
                 is_appended = report.type == "markdown-append" and path.exists()
-                write(path, f"{path.read_text(encoding='utf-8')}\n{text}" if is_appended else text)
+                write_atomically(path, f"{path.read_text(encoding='utf-8')}\n{text}" if is_appended else text)
         except (GradprobeError, OSError) as error:
             yield str(error)
         else:
             yield f"wrote {path}"
 
 
-def _default(report: Report) -> str:
+def _default(report: ReportTarget) -> str:
     return _DEFAULT.get(report.type.removesuffix("-append"), "gradprobe.md")
 
 
 def show(
-    terminal: pytest.TerminalReporter, results: Results, settings: Settings, before: Mapping[str, Mapping[str, Any]]
+    terminal: pytest.TerminalReporter,
+    results: RunResults,
+    settings: PluginOptions,
+    before: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """The summary in the terminal: nothing where only markers were used and kept, one line with -q, every row with -v."""
-    if not (settings.watches_all or results.comparisons):
+    if not (settings.records_every_test or results.comparisons):
         return
     verbosity = terminal.config.get_verbosity()
-    shown = document(results, settings.top if verbosity <= 0 else _EVERYTHING, before)
+    shown = build_document(results, settings.top if verbosity <= 0 else _EVERYTHING, before)
     if verbosity < 0:
         terminal.write_line(f"gradprobe: {shown.verdict[0]}")
         return
@@ -229,7 +254,7 @@ def show(
             continue
         terminal.write_line("")
         terminal.write_line(section.title, bold=True)
-        for line in (*section.sentences, *(line for item in section.items for line in item_lines(item, width))):
+        for line in (*section.sentences, *(line for item in section.items for line in format_item(item, width))):
             terminal.write_line(line)
         if section.table is not None:
             for line in _lines(section.table, width):
@@ -246,7 +271,7 @@ def _lines(table: Table, width: int) -> list[str]:
     align = ["right" if column in table.numeric else "left" for column in columns]
     text = tabulate(rows, headers=columns, tablefmt="simple", disable_numparse=True, colalign=align)
     lines = [line[:width] for line in text.splitlines()]
-    return [*lines, f"({many(table.left_out, 'more row')} left out)"] if table.left_out else lines
+    return [*lines, f"({pluralize(table.left_out, 'more row')} left out)"] if table.left_out else lines
 
 
 def _clipped(cell: str, column: str, widest: int) -> str:

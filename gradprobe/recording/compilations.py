@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gradprobe.recording.notes import Spot
+from gradprobe.recording.notes import SourceLocation
 
 KIND = "compiled"
 """Of a note that holds one."""
 
 
 @dataclass(frozen=True)
-class Folded:
+class TracedModeChange:
     """A change of a mode that the compiler made part of a graph: what is set to what, and the first line after it."""
 
     manager: str
@@ -26,11 +26,11 @@ class Folded:
 class Compilation:
     """One graph: the function it is of, the call it was made for, the mode then, its size, why the earlier did not do."""
 
-    function: Spot
-    called: Spot | None
+    function: SourceLocation
+    called: SourceLocation | None
     mode: str
     operators: int
-    folded: tuple[Folded, ...] = ()
+    folded: tuple[TracedModeChange, ...] = ()
     reasons: tuple[str, ...] = ()
     takes_inference: bool = False
     """Whether it was given an inference tensor."""
@@ -55,7 +55,7 @@ def compilations(notes: Sequence[tuple[str, str, int]]) -> Iterator[tuple[Compil
                         None if called is None else _spot(called),
                         str(mode),
                         int(operators),
-                        tuple(Folded(str(m), bool(e), str(f), int(n)) for m, e, f, n in folded),
+                        tuple(TracedModeChange(str(m), bool(e), str(f), int(n)) for m, e, f, n in folded),
                         tuple(map(str, reasons)),
                         bool(takes_inference),
                     ),
@@ -65,6 +65,6 @@ def compilations(notes: Sequence[tuple[str, str, int]]) -> Iterator[tuple[Compil
                 continue
 
 
-def _spot(values: Sequence[object]) -> Spot:
+def _spot(values: Sequence[object]) -> SourceLocation:
     role, file, line, function = values
-    return Spot(str(role), str(file), int(str(line)), str(function))
+    return SourceLocation(str(role), str(file), int(str(line)), str(function))

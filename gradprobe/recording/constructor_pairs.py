@@ -9,59 +9,59 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradprobe.history.records import Row
-from gradprobe.recording.events import CONSTRUCT, DECORATE, ENTER, EXIT, KIND, SET_GRAD_ENABLED
+from gradprobe.history.records import RawRow
+from gradprobe.recording.events import ACTION_MASK, CONSTRUCT, DECORATE, ENTER, EXIT, SET_GRAD_ENABLED
 from gradprobe.recording.sqlite_file import Site
 
 
 @dataclass(frozen=True)
-class Begun:
+class ConstructedBlock:
     """A block that began with a constructor: that constructor's row and its index, and the site of the block."""
 
-    constructor: Row
+    constructor: RawRow
     index: int
     site: int
 
 
-def constructors(rows: Sequence[Row], sites: dict[int, Site]) -> tuple[dict[int, Begun], set[int]]:
+def pair_constructors(rows: Sequence[RawRow], sites: dict[int, Site]) -> tuple[dict[int, ConstructedBlock], set[int]]:
     """Returns, by the index of the row that enters it, the blocks that began so; and the indices of rows to leave out."""
-    merged: dict[int, Begun] = {}
+    merged: dict[int, ConstructedBlock] = {}
     skipped: set[int] = set()
-    constructed: dict[int, tuple[int, Row]] = {}
-    entered: dict[int, tuple[int, int, Row]] = {}
+    constructed: dict[int, tuple[int, RawRow]] = {}
+    entered: dict[int, tuple[int, int, RawRow]] = {}
     last: dict[int, int] = {}
     for index, row in enumerate(rows):
         op, thread, key = row[0], row[2], row[5]
-        if op & ~KIND == SET_GRAD_ENABLED:
+        if op & ~ACTION_MASK == SET_GRAD_ENABLED:
             at, begin = constructed.pop(key, (-1, row))
             is_next = at >= 0 and last.get(thread) == at
-            if op & KIND == CONSTRUCT:
+            if op & ACTION_MASK == CONSTRUCT:
                 constructed[key] = (index, row)
                 entered.pop(key, None)
-            elif op & KIND == ENTER and is_next:
-                merged[index] = Begun(begin, at, begin[3])
+            elif op & ACTION_MASK == ENTER and is_next:
+                merged[index] = ConstructedBlock(begin, at, begin[3])
                 skipped.add(at)
                 entered[key] = (index, at, begin)
-            elif op & KIND == DECORATE and is_next and same_statement(sites.get(begin[3]), sites.get(row[3])):
+            elif op & ACTION_MASK == DECORATE and is_next and is_same_statement(sites.get(begin[3]), sites.get(row[3])):
                 skipped.update((at, index))
-            elif op & KIND == EXIT and key in entered:
+            elif op & ACTION_MASK == EXIT and key in entered:
                 enter, at, begin = entered.pop(key)
-                if not same_statement(sites.get(begin[3]), sites.get(row[3])):
+                if not is_same_statement(sites.get(begin[3]), sites.get(row[3])):
                     del merged[enter]
                     skipped.discard(at)
                 else:
-                    merged[enter] = Begun(begin, at, site_of_block(begin[3], row[3], sites))
+                    merged[enter] = ConstructedBlock(begin, at, choose_block_site(begin[3], row[3], sites))
         last[thread] = index
     return merged, skipped
 
 
-def site_of_block(constructed: int, left: int, sites: dict[int, Site]) -> int:
+def choose_block_site(constructed: int, left: int, sites: dict[int, Site]) -> int:
     """The site of a block whose object was constructed at one site and left at another: that of the ``with`` statement."""
     begin, end = sites.get(constructed), sites.get(left)
     return left if begin is not None and end is not None and begin.form == end.form == "with" else constructed
 
 
-def same_statement(constructor: Site | None, other: Site | None) -> bool:
+def is_same_statement(constructor: Site | None, other: Site | None) -> bool:
     """Whether one statement constructs an object and enters, leaves or applies it.
 
     A constructor in another function counts: ``with make_mode():`` calls it from within the statement.

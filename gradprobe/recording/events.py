@@ -20,20 +20,20 @@ from typing import Any
 import numpy as np
 
 from gradprobe.errors import RecordingError
-from gradprobe.recording.op_rows import Accounts, joined, selected
+from gradprobe.recording.op_rows import OpRows, joined, selected
 
 # An operation is the manager's number plus one of the four things that happen to a manager.
 NO_GRAD, ENABLE_GRAD, SET_GRAD_ENABLED, INFERENCE_MODE, CALL, THREAD, FOLDED = 4, 8, 12, 16, 20, 24, 28
 ENTER, EXIT, CONSTRUCT, DECORATE = 0, 1, 2, 3
-KIND = 3
+ACTION_MASK = 3
 # What stands for rows of an account: operators of one kind, a backward pass, tensors that outlived inference mode.
-TALLY, BACKWARD_PASS, OUTLIVED = 32, 36, 40
+TALLY, BACKWARD_PASS, ESCAPED_TENSORS = 32, 36, 40
 COMPILED_CALL = 44  # a function that torch.compile compiled is called; no rows belong to it
 FOLDED_OPERATORS = TALLY | EXIT  # some that ran here were added up, and are in no region
 DEVICE = 48  # the edge of a block, marked in a stream of an accelerator; its row says when the device passed it
 # What is never stored: tallies of a stretch in one, operators one by one, those that saved storages with these, rows on
 # their way to an account, several operators in one, marks for the writing thread.
-STRETCH, OPERATOR, SAVING, LEDGER, GATHERED, MARK = 56, 60, 64, 68, 72, 128
+OP_SEQUENCE, OPERATOR, SAVING, OP_ROWS, OP_BATCH, WRITER_MARK = 56, 60, 64, 68, 72, 128
 # What happens to a thread besides its beginning and end.
 RECORDING_BEGINS, RECORDING_ENDS = CONSTRUCT, DECORATE
 # What happens to a probed call between its beginning and its end: a generator or a coroutine waits. ENTER resumes it.
@@ -64,7 +64,7 @@ NOT_COUNTED = -1  # an event without a node count
 Event = tuple[Any, ...]
 
 
-class Shared(tuple[Any, ...]):
+class SharedEvent(tuple[Any, ...]):
     """An event that may stand in the queue many times. It equals itself alone: counting does not read it."""
 
     __slots__ = ()
@@ -88,7 +88,7 @@ _FASTEST = 1
 
 
 @dataclass(frozen=True)
-class Block:
+class EventBlock:
     """Events of one stretch as columns of equal length; row i of each is one event."""
 
     op: np.ndarray[Any, Any]
@@ -99,7 +99,7 @@ class Block:
     key: np.ndarray[Any, Any]
     extra: np.ndarray[Any, Any]
     nodes: np.ndarray[Any, Any]
-    accounts: Accounts = field(default_factory=dict, kw_only=True)
+    accounts: OpRows = field(default_factory=dict, kw_only=True)
     """Rows that belong to these events by their key."""
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ class Block:
         return list(zip(*columns, strict=True))
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[int, ...]]) -> Block:
+    def of(cls, rows: Sequence[tuple[int, ...]]) -> EventBlock:
         """The block that holds ``rows``, tuples as ``rows()`` gives them."""
         columns = list(zip(*rows, strict=True)) or [()] * len(_PACKED.names or ())
         return cls(
@@ -119,23 +119,23 @@ class Block:
         )
 
     @classmethod
-    def joined(cls, blocks: Sequence[Block]) -> Block:
+    def joined(cls, blocks: Sequence[EventBlock]) -> EventBlock:
         """The events of several blocks, one after the other."""
         columns = (np.concatenate([getattr(block, name) for block in blocks]) for name in _PACKED.names or ())
         return cls(*columns, accounts=joined([block.accounts for block in blocks]))
 
-    def select(self, indices: Sequence[int]) -> Block:
+    def select(self, indices: Sequence[int]) -> EventBlock:
         """The events at ``indices``."""
-        chosen = Block(*(getattr(self, name)[indices] for name in _PACKED.names or ()))
+        chosen = EventBlock(*(getattr(self, name)[indices] for name in _PACKED.names or ()))
         marks = chosen.key[chosen.op >= TALLY]
         return replace(chosen, accounts=selected(self.accounts, marks)) if self.accounts else chosen
 
-    def without_operators(self) -> Block:
+    def without_operators(self) -> EventBlock:
         """The block as a recording has it that does not ask for operators."""
         chosen = self
         if len(self) and int(self.op.max()) >= TALLY:
-            kept = (self.op & ~np.uint8(KIND) != TALLY) & (self.op != OUTLIVED)
-            chosen = Block(*(getattr(self, name)[kept] for name in _PACKED.names or ()))
+            kept = (self.op & ~np.uint8(ACTION_MASK) != TALLY) & (self.op != ESCAPED_TENSORS)
+            chosen = EventBlock(*(getattr(self, name)[kept] for name in _PACKED.names or ()))
         accounts = {kind: rows for kind, rows in self.accounts.items() if kind in ("backwards", "returns", "devices")}
         return replace(chosen, accounts=accounts)
 
@@ -150,7 +150,7 @@ class Block:
         return zlib.compress(b"".join(parts), _FASTEST)
 
     @classmethod
-    def unpack(cls, data: bytes, count: int) -> Block:
+    def unpack(cls, data: bytes, count: int) -> EventBlock:
         """The block that ``pack`` made bytes of.
 
         Raises ``RecordingError`` where the bytes are not those of ``count`` events.

@@ -11,7 +11,7 @@ KIND = "sighting"
 """Of a note that holds one."""
 
 
-class Spot(NamedTuple):
+class SourceLocation(NamedTuple):
     """A line that has to do with it, and how."""
 
     role: str
@@ -20,7 +20,7 @@ class Spot(NamedTuple):
     function: str
 
 
-class Under(NamedTuple):
+class BlockAt(NamedTuple):
     """A moment of a thread, by its identifier: the block that was open then belongs to the sighting, in this role."""
 
     role: str
@@ -29,30 +29,33 @@ class Under(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sighting:
+class Detection:
     """A rule's code, the lines with the main one first, and what else the rule needs to tell."""
 
     rule: str
-    spots: Sequence[Spot]
-    under: Sequence[Under] = ()
+    locations: Sequence[SourceLocation]
+    under: Sequence[BlockAt] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
     def text(self) -> str:
         """As a line of JSON."""
-        return json.dumps([self.rule, self.spots, self.under, self.facts])
+        return json.dumps([self.rule, self.locations, self.under, self.facts])
 
 
-def sightings(notes: Sequence[tuple[str, str, int]]) -> Iterator[tuple[Sighting, int]]:
+def read_detections(notes: Sequence[tuple[str, str, int]]) -> Iterator[tuple[Detection, int]]:
     """Those among the notes, each with how often it was seen; what is no sighting, as in a file edited by hand, is not."""
     for kind, text, count in notes:
         if kind == KIND:
             try:
-                rule, spots, under, facts = json.loads(text)
+                rule, locations, under, facts = json.loads(text)
                 yield (
-                    Sighting(
+                    Detection(
                         str(rule),
-                        [Spot(str(role), str(file), int(line), str(name)) for role, file, line, name in spots],
-                        [Under(str(role), int(thread), int(time)) for role, thread, time in under],
+                        [
+                            SourceLocation(str(role), str(file), int(line), str(name))
+                            for role, file, line, name in locations
+                        ],
+                        [BlockAt(str(role), int(thread), int(time)) for role, thread, time in under],
                         {str(name): value for name, value in facts.items()},
                     ),
                     count,

@@ -20,7 +20,7 @@ FORWARD, BACKWARD, IN_OPTIMIZER = range(3)
 PHASES = ("forward", "backward", "optimizer")
 
 
-class Account(NamedTuple):
+class OpCounts(NamedTuple):
     """What operators did. The nodes of a row without a call were constructed at its place, outside of an operator."""
 
     calls: int = 0
@@ -41,20 +41,20 @@ class Account(NamedTuple):
     inference_with_counter: int = 0
     """The same of those that say they are inference tensors and have one."""
 
-    def __add__(self, other: tuple[Any, ...]) -> Account:
+    def __add__(self, other: tuple[Any, ...]) -> OpCounts:
         return _added(self, other)
 
-    def times(self, number: int) -> Account:
-        return Account(*(number * value for value in self))
+    def times(self, number: int) -> OpCounts:
+        return OpCounts(*(number * value for value in self))
 
 
 @lru_cache(4_096)
-def _added(one: Account, other: tuple[Any, ...]) -> Account:
+def _added(one: OpCounts, other: tuple[Any, ...]) -> OpCounts:
     # Remembered: operators add the same few accounts over and over, and a sum takes longer than to look it up.
-    return Account(*map(int.__add__, one, other))
+    return OpCounts(*map(int.__add__, one, other))
 
 
-NOTHING = Account()
+NO_COUNTS = OpCounts()
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ class Operation:
     phase: int
 
 
-TALLIES = np.dtype([("key", "<u8"), ("operation", "<u4"), *((name, "<i8") for name in Account._fields)])
+TALLIES = np.dtype([("key", "<u8"), ("operation", "<u4"), *((name, "<i8") for name in OpCounts._fields)])
 SAVED = np.dtype([("key", "<u8"), ("storage", "<u8"), ("bytes", "<i8"), ("made_ns", "<i8")])
 """Storages saved for backward by the operators of a tally; ``made_ns`` is -1 for one older than the recording."""
 INPUTS = np.dtype([("key", "<u8"), ("storage", "<u8")])
 """Those of the saved storages that autograd took for inputs: none of its operators made them."""
 BACKWARDS = np.dtype([("key", "<u8"), ("first", "<i8"), ("last", "<i8")])
 """Runs of sequence numbers of the nodes that a backward pass reaches."""
-OUTLIVING = np.dtype(
+ESCAPED = np.dtype(
     [("key", "<u8"), ("operation", "<u4"), ("made_ns", "<i8"), ("count", "<i8"), ("bytes", "<i8"), ("held", "<i8")]
 )
 """Inference tensors that outlived inference mode; ``held`` of them were alive at the end."""
@@ -98,34 +98,34 @@ DEVICES = np.dtype(
 )
 """When a device passed an edge of a block, on the processor's clock; the bytes its tensors held then, and at most."""
 
-KINDS = {
+ROW_DTYPES = {
     "tallies": TALLIES,
     "saved": SAVED,
     "inputs": INPUTS,
     "backwards": BACKWARDS,
-    "outliving": OUTLIVING,
+    "outliving": ESCAPED,
     "returns": RETURNS,
     "devices": DEVICES,
 }
-Accounts = dict[str, np.ndarray[Any, Any]]
+OpRows = dict[str, np.ndarray[Any, Any]]
 """Rows of each kind."""
 
 
-def rows_of(kind: str, rows: Sequence[tuple[int, ...]]) -> np.ndarray[Any, Any]:
+def make_rows(kind: str, rows: Sequence[tuple[int, ...]]) -> np.ndarray[Any, Any]:
     """``rows`` as an array of their kind."""
-    return np.array(rows, dtype=KINDS[kind])
+    return np.array(rows, dtype=ROW_DTYPES[kind])
 
 
-def joined(parts: Sequence[Accounts]) -> Accounts:
+def joined(parts: Sequence[OpRows]) -> OpRows:
     """The rows of several accounts, one after the other."""
     return {
         kind: np.concatenate(arrays)
-        for kind in KINDS
+        for kind in ROW_DTYPES
         if (arrays := [part[kind] for part in parts if kind in part and len(part[kind])])
     }
 
 
-def selected(accounts: Accounts, keys: np.ndarray[Any, Any]) -> Accounts:
+def selected(accounts: OpRows, keys: np.ndarray[Any, Any]) -> OpRows:
     """The rows that belong to ``keys``."""
     chosen = {kind: array[np.isin(array["key"], keys)] for kind, array in accounts.items()}
     return {kind: array for kind, array in chosen.items() if len(array)}
@@ -138,9 +138,9 @@ def pack(array: np.ndarray[Any, Any]) -> bytes:
 
 def unpack(kind: str, data: bytes, count: int) -> np.ndarray[Any, Any]:
     """The rows that ``pack`` made bytes of. Raises ``RecordingError`` where the bytes are not those of ``count`` rows."""
-    if kind not in KINDS:
+    if kind not in ROW_DTYPES:
         raise RecordingError(f"there are rows of an unknown kind ({kind!r})")
-    dtype = KINDS[kind]
+    dtype = ROW_DTYPES[kind]
     expected = count * dtype.itemsize
     inflater = zlib.decompressobj()
     try:

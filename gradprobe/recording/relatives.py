@@ -11,7 +11,7 @@ KIND = "started"
 
 
 @dataclass(frozen=True)
-class Started:
+class StartedProcess:
     """The process that was started, the modes of the thread that did, and the line where."""
 
     pid: int
@@ -26,12 +26,12 @@ class Started:
         return json.dumps(astuple(self))
 
 
-def started(notes: Sequence[tuple[str, str, int]]) -> Iterator[Started]:
+def started(notes: Sequence[tuple[str, str, int]]) -> Iterator[StartedProcess]:
     """Those among the notes; what is none, as in a file edited by hand, is not."""
     for kind, text, _ in notes:
         if kind == KIND:
             try:
                 pid, grad, inference, file, line, function = json.loads(text)
-                yield Started(int(pid), bool(grad), bool(inference), str(file), int(line), str(function))
+                yield StartedProcess(int(pid), bool(grad), bool(inference), str(file), int(line), str(function))
             except (ValueError, TypeError):
                 continue

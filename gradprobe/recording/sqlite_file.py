@@ -21,8 +21,8 @@ from typing import Any
 
 from gradprobe.errors import GradprobeError, RecordingError
 from gradprobe.recording import sqlite_fork
-from gradprobe.recording.events import Block
-from gradprobe.recording.op_rows import PHASES, Account, Accounts, Operation, joined, pack, unpack
+from gradprobe.recording.events import EventBlock
+from gradprobe.recording.op_rows import PHASES, OpCounts, Operation, OpRows, joined, pack, unpack
 
 SCHEMA = 2
 SUFFIX = ".gradprobe"
@@ -115,7 +115,7 @@ class OpFold:
 class Batch:
     """What one transaction adds."""
 
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[EventBlock] = field(default_factory=list)
     sites: list[Site] = field(default_factory=list)
     names: list[tuple[int, str]] = field(default_factory=list)
     threads: list[Thread] = field(default_factory=list)
@@ -134,14 +134,14 @@ class Contents:
     """All that a recording of one process holds."""
 
     meta: dict[str, Any]
-    blocks: list[Block]
+    blocks: list[EventBlock]
     sites: dict[int, Site]
     names: dict[int, str]
     threads: dict[int, Thread]
     folds: list[Fold]
     notes: list[tuple[str, str, int]]
     operations: dict[int, Operation] = field(default_factory=dict)
-    accounts: Accounts = field(default_factory=dict)
+    accounts: OpRows = field(default_factory=dict)
     op_folds: list[OpFold] = field(default_factory=list)
 
 
@@ -218,7 +218,7 @@ def write_file(path: Path, contents: Contents) -> None:
     try:
         store.write(
             Batch(
-                blocks=[*contents.blocks, replace(Block.of([]), accounts=contents.accounts)],
+                blocks=[*contents.blocks, replace(EventBlock.of([]), accounts=contents.accounts)],
                 sites=list(contents.sites.values()),
                 names=list(contents.names.items()),
                 threads=list(contents.threads.values()),
@@ -302,12 +302,12 @@ def _contents(connection: sqlite3.Connection) -> Contents:
             folds = [Fold(*[*row[:10], 0, 0, _durations(row[10])]) for row in rows("folds")]
         _check([*sites, *threads, *folds, *operations, *op_folds])
         if any(not 0 <= o.phase < len(PHASES) for o in operations) or any(
-            len(fold.sums) != 1 + len(Account._fields) for fold in op_folds
+            len(fold.sums) != 1 + len(OpCounts._fields) for fold in op_folds
         ):
             raise ValueError("an operation or its sums are not as they are written")
         return Contents(
             meta=_meta(rows("meta")),
-            blocks=[Block.unpack(data, int(count)) for _, count, data in rows("blocks")],
+            blocks=[EventBlock.unpack(data, int(count)) for _, count, data in rows("blocks")],
             sites={site.id: site for site in sites},
             names={int(number): str(text) for number, text in rows("names")},
             threads={thread.id: thread for thread in threads},

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gradprobe.recording.events import Block
-from gradprobe.recording.folding.blocks import Folder
+from gradprobe.recording.events import EventBlock
+from gradprobe.recording.folding.blocks import BlockFolder
 from gradprobe.recording.op_rows import Operation
 from gradprobe.recording.sqlite_file import Batch, Site, Store, Thread
 
@@ -19,7 +19,7 @@ DEFAULT_LIMIT = 2_000_000
 AGGREGATE, STOP = "aggregate", "stop"
 
 
-class Tables:
+class SymbolTables:
     """What the numbers in a block of events stand for, shared by all recordings of a session."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Writer:
     """
 
     def __init__(
-        self, store: Store, tables: Tables, *, level: str, limit: int, on_full: str, names_ranges: bool = False
+        self, store: Store, tables: SymbolTables, *, level: str, limit: int, on_full: str, names_ranges: bool = False
     ) -> None:
         self.store = store
         self.names_ranges = names_ranges
@@ -48,7 +48,7 @@ class Writer:
         self._limit = limit
         self._on_full = on_full
         self._batch = Batch()
-        self._folder = Folder(tables.names, tables.sites)
+        self._folder = BlockFolder(tables.names, tables.sites)
         self._kept = 0
         self._is_full = False
         self._sites = self._names = self._operations = 0
@@ -56,7 +56,7 @@ class Writer:
         self._threads: dict[int, Thread] = {}
         self._lost = 0
 
-    def accept(self, block: Block) -> None:
+    def accept(self, block: EventBlock) -> None:
         """Takes the next events."""
         if self.failure is not None:
             self._lost += len(block)

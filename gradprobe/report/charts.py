@@ -23,7 +23,7 @@ from gradprobe.report.document import UNEXPLAINED, Chart
 if TYPE_CHECKING:
     import altair
 
-MISSING = "Charts need Altair and vl-convert: pip install 'gradprobe[html]'"
+INSTALL_HINT = "Charts need Altair and vl-convert: pip install 'gradprobe[html]'"
 WIDTH = 760
 _BAR = 15
 _GREY = "#9a9a9a"
@@ -37,7 +37,7 @@ _LABEL = 48
 
 
 @functools.cache
-def is_possible() -> bool:
+def can_draw() -> bool:
     """Whether what draws charts is installed."""
     try:
         import altair  # noqa: F401
@@ -47,7 +47,7 @@ def is_possible() -> bool:
     return True
 
 
-def specification(chart: Chart, *, width: int | str = "container") -> dict[str, Any]:
+def build_specification(chart: Chart, *, width: int | str = "container") -> dict[str, Any]:
     """The chart in Vega-Lite, as a dict; it needs nothing from outside of it."""
     drawn = _DRAWN[chart.kind](chart).properties(width=width, description=chart.caption)
     plain: dict[str, Any] = drawn.configure_view(stroke=None).to_dict()
@@ -55,21 +55,21 @@ def specification(chart: Chart, *, width: int | str = "container") -> dict[str, 
     return plain
 
 
-def svg(chart: Chart) -> str:
+def render_svg(chart: Chart) -> str:
     """The chart as an SVG picture, on white."""
     import vl_convert
 
     return str(vl_convert.vegalite_to_svg(_picture(chart), vl_version=_version()))
 
 
-def png(chart: Chart) -> bytes:
+def render_png(chart: Chart) -> bytes:
     """The chart as a PNG picture, on white, at twice the size."""
     import vl_convert
 
     return bytes(vl_convert.vegalite_to_png(_picture(chart), vl_version=_version(), scale=2))
 
 
-def script() -> str:
+def load_vega_script() -> str:
     """Vega, Vega-Lite and Vega-Embed as one JavaScript text, which sets ``vegaEmbed``."""
     import vl_convert
 
@@ -86,7 +86,7 @@ def _version() -> str:
 
 
 def _picture(chart: Chart) -> dict[str, Any]:
-    return {**specification(chart, width=WIDTH), "background": "white"}
+    return {**build_specification(chart, width=WIDTH), "background": "white"}
 
 
 def _data(rows: Sequence[Any]) -> Any:

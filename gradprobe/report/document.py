@@ -57,7 +57,7 @@ class Excerpt:
 
 
 @dataclass(frozen=True)
-class Item:
+class FindingItem:
     """One finding: which rule, how bad, what, where, what to do, the source lines around it where they could be read, and
     the places that belong to it, each with its role."""
 
@@ -78,7 +78,7 @@ class Section:
     folded: bool = False
     """Whether a short rendering may hide the section behind its title."""
     chart: Chart | None = None
-    items: Sequence[Item] = ()
+    items: Sequence[FindingItem] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ ON_MODE, OFF_MODE, INFERENCE, LEAVES_INFERENCE, UNKNOWN = "on", "off", "inferenc
 _MODULES = ("torch", "torch.autograd", "torch.autograd.grad_mode")
 
 
-class Names:
+class ImportedNames:
     """Resolves the names of one file to those of what they were imported as."""
 
     def __init__(self, imports: Iterable[ast.Import | ast.ImportFrom]) -> None:
@@ -29,7 +29,7 @@ class Names:
                     self._known[package] = package
 
     @property
-    def has_torch(self) -> bool:
+    def imports_torch(self) -> bool:
         """Whether anything of PyTorch is imported."""
         return any(name == "torch" or name.startswith("torch.") for name in self._known.values())
 

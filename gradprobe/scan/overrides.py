@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from gradprobe.analysis.findings.finding import Finding, Place
-from gradprobe.scan.names import OFF, Names
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.scan.names import OFF, ImportedNames
 
 
 @dataclass(frozen=True)
-class Method:
+class MethodSummary:
     """``decorated`` is the line of a decorator without gradients; ``delegates`` says that it leaves the modes to others."""
 
     name: str
@@ -23,25 +23,25 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Class:
+class ClassSummary:
     """What of a class matters to those that derive from it. ``bases`` are bare names."""
 
     file: str
     name: str
     bases: tuple[str, ...]
-    methods: tuple[Method, ...]
+    methods: tuple[MethodSummary, ...]
 
 
-def class_of(file: str, node: ast.ClassDef, names: Names) -> Class:
+def summarize_class(file: str, node: ast.ClassDef, names: ImportedNames) -> ClassSummary:
     """A class definition in short."""
     bases = tuple((names.full(base) or "").rpartition(".")[2] for base in node.bases)
     methods = tuple(_method(each, names) for each in node.body if isinstance(each, ast.FunctionDef))
-    return Class(file, node.name, bases, methods)
+    return ClassSummary(file, node.name, bases, methods)
 
 
-def overrides(classes: Iterable[Class]) -> Iterator[Finding]:
+def find_undecorated_overrides(classes: Iterable[ClassSummary]) -> Iterator[Finding]:
     """GP106, where the base is in the same file, or the only class of its name."""
-    named: dict[str, list[Class]] = defaultdict(list)
+    named: dict[str, list[ClassSummary]] = defaultdict(list)
     for each in classes:
         named[each.name].append(each)
     for known in named.values():
@@ -51,7 +51,7 @@ def overrides(classes: Iterable[Class]) -> Iterator[Finding]:
                     yield from _of_method(child, method, named)
 
 
-def _of_method(child: Class, method: Method, named: dict[str, list[Class]]) -> Iterator[Finding]:
+def _of_method(child: ClassSummary, method: MethodSummary, named: dict[str, list[ClassSummary]]) -> Iterator[Finding]:
     for name in child.bases:
         known = named.get(name, [])
         here = [each for each in known if each.file == child.file]
@@ -59,20 +59,20 @@ def _of_method(child: Class, method: Method, named: dict[str, list[Class]]) -> I
         overridden = None if base is None else next((m for m in base.methods if m.name == method.name), None)
         if base is None or overridden is None or overridden.decorated is None or overridden.is_abstract:
             continue
-        related = Place(base.file, overridden.decorated, "the overridden method is decorated here")
+        related = RelatedLine(base.file, overridden.decorated, "the overridden method is decorated here")
         message = f"{child.name}.{method.name} overrides a decorated method, and has no decorator itself."
         yield Finding("GP106", message, child.file, method.line, f"{child.name}.{method.name}", 1, (related,))
 
 
-def _method(function: ast.FunctionDef, names: Names) -> Method:
+def _method(function: ast.FunctionDef, names: ImportedNames) -> MethodSummary:
     decorator = next((d for d in function.decorator_list if names.manager(d) in OFF), None)
     line = None if decorator is None else decorator.lineno
     body = [statement for statement in function.body if not isinstance(statement, ast.Expr)]
     is_abstract = all(isinstance(statement, ast.Raise | ast.Pass) for statement in body)
-    return Method(function.name, function.lineno, line, _delegates(function, names), is_abstract)
+    return MethodSummary(function.name, function.lineno, line, _delegates(function, names), is_abstract)
 
 
-def _delegates(function: ast.FunctionDef, names: Names) -> bool:
+def _delegates(function: ast.FunctionDef, names: ImportedNames) -> bool:
     """Whether it calls the method that it overrides, decorator and all, or enters a mode itself."""
     for node in ast.walk(function):
         if isinstance(node, ast.With) and any(names.manager(item.context_expr) for item in node.items):

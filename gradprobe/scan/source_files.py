@@ -11,10 +11,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradprobe.analysis.findings.finding import Finding, united
+from gradprobe.analysis.findings.finding import Finding, merge_duplicates
 from gradprobe.errors import GradprobeError
-from gradprobe.scan.overrides import Class, overrides
-from gradprobe.scan.source_rules import Look, Site
+from gradprobe.scan.overrides import ClassSummary, find_undecorated_overrides
+from gradprobe.scan.source_rules import FileScanner, ManagerUse
 
 _LEFT_OUT = {
     ".git",
@@ -35,24 +35,24 @@ _ALONE = 200
 
 
 @dataclass(frozen=True)
-class Scan:
+class ScanResult:
     """What a scan found, where managers stand, and the files that it could not read, with the reason."""
 
     files: int
     findings: list[Finding]
-    sites: list[Site]
+    sites: list[ManagerUse]
     unread: list[str]
 
 
 @dataclass(frozen=True)
 class _Seen:
     findings: Sequence[Finding] = ()
-    sites: Sequence[Site] = ()
-    classes: Sequence[Class] = ()
+    sites: Sequence[ManagerUse] = ()
+    classes: Sequence[ClassSummary] = ()
     unread: str | None = None
 
 
-def scan(paths: Iterable[Path]) -> Scan:
+def scan_paths(paths: Iterable[Path]) -> ScanResult:
     """Goes through Python files and folders of them, and runs nothing.
 
     Raises ``GradprobeError`` for a path that is not there.
@@ -73,9 +73,9 @@ def scan(paths: Iterable[Path]) -> Scan:
         derives = re.compile(rf"^ *class\b[^:]*\b(?:{'|'.join(map(re.escape, sorted(bases)))})\b".encode(), re.M)
         seen += _all([file for file in others if derives.search(Path(file).read_bytes())])
     found = [finding for one in seen for finding in one.findings]
-    found += overrides(each for one in seen for each in one.classes)
+    found += find_undecorated_overrides(each for one in seen for each in one.classes)
     sites = [site for one in seen for site in one.sites]
-    return Scan(files, united(found), sites, [one.unread for one in seen if one.unread is not None])
+    return ScanResult(files, merge_duplicates(found), sites, [one.unread for one in seen if one.unread is not None])
 
 
 def _all(files: Sequence[str]) -> list[_Seen]:
@@ -89,7 +89,7 @@ def _see(file: str) -> _Seen:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            look = Look(file, ast.parse(Path(file).read_bytes()))
+            look = FileScanner(file, ast.parse(Path(file).read_bytes()))
         return _Seen(look.findings, look.sites, look.classes)
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return _Seen(unread=f"{file}: {error}")

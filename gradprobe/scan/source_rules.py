@@ -6,10 +6,10 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradprobe.analysis.findings.finding import Finding, Place
-from gradprobe.analysis.findings.syntax import Function, within
-from gradprobe.scan.names import INFERENCE, LEAVES_INFERENCE, OFF, OFF_MODE, ON_MODE, SETTER, Names
-from gradprobe.scan.overrides import class_of
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.syntax import FunctionNode, walk_scope
+from gradprobe.scan.names import INFERENCE, LEAVES_INFERENCE, OFF, OFF_MODE, ON_MODE, SETTER, ImportedNames
+from gradprobe.scan.overrides import summarize_class
 
 _AWAITS = (ast.Await, ast.AsyncFor, ast.AsyncWith)
 # Of a manager's two methods the other undoes what the one does.
@@ -19,7 +19,7 @@ _MEANT = ("contextmanager", "asynccontextmanager", "fixture")
 
 
 @dataclass(frozen=True)
-class Site:
+class ManagerUse:
     """A place where a manager stands in the source."""
 
     file: str
@@ -27,7 +27,7 @@ class Site:
     manager: str
 
 
-class Look:
+class FileScanner:
     """One parsed file: its findings, where managers stand in it, and its classes."""
 
     def __init__(self, file: str, tree: ast.Module) -> None:
@@ -37,14 +37,16 @@ class Look:
                 imports.append(node)
             elif isinstance(node, ast.ClassDef):
                 classes.append(node)
-        self.file, self.names = file, Names(imports)
+        self.file, self.names = file, ImportedNames(imports)
         self.findings: list[Finding] = []
-        self.sites: list[Site] = []
-        self.classes = [class_of(file, node, self.names) for node in classes]
-        if self.names.has_torch:
+        self.sites: list[ManagerUse] = []
+        self.classes = [summarize_class(file, node, self.names) for node in classes]
+        if self.names.imports_torch:
             self._look(tree.body, None, [])
 
-    def _look(self, body: list[ast.stmt], function: Function | None, open_blocks: list[tuple[str, ast.expr]]) -> None:
+    def _look(
+        self, body: list[ast.stmt], function: FunctionNode | None, open_blocks: list[tuple[str, ast.expr]]
+    ) -> None:
         """Goes through statements of a scope, with the blocks of managers around them."""
         for index, statement in enumerate(body):
             if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -58,7 +60,7 @@ class Look:
             for inner in _bodies(statement):
                 self._look(inner, function, open_blocks)
 
-    def _function(self, function: Function) -> None:
+    def _function(self, function: FunctionNode) -> None:
         inside: list[tuple[str, ast.expr]] = []
         for decorator in function.decorator_list:
             manager = self.names.manager(decorator)
@@ -74,7 +76,7 @@ class Look:
         self._look(function.body, function, inside)
 
     def _block(
-        self, block: ast.With | ast.AsyncWith, function: Function | None, around: list[tuple[str, ast.expr]]
+        self, block: ast.With | ast.AsyncWith, function: FunctionNode | None, around: list[tuple[str, ast.expr]]
     ) -> None:
         now = list(around)
         for item in block.items:
@@ -95,20 +97,24 @@ class Look:
         if switched == ON_MODE and inference is not None:
             message = f"{manager} has no effect inside inference mode: nothing is recorded."
             self._add(
-                "GP103", expression, message, None, Place(self.file, inference.lineno, "inference mode entered here")
+                "GP103",
+                expression,
+                message,
+                None,
+                RelatedLine(self.file, inference.lineno, "inference mode entered here"),
             )
         elif around and switched in (ON_MODE, OFF_MODE, INFERENCE) and around[-1][0] == switched:
-            outer = Place(self.file, around[-1][1].lineno, "in force since here")
+            outer = RelatedLine(self.file, around[-1][1].lineno, "in force since here")
             self._add("GP801", expression, f"{manager} sets the mode that is in force already.", None, outer)
 
     def _suspended(
-        self, block: ast.With | ast.AsyncWith, expression: ast.expr, manager: str, function: Function
+        self, block: ast.With | ast.AsyncWith, expression: ast.expr, manager: str, function: FunctionNode
     ) -> None:
         """A mode that is held while a generator or a coroutine waits."""
         gives = next((n for statement in block.body for n in _with_itself(statement, (ast.Yield, ast.YieldFrom))), None)
         waits = next((n for statement in block.body for n in _with_itself(statement, _AWAITS)), None)
         if gives is not None and not self._is_meant(function) and not isinstance(function, ast.AsyncFunctionDef):
-            related = Place(self.file, _line(gives), "yields here")
+            related = RelatedLine(self.file, _line(gives), "yields here")
             self._add(
                 "GP703",
                 expression,
@@ -119,10 +125,10 @@ class Look:
         if isinstance(function, ast.AsyncFunctionDef) and (waits is not None or gives is not None):
             if self._is_meant(function) and waits is None:
                 return
-            related = Place(self.file, _line(waits or gives), "waits here")
+            related = RelatedLine(self.file, _line(waits or gives), "waits here")
             self._add("GP704", expression, f"{manager} stays in force for the thread's other tasks.", function, related)
 
-    def _expression(self, statement: ast.Expr, function: Function | None, following: list[ast.stmt]) -> None:
+    def _expression(self, statement: ast.Expr, function: FunctionNode | None, following: list[ast.stmt]) -> None:
         call = statement.value
         if not isinstance(call, ast.Call):
             return
@@ -140,7 +146,7 @@ class Look:
     def _disables(self, call: ast.Call) -> bool:
         return bool(call.args) and isinstance(call.args[0], ast.Constant) and call.args[0].value is False
 
-    def _is_undone(self, function: Function, call: ast.Call) -> bool:
+    def _is_undone(self, function: FunctionNode, call: ast.Call) -> bool:
         """Whether the function sets the mode once more, further down or in a ``finally``."""
         for node in ast.walk(function):
             is_later = isinstance(node, ast.Call) and node is not call and node.lineno >= call.lineno
@@ -151,7 +157,7 @@ class Look:
     def _sets(self, call: ast.Call) -> bool:
         return self.names.manager(call) == "set_grad_enabled" or self.names.full(call.func) == SETTER
 
-    def _is_meant(self, function: Function) -> bool:
+    def _is_meant(self, function: FunctionNode) -> bool:
         for decorator in function.decorator_list:
             named = decorator.func if isinstance(decorator, ast.Call) else decorator
             if (self.names.full(named) or "").rpartition(".")[2] in _MEANT:
@@ -159,9 +165,9 @@ class Look:
         return False
 
     def _site(self, expression: ast.expr, manager: str) -> None:
-        self.sites.append(Site(self.file, expression.lineno, manager))
+        self.sites.append(ManagerUse(self.file, expression.lineno, manager))
 
-    def _add(self, rule: str, at: ast.expr, message: str, function: Function | None, *related: Place) -> None:
+    def _add(self, rule: str, at: ast.expr, message: str, function: FunctionNode | None, *related: RelatedLine) -> None:
         name = None if function is None else function.name
         self.findings.append(Finding(rule, message, self.file, at.lineno, name, 1, related))
 
@@ -184,7 +190,7 @@ def _with_itself(statement: ast.stmt, kinds: tuple[type[ast.AST], ...]) -> Itera
     if isinstance(statement, kinds):
         yield statement
     if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        yield from within(statement, kinds)
+        yield from walk_scope(statement, kinds)
 
 
 def _line(node: ast.AST | None) -> int:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from gradprobe.recording.sqlite_file import SUFFIX
 
-VARIABLE = "GRADPROBE_FOLLOW"
-BOOT = str(Path(__file__).with_name("boot"))
+FOLLOW_VARIABLE = "GRADPROBE_FOLLOW"
+BOOT_FOLDER = str(Path(__file__).with_name("boot"))
 """A folder that is on the path of started processes for the one file in it, which Python imports as it starts."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class FollowRequest:
     """Where and how they are to be recorded. ``root`` is where gradprobe itself is imported from."""
 
     stem: str
@@ -33,18 +33,18 @@ class Asked:
 
     def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
         """What to set in the environment of those that are started."""
-        others = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part and part != BOOT]
-        return {VARIABLE: json.dumps(asdict(self)), "PYTHONPATH": os.pathsep.join([BOOT, *others])}
+        others = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part and part != BOOT_FOLDER]
+        return {FOLLOW_VARIABLE: json.dumps(asdict(self)), "PYTHONPATH": os.pathsep.join([BOOT_FOLDER, *others])}
 
 
-def stem_of(output: Path) -> str:
+def make_stem(output: Path) -> str:
     """What the names of the children's files begin with, of a recording at ``output``."""
     return str(output.absolute().with_name(output.name.removesuffix(SUFFIX)))
 
 
-def children_of(output: Path) -> list[Path]:
+def find_child_files(output: Path) -> list[Path]:
     """The files of the children of a recording at ``output``."""
-    stem = Path(stem_of(output))
+    stem = Path(make_stem(output))
     found = stem.parent.glob(f"*{SUFFIX}")
     return sorted(path for path in found if _number(path.name, stem.name) is not None)
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.detectors.detection_log import spot
-from gradprobe.capture.location.frames import USERS, Codes
+from gradprobe.capture.detectors.detection_log import locate_instruction
+from gradprobe.capture.location.frames import USER, FrameClassifier
 from gradprobe.capture.patching.patches import Patch, Patches
 from gradprobe.errors import GradprobeError
 from gradprobe.recorder import Recorder
 from gradprobe.recording import sqlite_fork
-from gradprobe.recording.relatives import KIND, Started
-from gradprobe.subprocesses.follow_request import Asked
+from gradprobe.recording.relatives import KIND, StartedProcess
+from gradprobe.subprocesses.follow_request import FollowRequest
 
 _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 _INSTALLED = f"{os.sep}site-packages{os.sep}"
@@ -34,10 +34,10 @@ _follower: Follower | None = None
 class Follower:
     """Has what this process starts recorded, and the line and the modes it was started under noted."""
 
-    def __init__(self, recorder: Recorder, asked: Asked) -> None:
+    def __init__(self, recorder: Recorder, asked: FollowRequest) -> None:
         self._recorder, self._asked = recorder, asked
         self._patches = Patches()
-        self._codes = Codes()
+        self._codes = FrameClassifier()
         self._before: dict[str, str | None] = {}
 
     def start(self) -> None:
@@ -51,7 +51,7 @@ class Follower:
             [*self._patch(multiprocessing.process.BaseProcess, "start"), *self._patch(subprocess.Popen)]
         )
         # A child that multiprocessing forks calls these once it has dropped what its parent had registered.
-        multiprocessing.util.register_after_fork(self, Follower.expect_end)
+        multiprocessing.util.register_after_fork(self, Follower.register_exit)
 
     def stop(self) -> None:
         """Puts the environment and what was replaced back."""
@@ -64,7 +64,7 @@ class Follower:
             else:
                 os.environ[name] = value
 
-    def begin_in_child(self) -> None:
+    def record_child(self) -> None:
         """In a forked process: a recording of its own. Raises ``GradprobeError`` where there can be none."""
         sqlite_fork.check()
         asked = replace(self._asked, parent=os.getppid())
@@ -72,7 +72,7 @@ class Follower:
         self._recorder.start()
         os.environ.update(replace(asked, parent=os.getpid()).variables(os.environ))
 
-    def expect_end(self) -> None:
+    def register_exit(self) -> None:
         """Processes of multiprocessing end without Python's exit handlers."""
         multiprocessing.util.Finalize(None, self._end, exitpriority=-1_000)
 
@@ -97,34 +97,34 @@ class Follower:
         frame: FrameType | None = sys._getframe(2)
         while frame is not None and not self._is_users(frame):
             frame = frame.f_back
-        at = None if frame is None else spot("", frame.f_code, frame.f_lasti)
+        at = None if frame is None else locate_instruction("", frame.f_code, frame.f_lasti)
         place = ("", 0, "") if at is None else (at.file, at.line, at.function)
-        self._recorder.note(KIND, Started(pid, grad, inference, *place).text())
+        self._recorder.note(KIND, StartedProcess(pid, grad, inference, *place).text())
 
     def _is_users(self, frame: FrameType) -> bool:
         file = frame.f_code.co_filename
         is_library = file.startswith(_STANDARD_LIBRARY) and _INSTALLED not in file
-        return not is_library and not file.startswith("<frozen") and self._codes.kind(frame.f_code) == USERS
+        return not is_library and not file.startswith("<frozen") and self._codes.kind(frame.f_code) == USER
 
 
-def begin(asked: Mapping[str, Any]) -> None:
+def follow_process(asked: Mapping[str, Any]) -> None:
     """In a process that was started: records it from here on, as its environment asks."""
-    wanted = Asked(**json.loads(json.dumps(asked)))
+    wanted = FollowRequest(**json.loads(json.dumps(asked)))
     recorder = _recorder(wanted)
     recorder.start()
     follower = Follower(recorder, wanted)
     follower.start()
-    follower.expect_end()
+    follower.register_exit()
 
 
-def _recorder(asked: Asked) -> Recorder:
+def _recorder(asked: FollowRequest) -> Recorder:
     return Recorder(asked.path(), level=asked.level, include_torch=asked.include_torch, force=True, parent=asked.parent)
 
 
 def _after_fork() -> None:
     if _follower is not None:
         try:
-            _follower.begin_in_child()
+            _follower.record_child()
         except Exception as error:
             sys.stderr.write(f"gradprobe: process {os.getpid()} is not recorded: {error}\n")
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gradprobe.history.op_totals import bytes_of, graph_bytes
+from gradprobe.history.op_totals import graph_bytes, sum_bytes
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region, Transition, is_failure
-from gradprobe.recording.events import CONSTRUCT, KIND, MANAGERS, SET_GRAD_ENABLED
+from gradprobe.recording.events import ACTION_MASK, CONSTRUCT, MANAGERS, SET_GRAD_ENABLED
 from gradprobe.recording.folding.blocks import class_middle
 from gradprobe.tables.columns import BIRTHS, BUMPS, CALLS, NULLABLE, OPS, REGIONS, RETURNED, SITES, TRANSITIONS
 
@@ -86,7 +86,7 @@ def _nodes(p: Process, r: Region) -> tuple[int | None, int | None]:
     """
     if r.nodes is not None:
         return r.nodes, r.nodes - r.child_nodes
-    known = p.accounting.regions[r]
+    known = p.op_totals.regions[r]
     if r.is_shared and r.thread in p.watched and known.is_complete:
         return known.total.nodes, known.own.nodes
     return None, None
@@ -94,16 +94,16 @@ def _nodes(p: Process, r: Region) -> tuple[int | None, int | None]:
 
 def _operators(p: Process, r: Region, *, total: bool) -> tuple[Any, ...]:
     """What ran in a region, in the order of the columns; missing where its thread's operators were not seen."""
-    known = p.accounting.regions[r]
+    known = p.op_totals.regions[r]
     backward = backward_nodes(p, r)
     if r.thread not in p.watched or not known.is_complete:
         return (None,) * 5 if total else (None,) * 8 + (backward,)
     own, a = known.own, known.total
     saved, of_graph, own_saved, own_of_graph = (
         (
-            bytes_of(known.saved),
+            sum_bytes(known.saved),
             graph_bytes(r, known.saved),
-            bytes_of(known.own_saved),
+            sum_bytes(known.own_saved),
             graph_bytes(r, known.own_saved),
         )
         if p.counts_saved
@@ -130,14 +130,14 @@ def _totals(p: Process, r: Region) -> Sequence[int | None]:
 def backward_nodes(p: Process, r: Region) -> int | None:
     """The nodes of a region that a backward reached, where that is known: past the limit no passes are kept."""
     is_known = p.counts_nodes and r.nodes is not None and not p.contents.folds
-    return p.accounting.regions[r].backward_nodes if is_known else None
+    return p.op_totals.regions[r].backward_nodes if is_known else None
 
 
 def ops(processes: Sequence[Process]) -> pd.DataFrame:
     """One row per region, operator, line and module; those that ran in no region have none."""
     rows = []
     for p in processes:
-        for key, known in p.accounting.ops.items():
+        for key, known in p.op_totals.ops.items():
             a = known.account
             saved, of_graph = (known.saved_bytes, known.graph_bytes) if p.counts_saved else (None, None)
             rows.append(
@@ -158,7 +158,7 @@ def births(processes: Sequence[Process]) -> pd.DataFrame:
             (at.op, *p.place(at.site), at.module, None if at.region is None else p.first_region + at.region.number)
             + (p.pid, p.rank, p.thread(at.thread), row.count, row.bytes, row.held, ", ".join(sorted(row.holders)))
             for p in processes
-            for at, row in p.accounting.outlived.items()
+            for at, row in p.op_totals.outlived.items()
         ],
     )
 
@@ -188,7 +188,7 @@ def sites(processes: Sequence[Process]) -> pd.DataFrame:
             site = p.contents.sites.get(fold.site)
             if site is not None and site.internal and not p.include_torch:
                 continue
-            manager = MANAGERS.get(fold.manager & ~KIND)
+            manager = MANAGERS.get(fold.manager & ~ACTION_MASK)
             if manager is None:
                 continue
             form = "call" if fold.manager == SET_GRAD_ENABLED | CONSTRUCT else site.form if site else "with"

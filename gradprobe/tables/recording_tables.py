@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.history.interpreter import Watch
+from gradprobe.history.interpreter import ProgressIterator
 from gradprobe.history.process import Process, processes
 from gradprobe.recording.sqlite_file import Contents
 from gradprobe.tables import columns, dataframes
 
 
-class Tables:
+class RecordingTables:
     """What one or several processes recorded, read once."""
 
     def __init__(
@@ -22,8 +22,8 @@ class Tables:
         contents: Sequence[Contents],
         *,
         include_torch: bool | None,
-        watch: Watch = iter,
-        find: Callable[[Tables], Sequence[Sequence[Any]]] = lambda _: [],
+        watch: ProgressIterator = iter,
+        find: Callable[[RecordingTables], Sequence[Sequence[Any]]] = lambda _: [],
     ) -> None:
         """``find`` gives the rows of ``findings``."""
         self.contents = list(contents)

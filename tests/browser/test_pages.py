@@ -11,8 +11,8 @@ import torch
 
 import gradprobe
 from gradprobe.comparison.comparison_result import Comparison
-from gradprobe.report.formats.registry import by_name
-from gradprobe.report.formats.rendered import Options
+from gradprobe.report.formats.registry import find_format
+from gradprobe.report.formats.rendered import RenderOptions
 from tests.report import samples
 from tests.report.test_hostile_names import HOSTILE
 
@@ -155,11 +155,13 @@ def test_hostile_names_run_nothing_and_are_shown_as_they_are(visit: Visit, tmp_p
     for number, name in enumerate([*HOSTILE[:9], *HOSTILE[-2:]]):  # the others are formulas
         path = tmp_path / f"{number}.html"
         tables = samples.tables([samples.finding("serve.py", 20, name)], samples.renamed(made, name))
-        path.write_text(str(by_name("html").render(tables, Options()).body), "utf-8", "backslashreplace")
+        path.write_text(str(find_format("html").render(tables, RenderOptions()).body), "utf-8", "backslashreplace")
         page = visit(path)
         assert page.locator(f"{TIMELINE} svg.marks").is_visible()
         assert page.locator("img").count() == 0
-        path.write_text(str(by_name("html").render(samples.outcome(name), Options()).body), "utf-8", "backslashreplace")
+        path.write_text(
+            str(find_format("html").render(samples.outcome(name), RenderOptions()).body), "utf-8", "backslashreplace"
+        )
         page = visit(path)
         assert page.locator("figure[data-chart=ratios] svg.marks").is_visible()
 
@@ -169,7 +171,7 @@ def test_findings_show_their_lines_with_the_one_that_matters_marked(visit: Visit
     source.write_text("".join(f"line_{number} = {number}\n" for number in range(1, 30)))
     page_file = tmp_path / "r.html"
     tables = samples.tables([samples.finding(source, 20)])
-    page_file.write_text(str(by_name("html").render(tables, Options()).body), "utf-8")
+    page_file.write_text(str(find_format("html").render(tables, RenderOptions()).body), "utf-8")
     page = visit(page_file)
     assert page.locator(".finding.error .marked").inner_text().split() == ["20", "line_20", "=", "20"]
     assert page.locator(".finding pre span").count() == 7

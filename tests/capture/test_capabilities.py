@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +9,9 @@ import torch
 
 import gradprobe
 from gradprobe.__main__ import main
-from gradprobe.capture.capabilities import NEEDED_FOR_OPERATORS, OF_PYTHON, OPTIONAL, capabilities
-from tests.commands.running import python, refused
+from gradprobe.capture.capabilities import OPTIONAL_TORCH_FEATURES, PYTHON_FEATURES, REQUIRED_FOR_OPS, list_capabilities
+from tests.commands.running import refused
+from tests.warm_python import run as python
 
 PROGRAM = """
 import functools, sys
@@ -36,15 +35,13 @@ assert list(recording.transitions["event"])[-2:] == ["enter", "exit"]
 """
 
 
-@pytest.mark.parametrize("name", OPTIONAL)
-def test_without_an_optional_part_of_pytorch_operators_are_recorded(name: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", PROGRAM, name], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("name", OPTIONAL_TORCH_FEATURES)
+def test_without_an_optional_part_of_pytorch_operators_are_recorded(name: str, tmp_path: Path) -> None:
+    done = python("-W", "error::RuntimeWarning", "-c", PROGRAM, name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
 
 
-@pytest.mark.parametrize("name", NEEDED_FOR_OPERATORS)
+@pytest.mark.parametrize("name", REQUIRED_FOR_OPS)
 def test_without_a_needed_part_level_ops_is_refused_by_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     owner = torch.autograd if ".autograd." in name else torch._C
     monkeypatch.delattr(owner, name.rsplit(".", 1)[1])
@@ -107,8 +104,8 @@ def test_debug_says_what_follows_from_a_part_that_is_not_there(
 
 def test_the_page_on_versions_lists_every_part() -> None:
     page = (Path(__file__).parents[2] / "docs" / "versions.md").read_text()
-    for name, without in OPTIONAL.items():
+    for name, without in OPTIONAL_TORCH_FEATURES.items():
         assert f"| `{name}` | {without} |" in page
-    assert all(f"`{name}`" in page for name in NEEDED_FOR_OPERATORS)
-    assert all(f"| `{name}` of Python | {without} |" in page for name, (_, without) in OF_PYTHON.items())
-    assert {name for name, _, _ in capabilities()} >= {*OPTIONAL, *OF_PYTHON, "level ops"}
+    assert all(f"`{name}`" in page for name in REQUIRED_FOR_OPS)
+    assert all(f"| `{name}` of Python | {without} |" in page for name, (_, without) in PYTHON_FEATURES.items())
+    assert {name for name, _, _ in list_capabilities()} >= {*OPTIONAL_TORCH_FEATURES, *PYTHON_FEATURES, "level ops"}

@@ -15,8 +15,8 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "instructions.py"
 
 
 @pytest.mark.skipif(
-    instruction_counts.unavailable() is not None,
-    reason=f"instructions cannot be counted: {instruction_counts.unavailable()}",
+    instruction_counts.explain_unavailable() is not None,
+    reason=f"instructions cannot be counted: {instruction_counts.explain_unavailable()}",
 )
 @pytest.mark.skipif(
     sys.version_info[:2] != (3, 11) or not torch.__version__.startswith("2.13."),

@@ -20,7 +20,7 @@ import torch
 
 import gradprobe
 from gradprobe.__main__ import main
-from gradprobe.report.units import count, duration
+from gradprobe.report.units import format_count, format_duration
 from tests.commands.running import PATIENCE_S, python, refused
 from tests.report.reading import markdown_table, terminal_table
 from tests.report.test_schemas import schema
@@ -74,11 +74,11 @@ def test_terminal_markdown_and_json_say_the_same_numbers(recorded: Path, capsys:
     sites = terminal_table(plain, "Sites, by time under their mode")
     assert len(sites) == len(body["sites"]) == 8
     for shown, site in zip(sites, body["sites"], strict=True):
-        assert shown["count"] == count(site["count"])
-        assert shown["total"] == duration(site["total_ns"])
-        assert shown["own"] == duration(site["self_ns"])
-        assert shown["median"] == duration(site["median_ns"])
-        assert shown["nodes"] == count(site["nodes"])
+        assert shown["count"] == format_count(site["count"])
+        assert shown["total"] == format_duration(site["total_ns"])
+        assert shown["own"] == format_duration(site["self_ns"])
+        assert shown["median"] == format_duration(site["median_ns"])
+        assert shown["nodes"] == format_count(site["nodes"])
         assert shown["manager"] == site["manager"]
         assert shown["form"] == site["form"]
         assert shown["site"].endswith(f"test_report.py:{site['line']}")
@@ -92,7 +92,7 @@ def test_terminal_markdown_and_json_say_the_same_numbers(recorded: Path, capsys:
             assert one == other
     for shown, mode in zip(terminal_table(plain, "Time by mode"), body["summary"]["time_by_mode"], strict=True):
         assert shown["mode"] == mode["mode"]
-        assert shown["time"] == duration(mode["ns"])
+        assert shown["time"] == format_duration(mode["ns"])
     summary = body["summary"]
     assert f"{summary['transitions']:,} transitions at {summary['sites']} sites" in plain
     assert f"{summary['transitions']:,} transitions at {summary['sites']} sites" in markdown

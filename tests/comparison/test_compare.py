@@ -19,8 +19,8 @@ import torch
 import gradprobe
 from gradprobe.__main__ import main
 from gradprobe.comparison.compare import compare_sources
-from gradprobe.comparison.settings import checked
-from gradprobe.comparison.workloads.sources import Source
+from gradprobe.comparison.settings import validate_settings
+from gradprobe.comparison.workloads.sources import WorkloadSource
 from gradprobe.errors import GradprobeError
 from tests.commands.running import gradprobe as command
 from tests.commands.running import refused
@@ -82,8 +82,8 @@ def targets(tmp_path: Path) -> Path:
 
 
 def compared(targets: Path, name: str, **settings: object) -> gradprobe.Comparison:
-    asked = checked(**{"budget_s": SHORT_S, "processes": 1, **settings})
-    return compare_sources([Source("name", f"{targets}:{name}")], asked)
+    asked = validate_settings(**{"budget_s": SHORT_S, "processes": 1, **settings})
+    return compare_sources([WorkloadSource("name", f"{targets}:{name}")], asked)
 
 
 def test_a_call_is_counted_in_each_mode() -> None:
@@ -260,7 +260,9 @@ def test_the_command_writes_what_a_later_run_is_compared_with(targets: Path) -> 
 
 
 def test_the_suite_of_models_is_measured_whole() -> None:
-    result = compare_sources([Source("suite", "models")], checked(budget_s=4.0, processes=1, threads=1))
+    result = compare_sources(
+        [WorkloadSource("suite", "models")], validate_settings(budget_s=4.0, processes=1, threads=1)
+    )
     assert {"MLP", "encoder layer, fast path", "GPT decode with a key-value cache"} <= set(result.verdicts)
     assert not result.table["error"].any()
     nodes = result.table.pivot(index="workload", columns="mode", values="nodes")

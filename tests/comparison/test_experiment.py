@@ -12,15 +12,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradprobe.analysis.comparison_outcome import Outcome, outcome
+from gradprobe.analysis.comparison_outcome import ComparisonOutcome, parse_outcome
 from gradprobe.comparison import measured_modes
 from gradprobe.comparison.comparison_result import Comparison
-from gradprobe.comparison.experiment import Experiment, Measured
+from gradprobe.comparison.experiment import Experiment, MeasuredWorkload
 from gradprobe.comparison.measure.bench import Bench
-from gradprobe.comparison.measure.call_timer import Timer
-from gradprobe.comparison.settings import Settings
-from gradprobe.comparison.verdicts import judged
-from gradprobe.comparison.workers.worker_handles import Here, Lost
+from gradprobe.comparison.measure.call_timer import HostCallTimer
+from gradprobe.comparison.settings import ComparisonSettings
+from gradprobe.comparison.verdicts import judge_workload
+from gradprobe.comparison.workers.worker_handles import InProcessWorker, WorkerDied
 from gradprobe.comparison.workloads.workload import Workload
 
 COST_NS = {"grad": 1500, "no_grad": 1000, "inference_mode": 900}
@@ -50,10 +50,10 @@ def mode() -> str:
 
 
 def comparison(call: Callable[[], object], time: Time, **settings: Any) -> Comparison:
-    asked = Settings(**{"budget_s": 3.0, "precision": 0.02, **settings})
-    bench = Bench(asked.modes, seed=asked.seed, timer=Timer(time.now))
+    asked = ComparisonSettings(**{"budget_s": 3.0, "precision": 0.02, **settings})
+    bench = Bench(asked.modes, seed=asked.seed, timer=HostCallTimer(time.now))
     bench.add([Workload("work", lambda: call)])
-    experiment = Experiment([Here(bench)], asked, now=time.seconds)
+    experiment = Experiment([InProcessWorker(bench)], asked, now=time.seconds)
     found, _ = experiment.run(["work"])
     plain = {
         "modes": list(asked.modes),
@@ -62,7 +62,7 @@ def comparison(call: Callable[[], object], time: Time, **settings: Any) -> Compa
         "seed": asked.seed,
         "took_s": 1.0,
     }
-    return Comparison(Outcome((judged(found[0], asked, None),), {"processes": 1}, plain))
+    return Comparison(ComparisonOutcome((judge_workload(found[0], asked, None),), {"processes": 1}, plain))
 
 
 def test_every_number_of_the_table_is_what_the_clock_was_moved_by() -> None:
@@ -113,7 +113,7 @@ class Order:
 
 
 def rounds(seed: int) -> list[list[str]]:
-    bench = Bench(measured_modes.DEFAULT, seed=seed, timer=Timer(lambda: 0))
+    bench = Bench(measured_modes.DEFAULT_MODES, seed=seed, timer=HostCallTimer(lambda: 0))
     bench.add([Workload("work", lambda: lambda: Order.modes.append(mode()))])
     bench.prepare("work", warm_up_s=0.0)
     Order.modes.clear()
@@ -133,11 +133,11 @@ class Breaking:
     """A process that answers until it is asked to measure."""
 
     def __init__(self, bench: Bench) -> None:
-        self._here = Here(bench)
+        self._here = InProcessWorker(bench)
 
     def ask(self, verb: str, **values: Any) -> Any:
         if verb == "measure" and values["name"] == "work":
-            raise Lost("the process that measured it ended with SIGKILL")
+            raise WorkerDied("the process that measured it ended with SIGKILL")
         return self._here.ask(verb, **values)
 
     def close(self) -> None:
@@ -145,12 +145,12 @@ class Breaking:
 
 
 def test_a_process_that_dies_leaves_no_verdict_and_is_told_of() -> None:
-    asked = Settings(budget_s=3.0)
+    asked = ComparisonSettings(budget_s=3.0)
     bench = Bench(asked.modes, seed=0)
     bench.add([Workload("work", lambda: lambda: torch.ones(3))])
     experiment = Experiment([Breaking(bench)], asked)
     found, _ = experiment.run(["work"])
-    compared = judged(found[0], asked, None)
+    compared = judge_workload(found[0], asked, None)
     assert {arm.verdict for arm in compared.arms} == {"undecided", "baseline"}
     assert any("SIGKILL" in note for note in experiment.notes)
 
@@ -164,7 +164,7 @@ def some() -> Comparison:
 def test_json_holds_all_of_a_comparison(some: Comparison) -> None:
     import json
 
-    again = Comparison(outcome(json.loads(some.to_json()), "here"))
+    again = Comparison(parse_outcome(json.loads(some.to_json()), "here"))
     assert again.to_json() == some.to_json()
     assert str(again) == str(some)
     assert again.table.equals(some.table)
@@ -173,7 +173,7 @@ def test_json_holds_all_of_a_comparison(some: Comparison) -> None:
 @given(st.lists(st.lists(st.floats(10, 1000), min_size=4, max_size=9), min_size=1, max_size=5))
 def test_no_ratio_depends_on_the_unit_of_time(times: list[list[float]]) -> None:
     def ratio(unit: float) -> float:
-        measured = Measured("work")
+        measured = MeasuredWorkload("work")
         for number, values in enumerate(times):
             measured.keep(number, {"no_grad": [v * unit for v in values], "grad": [v * unit * 1.25 for v in values]})
         return measured.ratio("grad", 0).value

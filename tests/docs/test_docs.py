@@ -6,25 +6,15 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import warm_python
 from tests.docs import generate
-from tests.docs.fork_server import Programs
 from tests.docs.pages import PAGES, ROOT, fenced, read
 
-if not hasattr(os, "fork"):
-    pytest.skip("the programs of the pages run in forks, which this system has not", allow_module_level=True)
 ELSEWHERE = {"make demo", "make test"}  # run by whoever checks the project, and the latter runs this
-
-
-@pytest.fixture(scope="module")
-def programs() -> Iterator[Programs]:
-    pytest.importorskip("torch")
-    with Programs() as running:
-        yield running
 
 
 def has_any(page: str) -> bool:
@@ -32,20 +22,20 @@ def has_any(page: str) -> bool:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if has_any(page)])
-def test_every_command_and_program_of_the_page_runs(page: str, programs: Programs, tmp_path: Path) -> None:
+def test_every_command_and_program_of_the_page_runs(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     shown = []
     for number, program in enumerate(fenced(page, "python")):
         script = f"program{number}.py"
         (tmp_path / script).write_text(program, encoding="utf-8")
-        shown.append(run(programs, ["python", script], tmp_path))
+        shown.append(run([script], tmp_path))
     for line in "".join(fenced(page, "sh")).splitlines():
         if line in ELSEWHERE:
             continue
         words = [word for pattern in shlex.split(line) for word in expanded(pattern, tmp_path)]
         assert words[0] == "gradprobe", f"{page} has a command that this test does not know how to run: {line}"
         # Those that judge end with 1 where they find something, as the pages show.
-        shown.append(run(programs, words, tmp_path, 1 if words[1] in ("check", "scan") else 0))
+        shown.append(run(["-m", *words], tmp_path, 1 if words[1] in ("check", "scan") else 0))
     lines = {masked(line) for output in shown for line in output.splitlines()}
     for claimed in "".join(fenced(page, "text")).splitlines():
         assert masked(claimed) in lines, f"{page} shows a line that no command of it prints: {claimed}"
@@ -61,9 +51,10 @@ def expanded(pattern: str, folder: Path) -> list[str]:
     return found or [pattern]
 
 
-def run(programs: Programs, words: list[str], folder: Path, highest: int = 0) -> str:
-    code, output = programs.run(words, folder)
-    assert 0 <= code <= highest, f"{shlex.join(words)} ended with {code}\n{output}"
+def run(words: list[str], folder: Path, highest: int = 0) -> str:
+    done = warm_python.run(*words, cwd=folder)
+    output = done.stdout.decode() + done.stderr.decode()
+    assert 0 <= done.returncode <= highest, f"{shlex.join(words)} ended with {done.returncode}\n{output}"
     return output
 
 

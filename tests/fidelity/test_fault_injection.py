@@ -232,7 +232,7 @@ def test_a_program_does_not_notice_a_failure_in_what_our_hooks_define_or_take_fr
             sys.setprofile(None)
     # What a comprehension fails with, the function around it fails with.
     others = [code for code in reached if code not in known and code.co_name[0] != "<" and not is_guard(code)]
-    assert {"emit", "settle", "surroundings"} <= {code.co_name for code in others}
+    assert {"emit", "resolve_pending", "surroundings"} <= {code.co_name for code in others}
     for code in others:
         failed: list[bool] = []
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from gradprobe.recorder import Recorder, session_for
+from gradprobe.recorder import Recorder, get_session
 
 MANAGERS = (torch.no_grad, torch.enable_grad, torch.set_grad_enabled, torch.inference_mode)
 METHODS = [(owner, name) for owner in MANAGERS for name in ("__enter__", "__exit__")]
@@ -128,7 +128,7 @@ def test_recordings_and_another_tool_in_every_order_see_each_block_once(
             number // 4
         )
         assert list(recording.findings["rule"][recording.findings["severity"] == "error"]) == []
-    assert not session_for()._queue, "events gather that nobody records"
+    assert not get_session()._queue, "events gather that nobody records"
     with Recorder(level=level):
         pass
     assert [vars(owner)[name] for owner, name in (*METHODS, *OTHERS)] == originals
@@ -143,7 +143,7 @@ def test_what_a_tool_that_stays_on_top_calls_after_the_recording_gathers_nowhere
     for _ in range(50):
         blocks()
     assert tool.heard > 50
-    assert not session_for()._queue
+    assert not get_session()._queue
     tool.remove()
 
 

@@ -265,10 +265,10 @@ def test_an_error_inside_a_hook_stays_there_and_is_told(fails: str, monkeypatch:
     calls = iter(range(10**9))
     clock = Clock(now=lambda: broken() if fails == "now" and 5 < next(calls) < 15 else 7, wall=lambda: 0)
     if fails == "locate":
-        monkeypatch.setattr(manager_hooks, "locate", broken)
+        monkeypatch.setattr(manager_hooks, "find_caller", broken)
     if fails == "emit":
-        monkeypatch.setattr(callers.Tasks, "label", broken)
-        monkeypatch.setattr(session, "loops_may_run", lambda: True)
+        monkeypatch.setattr(callers.TaskLabels, "label", broken)
+        monkeypatch.setattr(session, "may_have_event_loops", lambda: True)
 
     @torch.no_grad()
     def decorated() -> bool:

@@ -17,7 +17,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import gradprobe
 from gradprobe.monitoring.monitor import Monitor
-from gradprobe.recorder import session_for
+from gradprobe.recorder import get_session
 from tests.conftest import FakeClock
 
 MODEL = torch.nn.Linear(4, 2)
@@ -201,7 +201,7 @@ def test_opentelemetry_gets_the_counts_of_the_snapshot() -> None:
 
 
 def test_threads_and_tasks_that_come_and_go_leave_nothing_behind(clock: FakeClock) -> None:
-    session = session_for(clock.clock)  # one of its own: what is probed elsewhere keeps its names
+    session = get_session(clock.clock)  # one of its own: what is probed elsewhere keeps its names
 
     def request() -> None:
         with torch.no_grad():
@@ -263,7 +263,7 @@ os.waitpid(pid, 0)
 work(4)
 print(json.dumps(["parent", monitor.stop()["blocks"]]))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert [json.loads(line) for line in done.stdout.splitlines()] == [["child", 2], ["parent", 7]]
 

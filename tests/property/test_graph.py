@@ -16,7 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradprobe.capture.autograd.graph import saved_by, walk
+from gradprobe.capture.autograd.graph import find_saved_values, read_graph
+from tests.thoroughness import examples
 
 
 class Keeps(torch.autograd.Function):
@@ -207,7 +208,7 @@ def saved_storages(roots: list[torch.Tensor]) -> dict[int, tuple[int, int]]:
             continue
         seen.add(node)
         waiting += [following for following, _ in node.next_functions]
-        saved = saved_by(node)
+        saved = find_saved_values(node)
         on_context = [value for value in saved.on_context if isinstance(value, torch.Tensor)]
         for value in saved.on_context:
             if isinstance(value, list):
@@ -221,7 +222,7 @@ def saved_storages(roots: list[torch.Tensor]) -> dict[int, tuple[int, int]]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=examples(600), deadline=None, derandomize=True)
 @given(st.lists(statements, min_size=4, max_size=25), st.sets(slots))
 def test_graph_bytes_are_those_that_go_when_the_graph_goes(program: list[Any], kept: set[int]) -> None:
     gc.disable()
@@ -236,8 +237,8 @@ def test_graph_bytes_are_those_that_go_when_the_graph_goes(program: list[Any], k
         run.variables = {slot: run.variables[slot] for slot in run.variables if slot in kept or slot == last}
         roots = [tensor for tensor in run.tensors() if has_history(tensor)]
         weak = saved_storages(roots)
-        found = walk(roots)
-        assert walk(tensor for tensor in roots) == found, "looking changed what is there"
+        found = read_graph(roots)
+        assert read_graph(tensor for tensor in roots) == found, "looking changed what is there"
         assert found.saved_bytes == sum(nbytes for _, nbytes in weak.values())
         roots.clear()
         run.drop_the_graph()

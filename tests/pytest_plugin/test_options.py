@@ -15,9 +15,9 @@ Run = Callable[..., pytest.RunResult]
 
 SHOW = """
 import pytest
-from gradprobe.testing import settings
+from gradprobe.pytest_plugin import options as settings
 def pytest_configure(config):
-    found = settings.resolve(config)
+    found = settings.resolve_options(config)
     for option in settings.OPTIONS:
         print(f"SEEN {option.ini} = {found.values[option.name]!r} from {found.sources[option.name]}")
 """

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradprobe.errors import RecordingError
-from gradprobe.recording.events import NOT_READ, Block, mode_name, state_of
+from gradprobe.recording.events import NOT_READ, EventBlock, mode_name, state_of
 
 signed = st.integers(-(2**63), 2**63 - 1)
 row = st.tuples(
@@ -29,9 +29,9 @@ rows = st.lists(row, max_size=20)
 @settings(deadline=None, derandomize=True)
 @given(rows)
 def test_what_is_packed_comes_back_to_the_bit(events: list[tuple[int, ...]]) -> None:
-    block = Block.of(events)
+    block = EventBlock.of(events)
     assert len(block) == len(events)
-    assert Block.unpack(block.pack(), len(events)).rows() == block.rows() == events
+    assert EventBlock.unpack(block.pack(), len(events)).rows() == block.rows() == events
 
 
 @settings(deadline=None, derandomize=True)
@@ -39,7 +39,7 @@ def test_what_is_packed_comes_back_to_the_bit(events: list[tuple[int, ...]]) -> 
 def test_joined_blocks_hold_the_events_of_both_and_a_selection_those_asked_for(
     one: list[tuple[int, ...]], two: list[tuple[int, ...]]
 ) -> None:
-    joined = Block.joined([Block.of(one), Block.of(two)])
+    joined = EventBlock.joined([EventBlock.of(one), EventBlock.of(two)])
     assert joined.rows() == one + two
     odd = list(range(1, len(one) + len(two), 2))
     assert joined.select(odd).rows() == (one + two)[1::2]
@@ -50,23 +50,23 @@ def test_joined_blocks_hold_the_events_of_both_and_a_selection_those_asked_for(
 def test_another_count_than_was_packed_is_refused(events: list[tuple[int, ...]], count: int) -> None:
     if count != len(events):
         with pytest.raises(RecordingError):
-            Block.unpack(Block.of(events).pack(), count)
+            EventBlock.unpack(EventBlock.of(events).pack(), count)
 
 
 @settings(deadline=None, derandomize=True)
 @given(st.binary(max_size=200), st.integers(-1, 10))
 def test_bytes_that_are_no_block_are_refused(data: bytes, count: int) -> None:
     with pytest.raises(RecordingError):
-        Block.unpack(data, count)
+        EventBlock.unpack(data, count)
 
 
 @settings(deadline=None, derandomize=True)
 @given(st.lists(row, min_size=1, max_size=20), st.data())
 def test_a_block_that_is_cut_short_is_refused(events: list[tuple[int, ...]], data: st.DataObject) -> None:
-    packed = Block.of(events).pack()
+    packed = EventBlock.of(events).pack()
     cut = data.draw(st.integers(0, len(packed) - 5))
     with pytest.raises(RecordingError):
-        Block.unpack(packed[:cut], len(events))
+        EventBlock.unpack(packed[:cut], len(events))
 
 
 def test_bytes_that_inflate_to_more_than_they_say_are_refused_before_they_do() -> None:
@@ -74,7 +74,7 @@ def test_bytes_that_inflate_to_more_than_they_say_are_refused_before_they_do() -
     tracemalloc.start()
     try:
         with pytest.raises(RecordingError):
-            Block.unpack(bomb, 3)
+            EventBlock.unpack(bomb, 3)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

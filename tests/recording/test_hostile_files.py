@@ -21,17 +21,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gradprobe
-from gradprobe.analysis.findings import rows
+from gradprobe.analysis.findings import build_finding_rows
 from gradprobe.comparison.comparison_result import Comparison
 from gradprobe.errors import GradprobeError, RecordingError
 from gradprobe.pytest_plugin import baselines
 from gradprobe.recording.sqlite_file import read_file
-from gradprobe.report.formats.registry import RECORDING
-from gradprobe.report.formats.rendered import Options
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.report.formats.registry import RECORDING_FORMATS
+from gradprobe.report.formats.rendered import RenderOptions
+from gradprobe.tables.recording_tables import RecordingTables
+from tests.thoroughness import examples
 
 QUIET = settings(
-    max_examples=120,
+    max_examples=examples(120),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
@@ -92,9 +93,9 @@ def everything_of(path: Path) -> None:
     with refused_in_one_line():
         found.append(read_file(path))
     for contents in found:
-        for one in RECORDING:
+        for one in RECORDING_FORMATS:
             with refused_in_one_line():
-                one.render(Tables([contents], include_torch=None, find=rows), Options())
+                one.render(RecordingTables([contents], include_torch=None, find=build_finding_rows), RenderOptions())
 
 
 @QUIET
@@ -337,8 +338,8 @@ def merge_recordings(recorded: Path, path: Path) -> None:
     """Shows two recordings as one, in every format."""
     with refused_in_one_line():
         both = gradprobe.merge([recorded, path])
-        for one in RECORDING:
-            one.render(both.tables, Options())
+        for one in RECORDING_FORMATS:
+            one.render(both.tables, RenderOptions())
 
 
 @pytest.mark.parametrize("kept", ["the newest", "the oldest"])

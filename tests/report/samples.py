@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from gradprobe.analysis.comparison_outcome import Arm, Compared, Outcome
+from gradprobe.analysis.comparison_outcome import ArmResult, ComparisonOutcome, WorkloadResult
 from gradprobe.recorder import Recorder
 from gradprobe.recording.sqlite_file import Contents
 from gradprobe.result import Recording
 from gradprobe.tables import columns, dataframes
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.tables.recording_tables import RecordingTables
 from tests.conftest import FakeClock
 
 ENVIRONMENT = {"process": 77, "rank": None, "level": "graph", "python": "3.11.0", "torch": "2.13.0"}
@@ -46,7 +46,7 @@ def contents() -> Contents:
 
 def _named(made: Contents, files: Sequence[str], functions: Sequence[str], thread: str) -> Contents:
     """``made`` with other names at its places: lines 10, 20, 30 and on."""
-    used = sorted({region.site for region in Tables([made], include_torch=False).processes[0].history.regions})
+    used = sorted({region.site for region in RecordingTables([made], include_torch=False).processes[0].history.regions})
     sites = {n: replace(site, file=files[0], function=functions[0], line=n) for n, site in made.sites.items()}
     for at, number in enumerate(used):
         file, function = files[at % len(files)], functions[at % len(functions)]
@@ -56,9 +56,9 @@ def _named(made: Contents, files: Sequence[str], functions: Sequence[str], threa
     return replace(made, sites=sites, threads=threads, notes=[], meta={**made.meta, "environment": ENVIRONMENT})
 
 
-def tables(findings: Sequence[Sequence[Any]] = (), made: Contents | None = None) -> Tables:
+def tables(findings: Sequence[Sequence[Any]] = (), made: Contents | None = None) -> RecordingTables:
     """The tables of ``contents``, with ``findings`` as rows of that table."""
-    found = Tables([made or contents()], include_torch=False)
+    found = RecordingTables([made or contents()], include_torch=False)
     found.__dict__["findings"] = dataframes.table(columns.FINDINGS, findings)
     return found
 
@@ -80,37 +80,39 @@ def renamed(made: Contents, name: str) -> Contents:
     )
 
 
-def outcome(name: str = "decoder") -> Outcome:
+def outcome(name: str = "decoder") -> ComparisonOutcome:
     """Two workloads: ``name``, which inference_mode makes faster, and one that it leaves alone and that grad cannot do."""
     counts: dict[str, Any] = {"nodes": 0, "version_bumps": 3, "saved_bytes": 0, "saved_tensors": 0, "operators": 90}
-    baseline = Arm(
+    baseline = ArmResult(
         "no_grad", "baseline", 2_000_000.0, 1.0, 1.0, 1.0, 50, counters_created=80, tracked_views=40, **counts
     )
-    first = Compared(
+    first = WorkloadResult(
         name,
         (
-            Arm("grad", "slower", 3_000_000.0, 1.5, 1.48, 1.52, 50, (1.49, 1.51), explained_ns={"node": 800_000.0}),
+            ArmResult(
+                "grad", "slower", 3_000_000.0, 1.5, 1.48, 1.52, 50, (1.49, 1.51), explained_ns={"node": 800_000.0}
+            ),
             baseline,
-            Arm(
+            ArmResult(
                 *("inference_mode", "faster", 1_800_000.0, 0.9, 0.89, 0.91, 50, (0.895, 0.905)),
                 **{**counts, "counters_created": 0, "tracked_views": 0, "inference_tensors": 80},
                 explained_ns={"version counter": -90_000.0, "tracked view": -100_000.0},
             ),
         ),
-        control=Arm("no_grad again", "equivalent", 2_000_000.0, 1.001, 0.998, 1.004, 50, (1.0, 1.002)),
+        control=ArmResult("no_grad again", "equivalent", 2_000_000.0, 1.001, 0.998, 1.004, 50, (1.0, 1.002)),
         calls=5,
         processes=2,
     )
-    second = Compared(
+    second = WorkloadResult(
         "matmul",
         (
-            Arm("grad", "unusable", error=f"RuntimeError: {name}"),
-            Arm("no_grad", "baseline", 5e6, 1.0, 1.0, 1.0, 50),
-            Arm("inference_mode", "equivalent", 5e6, 1.001, 0.999, 1.003, 50, (1.0, 1.002)),
+            ArmResult("grad", "unusable", error=f"RuntimeError: {name}"),
+            ArmResult("no_grad", "baseline", 5e6, 1.0, 1.0, 1.0, 50),
+            ArmResult("inference_mode", "equivalent", 5e6, 1.001, 0.999, 1.003, 50, (1.0, 1.002)),
         ),
-        control=Arm("no_grad again", "equivalent", 5e6, 1.0, 0.999, 1.001, 50, (1.0, 1.0)),
+        control=ArmResult("no_grad again", "equivalent", 5e6, 1.0, 0.999, 1.001, 50, (1.0, 1.0)),
     )
-    return Outcome(
+    return ComparisonOutcome(
         (first, second),
         environment={"torch": "2.13.0", "device": "cpu", "processes": 2, "note": name},
         settings={"modes": ["grad", "no_grad", "inference_mode"], "seed": 0, "precision": 0.02}

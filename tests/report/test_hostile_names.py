@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gradprobe.recording.sqlite_file import Contents
-from gradprobe.report.formats.registry import by_name
-from gradprobe.report.formats.rendered import Options
+from gradprobe.report.formats.registry import find_format
+from gradprobe.report.formats.rendered import RenderOptions
 from tests.report import samples
 from tests.report.reading import Page
+from tests.thoroughness import examples
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -81,16 +82,18 @@ def made() -> Contents:
 def bodies(made: Contents, name: str) -> dict[str, Any]:
     """A recording and a comparison full of ``name``, in every format."""
     tables = samples.tables([samples.finding(f"/{name}.py", 20, name)], samples.renamed(made, name))
-    found = {f"recording {one}": by_name(one).render(tables, Options(stem="r")) for one in FORMATS}
+    found = {f"recording {one}": find_format(one).render(tables, RenderOptions(stem="r")) for one in FORMATS}
     outcome = samples.outcome(name)
-    return found | {f"comparison {one}": by_name(one).render(outcome, Options(stem="r")) for one in FORMATS}
+    return found | {f"comparison {one}": find_format(one).render(outcome, RenderOptions(stem="r")) for one in FORMATS}
 
 
 FORMATS = ("terminal", "markdown", "html", "json", "csv")
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(40),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(name=names)
 @example(name=HOSTILE[0])
@@ -136,13 +139,15 @@ def test_source_lines_come_from_python_files_only(tmp_path: Path) -> None:
         (tmp_path / name).write_text(f"\n\n{secret}\n")
         tables = samples.tables([samples.finding(tmp_path / name, 3)])
         for one in FORMATS:
-            body = str(by_name(one).render(tables, Options()).body)
+            body = str(find_format(one).render(tables, RenderOptions()).body)
             has_source = name == "source.py" and one in ("terminal", "markdown", "html")
             assert ("hunter2" in body) == has_source, (name, one)
             assert "<script>hunter2" not in body or one != "html"
     for line, file in ((0, "source.py"), (99, "source.py"), (1, "no such file.py"), (1, "a folder.py")):
         (tmp_path / "a folder.py").mkdir(exist_ok=True)
-        body = str(by_name("html").render(samples.tables([samples.finding(tmp_path / file, line)]), Options()).body)
+        body = str(
+            find_format("html").render(samples.tables([samples.finding(tmp_path / file, line)]), RenderOptions()).body
+        )
         assert "a graph is kept" in body
         assert "pre" not in Page(body).names
 
@@ -154,4 +159,4 @@ def test_environment_variables_are_in_no_report(monkeypatch: pytest.MonkeyPatch)
     with gradprobe.record() as recording:
         pass
     for one in FORMATS:
-        assert "hunter2hunter2" not in str(by_name(one).render(recording.tables, Options(stem="r")))
+        assert "hunter2hunter2" not in str(find_format(one).render(recording.tables, RenderOptions(stem="r")))

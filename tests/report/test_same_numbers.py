@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 import gradprobe
-from gradprobe.analysis.comparison_outcome import outcome
-from gradprobe.report.formats.registry import by_name
-from gradprobe.report.formats.rendered import Options
+from gradprobe.analysis.comparison_outcome import parse_outcome
+from gradprobe.report.formats.registry import find_format
+from gradprobe.report.formats.rendered import RenderOptions
 from tests.report import samples
 from tests.report.reading import Page, markdown_table, terminal_table
 
@@ -21,7 +21,7 @@ NAMES = {"count": "count", "total": "total_ns", "own": "self_ns", "median": "med
 
 
 def text(subject: Any, name: str) -> str:
-    body = by_name(name).render(subject, Options()).body
+    body = find_format(name).render(subject, RenderOptions()).body
     assert isinstance(body, str)
     return body
 
@@ -126,7 +126,7 @@ def test_what_was_no_number_when_it_was_saved_is_shown_as_not_measured() -> None
     for workload in plain["workloads"]:
         for arm in workload["arms"]:
             arm.update(median_ns=None, process_ratios=[None, 1.0], explained_ns={"node": None})
-    read = outcome(plain, "a file")
+    read = parse_outcome(plain, "a file")
     for name in ("terminal", "markdown", "html", "json", "csv"):
         assert "decoder" in text(read, name)
     assert all(row["time of a call"][0] == "-" for row in Page(text(read, "html")).tables["Time"][:3])

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 import gradprobe
-from gradprobe.analysis.comparison_outcome import Arm, Compared, Outcome
+from gradprobe.analysis.comparison_outcome import ArmResult, ComparisonOutcome, WorkloadResult
 from gradprobe.comparison.comparison_result import Comparison
 from gradprobe.report.formats import json_report
-from gradprobe.report.formats.registry import by_name
-from gradprobe.report.formats.rendered import Options
+from gradprobe.report.formats.registry import find_format
+from gradprobe.report.formats.rendered import RenderOptions
 from gradprobe.tables import columns
 from tests.report import samples
 
@@ -44,7 +44,7 @@ def check(kind: str, text: str) -> Any:
 def test_the_schema_is_one_and_refuses_what_is_not_in_it(kind: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(kind))
     subject = samples.tables([samples.finding("serve.py", 20)]) if kind == "recording" else samples.outcome()
-    plain = check(kind, str(by_name("json").render(subject, Options()).body))
+    plain = check(kind, str(find_format("json").render(subject, RenderOptions()).body))
     for change in ({"extra": 1}, {"schema": 2}):
         with pytest.raises(jsonschema.ValidationError):
             check(kind, json.dumps({**plain, **change}))
@@ -59,7 +59,11 @@ def test_the_schema_names_the_columns_of_the_tables_and_the_fields_of_the_record
         assert named[table]["items"]["required"] == getattr(columns, table.upper())
         assert list(named[table]["items"]["properties"]) == getattr(columns, table.upper())
     known = schema("comparison")
-    for record, plain in ((Arm, known["$defs"]["arm"]), (Compared, known["$defs"]["workload"]), (Outcome, known)):
+    for record, plain in (
+        (ArmResult, known["$defs"]["arm"]),
+        (WorkloadResult, known["$defs"]["workload"]),
+        (ComparisonOutcome, known),
+    ):
         fields = {field.name for field in dataclasses.fields(record)}
         assert set(plain["properties"]) - {"schema", "kind"} == fields
 
@@ -149,11 +153,12 @@ import os, signal, time, torch, gradprobe
 gradprobe.record({str(file)!r}, level="ops").start()
 block = torch.inference_mode()
 block.__enter__()
-kept = torch.ones(3) + 1
-time.sleep(1)
+kept = torch.addmm(torch.ones(2, 2), torch.ones(2, 2), torch.ones(2, 2))
+while b"addmm" not in open({str(file)!r}, "rb").read():  # until the operator is on disk
+    time.sleep(0.01)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    subprocess.run([sys.executable, "-c", program], timeout=60)
+    subprocess.run([sys.executable, "-c", program], timeout=300)
     plain = check("recording", gradprobe.load(file).to_json())
     assert not plain["summary"]["complete"]
     assert plain["regions"]

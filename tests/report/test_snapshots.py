@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from gradprobe.analysis.comparison_outcome import Outcome
+from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.errors import GradprobeError
 from gradprobe.report import charts
 from gradprobe.report.formats import html_page
-from gradprobe.report.formats.registry import FORMATS, by_name
-from gradprobe.report.formats.rendered import Options
+from gradprobe.report.formats.registry import FORMATS, find_format
+from gradprobe.report.formats.rendered import RenderOptions
 from gradprobe.report.sections import comparison_document, recording_document
-from gradprobe.report.sections.timeline import timeline
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.report.sections.timeline import build_timeline
+from gradprobe.tables.recording_tables import RecordingTables
 from tests.report import samples
 
 SNAPSHOTS = Path(__file__).with_name("snapshots")
@@ -31,18 +31,18 @@ def check(name: str, text: str) -> None:
     assert text == path.read_bytes().decode("utf-8")
 
 
-def subject(kind: str) -> Tables | Outcome:
+def subject(kind: str) -> RecordingTables | ComparisonOutcome:
     finding = samples.finding("serve.py", 20)
     return samples.outcome() if kind == "comparison" else samples.tables([finding])
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k in ("recording", "comparison") for n in SUFFIXES])
 def test_the_text_of_each_format(kind: str, name: str) -> None:
-    if by_name(name).comparison is None and kind == "comparison":
+    if find_format(name).comparison is None and kind == "comparison":
         with pytest.raises(GradprobeError, match=r"a comparison cannot be written as trace; use one of \.txt, \.md"):
-            by_name(name).render(subject(kind), Options())
+            find_format(name).render(subject(kind), RenderOptions())
         return
-    written = by_name(name).render(subject(kind), Options(stem="r"))
+    written = find_format(name).render(subject(kind), RenderOptions(stem="r"))
     assert isinstance(written.body, str)
     check(f"{kind}.{SUFFIXES[name]}", written.body)
     for file, content in written.beside.items():
@@ -52,15 +52,15 @@ def test_the_text_of_each_format(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["recording", "comparison"])
 def test_the_page_without_its_styles_and_scripts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charts, "is_possible", lambda: False)
-    body = by_name("html").render(subject(kind), Options()).body
+    monkeypatch.setattr(charts, "can_draw", lambda: False)
+    body = find_format("html").render(subject(kind), RenderOptions()).body
     assert isinstance(body, str)
-    assert charts.MISSING.replace("'", "&#39;") in body, "without the extra a line says how to get the charts"
+    assert charts.INSTALL_HINT.replace("'", "&#39;") in body, "without the extra a line says how to get the charts"
     check(f"{kind}.html", re.sub(r"(?s)(<style>|<script>).*?(</style>|</script>)", r"\1\2", body))
 
 
 def test_what_the_charts_draw() -> None:
-    chart, sentences = timeline(samples.tables().processes)
+    chart, sentences = build_timeline(samples.tables().processes)
     assert chart is not None
     assert sentences == []
     assert chart.unit == "ms"
@@ -75,8 +75,8 @@ def test_what_the_charts_draw() -> None:
         ("validation", 2, 1.5, 2.5, "inference_mode", "inference_mode at serve.py:30 in validate"),
     ]
     documents = [
-        recording_document.document(samples.tables(), charts=True),
-        comparison_document.document(samples.outcome()),
+        recording_document.build_document(samples.tables(), charts=True),
+        comparison_document.build_document(samples.outcome()),
     ]
     rows = {chart.name: chart.rows for document in documents for chart in document.charts}
     assert [(row["of"], row["mode"], row["share"]) for row in rows["modes"]] == [
@@ -102,21 +102,21 @@ def test_what_the_charts_draw() -> None:
 
 def test_every_chart_becomes_a_picture_of_its_own() -> None:
     documents = [
-        recording_document.document(samples.tables(), charts=True),
-        comparison_document.document(samples.outcome()),
+        recording_document.build_document(samples.tables(), charts=True),
+        comparison_document.build_document(samples.outcome()),
     ]
-    pictures = {chart.name: charts.svg(chart) for document in documents for chart in document.charts}
+    pictures = {chart.name: charts.render_svg(chart) for document in documents for chart in document.charts}
     assert sorted(pictures) == ["modes", "parts", "processes", "ratios", "timeline"]
     assert all(picture.startswith("<svg") for picture in pictures.values())
     assert pictures["timeline"].count('aria-roledescription="rect mark"') == 7
     assert "MainThread" in pictures["timeline"]
-    assert charts.png(documents[0].charts[0]).startswith(b"\x89PNG")
+    assert charts.render_png(documents[0].charts[0]).startswith(b"\x89PNG")
 
 
 def test_a_notebook_gets_tables_and_pictures_and_no_script() -> None:
     for shown in (
         samples.recording()._repr_html_(),
-        html_page.fragment(comparison_document.document(samples.outcome())),
+        html_page.render_fragment(comparison_document.build_document(samples.outcome())),
     ):
         assert shown.count("<svg") >= 2
         assert "<table>" in shown

@@ -9,14 +9,14 @@ import pytest
 
 import gradprobe
 from gradprobe.__main__ import main
-from gradprobe.scan.source_files import scan
+from gradprobe.scan.source_files import scan_paths
 from tests.commands.running import python, refused
 
 
 def found(folder: Path, source: str) -> list[tuple[str, int | None]]:
     """The rules and lines that the source of one file gives away."""
     (folder / "program.py").write_text(source, encoding="utf-8")
-    return sorted((finding.rule, finding.line) for finding in scan([folder / "program.py"]).findings)
+    return sorted((finding.rule, finding.line) for finding in scan_paths([folder / "program.py"]).findings)
 
 
 WRONG = {
@@ -109,11 +109,11 @@ def test_an_override_is_held_against_its_base_in_another_file(tmp_path: Path) ->
     )
     derived = "from base import Base\nclass Child(Base):\n    def generate(self, x): return x * 2\n"
     (tmp_path / "child.py").write_text(derived)
-    (finding,) = scan([tmp_path]).findings
+    (finding,) = scan_paths([tmp_path]).findings
     assert (finding.rule, Path(finding.file or "").name, finding.line) == ("GP106", "child.py", 3)
     assert {(Path(at.file).name, at.line) for at in finding.related} == {("base.py", 3)}
     (tmp_path / "child.py").write_text(derived.replace("x * 2", "super().generate(x)"))
-    assert scan([tmp_path]).findings == []
+    assert scan_paths([tmp_path]).findings == []
 
 
 def test_files_that_cannot_be_read_are_named_and_the_others_are_scanned(
@@ -136,7 +136,7 @@ def test_many_files_are_scanned_by_several_processes_with_the_same_result(tmp_pa
         (tmp_path / f"f{number}.py").write_text(
             source if number % 50 == 0 else "import torch\nwith torch.no_grad(): pass\n"
         )
-    seen = scan([tmp_path])
+    seen = scan_paths([tmp_path])
     assert sorted(Path(finding.file or "").name for finding in seen.findings) == [
         f"f{n}.py" for n in (0, 100, 150, 200, 50)
     ]

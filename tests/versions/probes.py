@@ -354,7 +354,7 @@ def compiled() -> None:
     import torch
 
     import gradprobe
-    from gradprobe.analysis.compiled_functions import compiled_functions
+    from gradprobe.analysis.compiled_functions import list_compiled_functions
 
     graphs: list[int] = []
 
@@ -373,7 +373,7 @@ def compiled() -> None:
         with gradprobe.record(level=level) as recording:
             torch.compile(scaled, backend=backend, fullgraph=True)(torch.ones(3))
         no_faults(recording)
-        (function,) = compiled_functions(recording.tables.processes)
+        (function,) = list_compiled_functions(recording.tables.processes)
         expect(function.name.rpartition(".")[2], "scaled")
         expect([made.operators for made, _ in function.graphs], [2])
         torch._dynamo.reset()
@@ -421,12 +421,12 @@ def compiled_calls() -> None:
 def found() -> dict[str, Any]:
     import torch
 
-    from gradprobe.capture.capabilities import capabilities
+    from gradprobe.capture.capabilities import list_capabilities
 
     return {
         "torch": torch.__version__.split("+")[0],
         "python": platform.python_version(),
-        "capabilities": capabilities(),
+        "capabilities": list_capabilities(),
         "programs": list(PROGRAMS),
         "needs": NEEDS,
     }

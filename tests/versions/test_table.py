@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from gradprobe.capture.capabilities import capabilities
+from gradprobe.capture.capabilities import list_capabilities
 from tests.versions.__main__ import FOUND, PAGE
 from tests.versions.table import CONSEQUENCES, OF_THE_MACHINE, table, written
 
@@ -28,7 +28,7 @@ def test_what_was_found_of_this_version_is_still_so() -> None:
     same = [one for one in found() if (one["torch"], tuple(one["python"].split(".")[:2])) == here]
     if not same:
         pytest.skip("this version was not measured")
-    now = {name: there for name, there, _ in capabilities()}
+    now = {name: there for name, there, _ in list_capabilities()}
     assert {name: there for name, there in same[0]["capabilities"].items() if name not in OF_THE_MACHINE} == {
         name: there for name, there in now.items() if name not in OF_THE_MACHINE
     }

@@ -15,43 +15,43 @@ from gradprobe.analysis.findings import (
     waste_rules,
 )
 from gradprobe.analysis.findings.evidence import Evidence
-from gradprobe.analysis.findings.finding import Finding, united
+from gradprobe.analysis.findings.finding import Finding, merge_duplicates
 from gradprobe.analysis.findings.suppression import Suppression
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.tables.recording_tables import RecordingTables
 
-RULES_OF_A_RUN: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
-    mode_rules.mode_left_changed,
-    mode_rules.manager_reentered,
-    mode_rules.gradients_in_inference_mode,
-    mode_rules.graph_cut_by_decorator,
-    mode_rules.override_loses_decorator,
-    graph_rules.running_totals,
-    graph_rules.hooks_that_store,
-    graph_rules.cycles,
-    graph_rules.built_and_dropped,
-    tensor_rules.sighted,
-    tensor_rules.saved_tensors_changed,
-    tensor_rules.modules_built_in_inference_mode,
-    compile_rules.recompilations,
-    compile_rules.scripted,
-    thread_rules.modes_that_do_not_reach,
-    thread_rules.decorated_coroutines,
-    thread_rules.modes_held_across_yield,
-    thread_rules.modes_held_across_await,
-    thread_rules.left_out_of_order,
-    process_rules.modes_that_do_not_reach_processes,
-    waste_rules.redundant_managers,
-    process_rules.graphs_on_some_ranks_only,
-    process_rules.modes_that_differ_where_ranks_meet,
+RECORDING_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+    mode_rules.find_leaked_modes,
+    mode_rules.find_reentered_managers,
+    mode_rules.find_enable_grad_in_inference_mode,
+    mode_rules.find_cut_graphs,
+    mode_rules.find_undecorated_overrides_that_ran,
+    graph_rules.find_running_totals,
+    graph_rules.find_storing_hooks,
+    graph_rules.find_gradient_cycles,
+    graph_rules.find_unused_graphs,
+    tensor_rules.report_detections,
+    tensor_rules.find_modified_saved_tensors,
+    tensor_rules.find_inference_modules,
+    compile_rules.find_recompilations,
+    compile_rules.find_scripted_modes,
+    thread_rules.find_unpropagated_thread_modes,
+    thread_rules.find_decorated_coroutines,
+    thread_rules.find_modes_held_across_yield,
+    thread_rules.find_modes_held_across_await,
+    thread_rules.find_exits_out_of_order,
+    process_rules.find_unpropagated_process_modes,
+    waste_rules.find_redundant_managers,
+    process_rules.find_rank_graph_differences,
+    process_rules.find_rank_mode_differences,
 )
 
 
-def everything(tables: Tables) -> list[Finding]:
+def find_all(tables: RecordingTables) -> list[Finding]:
     """All that the rules find in a recording, the worst first."""
     evidence = Evidence(tables)
-    return united(finding for rule in RULES_OF_A_RUN for finding in rule(evidence))
+    return merge_duplicates(finding for rule in RECORDING_RULES for finding in rule(evidence))
 
 
-def rows(tables: Tables) -> list[tuple[Any, ...]]:
+def build_finding_rows(tables: RecordingTables) -> list[tuple[Any, ...]]:
     """The findings that no comment of the program silences, as rows of the table of that name."""
-    return [finding.row() for finding in Suppression().split(everything(tables))[0]]
+    return [finding.row() for finding in Suppression().split(find_all(tables))[0]]

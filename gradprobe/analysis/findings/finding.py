@@ -10,7 +10,7 @@ from gradprobe.analysis.findings.catalogue import RULES, SEVERITIES
 
 
 @dataclass(frozen=True)
-class Place:
+class RelatedLine:
     """A line that has to do with a finding, and how: entered here, born here, used here."""
 
     file: str
@@ -28,7 +28,7 @@ class Finding:
     line: int | None
     function: str | None = None
     count: int = 1
-    related: tuple[Place, ...] = ()
+    related: tuple[RelatedLine, ...] = ()
     fix: str = ""
 
     @property
@@ -50,7 +50,7 @@ class Finding:
         )  # fmt: skip
 
 
-def united(findings: Iterable[Finding]) -> list[Finding]:
+def merge_duplicates(findings: Iterable[Finding]) -> list[Finding]:
     """The worst first, what was found several times as one with the sum of the counts."""
     found: dict[Finding, int] = {}
     for finding in findings:

@@ -13,7 +13,7 @@ from gradprobe.recording.events import BACKWARD_PASS
 _LINES = 3
 
 
-def running_totals(evidence: Evidence) -> Iterator[Finding]:
+def find_running_totals(evidence: Evidence) -> Iterator[Finding]:
     """GP201: the line that adds up, and the lines whose graphs it keeps."""
     for seen in evidence.of("GP201"):
         steps = seen.sighting.facts.get("steps", 0)
@@ -21,21 +21,21 @@ def running_totals(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("GP201", message, seen.main.file, seen.main.line, seen.main.function, seen.count, seen.related)
 
 
-def hooks_that_store(evidence: Evidence) -> Iterator[Finding]:
+def find_storing_hooks(evidence: Evidence) -> Iterator[Finding]:
     """GP202: the hook, and the call whose graph its container keeps."""
     for seen in evidence.of("GP202"):
         message = "this forward hook stores a tensor together with its graph."
         yield Finding("GP202", message, seen.main.file, seen.main.line, seen.main.function, seen.count, seen.related)
 
 
-def cycles(evidence: Evidence) -> Iterator[Finding]:
+def find_gradient_cycles(evidence: Evidence) -> Iterator[Finding]:
     """GP203: the backward, and a leaf that refers to itself through its gradient."""
     for seen in evidence.of("GP203"):
         message = "backward(create_graph=True) ties this leaf and its .grad together: neither will be freed."
         yield Finding("GP203", message, seen.main.file, seen.main.line, seen.main.function, seen.count, seen.related)
 
 
-def built_and_dropped(evidence: Evidence) -> Iterator[Finding]:
+def find_unused_graphs(evidence: Evidence) -> Iterator[Finding]:
     """GP204: the lines that built most of the graph of a program in which no backward ran."""
     ops = evidence.tables.ops
     if ops.empty or any(mark.op == BACKWARD_PASS for p in evidence.processes for mark in p.history.marks):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradprobe.analysis.findings.evidence import Evidence, lines_of, place_of
-from gradprobe.analysis.findings.finding import Finding, Place
-from gradprobe.analysis.findings.syntax import decorator_of, source_of
+from gradprobe.analysis.findings.evidence import Evidence, locate_site, rank_lines
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.syntax import find_grad_decorator, parse_file
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region
 from gradprobe.recording.events import BACKWARD_PASS
@@ -15,7 +15,7 @@ from gradprobe.recording.events import BACKWARD_PASS
 _LINES = 4
 
 
-def mode_left_changed(evidence: Evidence) -> Iterator[Finding]:
+def find_leaked_modes(evidence: Evidence) -> Iterator[Finding]:
     """GP101: a plain call that its function never undid, where it cost the first gradient."""
     callers = {(seen.main.file, seen.main.line): seen.related for seen in evidence.of("called")}
     for seen in evidence.of("GP101"):
@@ -28,11 +28,14 @@ def mode_left_changed(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("GP101", message, main.file, main.line, main.function, seen.count, related)
 
 
-def manager_reentered(evidence: Evidence) -> Iterator[Finding]:
+def find_reentered_managers(evidence: Evidence) -> Iterator[Finding]:
     """GP102: the inner block, and since when its manager was open."""
     for process, outer in evidence.regions():
-        for inner in outer.reentries:
-            at, since = place_of(process, inner.site, ""), place_of(process, outer.site, "already open since here")
+        for inner in outer.reentrant_regions:
+            at, since = (
+                locate_site(process, inner.site, ""),
+                locate_site(process, outer.site, "already open since here"),
+            )
             if at is None or since is None or outer.before == outer.inside:
                 continue
             related = [since, *_made(since)]
@@ -40,40 +43,40 @@ def manager_reentered(evidence: Evidence) -> Iterator[Finding]:
             yield Finding("GP102", message, at.file, at.line, process.place(inner.site)[2], 1, tuple(related))
 
 
-def _made(block: Place) -> Iterator[Place]:
+def _made(block: RelatedLine) -> Iterator[RelatedLine]:
     """Where the manager that a ``with`` statement names was made."""
-    source = source_of(block.file)
+    source = parse_file(block.file)
     statement = None if source is None else source.block_at(block.line)
     for item in statement.items if statement is not None else ():
         if source is not None and isinstance(item.context_expr, ast.Name | ast.Attribute):
             line = source.made_at(ast.unparse(item.context_expr), block.line)
             if line is not None:
-                yield Place(block.file, line, "made here")
+                yield RelatedLine(block.file, line, "made here")
 
 
-def gradients_in_inference_mode(evidence: Evidence) -> Iterator[Finding]:
+def find_enable_grad_in_inference_mode(evidence: Evidence) -> Iterator[Finding]:
     """GP103: a block that switches gradients on where inference mode is on."""
     for process, region in evidence.regions():
         if region.manager not in ("enable_grad", "set_grad_enabled") or region.inside != (True, True):
             continue
-        at, ran = place_of(process, region.site, ""), evidence.ops_in(process, region)
+        at, ran = locate_site(process, region.site, ""), evidence.ops_in(process, region)
         if at is None or (process.counts_operators and ran.empty):
             continue
         around = _inference_around(process, region)
         related = [] if around is None else [around]
-        related += lines_of(ran, "records nothing", _LINES)
+        related += rank_lines(ran, "records nothing", _LINES)
         message = f"{region.manager} has no effect here: inference mode is on, and nothing is recorded."
         yield Finding("GP103", message, at.file, at.line, process.place(region.site)[2], 1, tuple(related))
 
 
-def _inference_around(process: Process, region: Region) -> Place | None:
+def _inference_around(process: Process, region: Region) -> RelatedLine | None:
     outer = region.parent
     while outer is not None and outer.manager != "inference_mode":
         outer = outer.parent
-    return None if outer is None else place_of(process, outer.site, "inference mode entered here")
+    return None if outer is None else locate_site(process, outer.site, "inference mode entered here")
 
 
-def graph_cut_by_decorator(evidence: Evidence) -> Iterator[Finding]:
+def find_cut_graphs(evidence: Evidence) -> Iterator[Finding]:
     """GP105: the call, the decorator, the line that lost the graph and the one that trains on the result."""
     for seen in evidence.of("GP105"):
         message = (
@@ -83,29 +86,29 @@ def graph_cut_by_decorator(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("GP105", message, seen.main.file, seen.main.line, seen.main.function, seen.count, seen.related)
 
 
-def override_loses_decorator(evidence: Evidence) -> Iterator[Finding]:
+def find_undecorated_overrides_that_ran(evidence: Evidence) -> Iterator[Finding]:
     """GP106: a method that builds graphs where the one that it overrides is decorated."""
     ops = evidence.tables.ops
     if ops.empty or any(map(_has_backward, evidence.processes)):
         return
     building = ops[(ops["nodes"] > 0) & (ops["phase"] == "forward")]
     for (file, line), rows in building.groupby(["file", "line"], sort=False):
-        source = source_of(file)
+        source = parse_file(file)
         if source is None:
             continue
         classes = source.classes()
         for child in classes.values():
             method = next((f for f in child.body if isinstance(f, ast.FunctionDef) and _holds(f, int(line))), None)
-            if method is None or decorator_of(method) is not None:
+            if method is None or find_grad_decorator(method) is not None:
                 continue
             for base in child.bases:
                 overridden = _method(classes.get(ast.unparse(base)), method.name)
-                decorator = None if overridden is None else decorator_of(overridden)
+                decorator = None if overridden is None else find_grad_decorator(overridden)
                 if overridden is None or decorator is None:
                     continue
                 related = (
-                    Place(file, overridden.lineno, "overrides this"),
-                    Place(file, decorator.lineno, "which is decorated here"),
+                    RelatedLine(file, overridden.lineno, "overrides this"),
+                    RelatedLine(file, decorator.lineno, "which is decorated here"),
                 )
                 message = (
                     f"{child.name}.{method.name} builds a graph on each call and no backward follows; the method that it "

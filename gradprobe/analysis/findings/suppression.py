@@ -18,7 +18,7 @@ from typing import Any
 
 from gradprobe.analysis.findings.catalogue import RULES
 from gradprobe.analysis.findings.finding import Finding
-from gradprobe.analysis.findings.syntax import last_change
+from gradprobe.analysis.findings.syntax import get_file_version
 from gradprobe.errors import GradprobeError
 
 if sys.version_info >= (3, 11):
@@ -32,14 +32,14 @@ _BY_COMMENT = "a comment at"
 
 
 @dataclass(frozen=True)
-class Suppressed:
+class SuppressedFinding:
     """A finding that is not shown, and what silences it."""
 
     finding: Finding
     by: str
 
     @property
-    def is_in_source(self) -> bool:
+    def is_by_comment(self) -> bool:
         """Whether a comment does, rather than an option or the configuration."""
         return self.by.startswith(_BY_COMMENT)
 
@@ -49,7 +49,7 @@ class Suppression:
     """The codes that are ignored everywhere, each with where that was said, and those ignored in some files."""
 
     codes: Mapping[str, str] = field(default_factory=dict)
-    in_files: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    by_file_pattern: Mapping[str, Sequence[str]] = field(default_factory=dict)
     folder: Path = field(default_factory=Path)
 
     def of(self, finding: Finding) -> str | None:
@@ -57,7 +57,7 @@ class Suppression:
         for code, source in self.codes.items():
             if finding.rule.startswith(code):
                 return source
-        for pattern, codes in self.in_files.items():
+        for pattern, codes in self.by_file_pattern.items():
             is_there = finding.file is not None and _matches(finding.file, pattern, self.folder)
             if is_there and finding.rule.startswith(tuple(codes)):
                 return f"per-file-ignores {pattern!r} in {self.folder / 'pyproject.toml'}"
@@ -67,7 +67,7 @@ class Suppression:
                 return f"{_BY_COMMENT} {file}:{line}"
         return None
 
-    def split(self, findings: Iterable[Finding]) -> tuple[list[Finding], list[Suppressed]]:
+    def split(self, findings: Iterable[Finding]) -> tuple[list[Finding], list[SuppressedFinding]]:
         """Those to show, and those that are silenced."""
         shown, silenced = [], []
         for finding in findings:
@@ -75,11 +75,11 @@ class Suppression:
             if by is None:
                 shown.append(finding)
             else:
-                silenced.append(Suppressed(finding, by))
+                silenced.append(SuppressedFinding(finding, by))
         return shown, silenced
 
 
-def configured(folder: Path, ignored: Sequence[str] = ()) -> Suppression:
+def load_suppression(folder: Path, ignored: Sequence[str] = ()) -> Suppression:
     """What the nearest ``pyproject.toml`` from ``folder`` upwards ignores, and ``ignored`` on the command line.
 
     Raises ``GradprobeError`` for codes that no rule begins with, and for tables of another shape.
@@ -95,13 +95,13 @@ def configured(folder: Path, ignored: Sequence[str] = ()) -> Suppression:
             files = table.get("per-file-ignores", {})
             if not isinstance(files, dict):
                 raise GradprobeError(f'per-file-ignores in {where} is no table; write: "tests/*" = ["GP204"]')
-            in_files = {
+            by_file_pattern = {
                 str(pattern): _checked(
                     _list(each, f"per-file-ignores {pattern!r}", where), f"per-file-ignores in {where}"
                 )
                 for pattern, each in files.items()
             }
-            return Suppression(codes, in_files, parent)
+            return Suppression(codes, by_file_pattern, parent)
     return Suppression(codes)
 
 
@@ -138,7 +138,7 @@ def _matches(file: str, pattern: str, folder: Path) -> bool:
 
 def _comments(file: str) -> Mapping[int, Sequence[str]]:
     """The codes that comments of a Python file ignore, by line; what looks like one in a string is none."""
-    changed = last_change(file)
+    changed = get_file_version(file)
     return {} if changed is None else _comments_of(file, changed)
 
 

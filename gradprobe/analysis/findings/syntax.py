@@ -10,24 +10,28 @@ from functools import lru_cache
 from pathlib import Path
 
 _LARGEST_FILE = 4 << 20
-Function = ast.FunctionDef | ast.AsyncFunctionDef
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 _MANAGERS = ("no_grad", "inference_mode", "set_grad_enabled", "enable_grad")
 
 
 @dataclass(frozen=True)
-class Source:
+class ParsedFile:
     """A parsed file."""
 
     file: str
     tree: ast.Module
 
-    def function_at(self, line: int) -> Function | None:
+    def find_function_at(self, line: int) -> FunctionNode | None:
         """The innermost function around a line, its decorators included."""
-        found: Function | None = None
+        found: FunctionNode | None = None
         for node in ast.walk(self.tree):
-            is_around = isinstance(node, Function) and first_line(node) <= line <= (node.end_lineno or line)
-            if isinstance(node, Function) and is_around and (found is None or first_line(node) >= first_line(found)):
+            is_around = isinstance(node, FunctionNode) and get_first_line(node) <= line <= (node.end_lineno or line)
+            if (
+                isinstance(node, FunctionNode)
+                and is_around
+                and (found is None or get_first_line(node) >= get_first_line(found))
+            ):
                 found = node
         return found
 
@@ -44,9 +48,9 @@ class Source:
         """The classes of the file by name; of several with one name the last."""
         return {node.name: node for node in ast.walk(self.tree) if isinstance(node, ast.ClassDef)}
 
-    def functions(self) -> dict[str, Function]:
+    def functions(self) -> dict[str, FunctionNode]:
         """The functions of the file by name; of several with one name the last."""
-        return {node.name: node for node in ast.walk(self.tree) if isinstance(node, Function)}
+        return {node.name: node for node in ast.walk(self.tree) if isinstance(node, FunctionNode)}
 
     def made_at(self, name: str, before: int) -> int | None:
         """The last line before ``before`` that gives a variable or an attribute, as ``self.ctx``, its value."""
@@ -60,13 +64,13 @@ class Source:
         return max(lines, default=None)
 
 
-def source_of(file: str | None) -> Source | None:
+def parse_file(file: str | None) -> ParsedFile | None:
     """A Python file parsed; None for what is no such file, or does not parse."""
-    changed = last_change(file)
+    changed = get_file_version(file)
     return None if file is None or changed is None else _parsed(file, changed)
 
 
-def last_change(file: str | None) -> tuple[int, int] | None:
+def get_file_version(file: str | None) -> tuple[int, int] | None:
     """What tells a Python file from what it was before it was edited; None for what is no such file, or too large."""
     if not isinstance(file, str) or not file.endswith(".py"):
         return None
@@ -79,29 +83,29 @@ def last_change(file: str | None) -> tuple[int, int] | None:
 
 
 @lru_cache(64)
-def _parsed(file: str, changed: tuple[int, int]) -> Source | None:
+def _parsed(file: str, changed: tuple[int, int]) -> ParsedFile | None:
     try:
-        return Source(file, ast.parse(Path(file).read_bytes()))
+        return ParsedFile(file, ast.parse(Path(file).read_bytes()))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
-def first_line(function: Function) -> int:
+def get_first_line(function: FunctionNode) -> int:
     """The line of the first decorator, or of the ``def``."""
     return min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
 
 
-def within(node: ast.AST, kinds: type[ast.AST] | tuple[type[ast.AST], ...]) -> Iterator[ast.AST]:
+def walk_scope(node: ast.AST, kinds: type[ast.AST] | tuple[type[ast.AST], ...]) -> Iterator[ast.AST]:
     """The nodes of some kinds in a statement, but for those in functions that it defines."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, _SCOPES):
             continue
         if isinstance(child, kinds):
             yield child
-        yield from within(child, kinds)
+        yield from walk_scope(child, kinds)
 
 
-def manager_of(expression: ast.expr) -> str | None:
+def resolve_manager(expression: ast.expr) -> str | None:
     """The mode manager of PyTorch's that an expression names or calls, as ``torch.no_grad()``; None for any other."""
     named = expression.func if isinstance(expression, ast.Call) else expression
     text = ast.unparse(named)
@@ -109,9 +113,9 @@ def manager_of(expression: ast.expr) -> str | None:
     return name if name in _MANAGERS and "gradprobe" not in owner else None
 
 
-def decorator_of(function: Function) -> ast.expr | None:
+def find_grad_decorator(function: FunctionNode) -> ast.expr | None:
     """The decorator that switches gradients off for a function."""
     for decorator in function.decorator_list:
-        if manager_of(decorator) in ("no_grad", "inference_mode"):
+        if resolve_manager(decorator) in ("no_grad", "inference_mode"):
             return decorator
     return None

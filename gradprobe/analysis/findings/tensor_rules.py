@@ -18,7 +18,7 @@ _MESSAGES = {
 }
 
 
-def sighted(evidence: Evidence) -> Iterator[Finding]:
+def report_detections(evidence: Evidence) -> Iterator[Finding]:
     """Those whose lines were all seen when they happened; PyTorch's own text is added where it raised."""
     for seen in evidence.seen:
         message = _MESSAGES.get(seen.sighting.rule)
@@ -29,7 +29,7 @@ def sighted(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(seen.sighting.rule, told, main.file, main.line, main.function, seen.count, seen.related)
 
 
-def saved_tensors_changed(evidence: Evidence) -> Iterator[Finding]:
+def find_modified_saved_tensors(evidence: Evidence) -> Iterator[Finding]:
     """GP601: the change, the forward that saved the tensor, and the backward that needs it."""
     for seen in evidence.of("GP601"):
         node, shape = seen.sighting.facts.get("node", "a node"), seen.sighting.facts.get("shape", [])
@@ -37,7 +37,7 @@ def saved_tensors_changed(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("GP601", message, seen.main.file, seen.main.line, seen.main.function, seen.count, seen.related)
 
 
-def modules_built_in_inference_mode(evidence: Evidence) -> Iterator[Finding]:
+def find_inference_modules(evidence: Evidence) -> Iterator[Finding]:
     """GP403: the lines where inference tensors were born that modules still hold as parameters or buffers."""
     births = evidence.tables.births
     for birth in births[births["alive"] > 0].to_dict("records") if len(births) else ():

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradprobe.analysis.findings.evidence import Evidence, is_ours
+from gradprobe.analysis.findings.evidence import Evidence, is_comparison_code
 from gradprobe.analysis.findings.finding import Finding
 
 _MANY = 100
 
 
-def redundant_managers(evidence: Evidence) -> Iterator[Finding]:
+def find_redundant_managers(evidence: Evidence) -> Iterator[Finding]:
     """GP801: sites that set the mode that was in force, a hundred times or more."""
     sites = evidence.tables.sites
-    for site in sites[(sites["redundant"] >= _MANY) & ~sites["file"].map(is_ours).astype(bool)].to_dict("records"):
+    for site in sites[(sites["redundant"] >= _MANY) & ~sites["file"].map(is_comparison_code).astype(bool)].to_dict(
+        "records"
+    ):
         message = (
             f"{site['manager']} found its mode in force already {int(site['redundant']):,} of {site['count']:,} times."
         )

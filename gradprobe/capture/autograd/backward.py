@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.autograd.graph import MAX_NODES, walk
+from gradprobe.capture.autograd.graph import MAX_NODES, read_graph
 from gradprobe.capture.patching.patches import Patch
 
 
@@ -38,10 +38,10 @@ def backward_patches(
     return [Patch(module, "_make_grads", make_grads)]
 
 
-def runs_behind(outputs: Iterable[torch.Tensor]) -> list[tuple[int, int]]:
+def reachable_ranges(outputs: Iterable[torch.Tensor]) -> list[tuple[int, int]]:
     """The sequence numbers of all nodes behind ``outputs``, as runs of a first and a last. Raises for too many nodes."""
-    graph = walk(outputs, read_saved=False)
-    if graph.is_cut:
+    graph = read_graph(outputs, read_saved=False)
+    if graph.is_truncated:
         raise RuntimeError(f"a backward pass went through more than {MAX_NODES:,} nodes, and was not followed")
     found: list[list[int]] = []
     for number in sorted(set(graph.sequence_numbers)):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 
-class Plain:
+class BaseTensor:
     """Attributes and methods of ``torch.Tensor`` itself on a tensor: a subclass may answer otherwise, or raise."""
 
     __slots__ = ("_tensor",)

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch.utils import _pytree
 
-from gradprobe.capture.autograd.graph import walk
+from gradprobe.capture.autograd.graph import read_graph
 from gradprobe.capture.autograd.saved_storages import storage_of
 from gradprobe.capture.autograd.version_counters import version_of
 
 PARAMETERS, BUFFERS, ARGUMENTS, RESULTS = range(4)
 
 
-class CallAccount:
+class CallEffects:
     """The versions of all tensors that a call can reach, from its beginning to its end."""
 
     def __init__(self, function: Any, code: CodeType | None, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -46,21 +46,21 @@ class CallAccount:
                 counter = (storage_of(tensor) or id(tensor), after)
                 bumps[role] += 0 if counter in counters else after - before
                 counters.add(counter)
-        returned = [leaf for leaf in leaves(result) if isinstance(leaf, torch.Tensor)]
+        returned = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         for tensor in returned:
             after = version_of(tensor)
             counter = (storage_of(tensor) or id(tensor), after or 0)
             if after and not self._is_known(tensor) and counter not in counters:
                 bumps[RESULTS] += after
                 counters.add(counter)
-        graph = walk(returned)
+        graph = read_graph(returned)
         return (graph.nodes, graph.saved_bytes, graph.graph_bytes, graph.hooked, graph.unread, *bumps)
 
     def _is_known(self, tensor: torch.Tensor) -> bool:
         return any(id(t) in self._before for t in (tensor, tensor._base) if t is not None)
 
 
-def leaves(value: Any) -> list[Any]:
+def tree_leaves(value: Any) -> list[Any]:
     """The items of nested lists, tuples and dicts, and of whatever else PyTorch knows how to take apart."""
     return _pytree.tree_leaves(value)
 
@@ -69,7 +69,7 @@ def _around(
     function: Any, code: CodeType | None, arguments: tuple[Any, ...], named: dict[str, Any]
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Tensors that a call can reach: of modules it names, closes over or is given, and its arguments."""
-    given = leaves((arguments, named))
+    given = tree_leaves((arguments, named))
     for module in _modules((*_named(function, code), *given)):
         # As PyTorch's class lists them: a class of the program may do more than to list.
         yield from ((PARAMETERS, entry) for _, entry in torch.nn.Module.named_parameters(module))

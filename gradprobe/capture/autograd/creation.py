@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.location.sites import lines
+from gradprobe.capture.location.sites import line_span
 from gradprobe.capture.patching.patches import Patch
 
-Entry = tuple[Callable[[], Any], int, CodeType | None, int, str, str, int, int]
+CreationRecord = tuple[Callable[[], Any], int, CodeType | None, int, str, str, int, int]
 """What gives the tensor while it lives, when it was made, code and offset, operator, module, when its storage was made
 or -1, the thread."""
 
@@ -24,7 +24,7 @@ _LATEST = 64
 
 
 @dataclass(frozen=True)
-class Birth:
+class CreationSite:
     """The operator that made a tensor, the line of the program it was called from, and the module it ran in."""
 
     op: str
@@ -34,7 +34,7 @@ class Birth:
     module: str
 
 
-class Births:
+class CreationRegistry:
     """The tensors that operators returned, by identity, for as long as they live.
 
     An entry holds a weak reference, so an identity that was given to another object is noticed. Entries of the dead are
@@ -42,12 +42,12 @@ class Births:
     """
 
     def __init__(self) -> None:
-        self.entries: dict[int, Entry] = {}
-        self.latest_views: deque[Entry] = deque(maxlen=_LATEST)
+        self.entries: dict[int, CreationRecord] = {}
+        self.latest_views: deque[CreationRecord] = deque(maxlen=_LATEST)
         """The entries are in no order: one may take the place of a dead one."""
         self._sweep_at = _SPARE
 
-    def get(self, tensor: Any) -> Entry | None:
+    def get(self, tensor: Any) -> CreationRecord | None:
         """What is known of ``tensor``."""
         entry = self.entries.get(id(tensor))
         return entry if entry is not None and entry[0]() is tensor else None
@@ -81,11 +81,11 @@ class Births:
             self._sweep_at = 2 * len(self.entries) + _SPARE
 
 
-REGISTRY = Births()
+REGISTRY = CreationRegistry()
 """Of this process; what recordings at level ops saw."""
 
 
-def swap_patches(settle: Callable[[], None], forget: Callable[[Any], None]) -> list[Patch]:
+def swap_patches(resolve_pending: Callable[[], None], forget: Callable[[Any], None]) -> list[Patch]:
     """Lets ``torch.utils.swap_tensors`` find no reference of ours to what it swaps; ``settle`` gives up those of a moment,
     and ``forget`` all others to a tensor.
 
@@ -97,7 +97,7 @@ def swap_patches(settle: Callable[[], None], forget: Callable[[Any], None]) -> l
 
     @functools.wraps(original)
     def swap_tensors(t1: Any, t2: Any) -> None:
-        settle()
+        resolve_pending()
         forget(t1)
         forget(t2)
         original(t1, t2)
@@ -105,29 +105,31 @@ def swap_patches(settle: Callable[[], None], forget: Callable[[Any], None]) -> l
     return [Patch(torch.utils, "swap_tensors", swap_tensors)]
 
 
-def birth_of(tensor: torch.Tensor) -> Birth | None:
+def creation_site(tensor: torch.Tensor) -> CreationSite | None:
     """Where ``tensor`` was made, if a recording at level ops saw it."""
     entry = REGISTRY.get(tensor)
     if entry is None:
         return None
     _, _, code, offset, op, module, _, _ = entry
     if code is None:
-        return Birth(op, "", 0, "", module)
-    return Birth(op, code.co_filename, lines(code, offset)[0], getattr(code, "co_qualname", code.co_name), module)
+        return CreationSite(op, "", 0, "", module)
+    return CreationSite(
+        op, code.co_filename, line_span(code, offset)[0], getattr(code, "co_qualname", code.co_name), module
+    )
 
 
-def no_tensor() -> None:
+def dead_ref() -> None:
     """What stands in an entry for a reference to a tensor that is none of its concern any more."""
 
 
-class Outliving:
+class LiveInferenceTensors:
     """Inference tensors that may still be alive later, when somebody asks."""
 
     def __init__(self) -> None:
-        self._born: list[Entry] = []
+        self._born: list[CreationRecord] = []
         self._sweep_at = _SPARE
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: CreationRecord) -> None:
         self._born.append(entry)
         if len(self._born) > self._sweep_at:
             self._born = [e for e in self._born if e[0]() is not None]
@@ -137,20 +139,20 @@ class Outliving:
         """Drops the weak reference to ``tensor``."""
         self._born = [entry for entry in self._born if entry[0]() is not tensor]
 
-    def any_alive(self) -> bool:
+    def has_live(self) -> bool:
         """Whether one of them is alive."""
         while self._born and self._born[-1][0]() is None:
             self._born.pop()
         return bool(self._born)
 
-    def take(self) -> list[Entry]:
+    def take(self) -> list[CreationRecord]:
         """Those that are alive, all of which it forgets."""
         born, self._born = self._born, []
         self._sweep_at = _SPARE
         return [entry for entry in born if entry[0]() is not None]
 
 
-def holders(roots: Iterable[torch.nn.Module], wanted: set[int]) -> dict[int, str]:
+def find_holder_names(roots: Iterable[torch.nn.Module], wanted: set[int]) -> dict[int, str]:
     """The dotted names under which modules hold the tensors of these identities: attributes, and containers in them."""
     found: dict[int, str] = {}
 

@@ -22,8 +22,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.autograd.function import BackwardCFunction
 
-from gradprobe.capture.autograd.base_tensor import Plain
-from gradprobe.capture.autograd.ownership import Ledger
+from gradprobe.capture.autograd.base_tensor import BaseTensor
+from gradprobe.capture.autograd.ownership import OwnerCounts
 
 _PREFIX = "_raw_saved_"
 _COPY_SLICES = "torch::autograd::CopySlices"
@@ -33,7 +33,7 @@ _names_by_type: WeakKeyDictionary[type, tuple[str, ...]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
-class Graph:
+class GraphSummary:
     """The nodes that a backward from some tensors could reach, and what they saved for it.
 
     ``nodes`` counts the autograd nodes that a thread's sequence number counts (all but ``AccumulateGrad``); ``names`` says
@@ -54,11 +54,11 @@ class Graph:
     hooked: int = 0
     freed: bool = False
     unread: int = 0
-    is_cut: bool = False
+    is_truncated: bool = False
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedValues:
     """What one node saved: the tensors, what a custom function put on its ``ctx``, and how many were not to be had."""
 
     tensors: list[torch.Tensor] = field(default_factory=list)
@@ -71,32 +71,32 @@ class Saved:
 MAX_NODES = 20_000
 
 
-def walk(tensors: Iterable[torch.Tensor], *, read_saved: bool = True) -> Graph:
+def read_graph(tensors: Iterable[torch.Tensor], *, read_saved: bool = True) -> GraphSummary:
     """Reads the graph behind ``tensors``; keeps no node and no tensor. Under ``torch.compile`` it is empty.
 
     Without ``read_saved`` only nodes, names and sequence numbers are filled in. The counts of owners are those of this
     moment: a thread that is busy with the same tensors may hold one in passing.
     """
     if torch.compiler.is_compiling():
-        return Graph()
+        return GraphSummary()
     with torch._C.DisableTorchFunction():
         roots = list(tensors)
         ends = [_history(root) for root in roots]
         nodes = _reachable(ends)
         counted = [node for node in nodes if not _is_leaf_node(node)]
-        is_cut = len(nodes) >= MAX_NODES
+        is_truncated = len(nodes) >= MAX_NODES
         names = dict(Counter(_name(node) for node in counted))
         numbers = [type(node)._sequence_nr(node) for node in counted]
         if not read_saved:
-            return Graph(len(counted), names, numbers, unread=ends.count(_UNREADABLE), is_cut=is_cut)
+            return GraphSummary(len(counted), names, numbers, unread=ends.count(_UNREADABLE), is_truncated=is_truncated)
         with torch._C._DisableTorchDispatch():
-            unread = ends.count(_UNREADABLE) + is_cut
-            return Graph(len(counted), names, numbers, **_saved_totals(nodes, unread), is_cut=is_cut)
+            unread = ends.count(_UNREADABLE) + is_truncated
+            return GraphSummary(len(counted), names, numbers, **_saved_totals(nodes, unread), is_truncated=is_truncated)
 
 
-def saved_by(node: Any) -> Saved:
+def find_saved_values(node: Any) -> SavedValues:
     """What an autograd node holds for backward, without unpacking any of it."""
-    saved = Saved(on_context=list(vars(node).values()) if isinstance(node, BackwardCFunction) else [])
+    saved = SavedValues(on_context=list(vars(node).values()) if isinstance(node, BackwardCFunction) else [])
     hooked = freed = unread = 0
     for variable in _saved_variables(node):
         if variable is None:
@@ -112,7 +112,7 @@ def saved_by(node: Any) -> Saved:
     return replace(saved, hooked=hooked, freed=freed, unread=unread + (_name(node) == _COPY_SLICES))
 
 
-def tensors_saved_by(node: Any) -> tuple[list[Any], int]:
+def find_saved_tensors(node: Any) -> tuple[list[Any], int]:
     """What ``saved_by`` finds of a node that was just constructed, in a tenth of the time: all that it holds, and how many
     tensors went to hooks."""
     kind = type(node)
@@ -133,7 +133,7 @@ def tensors_saved_by(node: Any) -> tuple[list[Any], int]:
     return held, hooked
 
 
-def leaves(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+def leaf_tensors(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
     """The leaves that a backward from ``tensors`` would give a gradient."""
     for node in _reachable([_history(root) for root in tensors]):
         if _is_leaf_node(node) and node.variable is not None:
@@ -143,7 +143,7 @@ def leaves(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
 _CHANGED = "modified by an inplace operation"
 
 
-def first_changed(tensors: Iterable[torch.Tensor]) -> tuple[Any, torch.Tensor] | None:
+def find_modified_saved_tensor(tensors: Iterable[torch.Tensor]) -> tuple[Any, torch.Tensor] | None:
     """A node behind ``tensors`` that saved a tensor which was changed in place since, and that tensor.
 
     PyTorch alone knows the version that was saved, so each variable is unpacked, but for those of nodes where hooks would.
@@ -181,7 +181,7 @@ def _raises_changed(node: Any, name: str) -> bool:
 def _history(root: torch.Tensor) -> Any:
     """The node that made a tensor, None, or ``_UNREADABLE`` where PyTorch refuses to tell."""
     try:
-        return Plain(root).grad_fn
+        return BaseTensor(root).grad_fn
     except RuntimeError:  # a view made under no_grad, or one of several outputs, whose base was changed in place since
         return _UNREADABLE
 
@@ -203,7 +203,7 @@ def _reachable(ends: list[Any]) -> list[Any]:
 
 
 def _saved_totals(nodes: list[Any], unread: int) -> dict[str, Any]:
-    ledger = Ledger()
+    ledger = OwnerCounts()
     try:
         counts = [_enter(node, ledger) for node in nodes]
         saved_bytes, graph_bytes = ledger.totals()
@@ -218,13 +218,13 @@ def _saved_totals(nodes: list[Any], unread: int) -> dict[str, Any]:
     }
 
 
-def _enter(node: Any, ledger: Ledger) -> Saved:
+def _enter(node: Any, ledger: OwnerCounts) -> SavedValues:
     """Notes in the ledger what a node holds; gives back the counts without the tensors, whose owners are counted next."""
     if _is_leaf_node(node):
         if node.variable is not None:
-            ledger.own_from_cpp(node.variable)
-        return Saved()
-    saved = saved_by(node)
+            ledger.add_cpp_owner(node.variable)
+        return SavedValues()
+    saved = find_saved_values(node)
     for tensor in saved.tensors:
         ledger.save(tensor)
     for value in saved.on_context:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from gradprobe.capture.autograd.base_tensor import Plain
+from gradprobe.capture.autograd.base_tensor import BaseTensor
 
 _SPARSE_PARTS = {
     torch.sparse_coo: ("_indices", "_values"),
@@ -32,7 +32,7 @@ _SPARSE_PARTS = {
 _VIEW_TRACKING = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
 
 
-class Memory:
+class OwnedStorage:
     """A storage with its bytes and the number of tensors over it that the ledger knows."""
 
     __slots__ = ("is_held", "is_saved", "nbytes", "owners", "thing")
@@ -45,47 +45,47 @@ class Memory:
         self.is_held = False
 
 
-class Held:
+class OwnedObject:
     """A tensor, or a container of tensors, with the number of its owners that the ledger knows.
 
     ``parts`` is what it consists of (the members of a container, the tensors inside a wrapper), ``owns`` all that it
     keeps alive.
     """
 
-    __slots__ = ("from_cpp", "from_python", "is_held", "is_saved", "memory", "owns", "parts", "thing")
+    __slots__ = ("cpp_owners", "is_held", "is_saved", "memory", "owns", "parts", "python_owners", "thing")
 
     def __init__(self, thing: Any) -> None:
         self.thing = thing
-        self.from_cpp = 0
-        self.from_python = 0
+        self.cpp_owners = 0
+        self.python_owners = 0
         self.is_saved = False
         self.is_held = False
-        self.memory: Memory | None = None
-        self.parts: list[Held] = []
-        self.owns: list[Held] = []
+        self.memory: OwnedStorage | None = None
+        self.parts: list[OwnedObject] = []
+        self.owns: list[OwnedObject] = []
 
 
-class Ledger:
+class OwnerCounts:
     """Tensors found in a graph with the owners that the graph accounts for. ``clear`` it as soon as it was read."""
 
     def __init__(self) -> None:
-        self._things: dict[int, Held] = {}
-        self._memories: dict[int, Memory] = {}
+        self._things: dict[int, OwnedObject] = {}
+        self._memories: dict[int, OwnedStorage] = {}
         self.unread = 0
 
     def save(self, tensor: torch.Tensor) -> None:
         """Notes a tensor that a node saved for backward."""
-        _mark_saved(self.own_from_cpp(tensor))
+        _mark_saved(self.add_cpp_owner(tensor))
 
     def save_on_context(self, value: object) -> None:
         """Notes the tensors of an attribute that a custom ``Function`` put on its ``ctx``."""
         if may_hold_tensors(value):
             _mark_saved(self._own_from_python(value))
 
-    def own_from_cpp(self, tensor: torch.Tensor) -> Held:
+    def add_cpp_owner(self, tensor: torch.Tensor) -> OwnedObject:
         """Notes that C++ of the graph owns ``tensor`` once more."""
         held = self._held(tensor)
-        held.from_cpp += 1
+        held.cpp_owners += 1
         return held
 
     def totals(self) -> tuple[int, int]:
@@ -105,28 +105,28 @@ class Ledger:
         self._things.clear()
         self._memories.clear()
 
-    def _own_from_python(self, value: object) -> Held:
+    def _own_from_python(self, value: object) -> OwnedObject:
         held = self._held(value)
-        held.from_python += 1
+        held.python_owners += 1
         return held
 
-    def _held(self, thing: Any) -> Held:
+    def _held(self, thing: Any) -> OwnedObject:
         known = self._things.get(id(thing))
         if known is not None:
             return known
-        held = self._things[id(thing)] = Held(thing)
+        held = self._things[id(thing)] = OwnedObject(thing)
         if isinstance(thing, torch.Tensor):
             self._look_into(held)
         else:
-            held.parts = [self._own_from_python(member) for member in members(thing) if may_hold_tensors(member)]
+            held.parts = [self._own_from_python(member) for member in list_members(thing) if may_hold_tensors(member)]
             held.owns = held.parts
         return held
 
-    def _look_into(self, held: Held) -> None:
-        tensor, plain = held.thing, Plain(held.thing)
+    def _look_into(self, held: OwnedObject) -> None:
+        tensor, plain = held.thing, BaseTensor(held.thing)
         if is_functorch_wrapped(tensor):
-            held.parts = [self.own_from_cpp(torch._C._functorch.get_unwrapped(tensor))]
-        elif is_wrapper(tensor):
+            held.parts = [self.add_cpp_owner(torch._C._functorch.get_unwrapped(tensor))]
+        elif is_wrapper_subclass(tensor):
             held.parts = [self._own_from_python(part) for part in self._wrapped_in(tensor)]
         elif plain.layout in _SPARSE_PARTS:
             held.parts = [self._sparse_part(getattr(plain, name)) for name in _SPARSE_PARTS[plain.layout]]
@@ -134,9 +134,9 @@ class Ledger:
             held.memory = self._memory(tensor)
         held.owns = list(held.parts)
         if plain._is_view():
-            held.owns.append(self.own_from_cpp(plain._base))
+            held.owns.append(self.add_cpp_owner(plain._base))
         if plain.is_leaf and plain.grad is not None:
-            held.owns.append(self.own_from_cpp(plain.grad))
+            held.owns.append(self.add_cpp_owner(plain.grad))
 
     def _wrapped_in(self, wrapper: Any) -> list[Any]:
         """The tensors that a wrapper says it holds."""
@@ -147,25 +147,25 @@ class Ledger:
             self.unread += 1
             return []
 
-    def _memory(self, tensor: torch.Tensor) -> Memory | None:
+    def _memory(self, tensor: torch.Tensor) -> OwnedStorage | None:
         try:
-            storage = Plain(tensor).untyped_storage()
+            storage = BaseTensor(tensor).untyped_storage()
             nbytes = bytes_in_memory(tensor, storage)
         except (NotImplementedError, RuntimeError):  # opaque, such as MKL-DNN's
             self.unread += 1
             return None
-        memory = self._memories.setdefault(storage._cdata, Memory(storage, nbytes))
+        memory = self._memories.setdefault(storage._cdata, OwnedStorage(storage, nbytes))
         memory.owners += 1
         return memory
 
-    def _sparse_part(self, read: Callable[[], torch.Tensor]) -> Held:
+    def _sparse_part(self, read: Callable[[], torch.Tensor]) -> OwnedObject:
         """Below autograd and view tracking a COO tensor gives its very part; a compressed one gives an alias.
 
         An alias does not show who owns the part, so it goes without an owner: the part then counts as held by the program.
         """
         with torch._C._AutoDispatchBelowAutograd(), torch._C._ExcludeDispatchKeyGuard(_VIEW_TRACKING):
             part, again = read(), read()
-        return self.own_from_cpp(part) if part is again else self._held(part)
+        return self.add_cpp_owner(part) if part is again else self._held(part)
 
 
 def is_functorch_wrapped(tensor: torch.Tensor) -> bool:
@@ -173,7 +173,7 @@ def is_functorch_wrapped(tensor: torch.Tensor) -> bool:
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
-def is_wrapper(tensor: torch.Tensor) -> bool:
+def is_wrapper_subclass(tensor: torch.Tensor) -> bool:
     """Whether ``tensor`` is of a subclass that holds other tensors and says which, as ``DTensor`` does."""
     return hasattr(type(tensor), "__tensor_flatten__")
 
@@ -183,7 +183,7 @@ def may_hold_tensors(value: object) -> bool:
     return isinstance(value, torch.Tensor | list | tuple | dict | set | frozenset)
 
 
-def members(container: Any) -> Iterable[object]:
+def list_members(container: Any) -> Iterable[object]:
     """What is in a list, tuple, dict or set, whatever a subclass of it makes of iteration."""
     if isinstance(container, dict):
         return list(dict.values(container))
@@ -205,25 +205,25 @@ def bytes_in_memory(tensor: torch.Tensor, storage: torch.UntypedStorage) -> int:
         return 0
 
 
-def has_other_owners(held: Held, floor: Floor) -> bool:
+def has_other_owners(held: OwnedObject, floor: BaselineCounts) -> bool:
     """Whether anybody owns the tensor or container whom the ledger does not know."""
-    references = sys.getrefcount(held.thing) - held.from_python
+    references = sys.getrefcount(held.thing) - held.python_owners
     if not isinstance(held.thing, torch.Tensor):
         return references > floor.container
     owners = torch.Tensor._use_count(held.thing) - 1  # type: ignore[attr-defined]  # less its Python object
-    if owners > held.from_cpp:
+    if owners > held.cpp_owners:
         return True
     return references > (floor.tensor_in_cpp if owners else floor.tensor)
 
 
-def is_used_elsewhere(memory: Memory, floor: Floor) -> bool:
+def is_used_elsewhere(memory: OwnedStorage, floor: BaselineCounts) -> bool:
     """Whether a tensor that the ledger does not know, or the program itself, owns the storage."""
     owners: int = torch._C._storage_Use_Count(memory.thing._cdata)
     return owners - memory.owners > floor.storage_owners or sys.getrefcount(memory.thing) > floor.storage
 
 
 @dataclass(frozen=True)
-class Floor:
+class BaselineCounts:
     """What the counts read where only the ledger, and C++ that it knows of, hold a thing."""
 
     container: int = 0
@@ -234,36 +234,39 @@ class Floor:
 
 
 @functools.cache
-def _floor() -> Floor:
+def _floor() -> BaselineCounts:
     """Measured once, where neither a transform of ``torch.func`` nor inference mode makes other tensors of these."""
     with temporarily_clear_interpreter_stack(), torch._C._InferenceMode(False):
         return _measured()
 
 
-def _measured() -> Floor:
+def _measured() -> BaselineCounts:
     """Measures things that nothing else holds, by the same reads and from the same places as the ledger's."""
-    container = Held([])
-    tensor = Held(torch.empty(0))
-    base = Held(torch.empty(0))
+    container = OwnedObject([])
+    tensor = OwnedObject(torch.empty(0))
+    base = OwnedObject(torch.empty(0))
     view = torch._C._TensorBase.view_as(base.thing, base.thing)
-    memory = Memory(tensor.thing.untyped_storage(), 0)
-    floor = Floor(
-        container=_lowest(lambda n: not has_other_owners(container, Floor(container=n))),
-        tensor=_lowest(lambda n: not has_other_owners(tensor, Floor(tensor=n))),
-        storage=_lowest(lambda n: not is_used_elsewhere(memory, Floor(storage=n, storage_owners=1 << 20))),
-        storage_owners=_lowest(lambda n: not is_used_elsewhere(memory, Floor(storage=1 << 20, storage_owners=n))) - 1,
+    memory = OwnedStorage(tensor.thing.untyped_storage(), 0)
+    floor = BaselineCounts(
+        container=_lowest(lambda n: not has_other_owners(container, BaselineCounts(container=n))),
+        tensor=_lowest(lambda n: not has_other_owners(tensor, BaselineCounts(tensor=n))),
+        storage=_lowest(lambda n: not is_used_elsewhere(memory, BaselineCounts(storage=n, storage_owners=1 << 20))),
+        storage_owners=_lowest(
+            lambda n: not is_used_elsewhere(memory, BaselineCounts(storage=1 << 20, storage_owners=n))
+        )
+        - 1,
     )
-    base.from_cpp = 1
-    in_cpp = _lowest(lambda n: not has_other_owners(base, Floor(tensor_in_cpp=n)))
+    base.cpp_owners = 1
+    in_cpp = _lowest(lambda n: not has_other_owners(base, BaselineCounts(tensor_in_cpp=n)))
     del view
-    return Floor(floor.container, floor.tensor, in_cpp, floor.storage, floor.storage_owners)
+    return BaselineCounts(floor.container, floor.tensor, in_cpp, floor.storage, floor.storage_owners)
 
 
 def _lowest(holds: Callable[[int], bool]) -> int:
     return next(number for number in range(64) if holds(number))
 
 
-def _mark_saved(held: Held) -> None:
+def _mark_saved(held: OwnedObject) -> None:
     if held.is_saved:
         return
     held.is_saved = True
@@ -273,7 +276,7 @@ def _mark_saved(held: Held) -> None:
         _mark_saved(part)
 
 
-def _mark_held(held: Held) -> None:
+def _mark_held(held: OwnedObject) -> None:
     if held.is_held:
         return
     held.is_held = True

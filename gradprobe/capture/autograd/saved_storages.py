@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from gradprobe.capture.autograd.creation import REGISTRY
-from gradprobe.capture.autograd.graph import tensors_saved_by
+from gradprobe.capture.autograd.graph import find_saved_tensors
 
-SavedEntry = tuple[int, int, int, bool]
+SavedStorage = tuple[int, int, int, bool]
 """Number, size in bytes, when it was made, -1 if before all that is known, and whether autograd took it for an input."""
 _SPARE = 1_024
 _STORAGE: Any = torch.UntypedStorage
@@ -23,19 +23,19 @@ def storage_of(tensor: Any) -> int:
         return 0
 
 
-class Storages:
+class SavedStorages:
     """Numbers for storages. A weak reference to each keeps its address from being given to another meanwhile."""
 
     def __init__(self) -> None:
-        self._entries: dict[int, SavedEntry] = {}
+        self._entries: dict[int, SavedStorage] = {}
         self._next = 1
         self._sweep_at = _SPARE
         self.since_backward: set[int] = set()
         """The addresses of those that were saved since the last backward began."""
 
-    def saved_by(self, node: Any, outputs: list[Any]) -> tuple[tuple[SavedEntry, ...], int]:
+    def saved_by(self, node: Any, outputs: list[Any]) -> tuple[tuple[SavedStorage, ...], int]:
         """The storages that ``node`` saved, and how many of its saved tensors went to hooks of the program instead."""
-        held, hooked = tensors_saved_by(node)
+        held, hooked = find_saved_tensors(node)
         if not held:
             return (), hooked
         found = (self._entry(tensor, outputs) for tensor in held)
@@ -48,7 +48,7 @@ class Storages:
         self._entries.clear()
         self.since_backward.clear()
 
-    def _entry(self, tensor: Any, outputs: list[Any]) -> SavedEntry | None:
+    def _entry(self, tensor: Any, outputs: list[Any]) -> SavedStorage | None:
         try:
             storage = tensor.untyped_storage()
         except (RuntimeError, NotImplementedError, AttributeError):  # sparse and the like; no tensor at all
@@ -84,4 +84,4 @@ class Storages:
         self._sweep_at = 2 * len(self._entries) + _SPARE
 
 
-STORAGES = Storages()
+SAVED_STORAGES = SavedStorages()

@@ -9,9 +9,9 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from gradprobe.analysis.tensor_problems import Facts
-from gradprobe.capture.autograd.base_tensor import Plain
-from gradprobe.capture.autograd.graph import Graph
+from gradprobe.analysis.tensor_problems import TensorFacts
+from gradprobe.capture.autograd.base_tensor import BaseTensor
+from gradprobe.capture.autograd.graph import GraphSummary
 from gradprobe.capture.autograd.ownership import bytes_in_memory, is_functorch_wrapped
 
 T = TypeVar("T")
@@ -22,9 +22,9 @@ def is_tensor(value: object) -> bool:
     return issubclass(type(value), torch.Tensor)  # a mock says of itself that it is an instance
 
 
-def read_facts(tensor: torch.Tensor, graph: Graph) -> Facts:
+def read_facts(tensor: torch.Tensor, graph: GraphSummary) -> TensorFacts:
     """The facts about ``tensor``; ``graph`` is the walk from it."""
-    plain = Plain(tensor)
+    plain = BaseTensor(tensor)
     with torch._C.DisableTorchFunction():
         history_error = None
         grad_fn = None
@@ -33,7 +33,7 @@ def read_facts(tensor: torch.Tensor, graph: Graph) -> Facts:
         except RuntimeError as error:  # a view whose base was changed in a way that autograd does not follow
             history_error = str(error)
         is_view = plain._is_view()
-        return Facts(
+        return TensorFacts(
             is_inference=plain.is_inference(),
             version=_or_none(lambda: int(plain._version)),
             requires_grad=plain.requires_grad,
@@ -44,7 +44,7 @@ def read_facts(tensor: torch.Tensor, graph: Graph) -> Facts:
             can_require_grad=plain.is_floating_point() or plain.is_complex(),
             is_view=is_view,
             made_as=torch._C._autograd._get_creation_meta(tensor).name if is_view else "DEFAULT",
-            base_is_leaf=is_view and plain._base is not None and Plain(plain._base).is_leaf,
+            is_base_leaf=is_view and plain._base is not None and BaseTensor(plain._base).is_leaf,
             grad_fn=None if grad_fn is None else str(type(grad_fn).name(grad_fn)),
             output_number=plain.output_nr if grad_fn is not None else 0,
             history_error=history_error,
@@ -52,35 +52,35 @@ def read_facts(tensor: torch.Tensor, graph: Graph) -> Facts:
         )
 
 
-def describe(tensor: torch.Tensor) -> str:
+def describe_tensor(tensor: torch.Tensor) -> str:
     """Class, shape, dtype and device in a few words."""
     with torch._C.DisableTorchFunction():
-        plain = Plain(tensor)
+        plain = BaseTensor(tensor)
         shape = "ragged" if _is_nested(tensor) else _or_none(lambda: tuple(plain.shape))
         # A fake tensor has a device of its own; PyTorch's would be meta.
         device = _or_none(lambda: tensor.device) or plain.device
         return f"{type(tensor).__name__} of shape {shape}, {plain.dtype}, on {device}"
 
 
-def base_of(tensor: torch.Tensor) -> str | None:
+def describe_base(tensor: torch.Tensor) -> str | None:
     """What a tracked view is a view of, in a few words."""
     with torch._C.DisableTorchFunction():
-        plain = Plain(tensor)
-        return describe(plain._base) if plain._is_view() and plain._base is not None else None
+        plain = BaseTensor(tensor)
+        return describe_tensor(plain._base) if plain._is_view() and plain._base is not None else None
 
 
-def bytes_of(tensor: torch.Tensor) -> int | None:
+def storage_nbytes(tensor: torch.Tensor) -> int | None:
     """Bytes of the storage behind a tensor, all of which it keeps alive; None where it has none of its own."""
     if is_functorch_wrapped(tensor) or is_traceable_wrapper_subclass(tensor):
         return None
     with torch._C.DisableTorchFunction():
-        return _or_none(lambda: bytes_in_memory(tensor, Plain(tensor).untyped_storage()))
+        return _or_none(lambda: bytes_in_memory(tensor, BaseTensor(tensor).untyped_storage()))
 
 
 def _traits(tensor: torch.Tensor) -> Iterator[str]:
     from torch._subclasses.fake_tensor import FakeTensor
 
-    functorch, plain = torch._C._functorch, Plain(tensor)
+    functorch, plain = torch._C._functorch, BaseTensor(tensor)
     answers = {
         "parameter": isinstance(tensor, torch.nn.Parameter),
         "buffer": isinstance(tensor, torch.nn.Buffer) if hasattr(torch.nn, "Buffer") else False,
@@ -104,7 +104,7 @@ def _traits(tensor: torch.Tensor) -> Iterator[str]:
 
 
 def _traits_of_memory(tensor: torch.Tensor) -> Iterator[str]:
-    plain = Plain(tensor)
+    plain = BaseTensor(tensor)
     if plain.numel() == 0:
         yield "empty"
         return
@@ -122,7 +122,7 @@ def _dispatches_in_python(tensor: torch.Tensor) -> bool:
 
 
 def _is_nested(tensor: torch.Tensor) -> bool:
-    plain = Plain(tensor)
+    plain = BaseTensor(tensor)
     return bool(plain.is_nested and plain.layout != torch.jagged)
 
 

@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.detectors.detection_log import Sightings
-from gradprobe.capture.location.callers import code_of
+from gradprobe.capture.detectors.detection_log import DetectionLog
+from gradprobe.capture.location.callers import unwrap_code
 from gradprobe.capture.patching.patches import Patch, Patches
-from gradprobe.capture.patching.post_import import Awaited
-from gradprobe.recording.compilations import KIND, Compilation, Folded
+from gradprobe.capture.patching.post_import import PostImportHook
+from gradprobe.recording.compilations import KIND, Compilation, TracedModeChange
 from gradprobe.recording.events import COMPILED_CALL, DECORATED, NOT_READ, Event, mode_name
-from gradprobe.recording.notes import Spot
+from gradprobe.recording.notes import SourceLocation
 
 _MOST = 1_000
 _WRAPPERS = ("compile_wrapper", "_fn")
@@ -41,7 +41,7 @@ _CHANGES = {"_set_grad_enabled": "set_grad_enabled", "_enter_inference_mode": "i
 _PLACE = re.compile(r'File "(.+)", line (\d+), in ')
 
 
-def tells_calls() -> bool:
+def can_observe_calls() -> bool:
     """Whether this PyTorch has the function in which Dynamo decides about a call; by its source, as importing it takes
     seconds."""
     file = Path(torch.__file__).parent / "_dynamo" / "eval_frame.py"
@@ -51,12 +51,12 @@ def tells_calls() -> bool:
         return False
 
 
-class Compilations:
+class DynamoObserver:
     """Listens to Dynamo from when the program has imported it: importing it takes seconds, and is the program's to do."""
 
     def __init__(
         self,
-        sightings: Sightings,
+        sightings: DetectionLog,
         fault: Callable[[Exception], None],
         now: Callable[[], int],
         emit: Callable[[Event], object],
@@ -65,7 +65,7 @@ class Compilations:
         self._sightings, self._fault = sightings, fault
         self._now, self._emit, self._label = now, emit, label
         self._patches = Patches()
-        self._awaited = Awaited("torch._dynamo", self._listen)
+        self._awaited = PostImportHook("torch._dynamo", self._listen)
         self._is_on = False
         self._reasons: dict[CodeType, list[str]] = {}
         self._notes: list[tuple[str, str]] = []
@@ -190,17 +190,17 @@ class Compilations:
             manager = _CHANGES.get(getattr(node.target, "__name__", "")) if node.op == "call_function" else None
             if manager is not None and node.args:
                 file, line = _place_after(listed[index + 1 :])
-                folded.append(Folded(manager, bool(node.args[0]), file, line))
+                folded.append(TracedModeChange(manager, bool(node.args[0]), file, line))
         operators = sum(node.op in ("call_function", "call_method", "call_module") for node in listed)
         reasons = tuple(self._reasons.pop(code, ()))
         if code.co_filename.endswith(_STAND_IN):
             code = self._called.get(get_ident()) or code
         mode, takes_inference = self._begun.get(get_ident(), ("", False))
         found = Compilation(
-            Spot(
+            SourceLocation(
                 "compiled function", code.co_filename, code.co_firstlineno, getattr(code, "co_qualname", code.co_name)
             ),
-            self._sightings.spot_of("compiled for this call", sys._getframe(2)),
+            self._sightings.locate_frame("compiled for this call", sys._getframe(2)),
             mode,
             operators - len(folded) - sum(getattr(n.target, "__name__", "") == "_exit_inference_mode" for n in listed),
             tuple(folded),
@@ -223,7 +223,7 @@ def _takes_inference(frame: FrameType | None) -> bool:
 def _code_behind(function: Any) -> CodeType | None:
     target = inspect.unwrap(function)
     owner = target if isinstance(target, torch.nn.Module) else getattr(target, "__self__", None)
-    return code_of(owner.forward if isinstance(owner, torch.nn.Module) else target)
+    return unwrap_code(owner.forward if isinstance(owner, torch.nn.Module) else target)
 
 
 def _place_after(nodes: list[Any]) -> tuple[str, int]:

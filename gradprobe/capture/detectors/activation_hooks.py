@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.detectors.detection_log import Sightings
-from gradprobe.capture.detectors.escaped_inference_tensors import born_at
-from gradprobe.capture.location.sites import TORCH
-from gradprobe.recording.notes import Spot
+from gradprobe.capture.detectors.detection_log import DetectionLog
+from gradprobe.capture.detectors.escaped_inference_tensors import locate_tensor_creation
+from gradprobe.capture.location.sites import TORCH_DIR
+from gradprobe.recording.notes import SourceLocation
 
 _MOST = 1_000
 
 
-def look_at_hooks(roots: Iterable[torch.nn.Module], sightings: Sightings) -> None:
+def report_activation_hooks(roots: Iterable[torch.nn.Module], sightings: DetectionLog) -> None:
     """Tells of each forward hook of these modules whose variables hold a tensor that has a graph now."""
     for root in roots:
         for module in root.modules():
@@ -24,8 +24,8 @@ def look_at_hooks(roots: Iterable[torch.nn.Module], sightings: Sightings) -> Non
                 kept = next((tensor for tensor in _kept_by(hook) if _has_graph(tensor)), None)
                 if kept is not None and isinstance(hook, FunctionType):
                     code = hook.__code__
-                    stored = Spot("stored here", code.co_filename, code.co_firstlineno, code.co_name)
-                    sightings.add("GP202", [stored, born_at(kept, "computed here")])
+                    stored = SourceLocation("stored here", code.co_filename, code.co_firstlineno, code.co_name)
+                    sightings.add("GP202", [stored, locate_tensor_creation(kept, "computed here")])
 
 
 def _has_graph(tensor: torch.Tensor) -> bool:
@@ -34,7 +34,7 @@ def _has_graph(tensor: torch.Tensor) -> bool:
 
 def _kept_by(hook: Any) -> Iterator[torch.Tensor]:
     """The tensors in the containers that a function refers to."""
-    if not isinstance(hook, FunctionType) or hook.__code__.co_filename.startswith(TORCH):
+    if not isinstance(hook, FunctionType) or hook.__code__.co_filename.startswith(TORCH_DIR):
         return
     values = [hook.__globals__[name] for name in hook.__code__.co_names if name in hook.__globals__]
     for cell in hook.__closure__ or ():

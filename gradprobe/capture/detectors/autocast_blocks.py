@@ -10,26 +10,26 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.detectors.detection_log import Sightings
+from gradprobe.capture.detectors.detection_log import DetectionLog
 from gradprobe.capture.ops.dispatch_mode import skip_when_compiling
 from gradprobe.capture.patching.patches import Patch
-from gradprobe.recording.notes import Spot
+from gradprobe.recording.notes import SourceLocation
 
 _DEVICES = ("cpu", "cuda")
 
 
-def is_on() -> bool:
+def is_autocast_enabled() -> bool:
     """Whether autocast is on in this thread, for any device."""
     return any(torch.is_autocast_enabled(device) for device in _DEVICES)
 
 
-class Autocasts:
+class AutocastTracker:
     """Where each thread entered its last autocast block, and how many are open."""
 
-    def __init__(self, sightings: Sightings, thread: Callable[[], int], fault: Callable[[Exception], None]) -> None:
+    def __init__(self, sightings: DetectionLog, thread: Callable[[], int], fault: Callable[[Exception], None]) -> None:
         self._sightings, self._thread, self._fault = sightings, thread, fault
         self.open: dict[int, int] = {}
-        self.last: dict[int, Spot | None] = {}
+        self.last: dict[int, SourceLocation | None] = {}
 
     def patches(self) -> list[Patch]:
         """What notes the blocks of ``torch.autocast``."""
@@ -54,6 +54,6 @@ class Autocasts:
             ident = self._thread()
             self.open[ident] = max(self.open.get(ident, 0) + step, 0)
             if frame is not None:
-                self.last[ident] = self._sightings.spot_of("autocast entered here", frame)
+                self.last[ident] = self._sightings.locate_frame("autocast entered here", frame)
         except Exception as error:
             self._fault(error)

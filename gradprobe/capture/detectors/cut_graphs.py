@@ -11,13 +11,13 @@ from sys import _getframe
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-from gradprobe.capture.autograd.creation import REGISTRY, Entry
-from gradprobe.capture.detectors.detection_log import Sightings, spot
-from gradprobe.capture.detectors.interest import ALL_OPERATORS, NO_OPERATOR, THAT_TAKE_GRADS, THAT_TAKE_RESULTS
-from gradprobe.capture.location.callers import BY_DECORATOR
-from gradprobe.capture.location.sites import TORCH
-from gradprobe.capture.ops.op_schema import tensors
-from gradprobe.recording.notes import Spot
+from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
+from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
+from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS, OPS_ON_GRAPH_RESULTS
+from gradprobe.capture.location.callers import DECORATOR_CODE
+from gradprobe.capture.location.sites import TORCH_DIR
+from gradprobe.capture.ops.op_schema import iter_tensors
+from gradprobe.recording.notes import SourceLocation
 
 _MOST = 10_000
 """Tensors that are watched for being trained on."""
@@ -27,23 +27,23 @@ class _Open(NamedTuple):
     """A decorated function that runs: the key of its block, its place and that of its call."""
 
     key: int
-    entered: Spot
-    called: Spot | None
+    entered: SourceLocation
+    called: SourceLocation | None
     is_in_forward: bool
 
 
 class _Cut(NamedTuple):
     """A tensor without a graph that would have one but for a decorator: its birth, where it was cut off, and by whom."""
 
-    entry: Entry
-    made: Spot | None
+    entry: CreationRecord
+    made: SourceLocation | None
     under: _Open
 
 
-class Cuts:
+class CutGraphDetector:
     """The decorated functions that a thread is in, and what came out of them without the graph it would have had."""
 
-    def __init__(self, sightings: Sightings) -> None:
+    def __init__(self, sightings: DetectionLog) -> None:
         self._sightings = sightings
         self._open: list[_Open] = []
         self._cut: dict[int, _Cut] = {}
@@ -52,19 +52,19 @@ class Cuts:
     def interest(self) -> int:
         """Which operators are worth looking at."""
         if self._open:
-            return THAT_TAKE_GRADS if self._open[-1].is_in_forward else THAT_TAKE_RESULTS
-        return ALL_OPERATORS if self._cut else NO_OPERATOR
+            return OPS_ON_GRAD_TENSORS if self._open[-1].is_in_forward else OPS_ON_GRAPH_RESULTS
+        return ALL_OPS if self._cut else NO_OPS
 
     def enter(self, key: int, code: CodeType | None) -> None:
         """A manager without gradients was entered by the decorator of a function, from where they were on."""
         frame: FrameType | None = _getframe(1)
-        while frame is not None and frame.f_code is not BY_DECORATOR:
+        while frame is not None and frame.f_code is not DECORATOR_CODE:
             frame = frame.f_back
-        if frame is None or code is None or code.co_filename.startswith(TORCH):
+        if frame is None or code is None or code.co_filename.startswith(TORCH_DIR):
             return
-        entered = Spot("decorated here", code.co_filename, code.co_firstlineno, code.co_name)
-        caller = self._sightings.users_frame(frame.f_back)
-        called = None if caller is None else spot("called here", caller.f_code, caller.f_lasti)
+        entered = SourceLocation("decorated here", code.co_filename, code.co_firstlineno, code.co_name)
+        caller = self._sightings.find_user_frame(frame.f_back)
+        called = None if caller is None else locate_instruction("called here", caller.f_code, caller.f_lasti)
         is_in_forward = caller is not None and caller.f_code.co_name == "forward"
         self._open.append(_Open(key, entered, called, is_in_forward))
 
@@ -75,14 +75,14 @@ class Cuts:
 
     def look(self, args: Any, result: Any, code: CodeType | None, offset: int, records: bool) -> None:
         """An operator ran at a place; ``records`` if autograd constructed a node for it."""
-        operands = list(tensors(args))
+        operands = list(iter_tensors(args))
         for arg in args:
             if isinstance(arg, list | tuple):
-                operands += tensors(arg)
+                operands += iter_tensors(arg)
         if self._open:
             under = self._open[-1]
             if not records and any(o.requires_grad and (under.is_in_forward or not o.is_leaf) for o in operands):
-                self._mark(result, spot("cut here", code, offset), under)
+                self._mark(result, locate_instruction("cut here", code, offset), under)
             return
         for operand in operands:
             cut = self._cut.get(id(operand))
@@ -90,15 +90,15 @@ class Cuts:
                 continue
             if records:
                 del self._cut[id(operand)]
-                used = spot("trained on here", code, offset)
+                used = locate_instruction("trained on here", code, offset)
                 self._sightings.add("GP105", [cut.under.called, cut.under.entered, cut.made, used])
             else:
                 self._mark(result, cut.made, cut.under)
 
-    def _mark(self, result: Any, made: Spot | None, under: _Open) -> None:
+    def _mark(self, result: Any, made: SourceLocation | None, under: _Open) -> None:
         if len(self._cut) >= _MOST:
             self._cut = {key: cut for key, cut in self._cut.items() if cut.entry[0]() is not None}
-        for tensor in tensors(result):
+        for tensor in iter_tensors(result):
             entry = REGISTRY.get(tensor)
             if entry is not None and tensor.is_floating_point() and len(self._cut) < _MOST:
                 self._cut[id(tensor)] = _Cut(entry, made, under)

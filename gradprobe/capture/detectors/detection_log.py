@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
 
-from gradprobe.capture.autograd.creation import Entry
-from gradprobe.capture.location.frames import USERS, Codes
-from gradprobe.capture.location.sites import lines
+from gradprobe.capture.autograd.creation import CreationRecord
+from gradprobe.capture.location.frames import USER, FrameClassifier
+from gradprobe.capture.location.sites import line_span
 from gradprobe.recording.events import DECORATED, GENERATOR
-from gradprobe.recording.notes import Sighting, Spot, Under
+from gradprobe.recording.notes import BlockAt, Detection, SourceLocation
 
 _BLOCKS = 1_000
 """How many blocks of a thread are remembered for those who ask which one a tensor was born in."""
@@ -29,29 +29,31 @@ class _Block:
     left_ns: int | None = None
 
 
-class Sightings:
+class DetectionLog:
     """What was seen since it was last taken."""
 
-    def __init__(self, codes: Codes, now: Callable[[], int]) -> None:
+    def __init__(self, codes: FrameClassifier, now: Callable[[], int]) -> None:
         self.codes, self.now = codes, now
-        self._found: dict[tuple[Any, ...], tuple[Sighting, int]] = {}
+        self._found: dict[tuple[Any, ...], tuple[Detection, int]] = {}
         self._blocks: dict[int, deque[_Block]] = {}
-        self.changed: tuple[Spot, ...] | None = None
+        self.changed: tuple[SourceLocation, ...] | None = None
         """What was last seen of a saved tensor that was changed: the backward that follows will raise."""
-        self.outlived: Entry | None = None
+        self.outlived: CreationRecord | None = None
         """The inference tensor that last outlived its mode, without a reference to it."""
         self._last_error: tuple[int, str] = (0, "")
 
-    def add(self, rule: str, spots: Sequence[Spot | None], under: Sequence[Under] = (), **facts: Any) -> None:
+    def add(
+        self, rule: str, locations: Sequence[SourceLocation | None], under: Sequence[BlockAt] = (), **facts: Any
+    ) -> None:
         """Notes a sighting of ``rule``; the first spot is the main one. Without a line of the program there is none.
 
         Of what is seen again at the same lines, the first time's ``under`` and ``facts`` are kept.
         """
-        known = [spot for spot in spots if spot is not None]
+        known = [spot for spot in locations if spot is not None]
         if not known:
             return
         key = (rule, *known)
-        sighting, count = self._found.get(key) or (Sighting(rule, known, list(under), facts), 0)
+        sighting, count = self._found.get(key) or (Detection(rule, known, list(under), facts), 0)
         if count or len(self._found) < _MOST:
             self._found[key] = sighting, count + 1
 
@@ -74,11 +76,11 @@ class Sightings:
                 block.left_ns = time_ns
                 return
 
-    def block_at(self, under: Under) -> Spot | None:
+    def block_at(self, under: BlockAt) -> SourceLocation | None:
         """The line of the innermost of these blocks at a moment; of the latest of them, since others are forgotten."""
         for block in reversed(self._blocks.get(under.thread, ())):
             if block.entered_ns <= under.time_ns and (block.left_ns is None or block.left_ns >= under.time_ns):
-                return spot(under.role, block.code, block.offset)
+                return locate_instruction(under.role, block.code, block.offset)
         return None
 
     def take(self) -> list[tuple[str, int]]:
@@ -86,22 +88,24 @@ class Sightings:
         found, self._found = self._found, {}
         return [(sighting.text(), count) for sighting, count in found.values()]
 
-    def users_frame(self, frame: FrameType | None) -> FrameType | None:
+    def find_user_frame(self, frame: FrameType | None) -> FrameType | None:
         """The innermost frame of the program, from ``frame`` outwards."""
-        while frame is not None and self.codes.kind(frame.f_code) != USERS:
+        while frame is not None and self.codes.kind(frame.f_code) != USER:
             frame = frame.f_back
         return frame
 
-    def spot_of(self, role: str, frame: FrameType | None) -> Spot | None:
+    def locate_frame(self, role: str, frame: FrameType | None) -> SourceLocation | None:
         """The program's line behind ``frame``."""
-        found = self.users_frame(frame)
-        return None if found is None else spot(role, found.f_code, found.f_lasti)
+        found = self.find_user_frame(frame)
+        return None if found is None else locate_instruction(role, found.f_code, found.f_lasti)
 
 
-def spot(role: str, code: CodeType | None, offset: int) -> Spot | None:
+def locate_instruction(role: str, code: CodeType | None, offset: int) -> SourceLocation | None:
     """The line of an instruction."""
     if code is None:
         return None
     if offset in (DECORATED, GENERATOR):
-        return Spot(role, code.co_filename, code.co_firstlineno, getattr(code, "co_qualname", code.co_name))
-    return Spot(role, code.co_filename, lines(code, offset)[0], getattr(code, "co_qualname", code.co_name))
+        return SourceLocation(role, code.co_filename, code.co_firstlineno, getattr(code, "co_qualname", code.co_name))
+    return SourceLocation(
+        role, code.co_filename, line_span(code, offset)[0], getattr(code, "co_qualname", code.co_name)
+    )

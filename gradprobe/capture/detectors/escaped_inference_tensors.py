@@ -8,25 +8,25 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.autograd.creation import REGISTRY, Entry
-from gradprobe.capture.detectors.detection_log import Sightings, spot
-from gradprobe.capture.location.expressions import made_by_name, named
-from gradprobe.capture.ops.op_schema import tensors
-from gradprobe.recording.notes import Spot, Under
+from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
+from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
+from gradprobe.capture.location.expressions import assignment_before, names_at
+from gradprobe.capture.ops.op_schema import iter_tensors
+from gradprobe.recording.notes import BlockAt, SourceLocation
 
 _CONVERSIONS = ("aten._to_copy", "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout", "aten.clone")
 
 
-class Escaped:
+class EscapedTensorDetector:
     """What a thread does with inference tensors outside of the mode."""
 
-    def __init__(self, sightings: Sightings) -> None:
+    def __init__(self, sightings: DetectionLog) -> None:
         self._sightings = sightings
-        self._converted: dict[int, tuple[Entry, Spot | None]] = {}
+        self._converted: dict[int, tuple[CreationRecord, SourceLocation | None]] = {}
 
     def look(self, name: str, args: Any, code: CodeType | None, offset: int, records: bool) -> None:
         """An operator ran at a place in normal mode; ``records`` if autograd constructed a node for it."""
-        for operand in tensors(args):
+        for operand in iter_tensors(args):
             entry = REGISTRY.get(operand)
             if entry is None:
                 continue
@@ -34,41 +34,41 @@ class Escaped:
                 self._look_at_half(operand, entry)
             elif isinstance(operand, torch.nn.Parameter):
                 if name in _CONVERSIONS:
-                    self._converted[id(operand)] = entry, spot("converted here", code, offset)
+                    self._converted[id(operand)] = entry, locate_instruction("converted here", code, offset)
             elif operand.requires_grad and not records and not operand.is_leaf:
-                used = spot("nothing recorded here", code, offset)
+                used = locate_instruction("nothing recorded here", code, offset)
                 applied = _given_its_value(operand, code)
-                self._sightings.add("GP502", [used, born(entry), applied], [entered(entry)])
+                self._sightings.add("GP502", [used, locate_creation(entry), applied], [find_creation_block(entry)])
 
-    def _look_at_half(self, operand: Any, entry: Entry) -> None:
+    def _look_at_half(self, operand: Any, entry: CreationRecord) -> None:
         converted = self._converted.get(id(operand))
         if converted is not None and converted[0] is entry:
             del self._converted[id(operand)]
-            self._sightings.add("GP402", [converted[1], born(entry)], [entered(entry)])
+            self._sightings.add("GP402", [converted[1], locate_creation(entry)], [find_creation_block(entry)])
 
 
-def born(entry: Entry) -> Spot | None:
+def locate_creation(entry: CreationRecord) -> SourceLocation | None:
     """The line where a tensor was made."""
-    return spot("born here", entry[2], entry[3])
+    return locate_instruction("born here", entry[2], entry[3])
 
 
-def born_at(tensor: torch.Tensor, role: str) -> Spot | None:
+def locate_tensor_creation(tensor: torch.Tensor, role: str) -> SourceLocation | None:
     """The line where ``tensor`` was made, if that was seen."""
     entry = REGISTRY.get(tensor)
-    return None if entry is None else spot(role, entry[2], entry[3])
+    return None if entry is None else locate_instruction(role, entry[2], entry[3])
 
 
-def entered(entry: Entry) -> Under:
+def find_creation_block(entry: CreationRecord) -> BlockAt:
     """The block that a tensor was made in."""
-    return Under("inference mode entered here", entry[7], entry[1])
+    return BlockAt("inference mode entered here", entry[7], entry[1])
 
 
-def _given_its_value(tensor: Any, code: CodeType | None) -> Spot | None:
+def _given_its_value(tensor: Any, code: CodeType | None) -> SourceLocation | None:
     """The line that assigned the variable by which the running expression of ``code`` names ``tensor``."""
     frame: FrameType | None = _getframe(1)
     while frame is not None and frame.f_code is not code:
         frame = frame.f_back
     if frame is None:
         return None
-    names = (name for name, value in named(frame, frame.f_lasti) if value is tensor)
-    return made_by_name("returned by the Function here", frame, next(names, None))
+    names = (name for name, value in names_at(frame, frame.f_lasti) if value is tensor)
+    return assignment_before("returned by the Function here", frame, next(names, None))

@@ -10,21 +10,21 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradprobe.capture.autograd.creation import REGISTRY, Entry
+from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
 from gradprobe.capture.autograd.version_counters import version_of
-from gradprobe.capture.detectors.detection_log import Sightings, spot
-from gradprobe.capture.detectors.escaped_inference_tensors import born, entered
-from gradprobe.capture.location.expressions import made_by_name, named
-from gradprobe.capture.location.sites import GRADPROBE, TORCH
-from gradprobe.recording.notes import Spot, Under
+from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
+from gradprobe.capture.detectors.escaped_inference_tensors import find_creation_block, locate_creation
+from gradprobe.capture.location.expressions import assignment_before, names_at
+from gradprobe.capture.location.sites import GRADPROBE_DIR, TORCH_DIR
+from gradprobe.recording.notes import BlockAt, SourceLocation
 
 
-class Explanation(NamedTuple):
+class Diagnosis(NamedTuple):
     """The rule that an exception comes under, the lines that it has to do with, and the moments of blocks that do."""
 
     rule: str
-    spots: list[Spot | None]
-    under: list[Under]
+    locations: list[SourceLocation | None]
+    under: list[BlockAt]
 
 
 _Is = Callable[[Any], bool]
@@ -65,24 +65,24 @@ _ABOUT: tuple[tuple[str, str, _Is], ...] = (
 _CHANGED = "has been modified by an inplace operation"
 
 
-def explain(error: BaseException, trace: TracebackType | None, sightings: Sightings) -> Explanation | None:
+def diagnose_exception(error: BaseException, trace: TracebackType | None, sightings: DetectionLog) -> Diagnosis | None:
     """What is known of ``error``, raised where ``trace`` ends; None if it has nothing to do with inference tensors."""
     if not isinstance(error, RuntimeError):
         return None
     text = str(error)
     if _CHANGED in text and sightings.changed is not None:
-        return Explanation("GP601", list(sightings.changed), [])
+        return Diagnosis("GP601", list(sightings.changed), [])
     about = next(((rule, fits) for part, rule, fits in _ABOUT if part in text), None)
     if about is None:
         return None
     rule, fits = about
     frames = _frames(trace)
-    place = next((f for f in reversed(frames) if sightings.users_frame(f[0]) is f[0]), None)
+    place = next((f for f in reversed(frames) if sightings.find_user_frame(f[0]) is f[0]), None)
     if place is None:
         return None
     if "do not track version counter" in text and _asked_by_program(frames, sightings):
         return None
-    used = spot("used here", place[0].f_code, place[1])
+    used = locate_instruction("used here", place[0].f_code, place[1])
     with torch._C.DisableTorchFunction():
         tensor, name = _meant(frames, fits) or (None, None)
         entry = None if tensor is None else REGISTRY.get(tensor)
@@ -95,57 +95,59 @@ def explain(error: BaseException, trace: TracebackType | None, sightings: Sighti
     if rule in ("GP303", "GP602"):
         return _of_views(rule, used, tensor, entry, place, name, sightings)
     if entry is None:
-        return Explanation(rule, [used], [])
+        return Diagnosis(rule, [used], [])
     source = _source_of(entry)
-    spots = [used, born(source)]
+    locations = [used, locate_creation(source)]
     if source is not entry:
-        spots.append(spot("taken from it here", entry[2], entry[3]))
-    return Explanation(rule, spots, [entered(source)])
+        locations.append(locate_instruction("taken from it here", entry[2], entry[3]))
+    return Diagnosis(rule, locations, [find_creation_block(source)])
 
 
-def _asked_by_program(frames: list[tuple[FrameType, int]], sightings: Sightings) -> bool:
+def _asked_by_program(frames: list[tuple[FrameType, int]], sightings: DetectionLog) -> bool:
     """Whether the program itself read ``_version``, and may expect what comes of it."""
-    outside = [frame for frame, _ in frames if not frame.f_code.co_filename.startswith(GRADPROBE)]
-    reads = outside and sightings.users_frame(outside[-1]) is outside[-1]
+    outside = [frame for frame, _ in frames if not frame.f_code.co_filename.startswith(GRADPROBE_DIR)]
+    reads = outside and sightings.find_user_frame(outside[-1]) is outside[-1]
     return bool(reads) and "_version" in outside[-1].f_code.co_names
 
 
-def look_at_failed_read(tensor: torch.Tensor, sightings: Sightings) -> None:
+def report_failed_version_read(tensor: torch.Tensor, sightings: DetectionLog) -> None:
     """PyTorch's own code asked an inference tensor for its version; what the program asks itself, it may expect."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(GRADPROBE):
+    while frame is not None and frame.f_code.co_filename.startswith(GRADPROBE_DIR):
         frame = frame.f_back
-    if frame is None or not frame.f_code.co_filename.startswith(TORCH):
+    if frame is None or not frame.f_code.co_filename.startswith(TORCH_DIR):
         return
     entry = REGISTRY.get(tensor)
-    spots = [sightings.spot_of("used here", frame)]
-    spots += [] if entry is None else [born(entry)]
-    sightings.add("GP401", spots, [] if entry is None else [entered(entry)], error="its _version was asked for")
+    locations = [sightings.locate_frame("used here", frame)]
+    locations += [] if entry is None else [locate_creation(entry)]
+    sightings.add(
+        "GP401", locations, [] if entry is None else [find_creation_block(entry)], error="its _version was asked for"
+    )
 
 
 def _of_views(
     rule: str,
-    used: Spot | None,
+    used: SourceLocation | None,
     tensor: Any,
-    entry: Entry | None,
+    entry: CreationRecord | None,
     place: tuple[FrameType, int],
     name: str | None,
-    sightings: Sightings,
-) -> Explanation:
-    spots: list[Spot | None] = [used]
-    under: list[Under] = []
+    sightings: DetectionLog,
+) -> Diagnosis:
+    locations: list[SourceLocation | None] = [used]
+    under: list[BlockAt] = []
     if rule == "GP303":
         # A wrapper is made by no operator: the line that gave the variable its value must do.
-        spots.append(made_by_name("born here", place[0], name))
-        return Explanation(rule, spots, [Under("inference mode entered here", get_ident(), sightings.now())])
+        locations.append(assignment_before("born here", place[0], name))
+        return Diagnosis(rule, locations, [BlockAt("inference mode entered here", get_ident(), sightings.now())])
     if entry is not None:
-        spots.append(spot("view made here", entry[2], entry[3]))
-        under.append(Under("mode entered here", entry[7], entry[1]))
+        locations.append(locate_instruction("view made here", entry[2], entry[3]))
+        under.append(BlockAt("mode entered here", entry[7], entry[1]))
         base = None if tensor is None else REGISTRY.get(tensor._base) if tensor._base is not None else None
         source = base or _source_of(entry)
         if source is not entry:
-            spots.append(spot("of the tensor born here", source[2], source[3]))
-    return Explanation(rule, spots, under)
+            locations.append(locate_instruction("of the tensor born here", source[2], source[3]))
+    return Diagnosis(rule, locations, under)
 
 
 def _frames(trace: TracebackType | None) -> list[tuple[FrameType, int]]:
@@ -156,7 +158,7 @@ def _frames(trace: TracebackType | None) -> list[tuple[FrameType, int]]:
     return found
 
 
-def _source_of(entry: Entry) -> Entry:
+def _source_of(entry: CreationRecord) -> CreationRecord:
     """The birth of the tensor that a view was taken from, by the time when its storage was made."""
     if entry[6] in (entry[1], -1):
         return entry
@@ -166,9 +168,9 @@ def _source_of(entry: Entry) -> Entry:
     return entry
 
 
-def _latest_alive() -> Entry | None:
+def _latest_alive() -> CreationRecord | None:
     """The inference tensor that was born last and lives: what PyTorch's own code tripped over, if nothing tells."""
-    found: Entry | None = None
+    found: CreationRecord | None = None
     for entry in list(REGISTRY.entries.values()):
         tensor = entry[0]()
         if tensor is not None and (found is None or entry[1] > found[1]) and _is_inference(tensor):
@@ -179,7 +181,7 @@ def _latest_alive() -> Entry | None:
 def _meant(frames: list[tuple[FrameType, int]], fits: _Is) -> tuple[Any, str | None] | None:
     """The tensor that the innermost frames name in the expression that failed, else one among their variables."""
     for frame, offset in reversed(frames):
-        for name, value in named(frame, offset):
+        for name, value in names_at(frame, offset):
             for tensor in _tensors_in(value):
                 if fits(tensor):
                     return tensor, name

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
-from gradprobe.capture.location.frames import USERS, Codes
+from gradprobe.capture.location.frames import USER, FrameClassifier
 
 
-class Raising:
+class ExceptionTracer:
     """The trace function of one thread. Its methods are called in that thread."""
 
     def __init__(
-        self, codes: Codes, raised: Callable[[BaseException, Any], None], fault: Callable[[Exception], None]
+        self, codes: FrameClassifier, raised: Callable[[BaseException, Any], None], fault: Callable[[Exception], None]
     ) -> None:
         self._codes, self._raised, self._fault = codes, raised, fault
         self._is_on = False
@@ -31,7 +31,7 @@ class Raising:
             return
         self._is_on = True
         while frame is not None:
-            if self._codes.kind(frame.f_code) == USERS and frame.f_trace is None:
+            if self._codes.kind(frame.f_code) == USER and frame.f_trace is None:
                 frame.f_trace, frame.f_trace_lines = self._in_frame, False
             frame = frame.f_back
         sys.settrace(self._of_calls)
@@ -60,7 +60,7 @@ class Raising:
 
         def of_calls(frame: FrameType, event: str, argument: Any) -> Any:
             code = frame.f_code
-            if (kinds.get(id(code)) or kind(code)) != USERS:
+            if (kinds.get(id(code)) or kind(code)) != USER:
                 return None
             frame.f_trace_lines = False
             return in_frame

@@ -3,4 +3,4 @@ such of these as are results of a graph."""
 
 from __future__ import annotations
 
-NO_OPERATOR, THAT_TAKE_RESULTS, THAT_TAKE_GRADS, ALL_OPERATORS = range(4)
+NO_OPS, OPS_ON_GRAPH_RESULTS, OPS_ON_GRAD_TENSORS, ALL_OPS = range(4)

@@ -8,10 +8,10 @@ from sys import _getframe
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-from gradprobe.capture.detectors.detection_log import Sightings, spot
-from gradprobe.capture.detectors.interest import NO_OPERATOR, THAT_TAKE_GRADS
-from gradprobe.capture.location.sites import TORCH
-from gradprobe.capture.ops.op_schema import tensors
+from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
+from gradprobe.capture.detectors.interest import NO_OPS, OPS_ON_GRAD_TENSORS
+from gradprobe.capture.location.sites import TORCH_DIR
+from gradprobe.capture.ops.op_schema import iter_tensors
 
 # Generators that are meant to be suspended inside of a block: context managers, and fixtures of tests.
 _MEANT = (contextlib.__file__, "/_pytest/", "/pluggy/")
@@ -23,10 +23,10 @@ class _Set(NamedTuple):
     offset: int
 
 
-class Standing:
+class LeakedModeDetector:
     """The modes without gradients that one thread set by a plain call in a function, or by a block in a generator."""
 
-    def __init__(self, sightings: Sightings) -> None:
+    def __init__(self, sightings: DetectionLog) -> None:
         self._sightings = sightings
         self._set: dict[int, _Set] = {}
         self._told: set[_Set] = set()
@@ -34,11 +34,11 @@ class Standing:
     @property
     def interest(self) -> int:
         """Which operators are worth looking at."""
-        return THAT_TAKE_GRADS if self._set else NO_OPERATOR
+        return OPS_ON_GRAD_TENSORS if self._set else NO_OPS
 
     def call(self, key: int, code: CodeType, offset: int) -> None:
         """``set_grad_enabled(False)`` was constructed: a plain call, if no block is entered with it."""
-        if code.co_name != "<module>" and not code.co_filename.startswith(TORCH):
+        if code.co_name != "<module>" and not code.co_filename.startswith(TORCH_DIR):
             self._note(key, _Set("GP101", code, offset))
 
     def enter(self, key: int, code: CodeType | None, offset: int) -> None:
@@ -56,13 +56,16 @@ class Standing:
         """The block of this key was left, or the object has restored what it found."""
         self._set.pop(key, None)
 
-    def calls_are_over(self) -> None:
+    def on_grad_enabled(self) -> None:
         """Gradients were switched on again."""
         self._set = {key: found for key, found in self._set.items() if found.rule != "GP101"}
 
     def look(self, args: Any, code: CodeType | None, offset: int) -> None:
         """An operator ran at a place, and nothing was recorded of it."""
-        operands = [*tensors(args), *(t for arg in args if isinstance(arg, list | tuple) for t in tensors(arg))]
+        operands = [
+            *iter_tensors(args),
+            *(t for arg in args if isinstance(arg, list | tuple) for t in iter_tensors(arg)),
+        ]
         if not any(operand.requires_grad for operand in operands):
             return
         running = _running()
@@ -70,8 +73,8 @@ class Standing:
             if found.code not in running:
                 del self._set[key]
                 self._told.add(found)
-                stands = spot("mode set here", found.code, found.offset)
-                lost = spot("first gradient lost here", code, offset)
+                stands = locate_instruction("mode set here", found.code, found.offset)
+                lost = locate_instruction("first gradient lost here", code, offset)
                 self._sightings.add(found.rule, [stands, lost] if found.rule == "GP101" else [lost, stands])
 
     def _note(self, key: int, found: _Set) -> None:

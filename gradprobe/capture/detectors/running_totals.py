@@ -9,9 +9,9 @@ from types import CodeType
 from typing import Any
 
 from gradprobe.capture.autograd.creation import REGISTRY
-from gradprobe.capture.detectors.detection_log import Sightings, spot
-from gradprobe.capture.ops.op_schema import tensors
-from gradprobe.recording.notes import Spot
+from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
+from gradprobe.capture.ops.op_schema import iter_tensors
+from gradprobe.recording.notes import SourceLocation
 
 _STEPS = 5
 """Sums of fewer steps are written out by hand, as those of several losses are."""
@@ -28,10 +28,10 @@ class _Total:
     steps: int = 1
 
 
-class Totals:
+class RunningTotalDetector:
     """Those of one thread. ``origins`` tells which line constructed a node, by its number, of the latest nodes."""
 
-    def __init__(self, sightings: Sightings) -> None:
+    def __init__(self, sightings: DetectionLog) -> None:
         self._sightings = sightings
         self._known: dict[tuple[int, int], _Total] = {}
         self._reached: set[tuple[int, int]] = set()
@@ -43,12 +43,12 @@ class Totals:
             return
         key = (id(code), offset)
         known = self._known.get(key)
-        if known is not None and any(_was_made_at(operand, code, offset) for operand in tensors(args)):
+        if known is not None and any(_was_made_at(operand, code, offset) for operand in iter_tensors(args)):
             known.steps, known.last = known.steps + 1, node
         else:
             self._known[key] = _Total(code, offset, node, node)
 
-    def originate(self, node: int, code: int, offset: int) -> None:
+    def on_node_created(self, node: int, code: int, offset: int) -> None:
         """A node was constructed at a place."""
         if len(self.origins) >= _ORIGINS:
             self.origins.clear()
@@ -64,18 +64,18 @@ class Totals:
         """Tells of the totals that no backward reached."""
         for key, total in self._known.items():
             if total.steps >= _STEPS and key not in self._reached:
-                at = spot("added up here", total.code, total.offset)
+                at = locate_instruction("added up here", total.code, total.offset)
                 self._sightings.add("GP201", [at, *self._behind(total, key)], steps=total.steps)
         self._known.clear()
 
-    def _behind(self, total: _Total, own: tuple[int, int]) -> list[Spot | None]:
+    def _behind(self, total: _Total, own: tuple[int, int]) -> list[SourceLocation | None]:
         """The lines that constructed most of the nodes that it keeps."""
         places = Counter(
             place for number, place in self.origins.items() if total.first <= number <= total.last and place != own
         )
-        found: dict[Spot | None, None] = {}
+        found: dict[SourceLocation | None, None] = {}
         for (code, offset), _ in places.most_common(4 * _LINES):
-            found[spot("graph built here", self._sightings.codes.held.get(code), offset)] = None
+            found[locate_instruction("graph built here", self._sightings.codes.held.get(code), offset)] = None
         return list(found)[:_LINES]
 
 

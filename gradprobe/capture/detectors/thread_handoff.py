@@ -19,25 +19,25 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.detectors.detection_log import Sightings
+from gradprobe.capture.detectors.detection_log import DetectionLog
 from gradprobe.capture.patching.patches import Patch
-from gradprobe.recording.notes import Under
+from gradprobe.recording.notes import BlockAt
 
 _LIBRARY = (threading.__file__, os.path.dirname(concurrent.futures.__file__), os.path.dirname(asyncio.__file__))
 _MARK = "_gradprobe_handed_over"
 
 
-class Handing:
+class ThreadHandoffDetector:
     """Marks what is handed over, and looks at what became of it. Called under no lock, in whatever thread it is."""
 
     def __init__(
         self,
-        sightings: Sightings,
+        sightings: DetectionLog,
         now: Callable[[], int],
-        settle: Callable[[], None],
+        resolve_pending: Callable[[], None],
         fault: Callable[[Exception], None],
     ) -> None:
-        self._sightings, self._now, self._settle, self._fault = sightings, now, settle, fault
+        self._sightings, self._now, self._settle, self._fault = sightings, now, resolve_pending, fault
         self._count: Callable[[], int] = getattr(torch.autograd, "_get_sequence_nr", int)
 
     def patches(self) -> list[Patch]:
@@ -61,7 +61,7 @@ class Handing:
             spot, ident, time = vars(work).pop(_MARK, (None, 0, 0))
             if spot is not None and before is not None and self._count() > before:
                 self._settle()
-                by, thread = [Under("mode entered here", ident, time)], threading.current_thread()
+                by, thread = [BlockAt("mode entered here", ident, time)], threading.current_thread()
                 self._sightings.add("GP701", [spot], by, thread=thread.name, ident=get_ident())
         except Exception as error:
             self._fault(error)
@@ -73,7 +73,7 @@ class Handing:
                 # A pool's thread is started where the first work is submitted, and lives on.
                 is_pools = getattr(work, "_target", None) is getattr(pools, "_worker", work)
                 if not torch.is_grad_enabled() and not is_pools:
-                    spot = self._sightings.spot_of("handed over here", _outside_of_library(_getframe(1)))
+                    spot = self._sightings.locate_frame("handed over here", _outside_of_library(_getframe(1)))
                     vars(work)[_MARK] = spot, get_ident(), self._now()
             except Exception as error:
                 self._fault(error)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 
 
-class Event(Protocol):
+class DeviceEvent(Protocol):
     """A point in a stream, which the device passes at some time."""
 
     def record(self) -> None: ...
@@ -21,7 +21,7 @@ class Accelerator(Protocol):
     def is_in_use(self) -> bool: ...
     def is_capturing(self) -> bool: ...
     def where(self) -> tuple[int, int]: ...
-    def event(self, device: int) -> Event: ...
+    def event(self, device: int) -> DeviceEvent: ...
     def memory(self, device: int) -> tuple[int, int]: ...
 
 
@@ -52,7 +52,7 @@ class TorchAccelerator:
         index = int(self._index())
         return index, int(self._stream(index).stream_id)
 
-    def event(self, device: int) -> Event:
+    def event(self, device: int) -> DeviceEvent:
         """An event that takes the time, on ``device``."""
         return torch.Event(torch.device(self._kind, device), enable_timing=True)
 
@@ -67,7 +67,7 @@ class TorchAccelerator:
             return -1, -1
 
 
-def of_this_torch() -> Accelerator | None:
+def current_accelerator() -> Accelerator | None:
     """The accelerator that this PyTorch is built for, whether or not there is one; None where it is built for none."""
     if not hasattr(torch, "accelerator") or not hasattr(torch, "Event"):
         return None

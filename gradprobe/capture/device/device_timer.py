@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from gradprobe.capture.device.accelerator import Accelerator
-from gradprobe.capture.device.accelerator import Event as DeviceEvent
-from gradprobe.recording.events import DEVICE, ENTER, EXIT, KIND, LEDGER, MANAGERS, NOT_READ, Event
+from gradprobe.capture.device.accelerator import DeviceEvent as DeviceEvent
+from gradprobe.recording.events import ACTION_MASK, DEVICE, ENTER, EXIT, MANAGERS, NOT_READ, OP_ROWS, Event
 
 _MOST = 100_000
 """Marks between two readings: an event each, which the driver holds."""
@@ -32,7 +32,7 @@ class _Mark:
     peak: int
 
 
-class Devices:
+class DeviceTimer:
     """The marks of all threads that were not read yet."""
 
     def __init__(
@@ -56,12 +56,12 @@ class Devices:
 
         def with_mark(event: Event) -> None:
             op = event[0]
-            is_edge = op & ~KIND in MANAGERS
+            is_edge = op & ~ACTION_MASK in MANAGERS
             # Within the block at both ends: the mark belongs to the block that is open where it stands.
-            if is_edge and op & KIND == EXIT:
+            if is_edge and op & ACTION_MASK == EXIT:
                 self._mark(EXIT)
             emit(event)
-            if is_edge and op & KIND == ENTER:
+            if is_edge and op & ACTION_MASK == ENTER:
                 self._mark(ENTER)
 
         return with_mark
@@ -101,7 +101,7 @@ class Devices:
             except Exception as error:
                 self._fault(error)
             else:
-                self._append((LEDGER, "devices", None, rows))
+                self._append((OP_ROWS, "devices", None, rows))
 
     def _rows(self, device: int, marks: list[_Mark]) -> list[tuple[int, ...]]:
         if self._accelerator.is_capturing():
@@ -124,7 +124,7 @@ class Devices:
             for mark, since in zip(marks, elapsed, strict=True)
         ]
 
-    def shortcomings(self) -> list[tuple[str, int]]:
+    def describe_missing_times(self) -> list[tuple[str, int]]:
         """What has no device time, in words, since this was last asked."""
         captured, beyond = self.captured, self.beyond
         self.captured = self.beyond = 0

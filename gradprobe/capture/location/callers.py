@@ -33,10 +33,10 @@ def _inner_code(function: Any, name: str) -> CodeType:
     return next(c for c in function.__code__.co_consts if isinstance(c, CodeType) and c.co_name == name)
 
 
-BY_DECORATOR = _inner_code(torch_contextlib.context_decorator, "decorate_context")
-BY_GENERATOR = _inner_code(torch_contextlib._wrap_generator, "generator_context")
-BY_STACK: CodeType = contextlib.ExitStack.enter_context.__code__
-BY_CLONE: CodeType = torch.set_grad_enabled.clone.__code__
+DECORATOR_CODE = _inner_code(torch_contextlib.context_decorator, "decorate_context")
+GENERATOR_CODE = _inner_code(torch_contextlib._wrap_generator, "generator_context")
+EXIT_STACK_CODE: CodeType = contextlib.ExitStack.enter_context.__code__
+CLONE_CODE: CodeType = torch.set_grad_enabled.clone.__code__
 
 
 def clone_set_grad_enabled(self: torch.set_grad_enabled) -> torch.set_grad_enabled:
@@ -44,20 +44,20 @@ def clone_set_grad_enabled(self: torch.set_grad_enabled) -> torch.set_grad_enabl
     return torch.set_grad_enabled(self.mode)
 
 
-BY_OWN_CLONE: CodeType = clone_set_grad_enabled.__code__
+DROP_IN_CLONE_CODE: CodeType = clone_set_grad_enabled.__code__
 
 # Wrappers whose variable `func` is the decorated function, and what a place in it counts as.
 # By identity: a code object's own hash goes through all its constants.
-decorating: dict[int, int] = {id(BY_DECORATOR): DECORATED, id(BY_GENERATOR): GENERATOR}
+decorator_forms: dict[int, int] = {id(DECORATOR_CODE): DECORATED, id(GENERATOR_CODE): GENERATOR}
 # Files whose frames stand between the user's line and a manager, and are no place of their own.
 indirect_files: set[str] = {torch_contextlib.__file__, contextlib.__file__, GRAD_MODE_FILE, __file__}
 
 
-def locate(frame: FrameType | None) -> tuple[CodeType | None, int]:
+def find_caller(frame: FrameType | None) -> tuple[CodeType | None, int]:
     """The user's place behind ``frame``: code and offset of an instruction, or a function and how it is decorated."""
     while frame is not None:
         code = frame.f_code
-        offset = decorating.get(id(code))
+        offset = decorator_forms.get(id(code))
         if offset is not None:
             decorated = _code_once(frame.f_locals.get("func"))
             if decorated is not None:
@@ -76,14 +76,14 @@ def _code_once(function: Any) -> CodeType | None:
     known = _known_codes.get(id(function))
     if known is not None and known[0]() is function:
         return known[1]
-    code = code_of(function)
+    code = unwrap_code(function)
     with contextlib.suppress(TypeError):
         key = id(function)
         _known_codes[key] = (weakref.ref(function, lambda _: _known_codes.pop(key, None)), code)
     return code
 
 
-def code_of(function: Any) -> CodeType | None:
+def unwrap_code(function: Any) -> CodeType | None:
     """The code of the function behind ``function`` and its wrappers; None for what is not written in Python."""
     with contextlib.suppress(ValueError):
         function = inspect.unwrap(function)
@@ -162,7 +162,7 @@ def loop_patches(loop_starts: Callable[[], None], fault: Callable[[Exception], N
     return [Patch(events, "_set_running_loop", set_running_loop)]
 
 
-def loops_may_run() -> bool:
+def may_have_event_loops() -> bool:
     """Whether an event loop may be running in some thread, or start without passing through asyncio's Python code."""
     return getattr(asyncio.events, "_event_loop_policy", True) is not None or "uvloop" in sys.modules
 
@@ -171,7 +171,7 @@ _NAMES = 100_000
 """Names of tasks that are told apart by numbers; of those before that many, one may come without a number again."""
 
 
-class Tasks:
+class TaskLabels:
     """Labels for asyncio tasks: their names, with a number where two tasks share one. Keeps no task alive."""
 
     def __init__(self) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from gradprobe.recording.notes import Spot
+from gradprobe.recording.notes import SourceLocation
 
 
-def named(frame: FrameType, offset: int) -> Iterator[tuple[str, Any]]:
+def names_at(frame: FrameType, offset: int) -> Iterator[tuple[str, Any]]:
     """The names and attributes in the expression at an instruction, and what they are; nothing of the program is run."""
     try:
         tree = _expression(frame, offset)
@@ -66,7 +66,7 @@ def _expression(frame: FrameType, offset: int) -> ast.AST | None:
         return ast.parse(source.strip())
 
 
-def made_by_name(role: str, frame: FrameType, name: str | None) -> Spot | None:
+def assignment_before(role: str, frame: FrameType, name: str | None) -> SourceLocation | None:
     """The line that last gave a variable its value, if there is one such line before the use."""
     if not name or not name.isidentifier():
         return None
@@ -80,4 +80,4 @@ def made_by_name(role: str, frame: FrameType, name: str | None) -> Spot | None:
         if isinstance(node, ast.Assign) and node.lineno < before and (found is None or node.lineno > found):
             is_given = any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
             found = node.lineno if is_given else found
-    return None if found is None else Spot(role, file, found, frame.f_code.co_name)
+    return None if found is None else SourceLocation(role, file, found, frame.f_code.co_name)

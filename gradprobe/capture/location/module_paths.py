@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-CALL: CodeType = torch.nn.Module._wrapped_call_impl.__code__
+MODULE_CALL_CODE: CodeType = torch.nn.Module._wrapped_call_impl.__code__
 """What runs whenever a module is called. It has few local variables; the function that it calls has many to copy."""
 _DEPTH = 30
 _SNAPSHOTS = sys.version_info < (3, 13)
 
 
-def module_of(frame: FrameType) -> Any:
+def called_module(frame: FrameType) -> Any:
     """The module that is called in ``frame``."""
     names = frame.f_locals
     module = names["self"]
@@ -34,7 +34,7 @@ class ModulePaths:
 
     def path(self, frame: FrameType) -> str:
         """The path of the module that is called in ``frame``; of the outermost its class in brackets."""
-        module = module_of(frame)
+        module = called_module(frame)
         known = self.known.get(id(module))
         if known is not None and known[0]() is module:
             return known[1]
@@ -50,7 +50,7 @@ class ModulePaths:
         for _ in range(_DEPTH):
             if above is None:
                 break
-            if above.f_code is CALL:
+            if above.f_code is MODULE_CALL_CODE:
                 return self.path(above)
             above = above.f_back
         return ""
@@ -67,8 +67,8 @@ class ModulePaths:
     def _learn(self, frame: FrameType | None) -> None:
         root = None
         while frame is not None:
-            if frame.f_code is CALL:
-                root = module_of(frame)
+            if frame.f_code is MODULE_CALL_CODE:
+                root = called_module(frame)
             frame = frame.f_back
         if root is not None:
             for name, module in root.named_modules():

@@ -8,7 +8,7 @@ from types import CodeType
 from typing import Any
 
 
-def raised_by_a_handler(error: BaseException) -> bool:
+def is_raised_by_signal_handler(error: BaseException) -> bool:
     """Whether ``error`` came from a handler of a signal, as those that end what takes too long raise one."""
     handlers: set[CodeType] | None = None
     trace = error.__traceback__

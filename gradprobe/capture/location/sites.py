@@ -17,13 +17,13 @@ from gradprobe.recording.sqlite_file import Site
 Offset = int | tuple[int, str]
 """An offset into the code; with a name of the user's own choosing, a pair."""
 
-TORCH = os.path.dirname(torch.__file__) + os.sep
-GRADPROBE = os.path.dirname(gradprobe.__file__) + os.sep
+TORCH_DIR = os.path.dirname(torch.__file__) + os.sep
+GRADPROBE_DIR = os.path.dirname(gradprobe.__file__) + os.sep
 _GENERATED = (f"{os.sep}torchinductor_", "<eval_with_key>", "<torch_package")
 _FORMS = {DECORATED: "decorator", GENERATOR: "generator"}
 
 
-class Sites(dict[tuple[int, Offset], int]):
+class SiteTable(dict[tuple[int, Offset], int]):
     """Numbers for places. Holds on to the code objects, whose identities would be reused otherwise."""
 
     def __init__(self, table: dict[int, Site]) -> None:
@@ -39,11 +39,11 @@ class Sites(dict[tuple[int, Offset], int]):
         if known is None:
             known = self[id(code), offset] = len(self._table) + 1
             self._held.append(code)
-            self._table[known] = site_of(code, offset, known)
+            self._table[known] = make_site(code, offset, known)
         return known
 
 
-def site_of(code: CodeType | None, offset: Offset, number: int = NOWHERE) -> Site:
+def make_site(code: CodeType | None, offset: Offset, number: int = NOWHERE) -> Site:
     """What is known of the place of an event."""
     offset, name = offset if isinstance(offset, tuple) else (offset, None)
     if code is None:
@@ -53,8 +53,8 @@ def site_of(code: CodeType | None, offset: Offset, number: int = NOWHERE) -> Sit
         line = end_line = code.co_firstlineno
         form = _FORMS[offset]
     else:
-        line, end_line = lines(code, offset)
-        form = "indirect" if file in indirect_files or file.startswith(GRADPROBE) else "with"
+        line, end_line = line_span(code, offset)
+        form = "indirect" if file in indirect_files or file.startswith(GRADPROBE_DIR) else "with"
     return Site(
         id=number,
         file=file,
@@ -62,11 +62,11 @@ def site_of(code: CodeType | None, offset: Offset, number: int = NOWHERE) -> Sit
         end_line=end_line,
         function=name or getattr(code, "co_qualname", code.co_name),
         form=form,
-        internal=file.startswith(TORCH) or any(mark in file for mark in _GENERATED),
+        internal=file.startswith(TORCH_DIR) or any(mark in file for mark in _GENERATED),
     )
 
 
-def lines(code: CodeType, offset: int) -> tuple[int, int]:
+def line_span(code: CodeType, offset: int) -> tuple[int, int]:
     """The first and last line of the expression that the instruction at ``offset`` belongs to."""
     if sys.version_info >= (3, 11):
         for index, (line, end_line, _, _) in enumerate(code.co_positions()):

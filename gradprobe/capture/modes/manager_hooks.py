@@ -22,24 +22,24 @@ from typing import Any
 import torch
 
 from gradprobe.capture.location.callers import (
-    BY_CLONE,
-    BY_DECORATOR,
-    BY_GENERATOR,
-    BY_OWN_CLONE,
-    BY_STACK,
+    CLONE_CODE,
+    DECORATOR_CODE,
+    DROP_IN_CLONE_CODE,
+    EXIT_STACK_CODE,
+    GENERATOR_CODE,
     GRAD_MODE_FILE,
-    Tasks,
-    locate,
+    TaskLabels,
+    find_caller,
 )
 from gradprobe.capture.patching.patches import Patch
 from gradprobe.recording.events import (
+    ACTION_MASK,
     CONSTRUCT,
     DECORATE,
     ENABLE_GRAD,
     ENTER,
     EXIT,
     INFERENCE_MODE,
-    KIND,
     NO_GRAD,
     NOT_READ,
     SET_GRAD_ENABLED,
@@ -50,13 +50,13 @@ Emit = Callable[[Event], object]
 
 
 @dataclass(frozen=True)
-class Hooks:
+class ManagerHooks:
     """The replacements, and the way to send their events elsewhere while they are in place."""
 
     patches: list[Patch]
     originals: list[Any]
     redirect: Callable[[Emit], None]
-    watch_tasks: Callable[[], None]
+    enable_task_labels: Callable[[], None]
 
     def fit(self) -> bool:
         """Whether the methods to replace are still those the hooks were built for."""
@@ -84,7 +84,7 @@ KNOWN_METHODS = {
 }
 
 
-def is_known(owner: type, name: str) -> bool:
+def is_known_method(owner: type, name: str) -> bool:
     """Whether ``owner.name`` is the method that the replacement in this file reproduces."""
     method = vars(owner).get(name)
     return (
@@ -94,21 +94,23 @@ def is_known(owner: type, name: str) -> bool:
     )
 
 
-def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exception], None]) -> Hooks:
+def build_hooks(
+    emit: Emit, now: Callable[[], int], tasks: TaskLabels, fault: Callable[[Exception], None]
+) -> ManagerHooks:
     """Hooks for the four managers that call ``emit`` once per event and ``fault`` for any error of their own."""
     label = tasks.label
     is_grad, is_inference = torch.is_grad_enabled, torch.is_inference_mode_enabled
     # `bindings._set_grad_enabled` is looked up at each call, as PyTorch's methods do: another tool may have replaced it.
     bindings = torch._C
-    by_decorator, by_generator, by_stack, by_clone = BY_DECORATOR, BY_GENERATOR, BY_STACK, BY_CLONE
-    by_own_clone = BY_OWN_CLONE
+    by_decorator, by_generator, by_stack, by_clone = DECORATOR_CODE, GENERATOR_CODE, EXIT_STACK_CODE, CLONE_CODE
+    by_own_clone = DROP_IN_CLONE_CODE
     tasks_run = False
 
     def redirect(other: Emit) -> None:
         nonlocal emit
         emit = other
 
-    def watch_tasks() -> None:
+    def enable_task_labels() -> None:
         nonlocal tasks_run
         tasks_run = True
 
@@ -121,7 +123,7 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
                 code: CodeType | None = frame.f_code
                 offset = frame.f_lasti
                 if code is by_decorator or code is by_generator or code is by_stack:
-                    code, offset = locate(frame)
+                    code, offset = find_caller(frame)
                 task = label() if tasks_run else None
                 emit((op, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task))
             except Exception as error:
@@ -151,7 +153,7 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
             code: CodeType | None = frame.f_code
             offset = frame.f_lasti
             if code is by_clone or code is by_own_clone:
-                code, offset = locate(frame)
+                code, offset = find_caller(frame)
             task = label() if tasks_run else None
             emit((_SET_INIT, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task))
         except Exception as error:
@@ -165,7 +167,7 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
             code: CodeType | None = frame.f_code
             offset = frame.f_lasti
             if code is by_stack:  # a decorator constructs an object for each call, and that event tells the place
-                code, offset = locate(frame)
+                code, offset = find_caller(frame)
             task = label() if tasks_run else None
             emit((_SET_ENTER, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task))
         except Exception as error:
@@ -180,7 +182,7 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
             code: CodeType | None = frame.f_code
             offset = frame.f_lasti
             if code is by_decorator or code is by_generator or code is by_stack:
-                code, offset = locate(frame)
+                code, offset = find_caller(frame)
             task = label() if tasks_run else None
             emit((_INFERENCE_ENTER, now(), thread(), code, offset, grad, inference, not mode, mode, id(self), task))
         except Exception as error:
@@ -203,11 +205,11 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
             result = original(self, *arguments, **named)
             try:
                 frame = _getframe(1)
-                if op & KIND == CONSTRUCT and _is_inside_manager(frame):
+                if op & ACTION_MASK == CONSTRUCT and _is_inside_manager(frame):
                     return result
-                code, offset = locate(frame)
+                code, offset = find_caller(frame)
                 task = label() if tasks_run else None
-                extra = (arguments[0] if arguments else None) if op & KIND == EXIT else task
+                extra = (arguments[0] if arguments else None) if op & ACTION_MASK == EXIT else task
                 emit((op, now(), thread(), code, offset, grad, inference, is_grad(), is_inference(), id(self), extra))
             except Exception as error:
                 fault(error)
@@ -228,7 +230,7 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
         (torch.inference_mode, "__exit__"): (_INFERENCE_EXIT, inference_exit),
     }
     patches = []
-    all_known = all(is_known(owner, name) for owner, name in KNOWN_METHODS) and _guard_acts_at_once()
+    all_known = all(is_known_method(owner, name) for owner, name in KNOWN_METHODS) and _guard_acts_at_once()
     for (owner, name), (op, hook) in reproduced.items():
         original = getattr(owner, name)
         if hook is None or not all_known:
@@ -236,7 +238,7 @@ def build(emit: Emit, now: Callable[[], int], tasks: Tasks, fault: Callable[[Exc
         # TorchScript compiles the source it finds behind `__wrapped__`, and that must be PyTorch's.
         patches.append(Patch(owner, name, functools.wraps(original)(hook)))
     originals = [getattr(patch.owner, patch.name) for patch in patches]
-    return Hooks(patches, originals, redirect, watch_tasks)
+    return ManagerHooks(patches, originals, redirect, enable_task_labels)
 
 
 @functools.cache

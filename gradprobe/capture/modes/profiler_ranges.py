@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.location.sites import Offset, site_of
-from gradprobe.recording.events import ENTER, EXIT, KIND, MANAGERS, Event
+from gradprobe.capture.location.sites import Offset, make_site
+from gradprobe.recording.events import ACTION_MASK, ENTER, EXIT, MANAGERS, Event
 
 _Range: Callable[[str], Any] | None = getattr(getattr(torch._C, "_profiler", None), "_RecordFunctionFast", None)
 
 
-def are_possible() -> bool:
+def can_name_ranges() -> bool:
     """Whether this PyTorch has what ranges are made of."""
     return _Range is not None
 
 
-class Ranges:
+class ProfilerRanges:
     """The ranges of blocks that are open. A block that is left on another thread keeps its range to the end."""
 
     def __init__(self) -> None:
@@ -40,10 +40,10 @@ class Ranges:
         def with_range(event: Event) -> None:
             emit(event)
             op = event[0]
-            if op & ~KIND in MANAGERS:
-                if op & KIND == ENTER:
+            if op & ~ACTION_MASK in MANAGERS:
+                if op & ACTION_MASK == ENTER:
                     self._begin(event)
-                elif op & KIND == EXIT:
+                elif op & ACTION_MASK == EXIT:
                     self._end(event)
 
         return with_range
@@ -59,7 +59,7 @@ class Ranges:
 
     def _begin(self, event: Event) -> None:
         op, _, thread, code, offset, *_, key, _ = event
-        name = self._name(code, offset, op & ~KIND)
+        name = self._name(code, offset, op & ~ACTION_MASK)
         if name is not None and _Range is not None:
             one = _Range(name)
             one.__enter__()
@@ -77,7 +77,7 @@ class Ranges:
         known = (id(code), offset, manager)
         if known not in self._names:
             self._held.append(code)
-            site = site_of(code, offset)
+            site = make_site(code, offset)
             where = "" if site.file is None else f" {os.path.basename(site.file)}:{site.line}"
             self._names[known] = None if site.internal else f"{MANAGERS[manager]}{where}"
         return self._names[known]

@@ -11,32 +11,32 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import BackwardCFunction
 
-from gradprobe.capture.autograd.saved_storages import STORAGES, SavedEntry, storage_of
+from gradprobe.capture.autograd.saved_storages import SAVED_STORAGES, SavedStorage, storage_of
 from gradprobe.capture.autograd.version_counters import version_of
-from gradprobe.capture.ops.op_schema import Plan
-from gradprobe.recording.events import OPERATOR, SAVING, Event, Shared
-from gradprobe.recording.op_rows import Account
+from gradprobe.capture.ops.op_schema import OpPlan
+from gradprobe.recording.events import OPERATOR, SAVING, Event, SharedEvent
+from gradprobe.recording.op_rows import OpCounts
 
-Place = tuple[int, int, str, str, int, "str | None"]
+OpPlace = tuple[int, int, str, str, int, "str | None"]
 """Code, offset, operator, module, phase and task."""
 
 FUNCTION, NO_OPERATOR = "autograd.Function", "(no operator)"
 COPY_SLICES, IN_COPY_SLICES = "CopySlices", "(in CopySlices)"
-NOWHERE: Place = (0, 0, NO_OPERATOR, "", 0, None)
+NO_PLACE: OpPlace = (0, 0, NO_OPERATOR, "", 0, None)
 _PATIENCE = 64
 """For how many operators a node may wait for the output that tells whose it is."""
 _EVENTS = 4_096
 """How many events that say the same are kept to be used again."""
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
 
-CALLED = Account(calls=1)
-NORMAL, INFERENCE = Account(counters_created=1, normal_outputs=1), Account(inference_outputs=1)
-INFERENCE_VIEW = Account(untracked_views=1, inference_outputs=1)
-TRACKED_VIEW = Account(tracked_views=1, normal_outputs=1)
-UNTRACKED_VIEW = Account(untracked_views=1, normal_outputs=1)
+ONE_CALL = OpCounts(calls=1)
+NORMAL_OUTPUT, INFERENCE_OUTPUT = OpCounts(counters_created=1, normal_outputs=1), OpCounts(inference_outputs=1)
+INFERENCE_VIEW = OpCounts(untracked_views=1, inference_outputs=1)
+TRACKED_VIEW = OpCounts(tracked_views=1, normal_outputs=1)
+UNTRACKED_VIEW = OpCounts(untracked_views=1, normal_outputs=1)
 
 
-class Write:
+class WrittenTensor:
     """A tensor about to be changed in place, and its version; None where it has no counter."""
 
     __slots__ = ("is_inference", "is_view", "storage", "tensor", "version")
@@ -57,22 +57,22 @@ class Write:
         return 1 if now is None else now - self.version
 
 
-class Pending(NamedTuple):
+class PendingOp(NamedTuple):
     """An operator that has run, and the thread's node counter: at the end of the one before, then before and after it."""
 
-    place: Place
-    plan: Plan
+    place: OpPlace
+    plan: OpPlan
     first: int
     before: int
     after: int
     outputs: Sequence[weakref.ref[Any]]
-    writes: Sequence[Write]
-    account: Account
-    is_unsure: bool
+    writes: Sequence[WrittenTensor]
+    account: OpCounts
+    is_tracking_unknown: bool
     """Whether it is yet to be seen that autograd tracks the view it returned."""
 
 
-class Settler:
+class NodeAttributor:
     """Gives each node of a thread to the operator, the line and the name that it belongs to, each exactly once.
 
     An operator's own node is the last to be constructed before it is dispatched. One that changes a view constructs more
@@ -84,20 +84,22 @@ class Settler:
         self,
         owner: int,
         emit: Callable[[Event], object],
-        originates: Callable[[int, int, int], object],
+        on_node_created: Callable[[int, int, int], object],
         changes: Callable[[int, int, int], object],
     ) -> None:
         self._owner = owner
         self._emit = emit
-        self._originates = originates  # called with the number of a node and the code and offset that constructed it
+        self._originates = (
+            on_node_created  # called with the number of a node and the code and offset that constructed it
+        )
         self._changes = changes  # called with the address of a storage and the code and offset that changed it
-        self.waiting: dict[int, tuple[Place, int]] = {}
+        self.waiting: dict[int, tuple[OpPlace, int]] = {}
         """Nodes that belong to no operator yet: where they showed, and when."""
         self._given = 0  # nodes below this number have been given away
         self._count = 0
-        self._events: dict[tuple[Place, str | None, int], Shared] = {}
+        self._events: dict[tuple[OpPlace, str | None, int], SharedEvent] = {}
 
-    def settle(self, pending: Pending, upto: int) -> None:
+    def resolve_pending(self, pending: PendingOp, upto: int) -> None:
         """Emits the account of ``pending``; the thread's node counter is at ``upto`` now."""
         if not pending.writes and not self.waiting and len(pending.outputs) == 1 and self._settle_one(pending):
             return
@@ -109,15 +111,15 @@ class Settler:
             with torch._C.DisableTorchFunctionSubclass():
                 self._settle(pending, upto, alive, changed)
 
-    def _settle_one(self, pending: Pending) -> bool:
+    def _settle_one(self, pending: PendingOp) -> bool:
         """What ``_settle`` does, for the many operators that returned one tensor and constructed its node; whether it is
         one of them."""
-        place, _, first, before, after, (output,), _, account, is_unsure = pending
+        place, _, first, before, after, (output,), _, account, is_tracking_unknown = pending
         tensor, number = output(), before - 1
         if (
             tensor is None
             or type(tensor) not in _PLAIN
-            or is_unsure
+            or is_tracking_unknown
             or after != before
             or max(first, self._given) != number
         ):
@@ -128,18 +130,18 @@ class Settler:
         self._count += 1
         self._given = after
         self._originates(number, place[0], place[1])
-        saved, hooked = STORAGES.saved_by(node, [tensor])
+        saved, hooked = SAVED_STORAGES.saved_by(node, [tensor])
         self._emit_event(place, node.name(), account + _of_nodes(1, hooked), saved)
         return True
 
-    def _settle(self, pending: Pending, upto: int, alive: list[Any], changed: list[Any]) -> None:
-        place, plan, first, before, after, _, writes, account, is_unsure = pending
+    def _settle(self, pending: PendingOp, upto: int, alive: list[Any], changed: list[Any]) -> None:
+        place, plan, first, before, after, _, writes, account, is_tracking_unknown = pending
         self._count += 1
         for write in writes:
             self._changes(write.storage, place[0], place[1])
         unclaimed = list(range(max(first, self._given), before))
         nodes, name, hooked = after - before, None, 0
-        saved: tuple[SavedEntry, ...] = ()
+        saved: tuple[SavedStorage, ...] = ()
         if unclaimed or self.waiting:
             # Of several views written at once each but the last would construct a node if it were asked for its own.
             node = _node_of(alive or [t for t in changed if len(writes) == 1 or not t._is_view()])
@@ -153,14 +155,14 @@ class Settler:
                 if node is not None and node._sequence_nr() == before - 1:
                     name = node.name()
                     self._originates(before - 1, place[0], place[1])
-                    saved, hooked = STORAGES.saved_by(node, alive or changed)
+                    saved, hooked = SAVED_STORAGES.saved_by(node, alive or changed)
                 elif writes:
                     name = IN_COPY_SLICES
             self._wait(unclaimed, place)
         self._given = max(self._given, after)
         if writes:
             account += _of_writes(writes)
-        if is_unsure:
+        if is_tracking_unknown:
             account += _of_views(plan, alive, len(pending.outputs))
         if nodes or hooked:
             account += _of_nodes(nodes, hooked)
@@ -171,13 +173,13 @@ class Settler:
             for number in [n for n, (_, since) in self.waiting.items() if self._count - since > _PATIENCE]:
                 self._give_up(number)
 
-    def _emit_event(self, place: Place, name: str | None, account: Account, saved: tuple[SavedEntry, ...]) -> None:
+    def _emit_event(self, place: OpPlace, name: str | None, account: OpCounts, saved: tuple[SavedStorage, ...]) -> None:
         key = (place, name, id(account))
         known = self._events.get(key)
         if known is None:
             if len(self._events) >= _EVENTS:
                 self._events.clear()
-            known = self._events[key] = Shared((OPERATOR, self._owner, place, name, account))
+            known = self._events[key] = SharedEvent((OPERATOR, self._owner, place, name, account))
         self._emit((SAVING, self._owner, known, saved) if saved else known)
 
     def flush(self, last: int, upto: int) -> None:
@@ -186,10 +188,12 @@ class Settler:
             self._give_up(number)
         since = upto - max(last, self._given)
         if since > 0:
-            self._emit((OPERATOR, self._owner, NOWHERE, None, Account(nodes=since)))
+            self._emit((OPERATOR, self._owner, NO_PLACE, None, OpCounts(nodes=since)))
         self._given = upto
 
-    def _after_writes(self, place: Place, after: int, upto: int, writes: Sequence[Write], changed: list[Any]) -> None:
+    def _after_writes(
+        self, place: OpPlace, after: int, upto: int, writes: Sequence[WrittenTensor], changed: list[Any]
+    ) -> None:
         """An in-place change of a view with a graph ends in two nodes: ``CopySlices``, and the view's own, made anew."""
         views = [t for t in changed if t._is_view() and t.requires_grad]
         if not views:
@@ -200,9 +204,9 @@ class Settler:
             end = node._sequence_nr() + 1 if node is not None and after <= node._sequence_nr() < upto else after
         self._given = min(end, upto)
         if self._given > after:
-            self._emit((OPERATOR, self._owner, place, COPY_SLICES, Account(nodes=self._given - after)))
+            self._emit((OPERATOR, self._owner, place, COPY_SLICES, OpCounts(nodes=self._given - after)))
 
-    def _wait(self, numbers: list[int], place: Place) -> None:
+    def _wait(self, numbers: list[int], place: OpPlace) -> None:
         for number in numbers:
             self.waiting[number] = place, self._count
 
@@ -211,13 +215,13 @@ class Settler:
         if waiting is not None:
             code, offset, _, module, phase, task = waiting[0]
             place = code, offset, FUNCTION, module, phase, task
-            saved, hooked = STORAGES.saved_by(node, outputs)
-            account = Account(calls=1, nodes=1, hooked=hooked)
+            saved, hooked = SAVED_STORAGES.saved_by(node, outputs)
+            account = OpCounts(calls=1, nodes=1, hooked=hooked)
             self._emit_event(place, node.name(), account, saved)
 
     def _give_up(self, number: int) -> None:
         (code, offset, _, *rest), _ = self.waiting.pop(number)
-        account = Account(nodes=1)
+        account = OpCounts(nodes=1)
         self._emit((OPERATOR, self._owner, (code, offset, NO_OPERATOR, *rest), None, account))
 
 
@@ -245,13 +249,13 @@ def _transforms() -> bool:
 
 
 @lru_cache(256)
-def _of_nodes(nodes: int, hooked: int) -> Account:
-    return Account(nodes=nodes, hooked=hooked)
+def _of_nodes(nodes: int, hooked: int) -> OpCounts:
+    return OpCounts(nodes=nodes, hooked=hooked)
 
 
 @lru_cache(256)
-def _of_counts(bumps: int, uncounted: int, normal: int, inference: int) -> Account:
-    return Account(
+def _of_counts(bumps: int, uncounted: int, normal: int, inference: int) -> OpCounts:
+    return OpCounts(
         version_bumps=bumps,
         uncounted_writes=uncounted,
         normal_without_counter=normal,
@@ -259,7 +263,7 @@ def _of_counts(bumps: int, uncounted: int, normal: int, inference: int) -> Accou
     )
 
 
-def _of_writes(writes: Sequence[Write]) -> Account:
+def _of_writes(writes: Sequence[WrittenTensor]) -> OpCounts:
     """What became of the tensors that an operator wrote to."""
     uncounted = sum(write.version is None for write in writes)
     normal = sum(write.version is None and not write.is_inference for write in writes)
@@ -267,7 +271,7 @@ def _of_writes(writes: Sequence[Write]) -> Account:
     return _of_counts(_bumps(writes), uncounted, normal, inference)
 
 
-def _bumps(writes: Sequence[Write]) -> int:
+def _bumps(writes: Sequence[WrittenTensor]) -> int:
     """By how much the counters behind ``writes`` have gone up, each counted once."""
     if len(writes) == 1:
         return writes[0].bumps()
@@ -278,7 +282,7 @@ def _bumps(writes: Sequence[Write]) -> int:
     return sum(max(b) if max(b) >= len(b) else sum(b) for b in by_storage.values())
 
 
-def _of_views(plan: Plan, alive: list[Any], number: int) -> Account:
+def _of_views(plan: OpPlan, alive: list[Any], number: int) -> OpCounts:
     """What the views are that a view operator returned; its plan remembers for the next time."""
     found = TRACKED_VIEW.times(number - len(alive))  # most are, and of these it can no longer be asked
     for tensor in alive:

@@ -39,7 +39,7 @@ _OF_COMPLEX: Any = _set_of(_LAZY)
 Guard = AbstractContextManager[Any]
 
 
-def counting_versions(line: FrameType | None, args: Any) -> Guard | None:
+def include_adinplaceorview(line: FrameType | None, args: Any) -> Guard | None:
     """A block in which the parts of an operator, called from ``line`` with ``args``, count versions and track views.
 
     None if they must not: for what the program's own modes and tensors call, all this is off, watched or not.
@@ -47,24 +47,24 @@ def counting_versions(line: FrameType | None, args: Any) -> Guard | None:
     return None if _is_called_by_another(line) else _counting_versions()
 
 
-def of_a_kernel(line: FrameType | None, args: Any) -> Guard | None:
+def guard_for_kernel(line: FrameType | None, args: Any) -> Guard | None:
     """A block in which a kernel that calls other operators may conjugate and negate lazily, where it has complex numbers.
 
     In inference mode, where no kernel of autograd's above the mode left it out, it also counts versions.
     """
     if torch.is_inference_mode_enabled():
-        return as_unwatched(line, args)
+        return restore_caller_keys(line, args)
     with _C.DisableTorchFunction():  # modes and tensors of the program hear of no question of ours
         is_complex = bool(args) and isinstance(args[0], torch.Tensor) and args[0].is_complex()
     return _reopening(_OF_COMPLEX) if is_complex and not _is_called_by_another(line) else None
 
 
-def as_unwatched(line: FrameType | None, args: Any) -> Guard | None:
+def restore_caller_keys(line: FrameType | None, args: Any) -> Guard | None:
     """A block in which the parts of an operator pass all that they would if no mode had been called with the whole."""
     return None if _is_called_by_another(line) else _reopening(_ALL) or _counting_versions()
 
 
-def of_a_library(has_kernel: Callable[[str], bool]) -> Callable[[FrameType | None, Any], Guard | None]:
+def guard_for_custom_op(has_kernel: Callable[[str], bool]) -> Callable[[FrameType | None, Any], Guard | None]:
     """What gives the block for an operator that is not PyTorch's own, and says for which keys it has a kernel.
 
     Unwatched its kernel runs with all on, but for what kernels of its own above have switched off: those for autograd
@@ -83,7 +83,7 @@ def of_a_library(has_kernel: Callable[[str], bool]) -> Callable[[FrameType | Non
     return surroundings
 
 
-def below_counting(func: Any) -> Callable[..., Any]:
+def redispatch_below_adinplaceorview(func: Any) -> Callable[..., Any]:
     """A call of a custom operator that leaves out its own counting of versions, which has been done above the mode."""
     after: Any = getattr(_C, "_after_ADInplaceOrView_keyset", None)
 

@@ -8,17 +8,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-def let_pass(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+def pass_through(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
     return func(*args, **(kwargs or {}))
 
 
-class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class ObserverMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The mode of one thread. What is compiled stays out of it, so that it compiles as it would unwatched.
 
     It does nothing but what an attribute of the object does instead.
     """
 
-    __torch_dispatch__ = let_pass
+    __torch_dispatch__ = pass_through
 
     supports_higher_order_operators = True
 
@@ -31,18 +31,20 @@ class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
 
-def insert(mode: Mode) -> None:
+def insert_mode(mode: ObserverMode) -> None:
     """Puts ``mode`` below the program's own modes, each of which takes whatever is on top for itself when it ends.
 
     One of ours that does nothing any more goes: its recording was stopped where it could not be taken from this stack.
     """
-    above = [other for other in _take_down(None) if type(other) is not Mode or "__torch_dispatch__" in vars(other)]
+    above = [
+        other for other in _take_down(None) if type(other) is not ObserverMode or "__torch_dispatch__" in vars(other)
+    ]
     torch._C._push_on_torch_dispatch_stack(mode)
     for other in reversed(above):
         torch._C._push_on_torch_dispatch_stack(other)
 
 
-def remove(mode: Mode) -> None:
+def remove_mode(mode: ObserverMode) -> None:
     """Takes ``mode`` from the stack, wherever it is, and leaves the others in their order.
 
     Inside an operator, and where the program took all modes down, it is not there, and PyTorch puts it back later.
@@ -52,7 +54,7 @@ def remove(mode: Mode) -> None:
         torch._C._push_on_torch_dispatch_stack(other)
 
 
-def _take_down(mode: Mode | None) -> list[Any]:
+def _take_down(mode: ObserverMode | None) -> list[Any]:
     """Takes the program's modes from the stack down to ``mode``, which goes too; gives those above it, the top first."""
     taken: list[Any] = []
     for _ in range(_own_modes()):

@@ -20,71 +20,71 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradprobe.capture.autograd.creation import REGISTRY, Entry, Outliving
+from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord, LiveInferenceTensors
 from gradprobe.capture.autograd.version_counters import read_version
-from gradprobe.capture.detectors.thread_detectors import Lookout
-from gradprobe.capture.location.callers import Tasks
-from gradprobe.capture.location.frames import OPTIMIZER, USERS, Codes
-from gradprobe.capture.location.module_paths import CALL, ModulePaths
+from gradprobe.capture.detectors.thread_detectors import ThreadDetectors
+from gradprobe.capture.location.callers import TaskLabels
+from gradprobe.capture.location.frames import OPTIMIZER, USER, FrameClassifier
+from gradprobe.capture.location.module_paths import MODULE_CALL_CODE, ModulePaths
 from gradprobe.capture.ops.attribution import (
-    CALLED,
-    INFERENCE,
+    INFERENCE_OUTPUT,
     INFERENCE_VIEW,
-    NORMAL,
+    NORMAL_OUTPUT,
+    ONE_CALL,
     TRACKED_VIEW,
     UNTRACKED_VIEW,
-    Pending,
-    Settler,
-    Write,
+    NodeAttributor,
+    PendingOp,
+    WrittenTensor,
 )
 from gradprobe.capture.ops.dispatch_keys import Guard
 from gradprobe.capture.ops.dispatch_mode import skip_when_compiling
-from gradprobe.capture.ops.native.bridge import Native
-from gradprobe.capture.ops.op_schema import Plan, tensors
-from gradprobe.capture.ops.waiting import may_wait
-from gradprobe.recording.events import OPERATOR, Event, Shared
-from gradprobe.recording.op_rows import BACKWARD, FORWARD, IN_OPTIMIZER, Account
+from gradprobe.capture.ops.native.bridge import NativeBridge
+from gradprobe.capture.ops.op_schema import OpPlan, iter_tensors
+from gradprobe.capture.ops.waiting import must_defer
+from gradprobe.recording.events import OPERATOR, Event, SharedEvent
+from gradprobe.recording.op_rows import BACKWARD, FORWARD, IN_OPTIMIZER, OpCounts
 
 _EVENTS = 16_384
 """How many kinds of operators at a place a thread keeps the event of."""
 
-_NOTHING = Account()
-_ONE_NORMAL, _ONE_INFERENCE = CALLED + NORMAL, CALLED + INFERENCE
-_NORMAL_UNCOUNTED, _INFERENCE_COUNTED = Account(normal_without_counter=1), Account(inference_with_counter=1)
-_ONE_TRACKED, _ONE_UNTRACKED = CALLED + TRACKED_VIEW, CALLED + UNTRACKED_VIEW
-_ONE_INFERENCE_VIEW = CALLED + INFERENCE_VIEW
+_NOTHING = OpCounts()
+_ONE_NORMAL, _ONE_INFERENCE = ONE_CALL + NORMAL_OUTPUT, ONE_CALL + INFERENCE_OUTPUT
+_NORMAL_UNCOUNTED, _INFERENCE_COUNTED = OpCounts(normal_without_counter=1), OpCounts(inference_with_counter=1)
+_ONE_TRACKED, _ONE_UNTRACKED = ONE_CALL + TRACKED_VIEW, ONE_CALL + UNTRACKED_VIEW
+_ONE_INFERENCE_VIEW = ONE_CALL + INFERENCE_VIEW
 
 
-class Watcher(NamedTuple):
+class ThreadDispatcher(NamedTuple):
     """The account of one thread's operators."""
 
     dispatch: Callable[..., Any]
-    settle: Callable[[], None]
+    resolve_pending: Callable[[], None]
     """Emits what is pending."""
-    settle_operators: Callable[[int], None]
+    resolve_operators: Callable[[int], None]
     """Emits those operators that are pending; the thread's node counter is at that number. No stretch ends there."""
-    outliving: Outliving
-    lookout: Lookout
-    core: Native
+    outliving: LiveInferenceTensors
+    detectors: ThreadDetectors
+    core: NativeBridge
 
 
-def watcher(
+def make_dispatcher(
     emit: Callable[[Event], object],
     now: Callable[[], int],
     fault: Callable[[Exception], None],
-    codes: Codes,
+    codes: FrameClassifier,
     paths: ModulePaths,
-    tasks: Tasks,
+    tasks: TaskLabels,
     elsewhere: Callable[..., Any],
-    lookout: Lookout,
+    detectors: ThreadDetectors,
     native: Any,
-) -> Watcher:
+) -> ThreadDispatcher:
     """What watches the thread that calls this; operators of other threads that reach it go ``elsewhere``."""
     owner = thread()
-    plans: dict[Any, Plan] = {}
-    entries, outliving, made_view = REGISTRY.entries, Outliving(), REGISTRY.latest_views.append
-    armed, totals = lookout.armed, lookout.totals
-    settler, outlive = Settler(owner, emit, totals.originate, lookout.changed.write), outliving.add
+    plans: dict[Any, OpPlan] = {}
+    entries, outliving, made_view = REGISTRY.entries, LiveInferenceTensors(), REGISTRY.latest_views.append
+    interest_cell, totals = detectors.interest_cell, detectors.totals
+    settler, outlive = NodeAttributor(owner, emit, totals.on_node_created, detectors.changed.write), outliving.add
     waiting = settler.waiting
     kinds, learn, path_of, path_above = codes.kinds, codes.learn, paths.path, paths.path_above
     nodes, graph_task = torch.autograd._get_sequence_nr, torch._C._current_graph_task_id  # type: ignore[attr-defined]
@@ -95,8 +95,8 @@ def watcher(
     are_functions_heard: Any = torch._C._is_torch_function_mode_enabled
     disable_functions: Any = torch._C.DisableTorchFunction
     takes_functions, number_of_modes = torch._C._has_torch_function, torch._C._len_torch_dispatch_stack
-    pending: list[Pending] = []
-    events: dict[tuple[Any, ...], Shared] = {}
+    pending: list[PendingOp] = []
+    events: dict[tuple[Any, ...], SharedEvent] = {}
     last = [nodes()]
 
     def dispatch(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -106,7 +106,7 @@ def watcher(
             # An operator that C++ calls, in C++: nothing of the program hears of it, and must not by our calling it.
             with disable_functions():
                 return dispatch(self, func, types, args, kwargs)
-        writes: list[Write] | None = None
+        writes: list[WrittenTensor] | None = None
         guard: Guard | None = None
         frame: FrameType | None = None
         code: CodeType | None = None
@@ -118,11 +118,11 @@ def watcher(
             unheard.__enter__()
         try:
             if plan is None:
-                plan = plans[func] = Plan(func)
-            if pending and not ((plan.is_detach or plan.is_view) and may_wait(plan, args, pending)):
-                settle_all(before)
+                plan = plans[func] = OpPlan(func)
+            if pending and not ((plan.is_detach or plan.is_view) and must_defer(plan, args, pending)):
+                resolve_all(before)
             if plan.writes:
-                writes = [Write(t) for t in plan.written(args, kwargs)]
+                writes = [WrittenTensor(t) for t in plan.written(args, kwargs)]
             # The line of the program, and the module whose forward is running.
             frame = _getframe(1)
             while frame is not None:
@@ -132,7 +132,7 @@ def watcher(
                 except KeyError:
                     kind = learn(at)
                 if kind:
-                    if kind == USERS:
+                    if kind == USER:
                         code, offset = at, frame.f_lasti
                         break
                     if kind == OPTIMIZER:
@@ -173,12 +173,12 @@ def watcher(
             # What came out.
             time = now()
             refs: tuple[weakref.ref[Any], ...] = ()
-            account = CALLED
+            account = ONE_CALL
             unsure = False  # whether the view is tracked shows only later
             if writes is not None:
                 # The first that is seen of a module's parameter is what fills it.
                 if type(result) is parameter_type and result.is_inference() and REGISTRY.get(result) is None:
-                    filled: Entry = (ref(result), time, code, offset, plan.name, module, time, owner)
+                    filled: CreationRecord = (ref(result), time, code, offset, plan.name, module, time, owner)
                     entries[id(result)] = filled
                     outlive(filled)
             elif plan.tracks is not None and not plan.is_composite and type(result) is tensor_type:
@@ -196,23 +196,23 @@ def watcher(
                 else:
                     account = _ONE_TRACKED if plan.tracks else _ONE_UNTRACKED
             elif plan.is_view:
-                outs = [result] if type(result) is tensor_type else list(tensors(result))
+                outs = [result] if type(result) is tensor_type else list(iter_tensors(result))
                 refs = tuple(map(ref, outs))
                 account = _NOTHING
                 source = args[0] if args and isinstance(args[0], tensor_type) else None
                 under = entries.get(id(source))
                 made = under[6] if under is not None and under[0]() is source else -1
                 for weak, out in zip(refs, outs, strict=True):
-                    found, fresh, is_unsure = kind_of_view(plan, source, out)
+                    found, fresh, is_tracking_unknown = classify_view(plan, source, out)
                     account = found if account is _NOTHING else account + found
-                    unsure = unsure or is_unsure
+                    unsure = unsure or is_tracking_unknown
                     if out is not source:
                         entry = (weak, time, code, offset, plan.name, module, time if fresh else made, owner)
                         entries[id(out)] = entry
                         made_view(entry)
-                        if found is INFERENCE_VIEW or found is INFERENCE:
+                        if found is INFERENCE_VIEW or found is INFERENCE_OUTPUT:
                             outlive(entry)
-                account += CALLED
+                account += ONE_CALL
             elif type(result) is tensor_type or type(result) is parameter_type:
                 weak = ref(result)
                 refs = (weak,)
@@ -224,11 +224,11 @@ def watcher(
                 else:
                     account = _ONE_NORMAL
             else:
-                outs = list(tensors(result))
+                outs = list(iter_tensors(result))
                 refs = tuple(map(ref, outs))
                 for weak, out in zip(refs, outs, strict=True):
                     is_born_so = out.is_inference()
-                    account += INFERENCE if is_born_so else NORMAL
+                    account += INFERENCE_OUTPUT if is_born_so else NORMAL_OUTPUT
                     entry = (weak, time, code, offset, plan.name, module, time, owner)
                     entries[id(out)] = entry
                     if is_born_so:
@@ -243,15 +243,15 @@ def watcher(
                     if value.is_inference() is is_counted:
                         account += _INFERENCE_COUNTED if is_counted else _NORMAL_UNCOUNTED
             after = nodes()
-            if armed:
-                lookout.look(plan.name, args, result, code, offset, before != last[0])
+            if interest_cell:
+                detectors.look(plan.name, args, result, code, offset, before != last[0])
             elif types and plan.is_view and is_inference():
-                lookout.view_of_subclass()
+                detectors.on_subclass_view()
             if plan.is_sum and before != last[0]:
                 totals.look(args, result, code, offset, before - 1)
             if pending or writes is not None or unsure or before != last[0] or after != before or waiting:
                 place = (0 if code is None else id(code), offset, plan.name, module, phase, task)
-                pending.append(Pending(place, plan, last[0], before, after, refs, writes or (), account, unsure))
+                pending.append(PendingOp(place, plan, last[0], before, after, refs, writes or (), account, unsure))
             else:
                 # By identity: the event holds on to its account, and codes to theirs.
                 key = (id(code), offset, plan, module, phase, task, id(account))
@@ -260,7 +260,7 @@ def watcher(
                     if len(events) >= _EVENTS:
                         events.clear()
                     place = (0 if code is None else id(code), offset, plan.name, module, phase, task)
-                    event = events[key] = Shared((OPERATOR, owner, place, None, account))
+                    event = events[key] = SharedEvent((OPERATOR, owner, place, None, account))
                 emit(event)
             last[0] = after
         except Exception as error:
@@ -270,38 +270,38 @@ def watcher(
                 unheard.__exit__(None, None, None)
         return result
 
-    def settle_all(upto: int) -> None:
+    def resolve_all(upto: int) -> None:
         while pending:
             one = pending.pop(0)
-            settler.settle(one, pending[0].before if pending else upto)
+            settler.resolve_pending(one, pending[0].before if pending else upto)
 
-    def settle() -> None:
+    def resolve_pending() -> None:
         core.flush()
         upto = nodes()
         if pending:
             if are_functions_heard():
                 with disable_functions():
-                    settle_all(upto)
+                    resolve_all(upto)
             else:
-                settle_all(upto)
+                resolve_all(upto)
         if waiting or upto != last[0]:
             settler.flush(last[0], upto)
             last[0] = upto
         REGISTRY.sweep()
 
-    core = Native(
+    core = NativeBridge(
         native,
         owner,
         plans,
         pending,
         last,
-        settle=settle_all,
+        resolve_pending=resolve_all,
         waiting=waiting,
-        armed=armed,
+        interest_cell=interest_cell,
         learn=learn,
         paths=paths.known,
         path=path_of,
-        call=CALL,
+        call=MODULE_CALL_CODE,
         running_loop=running_loop,
         label=label,
         now=now,
@@ -312,21 +312,21 @@ def watcher(
         fault=fault,
     )
     skip_when_compiling(dispatch)
-    return Watcher(dispatch, settle, settle_all, outliving, lookout, core)
+    return ThreadDispatcher(dispatch, resolve_pending, resolve_all, outliving, detectors, core)
 
 
-def kind_of_view(plan: Plan, source: Any, out: Any) -> tuple[Account, bool, bool]:
+def classify_view(plan: OpPlan, source: Any, out: Any) -> tuple[OpCounts, bool, bool]:
     """What a view operator returned; whether that is no view at all; whether its tracking is yet to be seen."""
     if out is source or source is None:
         return _NOTHING, False, False
     if out.is_inference():
         is_new = plan.is_composite and not _share(source, out)
-        return INFERENCE if is_new else INFERENCE_VIEW, is_new, False
+        return INFERENCE_OUTPUT if is_new else INFERENCE_VIEW, is_new, False
     if plan.is_composite:
         if out._is_view():
             return TRACKED_VIEW, False, False
         is_new = not _share(source, out)
-        return NORMAL if is_new else UNTRACKED_VIEW, is_new, False
+        return NORMAL_OUTPUT if is_new else UNTRACKED_VIEW, is_new, False
     if plan.tracks is None:
         return _NOTHING, False, True
     return TRACKED_VIEW if plan.tracks else UNTRACKED_VIEW, False, False

@@ -11,15 +11,15 @@ from torch._library.custom_ops import OPDEFS
 
 from gradprobe.capture.ops.dispatch_keys import (
     Guard,
-    as_unwatched,
-    below_counting,
-    counting_versions,
-    of_a_kernel,
-    of_a_library,
+    guard_for_custom_op,
+    guard_for_kernel,
+    include_adinplaceorview,
+    redispatch_below_adinplaceorview,
+    restore_caller_keys,
 )
 
 
-class Plan:
+class OpPlan:
     """How to call one operator, and what to look at around the call.
 
     ``writes`` are the arguments that it changes in place, as position and name. ``is_view`` says that it returns a view, or
@@ -47,7 +47,7 @@ class Plan:
         """The tensors that the call changes in place; one in a list twice comes twice."""
         for position, name in self.writes:
             value = args[position] if position < len(args) else kwargs.get(name) if kwargs else None
-            yield from tensors(value)
+            yield from iter_tensors(value)
 
 
 _FRESH = ("aten.lift_fresh",)
@@ -58,18 +58,18 @@ SLOW, PLAIN, OF_A_KERNEL, COMPOSITE = range(4)
 """How the native core calls an operator: not at all; as it is, or as ``kernels`` says of a kernel, of what has parts."""
 
 
-def way_of(func: Any, plan: Plan) -> int:
+def choose_native_path(func: Any, plan: OpPlan) -> int:
     """How the native core calls the operator that ``plan`` is of."""
     if plan.writes or func.namespace != "aten":
         return SLOW
     if plan.surroundings is None:
         return PLAIN
-    if plan.surroundings is as_unwatched:
+    if plan.surroundings is restore_caller_keys:
         return COMPOSITE
-    return OF_A_KERNEL if plan.surroundings is of_a_kernel else SLOW
+    return OF_A_KERNEL if plan.surroundings is guard_for_kernel else SLOW
 
 
-def tensors(value: Any) -> Iterator[torch.Tensor]:
+def iter_tensors(value: Any) -> Iterator[torch.Tensor]:
     """The tensors in an operator's argument or result."""
     if isinstance(value, torch.Tensor):
         yield value
@@ -87,20 +87,20 @@ def _aliases(value: Any) -> bool:
     return value.alias_info is not None and not value.alias_info.is_write
 
 
-def _surroundings(func: Any, plan: Plan) -> Callable[[FrameType | None, Any], Guard | None] | None:
+def _surroundings(func: Any, plan: OpPlan) -> Callable[[FrameType | None, Any], Guard | None] | None:
     is_custom = f"{func.namespace}::{func._schema.name.split('::')[-1]}" in OPDEFS
     if _has_kernel(func, "ADInplaceOrView") and not is_custom:
         return None  # it is counted and tracked as a whole, above the mode
     if plan.is_composite:
-        return as_unwatched
+        return restore_caller_keys
     if func.namespace != "aten":
         if is_custom and plan.writes:
-            plan.call = below_counting(func)
-        return of_a_library(lambda key: _has_kernel(func, key))
+            plan.call = redispatch_below_adinplaceorview(func)
+        return guard_for_custom_op(lambda key: _has_kernel(func, key))
     if plan.writes or plan.is_view:
-        return counting_versions
+        return include_adinplaceorview
     calls_others = "linalg" in plan.name or _has_kernel(func, "CompositeExplicitAutograd")
-    return of_a_kernel if calls_others and _takes_tensor(func) else None
+    return guard_for_kernel if calls_others and _takes_tensor(func) else None
 
 
 def _takes_tensor(func: Any) -> bool:

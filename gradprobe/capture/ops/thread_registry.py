@@ -11,31 +11,47 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.autograd.creation import REGISTRY, Entry, Outliving, holders, no_tensor, swap_patches
-from gradprobe.capture.autograd.saved_storages import STORAGES
+from gradprobe.capture.autograd.creation import (
+    REGISTRY,
+    CreationRecord,
+    LiveInferenceTensors,
+    dead_ref,
+    find_holder_names,
+    swap_patches,
+)
+from gradprobe.capture.autograd.saved_storages import SAVED_STORAGES
 from gradprobe.capture.autograd.version_counters import version_of, version_patches
-from gradprobe.capture.detectors.activation_hooks import look_at_hooks
-from gradprobe.capture.detectors.autocast_blocks import Autocasts
-from gradprobe.capture.detectors.detection_log import Sightings
-from gradprobe.capture.detectors.exception_diagnosis import look_at_failed_read
-from gradprobe.capture.detectors.exception_notes import note_on
-from gradprobe.capture.detectors.thread_detectors import Lookout
-from gradprobe.capture.detectors.thread_handoff import Handing
-from gradprobe.capture.location.callers import Tasks
-from gradprobe.capture.location.frames import USERS, Codes
+from gradprobe.capture.detectors.activation_hooks import report_activation_hooks
+from gradprobe.capture.detectors.autocast_blocks import AutocastTracker
+from gradprobe.capture.detectors.detection_log import DetectionLog
+from gradprobe.capture.detectors.exception_diagnosis import report_failed_version_read
+from gradprobe.capture.detectors.exception_notes import annotate_exception
+from gradprobe.capture.detectors.thread_detectors import ThreadDetectors
+from gradprobe.capture.detectors.thread_handoff import ThreadHandoffDetector
+from gradprobe.capture.location.callers import TaskLabels
+from gradprobe.capture.location.frames import USER, FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
-from gradprobe.capture.ops.dispatch_mode import Mode, insert, remove
-from gradprobe.capture.ops.dispatcher import Watcher, watcher
-from gradprobe.capture.ops.native.loader import core, in_use
+from gradprobe.capture.ops.dispatch_mode import ObserverMode, insert_mode, remove_mode
+from gradprobe.capture.ops.dispatcher import ThreadDispatcher, make_dispatcher
+from gradprobe.capture.ops.native.loader import core, core_status
 from gradprobe.capture.patching.patches import Patches
-from gradprobe.recording.events import ENTER, EXIT, INFERENCE_MODE, KIND, LEDGER, OPERATOR, OUTLIVED, Event
-from gradprobe.recording.op_rows import FORWARD, Account
+from gradprobe.recording.events import (
+    ACTION_MASK,
+    ENTER,
+    ESCAPED_TENSORS,
+    EXIT,
+    INFERENCE_MODE,
+    OP_ROWS,
+    OPERATOR,
+    Event,
+)
+from gradprobe.recording.op_rows import FORWARD, OpCounts
 
 _LEFT_INFERENCE = INFERENCE_MODE | EXIT
 _is_inference = torch.is_inference_mode_enabled
 
 
-class Operators:
+class ThreadRegistry:
     """The watchers of all threads, and the modes on their stacks."""
 
     def __init__(
@@ -43,39 +59,43 @@ class Operators:
         emit: Callable[[Event], object],
         now: Callable[[], int],
         fault: Callable[[Exception], None],
-        tasks: Tasks,
+        tasks: TaskLabels,
     ) -> None:
         self._emit, self._now, self._fault, self._tasks = emit, now, fault, tasks
-        self.codes = Codes()
+        self.codes = FrameClassifier()
         self.paths = ModulePaths()
-        self._watchers: dict[int, Watcher] = {}
-        self._modes: dict[int, tuple[Mode, int]] = {}
-        self._outlived = Outliving()
+        self._watchers: dict[int, ThreadDispatcher] = {}
+        self._modes: dict[int, tuple[ObserverMode, int]] = {}
+        self._outlived = LiveInferenceTensors()
         self._patches = Patches()
-        self.sightings = Sightings(self.codes, now)
-        self._autocasts = Autocasts(self.sightings, thread, fault)
-        self.handing = Handing(self.sightings, now, self.settle, fault)
+        self.sightings = DetectionLog(self.codes, now)
+        self._autocasts = AutocastTracker(self.sightings, thread, fault)
+        self.handoffs = ThreadHandoffDetector(self.sightings, now, self.resolve_pending, fault)
         self._hook_looks = self._installed = 0
         self._native: Any = None
 
-    def watch_thread(self) -> None:
+    def attach_thread(self) -> None:
         """Watches this thread from here on; calls nest."""
         ident = thread()
         mode, depth = self._modes.get(ident, (None, 0))
         if not self._modes:
-            self._native = core() if in_use()[0] else None
+            self._native = core() if core_status()[0] else None
         if mode is None:
-            mode = Mode()  # type: ignore[no-untyped-call]
+            mode = ObserverMode()  # type: ignore[no-untyped-call]
             # An attribute of the object: each thread has its own function, whose variables are the thread's state.
             known = self._watcher()
             mode.__torch_dispatch__ = MethodType(known.dispatch, mode)  # type: ignore[method-assign]
-            insert(mode)
+            insert_mode(mode)
             known.core.begin(mode)
         if not self._patches.are_applied:
             self._installed += 1
             once = self._while_installed
             versions = version_patches(once(self._read_failed), self._puts_up, once(self._put_up))
-            others = [*swap_patches(self.settle, self._forget), *self._autocasts.patches(), *self.handing.patches()]
+            others = [
+                *swap_patches(self.resolve_pending, self._forget),
+                *self._autocasts.patches(),
+                *self.handoffs.patches(),
+            ]
             self._patches.apply([*versions, *others])
         self._modes[ident] = mode, depth + 1
 
@@ -94,7 +114,7 @@ class Operators:
 
         return call
 
-    def unwatch_thread(self) -> None:
+    def detach_thread(self) -> None:
         """Undoes one ``watch_thread`` of this thread; the last one takes the mode from the stack."""
         ident = thread()
         mode, depth = self._modes.get(ident, (None, 0))
@@ -104,18 +124,18 @@ class Operators:
             self._modes[ident] = mode, depth - 1
             return
         del self._modes[ident]
-        self.settle()
-        remove(mode)
+        self.resolve_pending()
+        remove_mode(mode)
         vars(mode).pop("__torch_dispatch__", None)  # it refers to the mode
         known = self._watchers.pop(ident, None)
         if known is not None:
             self._safely(known.core.end)
-            self._safely(known.lookout.finish)
+            self._safely(known.detectors.finish)
 
-    def leave_thread(self) -> None:
+    def detach_thread_fully(self) -> None:
         """Undoes all ``watch_thread`` of this thread at once."""
         while thread() in self._modes:
-            self.unwatch_thread()
+            self.detach_thread()
 
     def stop(self) -> None:
         """Lets the modes that other threads still have pass everything through, until those threads end."""
@@ -129,7 +149,7 @@ class Operators:
         if self._native is not None:
             self._safely(self._native.uninstall)
         self._safely(self._patches.restore)
-        self._safely(STORAGES.clear)
+        self._safely(SAVED_STORAGES.clear)
         self.sightings.outlived = None
         self._safely(REGISTRY.forget_parameters)
 
@@ -138,12 +158,12 @@ class Operators:
         for known in list(self._watchers.values()):
             self._safely(known.core.flush_each)
 
-    def settle(self) -> None:
+    def resolve_pending(self) -> None:
         """Emits what is pending in this thread: its modes are about to change."""
         known = self._watchers.get(thread())
         if known is not None:
             try:
-                known.settle()
+                known.resolve_pending()
             except Exception as error:
                 self._fault(error)
 
@@ -153,34 +173,34 @@ class Operators:
         if known is None:
             return
         try:
-            known.settle()
+            known.resolve_pending()
         except Exception as error:
             self._fault(error)
         try:
             op, is_outside = event[0], not _is_inference()
             if op == _LEFT_INFERENCE and is_outside:
                 self._note_outliving(known)
-            if op & KIND == ENTER and event[5] and not event[7] and self._is_users(event[3]):
+            if op & ACTION_MASK == ENTER and event[5] and not event[7] and self._is_users(event[3]):
                 self._look_at_hooks()
-            known.lookout.event(event, is_outside and self._outlived.any_alive())
+            known.detectors.event(event, is_outside and self._outlived.has_live())
         except Exception as error:
             self._fault(error)
 
-    def note_on(self, error: BaseException) -> None:
+    def annotate_exception(self, error: BaseException) -> None:
         """An exception of the program passes through a recording."""
         if self._modes:
-            self.settle()
-            self._safely(lambda: note_on(error, self.sightings))
+            self.resolve_pending()
+            self._safely(lambda: annotate_exception(error, self.sightings))
 
     def backward(self, outputs: list[torch.Tensor], runs: list[tuple[int, int]], frame: FrameType) -> None:
         """A backward begins in ``frame`` and goes through these runs of nodes."""
         known = self._watchers.get(thread())
         if known is not None:
-            self.settle()
-            known.lookout.backward(outputs, runs, frame)
+            self.resolve_pending()
+            known.detectors.backward(outputs, runs, frame)
 
     def _is_users(self, code: CodeType | None) -> bool:
-        return code is not None and self.codes.kind(code) == USERS
+        return code is not None and self.codes.kind(code) == USER
 
     def _forget(self, tensor: Any) -> None:
         REGISTRY.forget(tensor)
@@ -192,7 +212,7 @@ class Operators:
         self._hook_looks += 1
         if self._hook_looks & (self._hook_looks - 1) == 0:
             with torch._C.DisableTorchFunction():
-                look_at_hooks(self.paths.roots(), self.sightings)
+                report_activation_hooks(self.paths.roots(), self.sightings)
 
     def _safely(self, step: Callable[[], object]) -> None:
         try:
@@ -200,7 +220,7 @@ class Operators:
         except Exception as error:
             self._fault(error)
 
-    def _note_outliving(self, known: Watcher) -> None:
+    def _note_outliving(self, known: ThreadDispatcher) -> None:
         """Emits which inference tensors of this thread are alive as it leaves inference mode, by where they were born."""
         groups: dict[tuple[Any, ...], list[int]] = {}
         for entry in known.outliving.take():
@@ -211,26 +231,26 @@ class Operators:
                 with torch._C.DisableTorchFunction():
                     group[2] += _size(tensor)
                 self._outlived.add(entry)
-                self.sightings.outlived = (no_tensor, *entry[1:])
+                self.sightings.outlived = (dead_ref, *entry[1:])
         for (code, offset, op, module, _), group in groups.items():
-            marker = (OUTLIVED, self._now(), thread(), code, offset, (op, None, module, FORWARD))
-            self._emit((LEDGER, "outliving", marker, [(*group, 0)]))
+            marker = (ESCAPED_TENSORS, self._now(), thread(), code, offset, (op, None, module, FORWARD))
+            self._emit((OP_ROWS, "outliving", marker, [(*group, 0)]))
 
-    def note_held(self) -> None:
+    def emit_live_inference_tensors(self) -> None:
         """Emits which inference tensors outlived inference mode and are alive now, and which modules hold them."""
         self._hook_looks = 0
         self._safely(self._look_at_hooks)
         alive = [(entry, tensor) for entry in self._outlived.take() if (tensor := entry[0]()) is not None]
-        names = holders(self.paths.roots(), {id(tensor) for _, tensor in alive})
+        names = find_holder_names(self.paths.roots(), {id(tensor) for _, tensor in alive})
         groups = Counter((*_born_at(entry), names.get(id(tensor))) for entry, tensor in alive)
         for (code, offset, op, module, owner, name), count in groups.items():
-            marker = (OUTLIVED, self._now(), owner, code, offset, (op, name, module, FORWARD))
-            self._emit((LEDGER, "outliving", marker, [(0, 0, 0, count)]))
+            marker = (ESCAPED_TENSORS, self._now(), owner, code, offset, (op, name, module, FORWARD))
+            self._emit((OP_ROWS, "outliving", marker, [(0, 0, 0, count)]))
 
     def _read_failed(self, tensor: torch.Tensor) -> None:
         try:
-            look_at_failed_read(tensor, self.sightings)
-            self._note("Tensor._version", Account(calls=1, failed_version_reads=1))
+            report_failed_version_read(tensor, self.sightings)
+            self._note("Tensor._version", OpCounts(calls=1, failed_version_reads=1))
         except Exception as error:
             self._fault(error)
 
@@ -240,7 +260,7 @@ class Operators:
         if known is not None:
             try:
                 with torch._C.DisableTorchFunction():
-                    known.settle_operators(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
+                    known.resolve_operators(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
             except Exception as error:
                 self._fault(error)
 
@@ -248,24 +268,24 @@ class Operators:
         with torch._C.DisableTorchFunction():
             put_up = [tensors] if isinstance(tensors, torch.Tensor) else tensors
             number = sum(version_of(tensor) is not None for tensor in put_up)
-        self._note("increment_version", Account(calls=1, version_bumps=number))
+        self._note("increment_version", OpCounts(calls=1, version_bumps=number))
 
-    def _note(self, what: str, account: Account) -> None:
+    def _note(self, what: str, account: OpCounts) -> None:
         """Emits what the program did to version counters other than by an operator, at the line where it did."""
         try:
             frame: FrameType | None = _getframe(2)
-            while frame is not None and self.codes.kind(frame.f_code) != USERS:
+            while frame is not None and self.codes.kind(frame.f_code) != USER:
                 frame = frame.f_back
             at = (0, 0) if frame is None else (id(frame.f_code), frame.f_lasti)
             self._emit((OPERATOR, thread(), (*at, what, "", FORWARD, None), None, account))
         except Exception as error:
             self._fault(error)
 
-    def _watcher(self) -> Watcher:
+    def _watcher(self) -> ThreadDispatcher:
         known = self._watchers.get(thread())
         if known is None:
-            lookout = Lookout(self.sightings, self._autocasts, self._fault)
-            known = watcher(
+            detectors = ThreadDetectors(self.sightings, self._autocasts, self._fault)
+            known = make_dispatcher(
                 self._emit,
                 self._now,
                 self._fault,
@@ -273,7 +293,7 @@ class Operators:
                 self.paths,
                 self._tasks,
                 self._elsewhere,
-                lookout,
+                detectors,
                 self._native,
             )
             self._watchers[thread()] = known
@@ -284,7 +304,7 @@ class Operators:
         return self._watcher().dispatch(mode, func, types, args, kwargs)
 
 
-def _born_at(entry: Entry) -> tuple[int, int, str, str, int]:
+def _born_at(entry: CreationRecord) -> tuple[int, int, str, str, int]:
     _, _, code, offset, op, module, _, owner = entry
     return 0 if code is None else id(code), offset, op, module, owner
 

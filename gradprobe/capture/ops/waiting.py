@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.ops.attribution import Pending
-from gradprobe.capture.ops.op_schema import Plan
+from gradprobe.capture.ops.attribution import PendingOp
+from gradprobe.capture.ops.op_schema import OpPlan
 
 _WAITING = 8
 """How many operators of PyTorch's own may follow one that is pending before that is settled."""
 
 
-def may_wait(plan: Plan, args: Any, pending: list[Pending]) -> bool:
+def must_defer(plan: OpPlan, args: Any, pending: list[PendingOp]) -> bool:
     """Whether PyTorch itself may be calling ``detach`` or a view, while it is not yet done with what is pending.
 
     It calls ``detach`` to save an output. It makes a view anew that was changed in place, and holds that view's lock the

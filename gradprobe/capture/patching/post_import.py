@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 
-class Awaited:
+class PostImportHook:
     """Stands among the finders of modules until ``name`` is imported, and calls ``then`` when it is."""
 
     def __init__(self, name: str, then: Callable[[], None]) -> None:

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from gradprobe.recording.events import GATHERED, LEDGER, NOT_COUNTED, NOT_READ, OPERATOR, SAVING, STRETCH, Event
-from gradprobe.recording.op_rows import SAVED, TALLIES, Account, Accounts, Operation, rows_of
+from gradprobe.recording.events import NOT_COUNTED, NOT_READ, OP_BATCH, OP_ROWS, OP_SEQUENCE, OPERATOR, SAVING, Event
+from gradprobe.recording.op_rows import SAVED, TALLIES, OpCounts, Operation, OpRows, make_rows
 
 _UNREAD = (NOT_READ,) * 4
-_OPERATORS = (OPERATOR, SAVING, GATHERED)
-_RAW = (*_OPERATORS, LEDGER)
+_OPERATORS = (OPERATOR, SAVING, OP_BATCH)
+_RAW = (*_OPERATORS, OP_ROWS)
 _LONG, _STRETCHES = 256, 1_024
 """Stretches of up to so many operators are remembered, and so many of them."""
 _Key = tuple[tuple[Any, ...], "str | None"]
@@ -31,7 +31,7 @@ _Line = tuple["CodeType | None", int, "str | None", bytes]
 """Where the operators of a tally stand, in which task they ran, and the tally's row."""
 
 
-class Stretch:
+class OpSequence:
     """The tallies between two events of a thread. They stand in one event, its extra, until they are packed: a program runs
     the same stretches over and over, so what they come to is found once."""
 
@@ -56,7 +56,7 @@ class _Tally:
     __slots__ = ("accounts", "saved")
 
     def __init__(self) -> None:
-        self.accounts: dict[Account, int] = {}
+        self.accounts: dict[OpCounts, int] = {}
         self.saved: _Saved = {}
 
     def total(self) -> tuple[int, ...]:
@@ -94,8 +94,8 @@ class _Rows:
     def add(self, kind: str, rows: Iterable[tuple[int, ...]]) -> None:
         self._others.setdefault(kind, []).extend(rows)
 
-    def accounts(self) -> Accounts:
-        found = {kind: rows_of(kind, rows) for kind, rows in self._others.items() if rows}
+    def accounts(self) -> OpRows:
+        found = {kind: make_rows(kind, rows) for kind, rows in self._others.items() if rows}
         if self._tallies:
             found["tallies"] = np.frombuffer(bytearray().join(self._tallies), TALLIES)
             found["tallies"]["key"] = self._keys
@@ -109,7 +109,7 @@ def _row(operation: int, total: tuple[int, ...]) -> bytes:
     return np.array((0, operation, *total), TALLIES).tobytes()
 
 
-class Tallier:
+class OpAggregator:
     """Adds operators up, thread by thread, and gives numbers to what they were."""
 
     def __init__(self, operations: dict[int, Operation], codes: dict[int, CodeType], now: Callable[[], int]) -> None:
@@ -119,13 +119,13 @@ class Tallier:
         self._now = now
         self._open: dict[int, dict[_Key, _Tally]] = {}
         self._next = 1
-        self._stretches: dict[tuple[Any, ...], Stretch] = {}
+        self._stretches: dict[tuple[Any, ...], OpSequence] = {}
 
     @property
-    def has_open(self) -> bool:
+    def has_open_tallies(self) -> bool:
         return bool(self._open)
 
-    def expand(self, events: Sequence[Event], *, to_the_end: bool) -> tuple[list[Event], Accounts]:
+    def expand(self, events: Sequence[Event], *, close_tallies: bool) -> tuple[list[Event], OpRows]:
         """``events`` with stretches in place of operators, and the tallies' rows; ``to_the_end`` leaves none open."""
         found: list[Event] = []
         rows = _Rows()
@@ -133,14 +133,14 @@ class Tallier:
         for index in [i for i, event in enumerate(events) if event[0] not in _OPERATORS]:
             event, operators = events[index], events[start:index]
             start = index + 1
-            if event[0] == LEDGER:
+            if event[0] == OP_ROWS:
                 self._add(operators)
                 self._ledger(event, found, rows)
             else:
                 self._end(event[2], operators, found, rows)
                 found.append(event)
         self._add(events[start:])
-        if to_the_end:
+        if close_tallies:
             for thread in list(self._open):
                 self._close(thread, found, rows)
         return found, rows.accounts()
@@ -185,10 +185,10 @@ class Tallier:
         for tally, storages in saved.items():
             rows.add_saved(keys[tally], storages)
 
-    def _close(self, thread: int, found: list[Event], rows: _Rows) -> Stretch:
+    def _close(self, thread: int, found: list[Event], rows: _Rows) -> OpSequence:
         """Adds the event and the rows of what ``thread`` has open."""
         tallies = self._open.pop(thread, {})
-        known = Stretch(
+        known = OpSequence(
             [
                 (self._codes.get(code), offset, task, _row(self._operation((op, node, module, phase)), tally.total()))
                 for ((code, offset, op, module, phase, task), node), tally in tallies.items()
@@ -200,12 +200,12 @@ class Tallier:
                 rows.add_saved(key, tally.saved)
         return known
 
-    def _emit(self, thread: int, stretch: Stretch, found: list[Event], rows: _Rows) -> range:
+    def _emit(self, thread: int, stretch: OpSequence, found: list[Event], rows: _Rows) -> range:
         """Adds the event and the rows of a stretch; gives back the keys of its tallies."""
         keys = range(self._next, self._next + len(stretch.lines))
         self._next = keys.stop
         if keys:
-            found.append((STRETCH, self._now(), thread, None, 0, *_UNREAD, keys.start, stretch, NOT_COUNTED))
+            found.append((OP_SEQUENCE, self._now(), thread, None, 0, *_UNREAD, keys.start, stretch, NOT_COUNTED))
             rows.add_tallies(keys, stretch.rows)
         return keys
 
@@ -230,14 +230,14 @@ class Tallier:
         return known
 
 
-def is_raw(events: Iterable[Event]) -> bool:
+def has_raw_events(events: Iterable[Event]) -> bool:
     """Whether any of ``events`` must be expanded before it can be packed."""
     return any(event[0] in _RAW for event in events)
 
 
 def _each(operators: Iterable[Event]) -> list[Event]:
     """The events of single operators."""
-    return [one for event in operators for one in (event[2] if event[0] == GATHERED else (event,))]
+    return [one for event in operators for one in (event[2] if event[0] == OP_BATCH else (event,))]
 
 
 def _without_saved(operators: Iterable[Event]) -> list[Event]:

@@ -17,38 +17,38 @@ from typing import Any
 import numpy as np
 
 from gradprobe.capture.location.callers import live_threads, thread_name
-from gradprobe.capture.location.sites import Sites
-from gradprobe.capture.pipeline.aggregation import Stretch
-from gradprobe.recording.events import ENTER, EXIT, NOT_COUNTED, STRETCH, TALLY, THREAD, Block, Event
+from gradprobe.capture.location.sites import SiteTable
+from gradprobe.capture.pipeline.aggregation import OpSequence
+from gradprobe.recording.events import ENTER, EXIT, NOT_COUNTED, OP_SEQUENCE, TALLY, THREAD, Event, EventBlock
 from gradprobe.recording.sqlite_file import Thread
-from gradprobe.recording.writer import Tables
+from gradprobe.recording.writer import SymbolTables
 
 _OFFSET_BITS = 16
 _THREAD_MARKS = (THREAD | ENTER, THREAD | EXIT)
 
 
-class Packer:
+class EventEncoder:
     """Gives numbers to the places, threads and names of events, and keeps the tables that explain them."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: SymbolTables) -> None:
         self._tables = tables
-        self._sites = Sites(tables.sites)
+        self._sites = SiteTable(tables.sites)
         self._by_place: dict[int, int] = {}
         self._threads = _Threads(tables.threads)
         self._names: dict[str, int] = {}
         self._older: dict[int, str] = {}
 
-    def pack(self, events: Sequence[Event]) -> Block:
+    def pack(self, events: Sequence[Event]) -> EventBlock:
         """The events as a block, each stretch as its tallies. Where some lack a node count, none has one."""
         columns = list(zip(*events, strict=False))
         op, times, idents, codes, offsets, grad, inference, grad_after, inference_after, keys, extras = columns[:11]
         ops = bytes(op)
-        stretches = [extras[i] for i in np.flatnonzero(np.frombuffer(ops, np.uint8) == STRETCH)]
+        stretches = [extras[i] for i in np.flatnonzero(np.frombuffer(ops, np.uint8) == OP_SEQUENCE)]
         if stretches:
-            extras = tuple(None if type(extra) is Stretch else extra for extra in extras)
+            extras = tuple(None if type(extra) is OpSequence else extra for extra in extras)
         modes = [np.frombuffer(bytes(c), np.uint8) for c in (grad, inference, grad_after, inference_after)]
         nodes = array("q", columns[11]) if len(columns) > 11 else np.full(len(ops), NOT_COUNTED)
-        block = Block(
+        block = EventBlock(
             op=np.frombuffer(ops, np.uint8),
             time_ns=np.array(array("q", times)),
             thread=np.array(self._thread_numbers(ops, times, idents, extras), dtype="<u4"),
@@ -60,13 +60,13 @@ class Packer:
         )
         return self._spread(block, stretches) if stretches else block
 
-    def _spread(self, block: Block, stretches: Sequence[Stretch]) -> Block:
+    def _spread(self, block: EventBlock, stretches: Sequence[OpSequence]) -> EventBlock:
         """The block with each of ``stretches`` as its tallies, whose keys follow each other."""
-        is_stretch = block.op == STRETCH
+        is_stretch = block.op == OP_SEQUENCE
         lengths = np.ones(len(block), np.int64)
         lengths[is_stretch] = list(map(len, stretches))
         of = np.repeat(np.arange(len(block)), lengths)
-        spread = Block(*(getattr(block, column.name)[of] for column in fields(block) if column.name != "accounts"))
+        spread = EventBlock(*(getattr(block, column.name)[of] for column in fields(block) if column.name != "accounts"))
         tallies = is_stretch[of]
         spread.op[tallies] = TALLY
         spread.key[:] += (np.arange(len(of)) - (np.cumsum(lengths) - lengths)[of]).astype("u8")
@@ -74,13 +74,13 @@ class Packer:
         spread.extra[tallies] = self._name_numbers([task for stretch in stretches for task in stretch.tasks])
         return spread
 
-    def _sites_of(self, stretch: Stretch) -> bytes:
+    def _sites_of(self, stretch: OpSequence) -> bytes:
         if stretch.sites is None:
             numbers = [self._sites.number(code, offset) for code, offset, _, _ in stretch.lines]
             stretch.sites = np.array(numbers, "<u4").tobytes()
         return stretch.sites
 
-    def recording_begins(self) -> None:
+    def begin_recording(self) -> None:
         """Notes the threads that run now: one may be gone when its events are packed, and nobody saw others end while
         nothing was recorded."""
         self._older = live_threads()
@@ -93,7 +93,7 @@ class Packer:
         self._names.clear()
         self._tables.names.clear()
 
-    def saw_thread(self, ident: int) -> bool:
+    def has_seen_thread(self, ident: int) -> bool:
         """Whether any event came from the live thread with this identifier."""
         return ident in self._threads
 

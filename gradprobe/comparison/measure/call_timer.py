@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 
-class Timer:
+class HostCallTimer:
     """The host's clock."""
 
     def __init__(self, now: Callable[[], int] = time.perf_counter_ns) -> None:
@@ -29,7 +29,7 @@ class Timer:
         return float(self._now() - begin)
 
 
-class DeviceTimer(Timer):
+class DeviceCallTimer(HostCallTimer):
     """Events in the stream of an accelerator, which is idle when a block begins and is waited for when it has ended."""
 
     def __init__(self, device: torch.device, now: Callable[[], int] = time.perf_counter_ns) -> None:
@@ -54,7 +54,7 @@ class DeviceTimer(Timer):
         return taken
 
 
-def timer_of(device: str | None) -> Timer:
+def make_call_timer(device: str | None) -> HostCallTimer:
     """The timer for where the work runs."""
     where = torch.device(device or "cpu")
-    return Timer() if where.type == "cpu" else DeviceTimer(where)
+    return HostCallTimer() if where.type == "cpu" else DeviceCallTimer(where)

@@ -18,9 +18,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradprobe.capture.ops.op_schema import Plan, tensors
+from gradprobe.capture.ops.op_schema import OpPlan, iter_tensors
 
-TITLES: Final = {
+MECHANISM_TITLES: Final = {
     "nodes": "autograd node",
     "leaf_nodes": "node that accumulates a gradient",
     "saved_tensors": "saved tensor",
@@ -30,10 +30,10 @@ TITLES: Final = {
     "dispatch_steps": "step of dispatch through autograd",
     "normal_inputs": "operator on normal tensors",
 }
-NAMES: Final = tuple(TITLES)
+MECHANISM_NAMES: Final = tuple(MECHANISM_TITLES)
 
 
-def counted(call: Callable[[], object]) -> dict[str, float]:
+def count_mechanisms(call: Callable[[], object]) -> dict[str, float]:
     """The mechanisms of one call, under the mode that is in force. Raises what the call raises."""
     mode = _Counting()
     sequence_number: Callable[[], int] = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
@@ -58,8 +58,8 @@ def counted(call: Callable[[], object]) -> dict[str, float]:
 
 
 @cache
-def _plan(func: Any) -> Plan:
-    return Plan(func)
+def _plan(func: Any) -> OpPlan:
+    return OpPlan(func)
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -90,7 +90,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if torch.is_grad_enabled():
             self.leaves.update((id(tensor), tensor) for tensor in taken if tensor.requires_grad and tensor.is_leaf)
         result = func(*args, **kwargs)
-        for made in tensors(result):
+        for made in iter_tensors(result):
             if plan.is_view and base_is_normal:
                 self.counts["tracked_views"] += 1
                 if inference and _has_storage(made):

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradprobe.comparison.state.containers import Held, Holder, grew, same
-from gradprobe.comparison.state.reachable import Reach
-from gradprobe.comparison.state.tensor_state import Kept, bytes_of
-from gradprobe.comparison.workloads.workload import Call
+from gradprobe.comparison.state.containers import ContainerState, ContainerValues, has_grown, is_same_content
+from gradprobe.comparison.state.reachable import ReachableState
+from gradprobe.comparison.state.tensor_state import TensorState, compute_copy_bytes
+from gradprobe.comparison.workloads.workload import WorkloadCall
 
-MAX_KEPT_BYTES = 1 << 30
+MAX_COPIED_BYTES = 1 << 30
 """Beyond this, tensors are watched by their version counters alone, and no copy of them is kept."""
 
 
-def as_inference(call: functools.partial[object]) -> Call:
+def copy_in_inference_mode(call: functools.partial[object]) -> WorkloadCall:
     """The same call with copies of its modules, made in inference mode: their parameters are inference tensors."""
     memo: dict[int, Any] = {}
 
@@ -36,15 +36,15 @@ def as_inference(call: functools.partial[object]) -> Call:
     return functools.partial(copied(function), *map(copied, call.args), **keywords)
 
 
-class Inputs:
+class CallState:
     """The state that a call starts from. ``look`` after a first call finds what it changes; ``restore`` puts that back."""
 
-    def __init__(self, call: Call, seed: int) -> None:
+    def __init__(self, call: WorkloadCall, seed: int) -> None:
         self.call = call
         self.is_random = False
         self._seed = seed
-        self._kept: dict[int, Kept] = {}
-        self._holders: dict[int, Holder] = {}
+        self._kept: dict[int, TensorState] = {}
+        self._holders: dict[int, ContainerState] = {}
         self._changing: set[int] = set()
         self._growing = False
         self._reach()
@@ -54,10 +54,12 @@ class Inputs:
 
     def _reach(self) -> None:
         """Takes up what is within reach of the call and was not before."""
-        reach = Reach(self.call)
+        reach = ReachableState(self.call)
         new = [tensor for key, tensor in reach.tensors.items() if key not in self._kept]
-        copies = sum(map(bytes_of, (*new, *(kept.tensor for kept in self._kept.values())))) <= MAX_KEPT_BYTES
-        self._kept.update((id(tensor), Kept(tensor, copies=copies)) for tensor in new)
+        copies = (
+            sum(map(compute_copy_bytes, (*new, *(kept.tensor for kept in self._kept.values())))) <= MAX_COPIED_BYTES
+        )
+        self._kept.update((id(tensor), TensorState(tensor, copies=copies)) for tensor in new)
         for key, holder in reach.holders.items():
             self._holders.setdefault(key, holder)
 
@@ -72,7 +74,7 @@ class Inputs:
         if found and again is not None:
             again()
             after = self._differing()
-            settled = {key: held for key, held in found.items() if key in after and same(held, after[key])}
+            settled = {key: held for key, held in found.items() if key in after and is_same_content(held, after[key])}
             if not self._settle(settled, again):
                 settled = {}
             found = {key: held for key, held in after.items() if key not in settled}
@@ -80,7 +82,7 @@ class Inputs:
         for kept in self._kept.values():
             kept.look()
 
-    def _settle(self, settled: dict[int, Held], again: Callable[[], object]) -> bool:
+    def _settle(self, settled: dict[int, ContainerValues], again: Callable[[], object]) -> bool:
         """Takes what was set up as given, unless what is in it changes with every call."""
         holders, kept = self._holders, self._kept
         self._holders, self._kept = dict(holders), dict(kept)
@@ -88,7 +90,7 @@ class Inputs:
         again()
         new_holders = [holder for key, holder in self._holders.items() if key not in holders]
         new_tensors = [one for key, one in self._kept.items() if key not in kept]
-        if any(not same(holder.held, holder.now()) for holder in new_holders) or any(
+        if any(not is_same_content(holder.held, holder.now()) for holder in new_holders) or any(
             kept.differs() for kept in new_tensors
         ):
             self._holders, self._kept = holders, kept
@@ -97,14 +99,14 @@ class Inputs:
             self._holders[key].held = held
         return True
 
-    def _differing(self) -> dict[int, Held]:
+    def _differing(self) -> dict[int, ContainerValues]:
         """What those hold now that held other values at the beginning, and are not known to change."""
         held = {key: holder.now() for key, holder in self._holders.items() if key not in self._changing}
-        return {key: now for key, now in held.items() if not same(self._holders[key].held, now)}
+        return {key: now for key, now in held.items() if not is_same_content(self._holders[key].held, now)}
 
-    def _note(self, changing: dict[int, Held]) -> None:
+    def _note(self, changing: dict[int, ContainerValues]) -> None:
         self._changing |= set(changing)
-        self._growing = self._growing or any(grew(self._holders[key].held, held) for key, held in changing.items())
+        self._growing = self._growing or any(has_grown(self._holders[key].held, held) for key, held in changing.items())
 
     @property
     def changes(self) -> int:
@@ -114,20 +116,20 @@ class Inputs:
     @property
     def lost(self) -> int:
         """How many of the tensors that it changes cannot be put back: there is no copy of them."""
-        return sum(kept.changed and not kept.is_copied for kept in self._kept.values())
+        return sum(kept.changed and not kept.has_copy for kept in self._kept.values())
 
     @property
     def grows(self) -> bool:
         """Whether what it changes grows from call to call."""
         return self._growing
 
-    def restore(self) -> Call:
+    def restore(self) -> WorkloadCall:
         """Puts back what the call changes, and gives the call to make next."""
         for key in self._changing:
-            self._holders[key].put_back(self._holders[key].held)
+            self._holders[key].restore_values(self._holders[key].held)
         for kept in self._kept.values():
             if kept.changed:
-                kept.put_back()
+                kept.restore_values()
         if self.is_random:
             self.reseed()
         return self.call
@@ -136,8 +138,8 @@ class Inputs:
         """Puts everything back to the beginning, what was set up once as well."""
         self.restore()
         for key, held in self._at_first.items():
-            if not same(held, self._holders[key].now()):
-                self._holders[key].put_back(held)
+            if not is_same_content(held, self._holders[key].now()):
+                self._holders[key].restore_values(held)
 
     def reseed(self) -> None:
         """Starts the generators of torch, random and NumPy at the seed."""

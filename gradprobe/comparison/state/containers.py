@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-Held = dict[Any, object]
+ContainerValues = dict[Any, object]
 
 
-class Holder:
+class ContainerState:
     """What ``holder`` held when this was made: the very objects. ``names`` are the keys that count, all if None."""
 
     def __init__(self, holder: Any, names: tuple[str, ...] | None = None) -> None:
@@ -19,7 +19,7 @@ class Holder:
         self._names = names
         self.held = self.now()
 
-    def now(self) -> Held:
+    def now(self) -> ContainerValues:
         """What it holds now, by key or place."""
         holder = self._holder
         if isinstance(holder, CellType):
@@ -31,7 +31,7 @@ class Holder:
             return dict(holder) if self._names is None else {n: holder[n] for n in self._names if n in holder}
         return {one: one for one in holder} if isinstance(holder, set) else dict(enumerate(holder))
 
-    def put_back(self, held: Held) -> None:
+    def restore_values(self, held: ContainerValues) -> None:
         """Has it hold again what it held then."""
         holder = self._holder
         if isinstance(holder, CellType):
@@ -50,12 +50,12 @@ class Holder:
             (holder.extend if isinstance(holder, deque) else holder.update)(held.values())
 
 
-def same(one: Held, other: Held) -> bool:
+def is_same_content(one: ContainerValues, other: ContainerValues) -> bool:
     """Whether two readings of a holder show the same objects, or numbers and texts that are equal."""
     return one.keys() == other.keys() and all(_is_same(value, other[key]) for key, value in one.items())
 
 
-def grew(one: Held, other: Held) -> bool:
+def has_grown(one: ContainerValues, other: ContainerValues) -> bool:
     """Whether the later reading shows more, so that each call would find more than the one before."""
     return len(one) != len(other) or any(
         isinstance(value, Tensor) != isinstance(other.get(key), Tensor)

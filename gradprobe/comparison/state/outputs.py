@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from gradprobe.comparison.state.tensor_state import same_bits
+from gradprobe.comparison.state.tensor_state import is_bitwise_equal
 
-CLOSE = 1e-5
+ROUNDING_TOLERANCE = 1e-5
 """Relative to the largest value: what another order of the same additions makes of float32."""
 _DEPTH = 3
 
 
 @dataclass(frozen=True)
-class Difference:
+class OutputDifference:
     """``text`` is empty for the same bits. ``matters`` where it is more than rounding."""
 
     text: str = ""
     matters: bool = False
 
 
-def kept(result: object) -> list[Any]:
+def copy_outputs(result: object) -> list[Any]:
     """What is compared of a result: copies of its tensors and arrays, its other values, and the keys that lead to them."""
     return [
         leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in map(_tensor_of_array, _leaves(result))
@@ -67,22 +67,22 @@ def _tensor_of_array(leaf: Any) -> Any:
         return repr(leaf.tolist())
 
 
-def difference(one: list[Any], other: list[Any]) -> Difference:
+def compare_outputs(one: list[Any], other: list[Any]) -> OutputDifference:
     """How two results differ."""
     if len(one) != len(other):
-        return Difference(f"{len(other)} values instead of {len(one)}", matters=True)
+        return OutputDifference(f"{len(other)} values instead of {len(one)}", matters=True)
     largest = 0.0
     for left, right in zip(one, other, strict=True):
         if not isinstance(left, Tensor) or not isinstance(right, Tensor):
             if type(left) is not type(right) or (left != right and not (left != left and right != right)):
-                return Difference(f"{_named(right)} instead of {_named(left)}", matters=True)
+                return OutputDifference(f"{_named(right)} instead of {_named(left)}", matters=True)
         elif _form(left) != _form(right):
-            return Difference(f"{_form(right)} instead of {_form(left)}", matters=True)
+            return OutputDifference(f"{_form(right)} instead of {_form(left)}", matters=True)
         else:
             largest = max(largest, *map(_apart, _parts(left), _parts(right)))
     if largest == 0.0:
-        return Difference()
-    return Difference(f"values differ by {largest:.1g} of the largest", matters=not largest <= CLOSE)
+        return OutputDifference()
+    return OutputDifference(f"values differ by {largest:.1g} of the largest", matters=not largest <= ROUNDING_TOLERANCE)
 
 
 def _parts(tensor: Tensor) -> list[Tensor]:
@@ -99,13 +99,13 @@ def _apart(one: Tensor, other: Tensor) -> float:
     """The largest difference beside the largest value; infinite where what is not finite differs."""
     if one.shape != other.shape:
         return float("inf")
-    if same_bits(one, other):
+    if is_bitwise_equal(one, other):
         return 0.0
     with torch.no_grad():
         left, right = (t.dequantize() if t.is_quantized else t for t in (one, other))
         left, right = left.detach().to(torch.complex128), right.detach().to(torch.complex128)
         finite = left.isfinite() & right.isfinite()
-        if not same_bits(left[~finite], right[~finite]):
+        if not is_bitwise_equal(left[~finite], right[~finite]):
             return float("inf")
         left, right = left[finite], right[finite]
         return float((left - right).abs().max()) / (float(left.abs().max()) or 1.0) if len(left) else 0.0

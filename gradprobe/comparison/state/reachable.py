@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gradprobe.comparison.state.containers import Holder
+from gradprobe.comparison.state.containers import ContainerState
 
 _DEPTH = 6
 _MANY = 10_000
@@ -29,13 +29,13 @@ _INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "pl
 _CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
 
 
-class Reach:
+class ReachableState:
     """Tensors and holders within reach of some values: arguments, closures, the globals that functions name, attributes,
     and modules with all that is in them."""
 
     def __init__(self, *values: object) -> None:
         self.tensors: dict[int, Tensor] = {}
-        self.holders: dict[int, Holder] = {}
+        self.holders: dict[int, ContainerState] = {}
         self._seen: dict[int, object] = {}  # kept, so that no other object takes an identity
         self._follow(values, _DEPTH)
 
@@ -92,15 +92,15 @@ class Reach:
         found = [*(function.__defaults__ or ()), getattr(function, "__wrapped__", None)]
         for cell in function.__closure__ or ():
             self._hold(cell)
-            found += Holder(cell).held.values()
+            found += ContainerState(cell).held.values()
         if not function.__code__.co_filename.startswith(_INSTALLED) and not _is_shared(function.__module__):
             # By the function, whose names they are: others may name others of the same globals.
-            named = self.holders[id(function)] = Holder(function.__globals__, function.__code__.co_names)
+            named = self.holders[id(function)] = ContainerState(function.__globals__, function.__code__.co_names)
             found += named.held.values()
         return found
 
     def _hold(self, holder: Any) -> None:
-        self.holders.setdefault(id(holder), Holder(holder))
+        self.holders.setdefault(id(holder), ContainerState(holder))
 
 
 def _is_shared(module: object) -> bool:

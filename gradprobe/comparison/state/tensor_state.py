@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Kept:
+class TensorState:
     """What ``tensor`` was when this was made. Without ``copies`` only its version tells whether it was changed."""
 
     def __init__(self, tensor: Tensor, *, copies: bool) -> None:
@@ -16,12 +16,12 @@ class Kept:
         self._shape = tensor.shape
         self._requires_grad = tensor.requires_grad
         self._grad = tensor.grad if _may_have_grad(tensor) else None
-        self._grad_kept = None if self._grad is None else Kept(self._grad, copies=copies)
+        self._grad_kept = None if self._grad is None else TensorState(self._grad, copies=copies)
         with torch.no_grad():
             self._data = _memory(tensor).clone() if copies and _is_plain(tensor) else None
 
     @property
-    def is_copied(self) -> bool:
+    def has_copy(self) -> bool:
         return self._data is not None
 
     def look(self) -> None:
@@ -39,16 +39,16 @@ class Kept:
             return True
         if self._data is None:
             return _version(tensor) != self._version
-        return not same_bits(self._data, _memory(tensor))
+        return not is_bitwise_equal(self._data, _memory(tensor))
 
-    def put_back(self) -> None:
+    def restore_values(self) -> None:
         tensor = self.tensor
         if tensor.requires_grad != self._requires_grad and not tensor.is_inference():
             self._forget_history()
         if _may_have_grad(tensor):
             tensor.grad = self._grad
         if self._grad_kept is not None:
-            self._grad_kept.put_back()
+            self._grad_kept.restore_values()
         if self._data is not None:
             with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                 if tensor.shape != self._shape:
@@ -63,12 +63,12 @@ class Kept:
             self.tensor.requires_grad_(self._requires_grad)
 
 
-def bytes_of(tensor: Tensor) -> int:
+def compute_copy_bytes(tensor: Tensor) -> int:
     """Of a copy; 0 where none is made."""
     return tensor.numel() * tensor.element_size() if _is_plain(tensor) else 0
 
 
-def same_bits(one: Tensor, other: Tensor) -> bool:
+def is_bitwise_equal(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors hold the same bits; a NaN is the same as itself."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 CONFIDENCE: Final = 0.95
 RESAMPLES: Final = 2000
-SMALLEST: Final = math.log(1.01)
+SMALLEST_CLAIM: Final = math.log(1.01)
 """No difference below one per cent is claimed, however narrow the interval."""
-BATCHES: Final = 10
+SINGLE_PROCESS_BATCHES: Final = 10
 
 FASTER: Final = "faster"
 SLOWER: Final = "slower"
@@ -50,12 +50,12 @@ class Estimate:
         return (self.high - self.low) / 2
 
 
-def log_ratios(times: Sequence[float], baseline: Sequence[float]) -> list[float]:
+def compute_log_ratios(times: Sequence[float], baseline: Sequence[float]) -> list[float]:
     """The logarithms of the ratios, pair by pair."""
     return [math.log(one / other) for one, other in zip(times, baseline, strict=True)]
 
 
-def estimate(processes: Sequence[Sequence[float]], *, seed: int, resamples: int = RESAMPLES) -> Estimate:
+def estimate_ratio(processes: Sequence[Sequence[float]], *, seed: int, resamples: int = RESAMPLES) -> Estimate:
     """The ratio over all processes. Of a single process, stretches of consecutive rounds take the place of processes."""
     filled = [rounds for rounds in processes if len(rounds)]
     clusters = filled if len(filled) > 1 else [s for rounds in filled for s in _stretches(rounds)]
@@ -65,17 +65,17 @@ def estimate(processes: Sequence[Sequence[float]], *, seed: int, resamples: int 
         value = float(observed.mean()) if len(observed) else math.nan
         return Estimate(value, -math.inf, math.inf, rounds, len(observed))
     mean = float(observed.mean())
-    half = student(len(observed) - 1) * standard_error(observed, seed=seed, resamples=resamples)
+    half = compute_t_quantile(len(observed) - 1) * bootstrap_standard_error(observed, seed=seed, resamples=resamples)
     return Estimate(mean, mean - half, mean + half, rounds, len(observed))
 
 
 def _stretches(rounds: Sequence[float]) -> list[Sequence[float]]:
-    number = min(BATCHES, len(rounds))
+    number = min(SINGLE_PROCESS_BATCHES, len(rounds))
     edges = [round(i * len(rounds) / number) for i in range(number + 1)] if number else []
     return [rounds[begin:end] for begin, end in pairwise(edges)]
 
 
-def standard_error(observed: NDArray[np.float64], *, seed: int, resamples: int = RESAMPLES) -> float:
+def bootstrap_standard_error(observed: NDArray[np.float64], *, seed: int, resamples: int = RESAMPLES) -> float:
     """The bootstrapped standard error of the mean, without the bias that resampling n observations brings: n/(n-1)."""
     number = len(observed)
     chosen = np.random.default_rng(seed).integers(0, number, (resamples, number))
@@ -83,7 +83,7 @@ def standard_error(observed: NDArray[np.float64], *, seed: int, resamples: int =
 
 
 @lru_cache
-def student(degrees: int, confidence: float = CONFIDENCE) -> float:
+def compute_t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
     """The two-sided quantile of Student's t, by Simpson's rule and bisection, to nine digits."""
     factor = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
 
@@ -99,7 +99,7 @@ def student(degrees: int, confidence: float = CONFIDENCE) -> float:
     return (low + high) / 2
 
 
-def verdict(ratio: Estimate, control: Estimate, precision: float) -> str:
+def decide_verdict(ratio: Estimate, control: Estimate, precision: float) -> str:
     """What the intervals allow to say.
 
     A difference is claimed where the whole interval is beyond one per cent and beyond what the baseline differs from itself
@@ -108,10 +108,10 @@ def verdict(ratio: Estimate, control: Estimate, precision: float) -> str:
     """
     if not math.isfinite(ratio.half_width) or not math.isfinite(control.half_width):
         return UNDECIDED
-    least = max(SMALLEST, control.reach)
+    least = max(SMALLEST_CLAIM, control.reach)
     if ratio.high < -least:
         return FASTER
     if ratio.low > least:
         return SLOWER
-    most = max(SMALLEST, math.log1p(precision))
+    most = max(SMALLEST_CLAIM, math.log1p(precision))
     return EQUIVALENT if ratio.reach <= most and control.reach <= most else UNDECIDED

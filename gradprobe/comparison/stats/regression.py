@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradprobe.analysis.comparison_outcome import Arm, Outcome
-from gradprobe.comparison.stats.intervals import EQUIVALENT, FASTER, SLOWER, SMALLEST, UNDECIDED
+from gradprobe.analysis.comparison_outcome import ArmResult, ComparisonOutcome
+from gradprobe.comparison.stats.intervals import EQUIVALENT, FASTER, SLOWER, SMALLEST_CLAIM, UNDECIDED
 from gradprobe.errors import GradprobeError
 
 if TYPE_CHECKING:
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 _COUNTS = ("nodes", "counters_created", "version_bumps", "tracked_views", "saved_bytes", "instructions")
 
 
-def against(now: Outcome, before: Outcome, *, force: bool) -> pd.DataFrame:
+def compare_outcomes(now: ComparisonOutcome, before: ComparisonOutcome, *, force: bool) -> pd.DataFrame:
     """A row per workload and mode of both. Raises ``GradprobeError`` where they cannot be compared, unless ``force``."""
     import pandas as pd
 
-    apart = differences(now, before)
+    apart = find_incompatibilities(now, before)
     if apart and not force:
         raise GradprobeError(f"the two were measured apart: {'; '.join(apart)}; measure both alike, or force it")
     earlier = {(c.workload, arm.mode): arm for c in before.workloads for arm in c.arms}
@@ -36,7 +36,7 @@ def against(now: Outcome, before: Outcome, *, force: bool) -> pd.DataFrame:
     return table
 
 
-def differences(now: Outcome, before: Outcome) -> list[str]:
+def find_incompatibilities(now: ComparisonOutcome, before: ComparisonOutcome) -> list[str]:
     """Why times of two comparisons do not compare."""
     apart = []
     for name, said in (("device", "device"), ("accelerator", "accelerator"), ("torch_threads", "threads of torch")):
@@ -49,7 +49,7 @@ def differences(now: Outcome, before: Outcome) -> list[str]:
     return apart
 
 
-def _row(workload: str, now: Arm, before: Arm) -> dict[str, object]:
+def _row(workload: str, now: ArmResult, before: ArmResult) -> dict[str, object]:
     change, half = math.log(now.ratio / before.ratio), math.hypot(_half(now), _half(before))
     counts = {f"{name}_before": getattr(before, name) for name in _COUNTS} | {
         name: getattr(now, name) for name in _COUNTS
@@ -67,7 +67,7 @@ def _row(workload: str, now: Arm, before: Arm) -> dict[str, object]:
     }
 
 
-def _half(arm: Arm) -> float:
+def _half(arm: ArmResult) -> float:
     if arm.mode == "no_grad":
         return 0.0
     return (math.log(arm.ci_high) - math.log(arm.ci_low)) / 2
@@ -76,8 +76,8 @@ def _half(arm: Arm) -> float:
 def _verdict(change: float, half: float) -> str:
     if math.isnan(change) or math.isnan(half):
         return UNDECIDED
-    if change + half < -SMALLEST:
+    if change + half < -SMALLEST_CLAIM:
         return FASTER
-    if change - half > SMALLEST:
+    if change - half > SMALLEST_CLAIM:
         return SLOWER
-    return EQUIVALENT if abs(change) + half <= 2 * SMALLEST else UNDECIDED
+    return EQUIVALENT if abs(change) + half <= 2 * SMALLEST_CLAIM else UNDECIDED

@@ -19,23 +19,23 @@ from typing import Any, Final
 
 import torch
 
-from gradprobe.comparison.settings import Settings
-from gradprobe.comparison.workers.worker_handles import Elsewhere, Lost, take_up
-from gradprobe.comparison.workloads.sources import Source
+from gradprobe.comparison.settings import ComparisonSettings
+from gradprobe.comparison.workers.worker_handles import SubprocessWorker, WorkerDied, open_sources
+from gradprobe.comparison.workloads.sources import WorkloadSource
 from gradprobe.errors import GradprobeError
 
-LIMIT_S: Final = 300.0
+COUNTING_LIMIT_S: Final = 300.0
 """How long all of it may take."""
-WARM_UP: Final = 6
-REPEATS: Final = 5
+WARM_UP_CALLS: Final = 6
+COUNTED_CALLS: Final = 5
 _TOTAL = re.compile(rb"^totals: (\d+)", re.MULTILINE)
 _END = 64
 
-Counts = dict[str, dict[str, float]]
+InstructionCounts = dict[str, dict[str, float]]
 """Instructions of one call, by workload and arm."""
 
 
-def unavailable() -> str | None:
+def explain_unavailable() -> str | None:
     """Why instructions cannot be counted here; None where they can."""
     for command in ("valgrind", "callgrind_control"):
         if shutil.which(command) is None:
@@ -46,30 +46,32 @@ def unavailable() -> str | None:
     return None
 
 
-def count(sources: Sequence[Source], names: Sequence[str], settings: Settings) -> tuple[Counts, str]:
+def count_instructions(
+    sources: Sequence[WorkloadSource], names: Sequence[str], settings: ComparisonSettings
+) -> tuple[InstructionCounts, str]:
     """The instructions of each workload, and what kept the rest from being counted; empty if nothing did."""
-    reason = unavailable()
+    reason = explain_unavailable()
     if reason is not None:
         return {}, reason
     if settings.device is not None and torch.device(settings.device).type != "cpu":
         return {}, f"valgrind sees nothing of what runs on {settings.device}"
-    found: Counts = {}
+    found: InstructionCounts = {}
     with tempfile.TemporaryDirectory(prefix="gradprobe-") as folder:
-        member = Elsewhere(
+        member = SubprocessWorker(
             0,
             modes=settings.modes,
             seed=settings.seed,
             device=settings.device,
             threads=1,
-            command=callgrind(folder),
+            command=build_callgrind_command(folder),
             variables={"PYTHONHASHSEED": "0"},  # where strings fall in tables decides how long they are looked for
         )
         # Reading an answer has no end of its own.
-        limit = threading.Timer(LIMIT_S, member.kill)
+        limit = threading.Timer(COUNTING_LIMIT_S, member.kill)
         limit.start()
         try:
             member.started()
-            take_up(member, sources)
+            open_sources(member, sources)
             for name in names:
                 member.ask("prepare", name=name, to_time=False)
             for name in names:
@@ -77,8 +79,8 @@ def count(sources: Sequence[Source], names: Sequence[str], settings: Settings) -
                     found[name] = member.ask("instructions", name=name, folder=folder)
                 except GradprobeError as error:
                     reason = f"{name}: {error}"
-        except Lost as loss:
-            reason = str(loss) if limit.is_alive() else f"it took more than {LIMIT_S:.0f} s"
+        except WorkerDied as loss:
+            reason = str(loss) if limit.is_alive() else f"it took more than {COUNTING_LIMIT_S:.0f} s"
         except GradprobeError as error:
             reason = str(error)
         finally:
@@ -87,7 +89,7 @@ def count(sources: Sequence[Source], names: Sequence[str], settings: Settings) -
     return found, reason or ""
 
 
-def callgrind(folder: str) -> list[str]:
+def build_callgrind_command(folder: str) -> list[str]:
     """The command under which a program counts once it says so; what it counts goes to files in ``folder``."""
     return [
         "valgrind",
@@ -100,7 +102,7 @@ def callgrind(folder: str) -> list[str]:
     ]
 
 
-class Counter:
+class InstructionCounter:
     """Counts in the process that runs under callgrind, which writes each count to a file in ``folder``."""
 
     def __init__(self, folder: str) -> None:
@@ -108,7 +110,7 @@ class Counter:
         self._switch_on()
         self._empty = self._least(lambda: _nothing)
 
-    def of_one_call(self, restored: Callable[[], Callable[[], object]]) -> float:
+    def count_one_call(self, restored: Callable[[], Callable[[], object]]) -> float:
         """Instructions of the call that ``restored`` gives, with its inputs as they were, each time."""
         return self._least(restored) - self._empty
 
@@ -122,8 +124,8 @@ class Counter:
 
     def _least(self, restored: Callable[[], Callable[[], object]]) -> float:
         """The least of several: now and then a call resizes a table of the interpreter."""
-        taken = [self._once(restored()) for _ in range(WARM_UP + REPEATS)]
-        return min(taken[WARM_UP:])
+        taken = [self._once(restored()) for _ in range(WARM_UP_CALLS + COUNTED_CALLS)]
+        return min(taken[WARM_UP_CALLS:])
 
     def _once(self, call: Callable[[], object]) -> float:
         requests: Any = torch._C

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from gradprobe.comparison.measure.bench import Bench
-from gradprobe.comparison.workloads.sources import Source
+from gradprobe.comparison.workloads.sources import WorkloadSource
 from gradprobe.errors import GradprobeError
 
 _MARK: Final = "GRADPROBE_MEASURING"
@@ -27,11 +27,11 @@ def check_not_measuring() -> None:
         raise GradprobeError("it compares when it is imported; put that under if __name__ == '__main__':")
 
 
-class Lost(Exception):  # noqa: N818 -- no fault of the caller's
+class WorkerDied(Exception):  # noqa: N818 -- no fault of the caller's
     """A process ended before it answered."""
 
 
-class Member(Protocol):
+class Worker(Protocol):
     """One process of the crew. ``ask`` calls a method of its bench; raises ``Lost`` or ``GradprobeError``."""
 
     def ask(self, verb: str, **values: Any) -> Any: ...
@@ -39,7 +39,7 @@ class Member(Protocol):
     def close(self) -> None: ...
 
 
-class Here:
+class InProcessWorker:
     """The bench of this process."""
 
     def __init__(self, bench: Bench) -> None:
@@ -53,7 +53,7 @@ class Here:
         self._bench.leave()
 
 
-class Elsewhere:
+class SubprocessWorker:
     """A bench in a fresh process of this interpreter."""
 
     def __init__(
@@ -101,13 +101,13 @@ class Elsewhere:
         try:
             print(json.dumps(message), file=self._process.stdin, flush=True)
         except OSError:
-            raise Lost(self._ended()) from None
+            raise WorkerDied(self._ended()) from None
 
     def _receive(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise Lost(self._ended())
+            raise WorkerDied(self._ended())
         answer = json.loads(line)
         if "error" in answer:
             raise GradprobeError(answer["error"])
@@ -138,6 +138,6 @@ class Elsewhere:
         self._process.wait()
 
 
-def take_up(member: Member, sources: Sequence[Source]) -> list[str]:
+def open_sources(member: Worker, sources: Sequence[WorkloadSource]) -> list[str]:
     """The names of the workloads of all sources, opened there."""
     return [name for source in sources for name in member.ask("open", source=source)]

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from gradprobe.comparison.measure.bench import Bench, told
-from gradprobe.comparison.measure.call_timer import timer_of
-from gradprobe.comparison.workloads.sources import Source
+from gradprobe.comparison.measure.bench import Bench, describe_error
+from gradprobe.comparison.measure.call_timer import make_call_timer
+from gradprobe.comparison.workloads.sources import WorkloadSource
 from gradprobe.errors import GradprobeError
 
 VERBS = ("open", "add_mixtures", "prepare", "measure", "managers", "mechanisms", "account", "issued", "instructions")
@@ -30,7 +30,7 @@ def main() -> int:
         torch.set_num_threads(start["threads"])
     if start["device"]:
         torch.set_default_device(start["device"])
-    bench = Bench(start["modes"], seed=start["seed"], number=start["number"], timer=timer_of(start["device"]))
+    bench = Bench(start["modes"], seed=start["seed"], number=start["number"], timer=make_call_timer(start["device"]))
     print(json.dumps({"result": torch.get_num_threads()}), file=answers, flush=True)
     for line in questions:
         print(json.dumps(_answer(bench, json.loads(line))), file=answers, flush=True)
@@ -41,13 +41,13 @@ def _answer(bench: Bench, question: dict[str, Any]) -> dict[str, Any]:
     verb, values = question["verb"], question["values"]
     assert verb in VERBS
     if verb == "open":
-        values = {"source": Source(**values)}
+        values = {"source": WorkloadSource(**values)}
     try:
         return {"result": getattr(bench, verb)(**values)}
     except GradprobeError as error:
         return {"error": str(error)}
     except Exception as error:
-        return {"error": told(error)}
+        return {"error": describe_error(error)}
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from gradprobe.comparison.workloads.workload import Call, Workload
+from gradprobe.comparison.workloads.workload import Workload, WorkloadCall
 from gradprobe.errors import GradprobeError
 
-SUITES = ("ops", "models")
+SUITE_NAMES = ("ops", "models")
 
 
 @dataclass(frozen=True)
-class Source:
+class WorkloadSource:
     """``kind`` is `suite`, `name`, `hf` or `pickle`; ``where`` the suite, MODULE:FUNCTION or FILE.py:FUNCTION, the model
     of transformers, or a file."""
 
@@ -33,28 +33,28 @@ class Source:
     def workloads(self) -> list[Workload]:
         """The workloads, imported or read in this process. Raises ``GradprobeError`` where there are none."""
         if self.kind == "suite":
-            return suite(self.where)
+            return load_suite(self.where)
         if self.kind == "name":
-            return [named(self.where)]
+            return [load_target(self.where)]
         if self.kind == "hf":
-            from gradprobe.comparison.workloads.suites.pretrained_models import workload
+            from gradprobe.comparison.workloads.suites.pretrained_models import build_workload
 
-            return [workload(self.where)]
+            return [build_workload(self.where)]
         with open(self.where, "rb") as file:
-            return [bound(*pickle.load(file))]
+            return [bind_call(*pickle.load(file))]
 
 
-def suite(name: str) -> list[Workload]:
+def load_suite(name: str) -> list[Workload]:
     """The workloads of `ops` or `models`."""
-    if name not in SUITES:
-        raise GradprobeError(f"there is no suite {name!r}; choose among {', '.join(SUITES)}")
+    if name not in SUITE_NAMES:
+        raise GradprobeError(f"there is no suite {name!r}; choose among {', '.join(SUITE_NAMES)}")
     workloads: list[Workload] = importlib.import_module(
         f"gradprobe.comparison.workloads.suites.{name}_suite"
     ).workloads()
     return workloads
 
 
-def named(target: str) -> Workload:
+def load_target(target: str) -> Workload:
     """The workload behind MODULE:FUNCTION or FILE.py:FUNCTION.
 
     The function is called without arguments. What it returns is measured if that can be called; otherwise the function
@@ -78,21 +78,21 @@ def named(target: str) -> Workload:
     return Workload(name, partial(_made, function, target))
 
 
-def bound(function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Workload:
+def bind_call(function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Workload:
     """The workload of one call of ``function`` with these arguments."""
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
 
-    def build() -> Call:
+    def build() -> WorkloadCall:
         if not torch.is_inference_mode_enabled():
             return partial(function, *args, **kwargs)
-        from gradprobe.comparison.state.call_state import as_inference
+        from gradprobe.comparison.state.call_state import copy_in_inference_mode
 
-        return as_inference(partial(function, *args, **kwargs))
+        return copy_in_inference_mode(partial(function, *args, **kwargs))
 
     return Workload(name, build)
 
 
-def _made(function: Callable[[], object], target: str) -> Call:
+def _made(function: Callable[[], object], target: str) -> WorkloadCall:
     try:
         made = function()
     except TypeError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-Call = Callable[[], object]
+WorkloadCall = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -13,4 +13,4 @@ class Workload:
     """``build`` makes the inputs and returns the call. Built in inference mode, its parameters are inference tensors."""
 
     name: str
-    build: Callable[[], Call]
+    build: Callable[[], WorkloadCall]

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from gradprobe.history.records import Row
-from gradprobe.recording.constructor_pairs import constructors, site_of_block
+from gradprobe.history.records import RawRow
+from gradprobe.recording.constructor_pairs import choose_block_site, pair_constructors
 from gradprobe.recording.events import (
+    ACTION_MASK,
     CALL,
     CONSTRUCT,
     DECORATE,
@@ -21,21 +22,20 @@ from gradprobe.recording.events import (
     EXIT,
     FOLDED_CALLS,
     INFERENCE_MODE,
-    KIND,
     NOT_COUNTED,
     NOT_READ,
     SET_GRAD_ENABLED,
     TALLY,
-    Block,
+    EventBlock,
 )
-from gradprobe.recording.folding.markers import UNREAD, Dropped, marked
+from gradprobe.recording.folding.markers import MODES_NOT_READ, DroppedRow, insert_markers
 from gradprobe.recording.folding.op_sums import OpFolder
 from gradprobe.recording.sqlite_file import Fold, Site
 
 _SUBCLASSES = 8
 _PLAIN = (SET_GRAD_ENABLED | CONSTRUCT, SET_GRAD_ENABLED | DECORATE)
-_NO_ROW: Row = (0, 0, 0, 0, 0, 0, 0, NOT_COUNTED)
-Key = tuple[int, int, int, int, str]
+_NO_ROW: RawRow = (0, 0, 0, 0, 0, 0, 0, NOT_COUNTED)
+FoldKey = tuple[int, int, int, int, str]
 
 
 def duration_class(duration_ns: int) -> int:
@@ -56,10 +56,10 @@ def class_middle(duration: int) -> float:
 class _Open:
     """A block, or what follows a plain call, whose end has not been reached; the lowest of a thread is no block."""
 
-    row: Row
+    row: RawRow
     indices: list[int]
-    before: int = UNREAD
-    inside: int = UNREAD
+    before: int = MODES_NOT_READ
+    inside: int = MODES_NOT_READ
     internal: bool = False
     child_ns: int = 0
     child_nodes: int = 0
@@ -91,20 +91,20 @@ class _Lane:
     """One thread in a stretch: what may yet be taken out, and the modes as far as they are known."""
 
     levels: list[_Open] = field(default_factory=lambda: [_Open(_NO_ROW, [])])
-    state: int = UNREAD
+    state: int = MODES_NOT_READ
     is_new: bool = True
 
-    def keep_open(self) -> None:
+    def keep_everything_open(self) -> None:
         """Keeps all that is open."""
         self.levels = [_Open(_NO_ROW, [])]
 
 
-class Folder:
+class BlockFolder:
     """Folds stretch after stretch of events, and holds the sums."""
 
     def __init__(self, names: dict[int, str], sites: dict[int, Site]) -> None:
-        self.sums: dict[Key, Fold] = {}
-        self.changed: set[Key] = set()
+        self.sums: dict[FoldKey, Fold] = {}
+        self.changed: set[FoldKey] = set()
         self.folded = 0
         self.operators = OpFolder()
         self._names = names
@@ -117,42 +117,42 @@ class Folder:
         self.changed.clear()
         return changed
 
-    def fold(self, block: Block) -> Block:
+    def fold(self, block: EventBlock) -> EventBlock:
         """What must be kept of ``block``; the rest is added to ``sums`` and ``operators``."""
         rows = self.operators.fold(block)
-        begun, skipped = constructors(rows, self._sites)
+        begun, skipped = pair_constructors(rows, self._sites)
         of_blocks = {b.index for b in begun.values()}
         last = {row[2]: index for index, row in enumerate(rows)}
-        lanes = {thread: _Lane(state=self._states.get(thread, UNREAD)) for thread in last}
-        dropped: dict[int, Dropped] = {}
+        timelines = {thread: _Lane(state=self._states.get(thread, MODES_NOT_READ)) for thread in last}
+        dropped: dict[int, DroppedRow] = {}
         resumed: set[int] = set()  # plain calls that end one which was taken out
         for index, row in enumerate(rows):
             if index in skipped:
                 if index not in of_blocks:  # of an object that decorates, which changes nothing
-                    dropped[index] = Dropped()
+                    dropped[index] = DroppedRow()
                     self.folded += 1
                 continue
-            lane, op = lanes[row[2]], row[0]
+            lane, op = timelines[row[2]], row[0]
             if op >= TALLY:
                 lane.levels[-1].marks.append(index)
                 continue
             first = begun[index].constructor if index in begun else row
             is_first, lane.is_new = lane.is_new, False
             # Where the modes are not what the row before left, this row stays, and tells of it.
-            is_known = lane.state != UNREAD and not _differ(first[4], lane.state)
+            is_known = lane.state != MODES_NOT_READ and not _differ(first[4], lane.state)
             before = _filled(first[4] & 0b1111, lane.state)
-            lane.state = inside = _filled(first[4] >> 4, UNREAD if op == INFERENCE_MODE | EXIT else before)
-            if not is_known or (op & KIND != EXIT and _interleaves(lane.levels[-1], first)):
-                lane.keep_open()
+            lane.state = inside = _filled(first[4] >> 4, MODES_NOT_READ if op == INFERENCE_MODE | EXIT else before)
+            if not is_known or (op & ACTION_MASK != EXIT and _interleaves(lane.levels[-1], first)):
+                lane.keep_everything_open()
             outer = lane.levels[-1]
             if not is_known:
                 continue
-            if op & KIND == EXIT:
+            if op & ACTION_MASK == EXIT:
                 self._exit(lane, row, index, dropped)
             elif op in _PLAIN and index != last[row[2]]:
                 internal = self._is_internal(row[3])
                 if outer.internal and not internal:
-                    lane.keep_open()  # it outlasts a block that is not shown
+                    lane.keep_everything_open()  # it outlasts a block that is not shown
                     continue
                 if internal and outer.call is not None and not outer.call.internal:
                     outer = outer.call
@@ -160,31 +160,31 @@ class Folder:
                     self._end(outer.call, row, outer, dropped)
                     resumed.add(index)
                 outer.call = _Open(row, [index], before, inside, internal)
-            elif op & KIND == ENTER and op <= CALL | ENTER and _is_regular(lane, row, before, is_first):
+            elif op & ACTION_MASK == ENTER and op <= CALL | ENTER and _is_regular(lane, row, before, is_first):
                 indices = [begun[index].index, index] if index in begun else [index]
                 # The block's time and nodes count from its enter, its place is that of its constructor.
                 internal = self._is_internal(begun[index].site if index in begun else row[3])
                 lane.levels.append(_Open((op, row[1], *first[2:7], row[7]), indices, before, inside, internal))
             else:  # among them the last row of a thread, which may be half of a block
-                lane.keep_open()
-        self._states.update((thread, lane.state) for thread, lane in lanes.items())
+                lane.keep_everything_open()
+        self._states.update((thread, lane.state) for thread, lane in timelines.items())
         kept = {kind: table for kind, table in block.accounts.items() if kind in ("returns", "outliving")}
-        return replace(Block.of(marked(rows, dropped, resumed)), accounts=kept)
+        return replace(EventBlock.of(insert_markers(rows, dropped, resumed)), accounts=kept)
 
-    def _exit(self, lane: _Lane, row: Row, index: int, dropped: dict[int, Dropped]) -> None:
+    def _exit(self, lane: _Lane, row: RawRow, index: int, dropped: dict[int, DroppedRow]) -> None:
         ended = lane.levels[-1]
-        if ended.row[5] != row[5] or ended.row[0] & ~KIND != row[0] & ~KIND:
-            lane.keep_open()
+        if ended.row[5] != row[5] or ended.row[0] & ~ACTION_MASK != row[0] & ~ACTION_MASK:
+            lane.keep_everything_open()
             return
         lane.state = _filled(lane.state, ended.before)
         if lane.state != ended.before:
-            lane.keep_open()  # it leaves another mode than it found
+            lane.keep_everything_open()  # it leaves another mode than it found
             return
         lane.levels.pop()
         ended.indices.append(index)
         self._end(ended, row, lane.levels[-1], dropped)
 
-    def _end(self, ended: _Open, end: Row, outer: _Open, dropped: dict[int, Dropped]) -> None:
+    def _end(self, ended: _Open, end: RawRow, outer: _Open, dropped: dict[int, DroppedRow]) -> None:
         """Adds up what ``end`` ends directly in ``outer``."""
         if ended.call is not None:
             self._end(ended.call, end, ended, dropped)
@@ -201,27 +201,27 @@ class Folder:
             around.add(total, nodes, own + hidden[0], own_nodes + hidden[1])
         else:
             around.add(total, nodes, 0, 0)
-        dropped.update((index, Dropped()) for index in (*ended.indices, *ended.marks))
+        dropped.update((index, DroppedRow()) for index in (*ended.indices, *ended.marks))
         if is_probed:
             # Its own time is that of the block around it, or of the thread.
             if not outer.is_block:
-                dropped[ended.indices[-1]] = Dropped(own, own_nodes, begin[6], FOLDED_CALLS, ended.before)
+                dropped[ended.indices[-1]] = DroppedRow(own, own_nodes, begin[6], FOLDED_CALLS, ended.before)
         else:
             ends_call = is_plain and not ended.internal and not outer.is_block and not outer.had_call
             # Within a block of the program nothing counts as hidden: all of it is in that block.
             outside = (own, own_nodes) if ended.internal else (-ended.hidden_ns, -ended.hidden_nodes)
-            dropped[ended.indices[-1]] = Dropped(own, own_nodes, begin[6], ends_call=ends_call, hidden=outside)
+            dropped[ended.indices[-1]] = DroppedRow(own, own_nodes, begin[6], ends_call=ends_call, hidden=outside)
         outer.had_call = outer.had_call or (is_plain and not ended.internal)
         self.folded += len(ended.indices)
         self._add(ended, end, total, own, nodes, own_nodes)
 
-    def _add(self, ended: _Open, end: Row, total: int, own: int, nodes: int, own_nodes: int) -> None:
+    def _add(self, ended: _Open, end: RawRow, total: int, own: int, nodes: int, own_nodes: int) -> None:
         begin = ended.row
         if begin[0] in _PLAIN:
             manager, site, error = SET_GRAD_ENABLED | CONSTRUCT, begin[3], ""
         else:
             manager, error = begin[0], self._names.get(end[6], "")
-            site = site_of_block(begin[3], end[3], self._sites) if len(ended.indices) > 2 else begin[3] or end[3]
+            site = choose_block_site(begin[3], end[3], self._sites) if len(ended.indices) > 2 else begin[3] or end[3]
         key = (manager, site, begin[2], ended.before | ended.inside << 4, error)
         known = self.sums.get(key) or Fold(*key, 0, 0, 0, 0, 0, 0, 0, Counter())
         self.sums[key] = Fold(
@@ -256,12 +256,12 @@ def _filled(read: int, known: int) -> int:
     return (known & 3 if grad == NOT_READ else grad) | (known & 0b1100 if inference == NOT_READ else inference << 2)
 
 
-def _interleaves(level: _Open, row: Row) -> bool:
+def _interleaves(level: _Open, row: RawRow) -> bool:
     """Whether ``row`` is of another asyncio task than what is open: blocks of two tasks are in no block of each other's."""
     return (level.is_block and level.row[6] != row[6]) or (level.call is not None and level.call.row[6] != row[6])
 
 
-def _is_regular(lane: _Lane, row: Row, before: int, is_first: bool) -> bool:
+def _is_regular(lane: _Lane, row: RawRow, before: int, is_first: bool) -> bool:
     """Whether a block whose object is entered by ``row`` leaves, as far as can be told, the modes as it found them."""
     if row[0] == SET_GRAD_ENABLED | ENTER and is_first:
         return False  # its constructor may have come in the stretch before
@@ -270,5 +270,5 @@ def _is_regular(lane: _Lane, row: Row, before: int, is_first: bool) -> bool:
     return NOT_READ not in (before & 3, before >> 2)
 
 
-def _nodes_between(begin: Row, end: Row) -> int:
+def _nodes_between(begin: RawRow, end: RawRow) -> int:
     return end[7] - begin[7] if begin[7] != NOT_COUNTED and end[7] != NOT_COUNTED else 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from gradprobe.history.records import Row
-from gradprobe.recording.events import BACKWARD_PASS, FOLDED_OPERATORS, NOT_COUNTED, NOWHERE, TALLY, Block
-from gradprobe.recording.folding.markers import UNREAD
+from gradprobe.history.records import RawRow
+from gradprobe.recording.events import BACKWARD_PASS, FOLDED_OPERATORS, NOT_COUNTED, NOWHERE, TALLY, EventBlock
+from gradprobe.recording.folding.markers import MODES_NOT_READ
 from gradprobe.recording.sqlite_file import OpFold
 
 OpFoldKey = tuple[int, int, int]
@@ -26,28 +26,28 @@ class OpFolder:
         self.changed.clear()
         return changed
 
-    def fold(self, block: Block) -> list[Row]:
+    def fold(self, block: EventBlock) -> list[RawRow]:
         """The rows of ``block`` where a mark stands for operators that were added up; backward passes are left out."""
         accounts = block.accounts
         tallies = {row[0]: row for row in accounts["tallies"].tolist()} if "tallies" in accounts else {}
         saved: dict[int, dict[int, int]] = defaultdict(dict)
         for key, storage, size, _ in accounts["saved"].tolist() if "saved" in accounts else ():
             saved[key][storage] = size
-        rows: list[Row] = []
+        rows: list[RawRow] = []
         marked: set[tuple[int, int]] = set()  # a mark is enough until the thread's next event
         for row in block.rows():
             if row[0] == TALLY:
                 self._add(row, tallies.get(row[5]), sum(saved[row[5]].values()))
                 if (row[2], row[6]) not in marked:
                     marked.add((row[2], row[6]))
-                    unread = UNREAD | UNREAD << 4
+                    unread = MODES_NOT_READ | MODES_NOT_READ << 4
                     rows.append((FOLDED_OPERATORS, row[1], row[2], NOWHERE, unread, 0, row[6], NOT_COUNTED))
             elif row[0] != BACKWARD_PASS:
                 rows.append(row)
                 marked = {mark for mark in marked if mark[0] != row[2]}
         return rows
 
-    def _add(self, row: Row, tally: tuple[int, ...] | None, saved_bytes: int) -> None:
+    def _add(self, row: RawRow, tally: tuple[int, ...] | None, saved_bytes: int) -> None:
         if tally is None:
             return
         _, operation, *counts = tally

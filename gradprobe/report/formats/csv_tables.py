@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import pandas as pd
 
-from gradprobe.analysis.comparison_outcome import Outcome
-from gradprobe.analysis.comparison_table import comparison_table
-from gradprobe.report.formats.rendered import Options, Written
-from gradprobe.report.units import printable
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.analysis.comparison_outcome import ComparisonOutcome
+from gradprobe.analysis.comparison_table import build_comparison_table
+from gradprobe.report.formats.rendered import Rendered, RenderOptions
+from gradprobe.report.units import escape_unprintable
+from gradprobe.tables.recording_tables import RecordingTables
 
-BESIDE = ("transitions", "regions", "ops", "births", "calls", "findings")
+ATTACHED_TABLES = ("transitions", "regions", "ops", "births", "calls", "findings")
 
 
-def recording(tables: Tables, options: Options) -> Written:
+def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
     """The tables of a recording; beside a report that goes to no file there is none."""
     beside = (
-        {} if options.stem is None else {f"{options.stem}.{name}.csv": _text(getattr(tables, name)) for name in BESIDE}
+        {}
+        if options.stem is None
+        else {f"{options.stem}.{name}.csv": _text(getattr(tables, name)) for name in ATTACHED_TABLES}
     )
-    return Written(_text(tables.sites), beside)
+    return Rendered(_text(tables.sites), beside)
 
 
-def comparison(outcome: Outcome, options: Options) -> Written:
+def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:
     """The table of a comparison."""
-    return Written(_text(comparison_table(outcome)))
+    return Rendered(_text(build_comparison_table(outcome)))
 
 
 def _text(table: pd.DataFrame) -> str:
@@ -42,5 +44,5 @@ def _harmless(value: object) -> object:
     """
     if not isinstance(value, str):
         return value
-    text = printable(value)
+    text = escape_unprintable(value)
     return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20") else text

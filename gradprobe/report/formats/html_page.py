@@ -8,36 +8,38 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from gradprobe.analysis.comparison_outcome import Outcome
+from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.report import charts
 from gradprobe.report.document import Document
-from gradprobe.report.formats.rendered import Options, Written
+from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.sections import comparison_document as comparisons
 from gradprobe.report.sections import recording_document
-from gradprobe.report.units import many
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.report.units import pluralize
+from gradprobe.tables.recording_tables import RecordingTables
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-TOP = 500
-NOTEBOOK_TOP = 10
+PAGE_MAX_ROWS = 500
+NOTEBOOK_MAX_ROWS = 10
 _CLIP = 240
 
 
-def recording(tables: Tables, options: Options) -> Written:
+def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
     """The report of a recording."""
-    return Written(page(recording_document.document(tables, top=options.top or TOP, charts=True)))
+    return Rendered(
+        render_page(recording_document.build_document(tables, top=options.top or PAGE_MAX_ROWS, charts=True))
+    )
 
 
-def comparison(outcome: Outcome, options: Options) -> Written:
+def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:
     """The report of a comparison."""
-    return Written(page(comparisons.document(outcome)))
+    return Rendered(render_page(comparisons.build_document(outcome)))
 
 
-def page(document: Document) -> str:
+def render_page(document: Document) -> str:
     """A page with all of its styles, scripts and data in it; its policy forbids it any request."""
-    draws = charts.is_possible() and bool(document.charts)
+    draws = charts.can_draw() and bool(document.charts)
     shown = [section for section in document.sections if draws or section.table or section.items or not section.chart]
     return (
         _environment()
@@ -47,16 +49,16 @@ def page(document: Document) -> str:
             lacks_charts=bool(document.charts) and not draws,
             style=_raw(_template("page.css")),
             behaviour=_raw(_template("page.js")),
-            script=_raw(charts.script()) if draws else None,
-            specifications={c.name: _embedded(charts.specification(c)) for c in document.charts} if draws else {},
-            missing=charts.MISSING,
+            script=_raw(charts.load_vega_script()) if draws else None,
+            specifications={c.name: _embedded(charts.build_specification(c)) for c in document.charts} if draws else {},
+            missing=charts.INSTALL_HINT,
         )
     )
 
 
-def fragment(document: Document) -> str:
+def render_fragment(document: Document) -> str:
     """What a notebook shows below a cell: pictures instead of scripts, which notebooks may not run."""
-    pictures = {c.name: _raw(charts.svg(c)) for c in document.charts} if charts.is_possible() else None
+    pictures = {c.name: _raw(charts.render_svg(c)) for c in document.charts} if charts.can_draw() else None
     template = _environment().get_template("fragment.html.j2")
     return template.render(document=document, style=_raw(_template("fragment.css")), pictures=pictures)
 
@@ -92,5 +94,5 @@ def _environment() -> Environment:
     )
     environment.globals["clip"] = _CLIP
     environment.filters["clipped"] = lambda text: text if len(text) <= _CLIP else f"{text[: _CLIP - 3]}..."
-    environment.filters["rows"] = lambda number: many(number, "more row")
+    environment.filters["rows"] = lambda number: pluralize(number, "more row")
     return environment

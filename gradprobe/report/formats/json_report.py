@@ -7,18 +7,26 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.analysis.blind_spots import gaps
-from gradprobe.analysis.comparison_outcome import Outcome
-from gradprobe.analysis.time_by_mode import by_mode, hidden_ns
-from gradprobe.report.formats.rendered import Options, Written
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.analysis.blind_spots import describe_blind_spots
+from gradprobe.analysis.comparison_outcome import ComparisonOutcome
+from gradprobe.analysis.time_by_mode import sum_by_mode, sum_hidden_ns
+from gradprobe.report.formats.rendered import Rendered, RenderOptions
+from gradprobe.tables.recording_tables import RecordingTables
 
 SCHEMA = 1
 MAX_ROWS = 100_000
-SUMS = ("count", "nodes", "saved_bytes", "version_bumps", "counters_created", "tracked_views", "inference_outputs")
+SUMMED_COLUMNS = (
+    "count",
+    "nodes",
+    "saved_bytes",
+    "version_bumps",
+    "counters_created",
+    "tracked_views",
+    "inference_outputs",
+)
 
 
-def recording(tables: Tables, options: Options) -> Written:
+def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
     """One JSON object with the keys of the contract; what was not measured is null."""
     left_out: dict[str, int] = {}
 
@@ -39,21 +47,21 @@ def recording(tables: Tables, options: Options) -> Written:
             "sites": len(tables.sites),
             "complete": tables.is_complete,
             "time_by_mode": [
-                {"mode": t.mode, "ns": t.ns, "share": t.share, "nodes": t.nodes} for t in by_mode(tables.processes)
+                {"mode": t.mode, "ns": t.ns, "share": t.share, "nodes": t.nodes} for t in sum_by_mode(tables.processes)
             ],
-            "operators": {name: _sum(tables.ops[name]) for name in SUMS} if len(tables.ops) else None,
-            "hidden_ns": hidden_ns(tables.processes),
-            "unseen": gaps(tables.processes),
+            "operators": {name: _sum(tables.ops[name]) for name in SUMMED_COLUMNS} if len(tables.ops) else None,
+            "hidden_ns": sum_hidden_ns(tables.processes),
+            "unseen": describe_blind_spots(tables.processes),
             "rows_left_out": left_out,
         },
         **body,
     }
-    return Written(_text(report))
+    return Rendered(_text(report))
 
 
-def comparison(outcome: Outcome, options: Options) -> Written:
+def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:
     """Everything that a comparison found, to be read back by ``Comparison.load``."""
-    return Written(_text(outcome.plain()))
+    return Rendered(_text(outcome.plain()))
 
 
 def _text(plain: dict[str, Any]) -> str:

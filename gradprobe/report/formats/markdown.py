@@ -10,50 +10,50 @@ from urllib.parse import quote
 
 from tabulate import tabulate
 
-from gradprobe.analysis.comparison_outcome import Outcome
+from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.errors import GradprobeError
 from gradprobe.report import charts
 from gradprobe.report.document import Document, Excerpt, Section, Table
-from gradprobe.report.formats.rendered import Options, Written
+from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.sections import comparison_document as comparisons
 from gradprobe.report.sections import recording_document
-from gradprobe.report.units import many
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.report.units import pluralize
+from gradprobe.tables.recording_tables import RecordingTables
 
 _LONG = 60
 """Rows beyond which a table is folded away, whatever its section is."""
 
 
-def recording(tables: Tables, options: Options) -> Written:
+def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
     """The report of a recording."""
     return _written(
-        recording_document.document(
-            tables, top=options.top or recording_document.TOP, charts=options.charts is not None
+        recording_document.build_document(
+            tables, top=options.top or recording_document.DEFAULT_MAX_ROWS, charts=options.charts is not None
         ),
         options,
     )
 
 
-def comparison(outcome: Outcome, options: Options) -> Written:
+def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:
     """The report of a comparison."""
-    return _written(comparisons.document(outcome), options)
+    return _written(comparisons.build_document(outcome), options)
 
 
-def _written(document: Document, options: Options) -> Written:
+def _written(document: Document, options: RenderOptions) -> Rendered:
     """The text, and beside it the charts where they are asked for."""
     if options.charts is None:
-        return Written(render(document))
-    if not charts.is_possible():
-        raise GradprobeError(charts.MISSING)
+        return Rendered(render_document(document))
+    if not charts.can_draw():
+        raise GradprobeError(charts.INSTALL_HINT)
     if options.stem is None:
         raise GradprobeError("charts are files beside the report; name the report's own file with -o")
-    draw = charts.svg if options.charts == "svg" else charts.png
+    draw = charts.render_svg if options.charts == "svg" else charts.render_png
     names = {chart.name: f"{options.stem}.{chart.name}.{options.charts}" for chart in document.charts}
     beside: dict[str, str | bytes] = {names[chart.name]: draw(chart) for chart in document.charts}
-    return Written(render(document, {name: quote(file) for name, file in names.items()}), beside)
+    return Rendered(render_document(document, {name: quote(file) for name, file in names.items()}), beside)
 
 
-def render(document: Document, pictures: Mapping[str, str] = MappingProxyType({})) -> str:
+def render_document(document: Document, pictures: Mapping[str, str] = MappingProxyType({})) -> str:
     """Markdown that can be pasted into a pull request; ``pictures`` has the addresses of charts by their names."""
     parts = [f"## {_text(document.title)}", "", *(f"{_text(line)}  " for line in document.verdict)]
     for section in document.sections:
@@ -95,7 +95,7 @@ def _table(table: Table) -> str:
         disable_numparse=True,
         colalign=["right" if column in table.numeric else "left" for column in table.columns] if table.rows else None,
     )
-    return text + (f"\n\n{many(table.left_out, 'more row')} left out." if table.left_out else "")
+    return text + (f"\n\n{pluralize(table.left_out, 'more row')} left out." if table.left_out else "")
 
 
 def _text(text: str) -> str:

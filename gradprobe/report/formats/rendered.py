@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Options:
+class RenderOptions:
     """``stem`` begins the names of files beside the report; None where the report goes to no file."""
 
     top: int | None = None
@@ -23,7 +23,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Written:
+class Rendered:
     """A report, and by their names the files that belong beside it."""
 
     body: str | bytes

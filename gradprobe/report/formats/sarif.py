@@ -13,24 +13,24 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 
 from gradprobe._version import __version__
-from gradprobe.analysis.findings import everything
+from gradprobe.analysis.findings import find_all
 from gradprobe.analysis.findings.catalogue import RULES, Rule
 from gradprobe.analysis.findings.finding import Finding
-from gradprobe.analysis.findings.suppression import Suppressed, Suppression
-from gradprobe.report.formats.rendered import Options, Written
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.analysis.findings.suppression import SuppressedFinding, Suppression
+from gradprobe.report.formats.rendered import Rendered, RenderOptions
+from gradprobe.tables.recording_tables import RecordingTables
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _BASE = "SRCROOT"
 
 
-def recording(tables: Tables, options: Options) -> Written:
+def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
     """The findings of a recording; those that comments silence are marked so."""
-    shown, silenced = Suppression().split(everything(tables))
-    return Written(document(shown, silenced))
+    shown, silenced = Suppression().split(find_all(tables))
+    return Rendered(render_findings(shown, silenced))
 
 
-def document(shown: Sequence[Finding], silenced: Sequence[Suppressed] = ()) -> str:
+def render_findings(shown: Sequence[Finding], silenced: Sequence[SuppressedFinding] = ()) -> str:
     """A log of one run. Files in the working directory are named relative to it."""
     rules = [
         rule for rule in RULES.values() if any(f.rule == rule.code for f in (*shown, *(s.finding for s in silenced)))
@@ -81,8 +81,8 @@ def _result(finding: Finding, rules: Iterable[Rule]) -> dict[str, Any]:
     return {**result, "relatedLocations": related} if related else result
 
 
-def _kind(suppressed: Suppressed) -> str:
-    return "inSource" if suppressed.is_in_source else "external"
+def _kind(suppressed: SuppressedFinding) -> str:
+    return "inSource" if suppressed.is_by_comment else "external"
 
 
 def _location(file: str, line: int) -> dict[str, Any]:

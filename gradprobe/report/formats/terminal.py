@@ -6,28 +6,32 @@ import textwrap
 
 from tabulate import tabulate
 
-from gradprobe.analysis.comparison_outcome import Outcome
-from gradprobe.report.document import Document, Item, Section, Table
-from gradprobe.report.formats.rendered import Options, Written
+from gradprobe.analysis.comparison_outcome import ComparisonOutcome
+from gradprobe.report.document import Document, FindingItem, Section, Table
+from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.sections import comparison_document as comparisons
 from gradprobe.report.sections import recording_document
-from gradprobe.report.units import many
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.report.units import pluralize
+from gradprobe.tables.recording_tables import RecordingTables
 
 _WIDTH = 100
 
 
-def recording(tables: Tables, options: Options) -> Written:
+def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
     """The report of a recording."""
-    return Written(render(recording_document.document(tables, top=options.top or recording_document.TOP)))
+    return Rendered(
+        render_document(
+            recording_document.build_document(tables, top=options.top or recording_document.DEFAULT_MAX_ROWS)
+        )
+    )
 
 
-def comparison(outcome: Outcome, options: Options) -> Written:
+def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:
     """The report of a comparison."""
-    return Written(render(comparisons.document(outcome)))
+    return Rendered(render_document(comparisons.build_document(outcome)))
 
 
-def render(document: Document) -> str:
+def render_document(document: Document) -> str:
     """Plain text, no colour, tables aligned."""
     parts = [document.title, "=" * len(document.title), "", *map(_wrapped, document.verdict)]
     for section in document.sections:
@@ -38,13 +42,13 @@ def render(document: Document) -> str:
 def _section(section: Section) -> list[str]:
     lines = [section.title, "-" * len(section.title), *(_wrapped(s, "* ") for s in section.sentences)]
     for item in section.items:
-        lines += [*item_lines(item), *_source(item)]
+        lines += [*format_item(item), *_source(item)]
     if section.table is not None:
         lines.append(_table(section.table.with_bars()))
     return lines
 
 
-def item_lines(item: Item, width: int = _WIDTH) -> list[str]:
+def format_item(item: FindingItem, width: int = _WIDTH) -> list[str]:
     """A finding with the places that belong to it and what to do, without its source."""
     text = _wrapped(f"{item.severity} {item.rule}: {item.text} ({item.place})", "* ", width)
     related = [f"  {role}: {at}" for role, at in item.related]
@@ -52,7 +56,7 @@ def item_lines(item: Item, width: int = _WIDTH) -> list[str]:
     return "\n".join([text, *related, *fix]).split("\n")
 
 
-def _source(item: Item) -> list[str]:
+def _source(item: FindingItem) -> list[str]:
     if item.excerpt is None:
         return []
     return [
@@ -70,7 +74,7 @@ def _table(table: Table) -> str:
         disable_numparse=True,
         colalign=["right" if column in table.numeric else "left" for column in table.columns] if table.rows else None,
     )
-    return text + (f"\n({many(table.left_out, 'more row')} left out)" if table.left_out else "")
+    return text + (f"\n({pluralize(table.left_out, 'more row')} left out)" if table.left_out else "")
 
 
 def _clipped(cell: str, column: str, width: int = 48) -> str:

@@ -45,7 +45,7 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no number")
 
 
-def read(path: Path) -> TorchTrace:
+def read_torch_trace(path: Path) -> TorchTrace:
     """The trace in a file, packed by gzip or not. Raises ``GradprobeError`` for a file that is none."""
     try:
         content = path.read_bytes()

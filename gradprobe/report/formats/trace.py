@@ -17,25 +17,25 @@ from itertools import count as counting
 from typing import Any
 
 from gradprobe.errors import GradprobeError
-from gradprobe.history.op_totals import bytes_of
+from gradprobe.history.op_totals import sum_bytes
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region
 from gradprobe.recording.events import NOT_COUNTED, mode_name
-from gradprobe.report.formats.rendered import Options, Written
-from gradprobe.report.formats.torch_trace import ADVICE, TorchTrace, read
-from gradprobe.report.units import many, place, printable
+from gradprobe.report.formats.rendered import Rendered, RenderOptions
+from gradprobe.report.formats.torch_trace import ADVICE, TorchTrace, read_torch_trace
+from gradprobe.report.units import escape_unprintable, format_location, pluralize
 from gradprobe.tables.dataframes import duration_ns
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.tables.recording_tables import RecordingTables
 
-SLICES = 100_000
+MAX_SLICES = 100_000
 _FIRST_TRACK = 1_000_000_000
 """Beyond the numbers of real threads, so that no track of torch.profiler's has the same."""
 _LONGEST = 300
 
 
-def recording(tables: Tables, options: Options) -> Written:
+def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
     """The trace of a recording, or with ``options.merge`` that of torch.profiler with the recording in it."""
-    beside = None if options.merge is None else read(options.merge)
+    beside = None if options.merge is None else read_torch_trace(options.merge)
     trace = _trace(tables, beside)
     try:
         text = json.dumps(trace, allow_nan=False, separators=(",", ":"))
@@ -46,23 +46,23 @@ def recording(tables: Tables, options: Options) -> Written:
         raise GradprobeError(f"{beside.path} cannot be written again ({error}); {ADVICE}") from None
     # No time of compression in the file: the same recording gives the same bytes.
     is_packed = options.suffix is not None and options.suffix.endswith(".gz")
-    return Written(gzip.compress(text.encode(), mtime=0) if is_packed else text + "\n")
+    return Rendered(gzip.compress(text.encode(), mtime=0) if is_packed else text + "\n")
 
 
-def _trace(tables: Tables, beside: TorchTrace | None) -> dict[str, Any]:
+def _trace(tables: RecordingTables, beside: TorchTrace | None) -> dict[str, Any]:
     begun = min(int(content.meta.get("began_wall_ns", 0)) for content in tables.contents)
     base = begun if beside is None else beside.base_ns
     regions = [(process, region) for process in tables.processes for region in process.history.regions]
     if beside is not None:
         ends = [p.history.end_ns + p.offset_ns for p in tables.processes]
         beside.check_overlap(begun, begun + max(ends))
-    kept = heapq.nlargest(SLICES, regions, key=lambda pair: duration_ns(pair[1]))
+    kept = heapq.nlargest(MAX_SLICES, regions, key=lambda pair: duration_ns(pair[1]))
     events = [] if beside is None else list(beside.plain["traceEvents"])
     for event in _events(tables, kept, is_merged=beside is not None):
         if "ts" in event:
             event["ts"] = (event["ts"] + begun - base) / 1000
         events.append(event)
-    told = {"gradprobe": f"{many(len(regions), 'region')}"}
+    told = {"gradprobe": f"{pluralize(len(regions), 'region')}"}
     if len(kept) < len(regions):
         told["gradprobe"] += f", of which the {len(kept):,} longest are here"
     if beside is None:
@@ -75,7 +75,9 @@ def _trace(tables: Tables, beside: TorchTrace | None) -> dict[str, Any]:
     }
 
 
-def _events(tables: Tables, kept: list[tuple[Process, Region]], *, is_merged: bool) -> Iterator[dict[str, Any]]:
+def _events(
+    tables: RecordingTables, kept: list[tuple[Process, Region]], *, is_merged: bool
+) -> Iterator[dict[str, Any]]:
     """The events, times in nanoseconds since the recording began."""
     tracks: dict[tuple[int, int, str | None], list[Region]] = defaultdict(list)
     numbers = {id(process): number for number, process in enumerate(tables.processes)}
@@ -92,7 +94,7 @@ def _events(tables: Tables, kept: list[tuple[Process, Region]], *, is_merged: bo
         yield _about("thread_name", process.pid, tid, name=f"modes: {name}" if is_merged else name)
         # Below all numbers of threads: torch.profiler sorts its threads by theirs.
         yield _about("thread_sort_index", process.pid, tid, sort_index=track - _FIRST_TRACK)
-        for start, end, region, is_rest in nested(regions):
+        for start, end, region, is_rest in split_overlaps(regions):
             yield {
                 "ph": "X",
                 "cat": "gradprobe",
@@ -116,7 +118,7 @@ def _about(what: str, pid: int, tid: int, **args: Any) -> dict[str, Any]:
     return {"ph": "M", "name": what, "pid": pid, "tid": tid, "args": args}
 
 
-def nested(regions: Iterable[Region]) -> Iterator[tuple[int, int, Region, bool]]:
+def split_overlaps(regions: Iterable[Region]) -> Iterator[tuple[int, int, Region, bool]]:
     """Slices (start, end, region, whether it is the rest of one) of which each lies within or beside every other.
 
     Where a region outlasts one that it began in, it is cut there: in a track, slices that overlap would be lost.
@@ -139,14 +141,14 @@ def nested(regions: Iterable[Region]) -> Iterator[tuple[int, int, Region, bool]]
 
 def _name(process: Process, region: Region) -> str:
     file, line, _ = process.place(region.site)
-    return _clipped(f"{region.manager} {place(file, line)}")
+    return _clipped(f"{region.manager} {format_location(file, line)}")
 
 
 def _args(process: Process, region: Region, *, is_rest: bool) -> dict[str, Any]:
     file, line, function = process.place(region.site)
     took = duration_ns(region)
     args = {
-        "site": _clipped(place(file, line)),
+        "site": _clipped(format_location(file, line)),
         "function": _clipped(function or "-"),
         "form": region.form,
         "mode": mode_name(*region.inside),
@@ -171,7 +173,7 @@ def _counters(process: Process, regions: list[Region], name: str) -> Iterator[di
     if process.counts_saved and any(region.thread in process.watched for region in regions):
         saved, total = [], 0
         for region in sorted(regions, key=lambda region: region.end_ns or 0):
-            total += bytes_of(process.accounting.regions[region].own_saved)
+            total += sum_bytes(process.op_totals.regions[region].own_saved)
             saved.append((region.end_ns or 0, total))
         yield from _counter(process, f"bytes saved for backward: {name}", "bytes", [(0, 0), *saved])
 
@@ -186,7 +188,7 @@ def _counter(process: Process, name: str, unit: str, points: list[tuple[int, int
             yield {**counted, "args": {unit: value - points[0][1]}}
 
 
-def _findings(tables: Tables) -> Iterator[dict[str, Any]]:
+def _findings(tables: RecordingTables) -> Iterator[dict[str, Any]]:
     """An instant where the line of a finding first ran a block, or else at the beginning."""
     first: dict[tuple[Any, Any], tuple[int, int]] = {}
     for process in tables.processes:
@@ -198,10 +200,10 @@ def _findings(tables: Tables) -> Iterator[dict[str, Any]]:
         time, pid = first.get((found["file"], found["line"]), start)
         told = {name: _clipped(str(found[name])) for name in ("severity", "message", "fix")}
         yield {"ph": "i", "s": "p", "cat": "gradprobe", "name": _clipped(str(found["rule"])), "ts": time} | (
-            {"pid": pid, "tid": 0, "args": {**told, "site": _clipped(place(found["file"], found["line"]))}}
+            {"pid": pid, "tid": 0, "args": {**told, "site": _clipped(format_location(found["file"], found["line"]))}}
         )
 
 
 def _clipped(text: str) -> str:
-    shown = printable(text)
+    shown = escape_unprintable(text)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."

@@ -6,41 +6,43 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradprobe.report.document import Excerpt, Item, Section
-from gradprobe.report.units import many, place, printable
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.report.document import Excerpt, FindingItem, Section
+from gradprobe.report.units import escape_unprintable, format_location, pluralize
+from gradprobe.tables.recording_tables import RecordingTables
 
 _AROUND = 3
 _LONGEST_LINE = 200
 _LARGEST_FILE = 4 << 20
 
 
-def section(tables: Tables, top: int) -> Section | None:
+def build_section(tables: RecordingTables, top: int) -> Section | None:
     """The worst first, as the table has them; None where nothing was found."""
     found = tables.findings
     if found.empty:
         return None
-    items = [item(finding) for finding in found.head(top).to_dict("records")]
-    left_out = [f"{many(len(found) - top, 'more finding')} left out."] if len(found) > top else []
+    items = [build_item(finding) for finding in found.head(top).to_dict("records")]
+    left_out = [f"{pluralize(len(found) - top, 'more finding')} left out."] if len(found) > top else []
     return Section("Findings", left_out, items=items)
 
 
-def item(finding: Mapping[Any, Any]) -> Item:
+def build_item(finding: Mapping[Any, Any]) -> FindingItem:
     """A row of the table of findings."""
     times = f" ({finding['count']:,} times)" if finding["count"] > 1 else ""
-    related = [(printable(str(p["role"])), place(p["file"], p["line"])) for p in finding["related"] or ()]
-    return Item(
-        printable(str(finding["rule"])),
+    related = [
+        (escape_unprintable(str(p["role"])), format_location(p["file"], p["line"])) for p in finding["related"] or ()
+    ]
+    return FindingItem(
+        escape_unprintable(str(finding["rule"])),
         str(finding["severity"]),
-        printable(finding["message"]) + times,
-        place(finding["file"], finding["line"]),
-        printable(finding["fix"] or ""),
-        excerpt(finding["file"], finding["line"]),
+        escape_unprintable(finding["message"]) + times,
+        format_location(finding["file"], finding["line"]),
+        escape_unprintable(finding["fix"] or ""),
+        read_excerpt(finding["file"], finding["line"]),
         related,
     )
 
 
-def excerpt(file: Any, line: Any) -> Excerpt | None:
+def read_excerpt(file: Any, line: Any) -> Excerpt | None:
     """The lines around ``line`` of ``file``, or None.
 
     A recording may come from anywhere and a report may go anywhere: nothing is read but Python source.
@@ -57,5 +59,5 @@ def excerpt(file: Any, line: Any) -> Excerpt | None:
     if not 1 <= wanted <= len(lines):
         return None
     first = max(wanted - _AROUND, 1)
-    shown = [printable(text.expandtabs())[:_LONGEST_LINE] for text in lines[first - 1 : wanted + _AROUND]]
+    shown = [escape_unprintable(text.expandtabs())[:_LONGEST_LINE] for text in lines[first - 1 : wanted + _AROUND]]
     return Excerpt(first, shown, wanted)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from gradprobe.report.document import Section, Table
-from gradprobe.report.units import count, many, place, printable, size
+from gradprobe.report.units import escape_unprintable, format_bytes, format_count, format_location, pluralize
 from gradprobe.tables.dataframes import backward_nodes
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.tables.recording_tables import RecordingTables
 
 _SUMMED = [
     "count",
@@ -36,7 +36,7 @@ _HEADINGS = [
 _BYTES = {"saved_bytes", "graph_bytes"}
 
 
-def sections(tables: Tables, top: int) -> list[Section | None]:
+def build_sections(tables: RecordingTables, top: int) -> list[Section | None]:
     """What operators did; nothing where none were recorded."""
     ops = tables.ops
     if ops.empty:
@@ -50,7 +50,7 @@ def sections(tables: Tables, top: int) -> list[Section | None]:
     ]
 
 
-def verdict(tables: Tables) -> list[str]:
+def summarize_operators(tables: RecordingTables) -> list[str]:
     """The account in a few sentences."""
     lines = []
     ops = tables.ops
@@ -58,44 +58,48 @@ def verdict(tables: Tables) -> list[str]:
         sums = ops[_SUMMED].sum()
         saved, of_graphs = _saved(tables)
         is_known = all(process.counts_saved for process in tables.processes)
-        of_it = f"{size(saved)} saved for backward ({size(of_graphs)} of it by the graph alone), " if is_known else ""
+        of_it = (
+            f"{format_bytes(saved)} saved for backward ({format_bytes(of_graphs)} of it by the graph alone), "
+            if is_known
+            else ""
+        )
         lines.append(
-            f"{many(int(sums['count']), 'operator')} ran: {many(int(sums['nodes']), 'autograd node')}, "
-            f"{of_it}{many(int(sums['version_bumps']), 'bump')} of version counters, {count(sums['counters_created'])} "
-            f"counters created, {many(int(sums['inference_outputs']), 'inference tensor')}."
+            f"{pluralize(int(sums['count']), 'operator')} ran: {pluralize(int(sums['nodes']), 'autograd node')}, "
+            f"{of_it}{pluralize(int(sums['version_bumps']), 'bump')} of version counters, {format_count(sums['counters_created'])} "
+            f"counters created, {pluralize(int(sums['inference_outputs']), 'inference tensor')}."
         )
         failed = int(ops["failed_version_reads"].sum())
         if failed:
-            lines.append(f"{many(failed, 'read')} of _version failed: inference tensors have no version counter.")
+            lines.append(f"{pluralize(failed, 'read')} of _version failed: inference tensors have no version counter.")
         halfway = int(ops["normal_without_counter"].sum() + ops["inference_with_counter"].sum())
         if halfway:
             lines.append(
-                f"{many(halfway, 'use')} of a tensor that is half an inference tensor: its data was replaced inside "
+                f"{pluralize(halfway, 'use')} of a tensor that is half an inference tensor: its data was replaced inside "
                 "inference mode. Give it new data outside: p.data = p.data.clone()."
             )
     built, dropped = _dropped(tables)
     if dropped:
-        lines.append(f"Of {many(built, 'node')} constructed in blocks, no backward reached {dropped:,}.")
+        lines.append(f"Of {pluralize(built, 'node')} constructed in blocks, no backward reached {dropped:,}.")
     lines += _pins(tables.calls)
     births = tables.births
     if len(births) and births["count"].sum():
         held = f", {int(births['alive'].sum()):,} to the end" if births["alive"].sum() else ""
-        lines.append(f"{many(int(births['count'].sum()), 'inference tensor')} outlived inference mode{held}.")
+        lines.append(f"{pluralize(int(births['count'].sum()), 'inference tensor')} outlived inference mode{held}.")
     return lines
 
 
-def _saved(tables: Tables) -> tuple[int, int]:
+def _saved(tables: RecordingTables) -> tuple[int, int]:
     """The bytes saved for backward, each storage once, and those that graphs alone keep; of added up operators as often
     as they saved them."""
     saved = of_graphs = 0
     for process in tables.processes:
-        known = process.accounting
+        known = process.op_totals
         saved += sum(known.storages.values()) + sum(fold.sums[0] for fold in process.contents.op_folds)
         of_graphs += sum(known.of_graphs.values())
     return saved, of_graphs
 
 
-def _dropped(tables: Tables) -> tuple[int, int]:
+def _dropped(tables: RecordingTables) -> tuple[int, int]:
     """The nodes constructed in outermost blocks, and those of them that no backward reached, where both are known."""
     built = reached = 0
     for process in tables.processes:
@@ -113,22 +117,32 @@ def _pins(calls: pd.DataFrame) -> list[str]:
     for function, group in list(pinning.groupby("function", sort=False))[:3]:
         worst = group.sort_values(["returned_nodes", "returned_graph_bytes"]).iloc[-1]
         pinned = worst["returned_graph_bytes"]
-        memory = "" if pd.isna(pinned) else f" and {size(pinned)}"
+        memory = "" if pd.isna(pinned) else f" and {format_bytes(pinned)}"
         lines.append(
-            f"{printable(str(function))} returned a result that pins {many(int(worst['returned_nodes']), 'node')}{memory}."
+            f"{escape_unprintable(str(function))} returned a result that pins {pluralize(int(worst['returned_nodes']), 'node')}{memory}."
         )
     return lines
 
 
-def _by_site(tables: Tables, top: int) -> Section | None:
+def _by_site(tables: RecordingTables, top: int) -> Section | None:
     sites = tables.sites[tables.sites["counters_created"].notna()]
     if sites.empty:
         return None
     columns = ["site", "manager", "nodes", "reached by backward", *_HEADINGS[2:]]
     rows = [
-        (place(s["file"], s["line"]), s["manager"], count(s["nodes"]), count(s["backward_nodes"]))
-        + (size(s["saved_bytes"]), size(s["graph_bytes"]), count(s["version_bumps"]), count(s["counters_created"]))
-        + (count(s["tracked_views"]), count(s["untracked_views"]), count(s["inference_tensors"]))
+        (
+            format_location(s["file"], s["line"]),
+            s["manager"],
+            format_count(s["nodes"]),
+            format_count(s["backward_nodes"]),
+        )
+        + (
+            format_bytes(s["saved_bytes"]),
+            format_bytes(s["graph_bytes"]),
+            format_count(s["version_bumps"]),
+            format_count(s["counters_created"]),
+        )
+        + (format_count(s["tracked_views"]), format_count(s["untracked_views"]), format_count(s["inference_tensors"]))
         for s in sites.head(top).to_dict("records")
     ]
     table = Table(columns, rows, frozenset(columns[2:]), max(len(sites) - top, 0))
@@ -137,16 +151,18 @@ def _by_site(tables: Tables, top: int) -> Section | None:
 
 def _with_places(ops: pd.DataFrame) -> pd.DataFrame:
     located: pd.DataFrame = ops.copy()
-    located["site"] = [place(file, line) for file, line in zip(ops["file"], ops["line"], strict=True)]
+    located["site"] = [format_location(file, line) for file, line in zip(ops["file"], ops["line"], strict=True)]
     return located
 
 
-def _saved_again(tables: Tables) -> Sequence[str]:
+def _saved_again(tables: RecordingTables) -> Sequence[str]:
     """Why the table says more bytes than the first lines do, where it does."""
     more = int(tables.ops["saved_bytes"].sum()) - _saved(tables)[0]
     if more <= 0:
         return ()
-    return (f"What several blocks saved counts in each of them here: {size(more)} more than in memory at most.",)
+    return (
+        f"What several blocks saved counts in each of them here: {format_bytes(more)} more than in memory at most.",
+    )
 
 
 def _grouped(
@@ -170,18 +186,24 @@ def _grouped(
 
 
 def _cells(sums: pd.Series[int]) -> list[str]:
-    shown: list[Callable[[object], str]] = [size if name in _BYTES else count for name in _SUMMED]
+    shown: list[Callable[[object], str]] = [format_bytes if name in _BYTES else format_count for name in _SUMMED]
     return [show(sums[name]) for show, name in zip(shown, _SUMMED, strict=True)]
 
 
-def _births(tables: Tables, top: int) -> Section | None:
+def _births(tables: RecordingTables, top: int) -> Section | None:
     births = tables.births
     if births.empty:
         return None
     by_place = _births_by_place(births)
     rows: Sequence[Sequence[str]] = [
-        (place(b["file"], b["line"]), b["op"], b["module"] or "-", count(b["count"]), size(b["bytes"]))
-        + (count(b["alive"]), printable(b["held_by"]) or "-")
+        (
+            format_location(b["file"], b["line"]),
+            b["op"],
+            b["module"] or "-",
+            format_count(b["count"]),
+            format_bytes(b["bytes"]),
+        )
+        + (format_count(b["alive"]), escape_unprintable(b["held_by"]) or "-")
         for b in by_place.head(top).to_dict("records")
     ]
     columns = ("born at", "operator", "module", "tensors", "bytes", "alive at the end", "held by")
@@ -204,4 +226,4 @@ def _joined(names: pd.Series[str]) -> str:
 
 
 def _text(value: object) -> str:
-    return "-" if value is None or value == "" or value != value else printable(str(value))
+    return "-" if value is None or value == "" or value != value else escape_unprintable(str(value))

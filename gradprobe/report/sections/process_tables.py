@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from gradprobe.analysis.process_relations import by_rank, meetings, partings, relations
-from gradprobe.analysis.time_by_mode import MODES, by_mode
-from gradprobe.history.records import State
+from gradprobe.analysis.process_relations import (
+    find_collective_calls,
+    find_graph_divergences,
+    group_by_rank,
+    relate_processes,
+)
+from gradprobe.analysis.time_by_mode import MODES, sum_by_mode
+from gradprobe.history.records import Modes
 from gradprobe.recording.events import mode_name
 from gradprobe.report.document import Section, Table
-from gradprobe.report.units import count, duration, place, printable
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.report.units import escape_unprintable, format_count, format_duration, format_location
+from gradprobe.tables.recording_tables import RecordingTables
 
 
-def section(tables: Tables, top: int) -> Section | None:
+def build_process_section(tables: RecordingTables, top: int) -> Section | None:
     """A row per process, where there are several."""
-    found = relations(tables.processes)
+    found = relate_processes(tables.processes)
     if len(found) < 2:
         return None
     rows = []
     for relation in found[:top]:
         process, start = relation.process, relation.started
-        times = {time.mode: time for time in by_mode([process])}
+        times = {time.mode: time for time in sum_by_mode([process])}
         nodes = [time.nodes for time in times.values() if time.nodes is not None]
         rows.append(
             (str(process.pid), "-" if process.rank is None else str(process.rank))
             + ("-" if relation.parent is None else str(relation.parent.pid),)
-            + ("-" if start is None else place(start.file or None, start.line or None),)
+            + ("-" if start is None else format_location(start.file or None, start.line or None),)
             + (_mode(None if start is None else (start.grad, start.inference)), _mode(relation.began))
-            + tuple(duration(times[mode].ns) if mode in times and times[mode].ns else "-" for mode in MODES)
-            + (count(sum(nodes) if nodes else None),)
+            + tuple(format_duration(times[mode].ns) if mode in times and times[mode].ns else "-" for mode in MODES)
+            + (format_count(sum(nodes) if nodes else None),)
         )
     columns = ("process", "rank", "parent", "started at", "under", "began in", *MODES, "nodes")
     told = [at for at, _ in enumerate(columns) if at == 0 or any(row[at] != "-" for row in rows)]
@@ -40,20 +45,20 @@ def section(tables: Tables, top: int) -> Section | None:
     return Section("Processes", table=table)
 
 
-def ranks(tables: Tables, top: int) -> Section | None:
+def build_rank_section(tables: RecordingTables, top: int) -> Section | None:
     """Lines where the ranks of a job do not do the same."""
-    found = by_rank(tables.processes)
+    found = group_by_rank(tables.processes)
     if not found:
         return None
     columns = ("line", "what", *(f"rank {rank}" for rank in found))
     rows = [
-        (place(*parting.line), "nodes", *(count(parting.nodes.get(rank)) for rank in found))
-        for parting in partings(found)
+        (format_location(*parting.line), "nodes", *(format_count(parting.nodes.get(rank)) for rank in found))
+        for parting in find_graph_divergences(found)
     ]
     rows += [
-        (place(*meeting.line), f"{printable(meeting.op)} under")
+        (format_location(*meeting.line), f"{escape_unprintable(meeting.op)} under")
         + tuple(", ".join(sorted(meeting.modes.get(rank, ()))) or "-" for rank in found)
-        for meeting in meetings(found)
+        for meeting in find_collective_calls(found)
         if len(set(meeting.modes.values())) > 1
     ]
     if not rows:
@@ -63,5 +68,5 @@ def ranks(tables: Tables, top: int) -> Section | None:
     return Section("Ranks", table=Table(columns, rows[:top], left_out=max(len(rows) - top, 0)))
 
 
-def _mode(state: State | None) -> str:
+def _mode(state: Modes | None) -> str:
     return "-" if state is None else mode_name(*state)

@@ -8,87 +8,97 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.analysis.blind_spots import gaps
-from gradprobe.analysis.time_by_mode import MODES, by_mode, by_thread, hidden_ns
+from gradprobe.analysis.blind_spots import describe_blind_spots
+from gradprobe.analysis.time_by_mode import MODES, sum_by_mode, sum_by_thread, sum_hidden_ns
 from gradprobe.history.records import is_failure
 from gradprobe.recording.events import UNKNOWN
 from gradprobe.report.document import Chart, Document, Section, Table
 from gradprobe.report.sections import compile_tables, device_tables, findings_section, operator_tables, process_tables
-from gradprobe.report.sections.timeline import timeline
-from gradprobe.report.units import count, duration, many, place, printable, share, size
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.report.sections.timeline import build_timeline
+from gradprobe.report.units import (
+    escape_unprintable,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_location,
+    format_percentage,
+    pluralize,
+)
+from gradprobe.tables.recording_tables import RecordingTables
 
-TOP = 15
+DEFAULT_MAX_ROWS = 15
 
 
-def document(tables: Tables, *, top: int = TOP, charts: bool = False) -> Document:
+def build_document(tables: RecordingTables, *, top: int = DEFAULT_MAX_ROWS, charts: bool = False) -> Document:
     """The report of a recording, with ``charts`` where they are wanted; its longer tables hold at most ``top`` rows, and
     say how many they leave out."""
     sections = [
-        findings_section.section(tables, top),
+        findings_section.build_section(tables, top),
         _timeline(tables) if charts else None,
         _modes(tables),
-        process_tables.section(tables, top),
-        process_tables.ranks(tables, top),
+        process_tables.build_process_section(tables, top),
+        process_tables.build_rank_section(tables, top),
         _threads(tables, top),
         _sites(tables, top),
-        *operator_tables.sections(tables, top),
-        compile_tables.section(tables, top),
-        device_tables.section(tables, top),
+        *operator_tables.build_sections(tables, top),
+        compile_tables.build_section(tables, top),
+        device_tables.build_section(tables, top),
         _redundant(tables, top),
         _irregular(tables, top),
         _calls(tables, top),
         _unseen(tables),
         _environment(tables),
     ]
-    verdict = [*_verdict(tables), *operator_tables.verdict(tables)]
+    verdict = [*_verdict(tables), *operator_tables.summarize_operators(tables)]
     return Document("gradprobe: gradient and inference modes", verdict, [s for s in sections if s is not None])
 
 
-def _verdict(tables: Tables) -> list[str]:
-    times = [t for t in by_mode(tables.processes) if t.ns]
+def _verdict(tables: RecordingTables) -> list[str]:
+    times = [t for t in sum_by_mode(tables.processes) if t.ns]
     seen = sum(len(p.history.transitions) for p in tables.processes)
     folded = sum(f.count for c in tables.contents for f in c.folds)
-    lanes = sum(len(p.history.lanes) for p in tables.processes)
+    timelines = sum(len(p.history.timelines) for p in tables.processes)
     lines = []
     if times:
-        whole = duration(sum(t.ns for t in times))
-        over = f"{whole} of thread time, over {lanes:,} threads" if lanes > 1 else whole
-        lines.append(f"Of {over}: {', '.join(f'{share(t.share)} {t.mode}' for t in times)}.")
+        whole = format_duration(sum(t.ns for t in times))
+        over = f"{whole} of thread time, over {timelines:,} threads" if timelines > 1 else whole
+        lines.append(f"Of {over}: {', '.join(f'{format_percentage(t.share)} {t.mode}' for t in times)}.")
     if not seen and not folded:
         lines.append("The program itself changed no mode.")
         return lines
-    more = f", and {many(folded, 'block')} added up beyond the limit" if folded else ""
-    lines.append(f"{many(seen, 'transition')} at {many(len(tables.sites), 'site')}{more}.")
+    more = f", and {pluralize(folded, 'block')} added up beyond the limit" if folded else ""
+    lines.append(f"{pluralize(seen, 'transition')} at {pluralize(len(tables.sites), 'site')}{more}.")
     unknown = sum(t.manager == UNKNOWN for p in tables.processes for t in p.history.transitions)
     if unknown:
-        lines.append(f"{many(unknown, 'change')} of a mode came from something that is no manager of PyTorch's.")
+        lines.append(f"{pluralize(unknown, 'change')} of a mode came from something that is no manager of PyTorch's.")
     built = sum(t.nodes or 0 for t in times if t.mode == "no_grad" or t.mode == "inference_mode")
     if built:
-        lines.append(f"{many(built, 'autograd node')} were constructed under no_grad or inference_mode.")
+        lines.append(f"{pluralize(built, 'autograd node')} were constructed under no_grad or inference_mode.")
     return lines
 
 
-def _timeline(tables: Tables) -> Section | None:
-    chart, sentences = timeline(tables.processes)
+def _timeline(tables: RecordingTables) -> Section | None:
+    chart, sentences = build_timeline(tables.processes)
     return None if chart is None else Section("Timeline", sentences, chart=chart)
 
 
-def _modes(tables: Tables) -> Section | None:
-    times = by_mode(tables.processes)
-    rows = [(t.mode, duration(t.ns), share(t.share), count(t.nodes)) for t in times]
+def _modes(tables: RecordingTables) -> Section | None:
+    times = sum_by_mode(tables.processes)
+    rows = [(t.mode, format_duration(t.ns), format_percentage(t.share), format_count(t.nodes)) for t in times]
     if not rows:
         return None
     nodes = sum(t.nodes or 0 for t in times)
     shares: list[dict[str, Any]] = [
-        {"of": "time", "mode": t.mode, "share": t.share, "shown": duration(t.ns)} for t in times
+        {"of": "time", "mode": t.mode, "share": t.share, "shown": format_duration(t.ns)} for t in times
     ]
     shares += [
-        {"of": "nodes", "mode": t.mode, "share": t.nodes / nodes, "shown": count(t.nodes)} for t in times if t.nodes
+        {"of": "nodes", "mode": t.mode, "share": t.nodes / nodes, "shown": format_count(t.nodes)}
+        for t in times
+        if t.nodes
     ]
-    hidden = hidden_ns(tables.processes)
+    hidden = sum_hidden_ns(tables.processes)
     by_torch = (
-        f"{duration(hidden)} of it passed under modes that PyTorch's own code set, as optimizers do: the sites do not "
+        f"{format_duration(hidden)} of it passed under modes that PyTorch's own code set, as optimizers do: the sites do not "
         "tell it apart."
     )
     columns = ("mode", "time", "share", "nodes")
@@ -97,8 +107,8 @@ def _modes(tables: Tables) -> Section | None:
     return Section("Time by mode", [by_torch] if hidden else [], table, chart=chart)
 
 
-def _threads(tables: Tables, top: int) -> Section | None:
-    threads = by_thread(tables.processes)
+def _threads(tables: RecordingTables, top: int) -> Section | None:
+    threads = sum_by_thread(tables.processes)
     if len(threads) < 2:
         return None
     modes = [mode for mode in MODES if any(mode in thread.by_mode for thread in threads)]
@@ -107,9 +117,9 @@ def _threads(tables: Tables, top: int) -> Section | None:
         spent = [thread.by_mode.get(mode) for mode in modes]
         nodes = [s.nodes for s in thread.by_mode.values() if s.nodes is not None]
         rows.append(
-            (str(thread.process), printable(thread.thread))
-            + tuple("-" if s is None or not s.ns else duration(s.ns) for s in spent)
-            + (count(sum(nodes) if nodes else None),)
+            (str(thread.process), escape_unprintable(thread.thread))
+            + tuple("-" if s is None or not s.ns else format_duration(s.ns) for s in spent)
+            + (format_count(sum(nodes) if nodes else None),)
         )
     columns = ("process", "thread", *modes, "nodes")
     table = Table(columns, rows, frozenset(columns[2:]), max(len(threads) - top, 0))
@@ -134,27 +144,38 @@ _SITE_NUMBERS = frozenset(_SITE_COLUMNS[4:])
 
 def _site_table(sites: pd.DataFrame, top: int) -> Table:
     rows = [
-        (place(s["file"], s["line"]), _name(s["function"]), s["manager"], s["form"])
-        + (count(s["count"]), duration(s["total_ns"]), duration(s["self_ns"]), duration(s["median_ns"]))
-        + (count(s["nodes"]), count(s["self_nodes"]), count(s["redundant"]))
+        (format_location(s["file"], s["line"]), _name(s["function"]), s["manager"], s["form"])
+        + (
+            format_count(s["count"]),
+            format_duration(s["total_ns"]),
+            format_duration(s["self_ns"]),
+            format_duration(s["median_ns"]),
+        )
+        + (format_count(s["nodes"]), format_count(s["self_nodes"]), format_count(s["redundant"]))
         for s in sites.head(top).to_dict("records")
     ]
     return Table(_SITE_COLUMNS, rows, _SITE_NUMBERS, max(len(sites) - top, 0))
 
 
-def _sites(tables: Tables, top: int) -> Section | None:
+def _sites(tables: RecordingTables, top: int) -> Section | None:
     if tables.sites.empty:
         return None
     return Section("Sites, by time under their mode", table=_site_table(tables.sites, top))
 
 
-def _redundant(tables: Tables, top: int) -> Section | None:
+def _redundant(tables: RecordingTables, top: int) -> Section | None:
     redundant = tables.sites[tables.sites["redundant"] > 0].sort_values("redundant", ascending=False, kind="stable")
     if redundant.empty:
         return None
-    sentence = f"{many(int(redundant['redundant'].sum()), 'block')} found the mode they set already in force."
+    sentence = f"{pluralize(int(redundant['redundant'].sum()), 'block')} found the mode they set already in force."
     rows = [
-        (place(s["file"], s["line"]), _name(s["function"]), s["manager"], count(s["redundant"]), count(s["count"]))
+        (
+            format_location(s["file"], s["line"]),
+            _name(s["function"]),
+            s["manager"],
+            format_count(s["redundant"]),
+            format_count(s["count"]),
+        )
         for s in redundant.head(top).to_dict("records")
     ]
     columns = ("site", "function", "manager", "redundant", "of")
@@ -162,28 +183,28 @@ def _redundant(tables: Tables, top: int) -> Section | None:
     return Section("Redundant blocks", [sentence], table)
 
 
-def _irregular(tables: Tables, top: int) -> Section | None:
+def _irregular(tables: RecordingTables, top: int) -> Section | None:
     groups: Counter[tuple[str, ...]] = Counter()
     for process in tables.processes:
         for region in process.history.regions:
             if region.irregular or is_failure(region.error):
                 what = ", ".join(dict.fromkeys(region.irregular)) or "-"
-                error = printable(region.error) if is_failure(region.error) else "-"
-                groups[place(*process.place(region.site)[:2]), region.manager, what, error] += 1
+                error = escape_unprintable(region.error) if is_failure(region.error) else "-"
+                groups[format_location(*process.place(region.site)[:2]), region.manager, what, error] += 1
     if not groups:
         return None
-    rows = [(*key, count(number)) for key, number in groups.most_common(top)]
+    rows = [(*key, format_count(number)) for key, number in groups.most_common(top)]
     columns = ("site", "manager", "what", "exception", "count")
     table = Table(columns, rows, frozenset({"count"}), max(len(groups) - top, 0))
     return Section("Blocks that did not close as usual", table=table)
 
 
 _RETURNED: dict[str, Callable[[Any], str]] = {
-    "returned_nodes": count,
-    "returned_graph_bytes": size,
-    "parameter_bumps": count,
-    "buffer_bumps": count,
-    "argument_bumps": count,
+    "returned_nodes": format_count,
+    "returned_graph_bytes": format_bytes,
+    "parameter_bumps": format_count,
+    "buffer_bumps": format_count,
+    "argument_bumps": format_count,
 }
 
 
@@ -191,16 +212,21 @@ def _most(values: pd.Series[int], show: Callable[[Any], str]) -> str:
     return show(values.max() if values.notna().any() else None)
 
 
-def _calls(tables: Tables, top: int) -> Section | None:
+def _calls(tables: RecordingTables, top: int) -> Section | None:
     if tables.calls.empty:
         return None
     groups = tables.calls.groupby(["function", "file", "line"], dropna=False, sort=False)
     rows = [
-        (_name(function), place(file, line), count(len(group)), duration(group["duration_ns"].sum()))
+        (
+            _name(function),
+            format_location(file, line),
+            format_count(len(group)),
+            format_duration(group["duration_ns"].sum()),
+        )
         + (
-            duration(group["duration_ns"].median()),
-            count(group["nodes"].sum() if group["nodes"].notna().any() else None),
-            count(sum(map(is_failure, group["error"]))),
+            format_duration(group["duration_ns"].median()),
+            format_count(group["nodes"].sum() if group["nodes"].notna().any() else None),
+            format_count(sum(map(is_failure, group["error"]))),
         )
         + tuple(_most(group[name], show) for name, show in _RETURNED.items())
         for (function, file, line), group in groups
@@ -211,14 +237,14 @@ def _calls(tables: Tables, top: int) -> Section | None:
     return Section("Probed calls", table=table)
 
 
-def _unseen(tables: Tables) -> Section:
-    sentences = gaps(tables.processes) or ["Nothing was missed of what this level records."]
-    return Section("What could not be seen", [printable(s) for s in sentences])
+def _unseen(tables: RecordingTables) -> Section:
+    sentences = describe_blind_spots(tables.processes) or ["Nothing was missed of what this level records."]
+    return Section("What could not be seen", [escape_unprintable(s) for s in sentences])
 
 
-def _environment(tables: Tables) -> Section:
+def _environment(tables: RecordingTables) -> Section:
     rows = [
-        (printable(key), ", ".join(dict.fromkeys(_value(p.environment[key]) for p in having)))
+        (escape_unprintable(key), ", ".join(dict.fromkeys(_value(p.environment[key]) for p in having)))
         for key in (tables.processes[0].environment if tables.processes else ())
         for having in [[p for p in tables.processes if key in p.environment]]
     ]
@@ -226,8 +252,8 @@ def _environment(tables: Tables) -> Section:
 
 
 def _value(value: object) -> str:
-    return "-" if value is None else printable(str(value))
+    return "-" if value is None else escape_unprintable(str(value))
 
 
 def _name(function: object) -> str:
-    return printable(function) if isinstance(function, str) else "-"
+    return escape_unprintable(function) if isinstance(function, str) else "-"

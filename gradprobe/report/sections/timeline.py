@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gradprobe.history.process import Process
-from gradprobe.history.records import Lane, Region
+from gradprobe.history.records import Region, ThreadTimeline
 from gradprobe.recording.events import mode_name
 from gradprobe.report.document import Chart
-from gradprobe.report.units import count, duration, many, place, printable
+from gradprobe.report.units import escape_unprintable, format_count, format_duration, format_location, pluralize
 from gradprobe.tables.dataframes import duration_ns
 
-MARKS = 3_000
-LANES = 40
-ROWS = 6
+MAX_BARS = 3_000
+MAX_LANES = 40
+ROWS_PER_LANE = 6
 """Rows of a lane; blocks that are nested deeper are drawn in the last."""
 
 _CHANGES = 60
@@ -32,7 +32,7 @@ class _Lane:
     name: str
     process: Process
     regions: list[Region] = field(default_factory=list)
-    thread: Lane | None = None
+    thread: ThreadTimeline | None = None
     """The thread itself, where the lane is not that of a task."""
 
     @property
@@ -40,24 +40,24 @@ class _Lane:
         return 1 + max((_row(region) for region in self.regions), default=0)
 
 
-def timeline(processes: Sequence[Process]) -> tuple[Chart | None, list[str]]:
+def build_timeline(processes: Sequence[Process]) -> tuple[Chart | None, list[str]]:
     """The chart, and what it leaves out in sentences; no chart where nothing was seen."""
-    lanes = _lanes(processes)
+    timelines = _lanes(processes)
     # The thread that a process begins with is shown in any case: the others are seen beside it.
-    begun = {id(lane.process): lane for lane in reversed(lanes)}
-    chosen = sorted(lanes, key=lambda lane: (begun[id(lane.process)] is not lane, -len(lane.regions)))[:LANES]
-    shown = sorted(chosen, key=lanes.index)
+    begun = {id(lane.process): lane for lane in reversed(timelines)}
+    chosen = sorted(timelines, key=lambda lane: (begun[id(lane.process)] is not lane, -len(lane.regions)))[:MAX_LANES]
+    shown = sorted(chosen, key=timelines.index)
     whole = sum(len(lane.regions) for lane in shown)
     end = max((p.history.end_ns + p.offset_ns for p in processes), default=0)
     if not shown or not end:
         return None, []
     unit, scale = next((unit, scale) for unit, scale in _UNITS if end >= scale)
     bars, sentences = _bars(shown, whole, end)
-    if len(lanes) > len(shown):
-        left = sum(len(lane.regions) for lane in lanes) - whole
+    if len(timelines) > len(shown):
+        left = sum(len(lane.regions) for lane in timelines) - whole
         sentences.append(
-            f"{many(len(lanes) - len(shown), 'thread or task', 'threads or tasks')} with the fewest blocks, "
-            f"{many(left, 'block')} in all, have no lane."
+            f"{pluralize(len(timelines) - len(shown), 'thread or task', 'threads or tasks')} with the fewest blocks, "
+            f"{pluralize(left, 'block')} in all, have no lane."
         )
     rows = [{**bar, "start": bar["start"] / scale, "end": bar["end"] / scale} for bar in bars]
     caption = "Modes over time, a lane per thread and task; blocks within blocks are drawn below."
@@ -68,13 +68,13 @@ def _lanes(processes: Sequence[Process]) -> list[_Lane]:
     found: dict[tuple[int, int, str | None], _Lane] = {}
     for number, process in enumerate(processes):
         where = f"{process.pid} " if len(processes) > 1 else ""
-        for thread in process.history.lanes:
-            name = where + printable(process.thread(thread.thread))
+        for thread in process.history.timelines:
+            name = where + escape_unprintable(process.thread(thread.thread))
             found[number, thread.thread, None] = _Lane(name, process, thread=thread)
         for region in process.history.regions:
             key = number, region.thread, region.task
             if key not in found:
-                name = f"{where}{printable(process.thread(region.thread))} {printable(region.task or '')}".rstrip()
+                name = f"{where}{escape_unprintable(process.thread(region.thread))} {escape_unprintable(region.task or '')}".rstrip()
                 found[key] = _Lane(name, process)
             found[key].regions.append(region)
     order = {key: index for index, key in enumerate(found)}
@@ -83,16 +83,16 @@ def _lanes(processes: Sequence[Process]) -> list[_Lane]:
 
 
 def _row(region: Region) -> int:
-    return min(region.depth, ROWS - 1)
+    return min(region.depth, ROWS_PER_LANE - 1)
 
 
-def _bars(lanes: list[_Lane], whole: int, end: int) -> tuple[list[dict[str, Any]], list[str]]:
+def _bars(timelines: list[_Lane], whole: int, end: int) -> tuple[list[dict[str, Any]], list[str]]:
     """The bars in the order in which they are painted, in nanoseconds on the common axis."""
     bars: list[dict[str, Any]] = []
-    rows = sum(lane.rows for lane in lanes)
-    longest, stretches = _longest(lanes, whole), max((MARKS // 2 - len(lanes)) // rows, 10)
+    rows = sum(lane.rows for lane in timelines)
+    longest, stretches = _longest(timelines, whole), max((MAX_BARS // 2 - len(timelines)) // rows, 10)
     top = 0
-    for number, lane in enumerate(lanes):
+    for number, lane in enumerate(timelines):
         offset, base = lane.process.offset_ns, {"lane": number, "name": lane.name}
         bars += [{**base, "row": top, **bar} for bar in _background(lane)]
         sums: dict[tuple[int, int], _Stretch] = defaultdict(_Stretch)
@@ -109,16 +109,16 @@ def _bars(lanes: list[_Lane], whole: int, end: int) -> tuple[list[dict[str, Any]
         return bars, []
     return bars, [
         f"The timeline draws the {len(longest):,} longest of {whole:,} blocks one by one, the others added up in "
-        f"stretches of {duration(end / stretches)}, in the mode that took most of each."
+        f"stretches of {format_duration(end / stretches)}, in the mode that took most of each."
     ]
 
 
-def _longest(lanes: list[_Lane], whole: int) -> set[Region] | None:
+def _longest(timelines: list[_Lane], whole: int) -> set[Region] | None:
     """The blocks to draw one by one; None where that is all of them."""
-    if whole <= MARKS:
+    if whole <= MAX_BARS:
         return None
-    everything = [region for lane in lanes for region in lane.regions]
-    return set(sorted(everything, key=duration_ns, reverse=True)[: MARKS // 2])
+    everything = [region for lane in timelines for region in lane.regions]
+    return set(sorted(everything, key=duration_ns, reverse=True)[: MAX_BARS // 2])
 
 
 def _background(lane: _Lane) -> Iterator[dict[str, Any]]:
@@ -143,22 +143,22 @@ def _background(lane: _Lane) -> Iterator[dict[str, Any]]:
         mode = mode_name(*modes[start])
         if end > start:
             yield {"start": start + offset, "end": end + offset, "mode": mode, "what": f"thread in {mode}"} | (
-                {"took": duration(end - start), "own": "-", "nodes": "-", "blocks": 0}
+                {"took": format_duration(end - start), "own": "-", "nodes": "-", "blocks": 0}
             )
 
 
 def _bar(process: Process, region: Region) -> dict[str, Any]:
     took = duration_ns(region)
     file, line, function = process.place(region.site)
-    within = f" in {printable(function)}" if function else ""
+    within = f" in {escape_unprintable(function)}" if function else ""
     return {
         "start": region.start_ns + process.offset_ns,
         "end": region.start_ns + took + process.offset_ns,
         "mode": mode_name(*region.inside),
-        "what": _clipped(f"{region.manager} at {place(file, line)}{within}"),
-        "took": duration(took),
-        "own": duration(max(took - region.child_ns, 0)),
-        "nodes": count(region.nodes),
+        "what": _clipped(f"{region.manager} at {format_location(file, line)}{within}"),
+        "took": format_duration(took),
+        "own": format_duration(max(took - region.child_ns, 0)),
+        "nodes": format_count(region.nodes),
         "blocks": 1,
     }
 
@@ -191,8 +191,8 @@ class _Stretch:
             "end": self.end,
             "mode": mode,
             "what": f"{self.blocks:,} short blocks: {', '.join(sorted(self.ns_by_mode))}",
-            "took": duration(sum(self.ns_by_mode.values())),
+            "took": format_duration(sum(self.ns_by_mode.values())),
             "own": "-",
-            "nodes": count(self.nodes),
+            "nodes": format_count(self.nodes),
             "blocks": self.blocks,
         }

@@ -36,10 +36,10 @@ class _Torch:
         try:
             sys.path.append(self._asked["root"])
             try:
-                from gradprobe.subprocesses.follower import begin
+                from gradprobe.subprocesses.follower import follow_process
             finally:
                 sys.path.remove(self._asked["root"])
-            begin(self._asked)
+            follow_process(self._asked)
         except Exception as error:
             sys.stderr.write("gradprobe: process %d is not recorded: %s\n" % (os.getpid(), error))
 

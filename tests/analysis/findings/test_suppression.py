@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import gradprobe
-from gradprobe.analysis.findings.finding import Finding, Place
-from gradprobe.analysis.findings.suppression import Suppression, configured
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.suppression import Suppression, load_suppression
 from gradprobe.errors import GradprobeError
 
 
@@ -27,7 +27,9 @@ def program(tmp_path: Path) -> Path:
 
 
 def finding(path: Path, line: int, rule: str = "GP401", *related: int) -> Finding:
-    return Finding(rule, "", str(path), line, related=tuple(Place(str(path), at, "entered here") for at in related))
+    return Finding(
+        rule, "", str(path), line, related=tuple(RelatedLine(str(path), at, "entered here") for at in related)
+    )
 
 
 def test_a_comment_silences_the_codes_that_it_names_or_all_at_its_line_and_where_its_line_is_related(
@@ -69,7 +71,7 @@ def test_options_and_the_nearest_configuration_silence_by_the_beginning_of_codes
     (tmp_path / "pyproject.toml").write_text(
         '[tool.gradprobe]\nignore = ["GP8"]\n[tool.gradprobe.per-file-ignores]\n"package/*" = ["GP2", "GP10"]\n'
     )
-    known = configured(program.parent, ["GP501"])
+    known = load_suppression(program.parent, ["GP501"])
     assert known.of(finding(program, 3, "GP501")) == "--ignore on the command line"
     assert str(tmp_path / "pyproject.toml") in (known.of(finding(program, 3, "GP801")) or "")
     assert "per-file-ignores 'package/*'" in (known.of(finding(program, 3, "GP202")) or "")
@@ -95,13 +97,13 @@ def test_configuration_that_says_nothing_sensible_is_refused_with_its_file(
 ) -> None:
     (tmp_path / "pyproject.toml").write_text(f"[tool.gradprobe]\n{text}\n")
     with pytest.raises(GradprobeError, match=said) as refused:
-        configured(tmp_path)
+        load_suppression(tmp_path)
     assert str(tmp_path / "pyproject.toml") in str(refused.value)
 
 
 def test_an_option_with_an_unknown_code_is_refused() -> None:
     with pytest.raises(GradprobeError, match="--ignore names 'E501', which begins no rule's code"):
-        configured(Path(), ["E501"])
+        load_suppression(Path(), ["E501"])
 
 
 def test_comments_silence_in_the_tables_of_a_recording() -> None:

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import gradprobe
-from gradprobe.analysis.compiled_functions import compiled_functions, in_english
-from gradprobe.recording.compilations import Compilation, Folded, compilations
-from gradprobe.recording.notes import Spot
+from gradprobe.analysis.compiled_functions import explain_recompilation, list_compiled_functions
+from gradprobe.recording.compilations import Compilation, TracedModeChange, compilations
+from gradprobe.recording.notes import SourceLocation
 from tests.capabilities import compiles_when_watched, needs_compiled_calls
 
 WEIGHT = torch.ones(3, requires_grad=True)
@@ -54,7 +54,7 @@ def test_regions_say_what_ran_compiled_in_them_and_how_often(level: str) -> None
         function(x)
     told = recording.regions[["manager", "compiled"]].itertuples(index=False, name=None)
     assert [*told] == [("no_grad", "scaled (3)"), ("enable_grad", "Sequential.forward")]
-    calls = {function.name: function.calls for function in compiled_functions(recording.tables.processes)}
+    calls = {function.name: function.calls for function in list_compiled_functions(recording.tables.processes)}
     assert calls == {"scaled": 4, "Sequential.forward": 1}
     assert "Compiled code" in str(recording)
 
@@ -62,11 +62,11 @@ def test_regions_say_what_ran_compiled_in_them_and_how_often(level: str) -> None
 def test_modes_that_are_part_of_a_graph_are_told_with_their_lines_and_are_no_blocks() -> None:
     with gradprobe.record() as recording:
         torch.compile(scaled, backend="eager")(torch.ones(3))
-    (function,) = compiled_functions(recording.tables.processes)
+    (function,) = list_compiled_functions(recording.tables.processes)
     ((made, _),) = function.graphs
     assert made.folded == (
-        Folded("set_grad_enabled", False, __file__, line_of("y = x * WEIGHT")),
-        Folded("set_grad_enabled", True, __file__, line_of("return y + x * WEIGHT")),
+        TracedModeChange("set_grad_enabled", False, __file__, line_of("y = x * WEIGHT")),
+        TracedModeChange("set_grad_enabled", True, __file__, line_of("return y + x * WEIGHT")),
     )
     assert made.operators == 3
     assert (function.file, function.line) == (__file__, scaled.__code__.co_firstlineno)
@@ -86,9 +86,10 @@ def test_why_a_function_was_compiled_again_is_told_in_english_with_the_call() ->
             born = torch.ones(3)
             function(born)
         function(torch.ones(3, requires_grad=True))
-    (found,) = compiled_functions(recording.tables.processes)
+    (found,) = list_compiled_functions(recording.tables.processes)
     why = [
-        (made.mode, made.takes_inference, [in_english(reason) for reason in made.reasons]) for made, _ in found.graphs
+        (made.mode, made.takes_inference, [explain_recompilation(reason) for reason in made.reasons])
+        for made, _ in found.graphs
     ]
     switched = "gradients were switched the other way at its compilation"
     assert why == [
@@ -195,14 +196,14 @@ before = list(sys.meta_path)
 with gradprobe.record() as recording:
     torch.compile(lambda x: x * 2, backend="eager")(torch.ones(2))
 assert sys.meta_path == before
-from gradprobe.analysis.compilations import compiled_functions
-(found,) = compiled_functions(recording.tables.processes)
+from gradprobe.analysis.compiled_functions import list_compiled_functions
+(found,) = list_compiled_functions(recording.tables.processes)
 assert (found.calls, len(found.graphs), found.graphs[0][0].operators) == (1, 1, 1), found
 with gradprobe.record():
     pass
 assert sys.meta_path == before
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
@@ -241,10 +242,12 @@ def test_a_compiled_model_is_not_kept_alive_by_watching_its_calls() -> None:
     ],
 )
 def test_reasons_that_are_about_modes_are_put_in_english_and_others_are_left(reason: str, says: str | None) -> None:
-    assert in_english(reason) == says
+    assert explain_recompilation(reason) == says
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "[1,2,3,4,5,6,7]", '[["a","b",1,"c"],null,"m","x",[],[],0]'])
 def test_an_edited_note_of_a_compilation_is_none(text: str) -> None:
-    real = Compilation(Spot("a", "b", 1, "c"), None, "grad", 3, (Folded("m", True, "f", 2),), ("r",))
+    real = Compilation(
+        SourceLocation("a", "b", 1, "c"), None, "grad", 3, (TracedModeChange("m", True, "f", 2),), ("r",)
+    )
     assert [*compilations([("compiled", text, 1), ("compiled", real.text(), 2)])] == [(real, 2)]

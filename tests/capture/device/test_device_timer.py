@@ -10,8 +10,8 @@ import torch
 
 from gradprobe.capture.device import device_timer
 from gradprobe.history.device_times import DeviceTime
-from gradprobe.recorder import Recorder, session_for
-from gradprobe.report.sections.device_tables import KERNEL_BOUND, LAUNCH_BOUND, bound
+from gradprobe.recorder import Recorder, get_session
+from gradprobe.report.sections.device_tables import KERNEL_BOUND, LAUNCH_BOUND, classify_bound
 from gradprobe.result import Recording
 from tests.conftest import FakeClock
 
@@ -86,8 +86,8 @@ class FakeDevice:
 @pytest.fixture
 def device(clock: FakeClock) -> Iterator[FakeDevice]:
     fake = FakeDevice(clock)
-    session = session_for(clock.clock)
-    session.devices = session.devices_of(fake)
+    session = get_session(clock.clock)
+    session.devices = session.make_device_timer(fake)
     yield fake
     session.devices = None
 
@@ -131,8 +131,8 @@ def test_nothing_waits_for_the_device_before_the_recording_ends(device: FakeDevi
         for _ in range(5):
             with torch.no_grad():
                 device.launch(1 * US, 50 * US)
-        with session_for(device.clock.clock).lock:
-            session_for(device.clock.clock).drain()
+        with get_session(device.clock.clock).lock:
+            get_session(device.clock.clock).drain()
         before = list(device.waits)
     assert before == []
     assert len(device.waits) == 2, "one for the stream, one for the anchor"
@@ -269,7 +269,7 @@ def test_what_bounds_a_block_goes_by_its_lag() -> None:
     def lagging(ns: int) -> DeviceTime:
         return DeviceTime(0, 0, ns, None, None)
 
-    assert bound([(100 * US, lagging(19 * US))]) == LAUNCH_BOUND
-    assert bound([(100 * US, lagging(21 * US))]) == KERNEL_BOUND
-    assert bound([(10_000 * US, lagging(900 * US))]) == LAUNCH_BOUND
-    assert bound([(10_000 * US, lagging(1_100 * US))]) == KERNEL_BOUND
+    assert classify_bound([(100 * US, lagging(19 * US))]) == LAUNCH_BOUND
+    assert classify_bound([(100 * US, lagging(21 * US))]) == KERNEL_BOUND
+    assert classify_bound([(10_000 * US, lagging(900 * US))]) == LAUNCH_BOUND
+    assert classify_bound([(10_000 * US, lagging(1_100 * US))]) == KERNEL_BOUND

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradprobe.comparison.measure.bench import Bench
-from gradprobe.comparison.measure.call_timer import DeviceTimer, Timer, timer_of
+from gradprobe.comparison.measure.call_timer import DeviceCallTimer, HostCallTimer, make_call_timer
 from gradprobe.comparison.workloads.workload import Workload
 
 
@@ -47,7 +47,7 @@ def test_a_block_on_a_device_takes_what_its_events_say_and_tells_how_long_the_ho
     waited = []
     monkeypatch.setattr(torch, "Event", device.event)
     monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
-    timer = DeviceTimer(torch.device("cpu"), device.now)
+    timer = DeviceCallTimer(torch.device("cpu"), device.now)
     begin = timer.start()
     device.ns += 1000
     assert timer.stop(begin) == 1000 + lag_ns
@@ -68,7 +68,7 @@ def test_a_block_on_a_device_takes_what_its_events_say_and_tells_how_long_the_ho
 
 
 def test_the_host_is_timed_by_its_clock() -> None:
-    assert type(timer_of(None)) is Timer
+    assert type(make_call_timer(None)) is HostCallTimer
     bench = Bench(("no_grad", "inference_mode"), seed=0)
     bench.add([Workload("work", lambda: lambda: None)])
     bench.prepare("work", warm_up_s=0.0)
@@ -80,10 +80,12 @@ def test_the_host_is_timed_by_its_clock() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_models_are_timed_by_events_of_a_gpu() -> None:
     from gradprobe.comparison.compare import compare_sources
-    from gradprobe.comparison.settings import checked
-    from gradprobe.comparison.workloads.sources import Source
+    from gradprobe.comparison.settings import validate_settings
+    from gradprobe.comparison.workloads.sources import WorkloadSource
 
-    result = compare_sources([Source("suite", "models")], checked(budget_s=20.0, processes=2, device="cuda"))
+    result = compare_sources(
+        [WorkloadSource("suite", "models")], validate_settings(budget_s=20.0, processes=2, device="cuda")
+    )
     assert not result.table["error"].any()
     issued = [compared.issued for compared in result.outcome.workloads]
     assert all(share is not None and 0 < share <= 1 for share in issued)

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import gradprobe
-from gradprobe.comparison.state.call_state import Inputs
-from gradprobe.comparison.state.reachable import Reach
+from gradprobe.comparison.state.call_state import CallState
+from gradprobe.comparison.state.reachable import ReachableState
 
 counter = 0
 rows: list[torch.Tensor] = []
@@ -93,7 +93,7 @@ CALLS: dict[str, Callable[[], Callable[[], Any]]] = {
 @pytest.mark.parametrize("name", CALLS)
 def test_each_call_finds_what_the_first_one_found(name: str) -> None:
     call = CALLS[name]()
-    inputs = Inputs(call, 0)
+    inputs = CallState(call, 0)
     first = inputs.restore()()
     inputs.look(call)
     assert inputs.changes
@@ -107,12 +107,12 @@ def test_each_call_finds_what_the_first_one_found(name: str) -> None:
 @pytest.mark.parametrize("name", ["a global list", "a closure", "a module", "an object", "arguments"])
 def test_what_grows_is_told_from_what_only_changes(name: str) -> None:
     call = CALLS[name]()
-    inputs = Inputs(call, 0)
+    inputs = CallState(call, 0)
     call()
     inputs.look(call)
     inputs.leave()
     assert inputs.grows
-    number = Inputs(counts_by_a_global, 0)
+    number = CallState(counts_by_a_global, 0)
     counts_by_a_global()
     number.look(counts_by_a_global)
     number.leave()
@@ -130,7 +130,7 @@ def test_what_a_first_call_sets_up_once_stays_until_the_end() -> None:
                 Lazy.built += 1
 
     lazy = Lazy()
-    inputs = Inputs(lazy.call, 0)
+    inputs = CallState(lazy.call, 0)
     for _ in range(3):
         inputs.restore()()
         inputs.look(lazy.call)
@@ -151,7 +151,7 @@ def test_tensors_that_a_first_call_set_up_are_put_back_as_well() -> None:
             return float(self.cache[0])
 
     writes = Writes()
-    inputs = Inputs(writes.call, 0)
+    inputs = CallState(writes.call, 0)
     writes.call()
     inputs.look(writes.call)
     inputs.restore()
@@ -181,6 +181,6 @@ def test_what_the_whole_program_shares_is_left_alone() -> None:
             LOG.setLevel(logging.DEBUG)
             recording.transitions
 
-        reach = Reach(call, gradprobe.compare, logging.getLogger, np.sum, torch.nn.functional.relu, recording)
+        reach = ReachableState(call, gradprobe.compare, logging.getLogger, np.sum, torch.nn.functional.relu, recording)
     named = {id(holder) for holder in (vars(LOG), vars(logging.root.manager), vars(recording))}
     assert not named & set(reach.holders)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradprobe.comparison.state.outputs import Difference, difference, kept
+from gradprobe.comparison.state.outputs import OutputDifference, compare_outputs, copy_outputs
 
 
 @dataclass
@@ -49,7 +49,7 @@ ONE, EYE, INF = torch.ones(3), torch.eye(3), float("inf")
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_result_of_any_form_is_the_same_as_itself(made: Callable[[], Any]) -> None:
-    assert difference(kept(made()), kept(made())) == Difference()
+    assert compare_outputs(copy_outputs(made()), copy_outputs(made())) == OutputDifference()
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ def test_a_result_of_any_form_is_the_same_as_itself(made: Callable[[], Any]) -> 
     ],
 )
 def test_results_of_any_form_that_differ_are_told_apart(one: object, other: object) -> None:
-    assert difference(kept(one), kept(other)).matters
+    assert compare_outputs(copy_outputs(one), copy_outputs(other)).matters
 
 
 def test_rounding_beside_an_infinite_value_is_rounding() -> None:
-    found = difference(kept(torch.tensor([-INF, 1.0])), kept(torch.tensor([-INF, 1.0 + 2**-23])))
+    found = compare_outputs(copy_outputs(torch.tensor([-INF, 1.0])), copy_outputs(torch.tensor([-INF, 1.0 + 2**-23])))
     assert found.text
     assert not found.matters

@@ -10,7 +10,7 @@ import torch
 
 import gradprobe
 from gradprobe.comparison.state import call_state
-from gradprobe.comparison.state.call_state import Inputs
+from gradprobe.comparison.state.call_state import CallState
 
 MOMENT_S = 0.05
 
@@ -84,7 +84,7 @@ def test_a_tensor_that_results_were_written_into_has_no_history() -> None:
 )
 def test_views_that_share_memory_are_put_back(view: Callable[[torch.Tensor], torch.Tensor]) -> None:
     base = torch.arange(3.0)
-    seen = Inputs(partial(lambda base, shared: base.add_(1.0), base, view(base)), 0)
+    seen = CallState(partial(lambda base, shared: base.add_(1.0), base, view(base)), 0)
     seen.restore()()
     seen.look()
     seen.restore()
@@ -133,7 +133,7 @@ def test_inputs_are_put_back_where_the_budget_ended_before_a_first_turn() -> Non
 
 
 def test_what_no_copy_is_kept_of_is_not_said_to_be_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call_state, "MAX_KEPT_BYTES", 0)
+    monkeypatch.setattr(call_state, "MAX_COPIED_BYTES", 0)
     result = gradprobe.compare(torch.ones(3).add_, 1.0, budget_s=MOMENT_S, processes=1)
     notes = " ".join(result.outcome.workloads[0].notes)
     assert "each call meets what the one before it left" in notes

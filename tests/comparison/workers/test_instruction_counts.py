@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import gradprobe
-from gradprobe.comparison.settings import checked
+from gradprobe.comparison.settings import validate_settings
 from gradprobe.comparison.workers import instruction_counts
-from gradprobe.comparison.workloads.sources import Source
+from gradprobe.comparison.workloads.sources import WorkloadSource
 
 needs_valgrind = pytest.mark.skipif(
-    instruction_counts.unavailable() is not None,
-    reason=f"instructions cannot be counted: {instruction_counts.unavailable()}",
+    instruction_counts.explain_unavailable() is not None,
+    reason=f"instructions cannot be counted: {instruction_counts.explain_unavailable()}",
 )
-SETTINGS = checked(modes=("grad", "no_grad", "inference_mode"), processes=1)
+SETTINGS = validate_settings(modes=("grad", "no_grad", "inference_mode"), processes=1)
 PROGRAM = """
 import os, time, torch
 x = torch.ones(8)
@@ -56,45 +56,49 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def counted(program: Path, *names: str) -> tuple[instruction_counts.Counts, str]:
-    return instruction_counts.count([Source("name", f"{program}:{name}") for name in names], names, SETTINGS)
+def counted(program: Path, *names: str) -> tuple[instruction_counts.InstructionCounts, str]:
+    return instruction_counts.count_instructions(
+        [WorkloadSource("name", f"{program}:{name}") for name in names], names, SETTINGS
+    )
 
 
 @pytest.fixture(scope="module")
-def counts(program: Path) -> instruction_counts.Counts:
+def counts(program: Path) -> instruction_counts.InstructionCounts:
     found, reason = counted(program, "views", "twice", "graph", "grows", "fails")
     assert reason == ""
     return found
 
 
 @needs_valgrind
-def test_twice_the_operators_take_twice_the_instructions(counts: instruction_counts.Counts) -> None:
+def test_twice_the_operators_take_twice_the_instructions(counts: instruction_counts.InstructionCounts) -> None:
     for arm in SETTINGS.modes:
         assert counts["twice"][arm] / counts["views"][arm] == pytest.approx(2, rel=0.05)
 
 
 @needs_valgrind
 def test_a_graph_costs_instructions_and_views_that_are_not_tracked_save_some(
-    counts: instruction_counts.Counts,
+    counts: instruction_counts.InstructionCounts,
 ) -> None:
     assert counts["graph"]["grad"] > 1.05 * counts["graph"]["no_grad"]
     assert counts["views"]["inference_mode"] < counts["views"]["no_grad"]
 
 
 @needs_valgrind
-def test_each_count_is_of_a_call_from_the_same_inputs(counts: instruction_counts.Counts) -> None:
+def test_each_count_is_of_a_call_from_the_same_inputs(counts: instruction_counts.InstructionCounts) -> None:
     """A list that grows by one at each call would make each dearer than the one before, and all dearer than the first."""
     assert counts["grows"]["inference_mode"] < 1.05 * counts["grows"]["no_grad"]
     assert counts["grows"]["no_grad"] < 10 * counts["graph"]["no_grad"]
 
 
 @needs_valgrind
-def test_a_mode_in_which_the_call_fails_has_no_count(counts: instruction_counts.Counts) -> None:
+def test_a_mode_in_which_the_call_fails_has_no_count(counts: instruction_counts.InstructionCounts) -> None:
     assert set(counts["fails"]) == {"no_grad", "inference_mode"}
 
 
 @needs_valgrind
-def test_the_ratio_of_two_modes_repeats_in_another_process(counts: instruction_counts.Counts, program: Path) -> None:
+def test_the_ratio_of_two_modes_repeats_in_another_process(
+    counts: instruction_counts.InstructionCounts, program: Path
+) -> None:
     again, _ = counted(program, "views")
     first = counts["views"]["inference_mode"] / counts["views"]["no_grad"]
     assert again["views"]["inference_mode"] / again["views"]["no_grad"] == pytest.approx(first, rel=0.02)
@@ -109,7 +113,7 @@ def test_a_process_that_dies_is_a_reason(program: Path) -> None:
 
 @needs_valgrind
 def test_what_takes_too_long_is_given_up(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(instruction_counts, "LIMIT_S", 2.0)
+    monkeypatch.setattr(instruction_counts, "COUNTING_LIMIT_S", 2.0)
     begun = time.monotonic()
     found, reason = counted(program, "sleeps")
     assert found == {}

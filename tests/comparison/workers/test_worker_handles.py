@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gradprobe.comparison.workers.worker_handles import Elsewhere
+from gradprobe.comparison.workers.worker_handles import SubprocessWorker
 from tests.commands.running import gradprobe as command
 from tests.commands.running import refused
 
@@ -54,7 +54,7 @@ def test_a_module_that_reads_its_input_finds_none_and_takes_no_question(tmp_path
 
 def test_folders_of_the_path_may_be_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
-    member = Elsewhere(0, modes=("no_grad",), seed=0)
+    member = SubprocessWorker(0, modes=("no_grad",), seed=0)
     try:
         assert member.started() >= 1
     finally:

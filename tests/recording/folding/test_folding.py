@@ -16,19 +16,20 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gradprobe.analysis.time_by_mode import by_mode
+from gradprobe.analysis.time_by_mode import sum_by_mode
 from gradprobe.probing import Probe
-from gradprobe.recorder import Recorder, session_for
+from gradprobe.recorder import Recorder, get_session
 from gradprobe.recording.folding.blocks import class_middle, duration_class
 from gradprobe.result import Recording
 from tests.conftest import FakeClock
 from tests.property.programs import Body, Manager, Real, Source, programs
+from tests.thoroughness import examples
 
 
 def both(program: Body, limit: int) -> tuple[Recording, Recording]:
     """One run of a random program, recorded as a whole and with all that can be added up beyond ``limit`` events."""
     clock = FakeClock()
-    session = session_for(clock.clock)
+    session = get_session(clock.clock)
 
     def drain() -> None:
         with session.lock:
@@ -62,10 +63,10 @@ def sums(recording: Recording) -> dict[tuple[Any, ...], tuple[Any, ...]]:
 
 
 def times(recording: Recording) -> dict[str, tuple[int, int | None]]:
-    return {t.mode: (t.ns, t.nodes) for t in by_mode(recording.tables.processes) if t.ns or t.nodes}
+    return {t.mode: (t.ns, t.nodes) for t in sum_by_mode(recording.tables.processes) if t.ns or t.nodes}
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(programs(), st.sampled_from([0, 10]))
 def test_sites_and_time_by_mode_are_the_same_whether_blocks_were_kept_or_added_up(program: Body, limit: int) -> None:
     kept, folded = both(program, limit)
@@ -106,7 +107,7 @@ STEPS = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, max_size=8), st.sampled_from([0, 6]))
 def test_blocks_of_pytorch_itself_are_in_the_own_time_of_those_around_them_kept_or_added_up(
     program: list[tuple[Any, ...]], limit: int
@@ -278,7 +279,7 @@ def test_programs_out_of_the_ordinary_are_added_up_as_they_are_kept(
         assert list(compress(sums(folded)[key], known[key])) == list(compress(row, known[key]))
     assert sums(folded).keys() == known.keys()
     assert times(folded) == times(kept)
-    assert kept.tables.processes[0].history.lanes
+    assert kept.tables.processes[0].history.timelines
     assert len(folded.transitions) <= len(kept.transitions)
 
 
@@ -296,8 +297,8 @@ def test_a_recording_that_is_full_and_stops_takes_nothing_later(clock: FakeClock
 
 def test_the_recording_of_a_probe_adds_up_calls_as_it_keeps_them(clock: FakeClock) -> None:
     probes = Probe(clock=clock.clock), Probe(clock=clock.clock)
-    with session_for(clock.clock).lock:
-        probes[1]._watch._ensure_writer(session_for(clock.clock))._limit = 0
+    with get_session(clock.clock).lock:
+        probes[1]._watch._ensure_writer(get_session(clock.clock))._limit = 0
 
     def step() -> None:
         clock.advance(5)

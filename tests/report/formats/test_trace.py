@@ -19,19 +19,20 @@ import gradprobe
 from gradprobe.__main__ import main
 from gradprobe.errors import GradprobeError
 from gradprobe.recorder import Recorder
-from gradprobe.report.formats.registry import by_name
-from gradprobe.report.formats.rendered import Options
+from gradprobe.report.formats.registry import find_format
+from gradprobe.report.formats.rendered import RenderOptions
 from tests.capabilities import needs_saved
 from tests.conftest import FakeClock
 from tests.report import samples
 from tests.report.test_hostile_names import HOSTILE
+from tests.thoroughness import examples
 
 CLOCKS_US = 5_000
 """How far the clocks of torch.profiler and of the recording may lie apart, machines being busy."""
 
 
 def events_of(tables: Any) -> list[dict[str, Any]]:
-    body = by_name("trace").render(tables, Options()).body
+    body = find_format("trace").render(tables, RenderOptions()).body
     found: list[dict[str, Any]] = json.loads(body)["traceEvents"]
     return found
 
@@ -111,7 +112,7 @@ def test_tasks_of_a_thread_have_tracks_of_their_own() -> None:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(["enter", "exit", "set"]), st.integers(0, 3), st.integers(0, 9)), max_size=30)
 )
@@ -151,7 +152,7 @@ def test_the_same_recording_gives_the_same_bytes_and_the_suffix_says_whether_the
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_names_stay_names(name: str) -> None:
     tables = samples.tables([samples.finding("serve.py", 20, name)], samples.renamed(samples.contents(), name))
-    body = by_name("trace").render(tables, Options()).body
+    body = find_format("trace").render(tables, RenderOptions()).body
     assert isinstance(body, str)
     assert body.isascii()
     events = json.loads(body)["traceEvents"]

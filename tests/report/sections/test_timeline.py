@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 import gradprobe
 from gradprobe.recorder import Recorder
-from gradprobe.recording.events import Block
+from gradprobe.recording.events import EventBlock
 from gradprobe.report.formats import html_page
-from gradprobe.report.formats.registry import RECORDING
-from gradprobe.report.formats.rendered import Options
+from gradprobe.report.formats.registry import RECORDING_FORMATS
+from gradprobe.report.formats.rendered import RenderOptions
 from gradprobe.report.sections import recording_document, timeline
-from gradprobe.tables.recording_tables import Tables
+from gradprobe.tables.recording_tables import RecordingTables
 from tests.conftest import FakeClock
 from tests.report import samples
+from tests.thoroughness import examples
 
 
 def many_blocks(blocks: int, threads: int = 1, **options: str) -> gradprobe.Recording:
@@ -44,28 +45,28 @@ def many_blocks(blocks: int, threads: int = 1, **options: str) -> gradprobe.Reco
 
 def test_a_long_recording_has_few_bars_and_says_how_its_blocks_were_added_up() -> None:
     recording = many_blocks(10_000)
-    chart, sentences = timeline.timeline(recording.tables.processes)
+    chart, sentences = timeline.build_timeline(recording.tables.processes)
     assert chart is not None
-    assert len(chart.rows) <= timeline.MARKS
+    assert len(chart.rows) <= timeline.MAX_BARS
     assert sum(bar["blocks"] for bar in chart.rows) == len(recording.regions) == 20_000
     assert len(sentences) == 1
     assert "1,500 longest of 20,000 blocks" in sentences[0]
     assert {bar["mode"] for bar in chart.rows if bar["row"] == 1} == {"grad"}
-    page = html_page.page(recording_document.document(recording.tables, charts=True))
+    page = html_page.render_page(recording_document.build_document(recording.tables, charts=True))
     assert "1,500 longest of 20,000 blocks" in page
     assert len(page) < 2_500_000
 
 
 def test_more_threads_than_have_room_are_counted_in_a_sentence() -> None:
-    recording = many_blocks(2, threads=timeline.LANES + 5)
-    chart, sentences = timeline.timeline(recording.tables.processes)
+    recording = many_blocks(2, threads=timeline.MAX_LANES + 5)
+    chart, sentences = timeline.build_timeline(recording.tables.processes)
     assert chart is not None
-    assert len({bar["name"] for bar in chart.rows}) == timeline.LANES
+    assert len({bar["name"] for bar in chart.rows}) == timeline.MAX_LANES
     assert chart.rows[0]["name"] == "MainThread"
     assert sentences == ["5 threads or tasks with the fewest blocks, 20 blocks in all, have no lane."]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 40))
 def test_added_up_or_not_a_bar_lies_within_the_recording_and_blocks_add_up(durations: list[int], marks: int) -> None:
     import torch
@@ -76,11 +77,11 @@ def test_added_up_or_not_a_bar_lies_within_the_recording_and_blocks_add_up(durat
             with torch.no_grad():
                 clock.advance(duration)
         clock.advance(1)
-    before, timeline.MARKS = timeline.MARKS, marks
+    before, timeline.MAX_BARS = timeline.MAX_BARS, marks
     try:
-        chart, _ = timeline.timeline(recording.tables.processes)
+        chart, _ = timeline.build_timeline(recording.tables.processes)
     finally:
-        timeline.MARKS = before
+        timeline.MAX_BARS = before
     assert chart is not None
     assert sum(bar["blocks"] for bar in chart.rows) == len(durations)
     end = sum(durations) + 1
@@ -92,8 +93,8 @@ def test_nothing_recorded_gives_a_report_without_a_timeline() -> None:
     clock = FakeClock()
     with Recorder(clock=clock.clock) as recording:
         pass
-    assert timeline.timeline(recording.tables.processes) == (None, [])
-    page = html_page.page(recording_document.document(recording.tables, charts=True))
+    assert timeline.build_timeline(recording.tables.processes) == (None, [])
+    page = html_page.render_page(recording_document.build_document(recording.tables, charts=True))
     assert "The program itself changed no mode." in page
     assert "vegaEmbed(" not in page.split("<script>")[1]
 
@@ -102,7 +103,7 @@ def test_lanes_of_several_processes_name_the_process_and_share_one_axis() -> Non
     first, second = samples.contents(), samples.contents()
     later = {**second.meta, "began_wall_ns": first.meta["began_wall_ns"] + 10_000_000}
     second = replace(second, meta={**later, "environment": {**samples.ENVIRONMENT, "process": 78}})
-    chart, _ = timeline.timeline(Tables([first, second], include_torch=False).processes)
+    chart, _ = timeline.build_timeline(RecordingTables([first, second], include_torch=False).processes)
     assert chart is not None
     assert list(dict.fromkeys(bar["name"] for bar in chart.rows)) == [
         *("77 MainThread", "77 validation", "78 MainThread", "78 validation")
@@ -115,15 +116,15 @@ def test_a_recording_that_was_cut_off_within_a_block_is_drawn_to_its_last_event(
     made = samples.contents()
     meta = {key: value for key, value in made.meta.items() if key != "ended_ns"}
     rows = [row for block in made.blocks for row in block.rows()][:3]
-    tables = Tables([replace(made, meta=meta, blocks=[Block.of(rows)])], include_torch=False)
-    chart, _ = timeline.timeline(tables.processes)
+    tables = RecordingTables([replace(made, meta=meta, blocks=[EventBlock.of(rows)])], include_torch=False)
+    chart, _ = timeline.build_timeline(tables.processes)
     assert chart is not None
     assert [(bar["what"], bar["end"]) for bar in chart.rows if bar["blocks"]] == [
         ("no_grad at serve.py:10 in predict", 1),
         ("enable_grad at serve.py:20 in refine", 1),
     ]
-    for one in RECORDING:
-        body = one.render(tables, Options(stem="r")).body
+    for one in RECORDING_FORMATS:
+        body = one.render(tables, RenderOptions(stem="r")).body
         assert one.name in ("csv", "trace", "sarif") or "no end" in str(body)
 
 
@@ -153,7 +154,7 @@ def test_a_thread_is_painted_in_the_mode_that_was_in_force_also_where_tasks_left
         asyncio.run(main())
         after = torch.is_grad_enabled()
     torch.set_grad_enabled(True)
-    chart, _ = timeline.timeline(recording.tables.processes)
+    chart, _ = timeline.build_timeline(recording.tables.processes)
     assert chart is not None
     painted = [(bar["start"], bar["end"], bar["mode"]) for bar in chart.rows if not bar["blocks"]]
     assert painted[0] == (0, 100, "grad")

@@ -9,30 +9,30 @@ from typing import Any
 import torch
 
 from gradprobe.capture.ops.attribution import (
-    CALLED,
-    INFERENCE,
+    INFERENCE_OUTPUT,
     INFERENCE_VIEW,
-    NORMAL,
+    NORMAL_OUTPUT,
+    ONE_CALL,
     TRACKED_VIEW,
     UNTRACKED_VIEW,
-    Pending,
-    Place,
+    OpPlace,
+    PendingOp,
 )
 from gradprobe.capture.ops.dispatch_mode import skip_when_compiling
-from gradprobe.capture.ops.op_schema import Plan, way_of
-from gradprobe.recording.events import GATHERED, OPERATOR, Shared
-from gradprobe.recording.op_rows import Account
+from gradprobe.capture.ops.op_schema import OpPlan, choose_native_path
+from gradprobe.recording.events import OP_BATCH, OPERATOR, SharedEvent
+from gradprobe.recording.op_rows import OpCounts
 
 
-class Native:
+class NativeBridge:
     """What a watcher shares with its native core, if there is one: ``module`` is None where not."""
 
     def __init__(
         self,
         module: Any,
         owner: int,
-        plans: dict[Any, Plan],
-        pending: list[Pending],
+        plans: dict[Any, OpPlan],
+        pending: list[PendingOp],
         last: list[int],
         **shared: Any,
     ) -> None:
@@ -72,21 +72,21 @@ class Native:
             leave(self._core)
             self._core, self.flush, self.flush_each = None, _nothing, _nothing
 
-    def _plan_of(self, name: str, overload: str) -> tuple[int, Plan]:
+    def _plan_of(self, name: str, overload: str) -> tuple[int, OpPlan]:
         func = getattr(getattr(torch.ops.aten, name), overload or "default")
-        plan = self._plans.get(func) or self._plans.setdefault(func, Plan(func))
-        return way_of(func, plan), plan
+        plan = self._plans.get(func) or self._plans.setdefault(func, OpPlan(func))
+        return choose_native_path(func, plan), plan
 
     def _event(
-        self, code: int, offset: int, op: str, module: str, phase: int, task: str | None, account: Account
-    ) -> Shared:
-        return Shared((OPERATOR, self._owner, (code, offset, op, module, phase, task), None, account))
+        self, code: int, offset: int, op: str, module: str, phase: int, task: str | None, account: OpCounts
+    ) -> SharedEvent:
+        return SharedEvent((OPERATOR, self._owner, (code, offset, op, module, phase, task), None, account))
 
-    def _gathered(self, events: tuple[Shared, ...]) -> Shared:
-        return Shared((GATHERED, self._owner, events))
+    def _gathered(self, events: tuple[SharedEvent, ...]) -> SharedEvent:
+        return SharedEvent((OP_BATCH, self._owner, events))
 
-    def _defer(self, place: Place, plan: Plan, before: int, after: int, refs: Any, account: Account) -> None:
-        self._pending.append(Pending(place, plan, self._last[0], before, after, refs, (), account, False))
+    def _defer(self, place: OpPlace, plan: OpPlan, before: int, after: int, refs: Any, account: OpCounts) -> None:
+        self._pending.append(PendingOp(place, plan, self._last[0], before, after, refs, (), account, False))
         self._last[0] = after
 
 
@@ -94,9 +94,11 @@ def _nothing() -> None:
     """What there is to emit without a core."""
 
 
-def _account(*numbers: int) -> Account:
+def _account(*numbers: int) -> OpCounts:
     """The account of a call that returned so many tensors of each kind."""
-    account = CALLED
-    for kind, number in zip((TRACKED_VIEW, UNTRACKED_VIEW, INFERENCE_VIEW, NORMAL, INFERENCE), numbers, strict=True):
+    account = ONE_CALL
+    for kind, number in zip(
+        (TRACKED_VIEW, UNTRACKED_VIEW, INFERENCE_VIEW, NORMAL_OUTPUT, INFERENCE_OUTPUT), numbers, strict=True
+    ):
         account += kind.times(number)
     return account

@@ -15,7 +15,7 @@ from gradprobe.capture.ops.native.loader import FAILED, NAME, SOURCES, SUM, fold
 from gradprobe.errors import GradprobeError
 
 
-def build(*, force: bool = False) -> Path:
+def build_core(*, force: bool = False) -> Path:
     """Builds the core for this Python and this PyTorch unless it is there; gives the file.
 
     Raises ``GradprobeError`` where it cannot be built, with the first error of the compiler.

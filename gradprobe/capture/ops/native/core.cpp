@@ -77,14 +77,14 @@ class Core {
         entries_(tools["entries"]),
         made_view_(tools["made_view"]),
         outlive_(tools["outlive"]),
-        settle_(tools["settle"]),
+        settle_(tools["resolve_pending"]),
         defer_(tools["defer"]),
         fault_(tools["fault"]),
         owner_(tools["owner"]),
         last_(tools["last"]),
         pending_(tools["pending"]),
         waiting_(tools["waiting"]),
-        armed_(tools["armed"]),
+        armed_(tools["interest_cell"]),
         none_(py::none()) {}
 
   // Whether this operator was done here; if not, nothing has been done.

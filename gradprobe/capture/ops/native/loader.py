@@ -54,7 +54,7 @@ def core() -> Any:
     return module
 
 
-def in_use() -> tuple[bool, str]:
+def core_status() -> tuple[bool, str]:
     """Whether level ops runs with the native core, and what to say of it."""
     try:
         if core() is not None:

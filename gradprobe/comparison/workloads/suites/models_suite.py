@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradprobe.comparison.workloads.workload import Call, Workload
+from gradprobe.comparison.workloads.workload import Workload, WorkloadCall
 
 
 def workloads() -> list[Workload]:
     """Those written here, and GPT-2 from transformers where that is installed."""
-    own: dict[str, Callable[[], Call]] = {
+    own: dict[str, Callable[[], WorkloadCall]] = {
         "MLP": _mlp,
         "convnet with batch norm": _convnet,
         "encoder layer, fast path": partial(_encoder, fast=True),
@@ -24,13 +24,13 @@ def workloads() -> list[Workload]:
     return [*(Workload(name, build) for name, build in own.items()), *_transformers()]
 
 
-def _mlp() -> Call:
+def _mlp() -> WorkloadCall:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).eval()
     return partial(model, torch.randn(8, 32))
 
 
-def _convnet() -> Call:
+def _convnet() -> WorkloadCall:
     torch.manual_seed(0)
 
     def stage(before: int, after: int) -> list[nn.Module]:
@@ -41,7 +41,7 @@ def _convnet() -> Call:
     return partial(model, torch.randn(1, 3, 16, 16))
 
 
-def _encoder(*, fast: bool) -> Call:
+def _encoder(*, fast: bool) -> WorkloadCall:
     """The fast path is one fused operator; a layer that returns to training code's settings does not take it."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True).eval()
@@ -102,7 +102,7 @@ class _Gpt(nn.Module):
         return torch.stack(chosen, 1)
 
 
-def _decode() -> Call:
+def _decode() -> WorkloadCall:
     torch.manual_seed(0)
     model = _Gpt().eval()
     return partial(model, torch.zeros(1, dtype=torch.int64), 8)
@@ -117,7 +117,7 @@ def _transformers() -> list[Workload]:
     if not library.utils.is_torch_available():  # it wants a newer torch, and has no models
         return []
 
-    def gpt2(call: Callable[[nn.Module, Tensor], Call]) -> Call:
+    def gpt2(call: Callable[[nn.Module, Tensor], WorkloadCall]) -> WorkloadCall:
         torch.manual_seed(0)
         config = transformers.GPT2Config(
             n_layer=2, n_head=4, n_embd=64, vocab_size=200, n_positions=64, bos_token_id=0, eos_token_id=0
@@ -125,7 +125,7 @@ def _transformers() -> list[Workload]:
         model: nn.Module = transformers.GPT2LMHeadModel(config)
         return call(model.eval(), torch.randint(1, 200, (1, 8)))
 
-    def forward(model: nn.Module, prompt: Tensor) -> Call:
+    def forward(model: nn.Module, prompt: Tensor) -> WorkloadCall:
         return partial(model, prompt)
 
     return [Workload("GPT-2 of transformers, forward", partial(gpt2, forward))]

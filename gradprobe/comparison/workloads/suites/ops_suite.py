@@ -16,30 +16,32 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- its customary name
 from torch import Tensor
 
-from gradprobe.comparison.workloads.workload import Call, Workload
+from gradprobe.comparison.workloads.workload import Workload, WorkloadCall
 
-REPEATS = 10
-MIXED = 16
+OPS_PER_CALL = 10
+OPS_PER_MIXTURE = 16
 
-Make = Callable[[], tuple[Any, ...]]
-Made = tuple[Make, Callable[..., Any]]
+InputFactory = Callable[[], tuple[Any, ...]]
+OpCase = tuple[InputFactory, Callable[..., Any]]
 
 
 def workloads() -> list[Workload]:
-    return [Workload(name, partial(_build, *step)) for group in GROUPS for name, step in steps_of(group).items()]
+    return [
+        Workload(name, partial(_build, *step)) for group in OP_GROUPS for name, step in list_group_cases(group).items()
+    ]
 
 
-def steps_of(group: str) -> dict[str, Made]:
+def list_group_cases(group: str) -> dict[str, OpCase]:
     """The operators of a group, each also with a parameter among its inputs where that takes it another way."""
     found = {}
-    for name, (make, step) in GROUPS[group].items():
+    for name, (make, step) in OP_GROUPS[group].items():
         found[name] = make, step
-        if group != "factories" and name not in NO_GRADIENT and "long-lived" not in name:
+        if group != "factories" and name not in OPS_WITHOUT_GRADIENT and "long-lived" not in name:
             found[f"{name}, parameter"] = _parameter(make), step
     return found
 
 
-def mixtures(number: int, *, seed: int) -> list[Workload]:
+def build_mixtures(number: int, *, seed: int) -> list[Workload]:
     """Calls of many different operators once each, as models make them.
 
     An operator repeated in a loop runs from the nearest cache; in a model it costs twice as much. Each mixture draws from
@@ -48,12 +50,12 @@ def mixtures(number: int, *, seed: int) -> list[Workload]:
     order = random.Random(seed)
     drawn = []
     for index in range(number):
-        pool = [step for group in order.sample(sorted(GROUPS), 3) for step in steps_of(group).values()]
-        drawn.append(Workload(f"mixture {index}", partial(_mixed, order.sample(pool, min(MIXED, len(pool))))))
+        pool = [step for group in order.sample(sorted(OP_GROUPS), 3) for step in list_group_cases(group).values()]
+        drawn.append(Workload(f"mixture {index}", partial(_mixed, order.sample(pool, min(OPS_PER_MIXTURE, len(pool))))))
     return drawn
 
 
-def _mixed(steps: list[Made]) -> Call:
+def _mixed(steps: list[OpCase]) -> WorkloadCall:
     torch.manual_seed(0)
     made = [(step, make()) for make, step in steps]
 
@@ -64,12 +66,12 @@ def _mixed(steps: list[Made]) -> Call:
     return call
 
 
-def _build(make: Make, step: Callable[..., Any]) -> Call:
+def _build(make: InputFactory, step: Callable[..., Any]) -> WorkloadCall:
     torch.manual_seed(0)
     inputs = make()
 
     def call() -> Any:
-        for _ in range(REPEATS):
+        for _ in range(OPS_PER_CALL):
             result = step(*inputs)
         return result
 
@@ -96,7 +98,7 @@ def _batches() -> tuple[Tensor, Tensor]:
     return torch.rand(2, 4, 4), torch.rand(2, 4, 4)
 
 
-def _parameter(make: Make) -> Make:
+def _parameter(make: InputFactory) -> InputFactory:
     """The same inputs, the last of them that can have a gradient a parameter."""
 
     def made() -> tuple[Any, ...]:
@@ -146,8 +148,8 @@ def _normalise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.layer_norm(x, (4,), weight, bias)
 
 
-NO_GRADIENT = frozenset({"detach", "argmax"})
-GROUPS: dict[str, dict[str, Made]] = {
+OPS_WITHOUT_GRADIENT = frozenset({"detach", "argmax"})
+OP_GROUPS: dict[str, dict[str, OpCase]] = {
     "pointwise": {
         "add": (_vectors, torch.add),
         "add, fresh": (_vector, lambda x: x + x + x + x),

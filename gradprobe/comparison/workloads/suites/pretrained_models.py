@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from gradprobe.comparison.workloads.workload import Call, Workload
+from gradprobe.comparison.workloads.workload import Workload, WorkloadCall
 from gradprobe.errors import GradprobeError
 
 
-def workload(name: str) -> Workload:
+def build_workload(name: str) -> Workload:
     """A forward pass with random weights: of a type of model (`gpt2`, `bert`) as its config stands, or of a repository."""
     return Workload(f"{name} of transformers, forward", lambda: _forward(name))
 
 
-def _forward(name: str) -> Call:
+def _forward(name: str) -> WorkloadCall:
     try:
         import transformers  # type: ignore[import-untyped,unused-ignore]
     except ImportError as error:
