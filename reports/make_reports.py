@@ -39,11 +39,7 @@ def _compared(suite: str, about: str, budget: int) -> Report:
 
 REPORTS = (
     _compared("models", "six models under `grad`, `no_grad` and `inference_mode`", 120),
-    _compared("ops", "small operators under the same modes, and what each mechanism costs", 200),
-    _recorded("generate-modes", "GPT-2 `generate()` at level `modes`", "examples/generate.py", "--level modes "),
-    _recorded("generate-graph", "the same at level `graph`: autograd nodes", "examples/generate.py", "--level graph "),
-    _recorded("generate-ops", "the same at level `ops`: every operator", "examples/generate.py", "--level ops "),
-    _recorded("serve", "a server whose threads do not inherit `no_grad`", "examples/serve.py"),
+    _recorded("serve", "a server whose threads do not inherit `no_grad`", "examples/serve.py", "--level ops "),
 )
 
 

@@ -12,9 +12,10 @@ from gradprobe.monitoring.monitor import Monitor
 from gradprobe.recorder import Recorder, get_session
 from tests.conftest import FakeClock
 from tests.property.programs import Body, Real, Source, programs
+from tests.thoroughness import examples
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(programs())
 def test_blocks_that_close_as_usual_are_counted_as_a_recording_has_them(program: Body) -> None:
     clock = FakeClock()

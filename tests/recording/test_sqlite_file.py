@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from gradprobe.errors import GradprobeError, RecordingError
 from gradprobe.recording.events import ENTER, NO_GRAD, EventBlock
 from gradprobe.recording.sqlite_file import SCHEMA, Batch, Contents, Fold, Site, Store, Thread, read_file, write_file
+from tests.thoroughness import examples
 
 ROW = (NO_GRAD | ENTER, 123_456_789, 1, 1, 0b10000001, 2**64 - 1, 0, -1)
 CONTENTS = Contents(
@@ -155,7 +156,10 @@ def test_a_file_cut_short_anywhere_is_refused_or_whole(recorded: Path, tmp_path:
 
 
 @settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(150),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4)

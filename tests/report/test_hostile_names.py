@@ -18,6 +18,7 @@ from gradprobe.report.formats.registry import find_format
 from gradprobe.report.formats.rendered import RenderOptions
 from tests.report import samples
 from tests.report.reading import Page
+from tests.thoroughness import examples
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -90,7 +91,9 @@ FORMATS = ("terminal", "markdown", "html", "json", "csv")
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(40),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(name=names)
 @example(name=HOSTILE[0])

@@ -25,6 +25,7 @@ from tests.capabilities import needs_saved
 from tests.conftest import FakeClock
 from tests.report import samples
 from tests.report.test_hostile_names import HOSTILE
+from tests.thoroughness import examples
 
 CLOCKS_US = 5_000
 """How far the clocks of torch.profiler and of the recording may lie apart, machines being busy."""
@@ -111,7 +112,7 @@ def test_tasks_of_a_thread_have_tracks_of_their_own() -> None:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(["enter", "exit", "set"]), st.integers(0, 3), st.integers(0, 9)), max_size=30)
 )
