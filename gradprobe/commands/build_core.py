@@ -1,4 +1,4 @@
-"""Builds the native core of level ops for this Python and this PyTorch, which needs a C++ compiler and ninja."""
+"""Build the native core of level ops for this Python and this PyTorch; needs a C++ compiler and ninja."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from gradprobe.errors import GradprobeError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="build it even if it is there")
+    """Add the arguments of ``build-core``."""
+    parser.add_argument("--force", action="store_true", help="build again even if the core exists")
 
 
 def execute(options: argparse.Namespace) -> int:
+    """Build the core and print its path."""
     try:
         from gradprobe.capture.ops.native.builder import build_core
     except ModuleNotFoundError as error:
-        raise GradprobeError(f"the native core is built against PyTorch; install it first ({error})") from None
-    print(f"level ops has its native core: {build_core(force=options.force)}")
+        raise GradprobeError(
+            f"cannot build the native core: {error.name} is not installed; install PyTorch first"
+        ) from None
+    print(f"native core of level ops: {build_core(force=options.force)}")
     return 0
