@@ -15,6 +15,7 @@ import torch
 
 from gradprobe import _switch, lifecycle
 from gradprobe._files import clear_path
+from gradprobe._levels import LEVELS as LEVELS
 from gradprobe.capture.autograd.graph import can_read_saved
 from gradprobe.capture.autograd.node_counter import find_node_counter
 from gradprobe.capture.capabilities import missing_for_ops, recompiles_under_dispatch_mode
@@ -30,8 +31,6 @@ from gradprobe.recording.events import RECORDING_BEGINS, RECORDING_ENDS, THREAD,
 from gradprobe.recording.sqlite_file import Contents, Store, read_file
 from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, STOP, Writer
 from gradprobe.result import Recording
-
-LEVELS = ("modes", "graph", "ops")
 
 _sessions: dict[Clock, Session] = {}
 _active: set[Recorder] = set()

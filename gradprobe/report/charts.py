@@ -1,4 +1,4 @@
-"""Drawing of charts: as Vega-Lite by Altair, and as pictures by vl-convert; both come with the extra ``html``.
+"""Drawing of charts as Vega-Lite, by Altair, and as pictures, by vl-convert (the extra ``html``).
 
 Keys of a chart's rows, by its kind (``start`` and ``end`` are in the unit of the chart):
 

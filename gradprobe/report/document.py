@@ -1,4 +1,4 @@
-"""Neutral document between the analysis and the renderers: sections of sentences, tables, charts and findings."""
+"""Neutral document between analysis and renderers: sections of sentences, tables, charts and findings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart as data: ``kind`` selects how to draw it, and ``report/charts.py`` lists the keys of its ``rows``."""
+    """A chart as data.
+
+    ``kind`` selects how to draw it; ``report/charts.py`` lists the keys of the ``rows`` of each kind.
+    """
 
     name: str
     """Part of the file name if the chart is written to a file."""
@@ -59,8 +62,10 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class FindingItem:
-    """A finding: its rule, severity, message, location and fix, the source around it if it could be read, and the
-    related locations, each with its role."""
+    """A finding as text: rule, severity, message, location and fix.
+
+    ``excerpt`` is the source around it if it could be read; ``related`` lists other locations with their roles.
+    """
 
     rule: str
     severity: str
@@ -79,7 +84,7 @@ class Section:
     sentences: Sequence[str] = ()
     table: Table | None = None
     folded: bool = False
-    """Whether a short rendering may hide the section behind its title."""
+    """Permission for a short rendering to hide the section behind its title."""
     chart: Chart | None = None
     items: Sequence[FindingItem] = ()
 

@@ -21,7 +21,7 @@ def test_debug_names_versions_and_what_can_be_recorded_here(capsys: pytest.Captu
         f"{rows['torch'].strip()}+{torch.__version__.partition('+')[2]}",
     )
     assert rows["gradprobe"].strip() == gradprobe.__version__
-    for name in ("python", "platform", "sqlite", "pandas", "numpy", "recording", "default", "switched"):
+    for name in ("python", "platform", "sqlite", "pandas", "numpy", "recording", "default", "enabled"):
         assert rows[name].strip()
 
 

@@ -1,4 +1,4 @@
-"""``gradprobe report``: one truth in every format, whatever the names are, and one line for what it cannot read."""
+"""``gradprobe report``: the same numbers in every format, for any names, and one line of error for a file it cannot read."""
 
 from __future__ import annotations
 
@@ -305,12 +305,12 @@ def test_what_cannot_be_written_is_refused_in_one_line_and_nothing_is_lost(
         ("-o", "old.md"): ["old.md exists already", "--force"],
         ("-o", "folder.md"): ["is a folder"],
         ("-o", "old.md/r.md"): ["old.md/r.md"],
-        ("-o", "r.pdf"): ["r.pdf", ".md, .html, .json"],
+        ("-o", "r.pdf"): ["r.pdf", "unknown report format '.pdf'", ".md, .html, .json"],
         ("-o", "r"): ["suffix"],
         ("-o", "x" * 300 + ".md"): ["too long"],
         ("-o", "/dev/null", "--format", "json", "--force"): ["no regular file"],
-        ("-o", "r.gradprobe", "--format", "json", "--force"): ["is a recording to read"],
-        ("--top", "0"): ["--top 0", "1 or more"],
+        ("-o", "r.gradprobe", "--format", "json", "--force"): ["it is a recording to read"],
+        ("--top", "0"): ["--top must be 1 or more, got 0"],
         ("--top", "many"): ["--top", "'many'"],
         ("--format", "odt"): ["'odt'", "terminal"],
         ("--colour",): ["--colour", "gradprobe report --help"],
@@ -350,8 +350,8 @@ def test_report_debug_and_load_work_where_torch_is_not_installed(recorded: Path)
     ended = python("-c", program, cwd=recorded.parent)
     *_, last = ended.stderr.decode().splitlines()
     assert ended.returncode == 2, ended.stderr.decode()
-    assert last.startswith("gradprobe run: there is no torch in ")
-    assert "not possible: torch is not installed here" in ended.stdout.decode()
+    assert last.startswith("gradprobe run: cannot record: torch is not installed for ")
+    assert "unavailable: torch is not installed here" in ended.stdout.decode()
     assert b"Time by site" in ended.stdout
 
 

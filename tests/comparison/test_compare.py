@@ -220,8 +220,8 @@ def test_settings_that_cannot_be_are_named(settings: dict[str, object], said: st
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "name what to compare"),
-        (("a:b", "--suite", "ops"), "name what to compare"),
+        ((), "name MODULE:FUNCTION"),
+        (("a:b", "--suite", "ops"), "name MODULE:FUNCTION"),
         (("nocolon",), "names no function"),
         (("nowhere.py:f",), "there is no file nowhere.py"),
         (("no_such_module:f",), "there is no module no_such_module"),

@@ -1,4 +1,4 @@
-"""Names of a recording are anybody's: whatever they are, no format breaks and nothing of them takes effect."""
+"""A recording may contain any names: none of them breaks a format or has an effect in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One document, said in every format: what is read back from each is the same."""
+"""Every format of one report shows the same numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV for spreadsheets, one file per table: the sites in the requested file, every other table beside it."""
+"""CSV for spreadsheets: the sites in the requested file, every other table in a file beside it."""
 
 from __future__ import annotations
 

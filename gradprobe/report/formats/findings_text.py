@@ -1,4 +1,4 @@
-"""Findings as lines for a terminal: a location that editors recognise, the rule, the message and the fix."""
+"""Findings as lines for a terminal: a location that editors recognise, rule, message and fix."""
 
 from __future__ import annotations
 

@@ -66,7 +66,10 @@ def find_format(name: str) -> Format:
 
 
 def find_format_of_path(path: Path, among: Sequence[Format]) -> Format:
-    """Return the format with the longest suffix that ``path`` ends in; raise ``GradprobeError`` if there is none."""
+    """Return the format with the longest suffix that ``path`` ends in.
+
+    Raises ``GradprobeError`` if there is none.
+    """
     fitting = [(len(suffix), one) for one in among for suffix in one.suffixes if path.name.endswith(suffix)]
     if not fitting:
         cause = f"unknown report format {path.suffix!r}" if path.suffix else "its name has no suffix"

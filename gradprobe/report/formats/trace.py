@@ -28,7 +28,7 @@ from gradprobe.tables.recording_tables import RecordingTables
 
 MAX_SLICES = 100_000
 _FIRST_TRACK = 1_000_000_000
-"""First track number, above those of real threads, so that no track of torch.profiler has the same one."""
+"""First track number, above all thread numbers, which are the track numbers of torch.profiler."""
 _TEXT_WIDTH = 300
 
 
@@ -120,7 +120,7 @@ def _build_metadata(event: str, pid: int, tid: int, **args: Any) -> dict[str, An
 
 
 def split_overlaps(regions: Iterable[Region]) -> Iterator[tuple[int, int, Region, bool]]:
-    """Yield slices of regions, each of which lies within or beside every other: start, end, region, is_continuation.
+    """Yield slices (start, end, region, is_continuation), each within or beside every other.
 
     A region that lasts longer than the one it began in is cut there, because overlapping slices of a track are lost.
     """
@@ -163,7 +163,7 @@ def _build_args(process: Process, region: Region, *, is_continuation: bool) -> d
 
 
 def _build_counters(process: Process, regions: list[Region], name: str) -> Iterator[dict[str, Any]]:
-    """Yield the running counts of autograd nodes and of saved bytes at the edges of the regions of one thread."""
+    """Yield running counts of autograd nodes and saved bytes at the edges of the regions of one thread."""
     edges = {
         time: nodes
         for region in regions

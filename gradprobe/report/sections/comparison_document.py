@@ -198,7 +198,7 @@ def _build_causes(outcome: ComparisonOutcome) -> Section | None:
 
 
 def _build_parts_chart(outcome: ComparisonOutcome) -> Chart | None:
-    """Build the chart of the difference per workload and mode, split by mechanism and with an unexplained rest."""
+    """Build the chart of the difference per workload and mode, split by mechanism."""
     rows = []
     for compared in outcome.workloads:
         baseline = compared.arm(BASELINE)

@@ -11,7 +11,7 @@ from gradprobe.tables.recording_tables import RecordingTables
 
 
 def build_section(tables: RecordingTables, top: int) -> Section | None:
-    """Build a row per compiled function, and sentences on the modes in its graphs and the causes of recompilation."""
+    """Build a row per compiled function, and sentences on modes in graphs and causes of recompilation."""
     functions = list_compiled_functions(tables.processes)
     if not functions:
         return None

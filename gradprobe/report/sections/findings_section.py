@@ -16,7 +16,7 @@ _MAX_FILE_BYTES = 4 << 20
 
 
 def build_section(tables: RecordingTables, top: int) -> Section | None:
-    """Build the section, worst findings first as in the table; None if there are no findings."""
+    """Build the section, worst findings first as in the table; None without findings."""
     found = tables.findings
     if found.empty:
         return None

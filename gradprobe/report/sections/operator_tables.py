@@ -92,7 +92,7 @@ def summarize_operators(tables: RecordingTables) -> list[str]:
 
 
 def _sum_saved_bytes(tables: RecordingTables) -> tuple[int, int]:
-    """Return the bytes saved for backward, each storage counted once, and those that only graphs keep alive.
+    """Return the bytes saved for backward, each storage once, and the part that only graphs keep alive.
 
     Operators beyond the limit of events were summed up, and count as often as they saved.
     """
@@ -105,7 +105,7 @@ def _sum_saved_bytes(tables: RecordingTables) -> tuple[int, int]:
 
 
 def _count_unreached_nodes(tables: RecordingTables) -> tuple[int, int]:
-    """Count the nodes created in outermost blocks and those that no backward reached, where both are known."""
+    """Count nodes created in outermost blocks and those that no backward reached, if both are known."""
     created = reached = 0
     for process in tables.processes:
         for region in process.history.regions:
@@ -172,7 +172,7 @@ def _explain_repeated_bytes(tables: RecordingTables) -> Sequence[str]:
 def _build_grouped_section(
     title: str, ops: pd.DataFrame, by: dict[str, str], top: int, sentences: Sequence[str] = ()
 ) -> Section | None:
-    """Build a table of sums, the most frequent first; its last rows are the sum of what is left out, and the total."""
+    """Build a table of sums, the most frequent first; its last rows sum up the rest and the whole."""
     if ops.empty:
         return None
     groups = ops.groupby(list(by.values()), dropna=False, sort=False)[list(_SUMMED)].sum(min_count=1)

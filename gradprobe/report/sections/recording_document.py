@@ -210,7 +210,7 @@ _RETURNED: dict[str, tuple[str, Callable[[Any], str]]] = {
     "buffer bumps": ("buffer_bumps", format_count),
     "arg bumps": ("argument_bumps", format_count),
 }
-"""Headings of the columns that show the maximum over the calls, with the column of the table and its format."""
+"""Headings of the maxima over the calls of a function, with the table column and the format of each."""
 
 
 def _format_maximum(values: pd.Series[int], show: Callable[[Any], str]) -> str:

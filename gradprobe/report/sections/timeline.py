@@ -54,7 +54,7 @@ class _Lane:
 
 
 def build_timeline(processes: Sequence[Process]) -> tuple[Chart | None, list[str]]:
-    """Build the chart, and the sentences that say what it leaves out; the chart is None if nothing was recorded."""
+    """Build the chart and the sentences on what it leaves out; the chart is None for an empty recording."""
     lanes = _collect_lanes(processes)
     # The first thread of each process is always shown, so that the others can be compared with it.
     first = {id(lane.process): lane for lane in reversed(lanes)}
