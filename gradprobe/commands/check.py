@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    tables = merge(options.files).tables
+    tables = merge(options.files)._tables
     return findings_output.report_findings(options, find_all(tables), [*_broken(options, tables)])
 
 

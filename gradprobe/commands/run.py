@@ -208,7 +208,7 @@ class _Ending:
     def annotate_exception(self, error: BaseException) -> None:
         """The program ends in ``error``."""
         if self._recorder is not None and os.getpid() == self._process:
-            self._recorder.annotate_exception(error)
+            self._recorder._annotate_exception(error)
 
     def _stop(self) -> None:
         if self._recorder is not None and os.getpid() == self._process:
@@ -228,11 +228,11 @@ class _Ending:
     def __call__(self) -> None:
         if self._recorder is None or os.getpid() != self._process:
             return
-        failure = self._recorder.failure
+        failure = self._recorder._failure
         if not self._output.exists():
             problem = "is gone: it was removed or renamed while it was recorded; record again"
         elif failure is not None:
-            problem = f"is incomplete: {failure}; make room there, or name another place with -o"
+            problem = f"is incomplete: {failure}; free some space there, or name another place with -o"
         else:
             problem = None
         for stream in (sys.stdout, sys.stderr):

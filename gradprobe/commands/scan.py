@@ -35,7 +35,7 @@ def execute(options: argparse.Namespace) -> int:
     seen = scan_paths(options.paths)
     findings = seen.findings
     if options.recordings:
-        tables = merge(options.recordings).tables
+        tables = merge(options.recordings)._tables
         findings = _merged(findings, find_all(tables))
         for line in _never_ran(seen, tables):
             print(line)

@@ -37,8 +37,8 @@ from gradprobe.comparison.workers.worker_handles import (
     open_sources,
 )
 from gradprobe.comparison.workloads.sources import WorkloadSource, bind_call
+from gradprobe.environment import environment
 from gradprobe.errors import GradprobeError
-from gradprobe.recorder import environment
 
 MAX_PICKLED_BYTES = 1 << 30
 
@@ -206,9 +206,7 @@ def _warm_up(measured: MeasuredWorkload) -> int:
 
 
 def _surroundings(settings: ComparisonSettings) -> dict[str, Any]:
-    known = environment("comparison")
-    for name in ("level", "process", "rank"):
-        known.pop(name)
+    known = environment()
     if settings.device is not None and torch.device(settings.device).type == "cuda":
         known["accelerator"] = torch.cuda.get_device_name(settings.device)
     return {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import sqlite3
 import threading
 from typing import Any
 
+from gradprobe import lifecycle
 from gradprobe.errors import GradprobeError
 
 lock = threading.RLock()
@@ -71,5 +71,4 @@ def _in_child() -> None:
     _was_held = _is_held()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_parent=lock.release, after_in_child=_in_child)
+lifecycle.register(lifecycle.Order.SQLITE, before=_before, in_parent=lock.release, in_child=_in_child)

@@ -173,14 +173,14 @@ def test_run_is_python_to_the_byte(case: str, tmp_path: Path) -> None:
     assert recorded.stderr.removesuffix(last).decode() == plain.stderr.decode()
     assert recorded.stdout.decode() == plain.stdout.decode()
     assert recorded.returncode == plain.returncode
-    assert gradprobe.load(tmp_path / "r.gradprobe").tables.is_complete
+    assert gradprobe.load(tmp_path / "r.gradprobe")._tables.is_complete
 
 
 def test_os_exit_leaves_a_readable_file_and_nothing_else(tmp_path: Path) -> None:
     write(tmp_path, {"s.py": "import os; print('out', flush=True); os._exit(9)"})
     ended = warm_gradprobe("run", "-o", "r.gradprobe", "s.py", cwd=tmp_path)
     assert (ended.stdout, ended.stderr, ended.returncode) == (b"out\n", b"", 9)
-    assert not gradprobe.load(tmp_path / "r.gradprobe").tables.is_complete
+    assert not gradprobe.load(tmp_path / "r.gradprobe")._tables.is_complete
 
 
 PROGRAM = """
@@ -231,7 +231,7 @@ def test_the_recording_holds_what_main_threads_and_exit_handlers_did(tmp_path: P
         ("MainThread", "inference_mode", "with", "exit", 10, "at_exit"),
     ]
     assert recording.environment["program"] == "my program.py"
-    assert recording.tables.is_complete
+    assert recording._tables.is_complete
 
 
 def test_a_package_that_sets_a_mode_when_imported_is_recorded(tmp_path: Path) -> None:
@@ -302,4 +302,4 @@ def test_force_replaces_an_old_recording(place: Path) -> None:
     assert (place / "old.gradprobe").read_bytes() == b"precious"
     ended = warm_gradprobe("run", "-o", "old.gradprobe", "--force", "s.py", cwd=place)
     assert (ended.returncode, ended.stdout) == (0, b"ran\n")
-    assert gradprobe.load(place / "old.gradprobe").tables.is_complete
+    assert gradprobe.load(place / "old.gradprobe")._tables.is_complete

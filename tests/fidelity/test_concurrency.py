@@ -214,7 +214,7 @@ print("the end")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, "the end\n", "")
     recording = gradprobe.load(tmp_path / "r.gradprobe")
-    assert recording.tables.is_complete
+    assert recording._tables.is_complete
     assert len(recording.regions) > 100
 
 

@@ -143,7 +143,7 @@ def saved_storages(nodes: set[Any]) -> dict[int, int]:
 
 
 def no_faults(recording: gradprobe.Recording) -> bool:
-    return not any(kind == "fault" for kind, *_ in recording.tables.contents[0].notes)
+    return not any(kind == "fault" for kind, *_ in recording._tables.contents[0].notes)
 
 
 @given(STEPS)

@@ -339,7 +339,7 @@ def merge_recordings(recorded: Path, path: Path) -> None:
     with refused_in_one_line():
         both = gradprobe.merge([recorded, path])
         for one in RECORDING_FORMATS:
-            one.render(both.tables, RenderOptions())
+            one.render(both._tables, RenderOptions())
 
 
 @pytest.mark.parametrize("kept", ["the newest", "the oldest"])

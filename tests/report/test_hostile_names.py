@@ -159,4 +159,4 @@ def test_environment_variables_are_in_no_report(monkeypatch: pytest.MonkeyPatch)
     with gradprobe.record() as recording:
         pass
     for one in FORMATS:
-        assert "hunter2hunter2" not in str(find_format(one).render(recording.tables, RenderOptions(stem="r")))
+        assert "hunter2hunter2" not in str(find_format(one).render(recording._tables, RenderOptions(stem="r")))

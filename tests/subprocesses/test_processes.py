@@ -72,7 +72,7 @@ def test_every_process_with_torch_has_a_file_that_says_who_started_it_where_and_
     assert len(files_in(tmp_path)) == 1 + 2 + 1 + 1
     assert b"and 4 more" in watched.stderr
     recording = gradprobe.merge(files_in(tmp_path))
-    found = relate_processes(recording.tables.processes)
+    found = relate_processes(recording._tables.processes)
     (parent,) = [one.process for one in found if one.parent is None]
     line = {text: number for number, text in enumerate(WORKERS.splitlines(), 1)}
 
@@ -146,7 +146,7 @@ for thread in threads: thread.join()
     assert done.returncode == 0, done.stderr
     assert len(files_in(tmp_path)) == 21
     recording = gradprobe.merge(files_in(tmp_path))
-    complete = [one.process.history.complete for one in relate_processes(recording.tables.processes)]
+    complete = [one.process.history.complete for one in relate_processes(recording._tables.processes)]
     assert complete.count(True) == 11, "all but those that left by os._exit"
 
 
@@ -213,7 +213,7 @@ def test_each_rank_writes_a_file_and_their_report_says_where_they_part(tmp_path:
     assert [path.name for path in files_in(tmp_path)] == ["ddp.rank0.gradprobe", "ddp.rank1.gradprobe"]
     recording = gradprobe.merge(files_in(tmp_path))
     source = script.read_text(encoding="utf-8").splitlines()
-    ranks = ranks_of(recording.tables.processes)
+    ranks = ranks_of(recording._tables.processes)
     assert [*ranks] == [0, 1]
     (parting,) = find_graph_divergences(ranks)
     assert "loss = model(torch.ones" in source[parting.line[1] - 1]

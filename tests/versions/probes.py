@@ -47,7 +47,7 @@ def expect(found: object, expected: object) -> None:
 
 
 def no_faults(recording: Any) -> None:
-    expect([note for note in recording.tables.contents[0].notes if note[0] == "fault"], [])
+    expect([note for note in recording._tables.contents[0].notes if note[0] == "fault"], [])
 
 
 def gradprobe_command(*words: str, folder: Path) -> str:
@@ -373,7 +373,7 @@ def compiled() -> None:
         with gradprobe.record(level=level) as recording:
             torch.compile(scaled, backend=backend, fullgraph=True)(torch.ones(3))
         no_faults(recording)
-        (function,) = list_compiled_functions(recording.tables.processes)
+        (function,) = list_compiled_functions(recording._tables.processes)
         expect(function.name.rpartition(".")[2], "scaled")
         expect([made.operators for made, _ in function.graphs], [2])
         torch._dynamo.reset()

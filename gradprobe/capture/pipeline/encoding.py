@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from gradprobe.capture.location.callers import live_threads, thread_name
 from gradprobe.capture.location.sites import SiteTable
+from gradprobe.capture.location.threads import live_threads, thread_name
 from gradprobe.capture.pipeline.aggregation import OpSequence
 from gradprobe.recording.events import ENTER, EXIT, NOT_COUNTED, OP_SEQUENCE, TALLY, THREAD, Event, EventBlock
 from gradprobe.recording.sqlite_file import Thread

@@ -23,6 +23,11 @@ def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendere
     return Rendered(_text(tables.sites), beside)
 
 
+def render_tables(tables: RecordingTables) -> dict[str, str]:
+    """Return the CSV of every table of a recording, by the name of the table."""
+    return {name: _text(getattr(tables, name)) for name in ("sites", *ATTACHED_TABLES)}
+
+
 def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:
     """The table of a comparison."""
     return Rendered(_text(build_comparison_table(outcome)))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import gradprobe
-from gradprobe.analysis.findings.catalogue import FAMILIES, RULES, SEVERITIES
+from gradprobe.analysis.findings.catalogue import RULES, SEVERITIES
 from gradprobe.scan.source_files import scan_paths
 from tests.capabilities import needs_saved
 from tests.commands.running import warm_gradprobe
@@ -117,4 +117,13 @@ def test_each_code_has_a_page_and_each_page_a_code_with_the_same_title_severity_
         assert rule.why in text
         assert rule.fix in text
         assert rule.severity in SEVERITIES
-        assert code[2] in FAMILIES
+
+
+def test_the_page_on_findings_lists_all_rules_and_families() -> None:
+    text = (PAGES.parent / "findings.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[(GP\d+)\]\(rules/(GP\d+)\.md\) \| (\w+) \| (.*) \|$", text, re.M)
+    assert listed == [(code, code, rule.severity, rule.summary) for code, rule in RULES.items()]
+    families = re.findall(
+        r"(?:^|, |: )(\d) \w+", " ".join(text.split()).partition("The first digit is the family: ")[2]
+    )
+    assert sorted({code[2] for code in RULES}) == families

@@ -54,7 +54,7 @@ def test_regions_say_what_ran_compiled_in_them_and_how_often(level: str) -> None
         function(x)
     told = recording.regions[["manager", "compiled"]].itertuples(index=False, name=None)
     assert [*told] == [("no_grad", "scaled (3)"), ("enable_grad", "Sequential.forward")]
-    calls = {function.name: function.calls for function in list_compiled_functions(recording.tables.processes)}
+    calls = {function.name: function.calls for function in list_compiled_functions(recording._tables.processes)}
     assert calls == {"scaled": 4, "Sequential.forward": 1}
     assert "Compiled code" in str(recording)
 
@@ -62,7 +62,7 @@ def test_regions_say_what_ran_compiled_in_them_and_how_often(level: str) -> None
 def test_modes_that_are_part_of_a_graph_are_told_with_their_lines_and_are_no_blocks() -> None:
     with gradprobe.record() as recording:
         torch.compile(scaled, backend="eager")(torch.ones(3))
-    (function,) = list_compiled_functions(recording.tables.processes)
+    (function,) = list_compiled_functions(recording._tables.processes)
     ((made, _),) = function.graphs
     assert made.folded == (
         TracedModeChange("set_grad_enabled", False, __file__, line_of("y = x * WEIGHT")),
@@ -86,19 +86,19 @@ def test_why_a_function_was_compiled_again_is_told_in_english_with_the_call() ->
             born = torch.ones(3)
             function(born)
         function(torch.ones(3, requires_grad=True))
-    (found,) = list_compiled_functions(recording.tables.processes)
+    (found,) = list_compiled_functions(recording._tables.processes)
     why = [
         (made.mode, made.takes_inference, [explain_recompilation(reason) for reason in made.reasons])
         for made, _ in found.graphs
     ]
-    switched = "gradients were switched the other way at its compilation"
+    switched = "grad mode was different at compilation"
     assert why == [
         ("grad", False, []),
         ("no_grad", False, [switched]),
-        ("inference_mode", True, ["x is an inference tensor, and was a normal one at its compilation", switched]),
+        ("inference_mode", True, ["x is an inference tensor, but was a normal tensor at compilation", switched]),
         ("grad", False, why[3][2]),
     ]
-    assert "x requires grad, and did not require it at its compilation" in why[3][2]
+    assert "x requires grad, but did not at compilation" in why[3][2]
     assert [made.called.line for made, _ in found.graphs if made.called] == sorted(
         made.called.line for made, _ in found.graphs if made.called
     )
@@ -197,7 +197,7 @@ with gradprobe.record() as recording:
     torch.compile(lambda x: x * 2, backend="eager")(torch.ones(2))
 assert sys.meta_path == before
 from gradprobe.analysis.compiled_functions import list_compiled_functions
-(found,) = list_compiled_functions(recording.tables.processes)
+(found,) = list_compiled_functions(recording._tables.processes)
 assert (found.calls, len(found.graphs), found.graphs[0][0].operators) == (1, 1, 1), found
 with gradprobe.record():
     pass
@@ -225,17 +225,17 @@ def test_a_compiled_model_is_not_kept_alive_by_watching_its_calls() -> None:
 @pytest.mark.parametrize(
     ("reason", "says"),
     [
-        ("0/0: GLOBAL_STATE changed: grad_mode ", "gradients were switched the other way at its compilation"),
+        ("0/0: GLOBAL_STATE changed: grad_mode ", "grad mode was different at compilation"),
         ("0/0: GLOBAL_STATE changed: num_threads ", None),
         (
             "1/2: tensor 'x' dispatch key set mismatch. expected DispatchKeySet(CPU, ADInplaceOrView, AutogradCPU), "
             "actual DispatchKeySet(CPU, ADInplaceOrView)",
-            "x comes inside inference mode, and came outside of it at its compilation",
+            "x is used inside inference mode, but was used outside it at compilation",
         ),
         (
             "0/0: tensor 'L[\\'x\\']' dispatch key set mismatch. expected DispatchKeySet(CPU), "
             "actual DispatchKeySet(CPU, ADInplaceOrView)",
-            "L[\\'x\\'] is a normal tensor, and was an inference tensor at its compilation",
+            "L[\\'x\\'] is a normal tensor, but was an inference tensor at compilation",
         ),
         ("0/0: tensor 'x' size mismatch at index 0. expected 2, actual 4", None),
         ("", None),

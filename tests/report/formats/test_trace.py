@@ -89,7 +89,7 @@ def test_saved_bytes_are_counted_where_operators_were_seen() -> None:
         for _ in range(3):
             with torch.enable_grad():
                 results.append(weight.exp())
-    counted = [e["args"]["bytes"] for e in events_of(recording.tables) if "bytes" in e.get("args", {})]
+    counted = [e["args"]["bytes"] for e in events_of(recording._tables) if "bytes" in e.get("args", {})]
     assert counted[0] == 0
     assert counted[-1] == recording.sites["saved_bytes"].sum() > 0
     assert counted == sorted(counted)
@@ -105,7 +105,7 @@ def test_tasks_of_a_thread_have_tracks_of_their_own() -> None:
 
     with gradprobe.record() as recording:
         asyncio.run(run())
-    events = events_of(recording.tables)
+    events = events_of(recording._tables)
     check_format(events)
     assert {f"MainThread step {number}" for number in range(3)} <= {
         e["args"].get("name") for e in events if "args" in e
@@ -131,7 +131,7 @@ def test_blocks_in_any_order_give_slices_that_nest_and_lose_no_time(steps: list[
                 torch.set_grad_enabled(which % 2 == 0)
         clock.advance(1000)
     torch.set_grad_enabled(True)
-    events = events_of(recording.tables)
+    events = events_of(recording._tables)
     check_format(events)
     drawn = sum(event["dur"] for event in events if event["ph"] == "X")
     assert drawn == pytest.approx(recording.regions["duration_ns"].sum() / 1000)
@@ -181,7 +181,7 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[gradprobe.Record
 
 def test_a_trace_speaks_as_torch_profiler_does(profiled: tuple[gradprobe.Recording, Path]) -> None:
     recording, path = profiled
-    theirs, ours = json.loads(path.read_text())["traceEvents"], events_of(recording.tables)
+    theirs, ours = json.loads(path.read_text())["traceEvents"], events_of(recording._tables)
     for phase in ("X", "M"):
         common = set.intersection(*(set(event) for event in theirs if event["ph"] == phase)) - {"ts"}
         assert all(common <= set(event) for event in ours if event["ph"] == phase)
