@@ -55,7 +55,6 @@ while True:
 """
 
 
-<<<<<<< HEAD
 def test_a_killed_program_leaves_all_that_was_on_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Events reach the disk while the program runs, and a kill takes none of them away.
 
@@ -69,34 +68,13 @@ def test_a_killed_program_leaves_all_that_was_on_disk(tmp_path: Path, capsys: py
         process.send_signal(signal.SIGKILL)
         assert process.wait(PATIENCE_S) == -signal.SIGKILL
     assert exits(path) >= on_disk
-    assert not gradprobe.load(path).tables.is_complete
+    assert not gradprobe.load(path)._tables.is_complete
     assert main(["report", str(path)]) == 0
     assert "still runs or was killed" in capsys.readouterr().out
 
 
 def exits(path: Path) -> int:
     return int((gradprobe.load(path).transitions["event"] == "exit").sum())
-=======
-def test_a_killed_program_leaves_all_but_its_last_second(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with contextlib.ExitStack() as stack:
-        folders = {}
-        for number, moment in enumerate((0.1, 0.9, 1.8)):
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            folders[folder] = moment, stack.enter_context(started(folder, PACED))
-        for moment, process in folders.values():
-            time.sleep(moment)
-            process.send_signal(signal.SIGKILL)
-            assert process.wait(PATIENCE_S) == -signal.SIGKILL
-    for folder in folders:
-        done = int((folder / "paced.log").read_text() or 0)
-        recording = gradprobe.load(folder / "r.gradprobe")
-        exits = int((recording.transitions["event"] == "exit").sum())
-        assert done - 100 <= exits <= done + 1
-        assert not recording._tables.is_complete
-        assert main(["report", str(folder / "r.gradprobe")]) == 0
-        assert "still runs or was killed" in capsys.readouterr().out
->>>>>>> house
 
 
 def test_a_program_killed_while_its_recording_is_written_leaves_whole_batches(tmp_path: Path) -> None:
