@@ -315,13 +315,13 @@ def versions() -> str:
 
 def consequences() -> str:
     """Return the table of what gradprobe does without a part of PyTorch or Python, and the parts that level ops needs."""
-    from gradprobe.capture.capabilities import NEEDED_FOR_OPERATORS, OF_PYTHON, OPTIONAL
+    from gradprobe.capture.capabilities import OPTIONAL_TORCH_FEATURES, PYTHON_FEATURES, REQUIRED_FOR_OPS
 
     rows = [
-        *((f"`{name}`", without) for name, without in OPTIONAL.items()),
-        *((f"`{name}` of Python", without) for name, (_, without) in OF_PYTHON.items()),
+        *((f"`{name}`", without) for name, without in OPTIONAL_TORCH_FEATURES.items()),
+        *((f"`{name}` of Python", without) for name, (_, without) in PYTHON_FEATURES.items()),
     ]
-    needed = ",\n".join(f"`{name}`" for name in NEEDED_FOR_OPERATORS)
+    needed = ",\n".join(f"`{name}`" for name in REQUIRED_FOR_OPS)
     return "\n".join(
         [
             "| if this is missing | then |",

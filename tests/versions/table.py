@@ -7,13 +7,13 @@ from typing import Any
 
 from tabulate import tabulate
 
-from gradprobe.capture.capabilities import OF_PYTHON, OPTIONAL
+from gradprobe.capture.capabilities import OPTIONAL_TORCH_FEATURES, PYTHON_FEATURES
 
 BEGIN, END = "<!-- table -->", "<!-- end of the table -->"
 OF_THE_MACHINE = {"CUDA device", "native core"}
 CONSEQUENCES = {
-    **OPTIONAL,
-    **{name: without for name, (_, without) in OF_PYTHON.items()},
+    **OPTIONAL_TORCH_FEATURES,
+    **{name: without for name, (_, without) in PYTHON_FEATURES.items()},
     "calls of compiled code": "only compilations are counted",
     "autograd node counter": "nodes are not counted",
     "thread start": "threads may be confused",
