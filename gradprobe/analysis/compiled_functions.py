@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gradprobe.history.process import Process
-from gradprobe.recording.compilations import Compilation, compilations
 from gradprobe.recording.events import COMPILED_CALL
+from gradprobe.recording.notes import Compilation, read_compilations
 
 Line = tuple[str | None, int | None]
 
@@ -32,7 +32,7 @@ def list_compiled_functions(processes: Sequence[Process]) -> list[CompiledFuncti
             if mark.op == COMPILED_CALL:
                 file, line, name = process.place(mark.site)
                 found.setdefault((file, line), CompiledFunction(name or "?", file, line)).calls += 1
-        for made, count in compilations(process.contents.notes):
+        for made, count in read_compilations(process.contents.notes):
             where = made.function
             known = found.setdefault((where.file, where.line), CompiledFunction(where.function, where.file, where.line))
             known.graphs.append((made, count))

@@ -48,9 +48,9 @@ from gradprobe.recording.events import (
     Event,
     EventBlock,
 )
-from gradprobe.recording.notes import KIND as KIND_OF_SIGHTING
+from gradprobe.recording.notes import NoteKind
 from gradprobe.recording.op_rows import OpRows
-from gradprobe.recording.writer import SymbolTables
+from gradprobe.recording.symbols import SymbolTables
 
 TICK_S = 0.05
 TICKS_PER_FLUSH = 5
@@ -176,7 +176,7 @@ class Session:
             self.devices.read()
             for text, times in self.devices.describe_missing_times():
                 for other in self.sinks:
-                    other.note("device", text, times)
+                    other.note(NoteKind.DEVICE, text, times)
         self._queue.append(_mark(WRITER_MARK | EXIT, sink))
         self.sinks.remove(sink)
         if not self.counts_operators:
@@ -432,7 +432,7 @@ class Session:
             for text, times in faults.items():
                 sink.fault(text, times)
             for text, times in seen if sink.counts_operators else ():
-                sink.note(KIND_OF_SIGHTING, text, times)
+                sink.note(NoteKind.DETECTION, text, times)
             for kind, text in compiled:
                 sink.note(kind, text)
             sink.flush()
