@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from gradprobe._files import clear_path
 from gradprobe.errors import GradprobeError, InvalidArgument
-from gradprobe.recording.sqlite_file import SUFFIX, Contents, read_file, write_file
+from gradprobe.recording.contents import Contents
+from gradprobe.recording.sqlite_file import SUFFIX, read_file, write_file
 
 if TYPE_CHECKING:
     import pandas as pd

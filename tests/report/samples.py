@@ -12,7 +12,7 @@ import torch
 
 from gradprobe.analysis.comparison_outcome import ArmResult, ComparisonOutcome, WorkloadResult
 from gradprobe.recorder import Recorder
-from gradprobe.recording.sqlite_file import Contents
+from gradprobe.recording.contents import Contents
 from gradprobe.result import Recording, StoredRecording
 from gradprobe.tables import columns, dataframes
 from gradprobe.tables.recording_tables import RecordingTables
