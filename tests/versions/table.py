@@ -26,7 +26,7 @@ def table(environments: Sequence[dict[str, Any]]) -> str:
     folders = sorted({folder for one in environments for folder in one["tests"]})
     rows = [
         *([name, *(_program(one, name, reasons) for one in environments)] for name in programs),
-        ["methods of PyTorch's managers done over", *(_managers(one, reasons) for one in environments)],
+        ["methods of PyTorch's managers reimplemented", *(_managers(one, reasons) for one in environments)],
         *(
             [f"`{name}`" if "." in name else name, *(_part(one, name, reasons) for one in environments)]
             for name in parts
@@ -63,7 +63,7 @@ def _missing(name: str, what: str) -> str:
 
 def _managers(one: dict[str, Any], reasons: dict[str, int]) -> str:
     other = [f"`{name}`" for name, there, _ in one["capabilities"] if name.startswith(_MANAGERS) and not there]
-    return _gap(f"{', '.join(other)}: called through, which costs more.", reasons) if other else "yes"
+    return _gap(f"{', '.join(other)}: wrapped (slower).", reasons) if other else "yes"
 
 
 def _part(one: dict[str, Any], name: str, reasons: dict[str, int]) -> str:
