@@ -183,7 +183,7 @@ def test_a_recording_that_ends_during_a_capture_waits_for_nothing(device: FakeDe
     device.capturing = False
     assert device.waits == []
     assert times(recording) == []
-    assert "while a stream was captured" in " ".join(str(recording).split())
+    assert "while a stream was being captured" in " ".join(str(recording).split())
 
 
 def test_a_device_that_the_program_does_not_use_is_left_alone(device: FakeDevice) -> None:
