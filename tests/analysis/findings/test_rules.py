@@ -1,4 +1,4 @@
-"""Each rule fires on the example of its page, and not on the corrected one beside it."""
+"""Each rule fires on the wrong program of its page, and not on the right one."""
 
 from __future__ import annotations
 
@@ -128,6 +128,17 @@ def test_each_code_has_a_page_and_each_page_a_code_with_the_same_title_severity_
         assert rule.why in text
         assert rule.fix in text
         assert rule.severity in SEVERITIES
+
+
+SECTIONS = ["What it reports", "Why it matters", "Wrong", "Right", "How to silence it"]
+
+
+@pytest.mark.parametrize("code", RULES)
+def test_pages_have_the_same_sections_and_name_their_own_code(code: str) -> None:
+    text = (PAGES / f"{code}.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.M) == SECTIONS
+    assert f"`# gradprobe: ignore[{code}]`" in text
+    assert set(re.findall(r"GP\d+", text)) == {code}
 
 
 def test_the_page_on_findings_lists_all_rules_and_families() -> None:
