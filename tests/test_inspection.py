@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import json
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -318,6 +319,8 @@ def test_nothing_is_wrong_with_a_usual_tensor(name: str) -> None:
 def test_there_are_four_kinds(name: str, kind: str, version: int | None) -> None:
     seen = gradprobe.inspect(PLAIN[name]())
     assert (seen.kind, seen.version) == (kind, version)
+    assert seen.kind in gradprobe.TensorKind
+    assert f"{seen.kind} {json.dumps(seen.kind)} {seen.kind!s}" == f'{kind} "{kind}" {kind}'
     assert (seen.version_reason is None) == (version is not None)
 
 
@@ -528,8 +531,8 @@ class Array:
         (Array(), ["Array", "from_dlpack"]),
     ],
 )
-def test_what_is_no_tensor_is_refused_with_what_to_do(value: Any, words: list[str]) -> None:
-    with pytest.raises(gradprobe.GradprobeError) as caught:
+def test_what_is_not_a_tensor_is_refused_with_what_to_do(value: Any, words: list[str]) -> None:
+    with pytest.raises(gradprobe.InvalidArgument) as caught:
         gradprobe.inspect(value)
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
@@ -557,7 +560,7 @@ def test_the_notebook_form_escapes_what_a_program_named() -> None:
 
 
 def test_where_it_was_made_is_told_if_a_recorder_saw_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no recorder saw it" in str(gradprobe.inspect(torch.rand(2)))
+    assert "unknown: no recorder saw it" in str(gradprobe.inspect(torch.rand(2)))
     birth = CreationSite("aten.mul", "train.py", 12, "step", "encoder.0")
     monkeypatch.setattr("gradprobe.capture.autograd.creation.creation_site", lambda tensor: birth)
     seen = gradprobe.inspect(torch.rand(2))
@@ -618,5 +621,5 @@ def test_a_saved_wrapper_that_does_not_tell_what_it_holds_counts_as_unread() -> 
 
 
 def test_what_only_pretends_to_be_a_tensor_is_refused() -> None:
-    with pytest.raises(gradprobe.GradprobeError, match=r"unittest\.mock\.Mock, which is no PyTorch tensor"):
+    with pytest.raises(gradprobe.GradprobeError, match=r"must be a torch\.Tensor, got a unittest\.mock\.Mock"):
         gradprobe.inspect(Mock(spec=torch.Tensor))
