@@ -41,13 +41,7 @@ def _plan_comparison(suite: str, about: str, budget: int) -> Report:
 
 REPORTS = (
     _plan_comparison("models", "six models under `grad`, `no_grad` and `inference_mode`", 120),
-    _plan_comparison("ops", "small operators under the same modes, and what each mechanism costs", 200),
-    _plan_recording("generate-modes", "GPT-2 `generate()` at level `modes`", "examples/generate.py", "--level modes "),
-    _plan_recording(
-        "generate-graph", "the same at level `graph`: autograd nodes", "examples/generate.py", "--level graph "
-    ),
-    _plan_recording("generate-ops", "the same at level `ops`: every operator", "examples/generate.py", "--level ops "),
-    _plan_recording("serve", "a server whose threads do not inherit `no_grad`", "examples/serve.py"),
+    _plan_recording("serve", "a server whose threads do not inherit `no_grad`", "examples/serve.py", "--level ops "),
 )
 
 

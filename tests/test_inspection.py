@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import json
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -188,29 +189,29 @@ def change(tensor: torch.Tensor) -> None:
 
 
 ACTIONS: dict[str, Callable[[torch.Tensor], Any]] = {
-    "an in-place operation under no_grad, outside of inference mode": torch.no_grad()(change),
+    "an in-place operation under no_grad, outside inference mode": torch.no_grad()(change),
     "an operation that saves it for backward, such as multiplying it by a tensor that requires grad": (
         lambda tensor: tensor * torch.ones((), requires_grad=True, device=tensor.device)
     ),
-    "requires_grad_() outside of inference mode": lambda tensor: tensor.requires_grad_(),
+    "requires_grad_() outside inference mode": lambda tensor: tensor.requires_grad_(),
     "requires_grad_()": lambda tensor: tensor.requires_grad_(),
     "reading its _version": lambda tensor: tensor._version,
-    "backward() from an operation on it alone, such as t.sum(): none is recorded": lambda tensor: (
+    "backward() from an operation on it alone, such as t.sum(): no node is recorded": lambda tensor: (
         tensor.sum().backward()
     ),
-    "backward() through its graph, which a backward has freed already": lambda tensor: tensor.sum().backward(),
-    "an in-place operation with gradients on": change,
-    "an in-place operation with gradients on and an operand that requires grad": (
+    "backward() through its graph, which an earlier backward pass has freed": lambda tensor: tensor.sum().backward(),
+    "an in-place operation with grad enabled": change,
+    "an in-place operation with grad enabled and an operand that requires grad": (
         lambda tensor: tensor.add_(torch.ones((), requires_grad=True))
     ),
-    "in-place arithmetic: several of its elements are one in memory": torch.no_grad()(change),
+    "in-place arithmetic: several of its elements share one memory location": torch.no_grad()(change),
     "reading its grad_fn, and every operation on it that autograd records": lambda tensor: tensor.grad_fn,
-    "copying its numbers, as .to('cpu') does": lambda tensor: tensor.to("cpu"),
+    "copying its data, as .to('cpu') does": lambda tensor: tensor.to("cpu"),
     "numpy()": lambda tensor: tensor.numpy(),
     "untyped_storage()": lambda tensor: tensor.untyped_storage(),
     "reading its shape": lambda tensor: tensor.shape,
-    "backward() from a complex number, such as t.sum()": lambda tensor: tensor.sum().backward(),
-    "reading a number, as t.sum().item() does, inside torch.vmap": lambda tensor: tensor.sum().item(),
+    "backward() from a complex result, such as t.sum()": lambda tensor: tensor.sum().backward(),
+    "reading a value, as t.sum().item() does, inside torch.vmap": lambda tensor: tensor.sum().item(),
     "backward() inside a torch.func transform": lambda tensor: tensor.sum().backward(),
 }
 
@@ -278,11 +279,11 @@ def test_what_is_said_to_fail_fails_with_these_words(name: str) -> None:
 
 
 GENERAL = [
-    "an in-place operation under no_grad, outside of inference mode",
+    "an in-place operation under no_grad, outside inference mode",
     "an operation that saves it for backward, such as multiplying it by a tensor that requires grad",
     "reading its _version",
-    "an in-place operation with gradients on",
-    "copying its numbers, as .to('cpu') does",
+    "an in-place operation with grad enabled",
+    "copying its data, as .to('cpu') does",
 ]
 
 
@@ -318,6 +319,8 @@ def test_nothing_is_wrong_with_a_usual_tensor(name: str) -> None:
 def test_there_are_four_kinds(name: str, kind: str, version: int | None) -> None:
     seen = gradprobe.inspect(PLAIN[name]())
     assert (seen.kind, seen.version) == (kind, version)
+    assert seen.kind in gradprobe.TensorKind
+    assert f"{seen.kind} {json.dumps(seen.kind)} {seen.kind!s}" == f'{kind} "{kind}" {kind}'
     assert (seen.version_reason is None) == (version is not None)
 
 
@@ -528,8 +531,8 @@ class Array:
         (Array(), ["Array", "from_dlpack"]),
     ],
 )
-def test_what_is_no_tensor_is_refused_with_what_to_do(value: Any, words: list[str]) -> None:
-    with pytest.raises(gradprobe.GradprobeError) as caught:
+def test_what_is_not_a_tensor_is_refused_with_what_to_do(value: Any, words: list[str]) -> None:
+    with pytest.raises(gradprobe.InvalidArgument) as caught:
         gradprobe.inspect(value)
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
@@ -557,7 +560,7 @@ def test_the_notebook_form_escapes_what_a_program_named() -> None:
 
 
 def test_where_it_was_made_is_told_if_a_recorder_saw_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no recorder saw it" in str(gradprobe.inspect(torch.rand(2)))
+    assert "unknown: no recorder saw it" in str(gradprobe.inspect(torch.rand(2)))
     birth = CreationSite("aten.mul", "train.py", 12, "step", "encoder.0")
     monkeypatch.setattr("gradprobe.capture.autograd.creation.creation_site", lambda tensor: birth)
     seen = gradprobe.inspect(torch.rand(2))
@@ -618,5 +621,5 @@ def test_a_saved_wrapper_that_does_not_tell_what_it_holds_counts_as_unread() -> 
 
 
 def test_what_only_pretends_to_be_a_tensor_is_refused() -> None:
-    with pytest.raises(gradprobe.GradprobeError, match=r"unittest\.mock\.Mock, which is no PyTorch tensor"):
+    with pytest.raises(gradprobe.GradprobeError, match=r"must be a torch\.Tensor, got a unittest\.mock\.Mock"):
         gradprobe.inspect(Mock(spec=torch.Tensor))

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Check the recordings, and return 1 if there are findings or exceeded budgets."""
-    tables = merge(options.files).tables
+    tables = merge(options.files)._tables
     return findings_output.report_findings(options, find_all(tables), [*_find_exceeded_budgets(options, tables)])
 
 

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from gradprobe._switch import is_enabled
 from gradprobe._version import __version__
-from gradprobe.recording.sqlite_file import SCHEMA
+from gradprobe.recording.schema import SCHEMA_VERSION
 from gradprobe.recording.writer import DEFAULT_LIMIT
 
 
@@ -28,7 +28,7 @@ def execute(options: argparse.Namespace) -> int:
         ("platform", platform.platform()),
         ("sqlite", sqlite3.sqlite_version),
         *((name, _get_version(name)) for name in ("torch", "pandas", "numpy", "tabulate", "tqdm")),
-        ("recording schema", SCHEMA),
+        ("recording schema", SCHEMA_VERSION),
         ("default limit", f"{DEFAULT_LIMIT:,} events"),
         ("enabled", "yes" if is_enabled() else "no (GRADPROBE=0)"),
     ]

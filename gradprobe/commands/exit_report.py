@@ -52,7 +52,7 @@ class ExitReport:
     def annotate_exception(self, error: BaseException) -> None:
         """Let the recorder explain the exception that ends the program."""
         if self._recorder is not None and os.getpid() == self._process:
-            self._recorder.annotate_exception(error)
+            self._recorder._annotate_exception(error)
 
     def discard(self) -> None:
         """Remove the recording, because no program was run."""
@@ -65,7 +65,7 @@ class ExitReport:
         """Report where the recording is, or end with exit code 2 if it could not be completed."""
         if self._recorder is None or os.getpid() != self._process:
             return
-        failure = self._recorder.failure
+        failure = self._recorder._failure
         if not self._output.exists():
             problem = "is gone: it was removed or renamed while it was recorded; record again"
         elif failure is not None:

@@ -38,7 +38,7 @@ def execute(options: argparse.Namespace) -> int:
     seen = scan_paths(options.paths)
     findings = seen.findings
     if options.recordings:
-        tables = merge(options.recordings).tables
+        tables = merge(options.recordings)._tables
         findings = _merge_findings(findings, find_all(tables))
         for line in _list_unused_managers(seen, tables):
             print(line)

@@ -18,7 +18,7 @@ from gradprobe.pytest_plugin import baselines, budgets, leaks, summary
 from gradprobe.pytest_plugin.options import PluginOptions
 from gradprobe.pytest_plugin.results import MODE_NAMES, ModeLeak, PhaseReport, RunResults
 from gradprobe.recorder import Recorder
-from gradprobe.recording.sqlite_file import Contents
+from gradprobe.recording.contents import Contents
 from gradprobe.result import Recording
 
 REPORT_ATTRIBUTE = "gradprobe"
@@ -69,16 +69,17 @@ class RunPlugin:
 
     def recording(self) -> Recording:
         """The recording of the test that runs, as it stands whenever it is looked at."""
-        return Recording(self._read, is_final=lambda: False)
+        return Recording(_RunningTest(self))
 
-    def _read(self) -> list[Contents]:
+    def read_contents(self) -> list[Contents]:
+        """Return what the body of the current test has done so far; what no body did, before and after it."""
         recorder = self._recorder
         if recorder is not None and recorder.recording is not None:
-            return recorder.recording.tables.contents
+            return recorder.recording._tables.contents
         if self._contents is None:
-            nothing = Recorder()
-            nothing.start()
-            self._contents = nothing.stop().tables.contents[0]
+            empty = Recorder()
+            empty.start()
+            self._contents = empty.stop()._tables.contents[0]
         return [self._contents]
 
     # The phases of a test.
@@ -109,7 +110,7 @@ class RunPlugin:
         finally:
             took = time.perf_counter_ns() - begun
             recording, self._recorder = recorder.stop(), None
-            self._contents = recording.tables.contents[0]
+            self._contents = recording._tables.contents[0]
             try:
                 self._examine(item, recording, level, before, took, passed)
             except Exception as error:
@@ -125,7 +126,7 @@ class RunPlugin:
     def _examine(
         self, item: pytest.Item, recording: Recording, level: str, before: leaks.Modes, took: int, passed: bool
     ) -> None:
-        tables = recording.tables
+        tables = recording._tables
         found = leaks.find_leak("test", item.name, before, tables) if self.settings.records_every_test else None
         if found is not None:
             self.told.leaks.append(found)
@@ -180,7 +181,7 @@ class RunPlugin:
         before = leaks.current_modes()
         with Recorder(level="modes") as recording:
             report = yield
-        found = leaks.find_leak("collection", collector.nodeid, before, recording.tables)
+        found = leaks.find_leak("collection", collector.nodeid, before, recording._tables)
         if found is not None:
             told = PhaseReport(leaks=[found])
             setattr(report, REPORT_ATTRIBUTE, told.plain())
@@ -221,3 +222,15 @@ class RunPlugin:
             except GradprobeError as error:
                 self.results.notes.append(str(error))
         summary.show(terminalreporter, self.results, self.settings, self._before)
+
+
+class _RunningTest:
+    """Source of the recording of the test that is running."""
+
+    is_final = False
+
+    def __init__(self, plugin: RunPlugin) -> None:
+        self._plugin = plugin
+
+    def read(self) -> list[Contents]:
+        return self._plugin.read_contents()

@@ -51,7 +51,7 @@ def record_import_leaks() -> Iterator[list[ModeLeak]]:
     before = current_modes()
     with Recorder(level="modes") as recording:
         yield found
-    left = find_leak("import", "conftest.py", before, recording.tables)
+    left = find_leak("import", "conftest.py", before, recording._tables)
     found += [left] if left is not None else []
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,8 @@ import torch
 import gradprobe
 from gradprobe.__main__ import main
 from gradprobe.capture.capabilities import OPTIONAL_TORCH_FEATURES, PYTHON_FEATURES, REQUIRED_FOR_OPS, list_capabilities
-from tests.commands.running import python, refused
+from tests.commands.running import refused
+from tests.warm_python import run as python
 
 PROGRAM = """
 import functools, sys
@@ -37,11 +36,9 @@ assert list(recording.transitions["event"])[-2:] == ["enter", "exit"]
 
 
 @pytest.mark.parametrize("name", OPTIONAL_TORCH_FEATURES)
-def test_without_an_optional_part_of_pytorch_operators_are_recorded(name: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", PROGRAM, name], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def test_without_an_optional_part_of_pytorch_operators_are_recorded(name: str, tmp_path: Path) -> None:
+    done = python("-W", "error::RuntimeWarning", "-c", PROGRAM, name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.parametrize("name", REQUIRED_FOR_OPS)

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from gradprobe.__main__ import main
-
-# Enough for a busy machine; reaching it means a deadlock.
-PATIENCE_S = 120
+from tests import warm_python
+from tests.warm_python import PATIENCE_S
 
 
 def python(
@@ -35,6 +34,13 @@ def gradprobe(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run ``python -m gradprobe WORDS`` and return the finished process."""
     return python("-m", "gradprobe", *words, cwd=cwd, stdin=stdin, env=env)
+
+
+def warm_gradprobe(
+    *words: str, cwd: Path, stdin: str = "", env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """The end of ``python -m gradprobe WORDS`` in a process that had torch before, where that makes no difference."""
+    return warm_python.run("-m", "gradprobe", *words, cwd=cwd, stdin=stdin, env=env)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -60,4 +60,4 @@ def test_python_m_returns_the_exit_code(tmp_path_factory: pytest.TempPathFactory
     assert (version.returncode, version.stdout.decode()) == (0, f"gradprobe {gradprobe.__version__}\n")
     absent = run_gradprobe("report", "absent.gradprobe", cwd=folder)
     assert (absent.returncode, absent.stdout) == (2, b"")
-    assert absent.stderr.startswith(b"gradprobe report: absent.gradprobe: there is no such file")
+    assert absent.stderr.startswith(b"gradprobe report: cannot read absent.gradprobe: there is no such file")

@@ -12,7 +12,7 @@ import pytest
 
 import gradprobe
 from tests.commands.running import gradprobe as run_gradprobe
-from tests.commands.running import python, refused
+from tests.commands.running import python, refused, warm_gradprobe
 
 IDENTITY = """
 import atexit, pickle, sys, threading, time, warnings
@@ -173,14 +173,14 @@ def test_run_behaves_exactly_as_python(case: str, tmp_path: Path) -> None:
     assert recorded.stderr.removesuffix(last).decode() == plain.stderr.decode()
     assert recorded.stdout.decode() == plain.stdout.decode()
     assert recorded.returncode == plain.returncode
-    assert gradprobe.load(tmp_path / "r.gradprobe").tables.is_complete
+    assert gradprobe.load(tmp_path / "r.gradprobe")._tables.is_complete
 
 
 def test_os_exit_leaves_a_readable_file_and_nothing_else(tmp_path: Path) -> None:
     write(tmp_path, {"s.py": "import os; print('out', flush=True); os._exit(9)"})
-    ended = run_gradprobe("run", "-o", "r.gradprobe", "s.py", cwd=tmp_path)
+    ended = warm_gradprobe("run", "-o", "r.gradprobe", "s.py", cwd=tmp_path)
     assert (ended.stdout, ended.stderr, ended.returncode) == (b"out\n", b"", 9)
-    assert not gradprobe.load(tmp_path / "r.gradprobe").tables.is_complete
+    assert not gradprobe.load(tmp_path / "r.gradprobe")._tables.is_complete
 
 
 PROGRAM = """
@@ -210,7 +210,7 @@ threading.Timer(0.3, thread.start).start()
 
 def test_threads_and_exit_handlers_are_recorded(tmp_path: Path) -> None:
     write(tmp_path, {"my program.py": PROGRAM})
-    ended = run_gradprobe("run", "my program.py", cwd=tmp_path)
+    ended = warm_gradprobe("run", "my program.py", cwd=tmp_path)
     (file,) = tmp_path.glob("my program.*.gradprobe")
     assert ended.returncode == 0
     # The program took its standard error away, chose another folder, and its name holds a space.
@@ -231,12 +231,12 @@ def test_threads_and_exit_handlers_are_recorded(tmp_path: Path) -> None:
         ("MainThread", "inference_mode", "with", "exit", 10, "at_exit"),
     ]
     assert recording.environment["program"] == "my program.py"
-    assert recording.tables.is_complete
+    assert recording._tables.is_complete
 
 
 def test_modes_set_while_a_package_is_imported_are_recorded(tmp_path: Path) -> None:
     write(tmp_path, {"pkg/__init__.py": "import torch\ntorch.set_grad_enabled(False)\n", "pkg/mod.py": ""})
-    assert run_gradprobe("run", "-o", "r.gradprobe", "-m", "pkg.mod", cwd=tmp_path).returncode == 0
+    assert warm_gradprobe("run", "-o", "r.gradprobe", "-m", "pkg.mod", cwd=tmp_path).returncode == 0
     recording = gradprobe.load(tmp_path / "r.gradprobe")
     assert list(recording.transitions["file"]) == [str(tmp_path / "pkg" / "__init__.py")]
     assert recording.environment["program"] == "pkg.mod"
@@ -298,8 +298,8 @@ def test_bad_usage_is_rejected_and_leaves_no_file(
 
 
 def test_force_replaces_an_old_recording(place: Path) -> None:
-    assert run_gradprobe("run", "-o", "old.gradprobe", "s.py", cwd=place).returncode == 2
+    assert warm_gradprobe("run", "-o", "old.gradprobe", "s.py", cwd=place).returncode == 2
     assert (place / "old.gradprobe").read_bytes() == b"precious"
-    ended = run_gradprobe("run", "-o", "old.gradprobe", "--force", "s.py", cwd=place)
+    ended = warm_gradprobe("run", "-o", "old.gradprobe", "--force", "s.py", cwd=place)
     assert (ended.returncode, ended.stdout) == (0, b"ran\n")
-    assert gradprobe.load(place / "old.gradprobe").tables.is_complete
+    assert gradprobe.load(place / "old.gradprobe")._tables.is_complete

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import gradprobe
+from tests import warm_python
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TITLE = "gradprobe: gradient and inference modes"
@@ -33,9 +34,8 @@ def example(name: str) -> ModuleType:
 
 def python(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GRADPROBE")}
-    return subprocess.run(
-        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = warm_python.run(*map(str, words), cwd=cwd, env=environment)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def report_in(text: str) -> str:

@@ -188,7 +188,7 @@ def test_threads_and_backwards_are_told_once_where_ours_is_buried_and_on_top_too
     with Recorder(level="ops") as recording:
         blocks()
     tool.remove()
-    assert len(recording.tables.contents[0].threads) == len(alone.tables.contents[0].threads) + 1
-    assert len(recording.tables.contents[0].accounts["backwards"]) == 1
+    assert len(recording._tables.contents[0].threads) == len(alone._tables.contents[0].threads) + 1
+    assert len(recording._tables.contents[0].accounts["backwards"]) == 1
     by_hand = recording.ops[recording.ops["op"] == "increment_version"]
     assert by_hand["version_bumps"].sum() == 1

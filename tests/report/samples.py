@@ -12,8 +12,8 @@ import torch
 
 from gradprobe.analysis.comparison_outcome import ArmResult, ComparisonOutcome, WorkloadResult
 from gradprobe.recorder import Recorder
-from gradprobe.recording.sqlite_file import Contents
-from gradprobe.result import Recording
+from gradprobe.recording.contents import Contents
+from gradprobe.result import Recording, StoredRecording
 from gradprobe.tables import columns, dataframes
 from gradprobe.tables.recording_tables import RecordingTables
 from tests.conftest import FakeClock
@@ -41,7 +41,7 @@ def contents() -> Contents:
         thread.start()
         thread.join()
         clock.advance(500_000)
-    return _named(recording.tables.contents[0], ["serve.py"] * 3, ["predict", "refine", "validate"], "validation")
+    return _named(recording._tables.contents[0], ["serve.py"] * 3, ["predict", "refine", "validate"], "validation")
 
 
 def _named(made: Contents, files: Sequence[str], functions: Sequence[str], thread: str) -> Contents:
@@ -65,7 +65,7 @@ def tables(findings: Sequence[Sequence[Any]] = (), made: Contents | None = None)
 
 def recording() -> Recording:
     made = contents()
-    return Recording(lambda: [made])
+    return Recording(StoredRecording([made]))
 
 
 def renamed(made: Contents, name: str) -> Contents:

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gradprobe.recording.sqlite_file import Contents
+from gradprobe.recording.contents import Contents
 from gradprobe.report.formats.registry import find_format
 from gradprobe.report.formats.rendered import RenderOptions
 from tests.report import samples
 from tests.report.reading import Page
+from tests.thoroughness import examples
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -90,7 +91,9 @@ FORMATS = ("terminal", "markdown", "html", "json", "csv")
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(40),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(name=names)
 @example(name=HOSTILE[0])
@@ -156,4 +159,4 @@ def test_no_report_contains_environment_variables(monkeypatch: pytest.MonkeyPatc
     with gradprobe.record() as recording:
         pass
     for one in FORMATS:
-        assert "hunter2hunter2" not in str(find_format(one).render(recording.tables, RenderOptions(stem="r")))
+        assert "hunter2hunter2" not in str(find_format(one).render(recording._tables, RenderOptions(stem="r")))

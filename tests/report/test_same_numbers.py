@@ -41,7 +41,7 @@ def tables(request: pytest.FixtureRequest) -> Any:
             torch.ones(3).add_(1)
         with torch.enable_grad():
             (weight.exp() * 3).sum().backward()
-    return recording.tables
+    return recording._tables
 
 
 def test_the_sites_are_the_same_in_every_format(tables: Any) -> None:

@@ -21,6 +21,11 @@ def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendere
     )
 
 
+def render_tables(tables: RecordingTables) -> dict[str, str]:
+    """Return the CSV of every table of a recording, by the name of the table."""
+    return {name: _to_csv(getattr(tables, name)) for name in ("sites", *ATTACHED_TABLES)}
+
+
 def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:
     """Render the table of a comparison."""
     return Rendered(_to_csv(build_comparison_table(outcome)))

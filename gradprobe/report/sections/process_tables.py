@@ -9,8 +9,8 @@ from gradprobe.analysis.process_relations import (
     relate_processes,
 )
 from gradprobe.analysis.time_by_mode import MODES, sum_by_mode
-from gradprobe.history.records import Modes
 from gradprobe.recording.events import mode_name
+from gradprobe.recording.rows import Modes
 from gradprobe.report.document import Section, Table
 from gradprobe.report.units import MISSING, escape_unprintable, format_count, format_duration, format_location
 from gradprobe.tables.recording_tables import RecordingTables

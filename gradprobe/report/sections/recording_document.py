@@ -10,8 +10,8 @@ import pandas as pd
 
 from gradprobe.analysis.blind_spots import describe_blind_spots
 from gradprobe.analysis.time_by_mode import MODES, sum_by_mode, sum_by_thread, sum_hidden_ns
-from gradprobe.history.records import is_failure
 from gradprobe.recording.events import UNKNOWN
+from gradprobe.recording.rows import is_failure
 from gradprobe.report.document import Chart, Document, Section, Table
 from gradprobe.report.sections import compile_tables, device_tables, findings_section, operator_tables, process_tables
 from gradprobe.report.sections.timeline import build_timeline

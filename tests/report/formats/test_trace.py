@@ -25,6 +25,7 @@ from tests.capabilities import needs_saved
 from tests.conftest import FakeClock
 from tests.report import samples
 from tests.report.test_hostile_names import HOSTILE
+from tests.thoroughness import examples
 
 CLOCKS_US = 5_000
 """Allowed difference between the clocks of torch.profiler and of the recording on a busy machine."""
@@ -88,7 +89,7 @@ def test_saved_bytes_are_counted_where_operators_were_seen() -> None:
         for _ in range(3):
             with torch.enable_grad():
                 results.append(weight.exp())
-    counted = [e["args"]["bytes"] for e in events_of(recording.tables) if "bytes" in e.get("args", {})]
+    counted = [e["args"]["bytes"] for e in events_of(recording._tables) if "bytes" in e.get("args", {})]
     assert counted[0] == 0
     assert counted[-1] == recording.sites["saved_bytes"].sum() > 0
     assert counted == sorted(counted)
@@ -104,14 +105,14 @@ def test_tasks_of_a_thread_have_tracks_of_their_own() -> None:
 
     with gradprobe.record() as recording:
         asyncio.run(run())
-    events = events_of(recording.tables)
+    events = events_of(recording._tables)
     check_format(events)
     assert {f"MainThread step {number}" for number in range(3)} <= {
         e["args"].get("name") for e in events if "args" in e
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(["enter", "exit", "set"]), st.integers(0, 3), st.integers(0, 9)), max_size=30)
 )
@@ -130,7 +131,7 @@ def test_slices_nest_and_keep_the_total_time(steps: list[tuple[str, int, int]]) 
                 torch.set_grad_enabled(which % 2 == 0)
         clock.advance(1000)
     torch.set_grad_enabled(True)
-    events = events_of(recording.tables)
+    events = events_of(recording._tables)
     check_format(events)
     drawn = sum(event["dur"] for event in events if event["ph"] == "X")
     assert drawn == pytest.approx(recording.regions["duration_ns"].sum() / 1000)
@@ -180,7 +181,7 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[gradprobe.Record
 
 def test_events_have_the_fields_of_torch_profiler(profiled: tuple[gradprobe.Recording, Path]) -> None:
     recording, path = profiled
-    theirs, ours = json.loads(path.read_text())["traceEvents"], events_of(recording.tables)
+    theirs, ours = json.loads(path.read_text())["traceEvents"], events_of(recording._tables)
     for phase in ("X", "M"):
         common = set.intersection(*(set(event) for event in theirs if event["ph"] == phase)) - {"ts"}
         assert all(common <= set(event) for event in ours if event["ph"] == phase)
