@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from gradprobe.analysis.findings import find_all
 from gradprobe.analysis.findings.finding import Finding, merge_duplicates
 from gradprobe.commands import findings_output
+from gradprobe.commands.messages import print_message
 from gradprobe.report.units import escape_unprintable, pluralize
 from gradprobe.result import merge
 from gradprobe.scan.source_files import ScanResult, scan_paths
@@ -44,8 +44,8 @@ def execute(options: argparse.Namespace) -> int:
             print(line)
     code = findings_output.report_findings(options, findings)
     for problem in seen.unreadable:
-        _print_error(f"not read: {problem}")
-    _print_error(f"{pluralize(seen.files, 'file')} scanned, {pluralize(len(seen.manager_uses), 'context manager')} found")
+        print_message(f"not read: {problem}")
+    print_message(f"{pluralize(seen.files, 'file')} scanned, {pluralize(len(seen.manager_uses), 'context manager')} found")
     return code
 
 
@@ -75,8 +75,3 @@ def _list_unused_managers(seen: ScanResult, tables: RecordingTables) -> Iterator
 
 def _resolve(file: object) -> str:
     return os.path.realpath(file) if isinstance(file, str) else ""
-
-
-def _print_error(text: str) -> None:
-    if sys.stderr is not None:
-        print(escape_unprintable(text), file=sys.stderr)

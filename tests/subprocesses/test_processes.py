@@ -237,7 +237,7 @@ def test_ranks_gather_one_report_on_rank_0_without_a_file(tmp_path: Path) -> Non
     done = torchrun(str(ROOT / "examples" / "fsdp.py"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("gradprobe: gradient and inference modes") == 1
-    assert "The 2 ranks build graphs at the same lines and meet under the same modes." in done.stdout
+    assert "The 2 ranks build graphs at the same lines and run collectives under the same modes." in done.stdout
     assert files_in(tmp_path) == []
 
 
