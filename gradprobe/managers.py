@@ -18,7 +18,9 @@ import torch
 from torch.utils._contextlib import context_decorator
 
 from gradprobe._resumable import is_async_function, wrap_resumable
-from gradprobe.capture.location.callers import clone_set_grad_enabled, indirect_files, is_tracing
+from gradprobe.capture.location.callers import indirect_files
+from gradprobe.capture.modes.drop_in_clone import clone_set_grad_enabled
+from gradprobe.capture.patching.compile_skip import is_tracing
 
 __all__ = [
     "enable_grad",

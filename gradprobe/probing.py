@@ -19,13 +19,16 @@ from gradprobe._resumable import StepFunction, is_ended_by_stop, is_resumable, w
 from gradprobe._switch import DISABLED_AT_IMPORT, switch
 from gradprobe.capture.autograd.call_effects import CallEffects
 from gradprobe.capture.clock import SYSTEM, Clock
-from gradprobe.capture.location.callers import find_caller, is_tracing, unwrap_code
-from gradprobe.capture.session import CALL_BITS, Session
+from gradprobe.capture.location.callers import find_caller, unwrap_code
+from gradprobe.capture.patching.compile_skip import is_tracing
+from gradprobe.capture.routing import CALL_BITS
+from gradprobe.capture.session import Session
 from gradprobe.environment import environment
 from gradprobe.errors import GradprobeError
 from gradprobe.recorder import check_level, get_session
+from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import CALL, DECORATED, ENTER, EXIT, SUSPEND
-from gradprobe.recording.sqlite_file import Contents, Store
+from gradprobe.recording.sqlite_file import Store
 from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, Writer
 from gradprobe.result import Recording
 

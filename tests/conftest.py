@@ -7,10 +7,17 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
 from gradprobe.capture.ops.native.loader import core
+from tests.thoroughness import IS_THOROUGH
+
+# The same examples every time, so that a change is what makes a test fail; a thorough run looks for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+if not IS_THOROUGH:
+    hypothesis.settings.load_profile("repeatable")
 
 OBSERVED: list[Any] = [
     torch.no_grad,

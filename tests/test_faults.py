@@ -16,8 +16,9 @@ import pytest
 
 import gradprobe
 from gradprobe.__main__ import main
-from tests.commands.running import PATIENCE_S, python
-from tests.commands.running import gradprobe as run_gradprobe
+from tests.commands.running import PATIENCE_S
+from tests.commands.running import warm_gradprobe as run_gradprobe
+from tests.warm_python import run as python
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals, limits and forks of POSIX")
 
@@ -36,15 +37,12 @@ def started(folder: Path, program: str, name: str = "r") -> Iterator[subprocess.
             process.kill()
 
 
-# Counts go out by a system call, so they are out when the process is killed. At most a hundred of them in a second.
 PACED = """
-import os, time, torch
-log = os.open("paced.log", os.O_WRONLY | os.O_CREAT)
+import time, torch
 print("ready", flush=True)
-for number in range(100_000):
+while True:
     with torch.no_grad():
         pass
-    os.pwrite(log, str(number + 1).encode(), 0)
     time.sleep(0.01)
 """
 
@@ -57,25 +55,26 @@ while True:
 """
 
 
-def test_a_killed_program_leaves_all_but_its_last_second(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with contextlib.ExitStack() as stack:
-        folders = {}
-        for number, moment in enumerate((0.1, 0.9, 1.8)):
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            folders[folder] = moment, stack.enter_context(started(folder, PACED))
-        for moment, process in folders.values():
-            time.sleep(moment)
-            process.send_signal(signal.SIGKILL)
-            assert process.wait(PATIENCE_S) == -signal.SIGKILL
-    for folder in folders:
-        done = int((folder / "paced.log").read_text() or 0)
-        recording = gradprobe.load(folder / "r.gradprobe")
-        exits = int((recording.transitions["event"] == "exit").sum())
-        assert done - 100 <= exits <= done + 1
-        assert not recording._tables.is_complete
-        assert main(["report", str(folder / "r.gradprobe")]) == 0
-        assert "still runs or was killed" in capsys.readouterr().out
+def test_a_killed_program_leaves_all_that_was_on_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Events reach the disk while the program runs, and a kill takes none of them away.
+
+    How soon they do depends on the load of the machine: ``make fidelity`` measures that it takes less than a second.
+    """
+    path = tmp_path / "r.gradprobe"
+    with started(tmp_path, PACED) as process:
+        on_disk = 0
+        while on_disk < 50:
+            on_disk = exits(path)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(PATIENCE_S) == -signal.SIGKILL
+    assert exits(path) >= on_disk
+    assert not gradprobe.load(path)._tables.is_complete
+    assert main(["report", str(path)]) == 0
+    assert "still runs or was killed" in capsys.readouterr().out
+
+
+def exits(path: Path) -> int:
+    return int((gradprobe.load(path).transitions["event"] == "exit").sum())
 
 
 def test_a_program_killed_while_its_recording_is_written_leaves_whole_batches(tmp_path: Path) -> None:
@@ -95,16 +94,18 @@ def test_a_program_killed_while_its_recording_is_written_leaves_whole_batches(tm
 
 
 FILLING = """
-import resource, sys, time, torch
-with torch.no_grad():                                      # line 3, before the disk is full
-    time.sleep(0.6)
+import contextlib, resource, sqlite3, sys, time, torch
+with torch.no_grad():                                      # line 3, on disk before that is full
+    pass
+with contextlib.closing(sqlite3.connect("file:r.gradprobe?mode=ro", uri=True, timeout=300)) as file:
+    while not file.execute("SELECT count(*) FROM sites").fetchone()[0]:
+        time.sleep(0.01)
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 for number in range(40_000):
     with torch.no_grad():
         pass
     with torch.inference_mode():
         pass
-time.sleep(0.6)
 print("to the end", flush=True)
 sys.exit(int(sys.argv[1]))
 """
@@ -258,7 +259,7 @@ def forks():
                         pass
                 os._exit(len(recording.regions))
             except gradprobe.GradprobeError as error:
-                os._exit(1 if "inside SQLite as it was forked" in str(error) else 2)
+                os._exit(1 if "held SQLite's lock" in str(error) else 2)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     ended.append(1)
 

@@ -189,29 +189,29 @@ def change(tensor: torch.Tensor) -> None:
 
 
 ACTIONS: dict[str, Callable[[torch.Tensor], Any]] = {
-    "an in-place operation under no_grad, outside of inference mode": torch.no_grad()(change),
+    "an in-place operation under no_grad, outside inference mode": torch.no_grad()(change),
     "an operation that saves it for backward, such as multiplying it by a tensor that requires grad": (
         lambda tensor: tensor * torch.ones((), requires_grad=True, device=tensor.device)
     ),
-    "requires_grad_() outside of inference mode": lambda tensor: tensor.requires_grad_(),
+    "requires_grad_() outside inference mode": lambda tensor: tensor.requires_grad_(),
     "requires_grad_()": lambda tensor: tensor.requires_grad_(),
     "reading its _version": lambda tensor: tensor._version,
-    "backward() from an operation on it alone, such as t.sum(): none is recorded": lambda tensor: (
+    "backward() from an operation on it alone, such as t.sum(): no node is recorded": lambda tensor: (
         tensor.sum().backward()
     ),
-    "backward() through its graph, which a backward has freed already": lambda tensor: tensor.sum().backward(),
-    "an in-place operation with gradients on": change,
-    "an in-place operation with gradients on and an operand that requires grad": (
+    "backward() through its graph, which an earlier backward pass has freed": lambda tensor: tensor.sum().backward(),
+    "an in-place operation with grad enabled": change,
+    "an in-place operation with grad enabled and an operand that requires grad": (
         lambda tensor: tensor.add_(torch.ones((), requires_grad=True))
     ),
-    "in-place arithmetic: several of its elements are one in memory": torch.no_grad()(change),
+    "in-place arithmetic: several of its elements share one memory location": torch.no_grad()(change),
     "reading its grad_fn, and every operation on it that autograd records": lambda tensor: tensor.grad_fn,
-    "copying its numbers, as .to('cpu') does": lambda tensor: tensor.to("cpu"),
+    "copying its data, as .to('cpu') does": lambda tensor: tensor.to("cpu"),
     "numpy()": lambda tensor: tensor.numpy(),
     "untyped_storage()": lambda tensor: tensor.untyped_storage(),
     "reading its shape": lambda tensor: tensor.shape,
-    "backward() from a complex number, such as t.sum()": lambda tensor: tensor.sum().backward(),
-    "reading a number, as t.sum().item() does, inside torch.vmap": lambda tensor: tensor.sum().item(),
+    "backward() from a complex result, such as t.sum()": lambda tensor: tensor.sum().backward(),
+    "reading a value, as t.sum().item() does, inside torch.vmap": lambda tensor: tensor.sum().item(),
     "backward() inside a torch.func transform": lambda tensor: tensor.sum().backward(),
 }
 
@@ -279,11 +279,11 @@ def test_what_is_said_to_fail_fails_with_these_words(name: str) -> None:
 
 
 GENERAL = [
-    "an in-place operation under no_grad, outside of inference mode",
+    "an in-place operation under no_grad, outside inference mode",
     "an operation that saves it for backward, such as multiplying it by a tensor that requires grad",
     "reading its _version",
-    "an in-place operation with gradients on",
-    "copying its numbers, as .to('cpu') does",
+    "an in-place operation with grad enabled",
+    "copying its data, as .to('cpu') does",
 ]
 
 

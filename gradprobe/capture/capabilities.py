@@ -9,10 +9,10 @@ from typing import Final
 
 import torch
 
+from gradprobe.capture.autograd.node_counter import find_node_counter
 from gradprobe.capture.compile.dynamo import can_observe_calls
 from gradprobe.capture.modes.manager_hooks import KNOWN_METHODS, is_known_method
 from gradprobe.capture.ops.native.loader import core_status
-from gradprobe.capture.session import find_node_counter
 
 REQUIRED_FOR_OPS: Final = (
     "torch.autograd._get_sequence_nr",

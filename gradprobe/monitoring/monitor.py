@@ -20,8 +20,10 @@ import torch
 from gradprobe import _switch, lifecycle
 from gradprobe._resumable import StepFunction, is_ended_by_stop, is_resumable, wrap_resumable
 from gradprobe.capture.clock import SYSTEM, Clock
-from gradprobe.capture.location.callers import is_tracing, unwrap_code
-from gradprobe.capture.session import CALL_BITS, Session
+from gradprobe.capture.location.callers import unwrap_code
+from gradprobe.capture.patching.compile_skip import is_tracing
+from gradprobe.capture.routing import CALL_BITS
+from gradprobe.capture.session import Session
 from gradprobe.errors import GradprobeError
 from gradprobe.monitoring.counters import BuiltGraph, Counters, PathCount, SiteCount
 from gradprobe.recorder import get_session

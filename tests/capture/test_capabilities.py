@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,8 @@ import torch
 import gradprobe
 from gradprobe.__main__ import main
 from gradprobe.capture.capabilities import OPTIONAL_TORCH_FEATURES, PYTHON_FEATURES, REQUIRED_FOR_OPS, list_capabilities
-from tests.commands.running import python, refused
+from tests.commands.running import refused
+from tests.warm_python import run as python
 
 PROGRAM = """
 import functools, sys
@@ -37,11 +36,9 @@ assert list(recording.transitions["event"])[-2:] == ["enter", "exit"]
 
 
 @pytest.mark.parametrize("name", OPTIONAL_TORCH_FEATURES)
-def test_without_an_optional_part_of_pytorch_operators_are_recorded(name: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", PROGRAM, name], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def test_without_an_optional_part_of_pytorch_operators_are_recorded(name: str, tmp_path: Path) -> None:
+    done = python("-W", "error::RuntimeWarning", "-c", PROGRAM, name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.parametrize("name", REQUIRED_FOR_OPS)
@@ -81,7 +78,7 @@ def test_what_nodes_saved_is_missing_and_not_nothing_where_pytorch_does_not_show
     done = python("-c", WITHOUT_SAVED, cwd=tmp_path)
     assert done.returncode == 0, done.stderr.decode()
     told = refused(capsys, "check", str(tmp_path / "saved.gradprobe"), "--max-saved-bytes", "8")
-    assert "--max-saved-bytes needs a recording of a torch that shows what its nodes saved" in told
+    assert "cannot check --max-saved-bytes: the recorded torch does not expose saved tensors" in told
 
 
 def test_a_budget_for_what_is_saved_fails_where_pytorch_does_not_show_it(tmp_path: Path) -> None:

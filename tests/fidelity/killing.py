@@ -68,14 +68,14 @@ def _work(file: Path, log: Path, level: str, tell: int) -> None:
         time.sleep(0.002 if number % 400 < 200 else 0)
 
 
-def kill(victim: Victim) -> list[str]:
+def kill(victim: Victim, may_miss_ns: int) -> list[str]:
     """Kills ``victim`` when its time has come; gives what is wrong with the file it leaves."""
     time.sleep(max(0.0, victim.dies_at - time.monotonic()))
     os.kill(victim.process, signal.SIGKILL)
     killed_ns = time.perf_counter_ns()
     os.waitpid(victim.process, 0)
     done = np.frombuffer(victim.log.read_bytes(), np.int64)
-    certain = int((done < killed_ns - MAY_MISS_NS).sum())
+    certain = int((done < killed_ns - may_miss_ns).sum())
     try:
         recording = gradprobe.load(victim.file)
         events = recording.transitions["event"].tolist()
@@ -94,7 +94,9 @@ def kill(victim: Victim) -> list[str]:
     return wrong
 
 
-def trial(times: int, seed: int, folder: Path) -> list[str]:
+def trial(
+    times: int, seed: int, folder: Path, *, longest_s: float = LONGEST_S, may_miss_ns: int = MAY_MISS_NS
+) -> list[str]:
     """Kills ``times`` programs, a few of which run side by side; gives what was wrong, with the moment of the kill."""
     choose = random.Random(seed)
     found = []
@@ -103,10 +105,12 @@ def trial(times: int, seed: int, folder: Path) -> list[str]:
         for number in range(first, min(first + AT_ONCE, times)):
             own = folder / str(number)
             own.mkdir()
-            lives_s = choose.uniform(0, LONGEST_S)
+            lives_s = choose.uniform(0, longest_s)
             victims.append((lives_s, start(own, LEVELS[number % len(LEVELS)], lives_s)))
         for lives_s, victim in sorted(victims, key=lambda one: one[1].dies_at):
-            found += [f"level {victim.level}, killed after {lives_s:.3f} s: {text}" for text in kill(victim)]
+            found += [
+                f"level {victim.level}, killed after {lives_s:.3f} s: {text}" for text in kill(victim, may_miss_ns)
+            ]
     return found
 
 

@@ -254,9 +254,9 @@ def test_torchscript_compiles_a_mode_block_while_recording() -> None:
 
 @pytest.mark.parametrize("fails", ["now", "locate", "emit"])
 def test_an_error_inside_a_hook_stays_there_and_is_told(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradprobe.capture import session
+    from gradprobe.capture import installation
     from gradprobe.capture.clock import Clock
-    from gradprobe.capture.location import callers
+    from gradprobe.capture.location import tasks
     from gradprobe.capture.modes import manager_hooks
 
     def broken(*_: Any) -> Any:
@@ -267,8 +267,8 @@ def test_an_error_inside_a_hook_stays_there_and_is_told(fails: str, monkeypatch:
     if fails == "locate":
         monkeypatch.setattr(manager_hooks, "find_caller", broken)
     if fails == "emit":
-        monkeypatch.setattr(callers.TaskLabels, "label", broken)
-        monkeypatch.setattr(session, "may_have_event_loops", lambda: True)
+        monkeypatch.setattr(tasks.TaskLabels, "label", broken)
+        monkeypatch.setattr(installation, "may_have_event_loops", lambda: True)
 
     @torch.no_grad()
     def decorated() -> bool:

@@ -54,7 +54,7 @@ def test_findings_of_workers_arrive_and_those_that_the_project_silences_are_not_
     pytester.makepyprojecttoml('[tool.gradprobe]\nignore = ["GP0"]\n')
     ended = run(TESTS, "--gradprobe")
     assert ended.ret == pytest.ExitCode.USAGE_ERROR
-    assert "names 'GP0', which begins no rule's code" in ended.stderr.str()
+    assert "unknown rule code 'GP0'" in ended.stderr.str()
 
 
 def test_an_error_of_ours_fails_no_test_but_one_that_has_a_budget(run: Run, pytester: pytest.Pytester) -> None:

@@ -1,4 +1,4 @@
-"""Names of a recording are anybody's: whatever they are, no format breaks and nothing of them takes effect."""
+"""A recording may contain any names: none of them breaks a format or has an effect in it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gradprobe.recording.sqlite_file import Contents
+from gradprobe.recording.contents import Contents
 from gradprobe.report.formats.registry import find_format
 from gradprobe.report.formats.rendered import RenderOptions
 from tests.report import samples
 from tests.report.reading import Page
+from tests.thoroughness import examples
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -90,7 +91,9 @@ FORMATS = ("terminal", "markdown", "html", "json", "csv")
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(40),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(name=names)
 @example(name=HOSTILE[0])
@@ -106,7 +109,7 @@ def test_no_name_breaks_a_format_or_gets_out_of_its_place(made: Contents, name: 
         elif "json" in kind:
             json.loads(body)
         elif "csv" in kind:
-            for text in (body, *written.beside.values()):
+            for text in (body, *written.attachments.values()):
                 check_sheet(str(text))
         else:
             assert all(character.isprintable() for character in body.replace("\n", ""))

@@ -24,6 +24,7 @@ WRONG = {
     "through an alias": ("import torch as t\nt.inference_mode()\n", "GP104", 2),
     "through a name": ("from torch import no_grad as off\noff()\n", "GP104", 2),
     "through a module": ("from torch.autograd import grad_mode\ngrad_mode.enable_grad()\n", "GP104", 2),
+    "through a star": ("from torch import *\nno_grad()\n", "GP104", 2),
     "a decorated async def": ("import torch\n@torch.no_grad()\nasync def f(): pass\n", "GP702", 2),
     "in a class": ("import torch\nclass A:\n    @torch.inference_mode()\n    async def f(self): pass\n", "GP702", 3),
     "yield in a block": ("import torch\ndef f():\n    with torch.no_grad():\n        yield 1\n", "GP703", 3),

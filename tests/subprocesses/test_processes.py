@@ -15,9 +15,9 @@ import torch.distributed as distributed
 import gradprobe
 from gradprobe.analysis.process_relations import find_collective_calls, find_graph_divergences, relate_processes
 from gradprobe.analysis.process_relations import group_by_rank as ranks_of
-from gradprobe.recording.relatives import StartedProcess, started
+from gradprobe.recording.notes import StartedProcess, read_started_processes
 from tests.commands.running import gradprobe as run_gradprobe
-from tests.commands.running import python
+from tests.commands.running import python, warm_gradprobe
 
 ROOT = Path(__file__).parents[2]
 
@@ -142,7 +142,7 @@ for thread in threads: thread.join()
 """,
         encoding="utf-8",
     )
-    done = run_gradprobe("run", "--follow", "--level=ops", "-o", "run.gradprobe", "program.py", cwd=tmp_path)
+    done = warm_gradprobe("run", "--follow", "--level=ops", "-o", "run.gradprobe", "program.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(files_in(tmp_path)) == 21
     recording = gradprobe.merge(files_in(tmp_path))
@@ -176,9 +176,9 @@ for thread in threads: thread.join()
 """,
         encoding="utf-8",
     )
-    done = run_gradprobe("run", "--follow", "-o", "run.gradprobe", "program.py", cwd=tmp_path)
+    done = warm_gradprobe("run", "--follow", "-o", "run.gradprobe", "program.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    untold = done.stderr.decode().count("is not recorded: another thread was inside SQLite as it was forked")
+    untold = done.stderr.decode().count("is not recorded: cannot record in this process: it was forked")
     assert len(files_in(tmp_path)) == 13 - untold
 
 
@@ -187,16 +187,16 @@ def test_files_of_earlier_children_are_refused_and_with_force_removed(tmp_path: 
     stale = tmp_path / "run.4711.gradprobe"
     stale.write_bytes(b"of an earlier run")
     words = ["run", "--follow", "-o", "run.gradprobe", "program.py"]
-    refused = run_gradprobe(*words, cwd=tmp_path)
+    refused = warm_gradprobe(*words, cwd=tmp_path)
     assert (refused.returncode, stale.exists()) == (2, True)
     assert b"run.4711.gradprobe exists already" in refused.stderr
-    assert run_gradprobe(words[0], "--force", *words[1:], cwd=tmp_path).returncode == 0
+    assert warm_gradprobe(words[0], "--force", *words[1:], cwd=tmp_path).returncode == 0
     assert files_in(tmp_path) == [tmp_path / "run.gradprobe"]
 
 
 def torchrun(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
 needs_gloo = pytest.mark.skipif(
@@ -227,7 +227,7 @@ def test_each_rank_writes_a_file_and_their_report_says_where_they_part(tmp_path:
     assert sorted(findings["rule"]) == ["GP901", "GP902"]
     gathered = recording.regions[["rank", "manager"]].itertuples(index=False, name=None)
     assert [*gathered] == [(0, "no_grad")]
-    checked = run_gradprobe("check", "ddp.rank0.gradprobe", "ddp.rank1.gradprobe", cwd=tmp_path)
+    checked = warm_gradprobe("check", "ddp.rank0.gradprobe", "ddp.rank1.gradprobe", cwd=tmp_path)
     assert checked.returncode == 1
     assert b"GP902" in checked.stdout
 
@@ -252,4 +252,4 @@ def test_gathering_without_a_process_group_says_so() -> None:
 def test_an_edited_note_of_a_started_process_is_none(text: str) -> None:
     real = StartedProcess(7, False, True, "a.py", 3, "main")
     notes: list[Any] = [("started", text, 1), ("started", real.text(), 1), ("fault", real.text(), 1)]
-    assert [*started(notes)] == [real]
+    assert [*read_started_processes(notes)] == [real]

@@ -9,10 +9,10 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from gradprobe.analysis.tensor_problems import TensorFacts
 from gradprobe.capture.autograd.base_tensor import BaseTensor
 from gradprobe.capture.autograd.graph import GraphSummary
 from gradprobe.capture.autograd.ownership import bytes_in_memory, is_functorch_wrapped
+from gradprobe.recording.tensor_facts import TensorFacts
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def read_facts(tensor: torch.Tensor, graph: GraphSummary) -> TensorFacts:
             dtype=str(plain.dtype).removeprefix("torch."),
             can_require_grad=plain.is_floating_point() or plain.is_complex(),
             is_view=is_view,
-            made_as=torch._C._autograd._get_creation_meta(tensor).name if is_view else "DEFAULT",
+            creation_meta=torch._C._autograd._get_creation_meta(tensor).name if is_view else "DEFAULT",
             is_base_leaf=is_view and plain._base is not None and BaseTensor(plain._base).is_leaf,
             grad_fn=None if grad_fn is None else str(type(grad_fn).name(grad_fn)),
             output_number=plain.output_nr if grad_fn is not None else 0,

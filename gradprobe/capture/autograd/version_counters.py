@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.ops.dispatch_mode import skip_when_compiling
+from gradprobe.capture.patching.compile_skip import skip_when_compiling
 from gradprobe.capture.patching.patches import Patch
 
 _descriptor: Any = vars(torch._C.TensorBase)["_version"]

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
+from gradprobe.capture.autograd.values import iter_tensors
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.location.expressions import assignment_before, names_at
-from gradprobe.capture.ops.op_schema import iter_tensors
 from gradprobe.recording.notes import BlockAt, SourceLocation
 
 _CONVERSIONS = ("aten._to_copy", "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout", "aten.clone")

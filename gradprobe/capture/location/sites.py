@@ -9,16 +9,16 @@ from types import CodeType
 
 import torch
 
-import gradprobe
+from gradprobe import _version
 from gradprobe.capture.location.callers import indirect_files
+from gradprobe.recording.contents import Site
 from gradprobe.recording.events import DECORATED, GENERATOR, NOWHERE
-from gradprobe.recording.sqlite_file import Site
 
 Offset = int | tuple[int, str]
 """An offset into the code; with a name of the user's own choosing, a pair."""
 
 TORCH_DIR = os.path.dirname(torch.__file__) + os.sep
-GRADPROBE_DIR = os.path.dirname(gradprobe.__file__) + os.sep
+GRADPROBE_DIR = os.path.dirname(_version.__file__) + os.sep
 _GENERATED = (f"{os.sep}torchinductor_", "<eval_with_key>", "<torch_package")
 _FORMS = {DECORATED: "decorator", GENERATOR: "generator"}
 

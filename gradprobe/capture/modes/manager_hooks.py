@@ -24,13 +24,13 @@ import torch
 from gradprobe.capture.location.callers import (
     CLONE_CODE,
     DECORATOR_CODE,
-    DROP_IN_CLONE_CODE,
     EXIT_STACK_CODE,
     GENERATOR_CODE,
     GRAD_MODE_FILE,
-    TaskLabels,
     find_caller,
 )
+from gradprobe.capture.location.tasks import TaskLabels
+from gradprobe.capture.modes.drop_in_clone import DROP_IN_CLONE_CODE
 from gradprobe.capture.patching.patches import Patch
 from gradprobe.recording.events import (
     ACTION_MASK,

@@ -69,14 +69,3 @@ def _own_modes() -> int:
     """How many modes there are that are none of PyTorch's own infrastructure, which has places of its own."""
     stack = [torch._C._get_dispatch_stack_at(i) for i in range(torch._C._len_torch_dispatch_stack())]
     return sum(getattr(mode, "_mode_key", None) is None for mode in stack)
-
-
-def skip_when_compiling(*functions: Any) -> None:
-    """Keeps ``torch.compile`` from tracing into our functions, and into what they call."""
-    frames: Any = torch._C._dynamo.eval_frame
-    try:
-        skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
-        for function in functions:
-            frames.set_code_exec_strategy(function.__code__, skip)
-    except AttributeError:  # another version; the mode is then told apart by what it says of itself
-        return

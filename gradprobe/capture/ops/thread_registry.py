@@ -28,9 +28,9 @@ from gradprobe.capture.detectors.exception_diagnosis import report_failed_versio
 from gradprobe.capture.detectors.exception_notes import annotate_exception
 from gradprobe.capture.detectors.thread_detectors import ThreadDetectors
 from gradprobe.capture.detectors.thread_handoff import ThreadHandoffDetector
-from gradprobe.capture.location.callers import TaskLabels
 from gradprobe.capture.location.frames import USER, FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
+from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.ops.dispatch_mode import ObserverMode, insert_mode, remove_mode
 from gradprobe.capture.ops.dispatcher import ThreadDispatcher, make_dispatcher
 from gradprobe.capture.ops.native.loader import core, core_status

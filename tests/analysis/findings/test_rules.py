@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import gradprobe
-from gradprobe.analysis.findings.catalogue import FAMILIES, RULES, SEVERITIES
+from gradprobe.analysis.findings.catalogue import RULES, SEVERITIES
 from gradprobe.scan.source_files import scan_paths
 from tests.capabilities import needs_saved
+from tests.commands.running import warm_gradprobe
 
 PAGES = Path(__file__).parents[3] / "docs" / "rules"
 ONLY_IN_SOURCE = {"GP104"}
@@ -45,18 +46,8 @@ def found_by_run_of_its_own(program: str, folder: Path) -> set[str]:
     """For programs that leave a thread in a mode that it cannot be brought out of, or are compiled."""
     script = folder / "program.py"
     script.write_text(program, encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "gradprobe",
-        "run",
-        "--level=ops",
-        "--force",
-        "--output=run.gradprobe",
-        script.name,
-    ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    done = warm_gradprobe("run", "--level=ops", "--force", "--output=run.gradprobe", script.name, cwd=folder)
+    assert done.returncode == 0, done.stderr.decode()
     return set(gradprobe.load(folder / "run.gradprobe").findings["rule"])
 
 
@@ -64,10 +55,8 @@ def found_with_what_it_starts(program: str, folder: Path) -> set[str]:
     """For programs that start processes."""
     (folder / "program.py").write_text(program, encoding="utf-8")
     words = ["run", "--follow", "--level=ops", "--force", "--output=run.gradprobe", "program.py"]
-    done = subprocess.run(
-        [sys.executable, "-m", "gradprobe", *words], cwd=folder, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    done = warm_gradprobe(*words, cwd=folder)
+    assert done.returncode == 0, done.stderr.decode()
     return set(gradprobe.merge(folder.glob("run*.gradprobe")).findings["rule"])
 
 
@@ -77,7 +66,7 @@ def found_on_ranks(program: str, folder: Path) -> set[str]:
     words = ["--level=ops", "--force", "--output=run.gradprobe", "program.py"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "gradprobe", "run", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return set(gradprobe.merge(folder.glob("run*.gradprobe")).findings["rule"])
 
@@ -128,4 +117,13 @@ def test_each_code_has_a_page_and_each_page_a_code_with_the_same_title_severity_
         assert rule.why in text
         assert rule.fix in text
         assert rule.severity in SEVERITIES
-        assert code[2] in FAMILIES
+
+
+def test_the_page_on_findings_lists_all_rules_and_families() -> None:
+    text = (PAGES.parent / "findings.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[(GP\d+)\]\(rules/(GP\d+)\.md\) \| (\w+) \| (.*) \|$", text, re.M)
+    assert listed == [(code, code, rule.severity, rule.summary) for code, rule in RULES.items()]
+    families = re.findall(
+        r"(?:^|, |: )(\d) \w+", " ".join(text.split()).partition("The first digit is the family: ")[2]
+    )
+    assert sorted({code[2] for code in RULES}) == families

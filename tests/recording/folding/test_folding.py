@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from gradprobe.analysis.time_by_mode import sum_by_mode
 from gradprobe.probing import Probe
 from gradprobe.recorder import Recorder, get_session
-from gradprobe.recording.folding.blocks import class_middle, duration_class
+from gradprobe.recording.durations import class_middle, duration_class
 from gradprobe.result import Recording
 from tests.conftest import FakeClock
 from tests.property.programs import Body, Manager, Real, Source, programs
+from tests.thoroughness import examples
 
 
 def both(program: Body, limit: int) -> tuple[Recording, Recording]:
@@ -65,7 +66,7 @@ def times(recording: Recording) -> dict[str, tuple[int, int | None]]:
     return {t.mode: (t.ns, t.nodes) for t in sum_by_mode(recording._tables.processes) if t.ns or t.nodes}
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(programs(), st.sampled_from([0, 10]))
 def test_sites_and_time_by_mode_are_the_same_whether_blocks_were_kept_or_added_up(program: Body, limit: int) -> None:
     kept, folded = both(program, limit)
@@ -106,7 +107,7 @@ STEPS = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, max_size=8), st.sampled_from([0, 6]))
 def test_blocks_of_pytorch_itself_are_in_the_own_time_of_those_around_them_kept_or_added_up(
     program: list[tuple[Any, ...]], limit: int

@@ -19,6 +19,7 @@ from gradprobe.report.sections import recording_document, timeline
 from gradprobe.tables.recording_tables import RecordingTables
 from tests.conftest import FakeClock
 from tests.report import samples
+from tests.thoroughness import examples
 
 
 def many_blocks(blocks: int, threads: int = 1, **options: str) -> gradprobe.Recording:
@@ -62,10 +63,10 @@ def test_more_threads_than_have_room_are_counted_in_a_sentence() -> None:
     assert chart is not None
     assert len({bar["name"] for bar in chart.rows}) == timeline.MAX_LANES
     assert chart.rows[0]["name"] == "MainThread"
-    assert sentences == ["5 threads or tasks with the fewest blocks, 20 blocks in all, have no lane."]
+    assert sentences == ["5 threads or tasks with the fewest blocks, 20 blocks in total, have no lane."]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 40))
 def test_added_up_or_not_a_bar_lies_within_the_recording_and_blocks_add_up(durations: list[int], marks: int) -> None:
     import torch
