@@ -65,12 +65,7 @@ with gradprobe.record(level="ops") as recording:
         except TimeIsUp:
             caught += 1
             torch._C._set_grad_enabled(True)
-<<<<<<< HEAD
-faults = [note for note in recording.tables.contents[0].notes if note[0] == "fault"]
-=======
-    signal.setitimer(signal.ITIMER_REAL, 0)
 faults = [note for note in recording._tables.contents[0].notes if note[0] == "fault"]
->>>>>>> house
 print(f"{raised} raised, {caught} caught,", faults or "no fault")
 """
 weight = torch.nn.Parameter(torch.ones(3))
