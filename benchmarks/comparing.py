@@ -109,6 +109,7 @@ def judge(processes: list[dict[str, Any]], name: str, order: random.Random) -> t
     """The verdict of one comparison, and the seconds that its turns took."""
     from gradprobe.comparison import measured_modes
     from gradprobe.comparison.experiment import TURN_S, MeasuredWorkload
+    from gradprobe.comparison.measure.bench_protocol import PreparationFacts
     from gradprobe.comparison.settings import validate_settings
     from gradprobe.comparison.stats.intervals import decide_verdict
 
@@ -117,8 +118,8 @@ def judge(processes: list[dict[str, Any]], name: str, order: random.Random) -> t
     begins = {number: order.randrange(TURNS) for number in order.sample(range(len(processes)), MEMBERS)}
     while measured.turns < TURNS and not (measured.turns and measured.is_precise(settings)):
         for number, begin in begins.items():
-            measured.keep(number, processes[number]["times"][name][(begin + measured.turns) % TURNS])
-        measured.facts = {"arms": list(measured.times[min(begins)])}
+            measured.add_times(number, processes[number]["times"][name][(begin + measured.turns) % TURNS])
+        measured.facts = PreparationFacts(arms=list(measured.times[min(begins)]))
         measured.turns += 1
     said = decide_verdict(measured.ratio(THIRD, 0), measured.ratio(measured_modes.CONTROL, 0), PRECISION)
     return said, measured.turns * MEMBERS * TURN_S

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.errors import GradprobeError
-from gradprobe.recording.sqlite_file import SUFFIX, Contents, read_file, write_file
+from gradprobe.recording.contents import Contents
+from gradprobe.recording.sqlite_file import SUFFIX, read_file, write_file
 from gradprobe.result import Recording, StoredRecording
 
 

@@ -26,8 +26,9 @@ from gradprobe.capture.session import Session
 from gradprobe.environment import environment
 from gradprobe.errors import GradprobeError
 from gradprobe.recorder import check_level, get_session
+from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import CALL, DECORATED, ENTER, EXIT, SUSPEND
-from gradprobe.recording.sqlite_file import Contents, Store
+from gradprobe.recording.sqlite_file import Store
 from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, Writer
 from gradprobe.result import Recording
 

@@ -15,6 +15,7 @@ import torch
 
 from gradprobe import _switch, lifecycle
 from gradprobe._files import clear_path
+from gradprobe._levels import LEVELS as LEVELS
 from gradprobe.capture.autograd.graph import can_read_saved
 from gradprobe.capture.autograd.node_counter import find_node_counter
 from gradprobe.capture.capabilities import missing_for_ops, recompiles_under_dispatch_mode
@@ -26,12 +27,12 @@ from gradprobe.capture.ops.native.loader import core
 from gradprobe.capture.session import Session
 from gradprobe.environment import environment
 from gradprobe.errors import GradprobeError, InvalidArgument
+from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import RECORDING_BEGINS, RECORDING_ENDS, THREAD, Event
-from gradprobe.recording.sqlite_file import Contents, Store, read_file
+from gradprobe.recording.notes import NoteKind
+from gradprobe.recording.sqlite_file import Store, read_file
 from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, STOP, Writer
 from gradprobe.result import Recording
-
-LEVELS = ("modes", "graph", "ops")
 
 _sessions: dict[Clock, Session] = {}
 _active: set[Recorder] = set()
@@ -228,9 +229,11 @@ class Recorder:
             reads_saved=can_read_saved(),
         )
         for text in _shortcomings(self._level, self._enabled):
-            writer.note("level", text)
+            writer.note(NoteKind.LEVEL, text)
         if self._profiler_ranges and not profiler_ranges.can_name_ranges():
-            writer.note("level", f"torch {torch.__version__} cannot show named ranges in the trace of torch.profiler")
+            writer.note(
+                NoteKind.LEVEL, f"torch {torch.__version__} cannot show named ranges in the trace of torch.profiler"
+            )
         self._writer, self._running, self._process = writer, True, os.getpid()
         with session.lock:
             # Under the lock: the session may forget what the writer has counted so far, until it serves the writer.
@@ -275,7 +278,7 @@ class Recorder:
                 session.detach(writer)
                 for ident, name in live_threads().items():
                     if not session.has_seen_thread(ident) and not name.startswith("thread "):
-                        writer.note("unseen thread", name)
+                        writer.note(NoteKind.UNSEEN_THREAD, name)
             writer.meta(ended_ns=self._clock.now(), folded=writer.folded)
         writer.finish()
         if writer.store.path is not None:
@@ -333,7 +336,9 @@ class LiveRecording:
                 contents = writer.store.read()
         # Why it has no end, which is not in the file if that cannot be written.
         reason = _describe_failure(writer) or ("it still runs" if runs_here else None)
-        return [contents if reason is None else replace(contents, notes=[*contents.notes, ("cut off", reason, 1)])]
+        return [
+            contents if reason is None else replace(contents, notes=[*contents.notes, (NoteKind.CUT_OFF, reason, 1)])
+        ]
 
 
 def _describe_failure(writer: Writer) -> str | None:

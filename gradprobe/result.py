@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from gradprobe._files import clear_path
 from gradprobe.errors import GradprobeError, InvalidArgument
-from gradprobe.recording.sqlite_file import SUFFIX, Contents, read_file, write_file
+from gradprobe.recording.contents import Contents
+from gradprobe.recording.sqlite_file import SUFFIX, read_file, write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -431,14 +432,14 @@ class Recording:
         from gradprobe.report.formats.registry import find_format
         from gradprobe.report.formats.rendered import RenderOptions
 
-        body = find_format(format_name).render(self._tables, RenderOptions(merge=torch_trace)).body
+        body = find_format(format_name).render(self._tables, RenderOptions(torch_trace=torch_trace)).body
         return body if isinstance(body, str) else body.decode()
 
     def _write(self, format_name: str, path: AnyPath, *, overwrite: bool, torch_trace: Path | None = None) -> None:
         from gradprobe.report.formats.registry import find_format, save_report
         from gradprobe.report.formats.rendered import RenderOptions
 
-        options = RenderOptions(merge=torch_trace)
+        options = RenderOptions(torch_trace=torch_trace)
         save_report(self._tables, Path(path), find_format(format_name), options, force=overwrite)
 
 

@@ -259,7 +259,7 @@ def forks():
                         pass
                 os._exit(len(recording.regions))
             except gradprobe.GradprobeError as error:
-                os._exit(1 if "inside SQLite as it was forked" in str(error) else 2)
+                os._exit(1 if "held SQLite's lock" in str(error) else 2)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     ended.append(1)
 

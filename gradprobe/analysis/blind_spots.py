@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gradprobe.history.process import Process
 from gradprobe.recording.events import COMPILED_CALL
+from gradprobe.recording.notes import NoteKind
 
 _WHY_CUT_OFF = (
     "the program is still running or was killed, and up to its last second is missing; or the file could no longer be "
@@ -26,9 +27,9 @@ def _describe_process(process: Process) -> list[str]:
     notes, history, meta = process.contents.notes, process.history, process.contents.meta
     found = []
     if not history.complete:
-        known = [text for kind, text, _ in notes if kind == "cut off"]
+        known = [text for kind, text, _ in notes if kind == NoteKind.CUT_OFF]
         found.append(f"the recording is incomplete: {known[-1] if known else _WHY_CUT_OFF}")
-    threads = sorted(text for kind, text, _ in notes if kind == "unseen thread")
+    threads = sorted(text for kind, text, _ in notes if kind == NoteKind.UNSEEN_THREAD)
     if threads:
         found.append(
             f"{_count(len(threads), 'thread')} never changed a mode, so their time is in no table: {_list_names(threads)}"
@@ -74,11 +75,11 @@ def _describe_process(process: Process) -> list[str]:
             f"{_count(history.hidden, 'transition')} of PyTorch's own code are hidden (include_torch=True shows them)"
         )
     for kind, text, count in notes:
-        if kind == "fault":
+        if kind == NoteKind.FAULT:
             found.append(f"an error inside gradprobe lost {_count(count, 'event')}: {text}")
-        elif kind in ("full", "device"):
+        elif kind in (NoteKind.FULL, NoteKind.DEVICE):
             found.append(f"{text} ({count:,})")
-        elif kind == "level":
+        elif kind == NoteKind.LEVEL:
             found.append(text)
     return found
 

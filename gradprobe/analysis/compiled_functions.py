@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gradprobe.history.process import Process
-from gradprobe.recording.compilations import Compilation, compilations
 from gradprobe.recording.events import COMPILED_CALL
+from gradprobe.recording.notes import Compilation, read_compilations
 
 
 @dataclass
@@ -30,7 +30,7 @@ def list_compiled_functions(processes: Sequence[Process]) -> list[CompiledFuncti
             if mark.op == COMPILED_CALL:
                 file, line, name = process.place(mark.site)
                 found.setdefault((file, line), CompiledFunction(name or "?", file, line)).calls += 1
-        for compilation, count in compilations(process.contents.notes):
+        for compilation, count in read_compilations(process.contents.notes):
             at = compilation.function
             function = found.setdefault((at.file, at.line), CompiledFunction(at.function, at.file, at.line))
             function.graphs.append((compilation, count))

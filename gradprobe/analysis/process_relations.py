@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradprobe.history.process import Process
-from gradprobe.history.records import INITIAL_MODES, Modes, modes_before
 from gradprobe.recording.events import RECORDING_BEGINS, THREAD, mode_name
-from gradprobe.recording.relatives import StartedProcess, started
+from gradprobe.recording.notes import StartedProcess, read_started_processes
+from gradprobe.recording.rows import INITIAL_MODES, Modes, modes_before
 
 COLLECTIVE_PREFIXES = ("c10d.", "_c10d_functional.", "_c10d_functional_autograd.")
 """Beginnings of the names of operators in which the processes of a group communicate."""
@@ -29,7 +29,7 @@ class ProcessRelation:
 def relate_processes(processes: Sequence[Process]) -> list[ProcessRelation]:
     """Return one relation per process, in their order."""
     by_pid = {process.pid: process for process in processes}
-    starts = {start.pid: start for process in processes for start in started(process.contents.notes)}
+    starts = {start.pid: start for process in processes for start in read_started_processes(process.contents.notes)}
     found = []
     for process in processes:
         parent = by_pid.get(int(process.environment.get("parent") or 0))

@@ -124,7 +124,7 @@ def compare_sources(
         names: list[str] = []
         for member in started:
             try:
-                surroundings["torch_threads"] = member.started()
+                surroundings["torch_threads"] = member.wait_until_ready()
                 names = open_sources(member, sources)
             except WorkerDied as loss:
                 raise _Unreachable(f"it cannot be measured: {loss} while it was imported") from None
@@ -162,10 +162,10 @@ def _outcome(
     tell: ProgressCallback = lambda what, share: None,
 ) -> ComparisonOutcome:
     begun = time.monotonic()
-    experiment = Experiment(crew, settings, tell=tell)
+    experiment = Experiment(crew, settings, on_progress=tell)
     found, mixtures = experiment.run(names)
     costs = fit_mechanism_costs(mixtures)
-    managers = {arm: statistics.median(values) for arm, values in experiment.managers().items()}
+    managers = {arm: statistics.median(values) for arm, values in experiment.time_managers().items()}
     took = time.monotonic() - begun
     if settings.instructions:
         tell("counting instructions", 1.0)
@@ -202,7 +202,7 @@ def _count_instructions(
 
 
 def _warm_up(measured: MeasuredWorkload) -> int:
-    return int(measured.facts.get("warm_up_rounds", 0))
+    return 0 if measured.facts is None else measured.facts.warm_up_rounds
 
 
 def _surroundings(settings: ComparisonSettings) -> dict[str, Any]:

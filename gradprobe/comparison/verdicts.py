@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from gradprobe.analysis.comparison_outcome import NAN, UNUSABLE, ArmResult, WorkloadResult
 from gradprobe.comparison import measured_modes
 from gradprobe.comparison.experiment import MeasuredWorkload
+from gradprobe.comparison.measure.bench_protocol import PreparationFacts
 from gradprobe.comparison.measure.mechanisms import MECHANISM_NAMES
 from gradprobe.comparison.settings import ComparisonSettings
+from gradprobe.comparison.state.outputs import OutputDifference
 from gradprobe.comparison.stats.cost_model import CostDifference, MechanismCosts, fit_costs
 from gradprobe.comparison.stats.intervals import UNDECIDED, Estimate, compute_log_ratios, decide_verdict, estimate_ratio
 
@@ -28,16 +30,17 @@ def judge_workload(
         if measured_modes.CONTROL in measured.arms
         else None
     )
-    notes = [*measured.facts.get("notes", ()), *_left_behind(measured), *_other_operators(measured), *measured.notes]
+    facts = measured.facts or PreparationFacts()
+    notes = [*facts.notes, *_left_behind(measured), *_other_operators(measured), *measured.notes]
     if measured.crash:
         notes.append(measured.crash)
     return WorkloadResult(
         measured.name,
         found,
         again,
-        calls=measured.facts.get("calls", 1),
+        calls=facts.calls,
         processes=sum(any(times.values()) for times in measured.times.values()),
-        issued=measured.facts.get("issued"),
+        issued=measured.issued,
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -86,14 +89,15 @@ def _nothing() -> Estimate:
 def _arm(
     measured: MeasuredWorkload, mode: str, control: Estimate, settings: ComparisonSettings, costs: MechanismCosts | None
 ) -> ArmResult:
-    error = measured.facts.get("errors", {}).get(mode) or measured.crash
+    facts = measured.facts or PreparationFacts()
+    error = facts.errors.get(mode) or measured.crash
     if error or mode not in measured.arms:
         return ArmResult(mode, UNUSABLE, error=error or "it was not measured")
     ratio = measured.ratio(mode, settings.seed)
     said = UNDECIDED if mode == measured_modes.BASELINE else decide_verdict(ratio, control, settings.precision)
     arm = _timed(measured, mode, ratio, said)
     counts, account = measured.mechanisms.get(mode, {}), measured.account.get(mode, {})
-    text, differs = measured.facts["differences"].get(mode, ("", False))
+    difference = facts.differences.get(mode, OutputDifference())
     explained = {}
     baseline = measured.mechanisms.get(measured_modes.BASELINE)
     if costs is not None and counts and baseline and mode != measured_modes.BASELINE:
@@ -112,8 +116,8 @@ def _arm(
             "operators": account.get("operators", NAN),
             "instructions": measured.instructions.get(mode, NAN),
             "explained_ns": explained,
-            "difference": text,
-            "differs": differs,
+            "difference": difference.text,
+            "differs": difference.matters,
         }
     )
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 
-from gradprobe.pytest_plugin.options import LEVELS, RegressionLimit
+from gradprobe._levels import LEVELS
+from gradprobe.pytest_plugin.options import RegressionLimit
 from gradprobe.pytest_plugin.results import CountedPlace, MeasuredTest
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from gradprobe.pytest_plugin import baselines, budgets, leaks, summary
 from gradprobe.pytest_plugin.options import PluginOptions
 from gradprobe.pytest_plugin.results import MODE_NAMES, ModeLeak, PhaseReport, RunResults
 from gradprobe.recorder import Recorder
-from gradprobe.recording.sqlite_file import Contents
+from gradprobe.recording.contents import Contents
 from gradprobe.result import Recording
 
 REPORT_ATTRIBUTE = "gradprobe"

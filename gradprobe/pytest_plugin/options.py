@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-LEVELS = ("modes", "graph", "ops")
+from gradprobe._levels import LEVELS
+
 REPORTS = ("term", "html", "json", "markdown", "markdown-append")
 METRICS = ("nodes", "saved_bytes", "version_bumps", "time")
 LATEST = "latest"

@@ -24,7 +24,7 @@ from gradprobe.capture.patching.patches import Patch, Patches
 from gradprobe.errors import GradprobeError
 from gradprobe.recorder import Recorder
 from gradprobe.recording import sqlite_fork
-from gradprobe.recording.relatives import KIND, StartedProcess
+from gradprobe.recording.notes import NoteKind, StartedProcess
 from gradprobe.subprocesses.follow_request import FollowRequest
 
 _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
@@ -67,7 +67,7 @@ class Follower:
 
     def record_child(self) -> None:
         """In a forked process: a recording of its own. Raises ``GradprobeError`` where there can be none."""
-        sqlite_fork.check()
+        sqlite_fork.check_usable()
         asked = replace(self._asked, parent=os.getppid())
         self._recorder = _recorder(asked)
         self._recorder.start()
@@ -100,7 +100,7 @@ class Follower:
             frame = frame.f_back
         at = None if frame is None else locate_instruction("", frame.f_code, frame.f_lasti)
         place = ("", 0, "") if at is None else (at.file, at.line, at.function)
-        self._recorder._add_note(KIND, StartedProcess(pid, grad, inference, *place).text())
+        self._recorder._add_note(NoteKind.STARTED_PROCESS, StartedProcess(pid, grad, inference, *place).text())
 
     def _is_users(self, frame: FrameType) -> bool:
         file = frame.f_code.co_filename

@@ -18,7 +18,7 @@ from tests.report.test_hostile_names import HOSTILE
 
 Visit = Callable[..., Any]
 TIMELINE = "figure[data-chart=timeline]"
-SITES = "section:has(> h2:text-is('Sites, by time under their mode'))"
+SITES = "section:has(> h2:text-is('Time by site'))"
 DOMAIN = f"document.querySelector('{TIMELINE}').view.scale('x').domain()"
 
 
@@ -60,9 +60,9 @@ def test_the_charts_are_drawn_and_the_verdict_comes_first(visit: Visit, recorded
     assert "inference_mode saves 10.0 per cent" in page.locator(".verdict").inner_text()
     assert page.locator("figure[data-chart=ratios] svg.marks").is_visible()
     assert page.locator("figure[data-chart=processes] svg.marks").count() == 0, "it is drawn when it is asked for"
-    page.get_by_text("Distributions").click()
+    page.get_by_text("Ratios by process").click()
     page.wait_for_selector("figure[data-chart=processes] svg.marks")
-    page.get_by_text("Where the difference comes from").click()
+    page.get_by_text("Causes of the difference").click()
     page.wait_for_selector("figure[data-chart=parts] svg.marks")
 
 
@@ -119,7 +119,7 @@ def test_a_block_tells_its_line_and_its_cost_where_the_pointer_is(visit: Visit, 
     told = page.locator("#vg-tooltip-element").inner_text()
     assert "layer" in told
     assert "nodes" in told
-    assert "own time" in told
+    assert "self time" in told
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -78,7 +78,7 @@ def test_what_nodes_saved_is_missing_and_not_nothing_where_pytorch_does_not_show
     done = python("-c", WITHOUT_SAVED, cwd=tmp_path)
     assert done.returncode == 0, done.stderr.decode()
     told = refused(capsys, "check", str(tmp_path / "saved.gradprobe"), "--max-saved-bytes", "8")
-    assert "--max-saved-bytes needs a recording of a torch that shows what its nodes saved" in told
+    assert "cannot check --max-saved-bytes: the recorded torch does not expose saved tensors" in told
 
 
 def test_a_budget_for_what_is_saved_fails_where_pytorch_does_not_show_it(tmp_path: Path) -> None:

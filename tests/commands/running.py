@@ -1,4 +1,4 @@
-"""Runs the command line as a user does, in processes of its own."""
+"""Helpers that run the command line as a user does, in processes of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.warm_python import PATIENCE_S
 def python(
     *words: str, cwd: Path, stdin: str = "", env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """The end of ``python WORDS``."""
+    """Run ``python WORDS`` and return the finished process."""
     return subprocess.run(
         [sys.executable, *words],
         cwd=cwd,
@@ -32,7 +32,7 @@ def python(
 def gradprobe(
     *words: str, cwd: Path, stdin: str = "", env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """The end of ``python -m gradprobe WORDS``."""
+    """Run ``python -m gradprobe WORDS`` and return the finished process."""
     return python("-m", "gradprobe", *words, cwd=cwd, stdin=stdin, env=env)
 
 
@@ -44,7 +44,7 @@ def warm_gradprobe(
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one line with which the command line refuses ``words``."""
+    """Return the one line of error with which the command line rejects ``words``."""
     code: object
     try:
         code = main(list(words))

@@ -64,8 +64,8 @@ def test_what_is_silenced_is_counted_and_listed_when_asked(recorded: str, capsys
 @pytest.mark.parametrize(
     ("option", "exact", "said"),
     [
-        ("--max-nodes", 4, "--max-nodes 3 is broken: 4 autograd nodes"),
-        pytest.param("--max-saved-bytes", 12, "--max-saved-bytes 11 is broken: 12 bytes", marks=needs_saved),
+        ("--max-nodes", 4, "--max-nodes 3 is exceeded: 4 autograd nodes"),
+        pytest.param("--max-saved-bytes", 12, "--max-saved-bytes 11 is exceeded: 12 bytes", marks=needs_saved),
     ],
 )
 def test_a_budget_fails_from_one_too_many_and_names_the_lines(

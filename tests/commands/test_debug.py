@@ -21,7 +21,7 @@ def test_debug_names_versions_and_what_can_be_recorded_here(capsys: pytest.Captu
         f"{rows['torch'].strip()}+{torch.__version__.partition('+')[2]}",
     )
     assert rows["gradprobe"].strip() == gradprobe.__version__
-    for name in ("python", "platform", "sqlite", "pandas", "numpy", "recording", "default", "switched"):
+    for name in ("python", "platform", "sqlite", "pandas", "numpy", "recording", "default", "enabled"):
         assert rows[name].strip()
 
 
@@ -60,4 +60,4 @@ def test_python_m_gives_the_exit_code_of_the_command_line(tmp_path_factory: pyte
     assert (version.returncode, version.stdout.decode()) == (0, f"gradprobe {gradprobe.__version__}\n")
     absent = run_gradprobe("report", "absent.gradprobe", cwd=folder)
     assert (absent.returncode, absent.stdout) == (2, b"")
-    assert absent.stderr.startswith(b"gradprobe report: absent.gradprobe: there is no such file")
+    assert absent.stderr.startswith(b"gradprobe report: cannot read absent.gradprobe: there is no such file")

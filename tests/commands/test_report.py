@@ -1,4 +1,4 @@
-"""``gradprobe report``: one truth in every format, whatever the names are, and one line for what it cannot read."""
+"""``gradprobe report``: the same numbers in every format, for any names, and one line of error for a file it cannot read."""
 
 from __future__ import annotations
 
@@ -71,19 +71,19 @@ def test_terminal_markdown_and_json_say_the_same_numbers(recorded: Path, capsys:
     body = json.loads(report(capsys, str(recorded), "--format", "json"))
     plain = report(capsys, str(recorded))
     markdown = report(capsys, str(recorded), "--format", "markdown")
-    sites = terminal_table(plain, "Sites, by time under their mode")
+    sites = terminal_table(plain, "Time by site")
     assert len(sites) == len(body["sites"]) == 8
     for shown, site in zip(sites, body["sites"], strict=True):
         assert shown["count"] == format_count(site["count"])
         assert shown["total"] == format_duration(site["total_ns"])
-        assert shown["own"] == format_duration(site["self_ns"])
+        assert shown["self"] == format_duration(site["self_ns"])
         assert shown["median"] == format_duration(site["median_ns"])
         assert shown["nodes"] == format_count(site["nodes"])
         assert shown["manager"] == site["manager"]
         assert shown["form"] == site["form"]
         assert shown["site"].endswith(f"test_report.py:{site['line']}")
     assert {site["count"] for site in body["sites"]} == {1, 2, 1200}
-    for title in ("Sites, by time under their mode", "Time by mode", "Redundant blocks"):
+    for title in ("Time by site", "Time by mode", "Redundant blocks"):
         in_markdown = markdown_table(markdown, f"### {title}")
         in_terminal = terminal_table(plain, title)
         assert len(in_markdown) == len(in_terminal)
@@ -159,9 +159,9 @@ def test_hostile_names_break_no_format(
     plain = report(capsys, *words)
     assert all(character.isprintable() for character in plain.replace("\n", ""))
     for title, rows in (
-        ("Sites, by time under their mode", 24),
+        ("Time by site", 24),
         ("Redundant blocks", 12),
-        ("Blocks that did not close as usual", 24),
+        ("Blocks with an irregular exit", 24),
         ("Time by thread", 13),
     ):
         assert len(terminal_table(plain, title)) == rows
@@ -170,8 +170,8 @@ def test_hostile_names_break_no_format(
     assert all(character.isprintable() for character in markdown.replace("\n", ""))
     assert set(re.findall(r"</?[a-z]+", markdown)) <= {"<details", "</details", "<summary", "</summary"}
     assert not re.search(r"(?<!\\)[`$*]", markdown)
-    assert len(markdown_table(markdown, "Sites, by")) == 24
-    assert len(markdown_table(markdown, "Blocks that did not")) == 24
+    assert len(markdown_table(markdown, "### Time by site")) == 24
+    assert len(markdown_table(markdown, "### Blocks with an irregular exit")) == 24
     assert len(markdown_table(markdown, "Environment")) >= 10
 
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
@@ -207,7 +207,7 @@ def test_the_recordings_of_two_processes_are_shown_on_one_axis(
     starts = [region["start_ns"] for region in body["regions"]]
     assert min(starts[1:]) < starts[0]
     assert len({region["region"] for region in body["regions"]}) == len(body["regions"])
-    assert "3 threads" in report(capsys, *words)
+    assert "in 3 threads" in report(capsys, *words)
 
 
 def test_top_limits_the_rows_and_says_how_many_are_left_out(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -305,12 +305,12 @@ def test_what_cannot_be_written_is_refused_in_one_line_and_nothing_is_lost(
         ("-o", "old.md"): ["old.md exists already", "--force"],
         ("-o", "folder.md"): ["is a folder"],
         ("-o", "old.md/r.md"): ["old.md/r.md"],
-        ("-o", "r.pdf"): ["r.pdf", ".md, .html, .json"],
+        ("-o", "r.pdf"): ["r.pdf", "unknown report format '.pdf'", ".md, .html, .json"],
         ("-o", "r"): ["suffix"],
         ("-o", "x" * 300 + ".md"): ["too long"],
         ("-o", "/dev/null", "--format", "json", "--force"): ["no regular file"],
-        ("-o", "r.gradprobe", "--format", "json", "--force"): ["is a recording to read"],
-        ("--top", "0"): ["--top 0", "1 or more"],
+        ("-o", "r.gradprobe", "--format", "json", "--force"): ["it is a recording to read"],
+        ("--top", "0"): ["--top must be 1 or more, got 0"],
         ("--top", "many"): ["--top", "'many'"],
         ("--format", "odt"): ["'odt'", "terminal"],
         ("--colour",): ["--colour", "gradprobe report --help"],
@@ -350,9 +350,9 @@ def test_report_debug_and_load_work_where_torch_is_not_installed(recorded: Path)
     ended = python("-c", program, cwd=recorded.parent)
     *_, last = ended.stderr.decode().splitlines()
     assert ended.returncode == 2, ended.stderr.decode()
-    assert last.startswith("gradprobe run: there is no torch in ")
-    assert "not possible: torch is not installed here" in ended.stdout.decode()
-    assert b"Sites, by time" in ended.stdout
+    assert last.startswith("gradprobe run: cannot record: torch is not installed for ")
+    assert "unavailable: torch is not installed here" in ended.stdout.decode()
+    assert b"Time by site" in ended.stdout
 
 
 def test_importing_gradprobe_and_reporting_import_no_more_than_they_need(recorded: Path) -> None:

@@ -260,8 +260,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 USAGE = {
     (): ["VERB", "--help"],
     ("walk",): ["'walk'", "run", "report", "debug"],
-    ("run",): ["nothing to run", "name a script"],
-    ("run", "-m"): ["nothing to run", "name a script"],
+    ("run",): ["no program was given", "name a script"],
+    ("run", "-m"): ["no program was given", "name a script"],
     ("run", "--levle", "ops", "s.py"): ["--levle", "gradprobe run --help"],
     ("run", "--level", "all", "s.py"): ["'all'", "modes", "graph", "ops"],
     ("run", "-o"): ["-o", "expected one argument"],
@@ -269,7 +269,7 @@ USAGE = {
     ("run", "line\nfeed\x1b[31m.py"): [r"line\nfeed\x1b[31m.py"],
     ("run", "x" * 300): ["name too long"],
     ("run", "empty"): ["empty", "__main__.py", "name a script"],
-    ("run", "bad.pyc"): ["bad.pyc", "magic number", "compile it anew"],
+    ("run", "bad.pyc"): ["bad.pyc", "magic number", "compile it again"],
     ("run", "-m", "absent_module"): ["absent_module", "installed"],
     ("run", "-m", "absent_package.module"): ["absent_package.module", "installed"],
     ("run", "-m", "pkg.absent"): ["pkg.absent", "name another"],
@@ -280,7 +280,7 @@ USAGE = {
     ("run", "-o", "s.py/r.gradprobe", "s.py"): ["s.py/r.gradprobe"],
     ("run", "-o", "x" * 300, "s.py"): ["name too long"],
     ("run", "-o", "/dev/null", "--force", "s.py"): ["/dev/null", "no regular file"],
-    ("run", "-o", "s.py", "--force", "s.py"): ["s.py is the program itself"],
+    ("run", "-o", "s.py", "--force", "s.py"): ["s.py: it is the program itself"],
     ("run", "-o", "old.gradprobe", "s.py"): ["old.gradprobe", "exists already", "--force"],
 }
 

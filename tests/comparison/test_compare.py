@@ -220,12 +220,12 @@ def test_settings_that_cannot_be_are_named(settings: dict[str, object], said: st
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "name what to compare"),
-        (("a:b", "--suite", "ops"), "name what to compare"),
+        ((), "name MODULE:FUNCTION"),
+        (("a:b", "--suite", "ops"), "name MODULE:FUNCTION"),
         (("nocolon",), "names no function"),
         (("nowhere.py:f",), "there is no file nowhere.py"),
         (("no_such_module:f",), "there is no module no_such_module"),
-        (("a:b", "-o", "out.xyz"), "names no format"),
+        (("a:b", "-o", "out.xyz"), "unknown report format '.xyz'"),
         (("a:b", "--budget", "-1"), "leaves no time"),
         (("a:b", "--against", "missing.json"), "cannot read missing.json"),
         (("a:b", "--threads", "9999999999"), "threads=9999999999 cannot be"),

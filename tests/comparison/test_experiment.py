@@ -129,26 +129,20 @@ def test_each_round_takes_each_arm_once_and_the_same_seed_gives_the_same_order()
     assert rounds(3) != rounds(4)
 
 
-class Breaking:
-    """A process that answers until it is asked to measure."""
+class DyingBench(Bench):
+    """Bench of a process that dies when it is asked to measure."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._here = InProcessWorker(bench)
-
-    def ask(self, verb: str, **values: Any) -> Any:
-        if verb == "measure" and values["name"] == "work":
-            raise WorkerDied("the process that measured it ended with SIGKILL")
-        return self._here.ask(verb, **values)
-
-    def close(self) -> None:
-        pass
+    def measure(self, name: str, *, seconds: float, rounds: int = 1) -> dict[str, list[float]]:
+        if name == "work":
+            raise WorkerDied("the worker process ended with SIGKILL")
+        return super().measure(name, seconds=seconds, rounds=rounds)
 
 
 def test_a_process_that_dies_leaves_no_verdict_and_is_told_of() -> None:
     asked = ComparisonSettings(budget_s=3.0)
-    bench = Bench(asked.modes, seed=0)
+    bench = DyingBench(asked.modes, seed=0)
     bench.add([Workload("work", lambda: lambda: torch.ones(3))])
-    experiment = Experiment([Breaking(bench)], asked)
+    experiment = Experiment([InProcessWorker(bench)], asked)
     found, _ = experiment.run(["work"])
     compared = judge_workload(found[0], asked, None)
     assert {arm.verdict for arm in compared.arms} == {"undecided", "baseline"}
@@ -175,7 +169,9 @@ def test_no_ratio_depends_on_the_unit_of_time(times: list[list[float]]) -> None:
     def ratio(unit: float) -> float:
         measured = MeasuredWorkload("work")
         for number, values in enumerate(times):
-            measured.keep(number, {"no_grad": [v * unit for v in values], "grad": [v * unit * 1.25 for v in values]})
+            measured.add_times(
+                number, {"no_grad": [v * unit for v in values], "grad": [v * unit * 1.25 for v in values]}
+            )
         return measured.ratio("grad", 0).value
 
     assert ratio(1.0) == pytest.approx(math.log(1.25))

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from gradprobe.history.records import is_failure
 from gradprobe.monitoring.monitor import Monitor
 from gradprobe.recorder import Recorder, get_session
+from gradprobe.recording.rows import is_failure
 from tests.conftest import FakeClock
 from tests.property.programs import Body, Real, Source, programs
 from tests.thoroughness import examples

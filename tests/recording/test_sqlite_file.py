@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gradprobe.errors import GradprobeError, RecordingError
+from gradprobe.recording.contents import Batch, Contents, Fold, Site, Thread
 from gradprobe.recording.events import ENTER, NO_GRAD, EventBlock
-from gradprobe.recording.sqlite_file import SCHEMA, Batch, Contents, Fold, Site, Store, Thread, read_file, write_file
+from gradprobe.recording.schema import SCHEMA_VERSION
+from gradprobe.recording.sqlite_file import Store, read_file, write_file
 from tests.thoroughness import examples
 
 ROW = (NO_GRAD | ENTER, 123_456_789, 1, 1, 0b10000001, 2**64 - 1, 0, -1)
@@ -48,7 +50,7 @@ def refusal(path: Path) -> str:
     with pytest.raises(RecordingError) as refused:
         read_file(path)
     text = str(refused.value)
-    assert text.startswith(str(path))
+    assert text.startswith(f"cannot read {path}: ")
     assert "\n" not in text
     return text
 
@@ -105,7 +107,7 @@ def test_a_batch_that_fails_leaves_nothing_of_itself(tmp_path: Path) -> None:
 
 def test_a_file_of_a_newer_schema_says_to_upgrade(recorded: Path) -> None:
     with sqlite3.connect(recorded) as connection:
-        connection.execute(f"PRAGMA user_version = {SCHEMA + 1}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     connection.close()
     assert "upgrade gradprobe" in refusal(recorded)
 

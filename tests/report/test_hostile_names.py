@@ -1,4 +1,4 @@
-"""Names of a recording are anybody's: whatever they are, no format breaks and nothing of them takes effect."""
+"""A recording may contain any names: none of them breaks a format or has an effect in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gradprobe.recording.sqlite_file import Contents
+from gradprobe.recording.contents import Contents
 from gradprobe.report.formats.registry import find_format
 from gradprobe.report.formats.rendered import RenderOptions
 from tests.report import samples
@@ -109,7 +109,7 @@ def test_no_name_breaks_a_format_or_gets_out_of_its_place(made: Contents, name: 
         elif "json" in kind:
             json.loads(body)
         elif "csv" in kind:
-            for text in (body, *written.beside.values()):
+            for text in (body, *written.attachments.values()):
                 check_sheet(str(text))
         else:
             assert all(character.isprintable() for character in body.replace("\n", ""))

@@ -15,7 +15,7 @@ import torch.distributed as distributed
 import gradprobe
 from gradprobe.analysis.process_relations import find_collective_calls, find_graph_divergences, relate_processes
 from gradprobe.analysis.process_relations import group_by_rank as ranks_of
-from gradprobe.recording.relatives import StartedProcess, started
+from gradprobe.recording.notes import StartedProcess, read_started_processes
 from tests.commands.running import gradprobe as run_gradprobe
 from tests.commands.running import python, warm_gradprobe
 
@@ -178,7 +178,7 @@ for thread in threads: thread.join()
     )
     done = warm_gradprobe("run", "--follow", "-o", "run.gradprobe", "program.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    untold = done.stderr.decode().count("is not recorded: another thread was inside SQLite as it was forked")
+    untold = done.stderr.decode().count("is not recorded: cannot record in this process: it was forked")
     assert len(files_in(tmp_path)) == 13 - untold
 
 
@@ -252,4 +252,4 @@ def test_gathering_without_a_process_group_says_so() -> None:
 def test_an_edited_note_of_a_started_process_is_none(text: str) -> None:
     real = StartedProcess(7, False, True, "a.py", 3, "main")
     notes: list[Any] = [("started", text, 1), ("started", real.text(), 1), ("fault", real.text(), 1)]
-    assert [*started(notes)] == [real]
+    assert [*read_started_processes(notes)] == [real]

@@ -24,9 +24,8 @@ from gradprobe.capture.detectors.detection_log import DetectionLog
 from gradprobe.capture.location.callers import unwrap_code
 from gradprobe.capture.patching.patches import Patch, Patches
 from gradprobe.capture.patching.post_import import PostImportHook
-from gradprobe.recording.compilations import KIND, Compilation, TracedModeChange
 from gradprobe.recording.events import COMPILED_CALL, DECORATED, NOT_READ, Event, mode_name
-from gradprobe.recording.notes import SourceLocation
+from gradprobe.recording.notes import Compilation, NoteKind, SourceLocation, TracedModeChange
 
 _MOST = 1_000
 _WRAPPERS = ("compile_wrapper", "_fn")
@@ -109,7 +108,7 @@ class DynamoObserver:
         )
         if not hasattr(dynamo["eval_frame"], _DECIDES):
             text = f"torch {torch.__version__} does not show when compiled code is called: such calls are not counted"
-            self._notes.append(("level", text))
+            self._notes.append((NoteKind.LEVEL, text))
         try:
             self._patches.apply(
                 [
@@ -207,7 +206,7 @@ class DynamoObserver:
             reasons,
             takes_inference,
         )
-        self._notes.append((KIND, found.text()))
+        self._notes.append((NoteKind.COMPILATION, found.text()))
 
 
 def _takes_inference(frame: FrameType | None) -> bool:

@@ -11,8 +11,8 @@ import torch
 
 from gradprobe import _version
 from gradprobe.capture.location.callers import indirect_files
+from gradprobe.recording.contents import Site
 from gradprobe.recording.events import DECORATED, GENERATOR, NOWHERE
-from gradprobe.recording.sqlite_file import Site
 
 Offset = int | tuple[int, str]
 """An offset into the code; with a name of the user's own choosing, a pair."""

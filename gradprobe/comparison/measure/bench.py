@@ -13,13 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 
 from gradprobe.comparison import measured_modes
 from gradprobe.comparison.measure import mechanisms
+from gradprobe.comparison.measure.bench_protocol import WARM_UP_S, PreparationFacts
 from gradprobe.comparison.measure.call_timer import HostCallTimer
+from gradprobe.comparison.measure.callgrind import InstructionCounter
 from gradprobe.comparison.state import outputs
 from gradprobe.comparison.state.call_state import CallState
 from gradprobe.comparison.state.reachable import ReachableState
@@ -29,15 +31,11 @@ from gradprobe.comparison.workloads.workload import Workload, WorkloadCall
 from gradprobe.errors import GradprobeError
 from gradprobe.recorder import record
 
-if TYPE_CHECKING:
-    from gradprobe.comparison.workers.instruction_counts import InstructionCounter
-
 BLOCK_NS: Final = 300_000
 """A block of calls is long beside the clock that times it, and short beside the changes of a machine's speed."""
 CLOCK_READS_PER_BLOCK: Final = 2000
 MAX_CALLS: Final = 10_000
 MAX_CALLS_BEFORE_RESTORING: Final = 10
-WARM_UP_S: Final = 0.2
 WARM_UP_RATIO: Final = 1.02
 LONG_CALL_NS: Final = 200_000_000
 
@@ -81,17 +79,17 @@ class PreparedWorkload:
             self.met.append(known := CallState(call, seed))
         return known
 
-    def facts(self) -> dict[str, Any]:
-        """What the process that asked needs to know, as JSON has it."""
-        return {
-            "arms": self.arms,
-            "errors": self.errors,
-            "differences": {arm: [d.text, d.matters] for arm, d in self.differences.items()},
-            "notes": self.notes,
-            "calls": self.calls,
-            "call_ns": None if math.isnan(self.call_ns) else self.call_ns,
-            "warm_up_rounds": self.warm_up_rounds,
-        }
+    def facts(self) -> PreparationFacts:
+        """Return what the experiment needs to know."""
+        return PreparationFacts(
+            arms=self.arms,
+            errors=dict(self.errors),
+            differences=dict(self.differences),
+            notes=list(self.notes),
+            calls=self.calls,
+            call_ns=self.call_ns,
+            warm_up_rounds=self.warm_up_rounds,
+        )
 
 
 class Bench:
@@ -121,7 +119,7 @@ class Bench:
         self.add(found)
         return [workload.name for workload in found]
 
-    def prepare(self, name: str, *, warm_up_s: float = WARM_UP_S, to_time: bool = True) -> dict[str, Any]:
+    def prepare(self, name: str, *, warm_up_s: float = WARM_UP_S, to_time: bool = True) -> PreparationFacts:
         """Builds a workload, calls it in each mode, compares what comes out, and warms it up if it is to be timed."""
         prepared = self._prepared[name] = PreparedWorkload(name)
         results: dict[str, list[Any]] = {}
@@ -151,7 +149,7 @@ class Bench:
                 prepared.errors[broken.mode] = f"failed when it was called again, after it had run before: {broken}"
         return prepared.facts()
 
-    def leave(self) -> None:
+    def restore_all(self) -> None:
         """Puts back what the calls changed, for the program that goes on after the comparison."""
         for prepared in self._prepared.values():
             for inputs in reversed(prepared.met):
@@ -315,8 +313,6 @@ class Bench:
 
     def instructions(self, name: str, folder: str) -> dict[str, float]:
         """Machine instructions of one call by arm, where this process runs under valgrind."""
-        from gradprobe.comparison.workers.instruction_counts import InstructionCounter
-
         self._counter = self._counter or InstructionCounter(folder)
         found = {}
         for arm, inputs in self._prepared[name].inputs.items():

@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import random
 import sys
-import types
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradprobe.comparison.state.containers import ContainerState, ContainerValues, has_grown, is_same_content
 from gradprobe.comparison.state.reachable import ReachableState
 from gradprobe.comparison.state.tensor_state import TensorState, compute_copy_bytes
-from gradprobe.comparison.workloads.workload import WorkloadCall
 
 MAX_COPIED_BYTES = 1 << 30
 """Beyond this, tensors are watched by their version counters alone, and no copy of them is kept."""
 
 
-def copy_in_inference_mode(call: functools.partial[object]) -> WorkloadCall:
-    """The same call with copies of its modules, made in inference mode: their parameters are inference tensors."""
-    memo: dict[int, Any] = {}
-
-    def copied(value: Any) -> Any:
-        return copy.deepcopy(value, memo) if isinstance(value, nn.Module) else value
-
-    function: Any = call.func
-    if isinstance(function, types.MethodType) and isinstance(function.__self__, nn.Module):
-        function = types.MethodType(function.__func__, copied(function.__self__))
-    keywords = {name: copied(value) for name, value in call.keywords.items()}
-    return functools.partial(copied(function), *map(copied, call.args), **keywords)
-
-
 class CallState:
     """The state that a call starts from. ``look`` after a first call finds what it changes; ``restore`` puts that back."""
 
-    def __init__(self, call: WorkloadCall, seed: int) -> None:
+    def __init__(self, call: Callable[[], object], seed: int) -> None:
         self.call = call
         self.is_random = False
         self._seed = seed
@@ -123,7 +104,7 @@ class CallState:
         """Whether what it changes grows from call to call."""
         return self._growing
 
-    def restore(self) -> WorkloadCall:
+    def restore(self) -> Callable[[], object]:
         """Puts back what the call changes, and gives the call to make next."""
         for key in self._changing:
             self._holders[key].restore_values(self._holders[key].held)

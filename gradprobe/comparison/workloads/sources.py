@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from gradprobe.comparison.workloads.inference_copy import copy_in_inference_mode
 from gradprobe.comparison.workloads.workload import Workload, WorkloadCall
 from gradprobe.errors import GradprobeError
 
@@ -85,8 +86,6 @@ def bind_call(function: Callable[..., object], args: tuple[Any, ...], kwargs: di
     def build() -> WorkloadCall:
         if not torch.is_inference_mode_enabled():
             return partial(function, *args, **kwargs)
-        from gradprobe.comparison.state.call_state import copy_in_inference_mode
-
         return copy_in_inference_mode(partial(function, *args, **kwargs))
 
     return Workload(name, build)

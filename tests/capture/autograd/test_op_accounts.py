@@ -221,7 +221,7 @@ def test_a_probed_call_tells_what_it_bumped_and_what_its_result_pins() -> None:
     assert call["returned_nodes"] == call["nodes"] == 4
     # The product's result, which only the graph holds; its square is the loss's way back. The input is the caller's.
     assert 0 < call["returned_graph_bytes"] < call["returned_saved_bytes"]
-    assert "step returned a result that pins 4 nodes" in " ".join(str(step.recording).split())
+    assert "step returned a result that keeps 4 nodes" in " ".join(str(step.recording).split())
 
 
 def taking_turns() -> None:
@@ -318,6 +318,6 @@ def test_births_of_many_blocks_at_one_place_are_one_line_of_the_report() -> None
             with torch.inference_mode():
                 kept.append(torch.ones(3))
     report = recording.to_markdown()
-    section = report[report.index("outlived inference mode", report.index("## Inference tensors")) :]
+    section = report[report.index("## Escaped inference tensors") :]
     assert section.count("aten.ones") == 1
     assert "144 B" in section

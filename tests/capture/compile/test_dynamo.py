@@ -13,8 +13,7 @@ import torch
 
 import gradprobe
 from gradprobe.analysis.compiled_functions import explain_recompilation, list_compiled_functions
-from gradprobe.recording.compilations import Compilation, TracedModeChange, compilations
-from gradprobe.recording.notes import SourceLocation
+from gradprobe.recording.notes import Compilation, SourceLocation, TracedModeChange, read_compilations
 from tests.capabilities import compiles_when_watched, needs_compiled_calls
 
 WEIGHT = torch.ones(3, requires_grad=True)
@@ -250,4 +249,4 @@ def test_an_edited_note_of_a_compilation_is_none(text: str) -> None:
     real = Compilation(
         SourceLocation("a", "b", 1, "c"), None, "grad", 3, (TracedModeChange("m", True, "f", 2),), ("r",)
     )
-    assert [*compilations([("compiled", text, 1), ("compiled", real.text(), 2)])] == [(real, 2)]
+    assert [*read_compilations([("compiled", text, 1), ("compiled", real.text(), 2)])] == [(real, 2)]

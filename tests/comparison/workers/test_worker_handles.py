@@ -54,8 +54,8 @@ def test_a_module_that_reads_its_input_finds_none_and_takes_no_question(tmp_path
 
 def test_folders_of_the_path_may_be_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
-    member = SubprocessWorker(0, modes=("no_grad",), seed=0)
+    worker = SubprocessWorker(0, modes=("no_grad",), seed=0)
     try:
-        assert member.started() >= 1
+        assert worker.wait_until_ready() >= 1
     finally:
-        member.close()
+        worker.close()

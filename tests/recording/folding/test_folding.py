@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from gradprobe.analysis.time_by_mode import sum_by_mode
 from gradprobe.probing import Probe
 from gradprobe.recorder import Recorder, get_session
-from gradprobe.recording.folding.blocks import class_middle, duration_class
+from gradprobe.recording.durations import class_middle, duration_class
 from gradprobe.result import Recording
 from tests.conftest import FakeClock
 from tests.property.programs import Body, Manager, Real, Source, programs

@@ -28,7 +28,7 @@ from tests.report.test_hostile_names import HOSTILE
 from tests.thoroughness import examples
 
 CLOCKS_US = 5_000
-"""How far the clocks of torch.profiler and of the recording may lie apart, machines being busy."""
+"""Allowed difference between the clocks of torch.profiler and of the recording on a busy machine."""
 
 
 def events_of(tables: Any) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ def events_of(tables: Any) -> list[dict[str, Any]]:
 
 
 def check_format(events: list[dict[str, Any]]) -> None:
-    """What the trace-event format asks of each phase, and that slices of a track nest."""
+    """Check the fields that the trace-event format requires for each phase, and that slices of a track nest."""
     needed = {"X": {"ts", "dur"}, "M": {"args"}, "C": {"ts", "args"}, "i": {"ts", "s"}}
     tracks = defaultdict(list)
     for event in events:
@@ -224,9 +224,9 @@ def test_what_is_no_trace_of_the_run_is_refused_in_one_line(
     plain = json.loads(path.read_text())
     cases: dict[str, tuple[bytes | None, str]] = {
         "missing": (None, "cannot read"),
-        "text": (b"hello", "is no JSON"),
-        "list": (b"[1, 2]", "is no trace"),
-        "events": (b'{"traceEvents": [1]}', "is no trace"),
+        "text": (b"hello", "not valid JSON"),
+        "list": (b"[1, 2]", "not a trace"),
+        "events": (b'{"traceEvents": [1]}', "not a trace"),
         "cut": (gzip.compress(b"{}" * 1000)[:-9], "damaged gzip"),
         "baseless": (json.dumps({**plain, "baseTimeNanoseconds": None}).encode(), "baseTimeNanoseconds"),
         "other": (json.dumps({**plain, "baseTimeNanoseconds": 0}).encode(), "no time in common"),
@@ -243,8 +243,8 @@ def test_what_is_no_trace_of_the_run_is_refused_in_one_line(
 def test_options_that_do_not_fit_the_format_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples.recording().save(tmp_path / "r.gradprobe")
     for words, said in (
-        (["--merge", "t.json", "-o", str(tmp_path / "o.md")], "--merge goes with the format trace"),
-        (["--charts", "svg", "-o", str(tmp_path / "o.html")], "--charts goes with the format markdown"),
+        (["--torch-trace", "t.json", "-o", str(tmp_path / "o.md")], "--torch-trace needs the format trace"),
+        (["--charts", "svg", "-o", str(tmp_path / "o.html")], "--charts needs the format markdown"),
         (["--charts", "svg", "--format", "markdown"], "-o"),
     ):
         assert main(["report", str(tmp_path / "r.gradprobe"), *words]) == 2

@@ -63,7 +63,7 @@ def test_more_threads_than_have_room_are_counted_in_a_sentence() -> None:
     assert chart is not None
     assert len({bar["name"] for bar in chart.rows}) == timeline.MAX_LANES
     assert chart.rows[0]["name"] == "MainThread"
-    assert sentences == ["5 threads or tasks with the fewest blocks, 20 blocks in all, have no lane."]
+    assert sentences == ["5 threads or tasks with the fewest blocks, 20 blocks in total, have no lane."]
 
 
 @settings(max_examples=examples(30), deadline=None)
