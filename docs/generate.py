@@ -41,6 +41,8 @@ API_PAGES: Mapping[str, tuple[str, str]] = {
     "_switch": ("probes", "Probes, and the switch"),
     "comparison": ("comparison", "Comparing modes"),
     "inspection": ("inspection", "Inspecting a tensor"),
+    "analysis": ("inspection", "Inspecting a tensor"),
+    "capture": ("inspection", "Inspecting a tensor"),
     "monitoring": ("monitoring", "Monitoring a service"),
     "errors": ("errors", "Errors"),
 }
