@@ -70,7 +70,7 @@ def execute(options: argparse.Namespace) -> int:
     for path in options.output:
         used = registry.find_format_of_path(path, registry.COMPARISON_FORMATS)
         for file in registry.save_report(
-            comparison.outcome, path, used, RenderOptions(charts=options.charts), force=options.force
+            comparison._outcome, path, used, RenderOptions(charts=options.charts), force=options.force
         ):
             print(f"wrote {escape_unprintable(str(file))}", file=sys.stderr)
     print(comparison)
@@ -98,7 +98,7 @@ def _compared(options: argparse.Namespace) -> Comparison:
         instructions=options.instructions,
     )
     with _Progress() as tell:
-        return compare_sources(_sources(options), settings, tell=tell)
+        return compare_sources(_sources(options), settings, on_progress=tell)
 
 
 def _sources(options: argparse.Namespace) -> list[WorkloadSource]:

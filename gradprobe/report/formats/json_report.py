@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from gradprobe.analysis.blind_spots import describe_blind_spots
+from gradprobe.analysis.comparison_json import build_json
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.analysis.time_by_mode import sum_by_mode, sum_hidden_ns
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
@@ -61,7 +62,7 @@ def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendere
 
 def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:
     """Everything that a comparison found, to be read back by ``Comparison.load``."""
-    return Rendered(_text(outcome.plain()))
+    return Rendered(_text(build_json(outcome)))
 
 
 def _text(plain: dict[str, Any]) -> str:

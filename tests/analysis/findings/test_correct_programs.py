@@ -136,7 +136,7 @@ def test_nothing_is_told_of_a_correct_program(program: Callable[[], None]) -> No
     assert told_of(program) == []
 
 
-WORKLOADS = models_suite.workloads()
+WORKLOADS = models_suite.build_workloads()
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda one: one.name)
