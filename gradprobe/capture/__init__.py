@@ -1,1 +1,1 @@
-"""The one place that touches PyTorch's insides: what is replaced while recording, and what each replacement notes down."""
+"""Everything that touches the insides of PyTorch: observation of modes, operators, graphs and compilations."""

@@ -117,7 +117,7 @@ class Router:
         if not events:
             return []
         try:
-            return [self._encoder.pack(events)]
+            return [self._encoder.encode(events)]
         except Exception as error:
             if len(events) == 1:
                 self._fault(error)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradprobe._files import check_writable
+from gradprobe.commands.messages import print_message
 from gradprobe.errors import GradprobeError
 from gradprobe.report.formats import registry
 from gradprobe.report.formats.rendered import RenderOptions
@@ -105,7 +106,7 @@ def execute(options: argparse.Namespace) -> int:
         for file in registry.save_report(
             comparison.outcome, path, used, RenderOptions(charts=options.charts), force=options.force
         ):
-            print(f"wrote {escape_unprintable(str(file))}", file=sys.stderr)
+            print_message(f"wrote {file}")
     print(comparison)
     if earlier is not None:
         changes = comparison.against(earlier, force=options.force)

@@ -64,7 +64,7 @@ with gradprobe.record("saved.gradprobe", level="ops") as recording:
 for table in (recording.ops, recording.regions, recording.sites):
     assert table["saved_bytes"].isna().all() and table["graph_bytes"].isna().all()
 assert json.loads(recording.to_json())["summary"]["operators"]["saved_bytes"] is None
-assert "does not show what its nodes saved" in str(recording)
+assert "does not expose what its autograd nodes saved" in str(recording)
 assert "saved for backward (" not in str(recording)
 assert not [point for point in json.loads(recording.to_json())["ops"] if point["saved_bytes"] is not None]
 seen = gradprobe.inspect(kept)
@@ -89,7 +89,7 @@ def test_a_budget_for_what_is_saved_fails_where_pytorch_does_not_show_it(tmp_pat
         "import pytest, torch\n@pytest.mark.gradprobe(max_saved_bytes=8)\ndef test_saves_nothing():\n    torch.ones(2)\n"
     )
     done = python("-m", "pytest", "-p", "no:cacheprovider", cwd=tmp_path)
-    assert "max_saved_bytes=8, but this torch does not show what its nodes saved" in done.stdout.decode()
+    assert "max_saved_bytes=8, but this PyTorch does not expose what its nodes saved" in done.stdout.decode()
     assert done.returncode == 1
 
 

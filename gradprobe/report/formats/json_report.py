@@ -81,7 +81,7 @@ def render_findings(shown: Sequence[Finding], suppressed: Sequence[SuppressedFin
 
 
 def _to_row(finding: Finding) -> dict[str, Any]:
-    return dict(zip(FINDINGS, finding.row(), strict=True))
+    return dict(zip(FINDINGS, finding.make_row(), strict=True))
 
 
 def _dump(plain: dict[str, Any]) -> str:

@@ -171,7 +171,7 @@ def test_an_inference_tensor_that_outlives_its_mode_is_traced_to_its_line_and_it
     seen = gradprobe.inspect(model.cache["rotary"])
     assert seen.born is not None
     assert seen.born.op == "aten.outer"
-    assert "test_accounts.py" in str(seen)
+    assert "test_op_accounts.py" in str(seen)
 
 
 def test_failed_reads_of_the_version_are_counted_where_they_happen() -> None:
@@ -183,7 +183,7 @@ def test_failed_reads_of_the_version_are_counted_where_they_happen() -> None:
                 tensor._version
     row = recording.ops.set_index("op").loc["Tensor._version"]
     assert row["failed_version_reads"] == 3
-    assert row["file"].endswith("test_accounts.py")
+    assert row["file"].endswith("test_op_accounts.py")
 
 
 def test_below_level_ops_what_operators_did_is_missing_and_the_backward_is_known() -> None:

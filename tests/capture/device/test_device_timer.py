@@ -170,9 +170,7 @@ def test_nothing_is_recorded_in_a_stream_that_is_captured_and_the_report_says_so
         device.capturing = False
     assert captured == 0
     assert len(times(recording)) == 1
-    assert "edges of blocks in streams that were being captured have no device time (2)" in " ".join(
-        str(recording).split()
-    )
+    assert "block edges in streams that were being captured have no device time (2)" in " ".join(str(recording).split())
 
 
 def test_a_recording_that_ends_during_a_capture_waits_for_nothing(device: FakeDevice) -> None:
@@ -185,7 +183,7 @@ def test_a_recording_that_ends_during_a_capture_waits_for_nothing(device: FakeDe
     device.capturing = False
     assert device.waits == []
     assert times(recording) == []
-    assert "while a stream was captured" in " ".join(str(recording).split())
+    assert "while a stream was being captured" in " ".join(str(recording).split())
 
 
 def test_a_device_that_the_program_does_not_use_is_left_alone(device: FakeDevice) -> None:
@@ -227,13 +225,13 @@ def test_memory_is_what_tensors_held_more_at_the_end_and_at_the_most(device: Fak
 
 
 def test_edges_beyond_the_limit_are_counted_and_told(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_timer, "_MOST", 4)
+    monkeypatch.setattr(device_timer, "_MAX_MARKS", 4)
     with recorded(device) as recording:
         for _ in range(3):
             with torch.no_grad():
                 device.launch(1 * US, 1 * US)
     assert len(times(recording)) == 2
-    assert "edges of blocks beyond 4 of them have no device time (2)" in " ".join(str(recording).split())
+    assert "block edges beyond the first 4 have no device time (2)" in " ".join(str(recording).split())
 
 
 def test_times_stay_exact_over_hours_although_a_device_tells_differences_in_single_precision(
