@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_random_moments_a_program_leaves_a_file_that_reads_and_misses_at_most_a_second():
+def test_killed_program_loses_a_second():
+    """A program killed at random moments leaves a readable file that misses at most a second."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.fidelity.killing", "24"], cwd=ROOT, capture_output=True, text=True
     )

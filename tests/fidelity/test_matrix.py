@@ -12,9 +12,8 @@ pytest.importorskip("expecttest", reason="PyTorch's databases need the package e
 
 
 @pytest.mark.parametrize(("level", "share"), [("modes", 40), ("graph", 40), ("ops", 12)])
-def test_operators_give_the_same_bits_traits_gradients_errors_and_warnings_and_leave_as_many_tensors(
-    level: str, share: int
-) -> None:
+def test_operators_unchanged(level: str, share: int) -> None:
+    """Operators give the same bits, traits, gradients, errors and warnings, and leave as many tensors."""
     found = compared(list(operators(share)), level)
     assert found.cases > 80
     assert len(found.unrepeatable) < found.cases / 10
@@ -22,7 +21,8 @@ def test_operators_give_the_same_bits_traits_gradients_errors_and_warnings_and_l
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_modules_give_the_same_and_leave_as_many_tensors(level: str) -> None:
+def test_modules_unchanged(level: str) -> None:
+    """Modules give the same and leave as many tensors."""
     found = compared(list(modules(4)), level)
     assert found.cases > 50
     assert len(found.unrepeatable) < found.cases / 10
@@ -30,29 +30,33 @@ def test_modules_give_the_same_and_leave_as_many_tensors(level: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_what_operators_and_modules_refuse_is_refused_in_the_same_words_and_leaves_as_many_tensors(
+def test_errors_unchanged(
     level: str,
 ) -> None:
+    """Operators and modules refuse inputs in the same words and leave as many tensors."""
     found = compared(list(refusals(16)), level)
     assert found.cases > 30
     assert found.differing == []
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_programs_give_the_same_and_leave_as_many_tensors(level: str) -> None:
+def test_programs_unchanged(level: str) -> None:
+    """Programs give the same and leave as many tensors."""
     found = compared(list(programs(1)), level)
-    # Where two gradients of a tensor come together, autograd adds in place unless there is a dispatch mode, whatever it
-    # does: the sum's version is then lower.
+    # Where two gradients of a tensor come together, autograd adds in place unless there is any dispatch mode: the version
+    # of the sum is then lower.
     assert set(found.unrepeatable) <= {"checkpointed"}
     assert found.differing == []
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_the_peak_of_what_tensors_hold_is_no_higher_while_watched(level: str) -> None:
+def test_peak_memory_unchanged(level: str) -> None:
+    """The peak of tensor memory is not higher while recording."""
     assert higher_peaks([("large", large), *list(programs(1))[::4]], level) == []
 
 
-def test_a_tensor_that_is_kept_too_long_shows_in_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_tensor_raises_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor that is kept too long shows in the peak."""
     kept: list[torch.Tensor] = []
     alone, multiply = peak(large), torch.Tensor.mul_
     monkeypatch.setattr(torch.Tensor, "mul_", lambda self, *given: (kept.append(self), multiply(self, *given))[1])
