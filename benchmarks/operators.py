@@ -1,13 +1,13 @@
 """Measure the cost of gradprobe's levels and other tools for whole programs, interleaved and paired.
 
-    python benchmarks/operators.py [--processes 5] [--pairs 12] [--only NAME] [--all] [--readme]
+    python benchmarks/operators.py [--processes 5] [--pairs 12] [--only NAME] [--all] [--write]
 
 In each fresh process every program runs in samples of half a second, long enough for the writer thread to do its work
 within them. Each round takes one sample per arm in random order, among them a second plain one as a control. The results
 are ratios of the samples of one round, then the median over the rounds, then over processes, with the range of these.
 Tools start and stop outside of the samples: the work of torch.profiler on its events when it stops is not in its figures,
-the work of gradprobe's writer thread is in gradprobe's. Prints Markdown; with ``--readme`` also writes the table of the
-README and its chart.
+the work of gradprobe's writer thread is in gradprobe's. Prints Markdown; with ``--write`` also writes the table of
+docs/costs.md and its chart.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from arms import NAMES, observed_by
-from blocks import resident
+from blocks import resident, write_between
 from programs import FIVE, programs
 from tabulate import tabulate
 
@@ -101,8 +101,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--only", default="", help="only programs whose name contains this")
-    parser.add_argument("--all", action="store_true", help="all programs, not only those of the README")
-    parser.add_argument("--readme", action="store_true", help="write the table of the README and its chart")
+    parser.add_argument("--all", action="store_true", help="all programs, not only those of docs/costs.md")
+    parser.add_argument("--write", action="store_true", help="write the table and the chart of docs/costs.md")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -120,8 +120,8 @@ def main() -> None:
     print("\nOne region of so many operators, microseconds each; megabytes and kilobytes are of the longest:")
     for name in runs[0]["long recordings"]:
         print(f"- {name}: {statistics.median(run['long recordings'][name] for run in runs):.2f}")
-    if options.readme:
-        write_readme(measured)
+    if options.write:
+        write_page(measured)
 
 
 def ratio(runs: list[Run], program: str, arm: str, base: str = BASE) -> tuple[float, float, float]:
@@ -142,8 +142,8 @@ def table(runs: list[Run]) -> str:
     return tabulate(rows, ["", *runs[0]], tablefmt="github", disable_numparse=True)
 
 
-def write_readme(runs: list[Run]) -> None:
-    """Replace the table in the README, and draw the chart."""
+def write_page(runs: list[Run]) -> None:
+    """Replace the table in docs/costs.md, and draw the chart beside it."""
     import altair
 
     rows = [
@@ -154,10 +154,7 @@ def write_readme(runs: list[Run]) -> None:
     shown = tabulate(
         rows, ["", *runs[0]], tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * len(runs[0]))
     )
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    readme.write_text(f"{before}{BEGIN}\n\n{shown}\n\n{after}")
+    write_between(ROOT / "docs" / "costs.md", BEGIN, END, shown)
 
     points = [
         {"tool": text.replace("`", ""), "program": program, "ratio": ratio(runs, program, arm)[0]}

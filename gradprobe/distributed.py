@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.errors import GradprobeError
-from gradprobe.recording.sqlite_file import SUFFIX, Contents, read_file, write_file
-from gradprobe.result import Recording
+from gradprobe.recording.contents import Contents
+from gradprobe.recording.sqlite_file import SUFFIX, read_file, write_file
+from gradprobe.result import Recording, StoredRecording
 
 
 def gather(recording: Recording, *, dst: int = 0, group: Any = None) -> Recording | None:
@@ -47,13 +48,13 @@ def gather(recording: Recording, *, dst: int = 0, group: Any = None) -> Recordin
     if not distributed.is_initialized():
         raise GradprobeError("cannot gather: no process group is initialized; call it before destroy_process_group()")
     rank = distributed.get_rank(group)
-    own_files = [_serialize(_set_rank(contents, rank)) for contents in recording.tables.contents]
+    own_files = [_serialize(_set_rank(contents, rank)) for contents in recording._tables.contents]
     gathered: list[Any] | None = [None] * distributed.get_world_size(group) if rank == dst else None
     distributed.gather_object(own_files, gathered, dst=dst, group=group)
     if gathered is None:
         return None
     contents = [_deserialize(data) for files in gathered for data in files]
-    return Recording(lambda: contents)
+    return Recording(StoredRecording(contents))
 
 
 def _set_rank(contents: Contents, rank: int) -> Contents:

@@ -14,7 +14,7 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from IPython.display import display
 
 from gradprobe.recorder import LEVELS, record
-from gradprobe.result import Recording
+from gradprobe.result import Recording, StoredRecording
 
 _BLANK = (tokenize.ENDMARKER, tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT)
 
@@ -101,11 +101,11 @@ def _hide_frames(shell: Any, error: SyntaxError) -> Exception:
 
 def _name_cells(recording: Recording, shell: Any) -> Recording:
     """Return ``recording`` with names such as In[3] for the files that IPython invents for cells."""
-    contents = recording.tables.contents[0]
+    contents = recording._tables.contents[0]
     sites = dict(contents.sites)
     for number, site in sites.items():
         known = None if site.file is None else shell.compile.format_code_name(site.file)
         if known is not None:
             sites[number] = replace(site, file=known[1])
     renamed = replace(contents, sites=sites)
-    return Recording(lambda: [renamed])
+    return Recording(StoredRecording([renamed]))

@@ -19,12 +19,16 @@ from gradprobe._resumable import around, is_resumable
 from gradprobe._switch import DISABLED_AT_IMPORT, switch
 from gradprobe.capture.autograd.call_effects import CallEffects
 from gradprobe.capture.clock import SYSTEM, Clock
-from gradprobe.capture.location.callers import find_caller, is_tracing, unwrap_code
-from gradprobe.capture.session import CALL_BITS, Session
+from gradprobe.capture.location.callers import find_caller, unwrap_code
+from gradprobe.capture.patching.compile_skip import is_tracing
+from gradprobe.capture.routing import CALL_BITS
+from gradprobe.capture.session import Session
+from gradprobe.environment import environment
 from gradprobe.errors import GradprobeError
-from gradprobe.recorder import check_level, environment, get_session
+from gradprobe.recorder import check_level, get_session
+from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import CALL, DECORATED, ENTER, EXIT, SUSPEND
-from gradprobe.recording.sqlite_file import Contents, Store
+from gradprobe.recording.sqlite_file import Store
 from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, Writer
 from gradprobe.result import Recording
 
@@ -132,6 +136,8 @@ class Probe:
 class _ProbedCalls:
     """The calls of one probe, and the recording of them."""
 
+    is_final = False
+
     def __init__(self, level: str, name: str | None, clock: Clock) -> None:
         self.name = name
         self.level = level
@@ -143,7 +149,7 @@ class _ProbedCalls:
 
     @functools.cached_property
     def recording(self) -> Recording:
-        return Recording(lambda: [self._contents()], is_final=lambda: False)
+        return Recording(self)
 
     def decorate(self, function: Any) -> Any:
         if not callable(function) or isinstance(function, type):
@@ -212,13 +218,14 @@ class _ProbedCalls:
         self._writer = writer
         return writer
 
-    def _contents(self) -> Contents:
+    def read(self) -> list[Contents]:
+        """Return what all calls so far left behind, as a ``RecordingSource`` does."""
         session = get_session(self.clock)
         with session.lock:
             writer = self._ensure_writer(session)
             session.drain()
             contents = writer.store.read()
-        return dataclasses.replace(contents, meta={**contents.meta, "ended_ns": self.clock.now()})
+        return [dataclasses.replace(contents, meta={**contents.meta, "ended_ns": self.clock.now()})]
 
 
 class _ProbedFunction:

@@ -14,8 +14,9 @@ import torch
 
 from gradprobe._resumable import around
 from gradprobe.capture.clock import Clock
-from gradprobe.capture.location.callers import is_tracing, unwrap_code
-from gradprobe.capture.session import CALL_BITS
+from gradprobe.capture.location.callers import unwrap_code
+from gradprobe.capture.patching.compile_skip import is_tracing
+from gradprobe.capture.routing import CALL_BITS
 from gradprobe.errors import GradprobeError
 from gradprobe.recorder import get_session
 from gradprobe.recording.events import CALL, DECORATED, ENTER, EXIT, SUSPEND

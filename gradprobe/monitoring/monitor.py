@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from gradprobe import _switch
+from gradprobe import _switch, lifecycle
 from gradprobe.capture.clock import SYSTEM, Clock
 from gradprobe.capture.session import Session
 from gradprobe.errors import GradprobeError
@@ -325,6 +325,4 @@ def _after_fork() -> None:
         running.restart_in_child()
 
 
-# Registered after the recorder's handler, which has restored PyTorch's own methods by then.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+lifecycle.register(lifecycle.Order.MONITORS, in_child=_after_fork)

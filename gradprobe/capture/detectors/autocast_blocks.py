@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from gradprobe.capture.detectors.detection_log import DetectionLog
-from gradprobe.capture.ops.dispatch_mode import skip_when_compiling
+from gradprobe.capture.patching.compile_skip import skip_when_compiling
 from gradprobe.capture.patching.patches import Patch
 from gradprobe.recording.notes import SourceLocation
 

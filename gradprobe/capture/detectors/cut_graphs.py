@@ -13,11 +13,11 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
+from gradprobe.capture.autograd.values import iter_tensors
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS, OPS_ON_GRAPH_RESULTS
 from gradprobe.capture.location.callers import DECORATOR_CODE
 from gradprobe.capture.location.sites import TORCH_DIR
-from gradprobe.capture.ops.op_schema import iter_tensors
 from gradprobe.recording.notes import SourceLocation
 
 _MAX_CUT_TENSORS = 10_000

@@ -10,10 +10,10 @@ from sys import _getframe
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
+from gradprobe.capture.autograd.values import iter_tensors
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.detectors.interest import NO_OPS, OPS_ON_GRAD_TENSORS
 from gradprobe.capture.location.sites import TORCH_DIR
-from gradprobe.capture.ops.op_schema import iter_tensors
 
 # Callers of generators that are meant to be suspended inside a block: context managers and test fixtures.
 _INTENDED_CALLERS = (contextlib.__file__, "/_pytest/", "/pluggy/")

@@ -12,8 +12,8 @@ from types import CodeType
 from typing import Any
 
 from gradprobe.capture.autograd.creation import REGISTRY
+from gradprobe.capture.autograd.values import iter_tensors
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
-from gradprobe.capture.ops.op_schema import iter_tensors
 from gradprobe.recording.notes import SourceLocation
 
 _MIN_STEPS = 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from sys import _getframe
 from types import CodeType, FrameType
@@ -23,6 +22,7 @@ from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
 from gradprobe.capture.detectors.modified_saved_tensors import ModifiedSavedTensorDetector
 from gradprobe.capture.detectors.running_totals import RunningTotalDetector
+from gradprobe.capture.location.frames import find_frame_of, read_local
 from gradprobe.capture.location.sites import TORCH_DIR
 from gradprobe.recording.events import (
     ACTION_MASK,
@@ -125,7 +125,7 @@ class ThreadDetectors:
 
     def on_backward(self, outputs: list[torch.Tensor], runs: list[tuple[int, int]], frame: FrameType) -> None:
         """Handle a backward that begins in ``frame`` and goes through the nodes in ``runs``."""
-        if frame.f_code.co_name == "backward" and _has_create_graph(frame):
+        if frame.f_code.co_name == "backward" and read_local(frame, "create_graph"):
             at = self._log.locate_frame("backward here", frame)
             self._log.add("GP203", [at, next(iter(locate_leaves(outputs)), None)])
         self.totals.on_backward(runs)
@@ -177,21 +177,11 @@ class ThreadDetectors:
         if (id(code), offset) in self._callers or code.co_name == "<module>":
             return
         self._callers.add((id(code), offset))
-        frame: FrameType | None = _getframe(1)
-        while frame is not None and frame.f_code is not code:
-            frame = frame.f_back
+        frame = find_frame_of(_getframe(1), code)
         if frame is not None:
             caller = self._log.locate_frame("called from here", frame.f_back)
             if caller is not None:
                 self._log.add("called", [locate_instruction("set here", code, offset), caller])
-
-
-def _has_create_graph(frame: FrameType) -> bool:
-    names = frame.f_locals
-    found = bool(names.get("create_graph"))
-    if sys.version_info < (3, 13):
-        names.clear()  # the snapshot would keep objects alive that the frame drops later
-    return found
 
 
 def locate_leaves(outputs: list[torch.Tensor]) -> Iterator[SourceLocation]:

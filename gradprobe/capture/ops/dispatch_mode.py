@@ -72,14 +72,3 @@ def _count_user_modes() -> int:
     """Return the number of modes without PyTorch's infrastructure modes, which have their own slots."""
     stack = [torch._C._get_dispatch_stack_at(i) for i in range(torch._C._len_torch_dispatch_stack())]
     return sum(getattr(mode, "_mode_key", None) is None for mode in stack)
-
-
-def skip_when_compiling(*functions: Any) -> None:
-    """Keep ``torch.compile`` from tracing into ``functions`` and what they call."""
-    frames: Any = torch._C._dynamo.eval_frame
-    try:
-        skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
-        for function in functions:
-            frames.set_code_exec_strategy(function.__code__, skip)
-    except AttributeError:  # another version; Dynamo is then kept out by the mode's `ignore_compile_internals()`
-        return

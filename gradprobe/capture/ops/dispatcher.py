@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 import torch
 
 from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord, LiveInferenceTensors
+from gradprobe.capture.autograd.values import iter_tensors
 from gradprobe.capture.autograd.version_counters import read_version
 from gradprobe.capture.detectors.thread_detectors import ThreadDetectors
-from gradprobe.capture.location.callers import TaskLabels
-from gradprobe.capture.location.frames import OPTIMIZER, USER, FrameClassifier
-from gradprobe.capture.location.module_paths import MODULE_CALL_CODE, ModulePaths
+from gradprobe.capture.location.frames import MODULE_CALL_CODE, OPTIMIZER, USER, FrameClassifier
+from gradprobe.capture.location.module_paths import ModulePaths
+from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.ops.attribution import (
     INFERENCE_OUTPUT,
     INFERENCE_VIEW,
@@ -39,9 +40,9 @@ from gradprobe.capture.ops.attribution import (
     must_defer,
 )
 from gradprobe.capture.ops.dispatch_keys import Guard
-from gradprobe.capture.ops.dispatch_mode import skip_when_compiling
 from gradprobe.capture.ops.native.bridge import NativeBridge
-from gradprobe.capture.ops.op_schema import OpPlan, iter_tensors
+from gradprobe.capture.ops.op_schema import OpPlan
+from gradprobe.capture.patching.compile_skip import skip_when_compiling
 from gradprobe.recording.events import OPERATOR, Event, SharedEvent
 from gradprobe.recording.op_rows import BACKWARD, FORWARD, IN_OPTIMIZER, OpCounts
 

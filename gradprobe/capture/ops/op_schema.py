@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch._library.custom_ops import OPDEFS
 
+from gradprobe.capture.autograd.values import iter_tensors
 from gradprobe.capture.ops.dispatch_keys import (
     Guard,
     guard_for_custom_op,
@@ -72,16 +73,6 @@ def choose_native_path(func: Any, plan: OpPlan) -> int:
     if plan.make_guard is restore_caller_keys:
         return COMPOSITE
     return KERNEL if plan.make_guard is guard_for_kernel else PYTHON_ONLY
-
-
-def iter_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors in an argument or a result of an operator."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            if isinstance(item, torch.Tensor):
-                yield item
 
 
 def _is_written(value: Any) -> bool:

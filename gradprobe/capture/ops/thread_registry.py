@@ -32,9 +32,9 @@ from gradprobe.capture.detectors.exception_diagnosis import report_failed_versio
 from gradprobe.capture.detectors.exception_notes import annotate_exception
 from gradprobe.capture.detectors.thread_detectors import ThreadDetectors
 from gradprobe.capture.detectors.thread_handoff import ThreadHandoffDetector
-from gradprobe.capture.location.callers import TaskLabels
 from gradprobe.capture.location.frames import USER, FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
+from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.ops.dispatch_mode import ObserverMode, insert_mode, remove_mode
 from gradprobe.capture.ops.dispatcher import ThreadDispatcher, make_dispatcher
 from gradprobe.capture.ops.native.loader import core_status, load_core
@@ -281,9 +281,7 @@ class ThreadRegistry:
     def _emit_manual_op(self, what: str, counts: OpCounts) -> None:
         """Emit a read or bump of version counters that the program made by hand, at its line."""
         try:
-            frame: FrameType | None = _getframe(2)
-            while frame is not None and self.codes.kind(frame.f_code) != USER:
-                frame = frame.f_back
+            frame = self.codes.find_user_frame(_getframe(2))
             at = (0, 0) if frame is None else (id(frame.f_code), frame.f_lasti)
             self._emit((OPERATOR, thread(), (*at, what, "", FORWARD, None), None, counts))
         except Exception as error:

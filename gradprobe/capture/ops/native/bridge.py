@@ -18,8 +18,8 @@ from gradprobe.capture.ops.attribution import (
     OpPlace,
     PendingOp,
 )
-from gradprobe.capture.ops.dispatch_mode import skip_when_compiling
 from gradprobe.capture.ops.op_schema import OpPlan, choose_native_path
+from gradprobe.capture.patching.compile_skip import skip_when_compiling
 from gradprobe.recording.events import OP_BATCH, OPERATOR, SharedEvent
 from gradprobe.recording.op_rows import OpCounts
 

@@ -42,9 +42,7 @@ def build_core(*, force: bool = False) -> Path:
         )
     compiler = os.environ.get("CXX", "c++")
     if shutil.which(compiler) is None:
-        raise GradprobeError(
-            f"cannot build the native core: no C++ compiler ({compiler}); install one, or set CXX"
-        )
+        raise GradprobeError(f"cannot build the native core: no C++ compiler ({compiler}); install one, or set CXX")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Each build has its own folder: other builds may run, and a loaded core must not be overwritten.
