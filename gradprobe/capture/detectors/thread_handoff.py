@@ -55,11 +55,11 @@ class ThreadHandoffDetector:
             ]
         return found
 
-    def taken(self, work: Any) -> int | None:
+    def begin_work(self, work: Any) -> int | None:
         """Return the node counter as ``work`` begins, or None if its end need not be looked at."""
         return self._count() if _MARK in vars(work) and torch.is_grad_enabled() else None
 
-    def done(self, work: Any, before: int | None) -> None:
+    def end_work(self, work: Any, before: int | None) -> None:
         """Report ``work``, which has ended, if it was submitted with grad disabled and built a graph."""
         try:
             location, ident, time = vars(work).pop(_MARK, (None, 0, 0))
@@ -88,11 +88,11 @@ class ThreadHandoffDetector:
     def _observe_run(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def run(work: Any) -> Any:
-            before = self.taken(work)
+            before = self.begin_work(work)
             try:
                 return original(work)
             finally:
-                self.done(work, before)
+                self.end_work(work, before)
 
         return run
 

@@ -72,9 +72,9 @@ class ThreadRegistry:
         self._modes: dict[int, tuple[ObserverMode, int]] = {}
         self._escaped = LiveInferenceTensors()
         self._patches = Patches()
-        self.sightings = DetectionLog(self.codes, now)
-        self._autocasts = AutocastTracker(self.sightings, thread, fault)
-        self.handoffs = ThreadHandoffDetector(self.sightings, now, self.resolve_pending, fault)
+        self.detection_log = DetectionLog(self.codes, now)
+        self._autocasts = AutocastTracker(self.detection_log, thread, fault)
+        self.handoffs = ThreadHandoffDetector(self.detection_log, now, self.resolve_pending, fault)
         self._hook_reports = self._installed = 0
         self._native: Any = None
 
@@ -158,7 +158,7 @@ class ThreadRegistry:
             self._safely(self._native.uninstall)
         self._safely(self._patches.restore)
         self._safely(SAVED_STORAGES.clear)
-        self.sightings.last_escaped = None
+        self.detection_log.last_escaped = None
         self._safely(REGISTRY.forget_parameters)
 
     def flush(self) -> None:
@@ -175,7 +175,7 @@ class ThreadRegistry:
             except Exception as error:
                 self._fault(error)
 
-    def event(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Resolve pending operators and run the detectors after a manager was entered or exited."""
         dispatcher = self._dispatchers.get(thread())
         if dispatcher is None:
@@ -198,9 +198,9 @@ class ThreadRegistry:
         """Add a note to an exception of the program that leaves a recorded block."""
         if self._modes:
             self.resolve_pending()
-            self._safely(lambda: annotate_exception(error, self.sightings))
+            self._safely(lambda: annotate_exception(error, self.detection_log))
 
-    def backward(self, outputs: list[torch.Tensor], runs: list[tuple[int, int]], frame: FrameType) -> None:
+    def on_backward(self, outputs: list[torch.Tensor], runs: list[tuple[int, int]], frame: FrameType) -> None:
         """Run the detectors as a backward begins in ``frame``, which will reach the nodes in ``runs``."""
         dispatcher = self._dispatchers.get(thread())
         if dispatcher is not None:
@@ -220,7 +220,7 @@ class ThreadRegistry:
         self._hook_reports += 1
         if self._hook_reports & (self._hook_reports - 1) == 0:
             with torch._C.DisableTorchFunction():
-                report_activation_hooks(self.paths.roots(), self.sightings)
+                report_activation_hooks(self.paths.roots(), self.detection_log)
 
     def _safely(self, step: Callable[[], object]) -> None:
         try:
@@ -239,7 +239,7 @@ class ThreadRegistry:
                 with torch._C.DisableTorchFunction():
                     group[2] += _nbytes(tensor)
                 self._escaped.add(record)
-                self.sightings.last_escaped = (dead_ref, *record[1:])
+                self.detection_log.last_escaped = (dead_ref, *record[1:])
         for (code, offset, op, module, _), group in groups.items():
             marker = (ESCAPED_TENSORS, self._now(), thread(), code, offset, (op, None, module, FORWARD))
             self._emit((OP_ROWS, "outliving", marker, [(*group, 0)]))
@@ -257,7 +257,7 @@ class ThreadRegistry:
 
     def _read_failed(self, tensor: torch.Tensor) -> None:
         try:
-            report_failed_version_read(tensor, self.sightings)
+            report_failed_version_read(tensor, self.detection_log)
             self._emit_manual_op("Tensor._version", OpCounts(calls=1, failed_version_reads=1))
         except Exception as error:
             self._fault(error)
@@ -290,7 +290,7 @@ class ThreadRegistry:
     def _get_dispatcher(self) -> ThreadDispatcher:
         dispatcher = self._dispatchers.get(thread())
         if dispatcher is None:
-            detectors = ThreadDetectors(self.sightings, self._autocasts, self._fault)
+            detectors = ThreadDetectors(self.detection_log, self._autocasts, self._fault)
             dispatcher = make_dispatcher(
                 self._emit,
                 self._now,
