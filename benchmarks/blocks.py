@@ -1,12 +1,12 @@
 """What watching costs per block: each manager observed against PyTorch's own, interleaved and paired.
 
-    python benchmarks/blocks.py [--processes 5] [--pairs 200]
+    python benchmarks/blocks.py [--processes 5] [--pairs 200] [--write]
 
 In each fresh process short samples of an empty block alternate, in random order, between a plain and a watched run. The
 difference of each pair is taken, then the median over the pairs of a process, then the median over processes (and their
 range). While the watched sample runs, the writing thread is there as in any recording, but a sample is shorter than its
 pause, so its work falls between samples; what it costs is in the last lines, where a long loop pays for all of it.
-Prints Markdown.
+Prints Markdown; with ``--write`` also writes the table of docs/costs.md.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ BLOCKS = {
     "@no_grad()": "decorated()",
 }
 SAMPLE = 1000
+COSTS = Path(__file__).parents[1] / "docs" / "costs.md"
+BEGIN, END = "<!-- the cost of blocks -->", "<!-- end of the cost of blocks -->"
 
 
 def measure(pairs: int) -> dict[str, object]:
@@ -156,10 +158,17 @@ def start_up() -> dict[str, list[float]]:
     }
 
 
+def write_between(page: Path, begin: str, end: str, shown: str) -> None:
+    """Write ``shown`` between two comments of a page, in place of what is there."""
+    text = page.read_text(encoding="utf-8")
+    page.write_text(f"{text[: text.index(begin)]}{begin}\n\n{shown}\n\n{text[text.index(end) :]}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--write", action="store_true", help="write the table into docs/costs.md")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -171,6 +180,8 @@ def main() -> None:
         command = [sys.executable, __file__, "--measure", "--pairs", str(options.pairs)]
         runs.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     print(table(runs))
+    if options.write:
+        write_between(COSTS, BEGIN, END, table(runs))
     for name in ("added memory, MB", "bytes per transition"):
         print(f"\na million transitions, {name}: {statistics.median(run[name] for run in runs):.1f}")
     for name, (value,) in start_up().items():

@@ -71,7 +71,7 @@ def count(folder: str) -> dict[str, dict[str, float]]:
     """Instructions of one call by what is called and arm, above those of an empty one; runs under callgrind."""
     import torch
 
-    from gradprobe.comparison.workers.instruction_counts import InstructionCounter
+    from gradprobe.comparison.measure.callgrind import InstructionCounter
 
     torch.set_num_threads(1)
     counter = InstructionCounter(folder)

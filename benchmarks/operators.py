@@ -1,13 +1,13 @@
 """What watching costs whole programs: gradprobe's levels and other tools against the unwatched run, interleaved and paired.
 
-    python benchmarks/operators.py [--processes 5] [--pairs 12] [--only NAME] [--all] [--readme]
+    python benchmarks/operators.py [--processes 5] [--pairs 12] [--only NAME] [--all] [--write]
 
 In each fresh process every program runs in samples of half a second, long enough for the writing thread to do its
 work within them. Each round takes one sample per arm in random order, a second unwatched one among them as a control.
 Ratios are of the samples of one round; then the median over the rounds, then over processes, with the range of these.
 Tools start and stop outside of the samples: what torch.profiler does with its events when it stops is not in its figures,
-what gradprobe's writing thread does is in ours. Prints Markdown; with ``--readme`` also writes the table of the README and
-its chart.
+what gradprobe's writing thread does is in gradprobe's. Prints Markdown; with ``--write`` also writes the table of
+docs/costs.md and its chart.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from arms import NAMES, watching
-from blocks import resident
+from blocks import resident, write_between
 from programs import FIVE, programs
 from tabulate import tabulate
 
@@ -101,8 +101,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--only", default="", help="programs whose name has this in it")
-    parser.add_argument("--all", action="store_true", help="more programs than the README shows")
-    parser.add_argument("--readme", action="store_true", help="write the table of the README and its chart")
+    parser.add_argument("--all", action="store_true", help="more programs than docs/costs.md shows")
+    parser.add_argument("--write", action="store_true", help="write the table and the chart of docs/costs.md")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -120,8 +120,8 @@ def main() -> None:
     print("\nOne region of so many operators, microseconds each; megabytes and kilobytes are of the longest:")
     for name in runs[0]["linear"]:
         print(f"- {name}: {statistics.median(run['linear'][name] for run in runs):.2f}")
-    if options.readme:
-        write_readme(measured)
+    if options.write:
+        write_page(measured)
 
 
 def ratio(runs: list[Run], program: str, arm: str, base: str = BASE) -> tuple[float, float, float]:
@@ -142,8 +142,8 @@ def table(runs: list[Run]) -> str:
     return tabulate(rows, ["", *runs[0]], tablefmt="github", disable_numparse=True)
 
 
-def write_readme(runs: list[Run]) -> None:
-    """Puts the table in the place of the one that the README has, and draws the chart beside it."""
+def write_page(runs: list[Run]) -> None:
+    """Write the table into docs/costs.md in place of the one there, and draw the chart beside it."""
     import altair
 
     rows = [
@@ -154,10 +154,7 @@ def write_readme(runs: list[Run]) -> None:
     shown = tabulate(
         rows, ["", *runs[0]], tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * len(runs[0]))
     )
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    readme.write_text(f"{before}{BEGIN}\n\n{shown}\n\n{after}")
+    write_between(ROOT / "docs" / "costs.md", BEGIN, END, shown)
 
     points = [
         {"tool": text.replace("`", ""), "program": program, "ratio": ratio(runs, program, arm)[0]}

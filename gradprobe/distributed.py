@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.errors import GradprobeError
-from gradprobe.recording.sqlite_file import SUFFIX, Contents, read_file, write_file
-from gradprobe.result import Recording
+from gradprobe.recording.contents import Contents
+from gradprobe.recording.sqlite_file import SUFFIX, read_file, write_file
+from gradprobe.result import Recording, StoredRecording
 
 
 def gather(recording: Recording, *, dst: int = 0, group: Any = None) -> Recording | None:
@@ -25,13 +26,13 @@ def gather(recording: Recording, *, dst: int = 0, group: Any = None) -> Recordin
     if not distributed.is_initialized():
         raise GradprobeError("there is no process group to gather over; call it before destroy_process_group()")
     rank = distributed.get_rank(group)
-    mine = [_packed(_of_rank(contents, rank)) for contents in recording.tables.contents]
+    mine = [_packed(_of_rank(contents, rank)) for contents in recording._tables.contents]
     everything: list[Any] | None = [None] * distributed.get_world_size(group) if rank == dst else None
     distributed.gather_object(mine, everything, dst=dst, group=group)
     if everything is None:
         return None
     contents = [_unpacked(data) for files in everything for data in files]
-    return Recording(lambda: contents)
+    return Recording(StoredRecording(contents))
 
 
 def _of_rank(contents: Contents, rank: int) -> Contents:

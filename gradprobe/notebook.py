@@ -14,7 +14,7 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from IPython.display import display
 
 from gradprobe.recorder import LEVELS, record
-from gradprobe.result import Recording
+from gradprobe.result import Recording, StoredRecording
 
 _BLANK = (tokenize.ENDMARKER, tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT)
 
@@ -86,11 +86,11 @@ def _without_frames(shell: Any, error: SyntaxError) -> Exception:
 
 def _with_cells_named(recording: Recording, shell: Any) -> Recording:
     """``recording`` with In[3] for the file, made up by IPython, that a cell's code is said to come from."""
-    contents = recording.tables.contents[0]
+    contents = recording._tables.contents[0]
     sites = dict(contents.sites)
     for number, site in sites.items():
         known = None if site.file is None else shell.compile.format_code_name(site.file)
         if known is not None:
             sites[number] = replace(site, file=known[1])
     renamed = replace(contents, sites=sites)
-    return Recording(lambda: [renamed])
+    return Recording(StoredRecording([renamed]))

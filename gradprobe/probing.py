@@ -23,10 +23,12 @@ from gradprobe.capture.location.callers import find_caller, unwrap_code
 from gradprobe.capture.patching.compile_skip import is_tracing
 from gradprobe.capture.routing import CALL_BITS
 from gradprobe.capture.session import Session
+from gradprobe.environment import environment
 from gradprobe.errors import GradprobeError
-from gradprobe.recorder import check_level, environment, get_session
+from gradprobe.recorder import check_level, get_session
+from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import CALL, DECORATED, ENTER, EXIT, SUSPEND
-from gradprobe.recording.sqlite_file import Contents, Store
+from gradprobe.recording.sqlite_file import Store
 from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, Writer
 from gradprobe.result import Recording
 
@@ -88,6 +90,8 @@ class Probe:
 class _Watch:
     """The calls of one probe, and what they left behind."""
 
+    is_final = False
+
     def __init__(self, level: str, name: str | None, clock: Clock) -> None:
         self.name = name
         self._level = level
@@ -99,7 +103,7 @@ class _Watch:
 
     @functools.cached_property
     def recording(self) -> Recording:
-        return Recording(lambda: [self._contents()], is_final=lambda: False)
+        return Recording(self)
 
     def decorate(self, function: Any) -> Any:
         if not callable(function) or isinstance(function, type):
@@ -235,13 +239,14 @@ class _Watch:
         self._writer = writer
         return writer
 
-    def _contents(self) -> Contents:
+    def read(self) -> list[Contents]:
+        """Return what all calls so far left behind, as a ``RecordingSource`` does."""
         session = get_session(self._clock)
         with session.lock:
             writer = self._ensure_writer(session)
             session.drain()
             contents = writer.store.read()
-        return dataclasses.replace(contents, meta={**contents.meta, "ended_ns": self._clock.now()})
+        return [dataclasses.replace(contents, meta={**contents.meta, "ended_ns": self._clock.now()})]
 
 
 def _name_of(function: Any) -> str:

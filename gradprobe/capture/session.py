@@ -31,8 +31,8 @@ from gradprobe.capture.routing import Router
 from gradprobe.capture.sinks import OPS, Demand, Sink
 from gradprobe.capture.writer_thread import WriterThread
 from gradprobe.recording.events import OP_ROWS, Event
-from gradprobe.recording.notes import KIND as DETECTION
-from gradprobe.recording.writer import SymbolTables
+from gradprobe.recording.notes import NoteKind
+from gradprobe.recording.symbols import SymbolTables
 
 
 class Session:
@@ -135,7 +135,7 @@ class Session:
             self.devices.read()
             for text, times in self.devices.describe_missing_times():
                 for other in self._demand.sinks:
-                    other.note("device", text, times)
+                    other.note(NoteKind.DEVICE, text, times)
         self._router.close(sink)
         self._demand.sinks.remove(sink)
         if not self._demand.counts_operators:
@@ -224,7 +224,7 @@ class Session:
             for text, times in faults.items():
                 sink.fault(text, times)
             for text, times in seen if sink.counts_operators else ():
-                sink.note(DETECTION, text, times)
+                sink.note(NoteKind.DETECTION, text, times)
             for kind, text in compiled:
                 sink.note(kind, text)
             sink.flush()

@@ -1,4 +1,4 @@
-"""The experiment: who measures what for how long, until the intervals are narrow enough or the budget has ended."""
+"""The experiment: which worker measures which workload for how long, until the intervals are narrow or the budget ends."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from gradprobe.comparison import measured_modes
+from gradprobe.comparison.measure.bench_protocol import BenchProtocol, CountingPass, PreparationFacts
 from gradprobe.comparison.settings import ComparisonSettings
 from gradprobe.comparison.stats.intervals import Estimate, compute_log_ratios, estimate_ratio
 from gradprobe.comparison.workers.worker_handles import Worker, WorkerDied
 from gradprobe.errors import GradprobeError
 
 TURN_S: Final = 0.06
-"""How long a process measures before the next takes its turn: all of them meet the same weather."""
+"""Seconds of one turn of a worker. Short turns expose all workers to the same conditions of the machine."""
 MIN_TURNS: Final = 3
 MIN_ROUNDS: Final = 8
 FITTING_BUDGET_SHARE: Final = 0.25
@@ -26,16 +27,20 @@ MIXTURE_S: Final = 0.03
 MIXTURE_ROUNDS: Final = 10
 
 ArmTimes = dict[str, list[float]]
+"""Nanoseconds per call by arm, one value per round."""
 ProgressCallback = Callable[[str, float], None]
-"""Hears what is being done, and the share of the budget that has gone."""
+"""Callback that receives a description of the current step and the share of the budget that is used up."""
+
+Answer = TypeVar("Answer")
 
 
 @dataclass
 class MeasuredWorkload:
-    """One workload: what preparing it showed, and nanoseconds per call by arm, process and round."""
+    """Measurements of one workload: the facts of its preparation, and its times by worker."""
 
     name: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: PreparationFacts | None = None
+    """Facts from the first worker that prepared it; None before."""
     times: dict[int, ArmTimes] = field(default_factory=dict)
     crash: str = ""
     turns: int = 0
@@ -43,30 +48,42 @@ class MeasuredWorkload:
     mechanisms: dict[str, dict[str, float]] = field(default_factory=dict)
     account: dict[str, dict[str, Any]] = field(default_factory=dict)
     instructions: dict[str, float] = field(default_factory=dict)
+    issued: float | None = None
+    """Share of the time in which the host was issuing work, on an accelerator."""
 
     @property
     def arms(self) -> list[str]:
-        return list(self.facts.get("arms", ()))
+        """Arms that can be timed."""
+        return [] if self.facts is None else self.facts.arms
+
+    @property
+    def call_s(self) -> float:
+        """Seconds of one call; 0 if not known."""
+        return 0.0 if self.facts is None or math.isnan(self.facts.call_ns) else self.facts.call_ns / 1e9
 
     @property
     def round_s(self) -> float:
         """Seconds of one round."""
-        return float((self.facts.get("call_ns") or 0.0) * self.facts.get("calls", 1) * len(self.arms)) / 1e9
+        return self.call_s * (1 if self.facts is None else self.facts.calls) * len(self.arms)
 
-    def keep(self, member: int, times: ArmTimes) -> None:
-        kept = self.times.setdefault(member, {arm: [] for arm in times})
+    def add_times(self, worker: int, times: ArmTimes) -> None:
+        """Append the times of one turn of a worker."""
+        known = self.times.setdefault(worker, {arm: [] for arm in times})
         for arm, values in times.items():
-            kept[arm] += values
+            known[arm] += values
 
     def ratio(self, arm: str, seed: int) -> Estimate:
-        """The ratio of an arm to the baseline."""
+        """Return the ratio of an arm to the baseline."""
         both = [times for times in self.times.values() if arm in times and measured_modes.BASELINE in times]
         return estimate_ratio(
             [compute_log_ratios(times[arm], times[measured_modes.BASELINE]) for times in both], seed=seed
         )
 
     def is_precise(self, settings: ComparisonSettings) -> bool:
-        """Whether the intervals are as narrow as asked for. Asked only of widths, which do not favour a verdict."""
+        """Return whether the intervals are as narrow as the settings require.
+
+        Only widths decide when measuring stops: a rule that looked at the ratios would favour a verdict.
+        """
         enough = all(len(taken) >= MIN_ROUNDS for times in self.times.values() for taken in times.values())
         if measured_modes.BASELINE not in self.arms:
             return enough  # there is no ratio to wait for
@@ -83,165 +100,188 @@ class MeasuredWorkload:
 
 
 class Experiment:
-    """Asks the members of a crew, in turns, so that no two measure at the same time."""
+    """Measurement by several workers in turns, so that no two measure at the same time."""
 
     def __init__(
         self,
-        crew: Sequence[Worker],
+        workers: Sequence[Worker],
         settings: ComparisonSettings,
         *,
         now: Callable[[], float] = time.monotonic,
-        tell: ProgressCallback = lambda what, share: None,
+        on_progress: ProgressCallback = lambda step, share: None,
     ) -> None:
-        self._crew = dict(enumerate(crew))
+        self._workers = dict(enumerate(workers))
         self._settings = settings
         self._now = now
-        self._tell = tell
+        self._on_progress = on_progress
         self._begun = now()
         self._budget = 0.0
         self.notes: list[str] = []
 
     def run(self, names: Sequence[str]) -> tuple[list[MeasuredWorkload], list[MeasuredWorkload]]:
-        """The workloads measured, and the mixtures that the costs of mechanisms are fitted from."""
+        """Measure the workloads. Return them, and the mixtures from which the costs of mechanisms are fitted."""
         self._budget = self._settings.budget(len(names))
-        found = [MeasuredWorkload(name) for name in names]
-        for measured in found:
+        workloads = [MeasuredWorkload(name) for name in names]
+        for measured in workloads:
             self._prepare(measured)
-        for measured in found:
+        for measured in workloads:
             self._count(measured)
-        mixtures = self._mixtures() if any(measured.times for measured in found) else []
-        self._measure(found)
-        return found, mixtures
+        mixtures = self._measure_mixtures() if any(measured.times for measured in workloads) else []
+        self._measure(workloads)
+        return workloads, mixtures
 
-    def managers(self) -> ArmTimes:
-        """Nanoseconds to enter and leave each manager, over all members."""
+    def time_managers(self) -> ArmTimes:
+        """Return nanoseconds to enter and exit each context manager, over all workers."""
         taken: ArmTimes = {}
-        for number in list(self._crew):
-            for arm, values in (self._ask(number, "managers", seconds=0.02) or {}).items():
+        for number in list(self._workers):
+            for arm, values in (self._ask(number, lambda bench: bench.managers(seconds=0.02)) or {}).items():
                 taken.setdefault(arm, []).extend(values)
         return taken
 
     @property
-    def members(self) -> int:
-        return len(self._crew)
-
-    @property
     def remaining_s(self) -> float:
+        """Seconds of the budget that are left."""
         return self._budget - (self._now() - self._begun)
 
-    def _say(self, what: str) -> None:
-        self._tell(what, min(1.0, 1 - self.remaining_s / self._budget))
+    def _report_progress(self, step: str) -> None:
+        self._on_progress(step, min(1.0, 1 - self.remaining_s / self._budget))
 
-    def _ask(self, number: int, verb: str, **values: Any) -> Any:
-        """What a member answers; None where it was lost, which leaves the others."""
+    def _ask(self, number: int, request: Callable[[BenchProtocol], Answer]) -> Answer | None:
+        """Return the answer of a worker; None if it has died, in which case the others go on."""
+        worker = self._workers.get(number)
+        if worker is None:
+            return None
         try:
-            return self._crew[number].ask(verb, **values)
-        except WorkerDied as loss:
-            self._crew.pop(number).close()
-            self.notes.append(f"{loss}; {len(self._crew)} remained")
+            return request(worker.bench)
+        except WorkerDied as death:
+            self._workers.pop(number).close()
+            self.notes.append(f"{death}; {len(self._workers)} remained")
             return None
 
+    def _ask_times(self, number: int, name: str, *, seconds: float, rounds: int) -> ArmTimes | None:
+        return self._ask(number, lambda bench: bench.measure(name, seconds=seconds, rounds=rounds))
+
+    def _ask_issued(self, number: int, name: str) -> float | None:
+        return self._ask(number, lambda bench: bench.issued(name))
+
     def _prepare(self, measured: MeasuredWorkload) -> None:
-        """In each member, as far as time allows: of calls that take seconds, few can be afforded."""
-        for number in list(self._crew):
-            self._say(f"preparing {measured.name}")
+        """Prepare a workload in each worker, as far as time allows: few calls that take seconds fit into a budget."""
+        for number in list(self._workers):
+            self._report_progress(f"preparing {measured.name}")
             rounds = MIN_TURNS * max(len(measured.times), 1)
-            if measured.facts and self.remaining_s < rounds * measured.round_s:
+            if measured.facts is not None and self.remaining_s < rounds * measured.round_s:
                 break
-            facts = self._ask(number, "prepare", name=measured.name)
+            facts = self._ask(number, lambda bench: bench.prepare(measured.name))
             if facts is None:
                 measured.crash = self.notes[-1].partition(";")[0]
-                return  # it would end the others as well
-            if measured.facts and facts["arms"] != measured.facts["arms"]:
-                measured.notes.append(
-                    "fails in some processes and not in others; those in which it fails were left out"
-                )
-                if len(facts["arms"]) < len(measured.arms):
+                return  # it would end the other workers as well
+            if measured.facts is not None and facts.arms != measured.facts.arms:
+                measured.notes.append("fails in some processes and not in others; those in which it fails are left out")
+                if len(facts.arms) < len(measured.arms):
                     continue
             measured.facts = measured.facts or facts
-            if facts["arms"]:
-                measured.times[number] = {arm: [] for arm in facts["arms"]}
-        asked = self._settings.processes
-        if 0 < len(measured.times) < min(asked, len(self._crew)):
+            if facts.arms:
+                measured.times[number] = {arm: [] for arm in facts.arms}
+        requested = self._settings.processes
+        if 0 < len(measured.times) < min(requested, len(self._workers)):
             measured.notes.append(
-                f"takes {measured.facts['call_ns'] / 1e9:.2g} s a call: the budget allowed {len(measured.times)} processes "
-                f"of {asked}; give a larger one"
+                f"takes {measured.call_s:.2g} s per call: the budget allowed {len(measured.times)} of {requested} "
+                "processes; increase budget_s"
             )
 
     def _count(self, measured: MeasuredWorkload) -> None:
-        """In a pass that is not timed, in one member."""
-        number = next((number for number in measured.times if number in self._crew), None)
+        """Count mechanisms in one worker, in passes that are not timed."""
+        number = next((number for number in measured.times if number in self._workers), None)
         if number is None:
             return
-        calls = 2 * len(measured.arms) * measured.facts["call_ns"] / 1e9
-        if calls > COUNTING_BUDGET_SHARE * self._budget:
-            measured.notes.append("takes so long that the budget allowed no pass that counts; give a larger one")
+        if 2 * len(measured.arms) * measured.call_s > COUNTING_BUDGET_SHARE * self._budget:
+            measured.notes.append("takes so long that the budget allowed no counting pass; increase budget_s")
             return
-        self._say(f"counting {measured.name}")
-        measured.mechanisms = self._ask(number, "mechanisms", name=measured.name) or {}
-        if number in self._crew:
-            measured.account = self._ask(number, "account", name=measured.name) or {}
+        self._report_progress(f"counting {measured.name}")
+        measured.mechanisms = self._take_counts(
+            measured, "counts of mechanisms", self._ask(number, lambda bench: bench.mechanisms(measured.name))
+        )
+        measured.account = self._take_counts(
+            measured, "recording", self._ask(number, lambda bench: bench.account(measured.name))
+        )
 
-    def _mixtures(self) -> list[MeasuredWorkload]:
-        """Each in one member: what differs between processes then averages out over the mixtures."""
+    def _take_counts(
+        self, measured: MeasuredWorkload, what: str, result: CountingPass | None
+    ) -> dict[str, dict[str, Any]]:
+        """Return the counts of a pass, and note in which modes it failed and why."""
+        if result is None:
+            return {}
+        measured.notes += [f"has no {what} under {arm}: {error}" for arm, error in result.errors.items()]
+        return result.counts
+
+    def _measure_mixtures(self) -> list[MeasuredWorkload]:
+        """Measure each mixture in one worker: differences between workers average out over the mixtures."""
         allowed = FITTING_BUDGET_SHARE * self.remaining_s
-        number = min(MIXTURES, int(allowed / (2 * MIXTURE_S)))
-        if number < MIN_MIXTURES:
+        count = min(MIXTURES, int(allowed / (2 * MIXTURE_S)))
+        if count < MIN_MIXTURES:
             self.notes.append("the budget is too small to fit the costs of mechanisms, so no difference is explained")
             return []
         found: list[MeasuredWorkload] = []
-        for index, name in enumerate(self._ask_all("add_mixtures", count=number)):
-            if not self._crew:
+        for index, name in enumerate(self._add_mixtures(count)):
+            if not self._workers:
                 break
-            self._say("fitting the costs of mechanisms")
-            member = list(self._crew)[index % len(self._crew)]
-            mixture = MeasuredWorkload(name)
-            mixture.facts = self._ask(member, "prepare", name=name, warm_up_s=MIXTURE_S / 3) or {}
-            if mixture.facts.get("arms"):
-                mixture.mechanisms = self._ask(member, "mechanisms", name=name) or {}
-                times = self._ask(member, "measure", name=name, seconds=MIXTURE_S, rounds=MIXTURE_ROUNDS)
-                if times is not None:
-                    mixture.keep(member, times)
-                    found.append(mixture)
+            self._report_progress("fitting the costs of mechanisms")
+            number = list(self._workers)[index % len(self._workers)]
+            mixture = self._measure_mixture(name, number)
+            if mixture is not None:
+                found.append(mixture)
         return found
 
-    def _ask_all(self, verb: str, **values: Any) -> list[str]:
-        answers = [self._ask(number, verb, **values) for number in list(self._crew)]
+    def _measure_mixture(self, name: str, number: int) -> MeasuredWorkload | None:
+        mixture = MeasuredWorkload(name)
+        mixture.facts = self._ask(number, lambda bench: bench.prepare(name, warm_up_s=MIXTURE_S / 3))
+        if not mixture.arms:
+            return None
+        counts = self._ask(number, lambda bench: bench.mechanisms(name))
+        mixture.mechanisms = self._take_counts(mixture, "counts of mechanisms", counts)
+        times = self._ask_times(number, name, seconds=MIXTURE_S, rounds=MIXTURE_ROUNDS)
+        if times is None:
+            return None
+        mixture.add_times(number, times)
+        return mixture
+
+    def _add_mixtures(self, count: int) -> list[str]:
+        answers = [self._ask(number, lambda bench: bench.add_mixtures(count)) for number in list(self._workers)]
         return next((answer for answer in answers if answer is not None), [])
 
-    def _measure(self, found: Sequence[MeasuredWorkload]) -> None:
-        """Sweeps over the workloads that are not narrow yet. Of each, every process takes a turn.
+    def _measure(self, workloads: Sequence[MeasuredWorkload]) -> None:
+        """Sweep over the workloads that are not precise yet, with a turn of each worker for each workload.
 
-        A first turn is had by all whose rounds are short, however small the budget.
+        All workloads with short rounds have a first turn, however small the budget.
         """
-        waiting = [measured for measured in found if measured.times]
+        waiting = [measured for measured in workloads if measured.times]
         while waiting:
             for measured in list(waiting):
                 if self.remaining_s > 0 or (not measured.turns and measured.round_s < TURN_S):
-                    self._turn(measured)
+                    self._take_turn(measured)
                 if not measured.times or self.remaining_s <= 0 or measured.is_precise(self._settings):
                     waiting.remove(measured)
-        for measured in found:
-            number = next((number for number in measured.times if number in self._crew), None)
+        for measured in workloads:
+            number = next((number for number in measured.times if number in self._workers), None)
             if number is not None:
-                measured.facts["issued"] = self._ask(number, "issued", name=measured.name)
+                measured.issued = self._ask_issued(number, measured.name)
             if measured.times and not any(taken for times in measured.times.values() for taken in times.values()):
-                measured.notes.append("was not measured: the budget ended before; give a larger one")
+                measured.notes.append("was not measured: the budget ended before; increase budget_s")
 
-    def _turn(self, measured: MeasuredWorkload) -> None:
+    def _take_turn(self, measured: MeasuredWorkload) -> None:
         for number in list(measured.times):
             if self.remaining_s <= 0 and (measured.turns or measured.round_s >= TURN_S):
                 break
-            self._say(measured.name)
-            if number not in self._crew:
+            self._report_progress(measured.name)
+            if number not in self._workers:
                 continue
             seconds = TURN_S if self.remaining_s > 0 else TURN_S / 4
             try:
-                times = self._ask(number, "measure", name=measured.name, seconds=seconds, rounds=1)
+                times = self._ask_times(number, measured.name, seconds=seconds, rounds=1)
             except GradprobeError as error:
-                measured.crash = f"failed while it was timed, after it had run before: {error}"
+                measured.crash = f"failed while it was timed, although earlier calls succeeded: {error}"
                 measured.times.clear()
                 return
             if times is not None:
-                measured.keep(number, times)
+                measured.add_times(number, times)
         measured.turns += 1

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradprobe.history.records import RawRow, is_failure
 from gradprobe.recording.constructor_pairs import choose_block_site, is_same_statement
+from gradprobe.recording.contents import Site
 from gradprobe.recording.events import (
     ACTION_MASK,
     CALL,
@@ -27,7 +27,7 @@ from gradprobe.recording.events import (
     THREAD,
     EventBlock,
 )
-from gradprobe.recording.sqlite_file import Site
+from gradprobe.recording.rows import RawRow, is_failure
 
 MAX_SITES = 10_000
 """Places that are told apart; what happens at others is added up at one."""

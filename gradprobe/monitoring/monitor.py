@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 
-from gradprobe import _switch
+from gradprobe import _switch, lifecycle
 from gradprobe._resumable import StepFunction, is_ended_by_stop, is_resumable, wrap_resumable
 from gradprobe.capture.clock import SYSTEM, Clock
 from gradprobe.capture.location.callers import unwrap_code
@@ -314,6 +314,4 @@ def _after_fork() -> None:
         running.restart_in_child()
 
 
-# Registered after the recorder's own, which has put PyTorch back as it was by then.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+lifecycle.register(lifecycle.Order.MONITORS, in_child=_after_fork)

@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 
+from gradprobe import lifecycle
 from gradprobe.capture.detectors.detection_log import locate_instruction
 from gradprobe.capture.location.frames import USER, FrameClassifier
 from gradprobe.capture.patching.patches import Patch, Patches
 from gradprobe.errors import GradprobeError
 from gradprobe.recorder import Recorder
 from gradprobe.recording import sqlite_fork
-from gradprobe.recording.relatives import KIND, StartedProcess
+from gradprobe.recording.notes import NoteKind, StartedProcess
 from gradprobe.subprocesses.follow_request import FollowRequest
 
 _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
@@ -66,7 +67,7 @@ class Follower:
 
     def record_child(self) -> None:
         """In a forked process: a recording of its own. Raises ``GradprobeError`` where there can be none."""
-        sqlite_fork.check()
+        sqlite_fork.check_usable()
         asked = replace(self._asked, parent=os.getppid())
         self._recorder = _recorder(asked)
         self._recorder.start()
@@ -99,7 +100,7 @@ class Follower:
             frame = frame.f_back
         at = None if frame is None else locate_instruction("", frame.f_code, frame.f_lasti)
         place = ("", 0, "") if at is None else (at.file, at.line, at.function)
-        self._recorder.note(KIND, StartedProcess(pid, grad, inference, *place).text())
+        self._recorder._add_note(NoteKind.STARTED_PROCESS, StartedProcess(pid, grad, inference, *place).text())
 
     def _is_users(self, frame: FrameType) -> bool:
         file = frame.f_code.co_filename
@@ -118,7 +119,9 @@ def follow_process(asked: Mapping[str, Any]) -> None:
 
 
 def _recorder(asked: FollowRequest) -> Recorder:
-    return Recorder(asked.path(), level=asked.level, include_torch=asked.include_torch, force=True, parent=asked.parent)
+    return Recorder(
+        asked.path(), level=asked.level, include_torch=asked.include_torch, overwrite=True, parent=asked.parent
+    )
 
 
 def _after_fork() -> None:
@@ -129,6 +132,4 @@ def _after_fork() -> None:
             sys.stderr.write(f"gradprobe: process {os.getpid()} is not recorded: {error}\n")
 
 
-# Registered after the recorder's own, which has put PyTorch back as it was by then.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+lifecycle.register(lifecycle.Order.FOLLOWER, in_child=_after_fork)

@@ -7,24 +7,25 @@ import torch
 
 from tests.fidelity.cases import large, modules, operators, programs, refusals
 from tests.fidelity.matrix import LEVELS, SPARE_BYTES, compared, higher_peaks, peak
+from tests.thoroughness import share
 
 pytest.importorskip("expecttest", reason="PyTorch's databases need the package expecttest")
 
 
-@pytest.mark.parametrize(("level", "share"), [("modes", 40), ("graph", 40), ("ops", 12)])
-def test_operators_unchanged(level: str, share: int) -> None:
-    """Operators give the same bits, traits, gradients, errors and warnings, and leave as many tensors."""
-    found = compared(list(operators(share)), level)
-    assert found.cases > 80
+@pytest.mark.parametrize(("level", "one_in"), [("modes", 40), ("graph", 40), ("ops", 12)])
+def test_operators_give_the_same_bits_traits_gradients_errors_and_warnings_and_leave_as_many_tensors(
+    level: str, one_in: int
+) -> None:
+    found = compared(list(operators(share(one_in))), level)
+    assert found.cases > 20
     assert len(found.unrepeatable) < found.cases / 10
     assert found.differing == []
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_modules_unchanged(level: str) -> None:
-    """Modules give the same and leave as many tensors."""
-    found = compared(list(modules(4)), level)
-    assert found.cases > 50
+def test_modules_give_the_same_and_leave_as_many_tensors(level: str) -> None:
+    found = compared(list(modules(share(4))), level)
+    assert found.cases > 12
     assert len(found.unrepeatable) < found.cases / 10
     assert found.differing == []
 
@@ -33,9 +34,8 @@ def test_modules_unchanged(level: str) -> None:
 def test_errors_unchanged(
     level: str,
 ) -> None:
-    """Operators and modules refuse inputs in the same words and leave as many tensors."""
-    found = compared(list(refusals(16)), level)
-    assert found.cases > 30
+    found = compared(list(refusals(share(16))), level)
+    assert found.cases > 7
     assert found.differing == []
 
 

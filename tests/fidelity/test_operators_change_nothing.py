@@ -32,7 +32,7 @@ def watching(level: str) -> Iterator[gradprobe.Recording]:
     """Record, and fail if an error of gradprobe occurs."""
     with gradprobe.record(level=level) as recording:
         yield recording
-    assert [n for n in recording.tables.contents[0].notes if n[0] == "fault"] == []
+    assert [n for n in recording._tables.contents[0].notes if n[0] == "fault"] == []
 
 
 def bits(value: Any) -> Any:

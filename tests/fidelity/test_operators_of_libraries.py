@@ -72,7 +72,7 @@ def test_the_results_are_the_same(program: Callable[[], Any], mode: Any, cast: b
             watched = program()
 
     assert watched == expected
-    assert [n for n in recording.tables.contents[0].notes if n[0] == "fault"] == []
+    assert [n for n in recording._tables.contents[0].notes if n[0] == "fault"] == []
 
 
 def test_bumps_of_a_custom_operator_are_counted_once() -> None:

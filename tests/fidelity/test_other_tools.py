@@ -191,7 +191,7 @@ def test_threads_and_backwards_once() -> None:
     with Recorder(level="ops") as recording:
         blocks()
     tool.remove()
-    assert len(recording.tables.contents[0].threads) == len(alone.tables.contents[0].threads) + 1
-    assert len(recording.tables.contents[0].accounts["backwards"]) == 1
+    assert len(recording._tables.contents[0].threads) == len(alone._tables.contents[0].threads) + 1
+    assert len(recording._tables.contents[0].accounts["backwards"]) == 1
     by_hand = recording.ops[recording.ops["op"] == "increment_version"]
     assert by_hand["version_bumps"].sum() == 1

@@ -263,7 +263,7 @@ os.waitpid(pid, 0)
 work(4)
 print(json.dumps(["parent", monitor.stop()["blocks"]]))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert [json.loads(line) for line in done.stdout.splitlines()] == [["child", 2], ["parent", 7]]
 

@@ -43,7 +43,7 @@ def read_facts(tensor: torch.Tensor, graph: GraphSummary) -> TensorFacts:
             dtype=str(base_tensor.dtype).removeprefix("torch."),
             can_require_grad=base_tensor.is_floating_point() or base_tensor.is_complex(),
             is_view=is_view,
-            made_as=torch._C._autograd._get_creation_meta(tensor).name if is_view else "DEFAULT",
+            creation_meta=torch._C._autograd._get_creation_meta(tensor).name if is_view else "DEFAULT",
             is_base_leaf=is_view and base_tensor._base is not None and BaseTensor(base_tensor._base).is_leaf,
             grad_fn=None if grad_fn is None else str(type(grad_fn).name(grad_fn)),
             output_number=base_tensor.output_nr if grad_fn is not None else 0,

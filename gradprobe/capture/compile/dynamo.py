@@ -24,9 +24,8 @@ from gradprobe.capture.location.frames import find_frame, read_local
 from gradprobe.capture.location.identity_cache import cache_by_identity
 from gradprobe.capture.patching.patches import Patch, Patches
 from gradprobe.capture.patching.post_import import PostImportHook
-from gradprobe.recording.compilations import KIND, Compilation, TracedModeChange
 from gradprobe.recording.events import COMPILED_CALL, DECORATED, NOT_READ, Event, mode_name
-from gradprobe.recording.notes import SourceLocation
+from gradprobe.recording.notes import Compilation, NoteKind, SourceLocation, TracedModeChange
 
 _MAX_NOTES = 1_000
 """Maximum number of compilations, and of functions with reasons, kept between two flushes."""
@@ -116,7 +115,7 @@ class DynamoObserver:
         )
         if not hasattr(dynamo["eval_frame"], _CALL_DECISION):
             text = f"torch {torch.__version__} does not show when compiled code is called: such calls are not counted"
-            self._notes.append(("level", text))
+            self._notes.append((NoteKind.LEVEL, text))
         try:
             self._patches.apply(
                 [
@@ -199,7 +198,7 @@ class DynamoObserver:
             reasons,
             takes_inference,
         )
-        self._notes.append((KIND, found.text()))
+        self._notes.append((NoteKind.COMPILATION, found.text()))
 
 
 def _takes_inference(frame: FrameType | None) -> bool:

@@ -11,8 +11,8 @@ import torch
 
 from gradprobe import _version
 from gradprobe.capture.location.callers import indirect_files
+from gradprobe.recording.contents import Site
 from gradprobe.recording.events import DECORATED, GENERATOR, NOWHERE
-from gradprobe.recording.sqlite_file import Site
 
 Offset = int | tuple[int, str]
 """The offset of an instruction in its code, or a pair of that and a name chosen by the user."""

@@ -25,6 +25,8 @@ COPY_SLICES, IN_COPY_SLICES = "CopySlices", "(in CopySlices)"
 NO_PLACE: OpPlace = (0, 0, NO_OPERATOR, "", 0, None)
 _PATIENCE = 64
 """For how many operators a node may wait for the output that tells whose it is."""
+_MAX_DEFERRED = 8
+"""Maximum number of pending operators that may be followed by another one of PyTorch's own before they are resolved."""
 _EVENTS = 4_096
 """How many events that say the same are kept to be used again."""
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
@@ -289,3 +291,35 @@ def _of_views(plan: OpPlan, alive: list[Any], number: int) -> OpCounts:
         plan.tracks = tensor._is_view()
         found += TRACKED_VIEW if plan.tracks else UNTRACKED_VIEW
     return found
+
+
+def must_defer(plan: OpPlan, args: Any, pending: list[PendingOp]) -> bool:
+    """Return whether ``pending`` must wait because PyTorch itself may be calling this operator while it runs one of them.
+
+    PyTorch calls ``detach`` to save an output. It also recreates a view that was modified in place, and locks that view
+    meanwhile: asking for the view's node at that time, as resolving does, would deadlock.
+    """
+    if len(pending) > _MAX_DEFERRED:
+        return False
+    if plan.is_detach:
+        return True
+    if not any(one.writes for one in pending) or not args or not isinstance(args[0], torch.Tensor):
+        return False
+    base = args[0]._base if args[0]._is_view() else args[0]
+    return any(
+        tensor is not None and tensor._is_view() and tensor._base is base and _is_recreated_by_an_operator(tensor)
+        for one in pending
+        for tensor in (*(ref() for ref in one.outputs), *(write.tensor() for write in one.writes))
+    )
+
+
+def _is_recreated_by_an_operator(view: torch.Tensor) -> bool:
+    """Return whether PyTorch needs more than the strides to get from the base to the view."""
+    base = view._base
+    is_strided = view.layout is torch.strided and base is not None and view.dtype == base.dtype
+    return not is_strided or view.is_conj() or view.is_neg() or type(view) is not torch.Tensor or _replays_views()
+
+
+def _replays_views() -> bool:
+    is_enabled = getattr(torch._C, "_is_view_replay_enabled", None)
+    return is_enabled is not None and bool(is_enabled())

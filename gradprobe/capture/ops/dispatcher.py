@@ -37,11 +37,11 @@ from gradprobe.capture.ops.attribution import (
     NodeAttributor,
     PendingOp,
     WrittenTensor,
+    must_defer,
 )
 from gradprobe.capture.ops.dispatch_keys import Guard
 from gradprobe.capture.ops.native.bridge import NativeBridge
 from gradprobe.capture.ops.op_schema import OpPlan
-from gradprobe.capture.ops.waiting import must_defer
 from gradprobe.capture.patching.compile_skip import skip_when_compiling
 from gradprobe.recording.events import OPERATOR, Event, SharedEvent
 from gradprobe.recording.op_rows import BACKWARD, FORWARD, IN_OPTIMIZER, OpCounts

@@ -19,9 +19,9 @@ import numpy as np
 from gradprobe.capture.location.sites import SiteTable
 from gradprobe.capture.location.threads import live_threads, thread_name
 from gradprobe.capture.pipeline.aggregation import OpSequence
+from gradprobe.recording.contents import Thread
 from gradprobe.recording.events import ENTER, EXIT, NOT_COUNTED, OP_SEQUENCE, TALLY, THREAD, Event, EventBlock
-from gradprobe.recording.sqlite_file import Thread
-from gradprobe.recording.writer import SymbolTables
+from gradprobe.recording.symbols import SymbolTables
 
 _OFFSET_BITS = 16
 _THREAD_MARKS = (THREAD | ENTER, THREAD | EXIT)

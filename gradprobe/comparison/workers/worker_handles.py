@@ -1,4 +1,4 @@
-"""Who measures: several fresh processes, or this one where the target cannot be taken to another."""
+"""Workers: fresh subprocesses, or the current process if the call cannot be pickled."""
 
 from __future__ import annotations
 
@@ -14,47 +14,52 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from gradprobe.comparison.measure.bench import Bench
+from gradprobe.comparison.measure.bench_protocol import WARM_UP_S, BenchProtocol, CountingPass, PreparationFacts
 from gradprobe.comparison.workloads.sources import WorkloadSource
 from gradprobe.errors import GradprobeError
 
 _MARK: Final = "GRADPROBE_MEASURING"
-"""Set in the environment of a process that measures, and so in all that it starts."""
+"""Environment variable that is set in each worker process, and so in all processes that it starts."""
 
 
 def check_not_measuring() -> None:
-    """Refuses to start processes from one that measures: a module that compares when imported would start them forever."""
+    """Raise ``GradprobeError`` in a worker: a module that compares when it is imported would start workers forever."""
     if os.environ.get(_MARK):
-        raise GradprobeError("it compares when it is imported; put that under if __name__ == '__main__':")
+        raise GradprobeError(
+            "cannot compare while the module is imported by a worker; put the call under if __name__ == '__main__':"
+        )
 
 
-class WorkerDied(Exception):  # noqa: N818 -- no fault of the caller's
-    """A process ended before it answered."""
+class WorkerDied(Exception):  # noqa: N818 -- not a mistake of the caller
+    """A worker process ended before it answered."""
 
 
 class Worker(Protocol):
-    """One process of the crew. ``ask`` calls a method of its bench; raises ``Lost`` or ``GradprobeError``."""
+    """Process that measures. The methods of ``bench`` raise ``WorkerDied`` or ``GradprobeError``."""
 
-    def ask(self, verb: str, **values: Any) -> Any: ...
+    @property
+    def bench(self) -> BenchProtocol:
+        """Bench of the process."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the process."""
+        ...
 
 
 class InProcessWorker:
-    """The bench of this process."""
+    """Bench of the current process."""
 
     def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-
-    def ask(self, verb: str, **values: Any) -> Any:
-        return getattr(self._bench, verb)(**values)
+        self.bench = bench
 
     def close(self) -> None:
-        """Puts back what the calls changed in this process."""
-        self._bench.leave()
+        """Restore what the calls changed in this process."""
+        self.bench.restore_all()
 
 
 class SubprocessWorker:
-    """A bench in a fresh process of this interpreter."""
+    """Bench in a fresh process of this interpreter."""
 
     def __init__(
         self,
@@ -67,7 +72,7 @@ class SubprocessWorker:
         command: Sequence[str] = (),
         variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """``command`` is what the interpreter is started by, ``variables`` are for its environment."""
+        """Start the process. ``command`` is the prefix of its command line, ``variables`` extend its environment."""
         self._process = subprocess.Popen(
             [*command, sys.executable, "-m", "gradprobe.comparison.workers.worker_main"],
             stdin=subprocess.PIPE,
@@ -80,20 +85,20 @@ class SubprocessWorker:
                 "PYTHONPATH": os.pathsep.join(str(folder) for folder in sys.path if folder),
                 **variables,
             },
-            # A Ctrl-C reaches the process that compares, which then ends these and what they started.
+            # Ctrl-C reaches the comparing process, which then ends the workers and the processes that they started.
             start_new_session=True,
         )
+        self.bench: BenchProtocol = _RemoteBench(self)
         self._send({"modes": list(modes), "seed": seed, "number": number, "device": device, "threads": threads})
 
-    def started(self) -> int:
-        """Waits until it is ready. The number of threads that torch uses there."""
+    def wait_until_ready(self) -> int:
+        """Wait for the process to start and return its number of torch threads."""
         threads: int = self._receive()
         return threads
 
-    def ask(self, verb: str, **values: Any) -> Any:
-        if verb == "open":
-            values = asdict(values["source"])
-        self._send({"verb": verb, "values": values})
+    def ask(self, method: str, **values: Any) -> Any:
+        """Return the JSON form of what a method of the bench returns in the process."""
+        self._send({"method": method, "values": values})
         return self._receive()
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -101,35 +106,35 @@ class SubprocessWorker:
         try:
             print(json.dumps(message), file=self._process.stdin, flush=True)
         except OSError:
-            raise WorkerDied(self._ended()) from None
+            raise WorkerDied(self._describe_end()) from None
 
     def _receive(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise WorkerDied(self._ended())
+            raise WorkerDied(self._describe_end())
         answer = json.loads(line)
         if "error" in answer:
             raise GradprobeError(answer["error"])
         return answer["result"]
 
-    def _ended(self) -> str:
+    def _describe_end(self) -> str:
         code = self._process.wait()
         if code >= 0:
-            return f"the process that measured it ended with exit code {code}"
+            return f"the worker process ended with exit code {code}"
         with contextlib.suppress(ValueError):
-            return f"the process that measured it ended with {signal.Signals(-code).name}"
-        return f"the process that measured it ended with signal {-code}"
+            return f"the worker process ended with {signal.Signals(-code).name}"
+        return f"the worker process ended with signal {-code}"
 
     def kill(self) -> None:
-        """Ends the process and what it started, whatever they do; who waits for its answer meets ``Lost``."""
+        """End the process and the processes that it started. A pending request then raises ``WorkerDied``."""
         if hasattr(os, "killpg"):
             with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
 
     def close(self) -> None:
-        """Ends the process and lets go of it."""
+        """End the process and wait for it."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
@@ -138,6 +143,46 @@ class SubprocessWorker:
         self._process.wait()
 
 
-def open_sources(member: Worker, sources: Sequence[WorkloadSource]) -> list[str]:
-    """The names of the workloads of all sources, opened there."""
-    return [name for source in sources for name in member.ask("open", source=source)]
+class _RemoteBench:
+    """Typed requests to the bench of a subprocess."""
+
+    def __init__(self, worker: SubprocessWorker) -> None:
+        self._worker = worker
+
+    def open(self, source: WorkloadSource) -> list[str]:
+        names: list[str] = self._worker.ask("open", source=asdict(source))
+        return names
+
+    def add_mixtures(self, count: int) -> list[str]:
+        names: list[str] = self._worker.ask("add_mixtures", count=count)
+        return names
+
+    def prepare(self, name: str, *, warm_up_s: float = WARM_UP_S, to_time: bool = True) -> PreparationFacts:
+        return PreparationFacts.from_json(self._worker.ask("prepare", name=name, warm_up_s=warm_up_s, to_time=to_time))
+
+    def measure(self, name: str, *, seconds: float, rounds: int = 1) -> dict[str, list[float]]:
+        times: dict[str, list[float]] = self._worker.ask("measure", name=name, seconds=seconds, rounds=rounds)
+        return times
+
+    def managers(self, *, seconds: float) -> dict[str, list[float]]:
+        times: dict[str, list[float]] = self._worker.ask("managers", seconds=seconds)
+        return times
+
+    def mechanisms(self, name: str) -> CountingPass:
+        return CountingPass(**self._worker.ask("mechanisms", name=name))
+
+    def account(self, name: str) -> CountingPass:
+        return CountingPass(**self._worker.ask("account", name=name))
+
+    def issued(self, name: str) -> float | None:
+        share: float | None = self._worker.ask("issued", name=name)
+        return share
+
+    def instructions(self, name: str, folder: str) -> dict[str, float]:
+        counts: dict[str, float] = self._worker.ask("instructions", name=name, folder=folder)
+        return counts
+
+
+def open_sources(worker: Worker, sources: Sequence[WorkloadSource]) -> list[str]:
+    """Open all sources in a worker and return the names of their workloads."""
+    return [name for source in sources for name in worker.bench.open(source)]

@@ -382,7 +382,7 @@ def test_first_read_of_process() -> None:
         "out = (x + 1).sin()\n"
         "assert read_graph([out]).graph_bytes == 4000\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
 def test_graph_deeper_than_limit() -> None:

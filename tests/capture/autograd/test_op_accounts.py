@@ -230,7 +230,7 @@ def test_effects_of_probed_call() -> None:
     assert call["returned_nodes"] == call["nodes"] == 4
     # The product's result, which only the graph holds; its square is the loss's way back. The input is the caller's.
     assert 0 < call["returned_graph_bytes"] < call["returned_saved_bytes"]
-    assert "step returned a result that pins 4 nodes" in " ".join(str(step.recording).split())
+    assert "step returned a result that keeps 4 nodes" in " ".join(str(step.recording).split())
 
 
 def taking_turns() -> None:
@@ -334,6 +334,6 @@ def test_creation_sites_grouped_by_line() -> None:
             with torch.inference_mode():
                 kept.append(torch.ones(3))
     report = recording.to_markdown()
-    section = report[report.index("outlived inference mode", report.index("## Inference tensors")) :]
+    section = report[report.index("## Escaped inference tensors") :]
     assert section.count("aten.ones") == 1
     assert "144 B" in section

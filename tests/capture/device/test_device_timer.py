@@ -97,7 +97,7 @@ def recorded(device: FakeDevice, level: str = "graph") -> Recorder:
 
 
 def times(recording: Recording) -> list[DeviceTime]:
-    (process,) = recording.tables.processes
+    (process,) = recording._tables.processes
     return [process.device_times[region] for region in process.history.regions if region in process.device_times]
 
 

@@ -1,4 +1,4 @@
-"""Processes that measure: what a module does when they import it neither spreads nor stays."""
+"""Worker processes: what a module does when they import it neither spreads nor stays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.commands.running import refused
 def test_a_module_that_compares_when_it_is_imported_starts_no_processes_of_processes(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Asked as if from a process that measures: were it not refused there, it would not end by itself.
+    # The variable marks a worker process. Without the refusal the comparison would start workers forever.
     monkeypatch.setenv("GRADPROBE_MEASURING", "1")
     assert "__main__" in refused(capfd, "compare", f"{tmp_path}/any.py:f")
 
@@ -54,8 +54,8 @@ def test_a_module_that_reads_its_input_finds_none_and_takes_no_question(tmp_path
 
 def test_folders_of_the_path_may_be_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
-    member = SubprocessWorker(0, modes=("no_grad",), seed=0)
+    worker = SubprocessWorker(0, modes=("no_grad",), seed=0)
     try:
-        assert member.started() >= 1
+        assert worker.wait_until_ready() >= 1
     finally:
-        member.close()
+        worker.close()

@@ -153,7 +153,7 @@ class Core {
   }
 
   // Settles what is pending; not where functions of the program would hear how, and not where PyTorch may itself be
-  // calling the operator before it is done with that, as waiting.py says.
+  // calling the operator before it is done with that, as must_defer in attribution.py says.
   bool settled(const Plan& plan, uint64_t before) {
     if (plan.is_detach || at::impl::torch_function_mode_enabled()) return false;
     py::gil_scoped_acquire lock;
