@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check unit test-cuda fidelity versions format benchmarks reports reports-cuda clean
+.PHONY: demo test check unit test-cuda fidelity versions format columns benchmarks reports reports-cuda clean
 
 demo: $(INSTALLED)
 	$(BIN)/gradprobe run --force -o handbook.gradprobe examples/handbook.py
@@ -36,6 +36,9 @@ versions: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+columns: $(INSTALLED)
+	$(BIN)/python -m gradprobe.tables.column_reference
 
 benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/blocks.py

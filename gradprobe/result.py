@@ -41,13 +41,12 @@ class Recording:
     @property
     def tables(self) -> RecordingTables:
         """The recording as it stands now."""
-        from gradprobe.analysis.findings import build_finding_rows
-        from gradprobe.tables.recording_tables import RecordingTables
+        from gradprobe.analysis.analyzed_tables import AnalyzedTables
 
         if self._known is not None:
             return self._known
         is_final = self._is_final()
-        tables = RecordingTables(self._read(), include_torch=self._include_torch, find=build_finding_rows)
+        tables = AnalyzedTables(self._read(), include_torch=self._include_torch)
         if is_final:
             self._known = tables
         return tables

@@ -1,4 +1,4 @@
-"""The table of a comparison: a row per workload and mode."""
+"""Table of a comparison, with one row per workload and mode."""
 
 from __future__ import annotations
 
@@ -7,34 +7,12 @@ import dataclasses
 import pandas as pd
 
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome, compute_explained_share
-
-COMPARISON_COLUMNS = [
-    "workload",
-    "mode",
-    "median_ns",
-    "ratio",
-    "ci_low",
-    "ci_high",
-    "verdict",
-    "nodes",
-    "counters_created",
-    "version_bumps",
-    "tracked_views",
-    "saved_bytes",
-    "instructions",
-    "saved_tensors",
-    "inference_tensors",
-    "operators",
-    "explained",
-    "rounds",
-    "difference",
-    "error",
-]
+from gradprobe.tables.columns import COMPARISON
+from gradprobe.tables.dataframes import make_dataframe
 
 
 def build_comparison_table(outcome: ComparisonOutcome) -> pd.DataFrame:
-    """Median time of a call in nanoseconds, ratio to `no_grad` with its 95 per cent interval, verdict, and what one call
-    makes PyTorch do; NaN where something was not measured."""
+    """Build the DataFrame of a comparison; what was not measured is NaN."""
     rows = [
         {
             "workload": compared.workload,
@@ -44,5 +22,4 @@ def build_comparison_table(outcome: ComparisonOutcome) -> pd.DataFrame:
         for compared in outcome.workloads
         for arm in compared.arms
     ]
-    table: pd.DataFrame = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
-    return table
+    return make_dataframe(COMPARISON, [[row[name] for name in COMPARISON.names] for row in rows])

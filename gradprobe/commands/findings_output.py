@@ -51,6 +51,6 @@ def write_findings(path: Path, shown: Sequence[Finding], hidden: Sequence[Suppre
 
 
 def _json(shown: Sequence[Finding], hidden: Sequence[SuppressedFinding]) -> str:
-    rows: list[dict[str, Any]] = [dict(zip(FINDINGS, finding.row(), strict=True)) for finding in shown]
-    silenced = [dict(zip(FINDINGS, s.finding.row(), strict=True)) | {"suppressed_by": s.by} for s in hidden]
+    rows: list[dict[str, Any]] = [dict(zip(FINDINGS.names, finding.row(), strict=True)) for finding in shown]
+    silenced = [dict(zip(FINDINGS.names, s.finding.row(), strict=True)) | {"suppressed_by": s.by} for s in hidden]
     return json.dumps({"findings": rows, "suppressed": silenced}, indent=1) + "\n"

@@ -21,14 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gradprobe
-from gradprobe.analysis.findings import build_finding_rows
+from gradprobe.analysis.analyzed_tables import AnalyzedTables
 from gradprobe.comparison.comparison_result import Comparison
 from gradprobe.errors import GradprobeError, RecordingError
 from gradprobe.pytest_plugin import baselines
 from gradprobe.recording.sqlite_file import read_file
 from gradprobe.report.formats.registry import RECORDING_FORMATS
 from gradprobe.report.formats.rendered import RenderOptions
-from gradprobe.tables.recording_tables import RecordingTables
 
 QUIET = settings(
     max_examples=120,
@@ -94,7 +93,7 @@ def everything_of(path: Path) -> None:
     for contents in found:
         for one in RECORDING_FORMATS:
             with refused_in_one_line():
-                one.render(RecordingTables([contents], include_torch=None, find=build_finding_rows), RenderOptions())
+                one.render(AnalyzedTables([contents], include_torch=None), RenderOptions())
 
 
 @QUIET

@@ -59,7 +59,7 @@ def _named(made: Contents, files: Sequence[str], functions: Sequence[str], threa
 def tables(findings: Sequence[Sequence[Any]] = (), made: Contents | None = None) -> RecordingTables:
     """The tables of ``contents``, with ``findings`` as rows of that table."""
     found = RecordingTables([made or contents()], include_torch=False)
-    found.__dict__["findings"] = dataframes.table(columns.FINDINGS, findings)
+    found.__dict__["findings"] = dataframes.make_dataframe(columns.FINDINGS, findings)
     return found
 
 

@@ -55,9 +55,9 @@ def test_the_schema_is_one_and_refuses_what_is_not_in_it(kind: str) -> None:
 
 def test_the_schema_names_the_columns_of_the_tables_and_the_fields_of_the_records() -> None:
     named = schema("recording")["properties"]
-    for table in ("transitions", "regions", "sites", "ops", "births", "calls", "findings"):
-        assert named[table]["items"]["required"] == getattr(columns, table.upper())
-        assert list(named[table]["items"]["properties"]) == getattr(columns, table.upper())
+    for table in columns.RECORDING_TABLES:
+        assert named[table.name]["items"]["required"] == table.names
+        assert list(named[table.name]["items"]["properties"]) == table.names
     known = schema("comparison")
     for record, plain in (
         (ArmResult, known["$defs"]["arm"]),

@@ -8,8 +8,8 @@ import pandas as pd
 
 from gradprobe.report.document import Section, Table
 from gradprobe.report.units import escape_unprintable, format_bytes, format_count, format_location, pluralize
-from gradprobe.tables.dataframes import backward_nodes
 from gradprobe.tables.recording_tables import RecordingTables
+from gradprobe.tables.region_cells import backward_nodes
 
 _SUMMED = [
     "count",

@@ -15,7 +15,7 @@ from gradprobe.history.records import Region, ThreadTimeline
 from gradprobe.recording.events import mode_name
 from gradprobe.report.document import Chart
 from gradprobe.report.units import escape_unprintable, format_count, format_duration, format_location, pluralize
-from gradprobe.tables.dataframes import duration_ns
+from gradprobe.tables.region_cells import duration_ns
 
 MAX_BARS = 3_000
 MAX_LANES = 40
