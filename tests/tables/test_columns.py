@@ -1,4 +1,4 @@
-"""The columns are defined once: DataFrames, page and schemas have exactly these, and levels fill what they say."""
+"""Columns are defined once: DataFrames, page and schemas have these, and levels fill what they say."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 LEVELS = ["modes", "graph", "ops"]
 DEVICE = ["device_ns", "device", "device_lag_ns", "device_allocated_bytes", "device_peak_bytes"]
 OTHERWISE_MISSING = {"rank", "task", "error", "compiled", "irregular", *DEVICE}
-"""Columns that lack values in a program without ranks, tasks, failures, compiled functions and devices."""
+"""Columns that lack values in a program without ranks, tasks, failures, compiled code and devices."""
 
 
 def dtypes(table: Table) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The numbers and the shapes of the tables, with a clock that moves only when told."""
+"""Numbers and shapes of the tables, with a clock that moves only when a test advances it."""
 
 from __future__ import annotations
 
