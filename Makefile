@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check unit test-cuda fidelity versions format benchmarks reports reports-cuda docs generate clean
+.PHONY: demo test check unit test-cuda fidelity versions format benchmarks reports reports-cuda docs generate columns clean
 
 demo: $(INSTALLED)
 	$(BIN)/gradprobe run --force -o handbook.gradprobe examples/handbook.py
@@ -37,6 +37,9 @@ versions: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+columns: $(INSTALLED)
+	$(BIN)/python -m gradprobe.tables.column_reference
 
 benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/blocks.py --write
