@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check unit test-cuda fidelity versions format benchmarks reports reports-cuda clean
+.PHONY: demo test check unit test-cuda fidelity versions format benchmarks reports reports-cuda docs generate clean
 
 demo: $(INSTALLED)
 	$(BIN)/gradprobe run --force -o handbook.gradprobe examples/handbook.py
@@ -26,6 +26,7 @@ test-cuda: $(INSTALLED)
 	$(BIN)/python -m pytest -m cuda
 
 fidelity: $(INSTALLED)
+	GRADPROBE_TESTS=thorough $(BIN)/python -m pytest -n 2
 	$(BIN)/python -m tests.fidelity.matrix
 	$(BIN)/python -m tests.fidelity.killing 200
 
@@ -38,9 +39,9 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 benchmarks: $(INSTALLED)
-	$(BIN)/python benchmarks/blocks.py
+	$(BIN)/python benchmarks/blocks.py --write
 	$(BIN)/python benchmarks/instructions.py
-	$(BIN)/python benchmarks/operators.py --readme
+	$(BIN)/python benchmarks/operators.py --write
 	$(BIN)/python benchmarks/plugin.py
 	$(BIN)/python benchmarks/soak.py
 	$(BIN)/python benchmarks/reporting.py
@@ -50,6 +51,14 @@ reports: $(INSTALLED)
 
 reports-cuda: $(INSTALLED)
 	$(BIN)/python reports/make_reports.py --cuda
+
+# The site, in build/site; it needs no network, neither to be built nor to be read.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
+
+# The parts of the documentation that come from the code.
+generate: $(INSTALLED)
+	$(BIN)/python docs/generate.py --picture
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "gradprobe needs Python 3.10 or newer; name one with: make PYTHON=python3.11")'

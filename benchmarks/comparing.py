@@ -140,7 +140,9 @@ def main() -> None:
     if options.turns is not None:
         print(json.dumps(measure_turns(options.turns)))
         return
-    loads = [multiprocessing.Process(target=keep_busy, daemon=True) for _ in range(os.cpu_count() or 1) if options.loaded]
+    loads = [
+        multiprocessing.Process(target=keep_busy, daemon=True) for _ in range(os.cpu_count() or 1) if options.loaded
+    ]
     for load in loads:
         load.start()
     processes = [

@@ -3,13 +3,13 @@
     torchrun --nproc-per-node 2 -m gradprobe run --level ops --force -o ddp.gradprobe examples/ddp.py
     gradprobe report ddp.rank0.gradprobe ddp.rank1.gradprobe
 
-Each rank has a file of its own. In the report of both, look at
+Each rank writes a file of its own. In the report of both, look at
 
 * "Processes": a row per rank, on one time axis;
-* "Ranks": the line that builds a graph on rank 1 alone, and the ``all_reduce`` that they meet in under different modes;
-* the findings GP901 and GP902, which say the same with their fix.
+* "Ranks": the line that builds a graph on rank 1 only, and the ``all_reduce`` that the ranks run under different modes;
+* the findings GP901 and GP902, which report the same, with a fix.
 
-By itself (``python examples/ddp.py``) it starts both ranks on this machine, over gloo.
+Without torchrun (``python examples/ddp.py``) it starts both ranks on this machine, over gloo.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     gradprobe compare examples/decode.py:decoder
 
-Much of what it does per token is views and writes into slices: what inference_mode makes cheaper. ``decoder`` is called
-once, and what it returns is measured.
+Much of the work per token is views and writes into slices, which inference_mode makes cheaper. gradprobe calls ``decoder``
+once, and measures the function that it returns.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TOKENS, WIDTH, LENGTH = 32, 16, 8
 
 
 class Decoder(nn.Module):
-    """One layer of attention over the tokens so far."""
+    """A layer of attention over the tokens so far."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Decoder(nn.Module):
 
 
 def decoder() -> Callable[[], Tensor]:
-    """The call to measure, with its model and input made once."""
+    """Return the call to measure; its model and input are created once."""
     torch.manual_seed(0)
     model, first = Decoder().eval(), torch.tensor(1)
     return lambda: model(first)
@@ -47,5 +47,5 @@ def decoder() -> Callable[[], Tensor]:
 if __name__ == "__main__":
     import gradprobe
 
-    # A lambda cannot be sent to fresh processes; the command above can start the target in them.
+    # A lambda cannot be sent to fresh processes, so this measures in the current one; the command above uses fresh ones.
     print(gradprobe.compare(decoder(), budget_s=5))

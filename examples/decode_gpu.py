@@ -3,9 +3,9 @@
     gradprobe run --force -o decode.gradprobe examples/decode_gpu.py
     gradprobe report decode.gradprobe
 
-One block of ``inference_mode`` per way of running. In "Device time", look at which of them are launch-bound: there the
-processor cannot launch fast enough, and a mode that costs it less, a larger batch or a graph of the device pays.
-Without an accelerator it says so and ends.
+Each way of running is one block of ``inference_mode``. In "Device time", look at which of them are launch-bound: there the
+processor cannot launch kernels fast enough, and a cheaper mode, a larger batch or a CUDA graph makes the program faster.
+Without an accelerator the program prints that it needs one, and ends.
 """
 
 from __future__ import annotations

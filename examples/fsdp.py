@@ -2,11 +2,11 @@
 
     torchrun --nproc-per-node 2 examples/fsdp.py
 
-No file is written and no disk is shared: ``gradprobe.gather`` sends what the ranks recorded over the process group, and
+No file is written and no disk is shared: ``gradprobe.gather`` sends the recordings over the process group, and
 rank 0 prints one report of both. Look at "Processes" and "Ranks": both ranks build their graphs at the same lines,
-gather the same parameters under the same modes, and evaluate without nodes.
+gather the same parameters under the same modes, and construct no nodes in evaluation.
 
-By itself (``python examples/fsdp.py``) it starts both ranks on this machine, over gloo.
+Without torchrun (``python examples/fsdp.py``) it starts both ranks on this machine, over gloo.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""``generate()`` of a tiny, randomly initialised GPT-2: the modes are changed in a library, not in this file.
+"""``generate()`` of a tiny, randomly initialised GPT-2: a library changes the modes, not this file.
 
     python examples/generate.py
 
-Nothing is downloaded. There is no gradient mode in this program, and yet no graph is built: transformers decorates
-``generate`` with ``no_grad``. Look at the table of sites, which names the file and the line of that decorator, and at the
-last line.
+Nothing is downloaded. This program enters no gradient mode, and yet no graph is built: transformers decorates ``generate``
+with ``no_grad``. Look at the table of sites, which has the file and the line of that decorator, and at the last line.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def tiny_gpt2() -> torch.nn.Module:
 
 
 def generate(model: torch.nn.Module) -> list[int]:
-    """Sixteen sampled tokens, the same at every call."""
+    """Return sixteen sampled tokens, the same at every call."""
     torch.manual_seed(1)
     prompt = torch.tensor([[5, 6, 7]])
     tokens = model.generate(

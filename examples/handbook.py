@@ -1,16 +1,16 @@
-"""Eight small programs about PyTorch's gradient modes, and what gradprobe sees of each.
+"""Eight small programs about PyTorch's gradient modes, and the transitions that gradprobe records in each.
 
     python examples/handbook.py
     gradprobe run examples/handbook.py
 
-First comes what the program printed, which is the same without gradprobe, then one row per transition: the line, the
-manager, the form in which it was used, and the mode before and after. Look at
+Each program's own output comes first, which is the same without gradprobe, then a row per transition: the line, the
+context manager, the form in which it was used, and the mode before and after. Look at
 
-* 1: a decorator enters its mode at every call, and the line is where it stands, not where the function is called;
-* 3: the decorated function turns the graph on again for a caller who turned it off;
+* 1: a decorator enters its mode at every call, and the line is that of the decorator, not that of the call;
+* 3: the decorated function enables grad mode again for a caller that disabled it;
 * 4 and 5: a plain call of ``set_grad_enabled`` has no end. Program 5 begins in the mode that program 4 left behind;
-* 6: a tensor made in inference mode has no version counter, also after the block;
-* 8: a parameter made under ``no_grad`` still requires a gradient; what is computed from it there does not.
+* 6: a tensor that was created in inference mode has no version counter, also after the block;
+* 8: a parameter that is created under ``no_grad`` still requires grad; the product computed from it there does not.
 
 The last part is the report of all eight.
 """

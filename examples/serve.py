@@ -2,9 +2,9 @@
 
     python examples/serve.py
 
-The main thread serves under ``with torch.no_grad()``. A mode belongs to the thread, so the workers never see that block:
-``/careless`` relies on it and builds an autograd graph at every request, ``/careful`` opens inference mode itself and
-builds none. Both give the same answer, so only the graph tells them apart. Look at
+The main thread serves under ``with torch.no_grad()``. Grad mode is thread-local, so the block has no effect in the workers:
+``/careless`` relies on it and builds an autograd graph at every request, ``/careful`` enters inference mode itself and
+builds none. Both give the same answer; the graph is the only difference. Look at
 
 * "Time by thread": the main thread spends its time in no_grad, the workers in grad;
 * "Probed calls": the nodes that each endpoint constructed;
@@ -54,11 +54,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, *arguments: object) -> None:
-        """Leaves the terminal to the report."""
+        """Print nothing: the terminal is for the report."""
 
 
 class PoolServer(ThreadingHTTPServer):
-    """Hands each request to a pool of threads, where its parent would start a new thread."""
+    """A server that submits each request to a pool of threads, where its parent would start a new thread."""
 
     def __init__(self, workers: int) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -73,7 +73,7 @@ class PoolServer(ThreadingHTTPServer):
 
 
 def send_requests(server: PoolServer, clients: ThreadPoolExecutor) -> dict[str, list[list[float]]]:
-    """Sends every request of this example and stops the server; gives the answers of each endpoint."""
+    """Send every request of this example, stop the server, and return the answers of each endpoint."""
     open_url = build_opener(ProxyHandler({})).open
     body = json.dumps([0.5] * 8).encode()
 
@@ -88,7 +88,7 @@ def send_requests(server: PoolServer, clients: ThreadPoolExecutor) -> dict[str, 
 
 
 def serve() -> tuple[gradprobe.Recording, dict[str, list[list[float]]]]:
-    """Serves until every request is answered; gives what gradprobe recorded, and the answers of each endpoint."""
+    """Serve until every request is answered; return the recording, and the answers of each endpoint."""
     with gradprobe.record() as recording:
         with torch.no_grad(), PoolServer(WORKERS) as server:
             with ThreadPoolExecutor(WORKERS + 1, thread_name_prefix="client") as clients:

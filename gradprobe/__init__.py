@@ -1,6 +1,12 @@
-"""gradprobe: what PyTorch's gradient and inference modes do in a program, where, and at what cost.
+"""gradprobe: where a PyTorch program changes grad mode and inference mode, and what that costs.
 
-The names load on first use: ``import gradprobe`` imports neither torch nor pandas.
+Public are the names that this module exports (``gradprobe.__all__``), the members of the exported classes that do not begin
+with an underscore, and the names, options, markers and fixtures of the pytest plugin. The submodules are internal and may
+change in any release. Import the package itself, ``import gradprobe`` or ``import gradprobe as gp``, not ``*``: some names
+are those of the PyTorch functions that they replace, and ``inspect`` is also a module of Python.
+
+The names load on first use: ``import gradprobe`` imports neither torch nor pandas. The environment variable
+``GRADPROBE=0`` disables gradprobe in a process, see ``gradprobe.disable``.
 """
 
 from __future__ import annotations
@@ -12,11 +18,13 @@ from gradprobe._version import __version__
 
 if TYPE_CHECKING:
     from gradprobe._switch import disable, enable
+    from gradprobe.analysis.tensor_problems import Problem
+    from gradprobe.capture.autograd.creation import CreationSite
     from gradprobe.comparison.compare import compare
     from gradprobe.comparison.comparison_result import Comparison
     from gradprobe.distributed import gather
-    from gradprobe.errors import GradprobeError, RecordingError
-    from gradprobe.inspection import Inspection, inspect
+    from gradprobe.errors import GradprobeError, InvalidArgument, RecordingError
+    from gradprobe.inspection import Inspection, TensorKind, inspect
     from gradprobe.managers import (
         enable_grad,
         inference_mode,
@@ -25,18 +33,23 @@ if TYPE_CHECKING:
         no_grad,
         set_grad_enabled,
     )
-    from gradprobe.monitoring.monitor import GraphBuilt, Monitor, monitor
-    from gradprobe.probing import probe
-    from gradprobe.recorder import record
+    from gradprobe.monitoring.inference_paths import GraphBuilt
+    from gradprobe.monitoring.monitor import Monitor, monitor
+    from gradprobe.probing import Probe, probe
+    from gradprobe.recorder import Recorder, record
     from gradprobe.result import Recording, load, merge
 
 _HOMES = {
+    "Problem": "analysis.tensor_problems",
+    "CreationSite": "capture.autograd.creation",
     "Comparison": "comparison.comparison_result",
     "compare": "comparison.compare",
     "GradprobeError": "errors",
+    "InvalidArgument": "errors",
     "RecordingError": "errors",
     "gather": "distributed",
     "Inspection": "inspection",
+    "TensorKind": "inspection",
     "inspect": "inspection",
     "enable_grad": "managers",
     "inference_mode": "managers",
@@ -45,10 +58,12 @@ _HOMES = {
     "no_grad": "managers",
     "set_grad_enabled": "managers",
     "load_ipython_extension": "notebook",
-    "GraphBuilt": "monitoring.monitor",
+    "GraphBuilt": "monitoring.inference_paths",
     "Monitor": "monitoring.monitor",
     "monitor": "monitoring.monitor",
+    "Probe": "probing",
     "probe": "probing",
+    "Recorder": "recorder",
     "record": "recorder",
     "Recording": "result",
     "load": "result",
@@ -59,12 +74,18 @@ _HOMES = {
 
 __all__ = [
     "Comparison",
+    "CreationSite",
     "GradprobeError",
     "GraphBuilt",
     "Inspection",
+    "InvalidArgument",
     "Monitor",
+    "Probe",
+    "Problem",
+    "Recorder",
     "Recording",
     "RecordingError",
+    "TensorKind",
     "__version__",
     "compare",
     "disable",

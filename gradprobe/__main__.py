@@ -1,4 +1,4 @@
-"""``gradprobe`` and ``python -m gradprobe``: finds the verb, runs it, and turns errors at the user into one line."""
+"""Entry point of ``gradprobe`` and ``python -m gradprobe``: run a verb and report errors in one line."""
 
 from __future__ import annotations
 
@@ -11,69 +11,72 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from gradprobe._version import __version__
+from gradprobe.commands.messages import print_message
 from gradprobe.errors import GradprobeError
 
-_VERBS = ("run", "report", "compare", "check", "scan", "build", "debug")
+_VERBS = ("run", "report", "compare", "check", "scan", "build-core", "debug")
+_ALIASES = {"build-core": ["build"]}
 
 
 class _Parser(argparse.ArgumentParser):
+    """Parser that reports an error in one line and names the help to read."""
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As inherited, but each verb refuses what it does not know itself, and so names its own help."""
+        """Refuse unknown arguments in the parser of the verb, so that the message names the help of the verb."""
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return known, unknown
 
     def error(self, message: str) -> NoReturn:
-        _complain(f"{self.prog}: {message}; see {self.prog} --help")
+        """Report ``message`` in one line and exit with code 2."""
+        print_message(f"{self.prog}: {message}; see {self.prog} --help")
         sys.exit(2)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and gives its exit code: 0 done, 1 a check failed, 2 bad usage or input."""
-    parser = _Parser(prog="gradprobe", description="What PyTorch's gradient and inference modes do in a program.")
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line, with a subparser per verb."""
+    parser = _Parser(prog="gradprobe", description="Show what PyTorch's grad modes and inference mode do in a program.")
     parser.add_argument("--version", action="version", version=f"gradprobe {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     for name in _VERBS:
-        module = import_module(f"gradprobe.commands.{name}")
+        module = import_module(f"gradprobe.commands.{name.replace('-', '_')}")
         summary = (module.__doc__ or "").strip()
-        verb = verbs.add_parser(name, help=summary.splitlines()[0], description=summary)
+        verb = verbs.add_parser(name, aliases=_ALIASES.get(name, ()), help=summary.splitlines()[0], description=summary)
         module.add_arguments(verb)
         verb.set_defaults(execute=module.execute)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 a check failed, 2 bad usage or input."""
+    options = build_parser().parse_args(arguments)
     try:
         code = int(options.execute(options))
         if options.verb != "run" and sys.stdout is not None:
             sys.stdout.flush()
         return code
     except GradprobeError as error:
-        _complain(f"gradprobe {options.verb}: {error}")
+        print_message(f"gradprobe {options.verb}: {error}")
         return 2
     except BrokenPipeError:
-        _give_up_output()  # the reader of a pipe has seen enough
+        _discard_output()  # the reader of the pipe has closed it
         return 0
     except OSError as error:
         where = "standard output" if error.filename is None else os.fspath(error.filename)
-        _complain(f"gradprobe {options.verb}: cannot use {where}: {error.strerror}; name another place")
-        _give_up_output()
+        print_message(f"gradprobe {options.verb}: cannot use {where}: {error.strerror}; name another one")
+        _discard_output()
         return 2
     except KeyboardInterrupt:
         if options.verb == "run":
-            raise  # the program was interrupted, and is about to end as python would end it
+            raise  # the program was interrupted, and ends as python would end it
         return 130
 
 
-def _give_up_output() -> None:
-    """Has the interpreter's last flush succeed, which would otherwise complain in its own way."""
+def _discard_output() -> None:
+    """Redirect stdout to devnull so that the interpreter's final flush does not raise."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _complain(text: str) -> None:
-    """Says what is wrong in one line, whatever a file's name may hold."""
-    if sys.stderr is not None:
-        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-        print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files that gradprobe writes: refused where something is there already, and written whole or not at all."""
+"""Files that gradprobe writes: never over existing ones unless asked, and completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradprobe.errors import GradprobeError
 
 
 def check_writable(path: Path, *, force: bool) -> None:
-    """Raises ``GradprobeError`` unless a file can be made at ``path``; one that is there is refused without ``force``."""
+    """Raise ``GradprobeError`` unless a file can be created at ``path``, or with ``force`` replaced."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -25,13 +25,15 @@ def check_writable(path: Path, *, force: bool) -> None:
     if status is None:
         return
     if not stat.S_ISREG(status.st_mode):
-        raise GradprobeError(f"cannot write {path}: it is no regular file; name another")
+        raise GradprobeError(f"cannot write {path}: it is not a regular file; name another file")
     if not force:
-        raise GradprobeError(f"{path} exists already; name another file, or overwrite it with --force (force=True)")
+        raise GradprobeError(
+            f"cannot write {path}: it exists already; name another file, or overwrite it with --force (overwrite=True)"
+        )
 
 
 def clear_path(path: Path, *, force: bool) -> None:
-    """Sees to it that a file can be made at ``path``; what is there is refused, or with ``force`` removed."""
+    """Check that a file can be created at ``path``; an existing one is refused, or with ``force`` removed."""
     check_writable(path, force=force)
     for file in (path, path.with_name(path.name + "-journal")):
         try:
@@ -41,7 +43,7 @@ def clear_path(path: Path, *, force: bool) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes ``content`` to ``path``, whole or not at all: what is there stays until all of the new is on the disk."""
+    """Write ``content`` completely or not at all: an existing file stays until the new one is on disk."""
     part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
     try:
         part.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
@@ -49,4 +51,4 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise GradprobeError(f"cannot write {path}: {error.strerror}; make room there, or name another file") from None
+        raise GradprobeError(f"cannot write {path}: {error.strerror}; free some space, or name another file") from None

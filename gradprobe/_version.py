@@ -1,3 +1,3 @@
-"""The version, in one place: the build reads it here and every recording carries it."""
+"""Version of gradprobe: the build reads it here, and every recording stores it."""
 
 __version__ = "0.1.0"

@@ -1,191 +1,496 @@
-"""``Recording``: what users hold once something was recorded, and ``load`` and ``merge``, which make one from files."""
+"""``Recording``, the result of recording a program; ``load`` and ``merge`` read one from files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from gradprobe._files import clear_path
-from gradprobe.errors import GradprobeError
-from gradprobe.recording.sqlite_file import SUFFIX, Contents, read_file, write_file
+from gradprobe.errors import GradprobeError, InvalidArgument
+from gradprobe.recording.contents import Contents
+from gradprobe.recording.sqlite_file import SUFFIX, read_file, write_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from gradprobe.tables.recording_tables import RecordingTables
 
+AnyPath = str | os.PathLike[str]
 
-class Recording:
-    """What was seen of one process, or of several on one time axis.
 
-    ``transitions``, ``regions``, ``sites``, ``ops``, ``findings`` and ``calls`` are pandas DataFrames; times are in
-    nanoseconds since the recording began, what was not measured is NaN or NA, never 0. ``environment`` is a dict.
-    ``str()`` gives the terminal report. A recording that is still growing is read anew at each access.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[], Sequence[Contents]],
-        *,
-        include_torch: bool | None = None,
-        is_final: Callable[[], bool] = lambda: True,
-    ) -> None:
-        self._read = read
-        self._include_torch = include_torch
-        self._is_final = is_final
-        self._known: RecordingTables | None = None
+class RecordingSource(Protocol):
+    """Origin of the contents of a ``Recording``: files, or a recorder that is still running."""
 
     @property
-    def tables(self) -> RecordingTables:
-        """The recording as it stands now."""
+    def is_final(self) -> bool:
+        """True once ``read`` always returns the same contents, so that the tables may be kept."""
+
+    def read(self) -> Sequence[Contents]:
+        """Return the contents as they are now, one per process."""
+
+
+class StoredRecording:
+    """A recording that no longer changes, such as the contents of files."""
+
+    is_final = True
+
+    def __init__(self, contents: Sequence[Contents]) -> None:
+        self._contents = contents
+
+    def read(self) -> Sequence[Contents]:
+        """Return the contents, one per process."""
+        return self._contents
+
+
+class Recording:
+    """Everything that was recorded of one process, or of several on one time axis.
+
+    ``record()``, ``probe()``, ``load()``, ``merge()`` and ``gather()`` return it; do not construct it. ``str(recording)``
+    is the terminal report, and a notebook shows the HTML report. The tables are pandas DataFrames. Times are in nanoseconds
+    (``*_ns``) since the recording began, sizes in bytes (``*_bytes``). A value that was not measured, at this level or at
+    all, is NaN or ``pandas.NA``, never 0. A recording that is still running is read again at each access, so keep a table
+    in a variable to work with one state of it.
+
+    Attributes:
+        transitions (pandas.DataFrame): one row per enter, exit and set of a mode.
+        regions (pandas.DataFrame): one row per block, and per plain call with what followed it.
+        sites (pandas.DataFrame): one row per context manager and source line.
+        ops (pandas.DataFrame): one row per region, operator, line and module; level ``"ops"`` only.
+        births (pandas.DataFrame): creation sites of inference tensors that escaped; level ``"ops"`` only.
+        findings (pandas.DataFrame): one row per finding.
+        calls (pandas.DataFrame): one row per call of a probed function.
+        environment (dict): versions, machine and process.
+
+    Example::
+
+        with gradprobe.record(level="ops") as recording:
+            evaluate(model)
+        print(recording)
+        recording.sites.nlargest(5, "total_ns")
+        recording.to_html("report.html")
+    """
+
+    def __init__(self, source: RecordingSource, *, include_torch: bool | None = None) -> None:
+        self._source = source
+        self._include_torch = include_torch
+        self._final_tables: RecordingTables | None = None
+
+    @property
+    def _tables(self) -> RecordingTables:
+        """All tables, as the recording is now."""
         from gradprobe.analysis.findings import build_finding_rows
         from gradprobe.tables.recording_tables import RecordingTables
 
-        if self._known is not None:
-            return self._known
-        is_final = self._is_final()
-        tables = RecordingTables(self._read(), include_torch=self._include_torch, find=build_finding_rows)
+        if self._final_tables is not None:
+            return self._final_tables
+        # Before reading: what ends meanwhile may not be in the contents that were read.
+        is_final = self._source.is_final
+        tables = RecordingTables(self._source.read(), include_torch=self._include_torch, find=build_finding_rows)
         if is_final:
-            self._known = tables
+            self._final_tables = tables
         return tables
 
     @property
     def transitions(self) -> pd.DataFrame:
-        """One row per enter, exit and set, in order."""
-        return self.tables.transitions
+        """Table of mode transitions: one row per enter, exit and set, in order; all levels.
+
+        Columns: ``order`` (int), ``time_ns`` (int, ns since the recording began), ``process``, ``rank``, ``thread``,
+        ``task``, ``manager`` (``no_grad``, ``enable_grad``, ``set_grad_enabled``, ``inference_mode``, or ``unknown`` for
+        a change that no context manager announced), ``form`` (``with``, ``decorator``, ``generator``, ``call``), ``event``
+        (``enter``, ``exit``, ``set``), ``grad_before``, ``inference_before``, ``grad_after``, ``inference_after``,
+        ``redundant`` (bool), ``depth`` (int), ``region``, ``file``, ``line``, ``function``.
+
+        Returns:
+            pandas.DataFrame: the table, empty if no mode changed.
+
+        Example::
+
+            recording.transitions.query("redundant and event == 'enter'")
+        """
+        return self._tables.transitions
 
     @property
     def regions(self) -> pd.DataFrame:
-        """One row per block, and per plain call with what followed it."""
-        return self.tables.regions
+        """Table of regions: one row per block, and per plain call with what followed it; all levels.
+
+        ``region`` is the row's number and ``parent`` that of the enclosing region. ``duration_ns`` is the whole time,
+        ``self_ns`` the part outside of nested regions. From level ``"graph"`` on, ``nodes`` and ``self_nodes`` count
+        autograd nodes. At level ``"ops"``, ``saved_bytes``, ``version_bumps``, ``counters_created``, ``tracked_views`` and
+        ``inference_tensors`` are counted too. ``device_ns`` is time on the accelerator. ``error`` names the exception
+        that left the block, ``closed`` is False for a block that was never left.
+
+        Returns:
+            pandas.DataFrame: the table in the order of entry. The page ``docs/columns.md`` describes every column.
+
+        Example::
+
+            regions = recording.regions
+            regions[(regions["manager"] == "no_grad") & (regions["nodes"] > 0)]
+        """
+        return self._tables.regions
 
     @property
     def sites(self) -> pd.DataFrame:
-        """One row per manager and source line, the longest total time first."""
-        return self.tables.sites
+        """Table of sites: one row per context manager and source line, the slowest first; all levels.
+
+        Columns: ``file``, ``line``, ``function``, ``manager``, ``form``, ``count`` (regions), ``total_ns``, ``self_ns``,
+        ``median_ns``, and the sums over its regions of the columns that ``regions`` has, at the levels at which it has
+        them.
+
+        Returns:
+            pandas.DataFrame: the table, sorted by ``total_ns``.
+
+        Example::
+
+            recording.sites[["file", "line", "manager", "count", "total_ns"]].head()
+        """
+        return self._tables.sites
 
     @property
     def ops(self) -> pd.DataFrame:
-        """One row per region, operator, line and module, at level ops."""
-        return self.tables.ops
+        """Table of operators: one row per region, operator, line and module; level ``"ops"`` only.
+
+        Columns: ``region``, ``op``, ``file``, ``line``, ``function``, ``module``, ``count`` (calls), and sums over these
+        calls: ``nodes`` (autograd nodes), ``saved_bytes`` (of unique storages saved for backward), ``version_bumps``,
+        ``counters_created``, ``tracked_views``, ``inference_outputs``, ``normal_outputs`` and further ones.
+
+        Returns:
+            pandas.DataFrame: the table, empty below level ``"ops"``.
+
+        Example::
+
+            recording.ops.groupby("op")["saved_bytes"].sum().nlargest(10)
+        """
+        return self._tables.ops
 
     @property
     def births(self) -> pd.DataFrame:
-        """One row per place and region where inference tensors were born that outlived inference mode, at level ops."""
-        return self.tables.births
+        """Table of creation sites of inference tensors that escaped inference mode; level ``"ops"`` only.
+
+        One row per operator, line and region that created tensors which were still referenced after ``inference_mode`` was
+        left: such a tensor cannot be saved for backward.
+
+        Returns:
+            pandas.DataFrame: the table, empty below level ``"ops"``.
+
+        Example::
+
+            recording.births[["op", "file", "line", "count"]]
+        """
+        return self._tables.births
 
     @property
     def findings(self) -> pd.DataFrame:
-        """One row per finding, the worst first: rule, severity, message, place, count, related places and fix."""
-        return self.tables.findings
+        """Table of findings: one row per problem and place, the most severe first.
+
+        Columns: ``rule`` (such as ``GP101``), ``severity`` (``error``, ``warning``, ``note``), ``message``, ``file``,
+            ``line``,
+        ``function``, ``count``, ``related`` (places with their roles) and ``fix``. Most rules need level ``"ops"``.
+
+        Returns:
+            pandas.DataFrame: the table, empty if no rule applies.
+
+        Example::
+
+            assert recording.findings.query("severity == 'error'").empty
+        """
+        return self._tables.findings
 
     @property
     def calls(self) -> pd.DataFrame:
-        """One row per call of a probed function, and per resumption where it is a generator or a coroutine."""
-        return self.tables.calls
+        """Table of probed calls: one row per call of a function decorated with ``probe``.
+
+        A generator or a coroutine has one row per resumption. From level ``"graph"`` on, the row has what the call did to
+        its arguments and what graph its result keeps.
+
+        Returns:
+            pandas.DataFrame: the table, empty if no probed function was called.
+
+        Example::
+
+            evaluate.recording.calls["duration_ns"].describe()
+        """
+        return self._tables.calls
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Where it was recorded; of several processes, those of the first, and all of them under ``processes``."""
-        environments = [process.environment for process in self.tables.processes]
+        """Versions, machine and process that were recorded.
+
+        Environment variables and command-line arguments are not recorded.
+
+        Returns:
+            dict: plain values under ``gradprobe``, ``torch``, ``python``, ``platform``, ``level``, ``process``, ``rank``
+                and further
+            keys. For several processes it has the values of the first one, and a list of all of them under ``processes``.
+
+        Example::
+
+            recording.environment["torch"]
+        """
+        environments = [process.environment for process in self._tables.processes]
         if len(environments) == 1:
             return environments[0]
         return {**environments[0], "processes": environments} if environments else {}
 
-    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
-        """Writes the recording of one process to a new file. Raises ``GradprobeError`` if it exists, unless ``force``."""
+    def save(self, path: AnyPath, *, overwrite: bool = False, force: bool = False) -> None:
+        """Save the recording of one process to a file that ``load`` reads.
+
+        Args:
+            path (str or os.PathLike): file to write, by custom with the suffix ``.gradprobe``.
+            overwrite (bool): replace an existing file instead of refusing it. Default: False.
+            force (bool): alias of ``overwrite``.
+
+        Raises:
+            GradprobeError: the file exists or cannot be written, or the recording was merged from several files.
+
+        Example::
+
+            recording.save("run.gradprobe", overwrite=True)
+        """
         target = Path(path)
-        contents = self.tables.contents
+        contents = self._tables.contents
         if len(contents) != 1:
-            raise GradprobeError("a merged recording stays in the files it was merged from; save each of those")
-        clear_path(target, force=force)
+            raise GradprobeError("cannot save a merged recording; save the recordings it was merged from")
+        clear_path(target, force=overwrite or force)
         write_file(target, contents[0])
 
     def summary(self) -> None:
-        """Prints the terminal report."""
+        """Print the terminal report to standard output.
+
+        Example::
+
+            evaluate.recording.summary()
+        """
         print(self)
 
     def __str__(self) -> str:
-        return self._text("terminal").rstrip("\n")
+        return self._render("terminal").rstrip("\n")
 
     def __repr__(self) -> str:
-        tables = self.tables
+        tables = self._tables
         state = "" if tables.is_complete else ", still growing or cut off"
         return f"<gradprobe.Recording: {len(tables.transitions)} transitions, {len(tables.sites)} sites{state}>"
-
-    def to_markdown(self) -> str:
-        """The report as GitHub-flavoured Markdown."""
-        return self._text("markdown")
-
-    def to_json(self) -> str:
-        """The recording as JSON, with the keys that docs/report.md describes."""
-        return self._text("json")
-
-    def to_html(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
-        """Writes the report as one HTML file, which needs no network. Raises ``GradprobeError`` if it exists, unless
-        ``force``."""
-        self._save(path, "html", force=force)
 
     def _repr_html_(self) -> str:
         from gradprobe.report.formats import html_page
         from gradprobe.report.sections import recording_document
 
         return html_page.render_fragment(
-            recording_document.build_document(self.tables, top=html_page.NOTEBOOK_MAX_ROWS, charts=True)
+            recording_document.build_document(self._tables, top=html_page.NOTEBOOK_MAX_ROWS, charts=True)
         )
 
-    def to_csv(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
-        """Writes the sites to ``path`` and every other table beside it: of ``a.csv``, ``a.regions.csv`` and so on.
+    @overload
+    def to_markdown(self, path: None = None, *, overwrite: bool = False, force: bool = False) -> str: ...
+    @overload
+    def to_markdown(self, path: AnyPath, *, overwrite: bool = False, force: bool = False) -> None: ...
+    def to_markdown(self, path: AnyPath | None = None, *, overwrite: bool = False, force: bool = False) -> str | None:
+        """Return the report as GitHub-flavoured Markdown, or write it to a file.
 
-        Raises ``GradprobeError`` if one of them exists, unless ``force``.
+        Args:
+            path (str or os.PathLike, optional): file to write. Default: None, which returns the text.
+            overwrite (bool): replace an existing file instead of refusing it. Default: False.
+            force (bool): alias of ``overwrite``.
+
+        Returns:
+            str or None: the text, or None if ``path`` is given.
+
+        Raises:
+            GradprobeError: the file exists or cannot be written.
+
+        Example::
+
+            print(recording.to_markdown())
         """
-        self._save(path, "csv", force=force)
+        return self._export("markdown", path, overwrite=overwrite or force)
 
+    @overload
+    def to_json(self, path: None = None, *, overwrite: bool = False, force: bool = False) -> str: ...
+    @overload
+    def to_json(self, path: AnyPath, *, overwrite: bool = False, force: bool = False) -> None: ...
+    def to_json(self, path: AnyPath | None = None, *, overwrite: bool = False, force: bool = False) -> str | None:
+        """Return the recording as JSON, or write it to a file. ``docs/report.md`` describes the keys.
+
+        Args:
+            path (str or os.PathLike, optional): file to write. Default: None, which returns the text.
+            overwrite (bool): replace an existing file instead of refusing it. Default: False.
+            force (bool): alias of ``overwrite``.
+
+        Returns:
+            str or None: the text, or None if ``path`` is given.
+
+        Raises:
+            GradprobeError: the file exists or cannot be written.
+
+        Example::
+
+            json.loads(recording.to_json())["findings"]
+        """
+        return self._export("json", path, overwrite=overwrite or force)
+
+    @overload
+    def to_html(self, path: None = None, *, overwrite: bool = False, force: bool = False) -> str: ...
+    @overload
+    def to_html(self, path: AnyPath, *, overwrite: bool = False, force: bool = False) -> None: ...
+    def to_html(self, path: AnyPath | None = None, *, overwrite: bool = False, force: bool = False) -> str | None:
+        """Write the report as one HTML page that needs no network, or return it.
+
+        Args:
+            path (str or os.PathLike, optional): file to write. Default: None, which returns the text.
+            overwrite (bool): replace an existing file instead of refusing it. Default: False.
+            force (bool): alias of ``overwrite``.
+
+        Returns:
+            str or None: the text, or None if ``path`` is given.
+
+        Raises:
+            GradprobeError: the file exists or cannot be written.
+
+        Example::
+
+            recording.to_html("report.html", overwrite=True)
+        """
+        return self._export("html", path, overwrite=overwrite or force)
+
+    @overload
+    def to_csv(self, path: None = None, *, overwrite: bool = False, force: bool = False) -> dict[str, str]: ...
+    @overload
+    def to_csv(self, path: AnyPath, *, overwrite: bool = False, force: bool = False) -> None: ...
+    def to_csv(
+        self, path: AnyPath | None = None, *, overwrite: bool = False, force: bool = False
+    ) -> dict[str, str] | None:
+        """Write every table as CSV, or return the texts.
+
+        Args:
+            path (str or os.PathLike, optional): file for the sites. The other tables are written beside it: with
+                ``a.csv``, to ``a.regions.csv`` and so on. Default: None, which returns the texts.
+            overwrite (bool): replace existing files instead of refusing them. Default: False.
+            force (bool): alias of ``overwrite``.
+
+        Returns:
+            dict of str or None: the texts by the name of the table (``sites``, ``transitions``, ``regions``, ``ops``,
+                ``births``,
+            ``calls``, ``findings``), or None if ``path`` is given.
+
+        Raises:
+            GradprobeError: one of the files exists or cannot be written; then none is touched.
+
+        Example::
+
+            recording.to_csv("run.csv")
+            recording.to_csv()["regions"]
+        """
+        if path is not None:
+            self._write("csv", path, overwrite=overwrite or force)
+            return None
+        from gradprobe.report.formats.csv_tables import render_tables
+
+        return render_tables(self._tables)
+
+    @overload
     def to_trace(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        merge: str | os.PathLike[str] | None = None,
-        force: bool = False,
-    ) -> None:
-        """Writes a trace for Perfetto, packed where ``path`` ends in `.gz`; ``merge`` names a trace that torch.profiler
-        wrote of the same run, to have both on one time axis.
+        self, path: None = None, *, merge: AnyPath | None = None, overwrite: bool = False, force: bool = False
+    ) -> str: ...
+    @overload
+    def to_trace(
+        self, path: AnyPath, *, merge: AnyPath | None = None, overwrite: bool = False, force: bool = False
+    ) -> None: ...
+    def to_trace(
+        self, path: AnyPath | None = None, *, merge: AnyPath | None = None, overwrite: bool = False, force: bool = False
+    ) -> str | None:
+        """Write a trace in JSON for https://ui.perfetto.dev, or return it.
 
-        Raises ``GradprobeError`` if the file exists, unless ``force``, and where ``merge`` is no such trace.
+        Args:
+            path (str or os.PathLike, optional): file to write, compressed if its name ends in ``.gz``. Default: None,
+                which returns the text.
+            merge (str or os.PathLike, optional): trace that torch.profiler exported of the same run, to have both on one
+                time axis. Default: None.
+            overwrite (bool): replace an existing file instead of refusing it. Default: False.
+            force (bool): alias of ``overwrite``.
+
+        Returns:
+            str or None: the text, or None if ``path`` is given.
+
+        Raises:
+            GradprobeError: the file exists or cannot be written, or ``merge`` is not such a trace.
+
+        Example::
+
+            profiler.export_chrome_trace("torch.json")
+            recording.to_trace("run.trace.json.gz", merge="torch.json")
         """
-        self._save(path, "trace", force=force, merge=None if merge is None else Path(merge))
+        trace = None if merge is None else Path(merge)
+        return self._export("trace", path, overwrite=overwrite or force, torch_trace=trace)
 
-    def _text(self, name: str) -> str:
-        from gradprobe.report.formats.registry import find_format, render_text
+    def _export(
+        self, format_name: str, path: AnyPath | None, *, overwrite: bool, torch_trace: Path | None = None
+    ) -> str | None:
+        if path is None:
+            return self._render(format_name, torch_trace)
+        self._write(format_name, path, overwrite=overwrite, torch_trace=torch_trace)
+        return None
 
-        return render_text(self.tables, find_format(name))
+    def _render(self, format_name: str, torch_trace: Path | None = None) -> str:
+        from gradprobe.report.formats.registry import find_format
+        from gradprobe.report.formats.rendered import RenderOptions
 
-    def _save(self, path: str | os.PathLike[str], name: str, *, force: bool, merge: Path | None = None) -> None:
+        body = find_format(format_name).render(self._tables, RenderOptions(torch_trace=torch_trace)).body
+        return body if isinstance(body, str) else body.decode()
+
+    def _write(self, format_name: str, path: AnyPath, *, overwrite: bool, torch_trace: Path | None = None) -> None:
         from gradprobe.report.formats.registry import find_format, save_report
         from gradprobe.report.formats.rendered import RenderOptions
 
-        save_report(self.tables, Path(path), find_format(name), RenderOptions(merge=merge), force=force)
+        options = RenderOptions(torch_trace=torch_trace)
+        save_report(self._tables, Path(path), find_format(format_name), options, force=overwrite)
 
 
-def load(path: str | os.PathLike[str], *, include_torch: bool | None = None) -> Recording:
-    """The recording in a file. ``include_torch`` shows or hides PyTorch's own blocks; by default as it was recorded.
+def load(path: AnyPath, *, include_torch: bool | None = None) -> Recording:
+    """Read the recording in a file. Reading runs no code from the file and needs no torch.
 
-    Raises ``RecordingError`` for a file that is missing, no recording, damaged, or of a newer schema.
+    Args:
+        path (str or os.PathLike): file that ``record``, ``Recording.save`` or ``gradprobe run`` wrote.
+        include_torch (bool, optional): show or hide the blocks that PyTorch's own code enters. Default: None, as it was
+            recorded.
+
+    Returns:
+        Recording: the recording, complete or up to the moment at which its process was killed.
+
+    Raises:
+        RecordingError: the file is missing, is not a recording, is damaged, or has a newer schema.
+
+    Example::
+
+        recording = gradprobe.load("run.gradprobe")
+        print(recording)
     """
-    contents = [read_file(Path(path))]
-    return Recording(lambda: contents, include_torch=include_torch)
+    return Recording(StoredRecording([read_file(Path(path))]), include_torch=include_torch)
 
 
-def merge(paths: Iterable[str | os.PathLike[str]], *, include_torch: bool | None = None) -> Recording:
-    """The recordings of several processes or ranks on one time axis, which begins with the earliest of them.
+def merge(paths: Iterable[AnyPath], *, include_torch: bool | None = None) -> Recording:
+    """Read the recordings of several processes or ranks onto one time axis.
 
-    Each process's clock is put on the axis by the wall clock at its start. Raises as ``load`` does, and ``GradprobeError``
-    where there is no path, or two are of one recording.
+    The axis begins with the earliest recording. The clock of each process is placed on it by the wall clock at its start.
+
+    Args:
+        paths (iterable of str or os.PathLike): files of the processes, one each.
+        include_torch (bool, optional): show or hide the blocks that PyTorch's own code enters. Default: None, as they were
+            recorded.
+
+    Returns:
+        Recording: all recordings as one; the column ``process`` distinguishes them.
+
+    Raises:
+        InvalidArgument: ``paths`` is empty, one path instead of several, or the same recording twice.
+        RecordingError: as for ``load``.
+
+    Example::
+
+        recording = gradprobe.merge(sorted(Path("runs").glob("*.gradprobe")))
     """
     if isinstance(paths, str | os.PathLike):
-        raise GradprobeError(f"merge takes a list of paths, not one; load({os.fspath(paths)!r}) reads one")
+        raise InvalidArgument(f"paths must be a list of paths, got one path; use load({os.fspath(paths)!r}) to read it")
     given = [Path(path) for path in paths]
     contents = [read_file(path) for path in given]
     known: dict[object, Path] = {}
@@ -193,7 +498,9 @@ def merge(paths: Iterable[str | os.PathLike[str]], *, include_torch: bool | None
         identity = [content.meta.get(name) for name in ("began_wall_ns", "began_ns", "environment")]
         other = known.setdefault(repr(identity), path)
         if other is not path:
-            raise GradprobeError(f"{path}: the same recording as {other}, all of it would count twice; give it once")
+            raise InvalidArgument(
+                f"cannot merge {path}: it is the same recording as {other}, which would count twice; give it once"
+            )
     if not contents:
-        raise GradprobeError(f"there is nothing to merge; give the {SUFFIX} files of the processes")
-    return Recording(lambda: contents, include_torch=include_torch)
+        raise InvalidArgument(f"cannot merge an empty list of recordings; give the {SUFFIX} files of the processes")
+    return Recording(StoredRecording(contents), include_torch=include_torch)

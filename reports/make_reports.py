@@ -1,10 +1,13 @@
-"""Makes every report of this folder again, by the commands that its index names.
+"""Regenerate the reports of this folder with the commands that its index lists.
 
-python reports/make_reports.py [--cuda] [NAME ...]
+python reports/make_reports.py [--cuda] [--render] [NAME ...]
+
+With --render, comparisons are not measured again: their pages are written from the numbers in their JSON files.
 """
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -13,24 +16,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradprobe.analysis.comparison_outcome import parse_outcome
+from gradprobe.report.formats.registry import find_format, save_report
+from gradprobe.report.formats.rendered import RenderOptions
+
 HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Report:
+    """A report of this folder and the commands that make it."""
+
     name: str
     about: str
     commands: Sequence[str]
-    """In order, from the root of the project; {out} stands for the report without its suffix, {tmp} for a folder."""
+    """Commands to run from the root; {out} is the report without its suffix, {tmp} a temporary folder."""
 
 
-def _recorded(name: str, about: str, program: str, options: str = "") -> Report:
+def _plan_recording(name: str, about: str, program: str, options: str = "") -> Report:
     record = f"gradprobe run {options}-o {{tmp}}/{name}.gradprobe {program}"
     show = f"gradprobe report {{tmp}}/{name}.gradprobe --force"
     return Report(name, about, (record, f"{show} -o {{out}}.html", f"{show} --charts svg -o {{out}}.md"))
 
 
-def _compared(suite: str, about: str, budget: int) -> Report:
+def _plan_comparison(suite: str, about: str, budget: int) -> Report:
     outputs = " ".join(f"-o {{out}}{suffix}" for suffix in (".html", ".md", ".json"))
     return Report(
         suite, about, (f"gradprobe compare --suite {suite} --budget {budget} --force --charts svg {outputs}",)
@@ -38,12 +47,8 @@ def _compared(suite: str, about: str, budget: int) -> Report:
 
 
 REPORTS = (
-    _compared("models", "six models under `grad`, `no_grad` and `inference_mode`", 120),
-    _compared("ops", "small operators under the same modes, and what each mechanism costs", 200),
-    _recorded("generate-modes", "GPT-2 `generate()` at level `modes`", "examples/generate.py", "--level modes "),
-    _recorded("generate-graph", "the same at level `graph`: autograd nodes", "examples/generate.py", "--level graph "),
-    _recorded("generate-ops", "the same at level `ops`: every operator", "examples/generate.py", "--level ops "),
-    _recorded("serve", "a server whose threads do not inherit `no_grad`", "examples/serve.py"),
+    _plan_comparison("models", "six models under `grad`, `no_grad` and `inference_mode`", 120),
+    _plan_recording("serve", "a server whose threads do not inherit `no_grad`", "examples/serve.py", "--level ops "),
 )
 
 
@@ -56,32 +61,44 @@ ON_A_GPU = (
             "-o {out}.html -o {out}.md -o {out}.json",
         ),
     ),
-    _recorded(
+    _plan_recording(
         "decode-cuda", "GPT-2 on a GPU: plain, compiled and as CUDA graphs, by batch size", "examples/decode_gpu.py"
     ),
 )
-"""Made where there is one; their environment says which."""
+"""Reports that need a GPU; the environment in each names it."""
 
 
 def main(words: Sequence[str]) -> None:
-    names = [word for word in words if word != "--cuda"]
+    """Regenerate the named reports, or all of them, and the index."""
+    names = [word for word in words if not word.startswith("--")]
     wanted = ON_A_GPU if "--cuda" in words else REPORTS
     unknown = set(names) - {report.name for report in wanted}
     if unknown:
-        sys.exit(f"there is no report {', '.join(sorted(unknown))}; name some of {', '.join(r.name for r in wanted)}")
+        sys.exit(f"unknown report {', '.join(sorted(unknown))}; use some of {', '.join(r.name for r in wanted)}")
     for report in wanted:
         if names and report.name not in names:
             continue
+        if "--render" in words and (HERE / f"{report.name}.json").exists():
+            render_comparison(report.name)
+            continue
         with tempfile.TemporaryDirectory() as folder:
             for command in report.commands:
-                words = shlex.split(command.format(out=HERE / report.name, tmp=folder))
-                print(f"$ {shlex.join(words)}", flush=True)
-                subprocess.run([sys.executable, "-m", *words], cwd=HERE.parent, check=True, stdout=subprocess.DEVNULL)
+                call = shlex.split(command.format(out=HERE / report.name, tmp=folder))
+                print(f"$ {shlex.join(call)}", flush=True)
+                subprocess.run([sys.executable, "-m", *call], cwd=HERE.parent, check=True, stdout=subprocess.DEVNULL)
     (HERE / "README.md").write_text(index(), encoding="utf-8")
 
 
+def render_comparison(name: str) -> None:
+    """Write the pages and pictures of a comparison again from the numbers in its JSON file."""
+    saved = HERE / f"{name}.json"
+    outcome = parse_outcome(json.loads(saved.read_text(encoding="utf-8")), saved.name)
+    for suffix, format_, charts in ((".html", "html", None), (".md", "markdown", "svg")):
+        save_report(outcome, HERE / f"{name}{suffix}", find_format(format_), RenderOptions(charts=charts), force=True)
+
+
 def index() -> str:
-    """The index of the folder, with the commands as a reader would type them."""
+    """Return the index of the folder, with the commands as a reader would type them."""
     lines = [
         "# Reports",
         "",
@@ -89,13 +106,18 @@ def index() -> str:
         "",
     ]
     for report in (*REPORTS, *(report for report in ON_A_GPU if (HERE / f"{report.name}.md").exists())):
-        lines += [f"## {report.name}", "", f"{report.about[:1].upper()}{report.about[1:]}: {_links(report)}.", ""]
+        lines += [
+            f"## {report.name}",
+            "",
+            f"{report.about[:1].upper()}{report.about[1:]}: {_format_links(report)}.",
+            "",
+        ]
         lines += ["```sh", *(command.format(out=f"reports/{report.name}", tmp="/tmp") for command in report.commands)]
         lines += ["```", ""]
     return "\n".join(lines)
 
 
-def _links(report: Report) -> str:
+def _format_links(report: Report) -> str:
     suffixes = (".html", ".md", ".json") if (HERE / f"{report.name}.json").exists() else (".html", ".md")
     return ", ".join(f"[{report.name}{suffix}]({report.name}{suffix})" for suffix in suffixes)
 

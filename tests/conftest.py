@@ -1,4 +1,4 @@
-"""What every test is held to: PyTorch is left exactly as it was found."""
+"""Fixtures for all tests; one of them checks that each test leaves PyTorch exactly as it found it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
-from gradprobe.capture.ops.native.loader import core
+from gradprobe.capture.ops.native.loader import load_core
+from tests.thoroughness import IS_THOROUGH
+
+# The same examples every time, so that a change is what makes a test fail; a thorough run looks for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+if not IS_THOROUGH:
+    hypothesis.settings.load_profile("repeatable")
 
 OBSERVED: list[Any] = [
     torch.no_grad,
@@ -26,7 +33,7 @@ OBSERVED: list[Any] = [
 
 @pytest.fixture(autouse=True)
 def pytorch_is_left_as_it_was() -> Iterator[None]:
-    """Fails a test after which a class, or the modes of the main thread, are not what they were."""
+    """Fail a test that leaves a class or the modes of the main thread changed."""
     before = [dict(vars(owner)) for owner in OBSERVED]
     modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     yield
@@ -39,14 +46,14 @@ def pytorch_is_left_as_it_was() -> Iterator[None]:
         assert changed <= {"_event_loop_policy", "__slotnames__"}, (
             f"{owner.__name__} was left with other {sorted(changed)}"
         )
-    assert core() is None or not core().is_installed(), (
+    assert load_core() is None or not load_core().is_installed(), (
         "PyTorch's way to Python was left to lead through the native core"
     )
     assert left == modes, f"the test left grad mode and inference mode at {left}"
 
 
 class FakeClock:
-    """A clock that moves only when told; give ``clock.clock`` to a ``Recorder``."""
+    """Clock that moves only by ``advance``; pass ``clock.clock`` to a ``Recorder``."""
 
     def __init__(self) -> None:
         from gradprobe.capture.clock import Clock

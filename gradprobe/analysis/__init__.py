@@ -1,1 +1,1 @@
-"""What a recording shows: pure functions from its processes to numbers and sentences."""
+"""Analyses of a recording: pure functions from its processes to numbers, sentences and findings."""

@@ -1,4 +1,4 @@
-"""How the processes of a recording are related: who started whom under which modes, and where ranks part."""
+"""Relations between the processes of a recording: parents, modes, differences between ranks."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradprobe.history.process import Process
-from gradprobe.history.records import INITIAL_MODES, Modes, modes_before
 from gradprobe.recording.events import RECORDING_BEGINS, THREAD, mode_name
-from gradprobe.recording.relatives import StartedProcess, started
+from gradprobe.recording.notes import StartedProcess, read_started_processes
+from gradprobe.recording.rows import INITIAL_MODES, Modes, modes_before
 
 COLLECTIVE_PREFIXES = ("c10d.", "_c10d_functional.", "_c10d_functional_autograd.")
-"""What the names of operators begin with in which the processes of a group meet."""
-_NO_MEETING = ("wait_tensor", "barrier", "send", "recv", "monitored_barrier_")
+"""Beginnings of the names of operators in which the processes of a group communicate."""
+_NOT_COLLECTIVE = ("wait_tensor", "barrier", "send", "recv", "monitored_barrier_")
 
 
 @dataclass(frozen=True)
 class ProcessRelation:
-    """A process, the modes that it began in, and how its parent started it, where both were recorded."""
+    """A process, the modes that it began in, and the call of its parent that started it, if recorded."""
 
     process: Process
-    began: Modes | None
+    initial_modes: Modes | None
     parent: Process | None
-    started: StartedProcess | None
+    start: StartedProcess | None
 
 
 def relate_processes(processes: Sequence[Process]) -> list[ProcessRelation]:
-    """One per process, in their order."""
+    """Return one relation per process, in their order."""
     by_pid = {process.pid: process for process in processes}
-    starts = {start.pid: start for process in processes for start in started(process.contents.notes)}
+    starts = {start.pid: start for process in processes for start in read_started_processes(process.contents.notes)}
     found = []
     for process in processes:
         parent = by_pid.get(int(process.environment.get("parent") or 0))
@@ -40,7 +40,7 @@ def relate_processes(processes: Sequence[Process]) -> list[ProcessRelation]:
 
 
 def find_initial_modes(process: Process) -> Modes | None:
-    """The modes of the thread that began the recording of a process, at that moment."""
+    """Return the modes of the thread that began the recording of a process, at that moment."""
     for block in process.contents.blocks:
         for row in block.rows():
             if row[0] == THREAD | RECORDING_BEGINS:
@@ -49,7 +49,7 @@ def find_initial_modes(process: Process) -> Modes | None:
 
 
 def group_by_rank(processes: Sequence[Process]) -> dict[int, Process]:
-    """The processes that are ranks of one job, by their number; empty where there are not two."""
+    """Return the processes that are ranks of one job, by rank; empty if there are fewer than two."""
     found = {process.rank: process for process in processes if process.rank is not None and process.rank >= 0}
     ranks = {rank: process for rank, process in sorted(found.items()) if not process.environment.get("parent")}
     return ranks if len(ranks) > 1 else {}
@@ -60,15 +60,15 @@ Line = tuple[str, int]
 
 @dataclass(frozen=True)
 class GraphDivergence:
-    """A line that all ranks ran, and where the nodes that they constructed there are not all or none zero."""
+    """A line that all ranks ran and at which some of them created autograd nodes and others did not."""
 
     line: Line
     nodes: dict[int, int]
-    """By rank."""
+    """Number of autograd nodes, by rank."""
 
 
 def find_graph_divergences(ranks: dict[int, Process]) -> list[GraphDivergence]:
-    """Lines where some ranks build a graph and others, which ran them too, do not; those with most nodes first."""
+    """Return the lines that all ranks ran but only some built a graph at, those with most nodes first."""
     nodes: dict[Line, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for rank, process in ranks.items():
         if process.counts_operators:
@@ -86,12 +86,12 @@ def find_graph_divergences(ranks: dict[int, Process]) -> list[GraphDivergence]:
         for line, counts in nodes.items()
         if len(counts) == len(ranks) and 0 in counts.values() and any(counts.values())
     ]
-    return sorted(found, key=lambda parting: -sum(parting.nodes.values()))
+    return sorted(found, key=lambda divergence: -sum(divergence.nodes.values()))
 
 
 @dataclass(frozen=True)
 class CollectiveCall:
-    """A collective operator at one line: the modes it ran under in each rank, and the lines of the blocks that set them."""
+    """A collective operator at one line, with the modes and the lines of the mode blocks of each rank."""
 
     op: str
     line: Line
@@ -100,7 +100,7 @@ class CollectiveCall:
 
 
 def find_collective_calls(ranks: dict[int, Process]) -> list[CollectiveCall]:
-    """The collective operators that several ranks ran at the same line, at level ops."""
+    """Return the collective operators that several ranks ran at the same line; known at level "ops"."""
     modes: dict[tuple[str, Line], dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     blocks: dict[tuple[str, Line], dict[int, set[Line]]] = defaultdict(lambda: defaultdict(set))
     for rank, process in ranks.items():
@@ -108,7 +108,7 @@ def find_collective_calls(ranks: dict[int, Process]) -> list[CollectiveCall]:
             continue
         for key, known in process.op_totals.ops.items():
             file, line, _ = process.place(key.site)
-            if file is None or line is None or not known.account.calls or not _is_meeting(key.op):
+            if file is None or line is None or not known.account.calls or not _is_collective(key.op):
                 continue
             state = (find_initial_modes(process) or INITIAL_MODES) if key.region is None else key.region.inside
             modes[key.op, (file, line)][rank].add(mode_name(*state))
@@ -127,5 +127,5 @@ def find_collective_calls(ranks: dict[int, Process]) -> list[CollectiveCall]:
     ]
 
 
-def _is_meeting(op: str) -> bool:
-    return op.startswith(COLLECTIVE_PREFIXES) and not op.split(".")[1].startswith(_NO_MEETING)
+def _is_collective(op: str) -> bool:
+    return op.startswith(COLLECTIVE_PREFIXES) and not op.split(".")[1].startswith(_NOT_COLLECTIVE)

@@ -1,4 +1,4 @@
-"""How much of the time ran under which mode."""
+"""Time and autograd nodes spent under each mode."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ MODES = ("grad", "no_grad", "inference_mode", "inference_mode + enable_grad")
 
 @dataclass
 class TimeAndNodes:
-    """Wall-clock nanoseconds, and the autograd nodes constructed meanwhile; None where they were not counted."""
+    """Wall-clock time and the autograd nodes created in it; ``nodes`` is None if they were not counted."""
 
     ns: int = 0
     nodes: int | None = None
 
     def add(self, ns: int, nodes: int | None) -> None:
+        """Add a time, and a number of nodes if it is known."""
         self.ns += ns
         if nodes is not None:
             self.nodes = (self.nodes or 0) + nodes
@@ -27,7 +28,7 @@ class TimeAndNodes:
 
 @dataclass(frozen=True)
 class ModeTime:
-    """What was spent under one mode, over all threads; ``share`` is of all the time seen."""
+    """Time spent under one mode in all threads; ``share`` is its part of all the time that was observed."""
 
     mode: str
     ns: int
@@ -37,7 +38,7 @@ class ModeTime:
 
 @dataclass(frozen=True)
 class ThreadTime:
-    """What one thread spent, by mode."""
+    """Time spent by one thread, by mode."""
 
     process: int
     thread: str
@@ -45,18 +46,19 @@ class ThreadTime:
 
     @property
     def ns(self) -> int:
+        """Time under all modes together."""
         return sum(spent.ns for spent in self.by_mode.values())
 
 
 def sum_by_thread(processes: Sequence[Process]) -> list[ThreadTime]:
-    """What every thread that was seen spent under each mode, the longest first."""
+    """Return the time of every observed thread under each mode, the busiest thread first."""
     found = []
     for process in processes:
         folded: dict[int, dict[str, TimeAndNodes]] = defaultdict(lambda: defaultdict(TimeAndNodes))
         for fold in process.contents.folds:
             if fold.manager & ~3 in MANAGERS:
                 nodes = fold.self_nodes if process.counts_nodes else None
-                folded[fold.thread][_inside(fold.state)].add(fold.self_ns, nodes)
+                folded[fold.thread][_decode_mode(fold.state)].add(fold.self_ns, nodes)
         for lane in process.history.timelines:
             sums: dict[str, TimeAndNodes] = defaultdict(TimeAndNodes)
             for state, ns in lane.ns_by_state.items():
@@ -69,7 +71,7 @@ def sum_by_thread(processes: Sequence[Process]) -> list[ThreadTime]:
 
 
 def sum_by_mode(processes: Sequence[Process]) -> list[ModeTime]:
-    """What was spent under each mode over all threads, the longest first."""
+    """Return the time under each mode in all threads together, the longest first."""
     sums: dict[str, TimeAndNodes] = defaultdict(TimeAndNodes)
     for thread in sum_by_thread(processes):
         for mode, spent in thread.by_mode.items():
@@ -82,13 +84,13 @@ def sum_by_mode(processes: Sequence[Process]) -> list[ModeTime]:
 
 
 def sum_hidden_ns(processes: Sequence[Process]) -> int:
-    """The part of the time that passed in blocks of PyTorch's own code, which the tables do not show."""
+    """Return the time in blocks of PyTorch's own code, which the tables do not show."""
     return sum(
         lane.hidden_ns for process in processes if not process.include_torch for lane in process.history.timelines
     )
 
 
-def _inside(state: int) -> str:
-    """The mode in a folded block, whose state holds the modes before and after its beginning."""
+def _decode_mode(state: int) -> str:
+    """Return the mode inside a folded block, whose state encodes the modes before and after its entry."""
     inference = state >> 6 & 3
     return mode_name(state >> 4 & 3 == 1, (state >> 2 & 3 if inference == NOT_READ else inference) == 1)

@@ -1,1 +1,1 @@
-"""The command line: a file per verb, each with what it takes and what it does."""
+"""Command line: a module per verb, with its arguments and its execution."""

@@ -1,4 +1,4 @@
-"""Fails where a recording has findings, or more than a budget allows. Needs no torch."""
+"""Fail if a recording has findings or exceeds a budget. Works without torch."""
 
 from __future__ import annotations
 
@@ -14,50 +14,65 @@ from gradprobe.report.units import format_location
 from gradprobe.result import merge
 from gradprobe.tables.recording_tables import RecordingTables
 
-_LINES = 3
+_MAX_LINES = 3
+"""Number of source lines named for each exceeded budget."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recordings, one per process")
-    parser.add_argument("--max-nodes", type=_count, metavar="N", help="fail where more autograd nodes were constructed")
-    parser.add_argument("--max-saved-bytes", type=_count, metavar="B", help="fail where more was saved for backward")
+    """Add the arguments of ``check``."""
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recordings to check, one per process")
+    parser.add_argument(
+        "--max-nodes", type=_parse_count, metavar="N", help="fail if more than N autograd nodes were created"
+    )
+    parser.add_argument(
+        "--max-saved-bytes", type=_parse_count, metavar="BYTES", help="fail if more than BYTES were saved for backward"
+    )
     findings_output.add_arguments(parser)
 
 
 def execute(options: argparse.Namespace) -> int:
-    tables = merge(options.files).tables
-    return findings_output.report_findings(options, find_all(tables), [*_broken(options, tables)])
+    """Check the recordings, and return 1 if there are findings or exceeded budgets."""
+    tables = merge(options.files)._tables
+    return findings_output.report_findings(options, find_all(tables), [*_find_exceeded_budgets(options, tables)])
 
 
-def _broken(options: argparse.Namespace, tables: RecordingTables) -> Iterator[str]:
-    """Each budget that the recording goes beyond, with the lines that took most of it."""
+def _find_exceeded_budgets(options: argparse.Namespace, tables: RecordingTables) -> Iterator[str]:
+    """Yield each budget that the recording exceeds, with the lines that used most of it."""
     if options.max_nodes is not None:
         counted = [time.nodes for time in sum_by_mode(tables.processes) if time.nodes is not None]
         if not counted:
-            raise GradprobeError("--max-nodes needs a recording at level graph or ops; record again with --level graph")
-        yield from _over("--max-nodes", options.max_nodes, sum(counted), "autograd nodes", "nodes", tables)
+            raise GradprobeError(
+                "cannot check --max-nodes: the recording has no nodes; record again with --level graph"
+            )
+        yield from _describe_excess("--max-nodes", options.max_nodes, sum(counted), "autograd nodes", "nodes", tables)
     if options.max_saved_bytes is not None:
         if tables.ops.empty:
-            raise GradprobeError("--max-saved-bytes needs a recording at level ops; record again with --level ops")
+            raise GradprobeError(
+                "cannot check --max-saved-bytes: the recording has no operators; record again with --level ops"
+            )
         if not all(process.counts_saved for process in tables.processes):
-            raise GradprobeError("--max-saved-bytes needs a recording of a torch that shows what its nodes saved")
+            raise GradprobeError(
+                "cannot check --max-saved-bytes: the recorded torch does not expose saved tensors; record with a newer one"
+            )
         saved = sum(sum(process.op_totals.storages.values()) for process in tables.processes)
-        yield from _over("--max-saved-bytes", options.max_saved_bytes, saved, "bytes", "saved_bytes", tables)
+        yield from _describe_excess("--max-saved-bytes", options.max_saved_bytes, saved, "bytes", "saved_bytes", tables)
 
 
-def _over(option: str, allowed: int, actual: int, noun: str, column: str, tables: RecordingTables) -> Iterator[str]:
+def _describe_excess(
+    option: str, allowed: int, actual: int, noun: str, column: str, tables: RecordingTables
+) -> Iterator[str]:
     if actual <= allowed:
         return
-    yield f"{option} {allowed:,} is broken: {actual:,} {noun}"
+    yield f"{option} {allowed:,} is exceeded: {actual:,} {noun}"
     rows, sums = (tables.ops, column) if len(tables.ops) else (tables.sites, "self_nodes")
-    lines = rows.groupby(["file", "line"], sort=False)[sums].sum().sort_values(ascending=False).head(_LINES)
+    lines = rows.groupby(["file", "line"], sort=False)[sums].sum().sort_values(ascending=False).head(_MAX_LINES)
     for (file, line), amount in lines.items():
         if amount == amount and amount > 0:
             yield f"    {int(amount):,} at {format_location(file, line)}"
 
 
-def _count(text: str) -> int:
+def _parse_count(text: str) -> int:
     number = int(text) if text.isdecimal() else -1
     if number < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0, got {text!r}")
     return number

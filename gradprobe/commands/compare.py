@@ -1,7 +1,7 @@
-"""Measures a workload under no_grad, inference_mode and grad, and says which is faster, by how much and why.
+"""Measure a workload under no_grad, inference_mode and grad: which is faster, by how much and why.
 
-MODULE:FUNCTION or FILE.py:FUNCTION is called without arguments: what it returns is measured if that can be called,
-otherwise the function itself is.
+MODULE:FUNCTION or FILE.py:FUNCTION is called without arguments. If it returns a callable, that is measured, otherwise the
+function itself.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradprobe._files import check_writable
+from gradprobe.commands.messages import print_message
 from gradprobe.errors import GradprobeError
 from gradprobe.report.formats import registry
 from gradprobe.report.formats.rendered import RenderOptions
@@ -24,25 +25,53 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``compare``."""
     parser.add_argument(
-        "target", nargs="?", metavar="TARGET", help="MODULE:FUNCTION, FILE.py:FUNCTION, or hf:MODEL of transformers"
+        "target",
+        nargs="?",
+        metavar="TARGET",
+        help="measure MODULE:FUNCTION, FILE.py:FUNCTION, or hf:MODEL of transformers",
     )
-    parser.add_argument("--suite", choices=("ops", "models", "all"), help="the workloads that come with gradprobe")
+    parser.add_argument("--suite", choices=("ops", "models", "all"), help="measure workloads that come with gradprobe")
     parser.add_argument(
-        "--modes", metavar="MODE,...", help="of grad, no_grad, inference_mode, inference_mode+parameters"
+        "--modes",
+        metavar="MODE,...",
+        help="measure these modes, out of grad, no_grad, inference_mode and inference_mode+parameters "
+        "(default: grad,no_grad,inference_mode)",
     )
-    parser.add_argument("--device", metavar="D", help="where the work runs (cpu)")
-    parser.add_argument("--precision", type=float, default=0.02, metavar="P", help="half width to reach (%(default)s)")
-    parser.add_argument("--budget", type=float, metavar="S", help="seconds, in all (20, and 6 more for each workload)")
-    parser.add_argument("--processes", type=int, default=5, metavar="N", help="fresh processes (%(default)s)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of torch in each (as torch chooses)")
+    parser.add_argument("--device", metavar="DEVICE", help="run the workload on this torch device (default: cpu)")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the order, inputs and resamples (%(default)s)"
+        "--precision",
+        type=float,
+        default=0.02,
+        metavar="FRACTION",
+        help="stop when the 95 %% CI half-width is below FRACTION (default: %(default)s)",
     )
     parser.add_argument(
-        "--instructions", action="store_true", help="count the instructions of a call by valgrind as well"
+        "--max-time",
+        "--budget",
+        dest="budget",
+        type=float,
+        metavar="SECONDS",
+        help="maximum measuring time in seconds (default: 20 + 6 per workload)",
     )
-    parser.add_argument("--against", type=Path, metavar="FILE", help="a comparison saved as JSON, to be compared with")
+    parser.add_argument(
+        "--processes", type=int, default=5, metavar="N", help="measure in N fresh processes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="use N torch threads in each process (default: torch's own choice)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed the order of the modes, the inputs and the resampling (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--instructions", action="store_true", help="also count the instructions of a call, with valgrind"
+    )
+    parser.add_argument("--against", type=Path, metavar="FILE", help="compare with an earlier result, saved as JSON")
     parser.add_argument(
         "-o",
         "--output",
@@ -50,29 +79,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="OUT",
-        help="write .html, .md, .json, .csv or .txt; repeatable",
+        help="write the report to OUT, a .html, .md, .json, .csv or .txt file; repeatable",
     )
-    parser.add_argument("--charts", choices=("svg", "png"), help="with Markdown: charts as files beside OUT")
-    parser.add_argument("--force", action="store_true", help="overwrite OUT; compare with FILE whatever differs")
+    parser.add_argument("--charts", choices=("svg", "png"), help="with Markdown, write charts as files beside OUT")
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite OUT; compare with FILE even if the conditions differ"
+    )
 
 
 def execute(options: argparse.Namespace) -> int:
+    """Measure, write and print the comparison."""
     if (options.target is None) == (options.suite is None):
-        raise GradprobeError("name what to compare: MODULE:FUNCTION, FILE.py:FUNCTION, or --suite ops|models|all")
+        raise GradprobeError(
+            "cannot compare: one target is needed; name MODULE:FUNCTION, FILE.py:FUNCTION, or --suite ops|models|all"
+        )
     for path in options.output:
         registry.find_format_of_path(path, registry.COMPARISON_FORMATS)
         check_writable(path, force=options.force)
     from gradprobe.comparison.comparison_result import Comparison
 
     earlier = None if options.against is None else Comparison.load(options.against)
-    comparison = _compared(options)
-    # Before it is shown: whoever reads may have seen enough, and close the pipe.
+    comparison = _measure(options)
+    # Written before it is printed, because a reader that has seen enough may close the pipe.
     for path in options.output:
         used = registry.find_format_of_path(path, registry.COMPARISON_FORMATS)
         for file in registry.save_report(
             comparison._outcome, path, used, RenderOptions(charts=options.charts), force=options.force
         ):
-            print(f"wrote {escape_unprintable(str(file))}", file=sys.stderr)
+            print_message(f"wrote {file}")
     print(comparison)
     if earlier is not None:
         changes = comparison.against(earlier, force=options.force)
@@ -80,13 +114,15 @@ def execute(options: argparse.Namespace) -> int:
     return 0
 
 
-def _compared(options: argparse.Namespace) -> Comparison:
+def _measure(options: argparse.Namespace) -> Comparison:
     try:
         from gradprobe.comparison.compare import compare_sources
         from gradprobe.comparison.measured_modes import DEFAULT_MODES
         from gradprobe.comparison.settings import validate_settings
     except ModuleNotFoundError as error:
-        raise GradprobeError(f"there is no {error.name} in {sys.executable}; install it there first") from None
+        raise GradprobeError(
+            f"cannot compare: {error.name} is not installed for {sys.executable}; install it there"
+        ) from None
     settings = validate_settings(
         modes=options.modes or DEFAULT_MODES,
         precision=options.precision,
@@ -97,11 +133,11 @@ def _compared(options: argparse.Namespace) -> Comparison:
         threads=options.threads,
         instructions=options.instructions,
     )
-    with _Progress() as tell:
-        return compare_sources(_sources(options), settings, on_progress=tell)
+    with _Progress() as update:
+        return compare_sources(_list_sources(options), settings, on_progress=update)
 
 
-def _sources(options: argparse.Namespace) -> list[WorkloadSource]:
+def _list_sources(options: argparse.Namespace) -> list[WorkloadSource]:
     from gradprobe.comparison.workloads.sources import SUITE_NAMES, WorkloadSource
 
     if options.suite is not None:
@@ -112,17 +148,17 @@ def _sources(options: argparse.Namespace) -> list[WorkloadSource]:
 
 
 class _Progress:
-    """A bar on standard error that fills as the budget goes; nothing where that is no terminal."""
+    """Progress bar of the share of the budget that is used; shown if standard error is a terminal."""
 
     def __enter__(self) -> Callable[[str, float], None]:
         from tqdm import tqdm
 
         hidden = True if sys.stderr is None else None
         self._bar = tqdm(total=100, bar_format="{desc:40.40} {bar} {percentage:3.0f} %", leave=False, disable=hidden)
-        return self._tell
+        return self._update
 
-    def _tell(self, what: str, share: float) -> None:
-        self._bar.set_description_str(escape_unprintable(what), refresh=False)
+    def _update(self, activity: str, share: float) -> None:
+        self._bar.set_description_str(escape_unprintable(activity), refresh=False)
         self._bar.update(max(0.0, 100 * share - self._bar.n))
 
     def __exit__(self, *_: object) -> None:

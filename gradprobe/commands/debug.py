@@ -1,4 +1,4 @@
-"""Shows versions and what gradprobe finds in this PyTorch: what to put into a bug report."""
+"""Show versions and the capabilities of this PyTorch, for a bug report."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from tabulate import tabulate
 
 from gradprobe._switch import is_enabled
 from gradprobe._version import __version__
-from gradprobe.recording.sqlite_file import SCHEMA
+from gradprobe.recording.schema import SCHEMA_VERSION
 from gradprobe.recording.writer import DEFAULT_LIMIT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Takes none."""
+    """Add no arguments: ``debug`` takes none."""
 
 
 def execute(options: argparse.Namespace) -> int:
+    """Print the table."""
     rows = [
         ("gradprobe", __version__),
         ("python", f"{platform.python_version()} ({sys.executable})"),
         ("platform", platform.platform()),
         ("sqlite", sqlite3.sqlite_version),
-        *((name, _version(name)) for name in ("torch", "pandas", "numpy", "tabulate", "tqdm")),
-        ("recording schema", SCHEMA),
+        *((name, _get_version(name)) for name in ("torch", "pandas", "numpy", "tabulate", "tqdm")),
+        ("recording schema", SCHEMA_VERSION),
         ("default limit", f"{DEFAULT_LIMIT:,} events"),
-        ("switched on", "yes" if is_enabled() else "no (GRADPROBE=0)"),
+        ("enabled", "yes" if is_enabled() else "no (GRADPROBE=0)"),
     ]
     try:
         from gradprobe.capture.capabilities import list_capabilities
     except ModuleNotFoundError:
-        rows.append(("capture", "not possible: torch is not installed here"))
+        rows.append(("capture", "unavailable: torch is not installed here"))
     else:
-        rows += [(name, f"{'yes' if there else 'no'}: {what}") for name, there, what in list_capabilities()]
+        rows += [(name, f"{'yes' if is_there else 'no'}: {meaning}") for name, is_there, meaning in list_capabilities()]
     print(tabulate(rows, tablefmt="plain", disable_numparse=True))
     return 0
 
 
-def _version(name: str) -> str:
+def _get_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:

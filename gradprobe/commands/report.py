@@ -1,4 +1,4 @@
-"""Shows one recording, or those of several processes on one time axis. Needs no torch."""
+"""Show one recording, or those of several processes on one time axis. Works without torch."""
 
 from __future__ import annotations
 
@@ -13,43 +13,50 @@ from typing import Any
 
 from gradprobe._files import check_writable
 from gradprobe.analysis.findings import build_finding_rows
+from gradprobe.commands.messages import print_message
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.sqlite_file import read_file
 from gradprobe.report.formats import html_page, registry
 from gradprobe.report.formats.rendered import RenderOptions
 from gradprobe.report.sections import recording_document
-from gradprobe.report.units import escape_unprintable
 from gradprobe.tables.recording_tables import RecordingTables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recordings, one per process")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="write here; the suffix tells the format")
+    """Add the arguments of ``report``."""
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="recordings to show, one per process")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="OUT", help="write the report to OUT; its suffix selects the format"
+    )
     parser.add_argument(
         "--format",
         choices=[one.name for one in registry.RECORDING_FORMATS],
-        help="the format, where OUT does not tell it",
+        help="use this format instead of the one of OUT's suffix (default without OUT: terminal)",
     )
     parser.add_argument(
         "--top",
         type=int,
-        metavar="N",
-        help=f"rows per table ({recording_document.DEFAULT_MAX_ROWS}, in HTML {html_page.PAGE_MAX_ROWS})",
+        metavar="ROWS",
+        help=f"show at most ROWS rows per table (default: {recording_document.DEFAULT_MAX_ROWS}, "
+        f"in HTML {html_page.PAGE_MAX_ROWS})",
     )
-    parser.add_argument("--charts", choices=("svg", "png"), help="with Markdown: charts as files beside OUT")
+    parser.add_argument("--charts", choices=("svg", "png"), help="with Markdown, write charts as files beside OUT")
     parser.add_argument(
+        "--torch-trace",
         "--merge",
+        dest="torch_trace",
         type=Path,
         metavar="TRACE",
-        help="with a trace: put the recording into this one of torch.profiler's",
+        help="with the format trace, merge the recording into TRACE, which torch.profiler wrote of the same run",
     )
     parser.add_argument("--include-torch", action="store_true", default=None, help="show PyTorch's own blocks too")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
 
 
 def execute(options: argparse.Namespace) -> int:
+    """Show or write the report."""
     collects = gc.isenabled()
-    # What is read here stays until the end; looking for garbage in it takes longer than the reading.
+    # Everything that is read here is kept until the end; collecting garbage in it takes longer than reading it.
     gc.disable()
     try:
         return _report(options)
@@ -59,31 +66,33 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    used = _format(options.output, options.format)
+    used = _select_format(options.output, options.format)
     if options.top is not None and options.top < 1:
-        raise GradprobeError(f"--top {options.top} shows nothing; give 1 or more")
-    for option, needed in (("charts", "markdown"), ("merge", "trace")):
-        if getattr(options, option) is not None and used.name != needed:
+        raise GradprobeError(f"--top must be 1 or more, got {options.top}")
+    for option, value, needed in (
+        ("--charts", options.charts, "markdown"),
+        ("--torch-trace", options.torch_trace, "trace"),
+    ):
+        if value is not None and used.name != needed:
             suffix = registry.find_format(needed).suffixes[0]
-            raise GradprobeError(
-                f"--{option} goes with the format {needed}; name a file that ends in {suffix} after -o"
-            )
+            raise GradprobeError(f"{option} needs the format {needed}; name a file that ends in {suffix} with -o")
     if options.output is not None:
         for path in options.files:
             if _is_same(path, options.output):
-                raise GradprobeError(f"{path} is a recording to read; name another file after -o")
+                raise GradprobeError(f"cannot write {path}: it is a recording to read; name another file with -o")
         check_writable(options.output, force=options.force)
     elif sys.stdout is None:
-        raise GradprobeError("standard output is closed; name a file with -o")
+        raise GradprobeError("cannot show the report: standard output is closed; name a file with -o")
     contents = [read_file(path) for path in options.files]
-    tables = RecordingTables(contents, include_torch=options.include_torch, watch=_progress(), find=build_finding_rows)
-    asked = RenderOptions(top=options.top, charts=options.charts, merge=options.merge)
+    tables = RecordingTables(
+        contents, include_torch=options.include_torch, watch=_make_progress_bar(), find=build_finding_rows
+    )
+    render_options = RenderOptions(top=options.top, charts=options.charts, torch_trace=options.torch_trace)
     if options.output is None:
-        _print(used.render(tables, asked).body)
+        _print(used.render(tables, render_options).body)
         return 0
-    for path in registry.save_report(tables, options.output, used, asked, force=options.force):
-        if sys.stderr is not None:
-            print(f"wrote {escape_unprintable(str(path))}", file=sys.stderr)
+    for path in registry.save_report(tables, options.output, used, render_options, force=options.force):
+        print_message(f"wrote {path}")
     return 0
 
 
@@ -94,17 +103,15 @@ def _is_same(one: Path, other: Path) -> bool:
         return False
 
 
-def _format(output: Path | None, asked: str | None) -> registry.Format:
-    if asked is not None:
-        return registry.find_format(asked)
-    return (
-        registry.find_format("terminal")
-        if output is None
-        else registry.find_format_of_path(output, registry.RECORDING_FORMATS)
-    )
+def _select_format(output: Path | None, name: str | None) -> registry.Format:
+    if name is not None:
+        return registry.find_format(name)
+    if output is None:
+        return registry.find_format("terminal")
+    return registry.find_format_of_path(output, registry.RECORDING_FORMATS)
 
 
-def _progress() -> Callable[[Sequence[Any]], Iterable[Any]]:
+def _make_progress_bar() -> Callable[[Sequence[Any]], Iterable[Any]]:
     from tqdm import tqdm
 
     # disable=None shows nothing unless standard error is a terminal.

@@ -13,14 +13,12 @@ from typing import Any
 import torch
 
 from gradprobe.comparison.settings import ComparisonSettings
-from gradprobe.recorder import environment
+from gradprobe.environment import environment
 
 
 def read_surroundings(settings: ComparisonSettings) -> dict[str, Any]:
     """Return the environment of a comparison, as its reports show it."""
-    known = environment("comparison")
-    for name in ("level", "process", "rank"):
-        known.pop(name)
+    known = environment()
     if settings.device is not None and torch.device(settings.device).type == "cuda":
         known["accelerator"] = torch.cuda.get_device_name(settings.device)
     return {

@@ -1,1 +1,1 @@
-"""The meaning of a recording: transitions, regions, calls and sums, rebuilt from stored rows."""
+"""Interpretation of a recording: transitions, regions, calls and totals, rebuilt from stored rows."""

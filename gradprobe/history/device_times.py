@@ -1,20 +1,20 @@
-"""What accelerators say of the edges of blocks, tied to the regions of a history."""
+"""Device times: when accelerators passed the edges of the regions of a history."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from gradprobe.history.records import History, Region
+from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import DEVICE, ENTER, EXIT
-from gradprobe.recording.sqlite_file import Contents
 
 
 @dataclass(frozen=True)
 class DeviceTime:
-    """From when a device passed the beginning of a region to when it passed its end.
+    """Time that a device took from the beginning of a region to its end, and the growth of its memory.
 
-    ``lag_ns`` is how far the device was behind the processor at the end. ``peak_bytes`` is by how much tensors on the
-    device held more than at the beginning, at the most; None where the process had held more before.
+    ``lag_ns`` is the time by which the device was behind the processor at the end. ``peak_bytes`` is the maximum growth of
+    the memory that tensors use on the device; None if the process had used more before.
     """
 
     device: int
@@ -24,12 +24,12 @@ class DeviceTime:
     peak_bytes: int | None
 
 
-def device_times(contents: Contents, history: History) -> dict[Region, DeviceTime]:
-    """Of the regions both of whose edges were marked, on one device."""
+def compute_device_times(contents: Contents, history: History) -> dict[Region, DeviceTime]:
+    """Return the device times of the regions both of whose edges were recorded, on one device."""
     rows = contents.accounts.get("devices")
     if rows is None:
         return {}
-    known = {int(row["key"]): row for row in rows}
+    by_key = {int(row["key"]): row for row in rows}
     origin = int(contents.meta.get("began_ns", 0))
     begun = {mark.region: mark for mark in history.marks if mark.op == DEVICE | ENTER and mark.region is not None}
     found = {}
@@ -37,15 +37,15 @@ def device_times(contents: Contents, history: History) -> dict[Region, DeviceTim
         first = begun.get(mark.region) if mark.op == DEVICE | EXIT and mark.region is not None else None
         if first is None or mark.region is None:
             continue
-        begin, end = known.get(first.key), known.get(mark.key)
+        begin, end = by_key.get(first.key), by_key.get(mark.key)
         if begin is None or end is None or begin["device"] != end["device"]:
             continue
-        tells = begin["allocated"] >= 0 and end["allocated"] >= 0
+        has_memory = begin["allocated"] >= 0 and end["allocated"] >= 0
         found[mark.region] = DeviceTime(
             int(end["device"]),
             int(end["passed_ns"] - begin["passed_ns"]),
             max(int(end["passed_ns"]) - origin - mark.time_ns, 0),
-            int(end["allocated"] - begin["allocated"]) if tells else None,
-            int(end["peak"] - begin["allocated"]) if tells and end["peak"] > begin["peak"] else None,
+            int(end["allocated"] - begin["allocated"]) if has_memory else None,
+            int(end["peak"] - begin["allocated"]) if has_memory and end["peak"] > begin["peak"] else None,
         )
     return found

@@ -1,11 +1,11 @@
-"""From events to what happened: transitions, the regions they pair into, probed calls, and the time under each mode.
+"""Interpreter of events: transitions, regions, probed calls, and the time in each mode.
 
-What a sequence of events means is known here and in the files this one is made of: ``lanes.py``, ``regions.py``,
-``calls.py`` and ``constructors.py``. Of the managers:
+The meaning of a sequence of events is defined here, in the modules of this package that it uses, and in
+``recording.constructor_pairs``. Of the context managers:
 
-* An exit finds its enter by the manager object, so blocks may close out of order and on other threads.
-* Whether a constructor of ``set_grad_enabled`` was a plain call or the beginning of a block: see ``constructors.py``.
-* An inference-mode object that is entered while open, or left out of order, does not end in the mode that it asks for.
+* An exit is paired with its enter by the object, so blocks may close out of order and on other threads.
+* A constructor of ``set_grad_enabled`` is a plain call or begins a block: see ``recording.constructor_pairs``.
+* An inference-mode object that is entered while open, or exited out of order, does not end in the mode that it asks for.
   What such an event leaves is read from the event after it.
 """
 
@@ -16,19 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from gradprobe.history.probed_calls import ProbedCalls
-from gradprobe.history.records import (
-    INITIAL_MODES,
-    REENTERED,
-    EventMark,
-    History,
-    RawRow,
-    Region,
-    ThreadTimeline,
-    modes_after,
-)
+from gradprobe.history.records import REENTERED, Change, EventMark, History, Region, ThreadTimeline
 from gradprobe.history.regions import RegionBuilder
 from gradprobe.history.thread_timelines import ThreadTimelines
-from gradprobe.recording.constructor_pairs import ConstructedBlock, pair_constructors
+from gradprobe.recording.constructor_pairs import pair_constructors
+from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import (
     ACTION_MASK,
     CALL,
@@ -45,18 +37,20 @@ from gradprobe.recording.events import (
     TALLY,
     THREAD,
 )
-from gradprobe.recording.sqlite_file import Contents
+from gradprobe.recording.rows import INITIAL_MODES, EventRow, modes_after
 
-ProgressIterator = Callable[[Sequence[RawRow]], Iterable[RawRow]]
-"""Goes through rows and gives them on, showing how far it is."""
+ProgressIterator = Callable[[Sequence[EventRow]], Iterable[EventRow]]
+"""Wrapper that yields the rows it is given and shows how far it is."""
 
 
 def interpret(contents: Contents, *, include_torch: bool, watch: ProgressIterator = iter) -> History:
-    """Reads the events of ``contents``; those of PyTorch's own code are left out unless ``include_torch``."""
-    return _Reader(contents, include_torch).read(watch)
+    """Interpret the events of ``contents``, those of PyTorch's own code only if ``include_torch``."""
+    return _Interpreter(contents, include_torch).read(watch)
 
 
-class _Reader:
+class _Interpreter:
+    """State of one pass through the rows of a recording."""
+
     def __init__(self, contents: Contents, include_torch: bool) -> None:
         self.contents = contents
         self.sites = contents.sites
@@ -73,136 +67,150 @@ class _Reader:
         self.marks: list[EventMark] = []
 
     def read(self, watch: ProgressIterator) -> History:
-        rows = self.rows()
-        begun, skipped = pair_constructors(rows, self.sites)
+        rows = self.load_rows()
+        constructed, skipped = pair_constructors(rows, self.sites)
         last_ns = 0
         for index, row in enumerate(watch(rows)):
             if index in skipped:
                 continue
-            last_ns = max(last_ns, row[1])
-            op, kind = row[0], row[0] & ACTION_MASK
-            lane = self.timelines.of(row)
-            if op & ~ACTION_MASK == THREAD:
-                self.timelines.mark(lane, row)
-            elif op & ~ACTION_MASK == FOLDED:
-                self.folded(lane, row)
-            elif op & ~ACTION_MASK == CALL:
-                self.calls.add(lane, row)
-            elif op >= TALLY:
-                self.operators(row)
-            elif kind == EXIT:
-                self.exit(lane, row)
-            elif kind == ENTER:
-                self.enter(lane, row, begun.get(index))
+            last_ns = max(last_ns, row.time_ns)
+            subject, action = row.op & ~ACTION_MASK, row.op & ACTION_MASK
+            timeline = self.timelines.get(row)
+            if subject == THREAD:
+                self.timelines.mark(timeline, row)
+            elif subject == FOLDED:
+                self.add_folded(timeline, row)
+            elif subject == CALL:
+                self.calls.add(timeline, row)
+            elif row.op >= TALLY:
+                self.add_mark(row)
+            elif action == EXIT:
+                self.exit(timeline, row)
+            elif action == ENTER:
+                begun = constructed.get(index)
+                if begun is None:
+                    self.enter(timeline, row, row, row.site)
+                else:
+                    self.enter(timeline, row, rows[begun.constructor], begun.site)
             else:
-                self.plain(lane, row)
+                self.set_mode(timeline, row)
         return self.finish(last_ns)
 
-    def rows(self) -> list[RawRow]:
-        """The events, with times since the recording began."""
+    def load_rows(self) -> list[EventRow]:
+        """Return the events, with times since the recording began."""
         since_begin = (replace(block, time_ns=block.time_ns - self.origin) for block in self.contents.blocks)
-        return [row for block in since_begin for row in block.rows()]
+        return [row for block in since_begin for row in map(EventRow._make, block.rows())]
 
-    def enter(self, lane: ThreadTimeline, row: RawRow, begun: ConstructedBlock | None) -> None:
-        begin, site = (begun.constructor, begun.site) if begun is not None else (row, row[3])
+    def enter(self, timeline: ThreadTimeline, row: EventRow, begin: EventRow, site: int) -> None:
+        """Enter a block at ``site``. ``begin`` is the event that set its modes: ``row``, or a constructor."""
         internal = self.is_internal(site)
-        task = self.names.get(begin[6])
-        before = self.timelines.arrive(lane, begin, site, internal, task)
-        manager = MANAGERS[row[0] & ~ACTION_MASK]
+        task = self.names.get(begin.extra)
+        before = self.timelines.arrive(timeline, begin, site, task, internal=internal)
+        manager = MANAGERS[row.op & ~ACTION_MASK]
         after = modes_after(begin, before)
-        time, nodes, key = row[1], row[7], row[5]
-        lane.advance(time, nodes)
-        again = [r for r in self.entered[key] if r.thread == lane.thread and r.end_ns is None]
-        region = self.regions.open(
-            lane, time, task, manager, self.form(site), site, before, after, nodes, internal=internal
-        )
-        self.entered[key].append(region)
-        transition = self.regions.note(lane, time, task, region, "enter", before, after, site, internal)
-        if again and manager == MANAGERS[INFERENCE_MODE]:
-            lane.doubtful = transition
+        timeline.advance(row.time_ns, row.nodes)
+        is_open = any(r.thread == timeline.thread and r.end_ns is None for r in self.entered[row.key])
+        change = Change(row.time_ns, task, site, internal, before, after, row.nodes)
+        region = self.regions.open(timeline, change, manager, self.find_form(site))
+        self.entered[row.key].append(region)
+        transition = self.regions.add_transition(timeline, change, region, "enter")
+        if is_open and manager == MANAGERS[INFERENCE_MODE]:
+            timeline.doubtful = transition
         if internal:
-            lane.internal_open += 1
-        self.timelines.leave(lane, after, internal)
+            timeline.open_internal_blocks += 1
+        self.timelines.leave(timeline, after, internal=internal)
 
-    def exit(self, lane: ThreadTimeline, row: RawRow) -> None:
-        opened = self.entered[row[5]]
+    def exit(self, timeline: ThreadTimeline, row: EventRow) -> None:
+        """Exit a block."""
+        opened = self.entered[row.key]
         region = opened.pop() if opened else None
-        internal = region.internal if region is not None else self.is_internal(row[3])
+        internal = region.internal if region is not None else self.is_internal(row.site)
         task = region.task if region is not None else None
-        site, time = row[3], row[1]
-        if self.form(site) == "indirect" and region is not None and region.site != NOWHERE:
+        site = row.site
+        if self.find_form(site) == "indirect" and region is not None and region.site != NOWHERE:
             site = region.site
-        before = self.timelines.arrive(lane, row, site, internal, task)
-        is_inference = row[0] & ~ACTION_MASK == INFERENCE_MODE
+        before = self.timelines.arrive(timeline, row, site, task, internal=internal)
+        is_inference = row.op & ~ACTION_MASK == INFERENCE_MODE
         if region is None:
-            manager, found = (
-                MANAGERS[row[0] & ~ACTION_MASK],
-                INITIAL_MODES if is_inference else modes_after(row, before),
-            )
+            found = INITIAL_MODES if is_inference else modes_after(row, before)
             region = self.regions.open_earlier(
-                lane, manager, self.form(row[3]), row[3], found, before, internal=internal
+                timeline,
+                MANAGERS[row.op & ~ACTION_MASK],
+                self.find_form(row.site),
+                row.site,
+                found,
+                before,
+                internal=internal,
             )
         after = modes_after(row, region.before if is_inference else before)
-        region.error = self.names.get(row[6], "")
+        region.error = self.names.get(row.extra, "")
         if region.site == NOWHERE:
-            region.site = row[3]
-        self.regions.close(region, time, row[7] if region.thread == lane.thread else NOT_COUNTED, lane)
-        # Two blocks of one address are two of one object only if both are left: the first may be dead and never left.
+            region.site = row.site
+        nodes = row.nodes if region.thread == timeline.thread else NOT_COUNTED
+        self.regions.close(region, timeline, row.time_ns, nodes)
+        # Two blocks of one address are two of one object only if both are exited: the first may be dead and never exited.
         for inner in region.reentrant_regions:
             inner.irregular.append(REENTERED)
         if opened and opened[-1].thread == region.thread:
             opened[-1].reentrant_regions.append(region)
         if internal:
-            lane.internal_open = max(lane.internal_open - 1, 0)
-        transition = self.regions.note(lane, time, task, region, "exit", before, after, site, internal)
+            timeline.open_internal_blocks = max(timeline.open_internal_blocks - 1, 0)
+        change = Change(row.time_ns, task, site, internal, before, after, row.nodes)
+        transition = self.regions.add_transition(timeline, change, region, "exit")
         if is_inference and (region.irregular or region.reentrant_regions or opened):
-            lane.doubtful = transition
-        self.timelines.leave(lane, after, internal)
+            timeline.doubtful = transition
+        self.timelines.leave(timeline, after, internal=internal)
 
-    def plain(self, lane: ThreadTimeline, row: RawRow) -> None:
-        """A call of ``set_grad_enabled`` that begins no block, or its undoing when the object decorates a function."""
-        site, time = row[3], row[1]
-        internal, task = self.is_internal(site), self.names.get(row[6])
-        before = self.timelines.arrive(lane, row, site, internal, task)
+    def set_mode(self, timeline: ThreadTimeline, row: EventRow) -> None:
+        """Set a mode by a plain call of ``set_grad_enabled``, or revert one that decorated a function."""
+        internal, task = self.is_internal(row.site), self.names.get(row.extra)
+        before = self.timelines.arrive(timeline, row, row.site, task, internal=internal)
         after = modes_after(row, before)
-        region = self.regions.open(
-            lane, time, task, "set_grad_enabled", "call", site, before, after, row[7], internal=internal
-        )
-        self.regions.note(lane, time, task, region, "set", before, after, site, internal)
-        self.timelines.leave(lane, after, internal)
+        change = Change(row.time_ns, task, row.site, internal, before, after, row.nodes)
+        region = self.regions.open(timeline, change, "set_grad_enabled", "call")
+        self.regions.add_transition(timeline, change, region, "set")
+        self.timelines.leave(timeline, after, internal=internal)
 
-    def folded(self, lane: ThreadTimeline, row: RawRow) -> None:
-        """Time that finished blocks took, which were added up and are no longer among the events."""
-        time, stack = row[1], self.regions.stack(lane.thread, self.names.get(row[6]))
-        if row[0] == FOLDED_END:
-            internal = self.is_internal(row[3])
-            lane.advance(time, row[7])
+    def add_folded(self, timeline: ThreadTimeline, row: EventRow) -> None:
+        """Subtract the time and the nodes of folded blocks; their marker has the time in place of a key."""
+        stack = self.regions.stack(timeline.thread, self.names.get(row.extra))
+        if row.op == FOLDED_END:
+            internal = self.is_internal(row.site)
+            timeline.advance(row.time_ns, row.nodes)
             if stack and stack[-1].form == "call" and (self.include_torch or not internal):
-                self.regions.close(stack[-1], time, row[7], lane)
-            if lane.state is not None:
-                self.timelines.leave(lane, modes_after(row, lane.state), internal)
+                self.regions.close(stack[-1], timeline, row.time_ns, row.nodes)
+            if timeline.state is not None:
+                self.timelines.leave(timeline, modes_after(row, timeline.state), internal=internal)
             return
-        lane.advance(time, NOT_COUNTED)
-        if row[0] == FOLDED_CALLS:
+        folded_ns, folded_nodes = row.key, row.nodes
+        timeline.advance(row.time_ns, NOT_COUNTED)
+        if row.op == FOLDED_CALLS:
             # Where the thread's time counts anyway, that of its probed calls is in it.
-            if lane.state is None:
-                state = modes_after(row, INITIAL_MODES)
-                lane.ns_by_state[state] += row[5]
-                lane.nodes_by_state[state] += row[7]
+            if timeline.state is None:
+                modes = modes_after(row, INITIAL_MODES)
+                timeline.ns_by_state[modes] += folded_ns
+                timeline.nodes_by_state[modes] += folded_nodes
             return
-        if row[0] == FOLDED_HIDDEN:
+        if row.op == FOLDED_HIDDEN:
             if stack and not self.include_torch:
-                stack[-1].child_ns -= row[5]
-                stack[-1].child_nodes -= row[7]
+                stack[-1].child_ns -= folded_ns
+                stack[-1].child_nodes -= folded_nodes
             return
-        if lane.state is not None:
-            lane.ns_by_state[lane.state] -= row[5]
-            lane.nodes_by_state[lane.state] -= row[7]
+        if timeline.state is not None:
+            timeline.ns_by_state[timeline.state] -= folded_ns
+            timeline.nodes_by_state[timeline.state] -= folded_nodes
         if stack:
-            stack[-1].child_ns += row[5]
-            stack[-1].child_nodes += row[7]
+            stack[-1].child_ns += folded_ns
+            stack[-1].child_nodes += folded_nodes
+
+    def add_mark(self, row: EventRow) -> None:
+        """Add the mark of an event to which rows of another table belong, in the block that is open."""
+        stack = self.regions.stack(row.thread, self.names.get(row.extra))
+        region = stack[-1] if stack else None
+        self.marks.append(EventMark(row.op, row.key, region, row.thread, row.site, row.time_ns))
 
     def finish(self, last_ns: int) -> History:
+        """End what is open, at the end of the recording or with its last event, and return the history."""
         meta = self.contents.meta
         complete = "ended_ns" in meta
         end = max(int(meta["ended_ns"]) - self.origin, last_ns) if complete else last_ns
@@ -210,22 +218,17 @@ class _Reader:
         self.timelines.finish(end)
         regions.finish(timelines, end)
         return History(
-            regions.transitions,
-            regions.found,
-            self.calls.found,
-            self.marks,
-            list(timelines.values()),
-            regions.hidden,
-            end,
-            complete,
+            transitions=regions.transitions,
+            regions=regions.found,
+            calls=self.calls.found,
+            marks=self.marks,
+            timelines=list(timelines.values()),
+            hidden=regions.hidden,
+            end_ns=end,
+            complete=complete,
         )
 
-    def operators(self, row: RawRow) -> None:
-        """Operators that ran here, or what else has rows in an account: it belongs to the block that is open."""
-        stack = self.regions.stack(row[2], self.names.get(row[6]))
-        self.marks.append(EventMark(row[0], row[5], stack[-1] if stack else None, row[2], row[3], row[1]))
-
-    def form(self, site: int) -> str:
+    def find_form(self, site: int) -> str:
         known = self.sites.get(site)
         return known.form if known is not None else "with"
 

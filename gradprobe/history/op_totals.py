@@ -1,4 +1,4 @@
-"""What operators did, summed up by region, place, operator and module."""
+"""Totals of what operators did, by region, place, operator and module."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from gradprobe.history.records import EventMark, History, Region
+from gradprobe.recording.contents import Contents, OpFold
 from gradprobe.recording.events import BACKWARD_PASS, ESCAPED_TENSORS, FOLDED_OPERATORS, TALLY
 from gradprobe.recording.op_rows import NO_COUNTS, PHASES, OpCounts, Operation
-from gradprobe.recording.sqlite_file import Contents, OpFold
 
-Storages = dict[int, tuple[int, int]]
-"""Bytes of each storage, and when it was made, since the recording began."""
+
+class SavedStorage(NamedTuple):
+    """Storage saved for backward: its bytes, and when it was allocated, -1 if before the recording."""
+
+    size: int
+    made_ns: int
+
+
+Storages = dict[int, SavedStorage]
+"""Saved storages by number."""
 
 
 class OpKey(NamedTuple):
-    """What a row of operators is about."""
+    """Identity of a row of operators."""
 
     region: Region | None
     site: int
@@ -30,7 +38,7 @@ class OpKey(NamedTuple):
 
 @dataclass
 class OpSum:
-    """What the operators of one row did. A storage counts at the first row of its region that saved it."""
+    """Sum over the operators of one row. A storage counts in the first row of its region that saved it."""
 
     account: OpCounts = NO_COUNTS
     saved_bytes: int = 0
@@ -39,20 +47,20 @@ class OpSum:
 
 @dataclass
 class RegionSum:
-    """What ran in a region: directly in it, and in all."""
+    """Sum of what ran directly in a region, and of what ran in it at all."""
 
     own: OpCounts = NO_COUNTS
     total: OpCounts = NO_COUNTS
     own_saved: Storages = field(default_factory=dict)
     saved: Storages = field(default_factory=dict)
     is_complete: bool = True
-    """Whether all operators that ran in it are in these sums."""
+    """False if some operators that ran in it are missing from these sums."""
     backward_nodes: int = 0
-    """Of the nodes constructed in it, those that a backward pass reached later."""
+    """Number of the nodes constructed in it that a backward pass reached later."""
 
 
-class CreationCounts(NamedTuple):
-    """Where inference tensors were born that outlived inference mode."""
+class EscapeKey(NamedTuple):
+    """Place where inference tensors were created that escaped inference mode."""
 
     region: Region | None
     site: int
@@ -63,7 +71,7 @@ class CreationCounts(NamedTuple):
 
 @dataclass
 class EscapedTensors:
-    """How many of them left inference mode alive, their bytes, how many lived at the end, and what held those."""
+    """Inference tensors that escaped from one place: number, bytes, and what held them at the end."""
 
     count: int = 0
     bytes: int = 0
@@ -72,37 +80,38 @@ class EscapedTensors:
 
 
 class OpTotals:
-    """The accounts of one process, tied to the regions of its history."""
+    """Totals of one process, tied to the regions of its history."""
 
     def __init__(self, contents: Contents, history: History) -> None:
         self._contents = contents
         self._origin = int(contents.meta.get("began_ns", 0))
         self.ops: dict[OpKey, OpSum] = {}
         self.regions: dict[Region, RegionSum] = defaultdict(RegionSum)
-        self.outlived: dict[CreationCounts, EscapedTensors] = defaultdict(EscapedTensors)
-        self._tallies = _by_key(contents.accounts.get("tallies"))
-        self._saved = _by_key(contents.accounts.get("saved"))
-        self._outliving = _by_key(contents.accounts.get("outliving"))
-        self._inputs = {storage for found in _by_key(contents.accounts.get("inputs")).values() for _, storage in found}
+        self.escaped: dict[EscapeKey, EscapedTensors] = defaultdict(EscapedTensors)
+        self._tallies = _group_by_key(contents.accounts.get("tallies"))
+        self._saved = _group_by_key(contents.accounts.get("saved"))
+        self._escaped_rows = _group_by_key(contents.accounts.get("outliving"))
+        inputs = _group_by_key(contents.accounts.get("inputs"))
+        self._inputs = {storage for rows in inputs.values() for _, storage in rows}
         self._outside: Storages = {}
         self.storages: dict[int, int] = {}
-        """The bytes of every storage that was saved for backward anywhere."""
+        """Bytes of every storage that was saved for backward anywhere."""
         self.of_graphs: dict[int, int] = {}
-        """Those that the graph alone keeps alive."""
+        """Bytes of the storages among them that only the graph keeps alive."""
         for mark in history.marks:
             if mark.op == TALLY:
-                self._tally(mark)
+                self._add_tally(mark)
             elif mark.op == FOLDED_OPERATORS and mark.region is not None:
                 self.regions[mark.region].is_complete = False
         for fold in contents.op_folds:
-            self._fold(fold)
-        self._sum_up(history.regions)
+            self._add_fold(fold)
+        self._sum_regions(history.regions)
         for mark in history.marks:
             if mark.op == ESCAPED_TENSORS:
-                self._outlive(mark, history.regions)
-        self._backwards(history)
+                self._add_escaped(mark, history.regions)
+        self._count_backward_nodes(history)
 
-    def _tally(self, mark: EventMark) -> None:
+    def _add_tally(self, mark: EventMark) -> None:
         region = self.regions[mark.region] if mark.region is not None else None
         known = self._outside if region is None else region.own_saved
         for _, number, *counts in self._tallies.get(mark.key, ()):
@@ -122,19 +131,19 @@ class OpTotals:
                 region.own += OpCounts(*counts)
             for _, storage, size, made in self._saved.get(mark.key, ()):
                 if storage not in known:
-                    known[storage] = size, made - self._origin if made >= 0 else -1
+                    known[storage] = SavedStorage(size, made - self._origin if made >= 0 else -1)
                     row.saved_bytes += size
                     self.storages[storage] = size
-                    if self._is_of_graph(mark.region, storage, known[storage][1]):
+                    if self._is_of_graph(mark.region, storage, known[storage].made_ns):
                         row.graph_bytes += size
                         self.of_graphs[storage] = size
 
     def _is_of_graph(self, region: Region | None, storage: int, made: int) -> bool:
-        """Whether a region's graph keeps a storage, and not its caller; what ran in no region has no caller to tell."""
+        """Return whether only the graph keeps a storage. Outside of regions, all but inputs count as such."""
         return made >= 0 and storage not in self._inputs if region is None else made >= region.start_ns
 
-    def _fold(self, fold: OpFold) -> None:
-        """Operators that were added up are in no region."""
+    def _add_fold(self, fold: OpFold) -> None:
+        """Add operators that were added up, which are in no region."""
         operation = self._operation(fold.operation)
         phase = PHASES[operation.phase]
         key = OpKey(None, fold.site, operation.op, operation.node, operation.module, phase, fold.thread)
@@ -143,9 +152,9 @@ class OpTotals:
         row.account += OpCounts(*counts)
         row.saved_bytes += saved
 
-    def _sum_up(self, regions: Iterable[Region]) -> None:
-        """Adds what ran in each region to those around it, the innermost first."""
-        for region in sorted(regions, key=_ancestors, reverse=True):
+    def _sum_regions(self, regions: Iterable[Region]) -> None:
+        """Add what ran in each region to those around it, the innermost first."""
+        for region in sorted(regions, key=_count_ancestors, reverse=True):
             mine = self.regions[region]
             mine.total += mine.own
             mine.saved.update(mine.own_saved)
@@ -155,31 +164,31 @@ class OpTotals:
                 parent.saved.update(mine.saved)
                 parent.is_complete = parent.is_complete and mine.is_complete
 
-    def _outlive(self, mark: EventMark, regions: list[Region]) -> None:
-        for _, number, made, count, size, held in self._outliving.get(mark.key, ()):
+    def _add_escaped(self, mark: EventMark, regions: list[Region]) -> None:
+        for _, number, made, count, size, held in self._escaped_rows.get(mark.key, ()):
             operation = self._operation(number)
-            at = CreationCounts(None, mark.site, operation.op, operation.module, mark.thread)
+            at = EscapeKey(None, mark.site, operation.op, operation.module, mark.thread)
             if count:
-                at = at._replace(region=_innermost(regions, mark.thread, made - self._origin))
-                row = self.outlived[at]
+                at = at._replace(region=_find_innermost(regions, mark.thread, made - self._origin))
+                row = self.escaped[at]
                 row.count += count
                 row.bytes += size
                 continue
-            # What was alive at the end is told by its place alone.
-            for known, row in self.outlived.items():
+            # What was still alive at the end is known by its place alone, without a region.
+            for known, row in self.escaped.items():
                 if known._replace(region=None) == at:
                     row.held += held
                     if operation.node:
                         row.holders.add(operation.node)
                     break
 
-    def _backwards(self, history: History) -> None:
-        rows = _by_key(self._contents.accounts.get("backwards"))
+    def _count_backward_nodes(self, history: History) -> None:
+        rows = _group_by_key(self._contents.accounts.get("backwards"))
         runs: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for mark in history.marks:
             if mark.op == BACKWARD_PASS:
                 runs[mark.thread] += [(first, last) for _, first, last in rows.get(mark.key, ())]
-        merged = {thread: _merged(found) for thread, found in runs.items()}
+        merged = {thread: _merge(found) for thread, found in runs.items()}
         for region in history.regions:
             if region.nodes:
                 self.regions[region].backward_nodes = sum(
@@ -191,25 +200,25 @@ class OpTotals:
         return self._contents.operations.get(number) or Operation(number, f"operator {number}", None, "", 0)
 
 
-def _ancestors(region: Region) -> int:
+def _count_ancestors(region: Region) -> int:
     count = 0
     while region.parent is not None:
         region, count = region.parent, count + 1
     return count
 
 
-def graph_bytes(region: Region, saved: Mapping[int, tuple[int, int]]) -> int:
-    """The bytes of those storages that were made within ``region``: the graph keeps them, not the caller."""
-    return sum(size for size, made in saved.values() if made >= region.start_ns)
+def sum_graph_bytes(region: Region, saved: Mapping[int, SavedStorage]) -> int:
+    """Return the bytes of the storages allocated within ``region``, which only the graph keeps alive."""
+    return sum(storage.size for storage in saved.values() if storage.made_ns >= region.start_ns)
 
 
-def sum_bytes(saved: Mapping[int, tuple[int, int]]) -> int:
-    """The bytes of all of the storages."""
-    return sum(size for size, _ in saved.values())
+def sum_bytes(saved: Mapping[int, SavedStorage]) -> int:
+    """Return the bytes of all of the storages."""
+    return sum(storage.size for storage in saved.values())
 
 
-def _innermost(regions: list[Region], thread: int, time: int) -> Region | None:
-    """The innermost region of ``thread`` at ``time``."""
+def _find_innermost(regions: list[Region], thread: int, time: int) -> Region | None:
+    """Return the innermost region of ``thread`` at ``time``."""
     found = None
     for region in regions:
         if region.start_ns > time:
@@ -219,8 +228,8 @@ def _innermost(regions: list[Region], thread: int, time: int) -> Region | None:
     return found
 
 
-def _merged(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same numbers in runs that do not overlap."""
+def _merge(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the same numbers in ranges that do not overlap."""
     found: list[tuple[int, int]] = []
     for first, last in sorted(runs):
         if found and first <= found[-1][1] + 1:
@@ -230,7 +239,7 @@ def _merged(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-def _by_key(rows: Any) -> dict[int, list[tuple[int, ...]]]:
+def _group_by_key(rows: Any) -> dict[int, list[tuple[int, ...]]]:
     found: dict[int, list[tuple[int, ...]]] = defaultdict(list)
     if rows is not None:
         for row in rows.tolist():

@@ -1,4 +1,4 @@
-"""One process of a recording: what it stored, what that means, and how to name its parts."""
+"""Process of a recording: its contents, their history, and the names of its threads and places."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from gradprobe.history.device_times import DeviceTime, device_times
+from gradprobe.history.device_times import DeviceTime, compute_device_times
 from gradprobe.history.interpreter import ProgressIterator, interpret
 from gradprobe.history.op_totals import OpTotals
 from gradprobe.history.records import History, Region
+from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import COMPILED_CALL
-from gradprobe.recording.sqlite_file import Contents
 
 
 @dataclass(frozen=True)
 class Process:
-    """``offset_ns`` puts its times on the common axis of a merged recording, ``first_region`` its regions in one row."""
+    """Process of a recording.
+
+    ``offset_ns`` puts its times on the common axis of a merged recording, ``first_region`` its regions in one numbering.
+    """
 
     contents: Contents
     history: History
@@ -27,17 +30,17 @@ class Process:
 
     @cached_property
     def op_totals(self) -> OpTotals:
-        """What operators did in it."""
+        """Totals of what operators did in it."""
         return OpTotals(self.contents, self.history)
 
     @cached_property
     def device_times(self) -> dict[Region, DeviceTime]:
-        """What accelerators say of its regions."""
-        return device_times(self.contents, self.history)
+        """Device times of its regions."""
+        return compute_device_times(self.contents, self.history)
 
     @cached_property
     def compiled(self) -> dict[Region, str]:
-        """What ran compiled directly in a region: the functions, with how often where it was not once."""
+        """Compiled functions that ran directly in each region, with the number of calls if it is not one."""
         calls: dict[Region, Counter[str]] = defaultdict(Counter)
         for mark in self.history.marks:
             if mark.op == COMPILED_CALL and mark.region is not None:
@@ -49,37 +52,42 @@ class Process:
 
     @cached_property
     def watched(self) -> frozenset[int]:
-        """The threads whose operators were seen."""
-        return frozenset(lane.thread for lane in self.history.timelines if lane.is_watched and self.counts_operators)
+        """Threads whose operators were observed."""
+        return frozenset(t.thread for t in self.history.timelines if t.is_watched and self.counts_operators)
 
     @cached_property
     def environment(self) -> dict[str, Any]:
+        """Versions, machine, process, rank and level."""
         return dict(self.contents.meta.get("environment", {}))
 
     @property
     def pid(self) -> int:
+        """Process id."""
         return int(self.environment.get("process", 0))
 
     @property
     def rank(self) -> int | None:
+        """Rank in the distributed job; None outside of one."""
         rank = self.environment.get("rank")
         return None if rank is None else int(rank)
 
     @cached_property
     def counts_nodes(self) -> bool:
+        """True if its level counts autograd nodes."""
         return self.environment.get("level") != "modes"
 
     @cached_property
     def counts_operators(self) -> bool:
+        """True if its level observes operators."""
         return self.environment.get("level") == "ops"
 
     @cached_property
     def counts_saved(self) -> bool:
-        """Whether its PyTorch showed what nodes saved for backward."""
+        """True if its PyTorch showed what nodes save for backward."""
         return self.contents.meta.get("reads_saved") is not False
 
     def thread(self, number: int) -> str:
-        """The name of a thread, with a number where an earlier one of this recording had the same."""
+        """Return the name of a thread, with a number if an earlier one of this recording had the same."""
         return self._names.get(number, f"thread {number}")
 
     @cached_property
@@ -92,13 +100,15 @@ class Process:
         return names
 
     def place(self, site: int) -> tuple[str | None, int | None, str | None]:
-        """File, line and function of a site; three times None where it is not known."""
+        """Return file, line and function of a site; three times None if it is not known."""
         known = self.contents.sites.get(site)
         return (None, None, None) if known is None else (known.file, known.line, known.function)
 
 
-def processes(contents: list[Contents], *, include_torch: bool, watch: ProgressIterator = iter) -> list[Process]:
-    """The processes of a recording on one time axis, which begins with the earliest of them."""
+def interpret_processes(
+    contents: list[Contents], *, include_torch: bool, watch: ProgressIterator = iter
+) -> list[Process]:
+    """Interpret the processes of a recording, on one time axis that begins with the earliest of them."""
     begun = [int(c.meta.get("began_wall_ns", 0)) for c in contents]
     found: list[Process] = []
     first_region = 0

@@ -1,25 +1,15 @@
-"""What a history consists of: transitions, regions, probed calls, and the lane of each thread."""
+"""Records of a history: transitions, regions, probed calls, and the timeline of each thread."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from gradprobe.recording.events import NOT_COUNTED, NOT_READ
+from gradprobe.recording.events import NOT_COUNTED
+from gradprobe.recording.rows import Modes
 
-RawRow = tuple[int, int, int, int, int, int, int, int]
-Modes = tuple[bool, bool]  # grad mode, inference mode
-INITIAL_MODES: Modes = (True, False)
-
-# How generators and coroutines end and are put away: no failures.
-GENERATOR_EXITS = frozenset({"StopIteration", "StopAsyncIteration", "GeneratorExit"})
-
-
-def is_failure(error: str) -> bool:
-    """Whether an exception's name tells of more than a generator's or a coroutine's usual end."""
-    return bool(error) and error not in GENERATOR_EXITS
-
-
+# Texts of ``Region.irregular``.
 REENTERED = "entered again while open"
 OUT_OF_ORDER = "left out of order"
 OTHER_THREAD = "left on another thread"
@@ -52,14 +42,14 @@ class Region:
     error: str = ""
     irregular: list[str] = field(default_factory=list)
     reentrant_regions: list[Region] = field(default_factory=list)
-    """Blocks that its manager object was entered for while it was open."""
+    """Blocks for which its context manager object was entered while it was open."""
     closed: bool = False
     is_shared: bool = False
-    """Whether other asyncio tasks of the thread ran blocks while it was open."""
+    """True if other asyncio tasks of the thread ran blocks while it was open."""
 
     @property
     def nodes(self) -> int | None:
-        """Autograd nodes that the thread constructed; None where they were not counted, or are those of several tasks."""
+        """Number of autograd nodes constructed; None if not counted, or if several tasks share the count."""
         if self.is_shared or NOT_COUNTED in (self.start_nodes, self.end_nodes):
             return None
         return self.end_nodes - self.start_nodes
@@ -67,7 +57,7 @@ class Region:
 
 @dataclass(eq=False, slots=True)
 class Transition:
-    """One change of the modes, or the attempt."""
+    """A change of the modes, or the attempt."""
 
     time_ns: int
     thread: int
@@ -82,9 +72,21 @@ class Transition:
     site: int
 
 
+class Change(NamedTuple):
+    """Event that enters, exits or sets a mode, as far as it is known."""
+
+    time_ns: int
+    task: str | None
+    site: int
+    internal: bool
+    before: Modes
+    after: Modes
+    nodes: int
+
+
 @dataclass(eq=False)
 class ProbedCall:
-    """A call of a probed function. ``active_ns`` and ``nodes`` leave out the time a generator or coroutine waited."""
+    """Call of a probed function. ``active_ns`` and ``nodes`` leave out the time it is suspended."""
 
     key: int
     site: int
@@ -102,7 +104,7 @@ class ProbedCall:
 
 @dataclass
 class ThreadTimeline:
-    """One thread's time and autograd nodes, by mode. ``hidden_ns`` passed under what PyTorch's own code had set."""
+    """Time and nodes of one thread, by mode. ``hidden_ns`` passed in modes that PyTorch's own code set."""
 
     thread: int
     began_ns: int
@@ -112,22 +114,22 @@ class ThreadTimeline:
     ns_by_state: dict[Modes, int] = field(default_factory=lambda: defaultdict(int))
     nodes_by_state: dict[Modes, int] = field(default_factory=lambda: defaultdict(int))
     hidden_ns: int = 0
-    jumped: bool = False  # the modes were found changed, at an event that is hidden
+    has_jumped: bool = False  # the modes were found changed, at an event that is hidden
     visible: Modes | None = None  # what the last visible event left
-    internal_open: int = 0
-    own: Modes | None = None  # what the last event outside of PyTorch's own code left
+    open_internal_blocks: int = 0
+    left_by_program: Modes | None = None  # what the last event outside of PyTorch's own code left
     is_changed_by_torch: bool = False  # PyTorch's own code has set other modes since
     last_nodes: int = NOT_COUNTED
-    calls: int = 0  # probed calls that run in it
-    is_watched: bool = False  # its operators are seen, at a level that sees any
-    doubtful: Transition | None = None
+    running_calls: int = 0  # probed calls that run in it
+    is_watched: bool = False  # its operators are observed, at a level that observes any
+    doubtful: Transition | None = None  # the last transition, if the event after it must show which modes it left
 
     def advance(self, time_ns: int, nodes: int) -> None:
-        """Charges the time and the nodes since the last event to the mode of the thread."""
+        """Charge the time and the nodes since the last event to the modes of the thread."""
         passed = max(time_ns - self.last_ns, 0)
         if self.state is not None:
             self.ns_by_state[self.state] += passed
-            if self.internal_open or self.is_changed_by_torch:
+            if self.open_internal_blocks or self.is_changed_by_torch:
                 self.hidden_ns += passed
             if NOT_COUNTED not in (nodes, self.last_nodes):
                 self.nodes_by_state[self.state] += nodes - self.last_nodes
@@ -138,7 +140,7 @@ class ThreadTimeline:
 
 @dataclass(frozen=True)
 class EventMark:
-    """A place in the stream of events that rows of an account belong to, by their key."""
+    """A place in the stream of events to which rows of another table belong, by their key."""
 
     op: int
     key: int
@@ -150,7 +152,7 @@ class EventMark:
 
 @dataclass
 class History:
-    """What happened in one process. Times are nanoseconds since the recording began."""
+    """Events of one process, interpreted. Times are nanoseconds since the recording began."""
 
     transitions: list[Transition]
     regions: list[Region]
@@ -160,17 +162,3 @@ class History:
     hidden: int
     end_ns: int
     complete: bool
-
-
-def modes_before(row: RawRow, known: Modes) -> Modes:
-    """The modes before an event; ``known`` where they were not read."""
-    return _mode(row[4], known[0]), _mode(row[4] >> 2, known[1])
-
-
-def modes_after(row: RawRow, known: Modes) -> Modes:
-    """The modes after an event; ``known`` where they were not read."""
-    return _mode(row[4] >> 4, known[0]), _mode(row[4] >> 6, known[1])
-
-
-def _mode(bits: int, known: bool) -> bool:
-    return known if bits & 3 == NOT_READ else bool(bits & 3)

@@ -1,6 +1,6 @@
-"""The regions of a history: how they nest and close, and the transitions at their edges.
+"""Regions of a history: how they nest and close, and the transitions at their edges.
 
-Regions nest per thread and asyncio task. An exit may come out of order or on another thread; the region says so.
+Regions nest per thread and asyncio task. An exit may come out of order or on another thread; the region shows that.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from gradprobe.history.records import (
     OTHER_THREAD,
     OUT_OF_ORDER,
     UNFINISHED,
-    Modes,
+    Change,
     Region,
     ThreadTimeline,
     Transition,
 )
 from gradprobe.recording.events import NOWHERE
+from gradprobe.recording.rows import Modes
 
 
 class RegionBuilder:
-    """The regions and transitions found so far; those of PyTorch's own code are left out unless ``include_torch``."""
+    """Regions and transitions found so far, those of PyTorch's own code only if ``include_torch``."""
 
     def __init__(self, *, include_torch: bool) -> None:
         self.found: list[Region] = []
@@ -33,54 +34,40 @@ class RegionBuilder:
         self._stacks: dict[tuple[int, str | None], list[Region]] = defaultdict(list)
 
     def stack(self, thread: int, task: str | None) -> list[Region]:
-        """What is open in a task of a thread, the innermost last."""
+        """Return the open regions of a task of a thread, the innermost last."""
         return self._stacks[thread, task]
 
-    def open(
-        self,
-        lane: ThreadTimeline,
-        time: int,
-        task: str | None,
-        manager: str,
-        form: str,
-        site: int,
-        before: Modes,
-        after: Modes,
-        nodes: int,
-        *,
-        internal: bool = False,
-    ) -> Region:
-        stack = self.stack(lane.thread, task)
-        hidden = internal and not self._include_torch
-        if form == "call" and stack and stack[-1].form == "call" and not hidden:
-            self.close(stack[-1], time, nodes, lane)
-        parent = stack[-1] if stack and not hidden else None
-        depth = sum(region.form != "call" for region in stack)
+    def open(self, timeline: ThreadTimeline, change: Change, manager: str, form: str) -> Region:
+        """Open a region of ``manager`` at ``change``, inside the innermost open region of its task."""
+        stack = self.stack(timeline.thread, change.task)
+        is_hidden = change.internal and not self._include_torch
+        if form == "call" and stack and stack[-1].form == "call" and not is_hidden:
+            self.close(stack[-1], timeline, change.time_ns, change.nodes)
         region = Region(
             number=0,
             manager=manager,
             form=form,
-            site=site,
-            thread=lane.thread,
-            task=task,
-            start_ns=time,
-            before=before,
-            inside=after,
-            parent=parent,
-            depth=depth,
-            internal=internal,
-            start_nodes=nodes,
+            site=change.site,
+            thread=timeline.thread,
+            task=change.task,
+            start_ns=change.time_ns,
+            before=change.before,
+            inside=change.after,
+            parent=stack[-1] if stack and not is_hidden else None,
+            depth=sum(region.form != "call" for region in stack),
+            internal=change.internal,
+            start_nodes=change.nodes,
         )
-        if not hidden:
+        if not is_hidden:
             stack.append(region)
             self.found.append(region)
         return region
 
-    def close(self, region: Region, time: int, nodes: int, lane: ThreadTimeline) -> None:
-        """Ends ``region`` at an event of ``lane``, and with it the plain calls made directly in it."""
+    def close(self, region: Region, timeline: ThreadTimeline, time: int, nodes: int) -> None:
+        """End ``region`` at an event of ``timeline``, and with it the plain calls made directly in it."""
         region.end_ns, region.end_nodes = time, nodes
         region.closed = True
-        if region.thread != lane.thread:
+        if region.thread != timeline.thread:
             region.irregular.append(OTHER_THREAD)
         stack = self.stack(region.thread, region.task)
         if stack and stack[-1] is region:
@@ -90,31 +77,39 @@ class RegionBuilder:
             if all(r.form == "call" for r in above):
                 for call in above:
                     call.end_ns, call.end_nodes, call.closed = time, nodes, True
-                    _charge(call)
+                    _charge_parent(call)
                 del stack[stack.index(region) :]
             else:
                 region.irregular.append(OUT_OF_ORDER)
                 stack.remove(region)
-        _charge(region)
+        _charge_parent(region)
 
     def abandon(self, thread: int, task: str | None, time: int, nodes: int) -> None:
-        """Ends all that is open in a task, whose exits will not be seen."""
+        """End all that is open in a task, whose exits will not be seen."""
         stack = self.stack(thread, task)
         while stack:
             _leave_unfinished(stack.pop(), time, nodes)
 
     def open_earlier(
-        self, lane: ThreadTimeline, manager: str, form: str, site: int, before: Modes, inside: Modes, *, internal: bool
+        self,
+        timeline: ThreadTimeline,
+        manager: str,
+        form: str,
+        site: int,
+        before: Modes,
+        inside: Modes,
+        *,
+        internal: bool,
     ) -> Region:
-        """The region of an exit whose enter came before the recording; it spans what the recording saw of it."""
+        """Open the region of an exit whose enter came before the recording, from the timeline's beginning."""
         region = Region(
             number=0,
             manager=manager,
             form="with" if form == "indirect" else form,
             site=NOWHERE if form == "indirect" else site,
-            thread=lane.thread,
+            thread=timeline.thread,
             task=None,
-            start_ns=lane.began_ns,
+            start_ns=timeline.began_ns,
             before=before,
             inside=inside,
             parent=None,
@@ -125,59 +120,59 @@ class RegionBuilder:
         if self._include_torch or not internal:
             self.found.append(region)
             for other in self.found:
-                if other.parent is None and other.thread == lane.thread and other.task is None and other is not region:
+                is_outermost = other.parent is None and other.task is None and other is not region
+                if is_outermost and other.thread == timeline.thread:
                     other.parent = region
                     region.child_ns += (other.end_ns or 0) - other.start_ns
         return region
 
-    def note(
-        self,
-        lane: ThreadTimeline,
-        time: int,
-        task: str | None,
-        region: Region,
-        event: str,
-        before: Modes,
-        after: Modes,
-        site: int,
-        internal: bool,
-    ) -> Transition:
-        """The transition at an edge of ``region``."""
+    def add_transition(self, timeline: ThreadTimeline, change: Change, region: Region, event: str) -> Transition:
+        """Add the transition at an edge of ``region``."""
         transition = Transition(
-            time, lane.thread, task, region.manager, region.form, event, before, after, region.depth, region, site
+            change.time_ns,
+            timeline.thread,
+            change.task,
+            region.manager,
+            region.form,
+            event,
+            change.before,
+            change.after,
+            region.depth,
+            region,
+            change.site,
         )
-        if internal and not self._include_torch:
+        if change.internal and not self._include_torch:
             self.hidden += 1
         else:
             self.transitions.append(transition)
         return transition
 
     def finish(self, timelines: dict[int, ThreadTimeline], end: int) -> None:
-        """Ends what was never left with its thread or with the recording, and numbers all regions."""
+        """End what was never left with its thread or with the recording, and number all regions."""
         for region in self.found:
             if region.end_ns is None:
-                lane = timelines[region.thread]
-                _leave_unfinished(region, end if lane.ended_ns is None else lane.ended_ns, lane.last_nodes)
+                timeline = timelines[region.thread]
+                _leave_unfinished(region, end if timeline.ended_ns is None else timeline.ended_ns, timeline.last_nodes)
         self.found.sort(key=lambda region: region.start_ns)
-        self._tell_shared()
+        self._mark_shared()
         for number, region in enumerate(self.found):
             region.number = number
 
-    def _tell_shared(self) -> None:
-        """Marks the regions that asyncio tasks held while others of their thread ran regions, in order of their start."""
+    def _mark_shared(self) -> None:
+        """Mark the regions, in order of their start, that asyncio tasks held while others of the thread ran."""
         threads: dict[int, list[Region]] = defaultdict(list)
         for region in self.found:
             threads[region.thread].append(region)
         for regions in threads.values():
             if any(region.task is not None for region in regions):
-                for region in (*_begun_within_others(regions), *_with_others_begun_within(regions)):
+                for region in (*_find_begun_within_others(regions), *_find_with_others_begun_within(regions)):
                     if not region.is_shared:
                         region.is_shared = True
                         region.irregular.append(HELD_ACROSS_TASKS)
 
 
-def _begun_within_others(regions: list[Region]) -> Iterator[Region]:
-    """Regions of tasks that began while one of another task was open."""
+def _find_begun_within_others(regions: list[Region]) -> Iterator[Region]:
+    """Yield the regions of tasks that began while one of another task was open."""
     latest: dict[str, int] = {}  # when the regions so far end, of the two tasks whose end last
     for region in regions:
         task = region.task
@@ -190,8 +185,8 @@ def _begun_within_others(regions: list[Region]) -> Iterator[Region]:
             del latest[min(latest, key=lambda known: latest[known])]
 
 
-def _with_others_begun_within(regions: list[Region]) -> Iterator[Region]:
-    """Regions of tasks in which one of another task, or of none, began."""
+def _find_with_others_begun_within(regions: list[Region]) -> Iterator[Region]:
+    """Yield the regions of tasks in which one of another task, or of none, began."""
     following: Region | None = None
     of_another_task: Region | None = None  # the first after ``following`` that is of another task than it
     for region in reversed(regions):
@@ -206,11 +201,11 @@ def _leave_unfinished(region: Region, time: int, nodes: int) -> None:
     region.end_ns, region.end_nodes = time, nodes
     if region.form != "call":
         region.irregular.append(UNFINISHED)
-    _charge(region)
+    _charge_parent(region)
 
 
-def _charge(region: Region) -> None:
-    """Adds a finished region to what its parent's own time leaves out."""
+def _charge_parent(region: Region) -> None:
+    """Add a finished region to what its parent's own time leaves out."""
     parent = region.parent
     if parent is not None and region.end_ns is not None:
         parent.child_ns += region.end_ns - region.start_ns

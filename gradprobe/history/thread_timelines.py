@@ -1,19 +1,20 @@
-"""The threads of a history: when they begin and end, which modes they are in, and changes that nothing announced.
+"""Timelines of the threads: begin and end, modes, and changes that no event announced.
 
 A thread's modes must be, at each event, what the event before it left. If they are not, something changed them that no
-manager announced, and a transition ``unknown`` says so. PyTorch's own blocks count as announced even while hidden.
+context manager announced, and a transition ``unknown`` shows it. PyTorch's own blocks count as announced even while hidden.
 """
 
 from __future__ import annotations
 
-from gradprobe.history.records import INITIAL_MODES, Modes, RawRow, ThreadTimeline, modes_before
+from gradprobe.history.records import Change, ThreadTimeline
 from gradprobe.history.regions import RegionBuilder
+from gradprobe.recording.contents import Thread
 from gradprobe.recording.events import ACTION_MASK, ENTER, EXIT, NOT_COUNTED, RECORDING_BEGINS, RECORDING_ENDS, UNKNOWN
-from gradprobe.recording.sqlite_file import Thread
+from gradprobe.recording.rows import INITIAL_MODES, EventRow, Modes, modes_before
 
 
 class ThreadTimelines:
-    """The lanes of the threads seen so far. Rows come with times since the recording began, at ``origin``."""
+    """Timelines of the threads seen so far. Times of rows are since the recording began, at ``origin``."""
 
     def __init__(
         self,
@@ -32,85 +33,84 @@ class ThreadTimelines:
         self._only_calls = only_calls
         self._has_begun = only_calls  # the beginnings after its own are those of other recordings
 
-    def of(self, row: RawRow) -> ThreadTimeline:
-        """The lane of the thread of ``row``."""
-        number, time = row[2], row[1]
-        lane = self.found.get(number)
-        if lane is None:
-            thread = self._threads.get(number)
+    def get(self, row: EventRow) -> ThreadTimeline:
+        """Return the timeline of the thread of ``row``."""
+        timeline = self.found.get(row.thread)
+        if timeline is None:
+            thread = self._threads.get(row.thread)
             is_new = thread is not None and not thread.inherited and thread.began_ns >= self._origin
             state = INITIAL_MODES if is_new else None
-            lane = self.found[number] = ThreadTimeline(number, time, state, time, visible=state)
-            lane.is_watched = is_new or self._only_calls
-        return lane
+            timeline = ThreadTimeline(row.thread, row.time_ns, state, row.time_ns, visible=state)
+            timeline.is_watched = is_new or self._only_calls
+            self.found[row.thread] = timeline
+        return timeline
 
-    def mark(self, lane: ThreadTimeline, row: RawRow) -> None:
-        """A thread or a recording begins or ends."""
-        kind = row[0] & ACTION_MASK
-        if kind == RECORDING_BEGINS and not self._has_begun:
+    def mark(self, timeline: ThreadTimeline, row: EventRow) -> None:
+        """Take in that a thread or a recording begins or ends."""
+        action = row.op & ACTION_MASK
+        if action == RECORDING_BEGINS and not self._has_begun:
             self._has_begun = True
-            lane.began_ns = lane.last_ns = 0
-            lane.last_nodes = row[7]
-            lane.state = lane.visible = modes_before(row, INITIAL_MODES)
-            lane.is_watched = True
-        elif kind in (RECORDING_BEGINS, RECORDING_ENDS):
-            self.arrive(lane, row, row[3], False, None)
-        elif kind == ENTER:
-            lane.last_nodes = row[7]
-        elif kind == EXIT:
-            lane.advance(row[1], row[7])
-            lane.ended_ns = row[1]
+            timeline.began_ns = timeline.last_ns = 0
+            timeline.last_nodes = row.nodes
+            timeline.state = timeline.visible = modes_before(row, INITIAL_MODES)
+            timeline.is_watched = True
+        elif action in (RECORDING_BEGINS, RECORDING_ENDS):
+            self.arrive(timeline, row, row.site, None)
+        elif action == ENTER:
+            timeline.last_nodes = row.nodes
+        elif action == EXIT:
+            timeline.advance(row.time_ns, row.nodes)
+            timeline.ended_ns = row.time_ns
 
-    def arrive(self, lane: ThreadTimeline, row: RawRow, site: int, internal: bool, task: str | None) -> Modes:
-        """Brings ``lane`` up to an event at ``site``, and returns the modes before it; tells of changes unannounced."""
-        before = modes_before(row, lane.state or INITIAL_MODES)
-        time = row[1]
-        if lane.state is None:
-            lane.state = lane.visible = before
-            lane.last_ns, lane.last_nodes = time, row[7]
-        if lane.doubtful is not None:
-            lane.doubtful.after = lane.state = lane.visible = before
-            if lane.doubtful.region is not None and lane.doubtful.event == "enter":
-                lane.doubtful.region.inside = before
-        lane.doubtful = None
-        lane.advance(time, row[7])
-        jumped = lane.state != before
-        if lane.own is None:
-            lane.own = before
+    def arrive(
+        self, timeline: ThreadTimeline, row: EventRow, site: int, task: str | None, *, internal: bool = False
+    ) -> Modes:
+        """Advance to an event at ``site``, adding any unannounced change, and return the modes before it."""
+        before = modes_before(row, timeline.state or INITIAL_MODES)
+        if timeline.state is None:
+            timeline.state = timeline.visible = before
+            timeline.last_ns, timeline.last_nodes = row.time_ns, row.nodes
+        if timeline.doubtful is not None:
+            timeline.doubtful.after = timeline.state = timeline.visible = before
+            if timeline.doubtful.region is not None and timeline.doubtful.event == "enter":
+                timeline.doubtful.region.inside = before
+        timeline.doubtful = None
+        timeline.advance(row.time_ns, row.nodes)
+        jumps = timeline.state != before
+        if timeline.left_by_program is None:
+            timeline.left_by_program = before
         if internal and not self._include_torch:
-            lane.jumped = lane.jumped or jumped
-            lane.state = before
+            timeline.has_jumped = timeline.has_jumped or jumps
+            timeline.state = before
             return before
         if (
-            (jumped or lane.jumped)
-            and lane.visible is not None
-            and lane.visible != before
-            and (self._include_torch or not lane.internal_open)
+            (jumps or timeline.has_jumped)
+            and timeline.visible is not None
+            and timeline.visible != before
+            and (self._include_torch or not timeline.open_internal_blocks)
         ):
-            self._unknown(lane, row, site, task, lane.visible, before)
-        lane.jumped = False
-        lane.state = lane.visible = before
+            change = Change(row.time_ns, task, site, False, timeline.visible, before, row.nodes)
+            self._add_unannounced(timeline, change)
+        timeline.has_jumped = False
+        timeline.state = timeline.visible = before
         return before
 
-    def leave(self, lane: ThreadTimeline, after: Modes, internal: bool) -> None:
-        """An event left its thread in the modes ``after``."""
-        lane.state = after
+    def leave(self, timeline: ThreadTimeline, after: Modes, *, internal: bool) -> None:
+        """Take in that an event left its thread in the modes ``after``."""
+        timeline.state = after
         if not internal:
-            lane.own = after
-        lane.is_changed_by_torch = internal and after != lane.own
-        if self._include_torch or not internal or (not lane.internal_open and not lane.jumped):
-            lane.visible = after
+            timeline.left_by_program = after
+        timeline.is_changed_by_torch = internal and after != timeline.left_by_program
+        if self._include_torch or not internal or (not timeline.open_internal_blocks and not timeline.has_jumped):
+            timeline.visible = after
 
-    def _unknown(
-        self, lane: ThreadTimeline, row: RawRow, site: int, task: str | None, before: Modes, after: Modes
-    ) -> None:
-        """Notes a change that nothing announced, at the time and place where it was noticed."""
-        time = row[1]
-        region = self._regions.open(lane, time, task, UNKNOWN, "call", site, before, after, row[7])
-        self._regions.note(lane, time, task, region, "set", before, after, site, False)
+    def _add_unannounced(self, timeline: ThreadTimeline, change: Change) -> None:
+        """Add a change that no event announced, at the time and place where it was noticed."""
+        region = self._regions.open(timeline, change, UNKNOWN, "call")
+        self._regions.add_transition(timeline, change, region, "set")
 
     def finish(self, end: int) -> None:
-        """Charges the time up to the end of the recording to the modes that the threads were last in."""
-        for lane in self.found.values():
-            if lane.ended_ns is None:
-                lane.advance(end, NOT_COUNTED)
+        """Charge the time up to the end of the recording to the modes that the threads were last in."""
+        for timeline in self.found.values():
+            if timeline.ended_ns is None:
+                timeline.advance(end, NOT_COUNTED)

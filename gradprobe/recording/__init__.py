@@ -1,1 +1,1 @@
-"""What was seen: events, the file they are kept in, and the tables read from them. Knows nothing of torch."""
+"""Format of recordings: events, the rows and records that they become, and the SQLite file."""

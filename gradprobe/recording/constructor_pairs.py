@@ -1,68 +1,74 @@
-"""Telling the constructors of ``set_grad_enabled`` that begin a block or decorate a function from plain calls.
+"""Constructors of ``set_grad_enabled``: those that begin a block or decorate, and plain calls.
 
 ``set_grad_enabled(x)`` acts in its constructor. If the very next event of the thread enters the same object, in the same
-statement, the two are one block; if it applies the object to a function, PyTorch takes the change back at once.
+statement, the two are one block; if it applies the object to a function, PyTorch reverts the change at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from gradprobe.history.records import RawRow
+from gradprobe.recording.contents import Site
 from gradprobe.recording.events import ACTION_MASK, CONSTRUCT, DECORATE, ENTER, EXIT, SET_GRAD_ENABLED
-from gradprobe.recording.sqlite_file import Site
+from gradprobe.recording.rows import RawRow
 
 
-@dataclass(frozen=True)
-class ConstructedBlock:
-    """A block that began with a constructor: that constructor's row and its index, and the site of the block."""
+class ConstructedBlock(NamedTuple):
+    """Block that began with a constructor: the index of the constructor's row, and the block's site."""
 
-    constructor: RawRow
-    index: int
+    constructor: int
     site: int
 
 
 def pair_constructors(rows: Sequence[RawRow], sites: dict[int, Site]) -> tuple[dict[int, ConstructedBlock], set[int]]:
-    """Returns, by the index of the row that enters it, the blocks that began so; and the indices of rows to leave out."""
-    merged: dict[int, ConstructedBlock] = {}
+    """Pair the constructors among ``rows`` with the enters that follow them.
+
+    Returns:
+        The blocks that began with a constructor, by the index of the row that enters each; and the indices of rows to
+        leave out, which are those of the constructors and of decorating.
+    """
+    blocks: dict[int, ConstructedBlock] = {}
     skipped: set[int] = set()
-    constructed: dict[int, tuple[int, RawRow]] = {}
-    entered: dict[int, tuple[int, int, RawRow]] = {}
-    last: dict[int, int] = {}
-    for index, row in enumerate(rows):
-        op, thread, key = row[0], row[2], row[5]
+    constructed: dict[int, int] = {}  # by the key of the object, the index of its constructor
+    entered: dict[int, int] = {}  # by the key of the object, the index of the enter of a block in ``blocks``
+    last: dict[int, int] = {}  # by thread, the index of its last row
+    for index, (op, _, thread, site, _, key, _, _) in enumerate(rows):
         if op & ~ACTION_MASK == SET_GRAD_ENABLED:
-            at, begin = constructed.pop(key, (-1, row))
-            is_next = at >= 0 and last.get(thread) == at
-            if op & ACTION_MASK == CONSTRUCT:
-                constructed[key] = (index, row)
+            action = op & ACTION_MASK
+            constructor = constructed.pop(key, -1)
+            is_next = constructor >= 0 and last.get(thread) == constructor
+            if action == CONSTRUCT:
+                constructed[key] = index
                 entered.pop(key, None)
-            elif op & ACTION_MASK == ENTER and is_next:
-                merged[index] = ConstructedBlock(begin, at, begin[3])
-                skipped.add(at)
-                entered[key] = (index, at, begin)
-            elif op & ACTION_MASK == DECORATE and is_next and is_same_statement(sites.get(begin[3]), sites.get(row[3])):
-                skipped.update((at, index))
-            elif op & ACTION_MASK == EXIT and key in entered:
-                enter, at, begin = entered.pop(key)
-                if not is_same_statement(sites.get(begin[3]), sites.get(row[3])):
-                    del merged[enter]
-                    skipped.discard(at)
+            elif action == ENTER and is_next:
+                blocks[index] = ConstructedBlock(constructor, rows[constructor][3])
+                skipped.add(constructor)
+                entered[key] = index
+            elif action == DECORATE and is_next:
+                if is_same_statement(sites.get(rows[constructor][3]), sites.get(site)):
+                    skipped.update((constructor, index))
+            elif action == EXIT and key in entered:
+                enter = entered.pop(key)
+                constructor = blocks[enter].constructor
+                begin = rows[constructor][3]
+                if not is_same_statement(sites.get(begin), sites.get(site)):
+                    del blocks[enter]
+                    skipped.discard(constructor)
                 else:
-                    merged[enter] = ConstructedBlock(begin, at, choose_block_site(begin[3], row[3], sites))
+                    blocks[enter] = ConstructedBlock(constructor, choose_block_site(begin, site, sites))
         last[thread] = index
-    return merged, skipped
+    return blocks, skipped
 
 
-def choose_block_site(constructed: int, left: int, sites: dict[int, Site]) -> int:
-    """The site of a block whose object was constructed at one site and left at another: that of the ``with`` statement."""
-    begin, end = sites.get(constructed), sites.get(left)
-    return left if begin is not None and end is not None and begin.form == end.form == "with" else constructed
+def choose_block_site(constructed: int, exited: int, sites: dict[int, Site]) -> int:
+    """Return which of two sites, of a block's constructor and of its exit, is the ``with`` statement."""
+    begin, end = sites.get(constructed), sites.get(exited)
+    return exited if begin is not None and end is not None and begin.form == end.form == "with" else constructed
 
 
 def is_same_statement(constructor: Site | None, other: Site | None) -> bool:
-    """Whether one statement constructs an object and enters, leaves or applies it.
+    """Return whether one statement constructs an object and enters, exits or applies it.
 
     A constructor in another function counts: ``with make_mode():`` calls it from within the statement.
     """

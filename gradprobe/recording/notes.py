@@ -1,36 +1,81 @@
-"""What was seen to go wrong while the program ran and no event tells: rare, and kept as lines of JSON among the notes."""
+"""Notes: facts about a recording that no event carries, stored as kind, text and count.
+
+Most are sentences for the reader. Some kinds are records, stored as a line of JSON each: they are rare, and a table of
+their own for each kind would be more than they need.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple, TypeVar
 
-KIND = "sighting"
-"""Of a note that holds one."""
+_T = TypeVar("_T")
+
+
+class NoteKind(str, Enum):
+    """Kinds of notes; the values are stored."""
+
+    LEVEL = "level"
+    """Something that the recording's level does not count with this PyTorch."""
+    FULL = "full"
+    """Events left out because the limit was reached."""
+    FAULT = "fault"
+    """Error inside gradprobe."""
+    UNSEEN_THREAD = "unseen thread"
+    """A thread that is older than the recording, whose operators were not observed."""
+    DEVICE = "device"
+    """Something about device time that was not measured."""
+    CUT_OFF = "cut off"
+    """Reason why the recording could not be written to its end. Never stored."""
+    DETECTION = "sighting"
+    """A ``Detection``."""
+    COMPILATION = "compiled"
+    """A ``Compilation``."""
+    STARTED_PROCESS = "started"
+    """A ``StartedProcess``."""
+
+    __str__ = str.__str__
 
 
 class SourceLocation(NamedTuple):
-    """A line that has to do with it, and how."""
+    """A line that is related to something that was detected, and its role."""
 
     role: str
     file: str
     line: int
     function: str
 
+    @classmethod
+    def parse(cls, values: Sequence[Any]) -> SourceLocation:
+        """Return the location that JSON has as a list."""
+        role, file, line, function = values
+        return cls(str(role), str(file), int(line), str(function))
+
 
 class BlockAt(NamedTuple):
-    """A moment of a thread, by its identifier: the block that was open then belongs to the sighting, in this role."""
+    """Moment of a thread, given by its identifier; the block open at it is related, in this role."""
 
     role: str
     thread: int
     time_ns: int
 
+    @classmethod
+    def parse(cls, values: Sequence[Any]) -> BlockAt:
+        """Return the moment that JSON has as a list."""
+        role, thread, time_ns = values
+        return cls(str(role), int(thread), int(time_ns))
+
 
 @dataclass(frozen=True)
 class Detection:
-    """A rule's code, the lines with the main one first, and what else the rule needs to tell."""
+    """Something wrong that was detected while the program ran.
+
+    ``rule`` is the code of the rule. ``locations`` has the main line first. ``facts`` is what else the rule needs for its
+    message.
+    """
 
     rule: str
     locations: Sequence[SourceLocation]
@@ -38,27 +83,121 @@ class Detection:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def text(self) -> str:
-        """As a line of JSON."""
+        """Return the detection as a line of JSON."""
         return json.dumps([self.rule, self.locations, self.under, self.facts])
+
+    @classmethod
+    def parse(cls, values: Any) -> Detection:
+        """Return the detection that ``text`` wrote."""
+        rule, locations, under, facts = values
+        return cls(
+            str(rule),
+            [*map(SourceLocation.parse, locations)],
+            [*map(BlockAt.parse, under)],
+            {str(name): value for name, value in facts.items()},
+        )
+
+
+@dataclass(frozen=True)
+class TracedModeChange:
+    """A mode change that the compiler made part of a graph: the new setting, and the first line after it."""
+
+    manager: str
+    enabled: bool
+    file: str
+    line: int
+
+    @classmethod
+    def parse(cls, values: Sequence[Any]) -> TracedModeChange:
+        """Return the mode change that JSON has as a list."""
+        manager, enabled, file, line = values
+        return cls(str(manager), bool(enabled), str(file), int(line))
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A graph that ``torch.compile`` made of a function.
+
+    ``called`` is the call for which it was compiled, ``mode`` the mode then, ``reasons`` why no earlier graph was used.
+    """
+
+    function: SourceLocation
+    called: SourceLocation | None
+    mode: str
+    operators: int
+    folded: tuple[TracedModeChange, ...] = ()
+    reasons: tuple[str, ...] = ()
+    takes_inference: bool = False
+    """True if an argument was an inference tensor."""
+
+    def text(self) -> str:
+        """Return the compilation as a line of JSON."""
+        folded = [astuple(change) for change in self.folded]
+        return json.dumps(
+            [self.function, self.called, self.mode, self.operators, folded, self.reasons, self.takes_inference]
+        )
+
+    @classmethod
+    def parse(cls, values: Any) -> Compilation:
+        """Return the compilation that ``text`` wrote."""
+        function, called, mode, operators, folded, reasons, takes_inference = values
+        return cls(
+            SourceLocation.parse(function),
+            None if called is None else SourceLocation.parse(called),
+            str(mode),
+            int(operators),
+            tuple(map(TracedModeChange.parse, folded)),
+            tuple(map(str, reasons)),
+            bool(takes_inference),
+        )
+
+
+@dataclass(frozen=True)
+class StartedProcess:
+    """A process that was started, the modes of the thread that started it, and the line where it did."""
+
+    pid: int
+    grad: bool
+    inference: bool
+    file: str
+    line: int
+    function: str
+
+    def text(self) -> str:
+        """Return the record as a line of JSON."""
+        return json.dumps(astuple(self))
+
+    @classmethod
+    def parse(cls, values: Any) -> StartedProcess:
+        """Return the record that ``text`` wrote."""
+        pid, grad, inference, file, line, function = values
+        return cls(int(pid), bool(grad), bool(inference), str(file), int(line), str(function))
 
 
 def read_detections(notes: Sequence[tuple[str, str, int]]) -> Iterator[tuple[Detection, int]]:
-    """Those among the notes, each with how often it was seen; what is no sighting, as in a file edited by hand, is not."""
-    for kind, text, count in notes:
-        if kind == KIND:
-            try:
-                rule, locations, under, facts = json.loads(text)
-                yield (
-                    Detection(
-                        str(rule),
-                        [
-                            SourceLocation(str(role), str(file), int(line), str(name))
-                            for role, file, line, name in locations
-                        ],
-                        [BlockAt(str(role), int(thread), int(time)) for role, thread, time in under],
-                        {str(name): value for name, value in facts.items()},
-                    ),
-                    count,
-                )
-            except (ValueError, TypeError, AttributeError):
-                continue
+    """Yield the detections among ``notes``, each with its count."""
+    return _parse(notes, NoteKind.DETECTION, Detection.parse)
+
+
+def read_compilations(notes: Sequence[tuple[str, str, int]]) -> Iterator[tuple[Compilation, int]]:
+    """Yield the compilations among ``notes``, each with its count."""
+    return _parse(notes, NoteKind.COMPILATION, Compilation.parse)
+
+
+def read_started_processes(notes: Sequence[tuple[str, str, int]]) -> Iterator[StartedProcess]:
+    """Yield the started processes among ``notes``."""
+    return (process for process, _ in _parse(notes, NoteKind.STARTED_PROCESS, StartedProcess.parse))
+
+
+def _parse(
+    notes: Sequence[tuple[str, str, int]], kind: NoteKind, parse: Callable[[Any], _T]
+) -> Iterator[tuple[_T, int]]:
+    """Yield the records of one kind, skipping texts that do not parse, as in a file edited by hand."""
+    for known, text, count in notes:
+        if known != kind:
+            continue
+        try:
+            record = parse(json.loads(text))
+        except (ValueError, TypeError, AttributeError, OverflowError):
+            continue
+        yield record, count

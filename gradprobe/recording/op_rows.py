@@ -1,12 +1,11 @@
-"""What operators did, in counts, beside the events: tables of numbers whose rows belong to events by their key.
+"""Rows of numbers beside the events, mostly counts of operators, which belong to events by their key.
 
 A tally adds up the operators of one kind that a thread ran at one place between two of its events. Its event, of operation
-``TALLY``, stands in the stream where those operators ran; its key is the tally's number.
+``TALLY``, is in the stream where those operators ran; its key is the tally's number.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,13 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradprobe.errors import RecordingError
+from gradprobe.recording.compression import deflate, inflate
 
 FORWARD, BACKWARD, IN_OPTIMIZER = range(3)
 PHASES = ("forward", "backward", "optimizer")
 
 
 class OpCounts(NamedTuple):
-    """What operators did. The nodes of a row without a call were constructed at its place, outside of an operator."""
+    """Effects of operators, as counts.
+
+    Nodes that were constructed outside of any operator are in rows without calls, at the place that constructed them.
+    """
 
     calls: int = 0
     nodes: int = 0
@@ -32,25 +35,26 @@ class OpCounts(NamedTuple):
     inference_outputs: int = 0
     normal_outputs: int = 0
     uncounted_writes: int = 0
-    """In-place changes of tensors that have no version counter."""
+    """In-place writes to tensors that have no version counter."""
     hooked: int = 0
-    """Saved tensors that went to the program's own saved-tensor hooks."""
+    """Saved tensors that went to saved-tensor hooks of the user's program."""
     failed_version_reads: int = 0
     normal_without_counter: int = 0
-    """Parameters taken, and tensors written to, that say they are normal and have no version counter."""
+    """Parameters read, and tensors written to, that report to be normal and have no version counter."""
     inference_with_counter: int = 0
-    """The same of those that say they are inference tensors and have one."""
+    """Parameters and tensors as above that report to be inference tensors and have one."""
 
     def __add__(self, other: tuple[Any, ...]) -> OpCounts:
         return _added(self, other)
 
     def times(self, number: int) -> OpCounts:
+        """Return every count multiplied by ``number``."""
         return OpCounts(*(number * value for value in self))
 
 
 @lru_cache(4_096)
 def _added(one: OpCounts, other: tuple[Any, ...]) -> OpCounts:
-    # Remembered: operators add the same few accounts over and over, and a sum takes longer than to look it up.
+    # Cached: operators add the same few counts over and over, and to compute the sum takes longer than to look it up.
     return OpCounts(*map(int.__add__, one, other))
 
 
@@ -59,7 +63,7 @@ NO_COUNTS = OpCounts()
 
 @dataclass(frozen=True)
 class Operation:
-    """An operator as it was called somewhere; ``node`` names what autograd constructed for it."""
+    """Operator as it was called somewhere; ``node`` is the name of the autograd node that it constructed."""
 
     id: int
     op: str
@@ -70,21 +74,21 @@ class Operation:
 
 TALLIES = np.dtype([("key", "<u8"), ("operation", "<u4"), *((name, "<i8") for name in OpCounts._fields)])
 SAVED = np.dtype([("key", "<u8"), ("storage", "<u8"), ("bytes", "<i8"), ("made_ns", "<i8")])
-"""Storages saved for backward by the operators of a tally; ``made_ns`` is -1 for one older than the recording."""
+"""Storages saved for backward by the operators of a tally; ``made_ns`` is -1 before the recording."""
 INPUTS = np.dtype([("key", "<u8"), ("storage", "<u8")])
-"""Those of the saved storages that autograd took for inputs: none of its operators made them."""
+"""Saved storages that are inputs to autograd: no operator that it recorded allocated them."""
 BACKWARDS = np.dtype([("key", "<u8"), ("first", "<i8"), ("last", "<i8")])
-"""Runs of sequence numbers of the nodes that a backward pass reaches."""
+"""Ranges of sequence numbers of the nodes that a backward pass reaches."""
 ESCAPED = np.dtype(
     [("key", "<u8"), ("operation", "<u4"), ("made_ns", "<i8"), ("count", "<i8"), ("bytes", "<i8"), ("held", "<i8")]
 )
-"""Inference tensors that outlived inference mode; ``held`` of them were alive at the end."""
+"""Inference tensors that escaped inference mode; ``held`` of them were still alive at the end."""
 RETURNS_FIELDS = (
     "nodes", "saved_bytes", "graph_bytes", "hooked", "unread",
     "parameter_bumps", "buffer_bumps", "argument_bumps", "result_bumps",
 )  # fmt: skip
 RETURNS = np.dtype([("key", "<u8"), *((name, "<i8") for name in RETURNS_FIELDS)])
-"""What probed calls returned, by the key of the call."""
+"""Effects of probed calls and the graphs that they returned, by the key of the call."""
 
 DEVICES = np.dtype(
     [
@@ -96,7 +100,7 @@ DEVICES = np.dtype(
         ("peak", "<i8"),
     ]
 )
-"""When a device passed an edge of a block, on the processor's clock; the bytes its tensors held then, and at most."""
+"""Time at which a device passed an edge of a block, on the processor's clock; bytes of its tensors."""
 
 ROW_DTYPES = {
     "tallies": TALLIES,
@@ -107,17 +111,19 @@ ROW_DTYPES = {
     "returns": RETURNS,
     "devices": DEVICES,
 }
+"""Layout of the rows of each kind; the kinds are stored in the table ``accounts``."""
+
 OpRows = dict[str, np.ndarray[Any, Any]]
-"""Rows of each kind."""
+"""Rows by their kind."""
 
 
 def make_rows(kind: str, rows: Sequence[tuple[int, ...]]) -> np.ndarray[Any, Any]:
-    """``rows`` as an array of their kind."""
+    """Return ``rows`` as an array of the layout of their kind."""
     return np.array(rows, dtype=ROW_DTYPES[kind])
 
 
-def joined(parts: Sequence[OpRows]) -> OpRows:
-    """The rows of several accounts, one after the other."""
+def concatenate(parts: Sequence[OpRows]) -> OpRows:
+    """Return the rows of several parts, one after the other."""
     return {
         kind: np.concatenate(arrays)
         for kind in ROW_DTYPES
@@ -125,30 +131,23 @@ def joined(parts: Sequence[OpRows]) -> OpRows:
     }
 
 
-def selected(accounts: OpRows, keys: np.ndarray[Any, Any]) -> OpRows:
-    """The rows that belong to ``keys``."""
-    chosen = {kind: array[np.isin(array["key"], keys)] for kind, array in accounts.items()}
+def select_keys(rows: OpRows, keys: np.ndarray[Any, Any]) -> OpRows:
+    """Return the rows that belong to the events with ``keys``."""
+    chosen = {kind: array[np.isin(array["key"], keys)] for kind, array in rows.items()}
     return {kind: array for kind, array in chosen.items() if len(array)}
 
 
-def pack(array: np.ndarray[Any, Any]) -> bytes:
-    """Rows as bytes, column by column, deflated."""
-    return zlib.compress(b"".join(np.ascontiguousarray(array[name]).tobytes() for name in array.dtype.names or ()), 1)
+def pack_rows(array: np.ndarray[Any, Any]) -> bytes:
+    """Return rows as bytes, column by column, deflated."""
+    return deflate(b"".join(np.ascontiguousarray(array[name]).tobytes() for name in array.dtype.names or ()))
 
 
-def unpack(kind: str, data: bytes, count: int) -> np.ndarray[Any, Any]:
-    """The rows that ``pack`` made bytes of. Raises ``RecordingError`` where the bytes are not those of ``count`` rows."""
+def unpack_rows(kind: str, data: bytes, count: int) -> np.ndarray[Any, Any]:
+    """Return the ``count`` rows packed in ``data``. Raises ``RecordingError`` if there are not as many."""
     if kind not in ROW_DTYPES:
-        raise RecordingError(f"there are rows of an unknown kind ({kind!r})")
+        raise RecordingError(f"unknown kind of rows {kind!r}")
     dtype = ROW_DTYPES[kind]
-    expected = count * dtype.itemsize
-    inflater = zlib.decompressobj()
-    try:
-        raw = inflater.decompress(data, max(expected, 0) + 1)
-    except (zlib.error, TypeError) as error:
-        raise RecordingError(f"an account cannot be read ({error})") from None
-    if len(raw) != expected or not inflater.eof:
-        raise RecordingError("an account has another length than it says")
+    raw = inflate(data, count * dtype.itemsize, f"a block of {kind} rows")
     array, start = np.empty(count, dtype), 0
     for name in dtype.names or ():
         column = np.frombuffer(raw, dtype=dtype[name], count=count, offset=start)

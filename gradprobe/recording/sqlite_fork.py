@@ -1,35 +1,40 @@
-"""SQLite and forks: a thread that is inside SQLite as another forks leaves its locks closed in the child, for good."""
+"""SQLite across forks: a thread inside SQLite while another one forks leaves locks held in the child."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import sqlite3
 import threading
 from typing import Any
 
+from gradprobe import lifecycle
 from gradprobe.errors import GradprobeError
 
 lock = threading.RLock()
-"""Held while a recording is written, so that no fork comes in between."""
+"""Lock held while a recording is written, so that no fork happens meanwhile."""
 
 _FIRST, _LAST, _LAST_OF_OLD = 2, 13, 7
-"""The numbers of SQLite's static mutexes, which all connections share; there were fewer before 3.9."""
+"""Numbers of SQLite's static mutexes, which all connections share; there were fewer before 3.9."""
 _was_held = False
 
 
-def check() -> None:
-    """Raises ``GradprobeError`` where this process was forked while another thread was inside SQLite: the next call would
-    wait for ever. The program's own threads may have been there."""
+def check_usable() -> None:
+    """Raise ``GradprobeError`` if this process was forked while another thread was inside SQLite.
+
+    The next call into SQLite would wait forever. It may have been one of the program's own threads.
+    """
     if _was_held:
-        raise GradprobeError("another thread was inside SQLite as it was forked, and left that locked")
+        raise GradprobeError(
+            "cannot record in this process: it was forked while another thread held SQLite's lock; "
+            "start it with 'spawn', or fork before threads start"
+        )
 
 
 def _is_held() -> bool:
-    """Whether one of SQLite's locks is closed. False where that cannot be told: where Python hides SQLite's symbols.
+    """Return whether one of SQLite's locks is held; False if Python hides SQLite's symbols.
 
-    To hold the locks oneself over the fork would be a deadlock of its own: a thread may wait for one with Python's lock.
+    To acquire the locks before the fork would be a deadlock of its own: a thread may wait for one while it holds the GIL.
     """
     library = _library()
     if library is None:
@@ -61,15 +66,14 @@ def _library() -> Any:
 
 def _before() -> None:
     lock.acquire()
-    _library()  # to load it in the child would need locks of the loader
+    _library()  # loading it in the child would need locks of the dynamic loader
 
 
 def _in_child() -> None:
     global _was_held
     lock.release()
-    # Now, while there is one thread: later a lock may be closed because somebody is at work.
+    # Now, while there is one thread: later a lock may be held by a thread that is using SQLite.
     _was_held = _is_held()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_parent=lock.release, after_in_child=_in_child)
+lifecycle.register(lifecycle.Order.SQLITE, before=_before, in_parent=lock.release, in_child=_in_child)

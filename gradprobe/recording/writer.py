@@ -1,4 +1,4 @@
-"""The growing side of a recording: takes blocks of events, keeps or folds them, and writes them in batches."""
+"""Writer of a growing recording: keeps or folds blocks of events, and writes them in batches."""
 
 from __future__ import annotations
 
@@ -8,31 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from gradprobe.recording.contents import Batch, Thread
 from gradprobe.recording.events import EventBlock
 from gradprobe.recording.folding.blocks import BlockFolder
-from gradprobe.recording.op_rows import Operation
-from gradprobe.recording.sqlite_file import Batch, Site, Store, Thread
+from gradprobe.recording.notes import NoteKind
+from gradprobe.recording.sqlite_file import Store
+from gradprobe.recording.symbols import SymbolTables
 
 DEFAULT_LIMIT = 2_000_000
-"""Events kept one by one in a recording; a block of a mode takes two, of set_grad_enabled three."""
+"""Maximum number of events kept one by one; a block takes two, one of ``set_grad_enabled`` three."""
 
 AGGREGATE, STOP = "aggregate", "stop"
-
-
-class SymbolTables:
-    """What the numbers in a block of events stand for, shared by all recordings of a session."""
-
-    def __init__(self) -> None:
-        self.sites: dict[int, Site] = {}
-        self.names: dict[int, str] = {}
-        self.threads: dict[int, Thread] = {}
-        self.operations: dict[int, Operation] = {}
+"""Choices for events beyond the limit: fold them, or leave them out."""
 
 
 class Writer:
-    """Writes one recording. Past ``limit`` events it folds (``on_full="aggregate"``) or takes no more (``"stop"``).
+    """Writer of one recording.
 
-    ``names_ranges`` is for whoever sends the events: to name blocks in the trace of torch.profiler too.
+    Past ``limit`` events it folds (``on_full="aggregate"``) or accepts no more (``"stop"``). ``names_ranges`` asks the
+    capture to name blocks in the trace of torch.profiler too.
     """
 
     def __init__(
@@ -57,7 +51,7 @@ class Writer:
         self._lost = 0
 
     def accept(self, block: EventBlock) -> None:
-        """Takes the next events."""
+        """Add the next events."""
         if self.failure is not None:
             self._lost += len(block)
             return
@@ -67,9 +61,8 @@ class Writer:
         self._is_full = self._is_full or self._kept + len(block) > self._limit
         if self._is_full:
             if self._on_full == STOP:
-                self.note(
-                    "full", f"the limit of {self._limit} events was reached; later ones were left out", len(block)
-                )
+                text = f"the limit of {self._limit} events was reached; later ones were left out"
+                self.note(NoteKind.FULL, text, len(block))
                 return
             block = self._folder.fold(block)
         if len(block) or block.accounts:
@@ -77,18 +70,19 @@ class Writer:
             self._batch.blocks.append(block)
 
     def note(self, kind: str, text: str, count: int = 1) -> None:
-        """Adds to the count of something that a reader of the recording must know."""
-        self._batch.notes.append((kind, text, count))
+        """Add to the count of something that a reader of the recording must know."""
+        self._batch.notes.append((str(kind), text, count))
 
     def fault(self, text: str, count: int) -> None:
-        """Notes an error inside gradprobe."""
-        self.note("fault", text, count)
+        """Note an error inside gradprobe."""
+        self.note(NoteKind.FAULT, text, count)
 
     def meta(self, **values: Any) -> None:
+        """Set facts about the recording as a whole; the schema lists them."""
         self._batch.meta.update(values)
 
     def flush(self) -> bool:
-        """Writes what has gathered; False if a reader holds the file, and it has to wait.
+        """Write the pending batch. Return False if a reader has locked the file, and the batch has to wait.
 
         A file that cannot be written ends the recording, never the program.
         """
@@ -106,18 +100,18 @@ class Writer:
             if "locked" in str(error) or "busy" in str(error):
                 self._folder.changed.update((f.manager, f.site, f.thread, f.state, f.error) for f in batch.folds)
                 self._folder.operators.changed.update((f.site, f.operation, f.thread) for f in batch.op_folds)
-                return False  # the next flush takes this batch along
+                return False  # the next flush writes this batch too
             self._fail(error)
-        except Exception as error:  # whatever it is, it must not end the thread that serves all recordings
+        except Exception as error:  # of any kind: it must not end the thread that serves all recordings
             self._fail(error)
         else:
             self._batch = Batch()
         return True
 
     def _collect(self, batch: Batch) -> None:
-        """Adds to ``batch`` what is new in the tables. It stays there until it is written: the tables may forget it."""
+        """Add to ``batch`` what is new in the symbol tables, which may drop it before it is written."""
         tables = self._tables
-        # While this takes events they only grow, and at their end, so what is new is known by their length.
+        # While events are accepted the tables only grow, and at their end, so their length shows what is new.
         batch.sites += list(tables.sites.values())[self._sites :]
         batch.names += list(tables.names.items())[self._names :]
         batch.operations += list(tables.operations.values())[self._operations :]
@@ -127,7 +121,7 @@ class Writer:
         batch.threads += threads
 
     def finish(self) -> None:
-        """Writes what is left, and waits up to ten seconds for readers who hold the file."""
+        """Write what is left, waiting up to ten seconds while readers lock the file."""
         for _ in range(100):
             if self.flush():
                 return
@@ -141,10 +135,10 @@ class Writer:
 
     @property
     def folded(self) -> int:
-        """Events that were added up instead of kept."""
+        """Number of events that were added up instead of kept."""
         return self._folder.folded + self._folder.operators.folded
 
     @property
     def lost(self) -> int:
-        """Events that came after the file could no longer be written."""
+        """Number of events that came after the file could no longer be written."""
         return self._lost

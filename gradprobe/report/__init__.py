@@ -1,1 +1,1 @@
-"""From a recording to something to read: one neutral document, and a file per format."""
+"""Reports: one neutral document built from tables and outcomes, and a renderer per format."""

@@ -1,4 +1,4 @@
-"""The neutral document between what was seen and its renderers: sections of sentences, tables, charts and findings."""
+"""Neutral document between analysis and renderers: sections of sentences, tables, charts and findings."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-UNEXPLAINED = "left over"
-"""The part of a difference that no mechanism explains, in charts of parts."""
+UNEXPLAINED = "unexplained"
+"""Part of a difference that no mechanism explains, in charts of parts."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text, ready to read; ``numeric`` names the columns to align to the right.
+    """A table whose cells are text, ready to read. The columns in ``numeric`` are aligned to the right.
 
-    A cell that is a ``units.Figure`` knows the number that it shows.
+    A cell that is a ``units.FormattedNumber`` keeps the number it shows.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     numeric: frozenset[str] = frozenset()
     left_out: int = 0
+    """Number of rows that were cut off at the end."""
     sums: int = 0
-    """How many rows at the end sum up others."""
+    """Number of rows at the end that sum up others."""
     bars: str | None = None
-    """A column of shares, which plain text shows as bars too."""
+    """Name of a column of shares that plain text also shows as bars."""
 
     def with_bars(self) -> Table:
-        """The table with bars of text in one more column."""
+        """Return the table with the bars of text in one more column."""
         if self.bars is None:
             return self
         at = list(self.columns).index(self.bars)
@@ -37,10 +38,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """What to draw, as data: ``kind`` says how, and ``rows`` hold what report/charts.py says that this kind needs."""
+    """A chart as data.
+
+    ``kind`` selects how to draw it; ``report/charts.py`` lists the keys of the ``rows`` of each kind.
+    """
 
     name: str
-    """Part of a file's name, where the chart becomes one."""
+    """Part of the file name if the chart is written to a file."""
     kind: Literal["timeline", "shares", "intervals", "parts", "points"]
     caption: str
     rows: Sequence[Mapping[str, Any]]
@@ -49,7 +53,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Lines of a source file; ``marked`` is the number of the one that matters."""
+    """Lines of a source file; ``marked`` is the number of the line to point at."""
 
     first: int
     lines: Sequence[str]
@@ -58,8 +62,10 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class FindingItem:
-    """One finding: which rule, how bad, what, where, what to do, the source lines around it where they could be read, and
-    the places that belong to it, each with its role."""
+    """A finding as text: rule, severity, message, location and fix.
+
+    ``excerpt`` is the source around it if it could be read; ``related`` lists other locations with their roles.
+    """
 
     rule: str
     severity: str
@@ -72,22 +78,27 @@ class FindingItem:
 
 @dataclass(frozen=True)
 class Section:
+    """A titled part of a document: sentences, findings, a chart and a table, in this order."""
+
     title: str
     sentences: Sequence[str] = ()
     table: Table | None = None
     folded: bool = False
-    """Whether a short rendering may hide the section behind its title."""
+    """Permission for a short rendering to hide the section behind its title."""
     chart: Chart | None = None
     items: Sequence[FindingItem] = ()
 
 
 @dataclass(frozen=True)
 class Document:
+    """A report: its title, its summary and its sections."""
+
     title: str
     verdict: Sequence[str]
-    """What a reader in a hurry needs, in plain words."""
+    """Summary for a reader in a hurry, one sentence each."""
     sections: Sequence[Section] = field(default_factory=list)
 
     @property
     def charts(self) -> list[Chart]:
+        """Return the charts of all sections."""
         return [section.chart for section in self.sections if section.chart is not None]

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Formatting of numbers, source locations and names for reports."""
 
 from __future__ import annotations
 
@@ -7,43 +7,45 @@ from typing import Any
 
 import pandas as pd
 
+MISSING = "-"
+"""Cell of a table for a value that was not measured or does not exist."""
+
 
 class FormattedNumber(str):
-    """A number as people read it. ``value`` is the number itself: nanoseconds, bytes, a share of 1, a count."""
+    """A formatted number that keeps its ``value``: nanoseconds, bytes, a fraction of 1, or a count."""
 
     __slots__ = ("value",)
     value: float
 
     def __new__(cls, text: str, value: float) -> FormattedNumber:
-        figure = super().__new__(cls, text)
-        figure.value = value
-        return figure
+        formatted = super().__new__(cls, text)
+        formatted.value = value
+        return formatted
 
 
 def format_duration(ns: float) -> FormattedNumber:
-    """A time in nanoseconds, with three significant digits and a fitting unit."""
-    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
-        if abs(ns) >= size:
-            return FormattedNumber(
-                f"{ns / size:.3g} {unit}" if abs(ns) < 1000 * size else f"{ns / size:,.0f} {unit}", ns
-            )
+    """Format nanoseconds with three significant digits in a fitting unit."""
+    for unit, scale in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if abs(ns) >= scale:
+            text = f"{ns / scale:.3g} {unit}" if abs(ns) < 1000 * scale else f"{ns / scale:,.0f} {unit}"
+            return FormattedNumber(text, ns)
     return FormattedNumber(f"{ns:.0f} ns", ns)
 
 
 def format_percentage(value: float) -> FormattedNumber:
-    """A share as a percentage; what is not nothing does not read as 0."""
+    """Format a fraction of 1 as a percentage; a small positive one never reads as 0."""
     return FormattedNumber("<0.1 %" if 0 < value < 0.001 else f"{value * 100:.1f} %", value)
 
 
 def format_count(value: Any) -> str:
-    """A count, or a dash where it was not measured."""
-    return "-" if pd.isna(value) else FormattedNumber(f"{int(value):,}", int(value))
+    """Format a count, or return a dash if it was not measured."""
+    return MISSING if pd.isna(value) else FormattedNumber(f"{int(value):,}", int(value))
 
 
 def format_bytes(value: Any) -> str:
-    """A number of bytes, in powers of 1024 with three significant digits; a dash where it was not measured."""
+    """Format bytes in powers of 1024 with three significant digits, or return a dash if not measured."""
     if pd.isna(value):
-        return "-"
+        return MISSING
     for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if value >= 1 << bits:
             scaled = value / (1 << bits)
@@ -52,7 +54,7 @@ def format_bytes(value: Any) -> str:
 
 
 def format_location(file: Any, line: Any) -> str:
-    """``file:line``, from the working directory where that is shorter."""
+    """Format ``file:line``, relative to the working directory if that is shorter."""
     if pd.isna(file):
         return "(unknown)"
     try:
@@ -64,11 +66,26 @@ def format_location(file: Any, line: Any) -> str:
     return shown if pd.isna(line) else f"{shown}:{int(line)}"
 
 
+def format_text(value: object) -> str:
+    """Format a name or any other text as a cell; None, NaN and the empty text become a dash."""
+    return MISSING if value is None or value == "" or value != value else escape_unprintable(str(value))
+
+
 def escape_unprintable(text: str) -> str:
-    """``text`` on one line, without characters that steer a terminal."""
+    """Return ``text`` on one line, with the characters escaped that would steer a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def truncate(text: str, width: int) -> str:
+    """Return ``text``, or its beginning and an ellipsis if it is longer than ``width``."""
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def truncate_start(text: str, width: int) -> str:
+    """Return ``text``, or an ellipsis and its end if it is longer than ``width``."""
+    return text if len(text) <= width else f"...{text[3 - width :]}"
+
+
 def pluralize(number: int, noun: str, plural: str = "") -> str:
-    """A number of things, the noun in the form that fits."""
+    """Return ``number`` and the singular or plural of ``noun``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -1,1 +1,1 @@
-"""What can be told of modes from the source alone, without running it."""
+"""Findings from source code alone: nothing is run."""

@@ -1,4 +1,4 @@
-"""Methods that override a decorated one without its decorator, over all files of a scan."""
+"""Methods that override a decorated method without the decorator, across all files of a scan."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.scan.names import OFF, ImportedNames
+from gradprobe.analysis.imported_names import ImportedNames
 
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """``decorated`` is the line of a decorator without gradients; ``delegates`` says that it leaves the modes to others."""
+    """Summary of a method.
+
+    ``decorator_line`` is the line of a decorator that disables grad. ``delegates`` is True if the method calls the method
+    that it overrides, or sets a mode itself.
+    """
 
     name: str
     line: int
-    decorated: int | None
+    decorator_line: int | None
     delegates: bool
     is_abstract: bool
 
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """What of a class matters to those that derive from it. ``bases`` are bare names."""
+    """Summary of a class for the classes that derive from it. ``bases`` are names without modules."""
 
     file: str
     name: str
@@ -33,39 +37,41 @@ class ClassSummary:
 
 
 def summarize_class(file: str, node: ast.ClassDef, names: ImportedNames) -> ClassSummary:
-    """A class definition in short."""
-    bases = tuple((names.full(base) or "").rpartition(".")[2] for base in node.bases)
-    methods = tuple(_method(each, names) for each in node.body if isinstance(each, ast.FunctionDef))
+    """Return the summary of a class definition."""
+    bases = tuple((names.resolve(base) or "").rpartition(".")[2] for base in node.bases)
+    methods = tuple(_summarize_method(each, names) for each in node.body if isinstance(each, ast.FunctionDef))
     return ClassSummary(file, node.name, bases, methods)
 
 
 def find_undecorated_overrides(classes: Iterable[ClassSummary]) -> Iterator[Finding]:
-    """GP106, where the base is in the same file, or the only class of its name."""
-    named: dict[str, list[ClassSummary]] = defaultdict(list)
+    """Yield GP106 for bases that are in the same file, or the only scanned class of their name."""
+    by_name: dict[str, list[ClassSummary]] = defaultdict(list)
     for each in classes:
-        named[each.name].append(each)
-    for known in named.values():
+        by_name[each.name].append(each)
+    for known in by_name.values():
         for child in known:
             for method in child.methods:
-                if method.decorated is None and not method.delegates:
-                    yield from _of_method(child, method, named)
+                if method.decorator_line is None and not method.delegates:
+                    yield from _check_override(child, method, by_name)
 
 
-def _of_method(child: ClassSummary, method: MethodSummary, named: dict[str, list[ClassSummary]]) -> Iterator[Finding]:
+def _check_override(
+    child: ClassSummary, method: MethodSummary, by_name: dict[str, list[ClassSummary]]
+) -> Iterator[Finding]:
     for name in child.bases:
-        known = named.get(name, [])
+        known = by_name.get(name, [])
         here = [each for each in known if each.file == child.file]
         base = here[-1] if here else known[0] if len(known) == 1 else None
         overridden = None if base is None else next((m for m in base.methods if m.name == method.name), None)
-        if base is None or overridden is None or overridden.decorated is None or overridden.is_abstract:
+        if base is None or overridden is None or overridden.decorator_line is None or overridden.is_abstract:
             continue
-        related = RelatedLine(base.file, overridden.decorated, "the overridden method is decorated here")
-        message = f"{child.name}.{method.name} overrides a decorated method, and has no decorator itself."
+        related = RelatedLine(base.file, overridden.decorator_line, "the overridden method is decorated here")
+        message = f"{child.name}.{method.name} overrides a decorated method without the decorator."
         yield Finding("GP106", message, child.file, method.line, f"{child.name}.{method.name}", 1, (related,))
 
 
-def _method(function: ast.FunctionDef, names: ImportedNames) -> MethodSummary:
-    decorator = next((d for d in function.decorator_list if names.manager(d) in OFF), None)
+def _summarize_method(function: ast.FunctionDef, names: ImportedNames) -> MethodSummary:
+    decorator = names.find_grad_decorator(function)
     line = None if decorator is None else decorator.lineno
     body = [statement for statement in function.body if not isinstance(statement, ast.Expr)]
     is_abstract = all(isinstance(statement, ast.Raise | ast.Pass) for statement in body)
@@ -73,9 +79,9 @@ def _method(function: ast.FunctionDef, names: ImportedNames) -> MethodSummary:
 
 
 def _delegates(function: ast.FunctionDef, names: ImportedNames) -> bool:
-    """Whether it calls the method that it overrides, decorator and all, or enters a mode itself."""
+    """Return whether a method calls the decorated method that it overrides, or sets a mode itself."""
     for node in ast.walk(function):
-        if isinstance(node, ast.With) and any(names.manager(item.context_expr) for item in node.items):
+        if isinstance(node, ast.With) and any(names.resolve_manager(item.context_expr) for item in node.items):
             return True
         if isinstance(node, ast.Attribute) and node.attr == function.name and isinstance(node.value, ast.Call):
             called = node.value.func

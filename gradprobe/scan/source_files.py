@@ -1,4 +1,4 @@
-"""The files of a scan: which there are, and what each gives away."""
+"""Files of a scan, and the findings of all of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradprobe.errors import GradprobeError
 from gradprobe.scan.overrides import ClassSummary, find_undecorated_overrides
 from gradprobe.scan.source_rules import FileScanner, ManagerUse
 
-_LEFT_OUT = {
+_EXCLUDED_FOLDERS = {
     ".git",
     ".hg",
     ".venv",
@@ -29,81 +29,83 @@ _LEFT_OUT = {
     ".nox",
     ".mypy_cache",
 }
-_NAMED = re.compile(rb"no_grad|inference_mode|enable_grad|set_grad_enabled")
-_ALONE = 200
-"""Up to so many files are parsed in this process: to start others takes as long."""
+_MANAGER_NAME = re.compile(rb"no_grad|inference_mode|enable_grad|set_grad_enabled")
+_MAX_FILES_IN_PROCESS = 200
+"""Maximum number of files to parse in this process: starting others takes as long as parsing so many."""
 
 
 @dataclass(frozen=True)
 class ScanResult:
-    """What a scan found, where managers stand, and the files that it could not read, with the reason."""
+    """Findings of a scan, uses of context managers, and unreadable files with the reason."""
 
     files: int
     findings: list[Finding]
-    sites: list[ManagerUse]
-    unread: list[str]
+    manager_uses: list[ManagerUse]
+    unreadable: list[str]
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _FileResult:
     findings: Sequence[Finding] = ()
-    sites: Sequence[ManagerUse] = ()
+    manager_uses: Sequence[ManagerUse] = ()
     classes: Sequence[ClassSummary] = ()
-    unread: str | None = None
+    unreadable: str | None = None
 
 
 def scan_paths(paths: Iterable[Path]) -> ScanResult:
-    """Goes through Python files and folders of them, and runs nothing.
+    """Scan Python files, and folders of them, without running anything.
 
-    Raises ``GradprobeError`` for a path that is not there.
+    Raises:
+        GradprobeError: A path does not exist.
     """
     files = 0
-    named: list[str] = []
+    with_managers: list[str] = []
     others: list[str] = []
-    for path in _python_files(paths):
+    for path in _iter_python_files(paths):
         files += 1
         try:
-            # Most files name no manager and need no parsing, which takes long.
-            (named if _NAMED.search(path.read_bytes()) else others).append(str(path))
+            # Most files do not mention a context manager and need not be parsed, which is slow.
+            (with_managers if _MANAGER_NAME.search(path.read_bytes()) else others).append(str(path))
         except OSError:
-            named.append(str(path))
-    seen = _all(named)
-    bases = {c.name for one in seen for c in one.classes if any(m.decorated for m in c.methods)}
+            with_managers.append(str(path))
+    results = _scan_files(with_managers)
+    bases = {c.name for one in results for c in one.classes if any(m.decorator_line for m in c.methods)}
     if bases:
         derives = re.compile(rf"^ *class\b[^:]*\b(?:{'|'.join(map(re.escape, sorted(bases)))})\b".encode(), re.M)
-        seen += _all([file for file in others if derives.search(Path(file).read_bytes())])
-    found = [finding for one in seen for finding in one.findings]
-    found += find_undecorated_overrides(each for one in seen for each in one.classes)
-    sites = [site for one in seen for site in one.sites]
-    return ScanResult(files, merge_duplicates(found), sites, [one.unread for one in seen if one.unread is not None])
+        results += _scan_files([file for file in others if derives.search(Path(file).read_bytes())])
+    found = [finding for one in results for finding in one.findings]
+    found += find_undecorated_overrides(each for one in results for each in one.classes)
+    uses = [use for one in results for use in one.manager_uses]
+    unreadable = [one.unreadable for one in results if one.unreadable is not None]
+    return ScanResult(files, merge_duplicates(found), uses, unreadable)
 
 
-def _all(files: Sequence[str]) -> list[_Seen]:
-    if len(files) <= _ALONE:
-        return [_see(file) for file in files]
+def _scan_files(files: Sequence[str]) -> list[_FileResult]:
+    if len(files) <= _MAX_FILES_IN_PROCESS:
+        return [_scan_file(file) for file in files]
     with ProcessPoolExecutor() as pool:
-        return list(pool.map(_see, files, chunksize=16))
+        return list(pool.map(_scan_file, files, chunksize=16))
 
 
-def _see(file: str) -> _Seen:
+def _scan_file(file: str) -> _FileResult:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            look = FileScanner(file, ast.parse(Path(file).read_bytes()))
-        return _Seen(look.findings, look.sites, look.classes)
+            scanner = FileScanner(file, ast.parse(Path(file).read_bytes()))
+        return _FileResult(scanner.findings, scanner.manager_uses, scanner.classes)
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return _Seen(unread=f"{file}: {error}")
+        return _FileResult(unreadable=f"{file}: {error}")
 
 
-def _python_files(paths: Iterable[Path]) -> Iterator[Path]:
+def _iter_python_files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
             for folder, folders, names in os.walk(path):
                 folders[:] = sorted(
-                    name for name in folders if name not in _LEFT_OUT and not name.endswith(".egg-info")
+                    name for name in folders if name not in _EXCLUDED_FOLDERS and not name.endswith(".egg-info")
                 )
                 yield from (Path(folder, name) for name in sorted(names) if name.endswith(".py"))
         elif path.is_file():
             yield path
         else:
-            raise GradprobeError(f"{path}: there is no such file or folder; name Python files, or folders of them")
+            raise GradprobeError(f"cannot scan {path}: no such file or folder; name Python files or folders of them")

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gradprobe.history.op_totals import graph_bytes, sum_bytes
+from gradprobe.history.op_totals import sum_bytes, sum_graph_bytes
 from gradprobe.history.process import Process
-from gradprobe.history.records import Region, Transition, is_failure
+from gradprobe.history.records import Region, Transition
+from gradprobe.recording.durations import class_middle
 from gradprobe.recording.events import ACTION_MASK, CONSTRUCT, MANAGERS, SET_GRAD_ENABLED
-from gradprobe.recording.folding.blocks import class_middle
+from gradprobe.recording.rows import is_failure
 from gradprobe.tables.columns import BIRTHS, BUMPS, CALLS, NULLABLE, OPS, REGIONS, RETURNED, SITES, TRANSITIONS
 
 _NOT_MEASURED = float("nan")
@@ -102,9 +103,9 @@ def _operators(p: Process, r: Region, *, total: bool) -> tuple[Any, ...]:
     saved, of_graph, own_saved, own_of_graph = (
         (
             sum_bytes(known.saved),
-            graph_bytes(r, known.saved),
+            sum_graph_bytes(r, known.saved),
             sum_bytes(known.own_saved),
-            graph_bytes(r, known.own_saved),
+            sum_graph_bytes(r, known.own_saved),
         )
         if p.counts_saved
         else (None,) * 4
@@ -158,7 +159,7 @@ def births(processes: Sequence[Process]) -> pd.DataFrame:
             (at.op, *p.place(at.site), at.module, None if at.region is None else p.first_region + at.region.number)
             + (p.pid, p.rank, p.thread(at.thread), row.count, row.bytes, row.held, ", ".join(sorted(row.holders)))
             for p in processes
-            for at, row in p.op_totals.outlived.items()
+            for at, row in p.op_totals.escaped.items()
         ],
     )
 

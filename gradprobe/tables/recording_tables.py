@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from gradprobe.history.interpreter import ProgressIterator
-from gradprobe.history.process import Process, processes
-from gradprobe.recording.sqlite_file import Contents
+from gradprobe.history.process import Process, interpret_processes
+from gradprobe.recording.contents import Contents
 from gradprobe.tables import columns, dataframes
 
 
@@ -36,7 +36,7 @@ class RecordingTables:
         shown = self._include_torch
         if shown is None:
             shown = any(c.meta.get("include_torch") for c in self.contents)
-        return processes(self.contents, include_torch=bool(shown), watch=self._watch)
+        return interpret_processes(self.contents, include_torch=bool(shown), watch=self._watch)
 
     @property
     def is_complete(self) -> bool:

@@ -28,7 +28,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a file as a page; at the end it must have logged nothing and asked for nothing but itself."""
+    """Open a file as a page; at the end it must have logged nothing and requested nothing but itself."""
     contexts, heard = [], []
 
     def open_page(path: Path, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Runs the command line as a user does, in processes of its own."""
+"""Helpers that run the command line as a user does, in processes of its own."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 
 from gradprobe.__main__ import main
-
-# Enough for a busy machine; reaching it means a deadlock.
-PATIENCE_S = 120
+from tests import warm_python
+from tests.warm_python import PATIENCE_S
 
 
 def python(
     *words: str, cwd: Path, stdin: str = "", env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """The end of ``python WORDS``."""
+    """Run ``python WORDS`` and return the finished process."""
     return subprocess.run(
         [sys.executable, *words],
         cwd=cwd,
@@ -33,12 +32,19 @@ def python(
 def gradprobe(
     *words: str, cwd: Path, stdin: str = "", env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """The end of ``python -m gradprobe WORDS``."""
+    """Run ``python -m gradprobe WORDS`` and return the finished process."""
     return python("-m", "gradprobe", *words, cwd=cwd, stdin=stdin, env=env)
 
 
+def warm_gradprobe(
+    *words: str, cwd: Path, stdin: str = "", env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """The end of ``python -m gradprobe WORDS`` in a process that had torch before, where that makes no difference."""
+    return warm_python.run("-m", "gradprobe", *words, cwd=cwd, stdin=stdin, env=env)
+
+
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one line with which the command line refuses ``words``."""
+    """Return the one line of error with which the command line rejects ``words``."""
     code: object
     try:
         code = main(list(words))

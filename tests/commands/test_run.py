@@ -12,7 +12,7 @@ import pytest
 
 import gradprobe
 from tests.commands.running import gradprobe as run_gradprobe
-from tests.commands.running import python, refused
+from tests.commands.running import python, refused, warm_gradprobe
 
 IDENTITY = """
 import atexit, pickle, sys, threading, time, warnings
@@ -163,7 +163,7 @@ def write(folder: Path, files: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_run_is_python_to_the_byte(case: str, tmp_path: Path) -> None:
+def test_run_behaves_exactly_as_python(case: str, tmp_path: Path) -> None:
     files, words, stdin = CASES[case]
     write(tmp_path, files)
     plain = python(*words, cwd=tmp_path, stdin=stdin)
@@ -173,14 +173,14 @@ def test_run_is_python_to_the_byte(case: str, tmp_path: Path) -> None:
     assert recorded.stderr.removesuffix(last).decode() == plain.stderr.decode()
     assert recorded.stdout.decode() == plain.stdout.decode()
     assert recorded.returncode == plain.returncode
-    assert gradprobe.load(tmp_path / "r.gradprobe").tables.is_complete
+    assert gradprobe.load(tmp_path / "r.gradprobe")._tables.is_complete
 
 
 def test_os_exit_leaves_a_readable_file_and_nothing_else(tmp_path: Path) -> None:
     write(tmp_path, {"s.py": "import os; print('out', flush=True); os._exit(9)"})
-    ended = run_gradprobe("run", "-o", "r.gradprobe", "s.py", cwd=tmp_path)
+    ended = warm_gradprobe("run", "-o", "r.gradprobe", "s.py", cwd=tmp_path)
     assert (ended.stdout, ended.stderr, ended.returncode) == (b"out\n", b"", 9)
-    assert not gradprobe.load(tmp_path / "r.gradprobe").tables.is_complete
+    assert not gradprobe.load(tmp_path / "r.gradprobe")._tables.is_complete
 
 
 PROGRAM = """
@@ -208,9 +208,9 @@ threading.Timer(0.3, thread.start).start()
 """
 
 
-def test_the_recording_holds_what_main_threads_and_exit_handlers_did(tmp_path: Path) -> None:
+def test_threads_and_exit_handlers_are_recorded(tmp_path: Path) -> None:
     write(tmp_path, {"my program.py": PROGRAM})
-    ended = run_gradprobe("run", "my program.py", cwd=tmp_path)
+    ended = warm_gradprobe("run", "my program.py", cwd=tmp_path)
     (file,) = tmp_path.glob("my program.*.gradprobe")
     assert ended.returncode == 0
     # The program took its standard error away, chose another folder, and its name holds a space.
@@ -231,12 +231,12 @@ def test_the_recording_holds_what_main_threads_and_exit_handlers_did(tmp_path: P
         ("MainThread", "inference_mode", "with", "exit", 10, "at_exit"),
     ]
     assert recording.environment["program"] == "my program.py"
-    assert recording.tables.is_complete
+    assert recording._tables.is_complete
 
 
-def test_a_package_that_sets_a_mode_when_imported_is_recorded(tmp_path: Path) -> None:
+def test_modes_set_while_a_package_is_imported_are_recorded(tmp_path: Path) -> None:
     write(tmp_path, {"pkg/__init__.py": "import torch\ntorch.set_grad_enabled(False)\n", "pkg/mod.py": ""})
-    assert run_gradprobe("run", "-o", "r.gradprobe", "-m", "pkg.mod", cwd=tmp_path).returncode == 0
+    assert warm_gradprobe("run", "-o", "r.gradprobe", "-m", "pkg.mod", cwd=tmp_path).returncode == 0
     recording = gradprobe.load(tmp_path / "r.gradprobe")
     assert list(recording.transitions["file"]) == [str(tmp_path / "pkg" / "__init__.py")]
     assert recording.environment["program"] == "pkg.mod"
@@ -260,8 +260,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 USAGE = {
     (): ["VERB", "--help"],
     ("walk",): ["'walk'", "run", "report", "debug"],
-    ("run",): ["nothing to run", "name a script"],
-    ("run", "-m"): ["nothing to run", "name a script"],
+    ("run",): ["no program was given", "name a script"],
+    ("run", "-m"): ["no program was given", "name a script"],
     ("run", "--levle", "ops", "s.py"): ["--levle", "gradprobe run --help"],
     ("run", "--level", "all", "s.py"): ["'all'", "modes", "graph", "ops"],
     ("run", "-o"): ["-o", "expected one argument"],
@@ -269,7 +269,7 @@ USAGE = {
     ("run", "line\nfeed\x1b[31m.py"): [r"line\nfeed\x1b[31m.py"],
     ("run", "x" * 300): ["name too long"],
     ("run", "empty"): ["empty", "__main__.py", "name a script"],
-    ("run", "bad.pyc"): ["bad.pyc", "magic number", "compile it anew"],
+    ("run", "bad.pyc"): ["bad.pyc", "magic number", "compile it again"],
     ("run", "-m", "absent_module"): ["absent_module", "installed"],
     ("run", "-m", "absent_package.module"): ["absent_package.module", "installed"],
     ("run", "-m", "pkg.absent"): ["pkg.absent", "name another"],
@@ -280,13 +280,13 @@ USAGE = {
     ("run", "-o", "s.py/r.gradprobe", "s.py"): ["s.py/r.gradprobe"],
     ("run", "-o", "x" * 300, "s.py"): ["name too long"],
     ("run", "-o", "/dev/null", "--force", "s.py"): ["/dev/null", "no regular file"],
-    ("run", "-o", "s.py", "--force", "s.py"): ["s.py is the program itself"],
+    ("run", "-o", "s.py", "--force", "s.py"): ["s.py: it is the program itself"],
     ("run", "-o", "old.gradprobe", "s.py"): ["old.gradprobe", "exists already", "--force"],
 }
 
 
 @pytest.mark.parametrize("words", USAGE, ids=" ".join)
-def test_what_cannot_be_run_is_refused_in_one_line_and_leaves_nothing(
+def test_bad_usage_is_rejected_and_leaves_no_file(
     words: tuple[str, ...], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {file: file.read_bytes() for file in place.rglob("*") if file.is_file() and "__pycache__" not in str(file)}
@@ -298,8 +298,8 @@ def test_what_cannot_be_run_is_refused_in_one_line_and_leaves_nothing(
 
 
 def test_force_replaces_an_old_recording(place: Path) -> None:
-    assert run_gradprobe("run", "-o", "old.gradprobe", "s.py", cwd=place).returncode == 2
+    assert warm_gradprobe("run", "-o", "old.gradprobe", "s.py", cwd=place).returncode == 2
     assert (place / "old.gradprobe").read_bytes() == b"precious"
-    ended = run_gradprobe("run", "-o", "old.gradprobe", "--force", "s.py", cwd=place)
+    ended = warm_gradprobe("run", "-o", "old.gradprobe", "--force", "s.py", cwd=place)
     assert (ended.returncode, ended.stdout) == (0, b"ran\n")
-    assert gradprobe.load(place / "old.gradprobe").tables.is_complete
+    assert gradprobe.load(place / "old.gradprobe")._tables.is_complete

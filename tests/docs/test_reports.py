@@ -11,6 +11,8 @@ import pytest
 
 import gradprobe
 from gradprobe.__main__ import main
+from gradprobe.comparison.comparison_result import Comparison
+from tests import warm_python
 from tests.report.reading import Page
 
 REPORTS = Path(gradprobe.__file__).parents[1] / "reports"
@@ -58,3 +60,37 @@ def test_the_commands_of_the_index_are_commands(
         if words[1] != "compare":
             assert main(words[1:]) == 2
             assert "no-such-folder" in capsys.readouterr().err
+
+
+def test_the_report_of_the_comparison_is_what_its_numbers_make_today() -> None:
+    """The committed page says what the code of today says of the committed numbers, word for word."""
+    made = Comparison.load(REPORTS / "models.json").to_markdown()
+    committed = (REPORTS / "models.md").read_text(encoding="utf-8")
+    assert without_pictures(committed) == without_pictures(made)
+
+
+def test_the_report_of_the_recording_has_the_structure_that_a_run_makes_today(tmp_path: Path) -> None:
+    """The same headings, columns and sentences, whatever the numbers in them."""
+    (report,) = (report for report in make_reports.REPORTS if report.name == "serve")
+    for command in report.commands:
+        words = shlex.split(command.format(out=tmp_path / report.name, tmp=tmp_path))
+        done = warm_python.run("-m", *words, cwd=REPORTS.parent)
+        assert done.returncode == 0, done.stderr.decode()
+    committed = (REPORTS / "serve.md").read_text(encoding="utf-8")
+    assert structure(committed) == structure((tmp_path / "serve.md").read_text(encoding="utf-8"))
+
+
+def without_pictures(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip() and not line.startswith("![")]
+
+
+def structure(text: str) -> list[str]:
+    """Return headings, column names and sentences with numbers masked; rows of tables vary with the run."""
+    lines = without_pictures(text)
+    kept = []
+    for number, line in enumerate(lines):
+        is_head = number + 1 < len(lines) and re.fullmatch(r"[|:\- ]+", lines[number + 1])
+        if not line.startswith("|") or is_head:
+            masked = re.sub(r"\d[\d,.]*( (ns|us|ms|s|B|kB|KiB|MiB|MB|%)\b)?", "N", line)
+            kept.append(re.sub(r"\s+", " ", masked.replace("|", " | ")).strip())
+    return kept

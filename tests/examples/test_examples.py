@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import gradprobe
+from tests import warm_python
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TITLE = "gradprobe: gradient and inference modes"
@@ -33,16 +34,15 @@ def example(name: str) -> ModuleType:
 
 def python(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GRADPROBE")}
-    return subprocess.run(
-        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = warm_python.run(*map(str, words), cwd=cwd, env=environment)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def report_in(text: str) -> str:
     """What ``text`` ends in, from the title of the one report in it."""
     assert text.count(TITLE) == 1
     report = text[text.index(TITLE) :]
-    headings = ["Time by mode", "Sites, by time under their mode", "What could not be seen", "Environment"]
+    headings = ["Time by mode", "Time by site", "Blind spots", "Environment"]
     assert [line for line in report.splitlines() if line in headings] == headings
     return report
 

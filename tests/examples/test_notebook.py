@@ -24,13 +24,13 @@ NOTEBOOK = Path(gradprobe.__file__).parents[1] / "examples" / "handbook.ipynb"
 def run(*cells: str, allow_errors: bool = False) -> list[Any]:
     """The outputs of each of ``cells``, run in a kernel of their own."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=120, allow_errors=allow_errors).execute()
+    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=300, allow_errors=allow_errors).execute()
     return [cell.outputs for cell in notebook.cells]
 
 
 def test_the_notebook_runs_and_shows_what_it_speaks_of() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=300).execute()
     shown = {cell.source: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
     (magic,) = (outputs for source, outputs in shown.items() if source.startswith("%%gradprobe"))
     assert magic[0].data["text/plain"] == "(False, True)", "the value of the cell comes first"
@@ -112,7 +112,7 @@ shell.run_cell("%%gradprobe\\nwith torch.no_grad():\\n    pass\\n'the value'", s
 def test_a_terminal_gets_the_text_report(tmp_path: Path) -> None:
     surroundings = {**os.environ, "IPYTHONDIR": str(tmp_path), "PYTHONPATH": str(NOTEBOOK.parents[1])}
     done = subprocess.run(
-        [sys.executable, "-c", TERMINAL], capture_output=True, text=True, timeout=120, env=surroundings
+        [sys.executable, "-c", TERMINAL], capture_output=True, text=True, timeout=300, env=surroundings
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.index("'the value'") < done.stdout.index("gradprobe: gradient and inference modes")
@@ -124,8 +124,8 @@ def test_a_terminal_gets_the_text_report(tmp_path: Path) -> None:
     ("cell", "said"),
     [
         ("%%gradprobe --level all\n1", "invalid choice: 'all'"),
-        ("%%gradprobe 1st\n1", "that is no name for a variable"),
-        ("%%gradprobe class\n1", "that is no name for a variable"),
+        ("%%gradprobe 1st\n1", "not a variable name"),
+        ("%%gradprobe class\n1", "not a variable name"),
         ("%%gradprobe --colour\n1", "unrecognized arguments: --colour"),
         ("%%gradprobe\nimport asyncio\nawait asyncio.sleep(0)", "gradprobe.record()"),
     ],

@@ -1,4 +1,6 @@
-"""Kills programs while they are recorded, at random moments, and looks at the files that they leave. By itself:
+"""Kill recorded programs at random moments and examine their files.
+
+As a script:
 
 python -m tests.fidelity.killing [TIMES]
 """
@@ -37,29 +39,29 @@ class Victim:
 
 
 def start(folder: Path, level: str, lives_s: float) -> Victim:
-    """A forked process that records itself until it is killed ``lives_s`` seconds after its recording began."""
+    """Fork a process that records itself, and kill it ``lives_s`` seconds after its recording began."""
     file, log = folder / "r.gradprobe", folder / "log"
-    ready, tell = os.pipe()
+    ready, started = os.pipe()
     process = os.fork()
     if process == 0:
         try:
             os.close(ready)
-            _work(file, log, level, tell)
+            _work(file, log, level, started)
         finally:
             os._exit(1)
-    os.close(tell)
+    os.close(started)
     with os.fdopen(ready, "rb") as waiting:
         if waiting.read(1) != b"!":
             raise RuntimeError(f"the program to be killed did not begin to record at level {level}")
     return Victim(process, level, file, log, time.monotonic() + lives_s)
 
 
-def _work(file: Path, log: Path, level: str, tell: int) -> None:
-    """Runs one block after the other, in stretches of leisure and of haste; writes down the time after each."""
+def _work(file: Path, log: Path, level: str, started: int) -> None:
+    """Run one block after the other, sometimes with pauses, and write down the time after each."""
     torch.set_num_threads(1)
     gradprobe.record(file, level=level).start()
     account = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(tell, b"!")
+    os.write(started, b"!")
     model, x = torch.nn.Linear(4, 4), torch.randn(2, 4)
     for number in range(10**9):
         with torch.no_grad():
@@ -68,14 +70,14 @@ def _work(file: Path, log: Path, level: str, tell: int) -> None:
         time.sleep(0.002 if number % 400 < 200 else 0)
 
 
-def kill(victim: Victim) -> list[str]:
+def kill(victim: Victim, may_miss_ns: int) -> list[str]:
     """Kills ``victim`` when its time has come; gives what is wrong with the file it leaves."""
     time.sleep(max(0.0, victim.dies_at - time.monotonic()))
     os.kill(victim.process, signal.SIGKILL)
     killed_ns = time.perf_counter_ns()
     os.waitpid(victim.process, 0)
     done = np.frombuffer(victim.log.read_bytes(), np.int64)
-    certain = int((done < killed_ns - MAY_MISS_NS).sum())
+    certain = int((done < killed_ns - may_miss_ns).sum())
     try:
         recording = gradprobe.load(victim.file)
         events = recording.transitions["event"].tolist()
@@ -89,12 +91,14 @@ def kill(victim: Victim) -> list[str]:
     wrong = [f"{seen[of]} {of} of {certain}" for of in seen if not certain <= seen[of] <= len(done) + 1]
     if events != ["enter", "exit"] * (len(events) // 2) + ["enter"] * (len(events) % 2):
         wrong.append("transitions out of order")
-    if recording.tables.is_complete:
+    if recording._tables.is_complete:
         wrong.append("said to be complete")
     return wrong
 
 
-def trial(times: int, seed: int, folder: Path) -> list[str]:
+def trial(
+    times: int, seed: int, folder: Path, *, longest_s: float = LONGEST_S, may_miss_ns: int = MAY_MISS_NS
+) -> list[str]:
     """Kills ``times`` programs, a few of which run side by side; gives what was wrong, with the moment of the kill."""
     choose = random.Random(seed)
     found = []
@@ -103,10 +107,12 @@ def trial(times: int, seed: int, folder: Path) -> list[str]:
         for number in range(first, min(first + AT_ONCE, times)):
             own = folder / str(number)
             own.mkdir()
-            lives_s = choose.uniform(0, LONGEST_S)
+            lives_s = choose.uniform(0, longest_s)
             victims.append((lives_s, start(own, LEVELS[number % len(LEVELS)], lives_s)))
         for lives_s, victim in sorted(victims, key=lambda one: one[1].dies_at):
-            found += [f"level {victim.level}, killed after {lives_s:.3f} s: {text}" for text in kill(victim)]
+            found += [
+                f"level {victim.level}, killed after {lives_s:.3f} s: {text}" for text in kill(victim, may_miss_ns)
+            ]
     return found
 
 

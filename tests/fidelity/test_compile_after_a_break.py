@@ -1,4 +1,4 @@
-"""What the program calls eagerly in the middle of a compiled function compiles nothing of ours."""
+"""Eager calls in the middle of a compiled function compile no code of gradprobe."""
 
 from __future__ import annotations
 
@@ -58,4 +58,4 @@ def test_the_graphs_around_a_break_are_the_same(function: Callable[[torch.Tensor
         watched = graphs_of(function)
 
     assert watched == expected
-    assert [n for n in recording.tables.contents[0].notes if n[0] == "fault"] == []
+    assert [n for n in recording._tables.contents[0].notes if n[0] == "fault"] == []

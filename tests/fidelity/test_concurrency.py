@@ -1,4 +1,4 @@
-"""Threads, tasks, recordings, signals and other tools at once: modes stay each thread's own, and nothing waits for ever."""
+"""Threads, tasks, recordings and signals at once: modes stay thread-local, and nothing deadlocks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 import gradprobe
 from gradprobe.recorder import Recorder
+from tests import warm_python
 
 LEVELS = ["modes", "graph", "ops"]
 WEIGHT = torch.ones(3, requires_grad=True)
@@ -57,7 +59,8 @@ def blocks(times: int) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_64_threads_enter_and_leave_modes_while_recordings_start_and_stop_around_them(level: str) -> None:
+def test_64_threads(level: str) -> None:
+    """64 threads enter and exit modes while recordings start and stop around them."""
     running = threading.Event()
     recorded: list[int] = []
 
@@ -82,7 +85,9 @@ def test_64_threads_enter_and_leave_modes_while_recordings_start_and_stop_around
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_1000_tasks_hold_their_modes_across_awaits_while_recordings_come_and_go(level: str) -> None:
+def test_1000_tasks(level: str) -> None:
+    """1000 tasks keep their modes across awaits while recordings start and stop."""
+
     @gradprobe.no_grad()
     async def careful(pauses: int) -> None:
         for _ in range(pauses):
@@ -120,7 +125,8 @@ def test_1000_tasks_hold_their_modes_across_awaits_while_recordings_come_and_go(
 
 @pytest.mark.parametrize("order", ["nested", "overlapping", "at once"])
 @pytest.mark.parametrize("level", LEVELS)
-def test_two_recordings_see_what_each_of_them_is_open_for(level: str, order: str) -> None:
+def test_two_recordings(level: str, order: str) -> None:
+    """Two recordings each see the blocks that they are open for."""
     one, other = Recorder(level=level), Recorder(level="ops")
     first = one.start()
     if order != "at once":
@@ -137,10 +143,10 @@ def test_two_recordings_see_what_each_of_them_is_open_for(level: str, order: str
     assert all(second.regions["closed"])
 
 
-def test_a_thread_starts_while_who_started_it_holds_the_lock_of_the_session() -> None:
+def test_a_thread_starts_while_who_started_it_holds_the_lock_of_the_session(tmp_path: Path) -> None:
     # A finalizer or a handler of signals may start one in the middle of what we do.
-    done = subprocess.run([sys.executable, "-c", STARTED_UNDER_THE_LOCK], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "started\n", done.stderr
+    done = warm_python.run("-c", STARTED_UNDER_THE_LOCK, cwd=tmp_path)
+    assert done.stdout == b"started\n", done.stderr.decode()
 
 
 STARTED_UNDER_THE_LOCK = """
@@ -155,9 +161,9 @@ with gradprobe.record(level="ops"):
 """
 
 
-def test_signals_that_change_modes_in_the_middle_of_a_hook_leave_them_right() -> None:
+def test_signals_that_change_modes_in_the_middle_of_a_hook_leave_them_right(tmp_path: Path) -> None:
     program = """
-import signal, time, torch, gradprobe
+import signal, torch, gradprobe
 heard = 0
 def handler(*_):
     global heard
@@ -165,53 +171,59 @@ def handler(*_):
     with torch.no_grad():
         with torch.inference_mode():
             torch.ones(2) * 2
-signal.signal(signal.SIGALRM, handler)
+# The timer counts the time of this process, so that other load on the machine changes nothing.
+signal.signal(signal.SIGVTALRM, handler)
 weight = torch.ones(2, requires_grad=True)
 for level in ("modes", "graph", "ops"):
     with gradprobe.record(level=level) as recording:
-        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
+        heard = 0
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0005, 0.0005)
+        while heard < 120:
             with torch.no_grad():
                 assert not (weight * 2).requires_grad
             assert (weight * 2).requires_grad
             assert torch.is_grad_enabled()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     # A handler that runs between a change and its event comes before it in the recording: an unknown change then and there.
     blocks = recording.regions[recording.regions["manager"] != "unknown"]
     assert all(blocks["closed"])
     assert len(recording.regions) - len(blocks) < len(blocks) / 5
-assert heard > 300, heard
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2_000:]
+    done = warm_python.run("-c", program, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()[-2_000:]
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_interpreter_ends_while_threads_are_recorded(level: str, tmp_path: Any) -> None:
     program = f"""
 import threading, time, torch, gradprobe
+blocks = 0
 def work():
+    global blocks
     while True:
         with torch.no_grad():
             time.sleep(0.001)
+        blocks += 1
 for _ in range(4):
     threading.Thread(target=work, daemon=True).start()
 recorder = gradprobe.record({str(tmp_path / "r.gradprobe")!r}, level={level!r})
 recorder.start()
 for _ in range(4):
     threading.Thread(target=work, daemon=True).start()
-time.sleep(0.5)
+blocks = 0
+while blocks < 200:
+    time.sleep(0.01)
 print("the end")
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, "the end\n", "")
     recording = gradprobe.load(tmp_path / "r.gradprobe")
-    assert recording.tables.is_complete
+    assert recording._tables.is_complete
     assert len(recording.regions) > 100
 
 
-def test_a_clock_that_is_set_back_and_forth_moves_no_time() -> None:
+def test_wall_clock_changes() -> None:
+    """Setting the wall clock back and forth moves no time."""
     import itertools
 
     from gradprobe.capture.clock import Clock

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from gradprobe.history.records import is_failure
 from gradprobe.monitoring.monitor import Monitor
 from gradprobe.recorder import Recorder, get_session
+from gradprobe.recording.rows import is_failure
 from tests.conftest import FakeClock
 from tests.property.programs import Body, Real, Source, programs
+from tests.thoroughness import examples
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(programs())
 def test_blocks_that_close_as_usual_are_counted_as_a_recording_has_them(program: Body) -> None:
     clock = FakeClock()

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradprobe.capture.autograd.graph import find_saved_values, read_graph
+from tests.thoroughness import examples
 
 
 class Keeps(torch.autograd.Function):
@@ -221,7 +222,7 @@ def saved_storages(roots: list[torch.Tensor]) -> dict[int, tuple[int, int]]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=examples(600), deadline=None, derandomize=True)
 @given(st.lists(statements, min_size=4, max_size=25), st.sets(slots))
 def test_graph_bytes_are_those_that_go_when_the_graph_goes(program: list[Any], kept: set[int]) -> None:
     gc.disable()

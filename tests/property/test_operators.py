@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import gradprobe
 from tests.capabilities import needs_saved
+from tests.thoroughness import examples
 
 Tensors = list[torch.Tensor]
 touched: Tensors = []
@@ -142,11 +143,11 @@ def saved_storages(nodes: set[Any]) -> dict[int, int]:
 
 
 def no_faults(recording: gradprobe.Recording) -> bool:
-    return not any(kind == "fault" for kind, *_ in recording.tables.contents[0].notes)
+    return not any(kind == "fault" for kind, *_ in recording._tables.contents[0].notes)
 
 
 @given(STEPS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_nodes_by_operator_are_those_that_a_walk_of_the_graph_finds(steps: list[tuple[int, int, int]]) -> None:
     with gradprobe.record(level="ops") as recording, torch.enable_grad():
         made = run(steps, PURE)
@@ -165,7 +166,7 @@ def test_nodes_by_operator_are_those_that_a_walk_of_the_graph_finds(steps: list[
 
 
 @given(STEPS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_nodes_by_operator_add_up_to_the_region_whatever_the_program_does(steps: list[tuple[int, int, int]]) -> None:
     count = torch.autograd._get_sequence_nr
     with gradprobe.record(level="ops") as recording, torch.enable_grad():
@@ -178,7 +179,7 @@ def test_nodes_by_operator_add_up_to_the_region_whatever_the_program_does(steps:
 
 
 @given(STEPS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_recorded_bumps_are_the_versions_of_the_tensors(steps: list[tuple[int, int, int]]) -> None:
     kinds = PURE + IMPURE[:-4]
     touched.clear()
@@ -205,7 +206,7 @@ def test_recorded_bumps_are_the_versions_of_the_tensors(steps: list[tuple[int, i
 
 @needs_saved
 @given(STEPS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_saved_bytes_are_those_that_the_nodes_hold(steps: list[tuple[int, int, int]]) -> None:
     with gradprobe.record(level="ops") as recording, torch.enable_grad():
         made = run(steps, PURE)
@@ -218,7 +219,7 @@ def test_saved_bytes_are_those_that_the_nodes_hold(steps: list[tuple[int, int, i
 
 @needs_saved
 @given(STEPS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_what_was_made_before_a_region_is_not_kept_by_its_graph_alone(steps: list[tuple[int, int, int]]) -> None:
     made = [torch.rand(3, 3, requires_grad=True), torch.rand(3, 3)]
     older = {t.untyped_storage()._cdata for t in made}
@@ -231,7 +232,7 @@ def test_what_was_made_before_a_region_is_not_kept_by_its_graph_alone(steps: lis
 
 
 @given(st.lists(STEPS, min_size=2, max_size=3))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 def test_each_thread_has_its_own_account(programs: list[list[tuple[int, int, int]]]) -> None:
     counted: dict[str, int] = {}
 
@@ -253,7 +254,7 @@ def test_each_thread_has_its_own_account(programs: list[list[tuple[int, int, int
 
 
 @given(STEPS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 def test_operators_added_up_beyond_the_limit_are_those_kept(steps: list[tuple[int, int, int]]) -> None:
     columns = ["count", "nodes", "version_bumps", "counters_created", "tracked_views", "normal_outputs"]
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 
 from gradprobe.recorder import Recorder, get_session
 from tests.property.programs import FILE, Body, Interpreter, Raised, Real, Source, programs
+from tests.thoroughness import examples
 
 COLUMNS = ["manager", "form", "event", "grad_before", "inference_before", "grad_after", "inference_after"]
 
@@ -21,7 +22,7 @@ def drain() -> None:
         session.drain()
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(programs())
 def test_every_transition_and_region_of_a_random_program_is_as_the_rules_say(program: Body) -> None:
     text = Source(program).text

@@ -1,10 +1,14 @@
-"""Runs pytest as users do: in processes of their own, but for what is decided before any test runs."""
+"""Run pytest as users do: in processes of their own, except for what is decided before any test runs."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 
 import pytest
+
+from tests import warm_python
 
 PRELUDE = "import pytest, torch\nweight = torch.ones(3, requires_grad=True)\n"
 # Other plugins of this environment take most of the time of such a short run.
@@ -29,9 +33,19 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
     def run(source: str, *words: str) -> pytest.RunResult:
         pytester.makepyfile(test_it=PRELUDE + source if source else "")
-        return pytester.runpytest_subprocess(*ALONE, *words, timeout=120)
+        return _run_warm(pytester, *ALONE, *words)
 
     return run
+
+
+def _run_warm(pytester: pytest.Pytester, *words: str) -> pytest.RunResult:
+    path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
+    surroundings = {**os.environ, "PYTHONPATH": path, "HOME": str(pytester.path), "USERPROFILE": str(pytester.path)}
+    begun = time.perf_counter()
+    done = warm_python.run("-m", "pytest", *words, cwd=pytester.path, env=surroundings)
+    out, err = (text.decode(errors="replace").splitlines() for text in (done.stdout, done.stderr))
+    print(*out, *err, sep="\n")
+    return pytest.RunResult(done.returncode, out, err, time.perf_counter() - begun)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What is wrong in a test, told at the end of the run."""
+"""Findings in tests, reported at the end of the run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_findings_are_told_once_with_their_tests_and_the_lines_that_belong_to_th
     text = ended.stdout.str()
     assert "1 finding: 1 error." in text
     ended.stdout.fnmatch_lines(
-        ["Findings", "* error GP401: *", "*test_it.py::test_caught and 1 other test*", "  born here: *test_it.py:6"]
+        ["Findings", "* error GP401: *", "*test_it.py::test_caught and 1 other test*", "  created here: *test_it.py:6"]
     )
     plain = json.loads((pytester.path / "out.json").read_text())
     assert [(one["test"].rpartition("::")[2], one["rule"], one["line"]) for one in plain["findings"]] == [
@@ -54,16 +54,16 @@ def test_findings_of_workers_arrive_and_those_that_the_project_silences_are_not_
     pytester.makepyprojecttoml('[tool.gradprobe]\nignore = ["GP0"]\n')
     ended = run(TESTS, "--gradprobe")
     assert ended.ret == pytest.ExitCode.USAGE_ERROR
-    assert "names 'GP0', which begins no rule's code" in ended.stderr.str()
+    assert "unknown rule code 'GP0'" in ended.stderr.str()
 
 
 def test_an_error_of_ours_fails_no_test_but_one_that_has_a_budget(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makeconftest(
         "from gradprobe.pytest_plugin import budgets\n"
-        "def measure(*words): raise ValueError('ours')\n"
-        "budgets.measure = measure\n"
+        "def measure_test(*words): raise ValueError('internal')\n"
+        "budgets.measure_test = measure_test\n"
     )
     marked = "@pytest.mark.gradprobe(max_nodes=0)\ndef test_marked(): pass\n"
     ended = run(f"def test_it(): weight * 2\n{marked}", "--gradprobe")
     ended.assert_outcomes(passed=1, failed=1)
-    ended.stdout.fnmatch_lines("*test_it could not be examined: ValueError: ours*")
+    ended.stdout.fnmatch_lines("*annot examine *test_it: ValueError: internal*")

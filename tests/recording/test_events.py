@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradprobe.errors import RecordingError
-from gradprobe.recording.events import NOT_READ, EventBlock, mode_name, state_of
+from gradprobe.recording.events import EventBlock, mode_name
 
 signed = st.integers(-(2**63), 2**63 - 1)
 row = st.tuples(
@@ -81,13 +81,10 @@ def test_bytes_that_inflate_to_more_than_they_say_are_refused_before_they_do() -
     assert peak < 1_000_000
 
 
-def test_the_names_of_the_modes_and_their_bits() -> None:
+def test_the_names_of_the_modes() -> None:
     assert [mode_name(g, i) for g, i in ((True, False), (False, False), (False, True), (True, True))] == [
         "grad",
         "no_grad",
         "inference_mode",
         "inference_mode + enable_grad",
     ]
-    assert state_of(True, False) == 0b0001
-    assert state_of(False, True) == 0b0100
-    assert state_of(None, None) == NOT_READ | NOT_READ << 2

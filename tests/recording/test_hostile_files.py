@@ -29,9 +29,10 @@ from gradprobe.recording.sqlite_file import read_file
 from gradprobe.report.formats.registry import RECORDING_FORMATS
 from gradprobe.report.formats.rendered import RenderOptions
 from gradprobe.tables.recording_tables import RecordingTables
+from tests.thoroughness import examples
 
 QUIET = settings(
-    max_examples=120,
+    max_examples=examples(120),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
@@ -338,7 +339,7 @@ def merge_recordings(recorded: Path, path: Path) -> None:
     with refused_in_one_line():
         both = gradprobe.merge([recorded, path])
         for one in RECORDING_FORMATS:
-            one.render(both.tables, RenderOptions())
+            one.render(both._tables, RenderOptions())
 
 
 @pytest.mark.parametrize("kept", ["the newest", "the oldest"])

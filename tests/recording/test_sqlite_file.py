@@ -13,8 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gradprobe.errors import GradprobeError, RecordingError
+from gradprobe.recording.contents import Batch, Contents, Fold, Site, Thread
 from gradprobe.recording.events import ENTER, NO_GRAD, EventBlock
-from gradprobe.recording.sqlite_file import SCHEMA, Batch, Contents, Fold, Site, Store, Thread, read_file, write_file
+from gradprobe.recording.schema import SCHEMA_VERSION
+from gradprobe.recording.sqlite_file import Store, read_file, write_file
+from tests.thoroughness import examples
 
 ROW = (NO_GRAD | ENTER, 123_456_789, 1, 1, 0b10000001, 2**64 - 1, 0, -1)
 CONTENTS = Contents(
@@ -47,7 +50,7 @@ def refusal(path: Path) -> str:
     with pytest.raises(RecordingError) as refused:
         read_file(path)
     text = str(refused.value)
-    assert text.startswith(str(path))
+    assert text.startswith(f"cannot read {path}: ")
     assert "\n" not in text
     return text
 
@@ -104,7 +107,7 @@ def test_a_batch_that_fails_leaves_nothing_of_itself(tmp_path: Path) -> None:
 
 def test_a_file_of_a_newer_schema_says_to_upgrade(recorded: Path) -> None:
     with sqlite3.connect(recorded) as connection:
-        connection.execute(f"PRAGMA user_version = {SCHEMA + 1}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     connection.close()
     assert "upgrade gradprobe" in refusal(recorded)
 
@@ -155,7 +158,10 @@ def test_a_file_cut_short_anywhere_is_refused_or_whole(recorded: Path, tmp_path:
 
 
 @settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(150),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4)

@@ -1,4 +1,4 @@
-"""Reads reports back, each format by a way of its own."""
+"""Readers for reports, one per format and independent of the renderers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 
 def terminal_table(text: str, title: str) -> list[dict[str, str]]:
-    """The table of a terminal report under ``title``."""
+    """Return the table of a terminal report under ``title``."""
     lines = text[text.index(f"\n{title}\n") :].splitlines()[3:]
     while not re.fullmatch("-+(  -*)*", lines[1]):
         lines.pop(0)  # a sentence above the table
@@ -26,7 +26,7 @@ def terminal_table(text: str, title: str) -> list[dict[str, str]]:
 
 
 def markdown_table(text: str, title: str) -> list[dict[str, str]]:
-    """The table of a Markdown report under ``title``."""
+    """Return the table of a Markdown report under ``title``."""
     lines = text[text.index(title) :].splitlines()[1:]
     while not lines[0].startswith("|"):
         lines.pop(0)
@@ -51,7 +51,7 @@ class Page(HTMLParser):
         self.names: list[str] = []
         """The tags, in order."""
         self.loads: list[str] = []
-        """What the page would fetch."""
+        """Addresses that the page would fetch."""
         self._title = self._text = ""
         self._columns: list[str] = []
         self._row: list[tuple[str, float | None]] = []

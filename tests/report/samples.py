@@ -1,4 +1,4 @@
-"""A recording and a comparison whose every number and name is known, for renderers to be held to."""
+"""A recording and a comparison with known numbers and names, for tests of renderers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 
 from gradprobe.analysis.comparison_outcome import ArmResult, ComparisonOutcome, WorkloadResult
 from gradprobe.recorder import Recorder
-from gradprobe.recording.sqlite_file import Contents
-from gradprobe.result import Recording
+from gradprobe.recording.contents import Contents
+from gradprobe.result import Recording, StoredRecording
 from gradprobe.tables import columns, dataframes
 from gradprobe.tables.recording_tables import RecordingTables
 from tests.conftest import FakeClock
@@ -22,7 +22,7 @@ ENVIRONMENT = {"process": 77, "rank": None, "level": "graph", "python": "3.11.0"
 
 
 def contents() -> Contents:
-    """Two threads and three sites; of 4 ms 2 are spent in grad, 1 in no_grad and 1 in inference_mode."""
+    """Return two threads and three sites; of 4 ms 2 are spent in grad, 1 in no_grad and 1 in inference_mode."""
     clock = FakeClock()
     weight = torch.ones(3, requires_grad=True)
 
@@ -41,23 +41,23 @@ def contents() -> Contents:
         thread.start()
         thread.join()
         clock.advance(500_000)
-    return _named(recording.tables.contents[0], ["serve.py"] * 3, ["predict", "refine", "validate"], "validation")
+    return _named(recording._tables.contents[0], ["serve.py"] * 3, ["predict", "refine", "validate"], "validation")
 
 
 def _named(made: Contents, files: Sequence[str], functions: Sequence[str], thread: str) -> Contents:
-    """``made`` with other names at its places: lines 10, 20, 30 and on."""
+    """Return ``made`` with other names at its sites, which get lines 10, 20, 30 and so on."""
     used = sorted({region.site for region in RecordingTables([made], include_torch=False).processes[0].history.regions})
     sites = {n: replace(site, file=files[0], function=functions[0], line=n) for n, site in made.sites.items()}
     for at, number in enumerate(used):
         file, function = files[at % len(files)], functions[at % len(functions)]
         sites[number] = replace(sites[number], file=file, function=function, line=10 * (at + 1))
     threads = {n: replace(t, name=thread if t.name == "validation" else t.name) for n, t in made.threads.items()}
-    # The notes tell of threads that other tests left behind.
+    # The notes mention threads that other tests left running.
     return replace(made, sites=sites, threads=threads, notes=[], meta={**made.meta, "environment": ENVIRONMENT})
 
 
 def tables(findings: Sequence[Sequence[Any]] = (), made: Contents | None = None) -> RecordingTables:
-    """The tables of ``contents``, with ``findings`` as rows of that table."""
+    """Return the tables of ``contents``, with ``findings`` as the rows of that table."""
     found = RecordingTables([made or contents()], include_torch=False)
     found.__dict__["findings"] = dataframes.table(columns.FINDINGS, findings)
     return found
@@ -65,11 +65,11 @@ def tables(findings: Sequence[Sequence[Any]] = (), made: Contents | None = None)
 
 def recording() -> Recording:
     made = contents()
-    return Recording(lambda: [made])
+    return Recording(StoredRecording([made]))
 
 
 def renamed(made: Contents, name: str) -> Contents:
-    """``made`` with ``name`` wherever a program may choose names."""
+    """Return ``made`` with ``name`` in every place where a program chooses names."""
     renamed = _named(made, [f"/{name}.py"], [name], name)
     environment = {**ENVIRONMENT, "argv": name}
     return replace(
@@ -81,7 +81,7 @@ def renamed(made: Contents, name: str) -> Contents:
 
 
 def outcome(name: str = "decoder") -> ComparisonOutcome:
-    """Two workloads: ``name``, which inference_mode makes faster, and one that it leaves alone and that grad cannot do."""
+    """Return two workloads: ``name``, which inference_mode makes faster, and one that fails under grad."""
     counts: dict[str, Any] = {"nodes": 0, "version_bumps": 3, "saved_bytes": 0, "saved_tensors": 0, "operators": 90}
     baseline = ArmResult(
         "no_grad", "baseline", 2_000_000.0, 1.0, 1.0, 1.0, 50, counters_created=80, tracked_views=40, **counts

@@ -1,4 +1,4 @@
-"""Names of a recording are anybody's: whatever they are, no format breaks and nothing of them takes effect."""
+"""A recording may contain any names: none of them breaks a format or has an effect in it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gradprobe.recording.sqlite_file import Contents
+from gradprobe.recording.contents import Contents
 from gradprobe.report.formats.registry import find_format
 from gradprobe.report.formats.rendered import RenderOptions
 from tests.report import samples
 from tests.report.reading import Page
+from tests.thoroughness import examples
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -90,13 +91,15 @@ FORMATS = ("terminal", "markdown", "html", "json", "csv")
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(40),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(name=names)
 @example(name=HOSTILE[0])
 @example(name=HOSTILE[6])
 @example(name=HOSTILE[8])
-def test_no_name_breaks_a_format_or_gets_out_of_its_place(made: Contents, name: str) -> None:
+def test_no_name_breaks_a_format(made: Contents, name: str) -> None:
     for kind, written in bodies(made, name).items():
         body = written.body
         assert isinstance(body, str)
@@ -106,7 +109,7 @@ def test_no_name_breaks_a_format_or_gets_out_of_its_place(made: Contents, name: 
         elif "json" in kind:
             json.loads(body)
         elif "csv" in kind:
-            for text in (body, *written.beside.values()):
+            for text in (body, *written.attachments.values()):
                 check_sheet(str(text))
         else:
             assert all(character.isprintable() for character in body.replace("\n", ""))
@@ -130,7 +133,7 @@ def check_sheet(text: str) -> None:
             assert is_number or cell.lstrip()[:1] not in ("=", "+", "-", "@", "\uff1d"), cell
 
 
-def test_source_lines_come_from_python_files_only(tmp_path: Path) -> None:
+def test_excerpts_come_from_python_files_only(tmp_path: Path) -> None:
     secret = "password = '</pre><script>hunter2'"
     for name in ("secrets.txt", "id_rsa", ".env", "source.py"):
         (tmp_path / name).write_text(f"\n\n{secret}\n")
@@ -149,11 +152,11 @@ def test_source_lines_come_from_python_files_only(tmp_path: Path) -> None:
         assert "pre" not in Page(body).names
 
 
-def test_environment_variables_are_in_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_report_contains_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     import gradprobe
 
     monkeypatch.setenv("MY_TOKEN", "hunter2hunter2")
     with gradprobe.record() as recording:
         pass
     for one in FORMATS:
-        assert "hunter2hunter2" not in str(find_format(one).render(recording.tables, RenderOptions(stem="r")))
+        assert "hunter2hunter2" not in str(find_format(one).render(recording._tables, RenderOptions(stem="r")))

@@ -1,4 +1,4 @@
-"""One document, said in every format: what is read back from each is the same."""
+"""Every format of one report shows the same numbers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gradprobe.report.formats.rendered import RenderOptions
 from tests.report import samples
 from tests.report.reading import Page, markdown_table, terminal_table
 
-SITES = "Sites, by time under their mode"
-NAMES = {"count": "count", "total": "total_ns", "own": "self_ns", "median": "median_ns", "nodes": "nodes"}
+SITES = "Time by site"
+NAMES = {"count": "count", "total": "total_ns", "self": "self_ns", "median": "median_ns", "nodes": "nodes"}
 
 
 def text(subject: Any, name: str) -> str:
@@ -41,7 +41,7 @@ def tables(request: pytest.FixtureRequest) -> Any:
             torch.ones(3).add_(1)
         with torch.enable_grad():
             (weight.exp() * 3).sum().backward()
-    return recording.tables
+    return recording._tables
 
 
 def test_the_sites_are_the_same_in_every_format(tables: Any) -> None:
@@ -88,8 +88,8 @@ def test_the_sums_of_operators_are_the_same_in_every_format(tables: Any) -> None
         for column, name in {
             "calls": "count",
             "nodes": "nodes",
-            "saved": "saved_bytes",
-            "bumps": "version_bumps",
+            "saved bytes": "saved_bytes",
+            "version bumps": "version_bumps",
         }.items():
             if exact["summary"]["operators"][name] is None:
                 assert whole[column][0] == "-"
@@ -114,14 +114,14 @@ def test_the_ratios_are_the_same_in_every_format() -> None:
         assert {name: cell[0] for name, cell in shown.items()} == line == cells
         arm = exact.get((shown["workload"][0], shown["mode"][0]))
         if arm is not None and arm["ratio"] is not None:
-            assert (shown["to no_grad"][1], shown["time of a call"][1]) == (arm["ratio"], arm["median_ns"])
+            assert (shown["ratio to no_grad"][1], shown["time per call"][1]) == (arm["ratio"], arm["median_ns"])
             assert shown["verdict"][0] == arm["verdict"]
     for row in sheet:
         arm = exact[row["workload"], row["mode"]]
         assert (row["verdict"], None if pd.isna(row["ratio"]) else row["ratio"]) == (arm["verdict"], arm["ratio"])
 
 
-def test_what_was_no_number_when_it_was_saved_is_shown_as_not_measured() -> None:
+def test_values_saved_as_null_are_shown_as_not_measured() -> None:
     plain = json.loads(text(samples.outcome(), "json"))
     for workload in plain["workloads"]:
         for arm in workload["arms"]:
@@ -129,4 +129,4 @@ def test_what_was_no_number_when_it_was_saved_is_shown_as_not_measured() -> None
     read = parse_outcome(plain, "a file")
     for name in ("terminal", "markdown", "html", "json", "csv"):
         assert "decoder" in text(read, name)
-    assert all(row["time of a call"][0] == "-" for row in Page(text(read, "html")).tables["Time"][:3])
+    assert all(row["time per call"][0] == "-" for row in Page(text(read, "html")).tables["Time"][:3])

@@ -38,14 +38,14 @@ def subject(kind: str) -> RecordingTables | ComparisonOutcome:
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k in ("recording", "comparison") for n in SUFFIXES])
 def test_the_text_of_each_format(kind: str, name: str) -> None:
-    if find_format(name).comparison is None and kind == "comparison":
-        with pytest.raises(GradprobeError, match=r"a comparison cannot be written as trace; use one of \.txt, \.md"):
+    if find_format(name).render_comparison is None and kind == "comparison":
+        with pytest.raises(GradprobeError, match=r"cannot write a comparison as trace: .*; use one of \.txt, \.md"):
             find_format(name).render(subject(kind), RenderOptions())
         return
-    written = find_format(name).render(subject(kind), RenderOptions(stem="r"))
-    assert isinstance(written.body, str)
-    check(f"{kind}.{SUFFIXES[name]}", written.body)
-    for file, content in written.beside.items():
+    rendered = find_format(name).render(subject(kind), RenderOptions(stem="r"))
+    assert isinstance(rendered.body, str)
+    check(f"{kind}.{SUFFIXES[name]}", rendered.body)
+    for file, content in rendered.attachments.items():
         assert isinstance(content, str)
         check(f"{kind}{file.removeprefix('r')}", content)
 
@@ -92,15 +92,15 @@ def test_what_the_charts_draw() -> None:
     ]
     assert {(row["workload"], row["part"]): round(row["percent"], 6) for row in rows["parts"]} == {
         ("decoder, grad", "node"): 40.0,
-        ("decoder, grad", "left over"): 10.0,
+        ("decoder, grad", "unexplained"): 10.0,
         ("decoder, inference_mode", "version counter"): -4.5,
         ("decoder, inference_mode", "tracked view"): -5.0,
-        ("decoder, inference_mode", "left over"): -0.5,
+        ("decoder, inference_mode", "unexplained"): -0.5,
     }
     assert [row["ratio"] for row in rows["processes"]] == [1.49, 1.51, 0.895, 0.905, 1.0, 1.002, 1.0, 1.002, 1.0, 1.0]
 
 
-def test_every_chart_becomes_a_picture_of_its_own() -> None:
+def test_every_chart_can_be_drawn_as_a_picture() -> None:
     documents = [
         recording_document.build_document(samples.tables(), charts=True),
         comparison_document.build_document(samples.outcome()),
@@ -123,7 +123,7 @@ def test_a_notebook_gets_tables_and_pictures_and_no_script() -> None:
         assert "<script" not in shown
 
 
-def test_every_format_is_named_once_and_has_a_suffix_of_its_own() -> None:
+def test_format_names_and_suffixes_are_unique() -> None:
     suffixes = [suffix for one in FORMATS for suffix in one.suffixes]
     assert len(set(suffixes)) == len(suffixes)
     assert len({one.name for one in FORMATS}) == len(FORMATS)

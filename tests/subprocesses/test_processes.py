@@ -15,9 +15,9 @@ import torch.distributed as distributed
 import gradprobe
 from gradprobe.analysis.process_relations import find_collective_calls, find_graph_divergences, relate_processes
 from gradprobe.analysis.process_relations import group_by_rank as ranks_of
-from gradprobe.recording.relatives import StartedProcess, started
+from gradprobe.recording.notes import StartedProcess, read_started_processes
 from tests.commands.running import gradprobe as run_gradprobe
-from tests.commands.running import python
+from tests.commands.running import python, warm_gradprobe
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +72,7 @@ def test_every_process_with_torch_has_a_file_that_says_who_started_it_where_and_
     assert len(files_in(tmp_path)) == 1 + 2 + 1 + 1
     assert b"and 4 more" in watched.stderr
     recording = gradprobe.merge(files_in(tmp_path))
-    found = relate_processes(recording.tables.processes)
+    found = relate_processes(recording._tables.processes)
     (parent,) = [one.process for one in found if one.parent is None]
     line = {text: number for number, text in enumerate(WORKERS.splitlines(), 1)}
 
@@ -80,9 +80,9 @@ def test_every_process_with_torch_has_a_file_that_says_who_started_it_where_and_
         return next(number for text, number in line.items() if text.endswith(mark))
 
     told = sorted(
-        (one.started.line, (one.started.grad, one.started.inference), one.began)
+        (one.start.line, (one.start.grad, one.start.inference), one.initial_modes)
         for one in found
-        if one.started is not None and one.parent is parent
+        if one.start is not None and one.parent is parent
     )
     forked = (at("# forks"), (False, False), (False, False))
     assert told == [
@@ -142,11 +142,11 @@ for thread in threads: thread.join()
 """,
         encoding="utf-8",
     )
-    done = run_gradprobe("run", "--follow", "--level=ops", "-o", "run.gradprobe", "program.py", cwd=tmp_path)
+    done = warm_gradprobe("run", "--follow", "--level=ops", "-o", "run.gradprobe", "program.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(files_in(tmp_path)) == 21
     recording = gradprobe.merge(files_in(tmp_path))
-    complete = [one.process.history.complete for one in relate_processes(recording.tables.processes)]
+    complete = [one.process.history.complete for one in relate_processes(recording._tables.processes)]
     assert complete.count(True) == 11, "all but those that left by os._exit"
 
 
@@ -176,9 +176,9 @@ for thread in threads: thread.join()
 """,
         encoding="utf-8",
     )
-    done = run_gradprobe("run", "--follow", "-o", "run.gradprobe", "program.py", cwd=tmp_path)
+    done = warm_gradprobe("run", "--follow", "-o", "run.gradprobe", "program.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    untold = done.stderr.decode().count("is not recorded: another thread was inside SQLite as it was forked")
+    untold = done.stderr.decode().count("is not recorded: cannot record in this process: it was forked")
     assert len(files_in(tmp_path)) == 13 - untold
 
 
@@ -187,16 +187,16 @@ def test_files_of_earlier_children_are_refused_and_with_force_removed(tmp_path: 
     stale = tmp_path / "run.4711.gradprobe"
     stale.write_bytes(b"of an earlier run")
     words = ["run", "--follow", "-o", "run.gradprobe", "program.py"]
-    refused = run_gradprobe(*words, cwd=tmp_path)
+    refused = warm_gradprobe(*words, cwd=tmp_path)
     assert (refused.returncode, stale.exists()) == (2, True)
     assert b"run.4711.gradprobe exists already" in refused.stderr
-    assert run_gradprobe(words[0], "--force", *words[1:], cwd=tmp_path).returncode == 0
+    assert warm_gradprobe(words[0], "--force", *words[1:], cwd=tmp_path).returncode == 0
     assert files_in(tmp_path) == [tmp_path / "run.gradprobe"]
 
 
 def torchrun(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
 needs_gloo = pytest.mark.skipif(
@@ -213,7 +213,7 @@ def test_each_rank_writes_a_file_and_their_report_says_where_they_part(tmp_path:
     assert [path.name for path in files_in(tmp_path)] == ["ddp.rank0.gradprobe", "ddp.rank1.gradprobe"]
     recording = gradprobe.merge(files_in(tmp_path))
     source = script.read_text(encoding="utf-8").splitlines()
-    ranks = ranks_of(recording.tables.processes)
+    ranks = ranks_of(recording._tables.processes)
     assert [*ranks] == [0, 1]
     (parting,) = find_graph_divergences(ranks)
     assert "loss = model(torch.ones" in source[parting.line[1] - 1]
@@ -227,7 +227,7 @@ def test_each_rank_writes_a_file_and_their_report_says_where_they_part(tmp_path:
     assert sorted(findings["rule"]) == ["GP901", "GP902"]
     gathered = recording.regions[["rank", "manager"]].itertuples(index=False, name=None)
     assert [*gathered] == [(0, "no_grad")]
-    checked = run_gradprobe("check", "ddp.rank0.gradprobe", "ddp.rank1.gradprobe", cwd=tmp_path)
+    checked = warm_gradprobe("check", "ddp.rank0.gradprobe", "ddp.rank1.gradprobe", cwd=tmp_path)
     assert checked.returncode == 1
     assert b"GP902" in checked.stdout
 
@@ -237,7 +237,7 @@ def test_ranks_gather_one_report_on_rank_0_without_a_file(tmp_path: Path) -> Non
     done = torchrun(str(ROOT / "examples" / "fsdp.py"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("gradprobe: gradient and inference modes") == 1
-    assert "The 2 ranks build graphs at the same lines and meet under the same modes." in done.stdout
+    assert "The 2 ranks build graphs at the same lines and run collectives under the same modes." in done.stdout
     assert files_in(tmp_path) == []
 
 
@@ -252,4 +252,4 @@ def test_gathering_without_a_process_group_says_so() -> None:
 def test_an_edited_note_of_a_started_process_is_none(text: str) -> None:
     real = StartedProcess(7, False, True, "a.py", 3, "main")
     notes: list[Any] = [("started", text, 1), ("started", real.text(), 1), ("fault", real.text(), 1)]
-    assert [*started(notes)] == [real]
+    assert [*read_started_processes(notes)] == [real]

@@ -30,7 +30,7 @@ COLUMNS = {
 
 
 def times(recording: gradprobe.Recording) -> dict[str, int]:
-    return {t.mode: t.ns for t in sum_by_mode(recording.tables.processes)}
+    return {t.mode: t.ns for t in sum_by_mode(recording._tables.processes)}
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -161,7 +161,7 @@ def test_threads_of_one_name_and_of_one_identifier_stay_apart(clock: FakeClock) 
     assert list(recording.regions["thread"]) == ["worker", "worker #2", "worker #3"]
     assert recording.regions["parent"].isna().all()
     assert (recording.regions["depth"] == 0).all()
-    assert len(recording.tables.processes[0].history.timelines) == 4
+    assert len(recording._tables.processes[0].history.timelines) == 4
 
 
 def test_the_end_of_a_function_that_was_called_before_the_recording_is_noticed_as_unknown(clock: FakeClock) -> None:
@@ -226,5 +226,5 @@ def test_nodes_of_a_thread_before_its_first_change_of_a_mode_are_counted(level: 
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-    nodes = {time.mode: time.nodes for time in sum_by_mode(recording.tables.processes)}
+    nodes = {time.mode: time.nodes for time in sum_by_mode(recording._tables.processes)}
     assert nodes == {"grad": 2, "no_grad": 0}

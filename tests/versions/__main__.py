@@ -23,7 +23,6 @@ ROOT = Path(__file__).parents[2]
 FOUND, PAGE = ROOT / "docs" / "versions.json", ROOT / "docs" / "versions.md"
 PROBES = Path(__file__).with_name("probes.py")
 FOLDERS = sorted(folder.parent.name for folder in (ROOT / "tests").glob("*/__init__.py"))
-_OUTCOMES = re.compile(r"(\d+) (passed|failed|error|skipped)")
 
 
 def run(python: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -44,17 +43,17 @@ def measured(python: str) -> dict[str, Any]:
             (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1] if done.returncode else None
         )
         print(f"{python}: {name}: {ends[name] or 'yes'}", file=sys.stderr)
-    return {**found, "programs": ends}
+    parts = {name: there for name, there, _ in found["capabilities"]}
+    core = next((what for name, there, what in found["capabilities"] if name == "native core" and not there), None)
+    return {**found, "capabilities": parts, "core": core, "programs": ends}
 
 
-def tested(python: str, folder: str) -> dict[str, Any]:
-    """How many tests of a folder pass and do not, and which."""
+def tested(python: str, folder: str) -> None:
+    """Run the tests of a folder, and print how many pass and which do not."""
     done = run(python, "-m", "pytest", "-n", "2", "-q", "-p", "no:cacheprovider", f"tests/{folder}")
     last = (done.stdout.strip().splitlines() or [done.stderr])[-1]
-    counts = {outcome: int(number) for number, outcome in _OUTCOMES.findall(last)}
     failing = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
     print(f"{python}: tests/{folder}: {last}", *failing, sep="\n  ", file=sys.stderr)
-    return {**counts, "failing": failing}
 
 
 def main() -> None:
@@ -66,13 +65,11 @@ def main() -> None:
     for python in options.pythons:
         new = measured(python)
         known = json.loads(FOUND.read_text(encoding="utf-8")) if FOUND.exists() else []
-        same = [one for one in known if is_same(one, new)]
-        new["tests"] = dict(same[0]["tests"]) if same else {}
         for folder in folders:
-            new["tests"][folder] = tested(python, folder)
+            tested(python, folder)
         others = [one for one in known if not is_same(one, new)]
         every = sorted([*others, new], key=lambda one: (numbers(one["torch"]), numbers(one["python"])))
-        FOUND.write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
+        FOUND.write_text(json.dumps(every, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), every), encoding="utf-8")
 
 

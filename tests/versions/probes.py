@@ -47,7 +47,7 @@ def expect(found: object, expected: object) -> None:
 
 
 def no_faults(recording: Any) -> None:
-    expect([note for note in recording.tables.contents[0].notes if note[0] == "fault"], [])
+    expect([note for note in recording._tables.contents[0].notes if note[0] == "fault"], [])
 
 
 def gradprobe_command(*words: str, folder: Path) -> str:
@@ -152,7 +152,7 @@ def operators() -> None:
     expect(weight.grad.tolist() if weight.grad is not None else None, [2.0] * 4)
 
 
-@program("the native core of level `ops`: built, and tells what Python tells", needs="native core")
+@program("the native core of level `ops`: builds, and counts what Python counts", needs="native core")
 def native_core() -> None:
     import torch
 
@@ -270,7 +270,7 @@ def saved() -> None:
     expect((told.saved_bytes, told.graph_bytes), (32, 0))
 
 
-@program("findings, and what exceptions of PyTorch's mean")
+@program("findings, and notes on PyTorch's exceptions")
 def findings() -> None:
     import torch
 
@@ -301,7 +301,7 @@ def command() -> None:
         expect((told["manager"], told["line"], told["count"]), ("no_grad", 2, 1))
 
 
-@program("processes that the program starts are followed")
+@program("`gradprobe run --follow`: processes that the program starts")
 def followed() -> None:
     script = "import subprocess, sys\nsubprocess.run([sys.executable, 'child.py'], check=True)\n"
     child = "import torch\nwith torch.inference_mode():\n    pass\n"
@@ -316,7 +316,7 @@ def followed() -> None:
         expect([*merged.regions["manager"]], ["inference_mode"])
 
 
-@program("`compare`, with its account by mechanism")
+@program("`compare`, with costs by mechanism")
 def compared() -> None:
     import torch
 
@@ -349,7 +349,7 @@ def plugin() -> None:
         sys.exit(done.stdout + done.stderr)
 
 
-@program("`torch.compile`: the same graphs, and which")
+@program("`torch.compile`: the same graphs, and their names")
 def compiled() -> None:
     import torch
 
@@ -373,7 +373,7 @@ def compiled() -> None:
         with gradprobe.record(level=level) as recording:
             torch.compile(scaled, backend=backend, fullgraph=True)(torch.ones(3))
         no_faults(recording)
-        (function,) = list_compiled_functions(recording.tables.processes)
+        (function,) = list_compiled_functions(recording._tables.processes)
         expect(function.name.rpartition(".")[2], "scaled")
         expect([made.operators for made, _ in function.graphs], [2])
         torch._dynamo.reset()
@@ -382,7 +382,7 @@ def compiled() -> None:
 
 
 @program(
-    "`torch.compile` at level `ops`: nothing is compiled again",
+    "`torch.compile` at level `ops`: no recompilation",
     needs="torch.utils._python_dispatch.is_in_any_mode_without_ignore_compile_internals",
 )
 def compiled_once() -> None:
@@ -403,7 +403,7 @@ def compiled_once() -> None:
     expect(len(graphs), 1)
 
 
-@program("calls of what `torch.compile` made", needs="calls of compiled code")
+@program("calls of compiled functions", needs="calls of compiled code")
 def compiled_calls() -> None:
     import torch
 

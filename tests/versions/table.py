@@ -7,8 +7,19 @@ from typing import Any
 
 from tabulate import tabulate
 
+from gradprobe.capture.capabilities import OPTIONAL_TORCH_FEATURES, PYTHON_FEATURES
+
 BEGIN, END = "<!-- table -->", "<!-- end of the table -->"
 OF_THE_MACHINE = {"CUDA device", "native core"}
+CONSEQUENCES = {
+    **OPTIONAL_TORCH_FEATURES,
+    **{name: without for name, (_, without) in PYTHON_FEATURES.items()},
+    "calls of compiled code": "only compilations are counted",
+    "autograd node counter": "nodes are not counted",
+    "thread start": "threads may be confused",
+    "level ops": "only levels modes and graph are available",
+}
+"""What gradprobe does without a part, in the words of today's code."""
 _MANAGERS = ("torch.no_grad.", "torch.enable_grad.", "torch.set_grad_enabled.", "torch.inference_mode.")
 
 
@@ -19,20 +30,18 @@ def written(page: str, environments: Sequence[dict[str, Any]]) -> str:
 
 
 def table(environments: Sequence[dict[str, Any]]) -> str:
-    """A column per environment, a row per thing that works or does not; then the reasons, by their numbers."""
+    """Return a column per environment, a row per part or program, and the reasons of gaps by their numbers."""
     reasons: dict[str, int] = {}
     programs = dict.fromkeys(name for one in environments for name in one["programs"])
-    parts = dict.fromkeys(name for one in environments for name, _, _ in one["capabilities"])
-    folders = sorted({folder for one in environments for folder in one["tests"]})
+    parts = dict.fromkeys(name for one in environments for name in one["capabilities"])
     rows = [
         *([name, *(_program(one, name, reasons) for one in environments)] for name in programs),
-        ["methods of PyTorch's managers done over", *(_managers(one, reasons) for one in environments)],
+        ["methods of PyTorch's context managers reimplemented", *(_managers(one, reasons) for one in environments)],
         *(
             [f"`{name}`" if "." in name else name, *(_part(one, name, reasons) for one in environments)]
             for name in parts
             if name not in OF_THE_MACHINE and not name.startswith(_MANAGERS)
         ),
-        *([f"`tests/{folder}`", *(_tests(one, folder, reasons) for one in environments)] for folder in folders),
     ]
     headings = ["", *(f"PyTorch {one['torch']}, Python {one['python']}" for one in environments)]
     notes = [f"{number}. {reason}" for reason, number in reasons.items()]
@@ -51,34 +60,26 @@ def _program(one: dict[str, Any], name: str, reasons: dict[str, int]) -> str:
     error = one["programs"][name]
     if error is None:
         return "yes"
-    missing = one["needs"].get(name)
-    told = {name: what for name, there, what in one["capabilities"] if not there}
-    return _gap(_missing(missing, told[missing]) if missing in told else f"A fault: {error}", reasons)
+    needed = one["needs"].get(name)
+    if needed is not None and not one["capabilities"].get(needed, True):
+        return _gap(_missing(one, needed), reasons)
+    return _gap(f"A fault: {error}", reasons)
 
 
-def _missing(name: str, what: str) -> str:
-    shown = f"`{name}` is not there" if "." in name else name
-    return f"{shown}: {what}."
+def _missing(one: dict[str, Any], name: str) -> str:
+    """Return the sentence on a part that an environment lacks."""
+    if name == "native core":
+        return f"Level `ops` runs in Python, which is slower: `{one['core']}`."
+    shown = f"`{name}` is missing" if "." in name else name
+    return f"{shown}: {CONSEQUENCES[name]}."
 
 
 def _managers(one: dict[str, Any], reasons: dict[str, int]) -> str:
-    other = [f"`{name}`" for name, there, _ in one["capabilities"] if name.startswith(_MANAGERS) and not there]
-    return _gap(f"{', '.join(other)}: called through, which costs more.", reasons) if other else "yes"
+    other = [f"`{name}`" for name, there in one["capabilities"].items() if name.startswith(_MANAGERS) and not there]
+    return _gap(f"{', '.join(other)}: wrapped, which is slower.", reasons) if other else "yes"
 
 
 def _part(one: dict[str, Any], name: str, reasons: dict[str, int]) -> str:
-    for known, there, what in one["capabilities"]:
-        if known == name:
-            return "yes" if there else _gap(_missing(name, what), reasons)
-    return "not asked"
-
-
-def _tests(one: dict[str, Any], folder: str, reasons: dict[str, int]) -> str:
-    counts = one["tests"].get(folder)
-    if counts is None:
-        return "not run"
-    told = ", ".join(
-        f"{counts[name]:,} {name}" for name in ("passed", "failed", "error", "skipped") if counts.get(name)
-    )
-    failing = ", ".join(f"`{name}`" for name in counts["failing"])
-    return f"{told} ({reasons.setdefault(f'Fails: {failing}.', len(reasons) + 1)})" if failing else told
+    if name not in one["capabilities"]:
+        return "not known"
+    return "yes" if one["capabilities"][name] else _gap(_missing(one, name), reasons)

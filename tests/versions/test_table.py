@@ -11,7 +11,7 @@ import torch
 
 from gradprobe.capture.capabilities import list_capabilities
 from tests.versions.__main__ import FOUND, PAGE
-from tests.versions.table import OF_THE_MACHINE, table, written
+from tests.versions.table import CONSEQUENCES, OF_THE_MACHINE, table, written
 
 
 def found() -> list[dict[str, Any]]:
@@ -28,28 +28,27 @@ def test_what_was_found_of_this_version_is_still_so() -> None:
     same = [one for one in found() if (one["torch"], tuple(one["python"].split(".")[:2])) == here]
     if not same:
         pytest.skip("this version was not measured")
-    known, here_now = (
-        [tuple(part) for part in parts if part[0] not in OF_THE_MACHINE]
-        for parts in (same[0]["capabilities"], list_capabilities())
-    )
-    assert known == here_now
+    now = {name: there for name, there, _ in list_capabilities()}
+    assert {name: there for name, there in same[0]["capabilities"].items() if name not in OF_THE_MACHINE} == {
+        name: there for name, there in now.items() if name not in OF_THE_MACHINE
+    }
 
 
 def test_a_gap_is_told_with_its_reason_and_a_fault_with_its_error() -> None:
     one = {
         "torch": "2.4.1",
         "python": "3.10.13",
-        "capabilities": [["torch.accelerator", False, "device time is not measured"], ["level ops", True, ""]],
-        "programs": {"device time": "no device", "`monitor`": "ValueError: wrong", "`inspect`": None},
-        "needs": {"device time": "torch.accelerator"},
-        "tests": {"unit": {"passed": 1200, "failed": 1, "failing": ["tests/unit/test_a.py::test_b"]}},
+        "capabilities": {"torch.accelerator": False, "level ops": True, "native core": False},
+        "core": "it does not compile",
+        "programs": {"device time": "no device", "`monitor`": "ValueError: wrong", "`inspect`": None, "core": "x"},
+        "needs": {"device time": "torch.accelerator", "core": "native core"},
     }
     text = table([one])
     rows = {cells[1].strip(): cells[2].strip() for line in text.splitlines() if len(cells := line.split("|")) == 4}
     assert rows["device time"] == rows["`torch.accelerator`"] == "no (1)"
     assert rows["`monitor`"] == "no (2)"
     assert rows["`inspect`"] == rows["level ops"] == "yes"
-    assert rows["`tests/unit`"] == "1,200 passed, 1 failed (3)"
-    assert "1. `torch.accelerator` is not there: device time is not measured." in text
+    assert rows["core"] == "no (3)"
+    assert f"1. `torch.accelerator` is missing: {CONSEQUENCES['torch.accelerator']}." in text
     assert "2. A fault: ValueError: wrong" in text
-    assert "3. Fails: `tests/unit/test_a.py::test_b`." in text
+    assert "3. Level `ops` runs in Python, which is slower: `it does not compile`." in text

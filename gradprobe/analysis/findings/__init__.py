@@ -1,4 +1,4 @@
-"""What is wrong in a recording: rules, a file per family, and the findings that they make."""
+"""Findings of a recording: the rules, a module per family, and the catalogue that describes them."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ RECORDING_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
 
 
 def find_all(tables: RecordingTables) -> list[Finding]:
-    """All that the rules find in a recording, the worst first."""
+    """Return the findings of all rules in a recording, the most serious first."""
     evidence = Evidence(tables)
     return merge_duplicates(finding for rule in RECORDING_RULES for finding in rule(evidence))
 
 
 def build_finding_rows(tables: RecordingTables) -> list[tuple[Any, ...]]:
-    """The findings that no comment of the program silences, as rows of the table of that name."""
-    return [finding.row() for finding in Suppression().split(find_all(tables))[0]]
+    """Return the rows of the findings table, without the findings that comments in the source suppress."""
+    return [finding.make_row() for finding in Suppression().split(find_all(tables))[0]]

@@ -1,4 +1,4 @@
-"""The rules: what each finding means, how serious it is, why it matters and what to do. Codes are stable."""
+"""Catalogue of the rules: severity, summary, reason and fix of each finding. Codes are stable."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)
-"""The most serious first: wrong results or a crash; waste or a trap; by design."""
+"""Severities, the most serious first: wrong results or an exception; waste or a trap; by design."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One cause. The first digit of its code is the family that it belongs to."""
+    """A cause of findings. The first digit of its code is the family that it belongs to."""
 
     code: str
     name: str
@@ -26,53 +26,53 @@ _RULES = (
         "GP101",
         "mode-left-changed",
         WARNING,
-        "A call or a block that was never left leaves the thread in another mode.",
-        "Everything that the thread does later runs under that mode, far from the line that set it: gradients vanish, or "
-        "graphs are built where nobody wants them.",
-        "Use `with torch.set_grad_enabled(...)`, or restore the mode in a `finally`.",
+        "A function disables grad by a plain call and returns without restoring the mode.",
+        "Grad mode is thread-local state and stays set until something changes it: everything that the thread runs later, "
+        "far from the line that set the mode, runs without gradients.",
+        "Use `with torch.set_grad_enabled(...):`, or restore the previous mode in a `finally` block.",
     ),
     Rule(
         "GP102",
         "manager-reentered",
         ERROR,
-        "One manager object is entered while it is already open.",
-        "The object remembers one earlier mode only. The inner block ends in the wrong mode, and the thread may stay in "
-        "it for good.",
-        "Make a new object for each block: `with torch.no_grad():`.",
+        "A context manager object is entered again while it is still open.",
+        "The object stores only one previous mode, and the second entry overwrites it: when the outer block exits, it "
+        "restores the mode of the inner entry, and the thread can stay in that mode.",
+        "Create a new object for each block: `with torch.no_grad():`.",
     ),
     Rule(
         "GP103",
         "enable-grad-in-inference-mode",
         WARNING,
-        "Gradients are switched on inside inference mode, which has no effect.",
-        "`torch.is_grad_enabled()` says True and still no operator records a node: tensors made there are inference "
-        "tensors.",
-        "Use `torch.no_grad()` around it instead of inference mode, or `torch.inference_mode(False)` and clones of the "
-        "inputs inside.",
+        "Grad is enabled inside inference mode, where that has no effect.",
+        "`torch.is_grad_enabled()` returns True, but no operator records an autograd node and every new tensor is an "
+        "inference tensor.",
+        "Use `torch.no_grad()` instead of inference mode for the outer block, or enter `torch.inference_mode(False)` "
+        "inside it and clone the inputs there.",
     ),
     Rule(
         "GP104",
         "manager-never-entered",
         WARNING,
-        "A manager is made and never entered, so it changes nothing.",
-        "`torch.no_grad()` as a statement of its own only makes an object; the code after it still builds graphs.",
+        "A context manager is created but never entered, so it has no effect.",
+        "`torch.no_grad()` as a statement only creates an object: the code after it still builds graphs.",
         "Enter it: `with torch.no_grad():`.",
     ),
     Rule(
         "GP105",
         "graph-cut-by-decorator",
         WARNING,
-        "A decorated function cut the graph: its result is trained on, what went in gets no gradient.",
-        "The caller has gradients on, and the parameters or activations that went in require grad. The decorator, often a "
-        "library's, switches recording off without a word: only a part of the model learns.",
-        "Call the undecorated function (`f.__wrapped__`), or move the decorator to where no gradient is wanted.",
+        "A decorator cuts the graph: the result is trained on, but the inputs and parameters get no gradient.",
+        "Grad is enabled in the caller, and the tensors that go in require grad. The decorator, often one in a library, "
+        "disables grad for the call without a warning, so `backward()` succeeds and trains only a part of the model.",
+        "Call the undecorated function (`f.__wrapped__`), or decorate only code that needs no gradients.",
     ),
     Rule(
         "GP106",
         "override-loses-decorator",
         WARNING,
-        "A method overrides a decorated one without its decorator.",
-        "Decorators are not inherited: the override builds a graph on each call, the base method does not.",
+        "A method overrides a decorated method without the decorator.",
+        "Decorators are not inherited: each call of the override builds a graph, a call of the base method does not.",
         "Decorate the override as well.",
     ),
     Rule(
@@ -80,171 +80,184 @@ _RULES = (
         "running-total-keeps-graph",
         WARNING,
         "A running total or a history keeps the graph of every step.",
-        "The sum of losses holds on to each loss's graph and all that is saved in it, so memory grows with every step.",
-        "Add numbers, not graphs: `total += loss.item()`, or `loss.detach()`.",
+        "The sum of losses references the graph of each loss and every tensor saved in it, so memory grows with each "
+        "step.",
+        "Add numbers instead of graphs: `total += loss.item()` or `total += loss.detach()`.",
     ),
     Rule(
         "GP202",
         "activation-kept-with-graph",
         WARNING,
         "A hook stores activations together with their graphs.",
-        "Each stored tensor keeps the graph behind it and what that saved for backward.",
+        "Each stored tensor keeps its `grad_fn` alive, and with it the graph behind it and the tensors saved for "
+        "backward.",
         "Store `output.detach()`.",
     ),
     Rule(
         "GP203",
         "create-graph-cycle",
         WARNING,
-        "`backward(create_graph=True)` makes a reference cycle between a parameter and its gradient.",
-        "The gradient has a graph that refers to the parameter, whose `.grad` it is: neither is freed.",
+        "`backward(create_graph=True)` creates a reference cycle between a parameter and its gradient.",
+        "The gradient has a graph that references the parameter, and the parameter references the gradient as `.grad`, so "
+        "neither is freed.",
         "Use `torch.autograd.grad(..., create_graph=True)`, or set `.grad = None` after use.",
     ),
     Rule(
         "GP204",
         "graph-built-and-dropped",
         NOTE,
-        "Nodes were constructed and no backward reached them.",
-        "They cost time, and memory until they are dropped.",
-        "Where no gradients are wanted, run it under `torch.no_grad()` or `torch.inference_mode()`.",
+        "Autograd nodes were created, but no backward pass reached them.",
+        "Creating a node costs time, and the tensors it saves occupy memory until the graph is freed.",
+        "Run code that needs no gradients under `torch.no_grad()` or `torch.inference_mode()`.",
     ),
     Rule(
         "GP301",
         "compile-recompiles-per-mode",
         WARNING,
-        "A compiled function is compiled again for each mode and each kind of tensor it meets.",
-        "`torch.compile` guards on the grad mode, on inference mode and on whether an input is an inference tensor: each "
-        "combination is a compilation of its own.",
-        "Make the inputs and call it under one mode.",
+        "A compiled function is recompiled for each combination of grad mode and kind of tensor.",
+        "`torch.compile` guards on grad mode, on inference mode and on whether each input is an inference tensor: each "
+        "combination is compiled separately.",
+        "Create the inputs and call the compiled function under one mode.",
     ),
     Rule(
         "GP302",
         "torchscript-hides-modes",
         WARNING,
-        "TorchScript does not keep to the modes as Python does.",
-        "A scripted function with a block inside may return results without a graph for what stands outside of the block, "
-        "and a decorator is lost when a function is scripted.",
+        "TorchScript does not preserve grad-mode semantics.",
+        "A scripted function that contains a mode block may return results without a graph even for operations outside the "
+        "block, and scripting a decorated function drops the decorator.",
         "Enter the mode around the call of the scripted function.",
     ),
     Rule(
         "GP303",
         "subclass-view-in-inference-mode",
         ERROR,
-        "A tensor subclass that was made in normal mode is viewed in inference mode.",
-        "The view shares its base's version counter, which an inference tensor cannot have: PyTorch raises.",
-        "Make the weights under the same mode, or use `torch.no_grad()`.",
+        "A tensor subclass that was created in normal mode is viewed in inference mode.",
+        "A view shares the version counter of its base, but a view created in inference mode is an inference tensor, which "
+        "cannot have one: PyTorch raises an error.",
+        "Create the tensor under the same mode, or use `torch.no_grad()`.",
     ),
     Rule(
         "GP401",
         "inference-tensor-meets-autograd",
         ERROR,
-        "An inference tensor is used where autograd needs a normal one.",
-        "It was born in inference mode and has no version counter: autograd cannot save it, nor change it in place.",
-        "Make it outside of inference mode, or go on with `x.clone()`.",
+        "An inference tensor is used where autograd needs a normal tensor.",
+        "A tensor created in inference mode has no version counter: autograd cannot save it for backward, and it cannot be "
+        "modified in place outside inference mode.",
+        "Create it outside inference mode, or use `x.clone()` outside inference mode.",
     ),
     Rule(
         "GP402",
         "half-converted-tensor",
         ERROR,
-        "A tensor that was born in inference mode got new data outside of it, and is neither kind now.",
-        "It says that it is normal and has no version counter: whatever autograd does with it fails.",
-        "Build the module outside of inference mode, or give each parameter new data: `p.data = p.data.clone()`.",
+        "An inference tensor was given new `.data` outside inference mode, as `module.to()` does.",
+        "The tensor reports is_inference() == False but still has no version counter: saving it for backward, modifying it "
+        "in place and reading its `_version` all raise an error.",
+        "Build and convert the module outside inference mode, or replace each parameter: "
+        "`layer.weight = torch.nn.Parameter(layer.weight.data.clone())`.",
     ),
     Rule(
         "GP403",
         "module-built-in-inference-mode",
         NOTE,
-        "Parameters or buffers of a module are inference tensors and outlive the mode.",
-        "The module cannot be trained, changed in place or loaded outside of inference mode.",
-        "Build, move and load modules outside of inference mode.",
+        "Parameters, buffers or attributes of a module are inference tensors that escape inference mode.",
+        "The module cannot be trained, modified in place or loaded from a state dict outside inference mode.",
+        "Build, move and load modules outside inference mode.",
     ),
     Rule(
         "GP501",
         "derivative-is-zero-in-inference-mode",
         ERROR,
-        "A derivative is asked for inside inference mode, where none can be found.",
-        "`torch.autograd.functional` switches gradients on, which has no effect there, and takes what records nothing for "
-        "independent: the result is zero, without an error.",
-        "Call it under `torch.no_grad()` or outside of inference mode.",
+        "A derivative is computed inside inference mode, where no graph is recorded.",
+        "`torch.autograd.functional` enables grad, which has no effect in inference mode, so the output looks independent "
+        "of the input: the result is zero, without an error.",
+        "Call it under `torch.no_grad()` or outside inference mode.",
     ),
     Rule(
         "GP502",
         "function-output-is-inference-tensor",
         ERROR,
-        "A custom Function returns an inference tensor: it has a grad_fn, and the graph ends with it.",
-        "What is computed from it records nothing, although it says that it requires grad.",
-        "Return `out.clone()` made outside of the mode, or use `torch.no_grad()` in the forward.",
+        "A custom Function returns an inference tensor: it has a grad_fn, but the graph ends there.",
+        "Operations on that tensor record nothing although its requires_grad is True, so no gradient reaches the inputs of "
+        "the Function.",
+        "Return `out.clone()` created outside inference mode, or use `torch.no_grad()` in `forward`.",
     ),
     Rule(
         "GP601",
         "saved-tensor-changed",
         ERROR,
-        "A tensor that was saved for backward was changed in place before the backward.",
-        "Modes hide the change from the graph, not from the version counter: the backward raises.",
-        "Make the change after the backward, or compute the forward anew.",
+        "A tensor that was saved for backward was modified in place before the backward pass.",
+        "Disabling grad keeps the modification out of the graph, but it still increments the version counter: the backward "
+        "pass detects the mismatch and raises an error.",
+        "Modify the tensor after the backward pass, or run the forward pass again.",
     ),
     Rule(
         "GP602",
         "view-of-no-grad-changed",
         ERROR,
-        "A view that was made under no_grad or inference mode is changed in place with gradients on.",
-        "Autograd cannot tell whether the change is meant to be recorded, and refuses.",
-        "Make the view and the change under the same mode.",
+        "A view that was created under no_grad or inference mode is modified in place with grad enabled.",
+        "Autograd cannot know whether the modification should be recorded, and raises an error.",
+        "Create the view and modify it under the same mode.",
     ),
     Rule(
         "GP701",
         "mode-does-not-reach-thread",
         WARNING,
-        "Work handed to another thread from inside a mode runs with gradients on.",
-        "Modes belong to the thread: a new thread, a pool's or a server's, begins with gradients on.",
+        "Work submitted to another thread under no_grad or inference mode runs there with grad enabled.",
+        "Grad mode is thread-local: a new thread, or one of a pool or a server, starts with grad enabled.",
         "Enter the mode inside the function that the thread runs.",
     ),
     Rule(
         "GP702",
         "decorator-on-async-def",
         WARNING,
-        "PyTorch's decorator on an `async def` does nothing.",
-        "It is entered and left while the coroutine is made; the body runs later, under whatever mode is in force then.",
-        "Use `with torch.no_grad():` inside, around code that does not await; or gradprobe's managers, which decorate "
-        "`async def`.",
+        "A grad-mode decorator of PyTorch has no effect on the body of an `async def`.",
+        "The decorator enters and exits the mode while the coroutine object is created. The body runs later, under the "
+        "mode that is current then.",
+        "Use `with torch.no_grad():` inside, around code that does not await, or decorate with gradprobe's context "
+        "managers, which support `async def`.",
     ),
     Rule(
         "GP703",
         "mode-held-across-yield",
         WARNING,
-        "A generator yields inside a block, and its consumer runs under the block's mode.",
-        "The generator is suspended with the block open, so the mode stays in force for whoever asked for the next item.",
-        "Leave the block before `yield`.",
+        "A generator yields inside a mode block, so its consumer runs under the block's mode.",
+        "Grad mode is thread-local, and the generator is suspended with the block open: the mode stays active for the code "
+        "that asked for the next item.",
+        "Exit the block before `yield`.",
     ),
     Rule(
         "GP704",
         "mode-held-across-await",
         WARNING,
-        "A block is held across an `await`: the thread's other tasks run under its mode.",
-        "Modes belong to the thread, not to the task; blocks that are left in another order leave the wrong mode.",
-        "Leave the block before `await`.",
+        "A mode block is open across an `await`, so other tasks of the thread run under its mode.",
+        "Grad mode belongs to the thread, not to the task. While the block is open the event loop runs other tasks, and "
+        "blocks that exit in a different order restore the wrong mode.",
+        "Exit the block before `await`.",
     ),
     Rule(
         "GP705",
         "exit-out-of-order",
         ERROR,
-        "A block was left out of order, and brought back what was in force when it was entered.",
-        "Inference mode restores all that it found at its entry, autocast among it, even where that has ended since.",
-        "Leave blocks in the opposite order of their entry; do not hold inference mode in a generator or a task.",
+        "A mode block was exited out of order and restored a stale mode.",
+        "On exit, inference mode restores all thread-local state that it saved on entry, including autocast, even if the "
+        "autocast block has ended in the meantime.",
+        "Exit blocks in the reverse order of their entry; do not keep inference mode open in a generator or a task.",
     ),
     Rule(
         "GP706",
         "mode-does-not-reach-process",
         WARNING,
-        "A process that was started under a mode runs with gradients on.",
-        "A process that is spawned begins with gradients on, whatever the one that starts it has set. Only a forked one "
-        "begins in the modes of the thread that forked it.",
+        "A process that was started under no_grad or inference mode runs with grad enabled.",
+        "A spawned process starts with grad enabled, regardless of the mode of the process that started it. Only a forked "
+        "process inherits the mode of the thread that forked it.",
         "Enter the mode inside the function that the process runs.",
     ),
     Rule(
         "GP801",
         "redundant-manager",
         NOTE,
-        "A block sets the mode that is in force already.",
+        "A block sets the mode that is already active.",
         "Each entry and exit costs about a microsecond.",
         "In hot paths, enter the mode once around the loop.",
     ),
@@ -252,31 +265,20 @@ _RULES = (
         "GP901",
         "ranks-differ-in-graph",
         WARNING,
-        "One rank builds a graph at a line where another builds none.",
-        "Ranks are meant to do the same. One that builds no graph has no gradients to give: wrappers that sum them up "
-        "wait for it, or train on the other ranks' alone.",
-        "Set the mode on all ranks alike, or leave that work out on all of them.",
+        "Some ranks build a graph at a line where other ranks build none.",
+        "Ranks are expected to run the same work. A rank without a graph contributes no gradients: wrappers that reduce "
+        "gradients wait for it, or train on those of the other ranks alone.",
+        "Set the same mode on all ranks, or skip the work on all ranks.",
     ),
     Rule(
         "GP902",
         "ranks-differ-in-mode-at-collective",
         WARNING,
-        "Ranks run one collective operator under different modes.",
-        "The results have a graph on some ranks and none on others, or are inference tensors there. What follows fails "
-        "on some ranks only, and the others wait for them.",
-        "Enter the mode on all ranks, or leave it before the collective.",
+        "Ranks run the same collective operator under different modes.",
+        "The results have a graph on some ranks and none on others, or are inference tensors there. Later code fails on "
+        "some ranks only, and the other ranks wait for them.",
+        "Enter the mode on all ranks, or exit it before the collective.",
     ),
 )
 
 RULES = {rule.code: rule for rule in _RULES}
-FAMILIES = {
-    "1": "Modes",
-    "2": "Graphs",
-    "3": "Compilers and wrappers",
-    "4": "Inference tensors",
-    "5": "Silently different results",
-    "6": "Changes in place",
-    "7": "Threads, tasks and generators",
-    "8": "Waste",
-    "9": "Ranks",
-}

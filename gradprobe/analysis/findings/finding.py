@@ -1,4 +1,4 @@
-"""What a rule found: the place, the places that belong to it, and what to do."""
+"""A finding of a rule: its line, the lines related to it, and what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradprobe.analysis.findings.catalogue import RULES, SEVERITIES
 
 @dataclass(frozen=True)
 class RelatedLine:
-    """A line that has to do with a finding, and how: entered here, born here, used here."""
+    """A line that belongs to a finding, and its role in it, such as ``mode entered here``."""
 
     file: str
     line: int
@@ -20,7 +20,7 @@ class RelatedLine:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, at one place. ``fix`` is the rule's own unless a better one is known."""
+    """A problem at a line. ``fix`` is empty unless something better than the rule's fix is known."""
 
     rule: str
     message: str
@@ -33,16 +33,16 @@ class Finding:
 
     @property
     def severity(self) -> str:
-        """error, warning or note."""
+        """Severity of the rule: error, warning or note."""
         return RULES[self.rule].severity
 
     @property
     def advice(self) -> str:
-        """What to do."""
+        """Fix to show: the finding's own or the rule's."""
         return self.fix or RULES[self.rule].fix
 
-    def row(self) -> tuple[Any, ...]:
-        """Its row of the table, in the order of the columns."""
+    def make_row(self) -> tuple[Any, ...]:
+        """Return the row of the findings table, in the order of its columns."""
         related = [{"file": place.file, "line": place.line, "role": place.role} for place in self.related]
         return (
             (self.rule, self.severity, self.message, self.file, self.line, self.function)
@@ -51,10 +51,10 @@ class Finding:
 
 
 def merge_duplicates(findings: Iterable[Finding]) -> list[Finding]:
-    """The worst first, what was found several times as one with the sum of the counts."""
-    found: dict[Finding, int] = {}
+    """Merge equal findings, adding up their counts, and sort the most serious and most frequent first."""
+    counts: dict[Finding, int] = {}
     for finding in findings:
         key = replace(finding, count=1)
-        found[key] = found.get(key, 0) + finding.count
-    whole = [replace(finding, count=count) for finding, count in found.items()]
-    return sorted(whole, key=lambda finding: (SEVERITIES.index(finding.severity), -finding.count))
+        counts[key] = counts.get(key, 0) + finding.count
+    merged = [replace(finding, count=count) for finding, count in counts.items()]
+    return sorted(merged, key=lambda finding: (SEVERITIES.index(finding.severity), -finding.count))

@@ -1,4 +1,4 @@
-"""What shows only across processes: workers that are not in the modes of those who started them, ranks that part."""
+"""Rules that need several processes: workers that do not inherit a mode, and ranks that differ."""
 
 from __future__ import annotations
 
@@ -14,47 +14,56 @@ from gradprobe.analysis.process_relations import (
 )
 from gradprobe.recording.events import mode_name
 
-_LINES = 3
+_MAX_BUILDING_LINES = 3
 
 
 def find_unpropagated_process_modes(evidence: Evidence) -> Iterator[Finding]:
-    """GP706: the line that built a graph in a process that was started under a mode without gradients."""
+    """Yield GP706: lines that built a graph in a process started under no_grad or inference mode."""
     ops = evidence.tables.ops
     for relation in relate_processes(evidence.processes):
-        start = relation.started
-        if start is None or relation.began != (True, False) or (start.grad and not start.inference) or ops.empty:
+        start = relation.start
+        if (
+            start is None
+            or relation.initial_modes != (True, False)
+            or (start.grad and not start.inference)
+            or ops.empty
+        ):
             continue
-        # A graph that is built in a block was asked for there.
+        # A graph that is built inside a block of the process is intended.
         there = ops[(ops["process"] == relation.process.pid) & (ops["nodes"] > 0) & ops["region"].isna()]
-        built = [place for place in rank_lines(there, "builds a graph", _LINES) if not is_library(place.file)]
+        lines = rank_lines(there, "builds a graph", _MAX_BUILDING_LINES)
+        built = [line for line in lines if not is_library(line.file)]
         if built:
             mode = mode_name(start.grad, start.inference)
-            message = f"this builds a graph in a process that was started under {mode}: modes do not go along."
+            message = (
+                f"This builds a graph in a process that was started under {mode}: a spawned process does not inherit the "
+                "mode."
+            )
             related = (RelatedLine(start.file, start.line, "process started here"), *built[1:])
             yield Finding("GP706", message, built[0].file, built[0].line, None, 1, related)
 
 
 def find_rank_graph_differences(evidence: Evidence) -> Iterator[Finding]:
-    """GP901: lines that all ranks ran, and that constructed nodes on some of them only."""
-    for parting in find_graph_divergences(group_by_rank(evidence.processes)):
-        file, line = parting.line
+    """Yield GP901: lines that all ranks ran and that created autograd nodes on some of them only."""
+    for divergence in find_graph_divergences(group_by_rank(evidence.processes)):
+        file, line = divergence.line
         if not is_library(file):
-            built = [rank for rank, nodes in parting.nodes.items() if nodes]
-            none = [rank for rank, nodes in parting.nodes.items() if not nodes]
-            message = f"a graph is built here on {_ranks(built)} and none on {_ranks(none)}."
+            building = [rank for rank, nodes in divergence.nodes.items() if nodes]
+            others = [rank for rank, nodes in divergence.nodes.items() if not nodes]
+            message = f"A graph is built here on {_format_ranks(building)}, but not on {_format_ranks(others)}."
             yield Finding("GP901", message, file, line)
 
 
 def find_rank_mode_differences(evidence: Evidence) -> Iterator[Finding]:
-    """GP902: a collective operator that ranks run under different modes."""
-    for meeting in find_collective_calls(group_by_rank(evidence.processes)):
-        if len(set(meeting.modes.values())) > 1:
-            told = [f"{', '.join(sorted(modes))} on rank {rank}" for rank, modes in meeting.modes.items()]
-            lines = sorted({line for lines in meeting.blocks.values() for line in lines} - {meeting.line})
+    """Yield GP902: collective operators that ranks run under different modes."""
+    for call in find_collective_calls(group_by_rank(evidence.processes)):
+        if len(set(call.modes.values())) > 1:
+            by_rank = "; ".join(f"{', '.join(sorted(modes))} on rank {rank}" for rank, modes in call.modes.items())
+            lines = sorted({line for lines in call.blocks.values() for line in lines} - {call.line})
             related = tuple(RelatedLine(file, line, "mode set here") for file, line in lines)
-            message = f"{meeting.op} runs under different modes: {'; '.join(told)}."
-            yield Finding("GP902", message, *meeting.line, None, 1, related)
+            message = f"{call.op} runs under different modes: {by_rank}."
+            yield Finding("GP902", message, *call.line, None, 1, related)
 
 
-def _ranks(ranks: list[int]) -> str:
+def _format_ranks(ranks: list[int]) -> str:
     return f"rank{'' if len(ranks) == 1 else 's'} {', '.join(map(str, ranks))}"

@@ -1,4 +1,4 @@
-"""What the source of a program says about a line: its function, its block, what that yields or awaits. Nothing is run."""
+"""Syntax of the user's source files: the function or block at a line. No code is run."""
 
 from __future__ import annotations
 
@@ -6,37 +6,40 @@ import ast
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
-_LARGEST_FILE = 4 << 20
+from gradprobe.analysis.imported_names import ImportedNames
+
+_MAX_FILE_BYTES = 4 << 20
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
-_MANAGERS = ("no_grad", "inference_mode", "set_grad_enabled", "enable_grad")
 
 
 @dataclass(frozen=True)
 class ParsedFile:
-    """A parsed file."""
+    """Syntax tree of a file."""
 
     file: str
     tree: ast.Module
 
-    def find_function_at(self, line: int) -> FunctionNode | None:
-        """The innermost function around a line, its decorators included."""
-        found: FunctionNode | None = None
-        for node in ast.walk(self.tree):
-            is_around = isinstance(node, FunctionNode) and get_first_line(node) <= line <= (node.end_lineno or line)
-            if (
-                isinstance(node, FunctionNode)
-                and is_around
-                and (found is None or get_first_line(node) >= get_first_line(found))
-            ):
-                found = node
-        return found
+    @cached_property
+    def names(self) -> ImportedNames:
+        """Names that the file imports."""
+        return ImportedNames(node for node in ast.walk(self.tree) if isinstance(node, ast.Import | ast.ImportFrom))
 
-    def block_at(self, line: int) -> ast.With | ast.AsyncWith | None:
-        """The ``with`` statement whose head is on a line."""
+    def find_function_at(self, line: int) -> FunctionNode | None:
+        """Return the innermost function around a line; its decorators belong to it."""
+        around = [
+            node
+            for node in ast.walk(self.tree)
+            if isinstance(node, FunctionNode) and get_first_line(node) <= line <= (node.end_lineno or line)
+        ]
+        # Of functions that begin on one line, the walk meets the inner one last.
+        return max(reversed(around), key=get_first_line, default=None)
+
+    def find_block_at(self, line: int) -> ast.With | ast.AsyncWith | None:
+        """Return the ``with`` statement whose head is on a line."""
         for node in ast.walk(self.tree):
             if isinstance(node, ast.With | ast.AsyncWith) and node.lineno <= line < node.body[0].lineno + (
                 node.body[0].lineno == node.lineno
@@ -44,16 +47,16 @@ class ParsedFile:
                 return node
         return None
 
-    def classes(self) -> dict[str, ast.ClassDef]:
-        """The classes of the file by name; of several with one name the last."""
+    def index_classes(self) -> dict[str, ast.ClassDef]:
+        """Return the classes of the file by name, the last one of each name."""
         return {node.name: node for node in ast.walk(self.tree) if isinstance(node, ast.ClassDef)}
 
-    def functions(self) -> dict[str, FunctionNode]:
-        """The functions of the file by name; of several with one name the last."""
+    def index_functions(self) -> dict[str, FunctionNode]:
+        """Return the functions of the file by name, the last one of each name."""
         return {node.name: node for node in ast.walk(self.tree) if isinstance(node, FunctionNode)}
 
-    def made_at(self, name: str, before: int) -> int | None:
-        """The last line before ``before`` that gives a variable or an attribute, as ``self.ctx``, its value."""
+    def find_assignment(self, name: str, before: int) -> int | None:
+        """Return the last line before ``before`` that assigns a variable or an attribute (``self.ctx``)."""
         lines = [
             node.lineno
             for node in ast.walk(self.tree)
@@ -65,25 +68,28 @@ class ParsedFile:
 
 
 def parse_file(file: str | None) -> ParsedFile | None:
-    """A Python file parsed; None for what is no such file, or does not parse."""
-    changed = get_file_version(file)
-    return None if file is None or changed is None else _parsed(file, changed)
+    """Return a parsed Python file, or None if it does not exist, is not a Python file or does not parse."""
+    version = get_file_version(file)
+    return None if file is None or version is None else _parse(file, version)
 
 
 def get_file_version(file: str | None) -> tuple[int, int] | None:
-    """What tells a Python file from what it was before it was edited; None for what is no such file, or too large."""
+    """Return what changes when a Python file is edited, or None if it is missing or too large.
+
+    These are its modification time and its size.
+    """
     if not isinstance(file, str) or not file.endswith(".py"):
         return None
     try:
         found = Path(file).stat()
     except (OSError, ValueError):
         return None
-    is_read = stat.S_ISREG(found.st_mode) and found.st_size <= _LARGEST_FILE
-    return (found.st_mtime_ns, found.st_size) if is_read else None
+    is_readable = stat.S_ISREG(found.st_mode) and found.st_size <= _MAX_FILE_BYTES
+    return (found.st_mtime_ns, found.st_size) if is_readable else None
 
 
 @lru_cache(64)
-def _parsed(file: str, changed: tuple[int, int]) -> ParsedFile | None:
+def _parse(file: str, version: tuple[int, int]) -> ParsedFile | None:
     try:
         return ParsedFile(file, ast.parse(Path(file).read_bytes()))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
@@ -91,31 +97,15 @@ def _parsed(file: str, changed: tuple[int, int]) -> ParsedFile | None:
 
 
 def get_first_line(function: FunctionNode) -> int:
-    """The line of the first decorator, or of the ``def``."""
+    """Return the line of the first decorator, or of the ``def`` if there is no decorator."""
     return min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
 
 
 def walk_scope(node: ast.AST, kinds: type[ast.AST] | tuple[type[ast.AST], ...]) -> Iterator[ast.AST]:
-    """The nodes of some kinds in a statement, but for those in functions that it defines."""
+    """Yield the nodes of some kinds in a statement, without those in nested functions and classes."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, _SCOPES):
             continue
         if isinstance(child, kinds):
             yield child
         yield from walk_scope(child, kinds)
-
-
-def resolve_manager(expression: ast.expr) -> str | None:
-    """The mode manager of PyTorch's that an expression names or calls, as ``torch.no_grad()``; None for any other."""
-    named = expression.func if isinstance(expression, ast.Call) else expression
-    text = ast.unparse(named)
-    owner, _, name = text.rpartition(".")
-    return name if name in _MANAGERS and "gradprobe" not in owner else None
-
-
-def find_grad_decorator(function: FunctionNode) -> ast.expr | None:
-    """The decorator that switches gradients off for a function."""
-    for decorator in function.decorator_list:
-        if resolve_manager(decorator) in ("no_grad", "inference_mode"):
-            return decorator
-    return None

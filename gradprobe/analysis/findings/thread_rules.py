@@ -1,4 +1,4 @@
-"""Modes and threads, tasks and generators."""
+"""Rules about grad modes in threads, asyncio tasks and generators."""
 
 from __future__ import annotations
 
@@ -7,85 +7,88 @@ from collections.abc import Iterator
 
 from gradprobe.analysis.findings.evidence import Evidence, locate_site, rank_lines
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.analysis.findings.syntax import ParsedFile, find_grad_decorator, get_first_line, parse_file, walk_scope
+from gradprobe.analysis.findings.syntax import get_first_line, parse_file, walk_scope
 from gradprobe.history.records import HELD_ACROSS_TASKS, OTHER_THREAD, OUT_OF_ORDER
 
-_LINES = 3
+_MAX_BUILDING_LINES = 3
+_AWAITS = (ast.Await, ast.AsyncFor, ast.AsyncWith)
 
 
 def find_unpropagated_thread_modes(evidence: Evidence) -> Iterator[Finding]:
-    """GP701: the line that built a graph in another thread, and where the work was handed over under which mode."""
+    """Yield GP701: the line that built a graph in another thread, and where the work was submitted."""
     ops = evidence.tables.ops
-    for seen in evidence.of("GP701"):
-        thread = seen.sighting.facts.get("thread")
+    for located in evidence.select_detections("GP701"):
+        main, thread = located.main, located.detection.facts.get("thread")
         there = ops[(ops["thread"] == thread) & (ops["nodes"] > 0)] if len(ops) else ops
         built = rank_lines(there, "builds a graph with gradients on", 1)
-        at = built[0] if built else RelatedLine(seen.main.file, seen.main.line, seen.main.role)
-        related = (
-            (RelatedLine(seen.main.file, seen.main.line, seen.main.role), *seen.related) if built else seen.related
-        )
+        submitted = RelatedLine(main.file, main.line, main.role)
+        at = built[0] if built else submitted
+        related = (submitted, *located.related) if built else located.related
+        mode = "with grad disabled" if located.mode is None else f"under {located.mode}"
         message = (
-            f"thread {thread} builds a graph for work that was handed over under a mode without gradients: modes belong to "
-            "the thread."
+            f"Work submitted {mode} builds an autograd graph in thread {thread}: grad mode is thread-local and does not "
+            "propagate."
         )
-        yield Finding("GP701", message, at.file, at.line, None, seen.count, related)
+        yield Finding("GP701", message, at.file, at.line, None, located.count, related)
 
 
 def find_decorated_coroutines(evidence: Evidence) -> Iterator[Finding]:
-    """GP702: the decorator, and the lines of the body that built a graph all the same."""
+    """Yield GP702: the decorator, and the lines of the body that built a graph in spite of it."""
     sites, ops = evidence.tables.sites, evidence.tables.ops
     for site in sites[sites["form"] == "decorator"].to_dict("records"):
-        source = parse_file(site["file"])
-        function = None if source is None else source.find_function_at(int(site["line"]))
-        decorator = find_grad_decorator(function) if isinstance(function, ast.AsyncFunctionDef) else None
-        if function is None or decorator is None or get_first_line(function) != int(site["line"]):
+        source, line = parse_file(site["file"]), int(site["line"])
+        function = None if source is None else source.find_function_at(line)
+        if source is None or not isinstance(function, ast.AsyncFunctionDef):
+            continue
+        if source.names.find_grad_decorator(function) is None or get_first_line(function) != line:
             continue
         end = function.end_lineno or function.lineno
         inside = (ops["file"] == site["file"]) & (ops["line"] > function.lineno) & (ops["line"] <= end)
-        ran = rank_lines(ops[inside & (ops["nodes"] > 0)], "builds a graph", _LINES) if len(ops) else []
+        built = rank_lines(ops[inside & (ops["nodes"] > 0)], "builds a graph", _MAX_BUILDING_LINES) if len(ops) else []
         message = (
-            f"{site['manager']} is entered and left while {function.name} makes its coroutine; the body runs later."
+            f"{site['manager']} is entered and exited while {function.name} creates its coroutine; the body runs later, "
+            "without the mode."
         )
-        line, count = int(site["line"]), int(site["count"])
-        yield Finding("GP702", message, site["file"], line, function.name, count, tuple(ran))
+        yield Finding("GP702", message, site["file"], line, function.name, int(site["count"]), tuple(built))
 
 
 def find_modes_held_across_yield(evidence: Evidence) -> Iterator[Finding]:
-    """GP703: the line that ran under a suspended generator's block, the block and its ``yield``."""
-    for seen in evidence.of("GP703"):
-        related = list(seen.related)
-        for place in seen.related:
-            related += _suspensions(place.file, place.line, (ast.Yield, ast.YieldFrom), "yields here")
-        message = "this runs under the mode of a block in a generator that is suspended inside of it."
-        main = seen.main
-        yield Finding("GP703", message, main.file, main.line, main.function, seen.count, tuple(related))
+    """Yield GP703: the line that ran under a suspended generator's block, the block and its ``yield``."""
+    for located in evidence.select_detections("GP703"):
+        related = list(located.related)
+        for block in located.related:
+            related += _find_suspension(block.file, block.line, (ast.Yield, ast.YieldFrom), "yields here")
+        message = "This runs under the mode of a block that a suspended generator holds open."
+        yield located.make_finding(message, tuple(related))
 
 
 def find_modes_held_across_await(evidence: Evidence) -> Iterator[Finding]:
-    """GP704: blocks that changed the mode and were open while other tasks ran."""
-    for process, region in evidence.regions():
+    """Yield GP704: blocks that changed the mode and were open while other tasks ran."""
+    for process, region in evidence.iter_regions():
         if HELD_ACROSS_TASKS in region.irregular and region.before != region.inside and region.form == "with":
             at = locate_site(process, region.site, "")
             if at is not None:
-                awaits = (ast.Await, ast.AsyncFor, ast.AsyncWith)
-                related = tuple(_suspensions(at.file, at.line, awaits, "awaits here"))
-                message = f"{region.manager} is held while this task waits: other tasks of the thread run under it."
+                related = tuple(_find_suspension(at.file, at.line, _AWAITS, "awaits here"))
+                message = (
+                    f"{region.manager} is held open while this task waits, so other tasks of the thread run under it."
+                )
                 yield Finding("GP704", message, at.file, at.line, process.place(region.site)[2], 1, related)
 
 
-def _suspensions(file: str, line: int, kinds: tuple[type[ast.AST], ...], role: str) -> list[RelatedLine]:
-    """Where a block gives control away with its mode in force."""
-    source: ParsedFile | None = parse_file(file)
-    block = None if source is None else source.block_at(line)
+def _find_suspension(file: str, line: int, kinds: tuple[type[ast.AST], ...], role: str) -> list[RelatedLine]:
+    """Return the first line at which a block suspends its function while its mode stays active."""
+    source = parse_file(file)
+    block = None if source is None else source.find_block_at(line)
     found = [] if block is None else list(walk_scope(block, kinds))
     return [RelatedLine(file, int(getattr(node, "lineno", line)), role) for node in found[:1]]
 
 
 def find_exits_out_of_order(evidence: Evidence) -> Iterator[Finding]:
-    """GP705: blocks of inference mode that were left after one around them, or on another thread."""
-    for process, region in evidence.regions():
-        wrong = [text for text in region.irregular if text in (OUT_OF_ORDER, OTHER_THREAD)]
+    """Yield GP705: inference mode blocks that exited before a block inside them, or on another thread."""
+    for process, region in evidence.iter_regions():
+        wrong = next((each for each in region.irregular if each in (OUT_OF_ORDER, OTHER_THREAD)), None)
         at = locate_site(process, region.site, "")
-        if wrong and at is not None and region.manager == "inference_mode":
-            message = f"this block of {region.manager} was {wrong[0]}: the modes after it are not those before it."
+        if wrong is not None and at is not None and region.manager == "inference_mode":
+            how = "out of order" if wrong == OUT_OF_ORDER else "on another thread"
+            message = f"This inference_mode block was exited {how} and restored a stale mode."
             yield Finding("GP705", message, at.file, at.line, process.place(region.site)[2])

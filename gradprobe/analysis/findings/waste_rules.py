@@ -1,4 +1,4 @@
-"""Managers that do nothing, where it costs."""
+"""Rules about context managers that change nothing but cost time."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from gradprobe.analysis.findings.evidence import Evidence, is_comparison_code
 from gradprobe.analysis.findings.finding import Finding
 
-_MANY = 100
+_MIN_REDUNDANT_ENTRIES = 100
 
 
 def find_redundant_managers(evidence: Evidence) -> Iterator[Finding]:
-    """GP801: sites that set the mode that was in force, a hundred times or more."""
+    """Yield GP801: sites that set the mode that was already active a hundred times or more."""
     sites = evidence.tables.sites
-    for site in sites[(sites["redundant"] >= _MANY) & ~sites["file"].map(is_comparison_code).astype(bool)].to_dict(
-        "records"
-    ):
+    is_ours = sites["file"].map(is_comparison_code).astype(bool)
+    for site in sites[(sites["redundant"] >= _MIN_REDUNDANT_ENTRIES) & ~is_ours].to_dict("records"):
         message = (
-            f"{site['manager']} found its mode in force already {int(site['redundant']):,} of {site['count']:,} times."
+            f"{site['manager']} set the mode that was already active in {int(site['redundant']):,} of {site['count']:,} "
+            "entries."
         )
         line = None if site["line"] is None else int(site["line"])
         yield Finding("GP801", message, site["file"], line, site["function"], int(site["redundant"]))

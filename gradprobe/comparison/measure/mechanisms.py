@@ -18,7 +18,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradprobe.capture.ops.op_schema import OpPlan, iter_tensors
+from gradprobe.capture.autograd.values import iter_tensors
+from gradprobe.capture.ops.op_schema import OpPlan
 
 MECHANISM_TITLES: Final = {
     "nodes": "autograd node",

@@ -1,19 +1,21 @@
-"""Adding operators up without their regions, so that a recording of any length stays bounded."""
+"""Sums of operators without their regions, which keep a recording of any length bounded."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
-from gradprobe.history.records import RawRow
+from gradprobe.recording.contents import OpFold
 from gradprobe.recording.events import BACKWARD_PASS, FOLDED_OPERATORS, NOT_COUNTED, NOWHERE, TALLY, EventBlock
-from gradprobe.recording.folding.markers import MODES_NOT_READ
-from gradprobe.recording.sqlite_file import OpFold
+from gradprobe.recording.rows import MODES_NOT_READ, RawRow, pack_bits
 
 OpFoldKey = tuple[int, int, int]
+"""Site, operation and thread of a sum."""
+
+_STATE_NOT_READ = pack_bits(MODES_NOT_READ, MODES_NOT_READ)
 
 
 class OpFolder:
-    """Holds the sums of operators by place, operation and thread."""
+    """Sums of operators by site, operation and thread."""
 
     def __init__(self) -> None:
         self.sums: dict[OpFoldKey, OpFold] = {}
@@ -21,37 +23,37 @@ class OpFolder:
         self.folded = 0
 
     def take_changed(self) -> list[OpFold]:
-        """The sums that grew since the last call."""
+        """Return the sums that grew since the last call."""
         changed = [self.sums[key] for key in self.changed]
         self.changed.clear()
         return changed
 
     def fold(self, block: EventBlock) -> list[RawRow]:
-        """The rows of ``block`` where a mark stands for operators that were added up; backward passes are left out."""
+        """Add up the operators of ``block``; return its rows with markers for them, without backward passes."""
         accounts = block.accounts
         tallies = {row[0]: row for row in accounts["tallies"].tolist()} if "tallies" in accounts else {}
         saved: dict[int, dict[int, int]] = defaultdict(dict)
         for key, storage, size, _ in accounts["saved"].tolist() if "saved" in accounts else ():
             saved[key][storage] = size
         rows: list[RawRow] = []
-        marked: set[tuple[int, int]] = set()  # a mark is enough until the thread's next event
+        marked: set[tuple[int, int]] = set()  # threads and tasks whose marker holds until the thread's next event
         for row in block.rows():
-            if row[0] == TALLY:
-                self._add(row, tallies.get(row[5]), sum(saved[row[5]].values()))
-                if (row[2], row[6]) not in marked:
-                    marked.add((row[2], row[6]))
-                    unread = MODES_NOT_READ | MODES_NOT_READ << 4
-                    rows.append((FOLDED_OPERATORS, row[1], row[2], NOWHERE, unread, 0, row[6], NOT_COUNTED))
-            elif row[0] != BACKWARD_PASS:
+            op, time, thread, site, _, key, task, _ = row
+            if op == TALLY:
+                self._add(site, thread, tallies.get(key), sum(saved[key].values()))
+                if (thread, task) not in marked:
+                    marked.add((thread, task))
+                    rows.append((FOLDED_OPERATORS, time, thread, NOWHERE, _STATE_NOT_READ, 0, task, NOT_COUNTED))
+            elif op != BACKWARD_PASS:
                 rows.append(row)
-                marked = {mark for mark in marked if mark[0] != row[2]}
+                marked = {mark for mark in marked if mark[0] != thread}
         return rows
 
-    def _add(self, row: RawRow, tally: tuple[int, ...] | None, saved_bytes: int) -> None:
+    def _add(self, site: int, thread: int, tally: tuple[int, ...] | None, saved_bytes: int) -> None:
         if tally is None:
             return
         _, operation, *counts = tally
-        key = (row[3], operation, row[2])
+        key = (site, operation, thread)
         known = self.sums.get(key)
         sums = [saved_bytes, *counts]
         self.sums[key] = OpFold(*key, sums if known is None else list(map(int.__add__, known.sums, sums)))

@@ -1,1 +1,1 @@
-"""One renderer per format, and the registry that chooses between them."""
+"""Renderers, one per format, and the registry that chooses between them."""

@@ -1,4 +1,4 @@
-"""CSV for spreadsheets, one file per table: the sites in the file that was asked for, every other table beside it."""
+"""CSV for spreadsheets: the sites in the requested file, every other table in a file beside it."""
 
 from __future__ import annotations
 
@@ -14,31 +14,34 @@ ATTACHED_TABLES = ("transitions", "regions", "ops", "births", "calls", "findings
 
 
 def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
-    """The tables of a recording; beside a report that goes to no file there is none."""
-    beside = (
-        {}
-        if options.stem is None
-        else {f"{options.stem}.{name}.csv": _text(getattr(tables, name)) for name in ATTACHED_TABLES}
+    """Render the tables of a recording; a report that is not written to a file has no attachments."""
+    names = () if options.stem is None else ATTACHED_TABLES
+    return Rendered(
+        _to_csv(tables.sites), {f"{options.stem}.{name}.csv": _to_csv(getattr(tables, name)) for name in names}
     )
-    return Rendered(_text(tables.sites), beside)
+
+
+def render_tables(tables: RecordingTables) -> dict[str, str]:
+    """Return the CSV of every table of a recording, by the name of the table."""
+    return {name: _to_csv(getattr(tables, name)) for name in ("sites", *ATTACHED_TABLES)}
 
 
 def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:
-    """The table of a comparison."""
-    return Rendered(_text(build_comparison_table(outcome)))
+    """Render the table of a comparison."""
+    return Rendered(_to_csv(build_comparison_table(outcome)))
 
 
-def _text(table: pd.DataFrame) -> str:
-    """One line per row, missing values empty, line ends as RFC 4180 has them."""
+def _to_csv(table: pd.DataFrame) -> str:
+    """Return a line per row, with missing values empty and the line ends of RFC 4180."""
     shown = table.copy()
     for name in shown.columns:
         if shown[name].dtype == object or isinstance(shown[name].dtype, pd.StringDtype):
-            shown[name] = [_harmless(value) for value in shown[name]]
+            shown[name] = [_neutralize_formula(value) for value in shown[name]]
     return str(shown.to_csv(index=False, lineterminator="\r\n"))
 
 
-def _harmless(value: object) -> object:
-    """``value``, where it is text, on one line and so that no spreadsheet takes it for a formula.
+def _neutralize_formula(value: object) -> object:
+    """Return text on one line that a spreadsheet does not run as a formula; other values pass through.
 
     https://owasp.org/www-community/attacks/CSV_Injection
     """

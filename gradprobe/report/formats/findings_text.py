@@ -1,42 +1,44 @@
-"""Findings as lines for a terminal: a place that editors know, the rule, what is wrong, and what to do."""
+"""Findings as lines for a terminal: a location that editors recognise, rule, message and fix."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from gradprobe.analysis.findings.catalogue import SEVERITIES
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.findings.suppression import SuppressedFinding
 from gradprobe.report.units import escape_unprintable, pluralize
 
 
 def format_findings(findings: Sequence[Finding]) -> Iterator[str]:
-    """Each finding with the places that belong to it, and its fix."""
+    """Yield the lines of each finding: location and message, related locations, fix."""
     for finding in findings:
         times = f" ({finding.count:,} times)" if finding.count > 1 else ""
-        at = _at(finding.file, finding.line)
-        yield f"{at}: {finding.severity} {finding.rule}: {escape_unprintable(finding.message)}{times}"
+        location = _format_location(finding.file, finding.line)
+        yield f"{location}: {finding.severity} {finding.rule}: {escape_unprintable(finding.message)}{times}"
         for place in finding.related:
-            yield f"    {escape_unprintable(place.role)}: {_at(place.file, place.line)}"
+            yield f"    {escape_unprintable(place.role)}: {_format_location(place.file, place.line)}"
         yield f"    fix: {escape_unprintable(finding.advice)}"
 
 
 def format_suppressed(findings: Sequence[SuppressedFinding]) -> Iterator[str]:
-    """Each suppressed finding in a line, with what silences it."""
+    """Yield a line per suppressed finding, with the comment or the setting that suppresses it."""
     for each in findings:
-        at = _at(each.finding.file, each.finding.line)
-        yield f"{at}: {each.finding.rule} suppressed by {escape_unprintable(each.by)}"
+        location = _format_location(each.finding.file, each.finding.line)
+        yield f"{location}: {each.finding.rule} suppressed by {escape_unprintable(each.by)}"
 
 
-def format_summary(shown: Sequence[Finding], hidden: Sequence[SuppressedFinding]) -> str:
-    """How many of each severity."""
+def format_summary(shown: Sequence[Finding], suppressed: Sequence[SuppressedFinding]) -> str:
+    """Return the number of findings of each severity, and of suppressed ones."""
     counts = [
         pluralize(number, severity)
-        for severity in ("error", "warning", "note")
+        for severity in SEVERITIES
         if (number := sum(finding.severity == severity for finding in shown))
     ]
-    told = ", ".join(counts) or "nothing found"
-    return f"{told}; {pluralize(len(hidden), 'finding')} suppressed" if hidden else told
+    summary = ", ".join(counts) or "nothing found"
+    return f"{summary}; {pluralize(len(suppressed), 'finding')} suppressed" if suppressed else summary
 
 
-def _at(file: str | None, line: int | None) -> str:
-    return "(no place)" if file is None else f"{escape_unprintable(file)}:{line}"
+def _format_location(file: str | None, line: int | None) -> str:
+    """Return the path as it was given, unlike in reports: editors open it from the working directory."""
+    return "(no location)" if file is None else f"{escape_unprintable(file)}:{line}"

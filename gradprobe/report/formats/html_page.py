@@ -1,4 +1,4 @@
-"""The document as one HTML file that needs nothing else, and as a piece of a notebook."""
+"""The document as one self-contained HTML file, and as a fragment for a notebook."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.report import charts
 from gradprobe.report.document import Document
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
-from gradprobe.report.sections import comparison_document as comparisons
-from gradprobe.report.sections import recording_document
-from gradprobe.report.units import pluralize
+from gradprobe.report.sections import comparison_document, recording_document
+from gradprobe.report.units import pluralize, truncate
 from gradprobe.tables.recording_tables import RecordingTables
 
 if TYPE_CHECKING:
@@ -22,23 +21,22 @@ if TYPE_CHECKING:
 
 PAGE_MAX_ROWS = 500
 NOTEBOOK_MAX_ROWS = 10
-_CLIP = 240
+_CELL_WIDTH = 240
 
 
 def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
-    """The report of a recording."""
-    return Rendered(
-        render_page(recording_document.build_document(tables, top=options.top or PAGE_MAX_ROWS, charts=True))
-    )
+    """Render the report of a recording."""
+    top = options.top or PAGE_MAX_ROWS
+    return Rendered(render_page(recording_document.build_document(tables, top=top, charts=True)))
 
 
 def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:
-    """The report of a comparison."""
-    return Rendered(render_page(comparisons.build_document(outcome)))
+    """Render the report of a comparison."""
+    return Rendered(render_page(comparison_document.build_document(outcome)))
 
 
 def render_page(document: Document) -> str:
-    """A page with all of its styles, scripts and data in it; its policy forbids it any request."""
+    """Return a page with all its styles, scripts and data embedded; its policy forbids any request."""
     draws = charts.can_draw() and bool(document.charts)
     shown = [section for section in document.sections if draws or section.table or section.items or not section.chart]
     return (
@@ -47,34 +45,38 @@ def render_page(document: Document) -> str:
         .render(
             document=replace(document, sections=shown),
             lacks_charts=bool(document.charts) and not draws,
-            style=_raw(_template("page.css")),
-            behaviour=_raw(_template("page.js")),
-            script=_raw(charts.load_vega_script()) if draws else None,
-            specifications={c.name: _embedded(charts.build_specification(c)) for c in document.charts} if draws else {},
+            style=_mark_safe(_read_template("page.css")),
+            behaviour=_mark_safe(_read_template("page.js")),
+            script=_mark_safe(charts.load_vega_script()) if draws else None,
+            specifications={chart.name: _embed_json(charts.build_specification(chart)) for chart in document.charts}
+            if draws
+            else {},
             missing=charts.INSTALL_HINT,
         )
     )
 
 
 def render_fragment(document: Document) -> str:
-    """What a notebook shows below a cell: pictures instead of scripts, which notebooks may not run."""
-    pictures = {c.name: _raw(charts.render_svg(c)) for c in document.charts} if charts.can_draw() else None
+    """Return the output of a notebook cell, with pictures instead of scripts, which notebooks may not run."""
+    pictures = (
+        {chart.name: _mark_safe(charts.render_svg(chart)) for chart in document.charts} if charts.can_draw() else None
+    )
     template = _environment().get_template("fragment.html.j2")
-    return template.render(document=document, style=_raw(_template("fragment.css")), pictures=pictures)
+    return template.render(document=document, style=_mark_safe(_read_template("fragment.css")), pictures=pictures)
 
 
-def _embedded(plain: dict[str, Any]) -> Any:
-    """``plain`` as JSON for a script element, which nothing in it can end."""
+def _embed_json(plain: dict[str, Any]) -> Any:
+    """Return ``plain`` as JSON for a script element, escaped so that nothing in it can end the element."""
     text = json.dumps(plain, allow_nan=False, separators=(",", ":"))
-    return _raw(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+    return _mark_safe(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def _template(name: str) -> str:
+def _read_template(name: str) -> str:
     return (files("gradprobe.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _raw(text: str) -> Any:
-    """``text`` of our own making, to be put into a page as it is."""
+def _mark_safe(text: str) -> Any:
+    """Mark ``text`` that gradprobe made itself to be put into a page without escaping."""
     from markupsafe import Markup
 
     return Markup(text)
@@ -84,15 +86,15 @@ def _raw(text: str) -> Any:
 def _environment() -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    # Everything is escaped that is not marked as ours: names in a recording are anybody's.
+    # Everything that is not marked safe is escaped: the names in a recording can be any text.
     environment = Environment(
-        loader=FunctionLoader(_template),
+        loader=FunctionLoader(_read_template),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["clip"] = _CLIP
-    environment.filters["clipped"] = lambda text: text if len(text) <= _CLIP else f"{text[: _CLIP - 3]}..."
+    environment.globals["cell_width"] = _CELL_WIDTH
+    environment.filters["truncate_cell"] = lambda text: truncate(text, _CELL_WIDTH)
     environment.filters["rows"] = lambda number: pluralize(number, "more row")
     return environment

@@ -1,8 +1,12 @@
-"""The recording as JSON, for programs. ``schema`` counts up when a name or a meaning changes."""
+"""Recordings, comparisons and findings as JSON for programs.
+
+``schema`` of the recording's report is incremented when a name or a meaning changes.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,8 +14,11 @@ import pandas as pd
 from gradprobe.analysis.blind_spots import describe_blind_spots
 from gradprobe.analysis.comparison_json import build_json
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
+from gradprobe.analysis.findings.finding import Finding
+from gradprobe.analysis.findings.suppression import SuppressedFinding
 from gradprobe.analysis.time_by_mode import sum_by_mode, sum_hidden_ns
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
+from gradprobe.tables.columns import FINDINGS
 from gradprobe.tables.recording_tables import RecordingTables
 
 SCHEMA = 1
@@ -28,16 +35,18 @@ SUMMED_COLUMNS = (
 
 
 def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
-    """One JSON object with the keys of the contract; what was not measured is null."""
+    """Render a recording as one JSON object; values that were not measured are null."""
     left_out: dict[str, int] = {}
 
-    def rows(name: str) -> list[dict[str, Any]]:
+    def list_rows(name: str) -> list[dict[str, Any]]:
         frame: pd.DataFrame = getattr(tables, name)
         if len(frame) > MAX_ROWS:
             left_out[name] = len(frame) - MAX_ROWS
-        return [{key: _plain(value) for key, value in row.items()} for row in frame.head(MAX_ROWS).to_dict("records")]
+        return [
+            {key: _to_json_value(cell) for key, cell in row.items()} for row in frame.head(MAX_ROWS).to_dict("records")
+        ]
 
-    body = {name: rows(name) for name in ("transitions", "regions", "sites", "ops", "births", "calls", "findings")}
+    body = {name: list_rows(name) for name in ("transitions", "regions", "sites", "ops", "births", "calls", "findings")}
     environments = [process.environment for process in tables.processes]
     report = {
         "schema": SCHEMA,
@@ -57,15 +66,26 @@ def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendere
         },
         **body,
     }
-    return Rendered(_text(report))
+    return Rendered(_dump(report))
 
 
 def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:
-    """Everything that a comparison found, to be read back by ``Comparison.load``."""
-    return Rendered(_text(build_json(outcome)))
+    """Render everything that a comparison found, in the form that ``Comparison.load`` reads."""
+    return Rendered(_dump(build_json(outcome)))
 
 
-def _text(plain: dict[str, Any]) -> str:
+def render_findings(shown: Sequence[Finding], suppressed: Sequence[SuppressedFinding]) -> str:
+    """Render findings without their recording, as ``check`` and ``scan`` write them."""
+    findings = [_to_row(finding) for finding in shown]
+    others = [_to_row(each.finding) | {"suppressed_by": each.by} for each in suppressed]
+    return json.dumps({"findings": findings, "suppressed": others}, indent=1) + "\n"
+
+
+def _to_row(finding: Finding) -> dict[str, Any]:
+    return dict(zip(FINDINGS, finding.make_row(), strict=True))
+
+
+def _dump(plain: dict[str, Any]) -> str:
     return json.dumps(plain, indent=1, allow_nan=False) + "\n"
 
 
@@ -74,9 +94,10 @@ def _sum(column: pd.Series[Any]) -> int | None:
     return None if pd.isna(total) else int(total)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return value
-    if pd.isna(value):
+def _to_json_value(cell: Any) -> Any:
+    """Return the value of a table's cell as JSON can hold it."""
+    if isinstance(cell, list):
+        return cell
+    if pd.isna(cell):
         return None
-    return value.item() if hasattr(value, "item") else value
+    return cell.item() if hasattr(cell, "item") else cell

@@ -1,6 +1,7 @@
-"""What a report can be written as: the name of each format, the suffixes that mean it, and who renders it.
+"""Registry of the report formats: their names, their file suffixes and their renderers.
 
-A format is a module that makes a ``Written`` of a recording's tables, of a comparison's outcome, or both, and a line here.
+To add a format, write a module that makes a ``Rendered`` from the tables of a recording, from the outcome of a
+comparison, or from both, and add a line to ``FORMATS``.
 """
 
 from __future__ import annotations
@@ -19,22 +20,31 @@ from gradprobe.tables.recording_tables import RecordingTables
 
 @dataclass(frozen=True)
 class Format:
-    """``recording`` and ``comparison`` render one; None where the format cannot say it."""
+    """A report format; the renderer of a subject that it cannot show is None."""
 
     name: str
     suffixes: Sequence[str]
-    recording: Callable[[RecordingTables, RenderOptions], Rendered] | None = None
-    comparison: Callable[[ComparisonOutcome, RenderOptions], Rendered] | None = None
+    render_recording: Callable[[RecordingTables, RenderOptions], Rendered] | None = None
+    render_comparison: Callable[[ComparisonOutcome, RenderOptions], Rendered] | None = None
 
     def render(self, subject: RecordingTables | ComparisonOutcome, options: RenderOptions) -> Rendered:
-        """The report of ``subject``. Raises ``GradprobeError`` where this format cannot say it."""
+        """Render ``subject``; raise ``GradprobeError`` if this format cannot show it."""
         if isinstance(subject, ComparisonOutcome):
-            if self.comparison is None:
-                raise GradprobeError(f"a comparison cannot be written as {self.name}; {_choices(COMPARISON_FORMATS)}")
-            return self.comparison(subject, options)
-        if self.recording is None:
-            raise GradprobeError(f"a recording cannot be written as {self.name}; {_choices(RECORDING_FORMATS)}")
-        return self.recording(subject, options)
+            if self.render_comparison is None:
+                raise GradprobeError(
+                    f"cannot write a comparison as {self.name}: it has no such report; {_list_choices(COMPARISON_FORMATS)}"
+                )
+            return self.render_comparison(subject, options)
+        if self.render_recording is None:
+            raise GradprobeError(
+                f"cannot write a recording as {self.name}: it has no such report; {_list_choices(RECORDING_FORMATS)}"
+            )
+        return self.render_recording(subject, options)
+
+    def split_name(self, path: Path) -> tuple[str, str]:
+        """Split the name of ``path`` into its stem and the suffix of this format, which may be empty."""
+        suffix = max((one for one in self.suffixes if path.name.endswith(one)), key=len, default="")
+        return path.name.removesuffix(suffix), suffix
 
 
 FORMATS: Sequence[Format] = (
@@ -46,31 +56,29 @@ FORMATS: Sequence[Format] = (
     Format("sarif", (".sarif",), sarif.render_recording),
     Format("trace", (".trace.json.gz", ".trace.json"), trace.render_recording),
 )
-RECORDING_FORMATS: Sequence[Format] = tuple(one for one in FORMATS if one.recording is not None)
-COMPARISON_FORMATS: Sequence[Format] = tuple(one for one in FORMATS if one.comparison is not None)
+RECORDING_FORMATS: Sequence[Format] = tuple(one for one in FORMATS if one.render_recording is not None)
+COMPARISON_FORMATS: Sequence[Format] = tuple(one for one in FORMATS if one.render_comparison is not None)
 
 
 def find_format(name: str) -> Format:
-    """The format of that name."""
+    """Return the format called ``name``."""
     return next(one for one in FORMATS if one.name == name)
 
 
 def find_format_of_path(path: Path, among: Sequence[Format]) -> Format:
-    """The format that the suffix of ``path`` means, the longest that fits. Raises ``GradprobeError`` where none does."""
+    """Return the format with the longest suffix that ``path`` ends in.
+
+    Raises ``GradprobeError`` if there is none.
+    """
     fitting = [(len(suffix), one) for one in among for suffix in one.suffixes if path.name.endswith(suffix)]
     if not fitting:
-        raise GradprobeError(f"{path}: its suffix names no format; {_choices(among)}")
+        cause = f"unknown report format {path.suffix!r}" if path.suffix else "its name has no suffix"
+        raise GradprobeError(f"cannot write {path}: {cause}; {_list_choices(among)}")
     return max(fitting, key=lambda pair: pair[0])[1]
 
 
-def _split(path: Path, used: Format) -> tuple[str, str]:
-    """The name of ``path`` without the suffix of its format, and the suffix."""
-    suffix = max((one for one in used.suffixes if path.name.endswith(one)), key=len, default="")
-    return path.name.removesuffix(suffix), suffix
-
-
 def render_text(subject: RecordingTables | ComparisonOutcome, used: Format) -> str:
-    """The report of ``subject`` in a format that is text, as it goes to no file."""
+    """Return the report of ``subject`` as a string, in a format that is text."""
     body = used.render(subject, RenderOptions()).body
     return body if isinstance(body, str) else body.decode()
 
@@ -83,14 +91,14 @@ def save_report(
     *,
     force: bool = False,
 ) -> list[Path]:
-    """Writes the report of ``subject``, and what belongs beside it; returns the paths.
+    """Write the report of ``subject`` and its attachments, and return their paths.
 
-    Raises ``GradprobeError`` where a file cannot be written, or is there already, unless ``force``; then none is touched.
+    Raises ``GradprobeError`` if a file cannot be written, or exists and ``force`` is not set; then no file is touched.
     """
     check_writable(path, force=force)
-    stem, suffix = _split(path, used)
-    written = used.render(subject, replace(options or RenderOptions(), stem=stem, suffix=suffix))
-    files = {path: written.body, **{path.with_name(name): content for name, content in written.beside.items()}}
+    stem, suffix = used.split_name(path)
+    rendered = used.render(subject, replace(options or RenderOptions(), stem=stem, suffix=suffix))
+    files = {path: rendered.body, **{path.with_name(name): body for name, body in rendered.attachments.items()}}
     for file in files:
         check_writable(file, force=force)
     for file, content in files.items():
@@ -98,5 +106,5 @@ def save_report(
     return list(files)
 
 
-def _choices(among: Sequence[Format]) -> str:
+def _list_choices(among: Sequence[Format]) -> str:
     return f"use one of {', '.join(suffix for one in among for suffix in one.suffixes)}"

@@ -1,4 +1,4 @@
-"""What renderers are asked for, and what they give back."""
+"""Options of the renderers, and their result."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """``stem`` begins the names of files beside the report; None where the report goes to no file."""
+    """Options of a report, each for the formats that know it.
+
+    ``stem`` begins the names of the files beside the report; it is None if the report is not written to a file.
+    """
 
     top: int | None = None
-    """Rows per table; None where the format may choose."""
+    """Maximum number of rows per table; None for the default of the format."""
     charts: str | None = None
-    """``svg`` or ``png``: charts as files beside the report, in a format that cannot hold them."""
-    merge: Path | None = None
-    """A trace that torch.profiler wrote of the same run."""
+    """Format of chart files beside the report, ``svg`` or ``png``, for formats that cannot embed charts."""
+    torch_trace: Path | None = None
+    """Trace that torch.profiler wrote of the same run, to be merged into."""
     stem: str | None = None
     suffix: str | None = None
-    """What the name of the report's own file ends in, of the suffixes of its format."""
+    """Suffix of the report's own file name, out of those of its format."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A report, and by their names the files that belong beside it."""
+    """A rendered report and its ``attachments``: the files that belong beside it, by name."""
 
     body: str | bytes
-    beside: Mapping[str, str | bytes] = field(default_factory=dict)
+    attachments: Mapping[str, str | bytes] = field(default_factory=dict)

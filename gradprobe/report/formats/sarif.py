@@ -1,4 +1,4 @@
-"""Findings as SARIF 2.1.0, which code-review tools show at their lines.
+"""SARIF 2.1.0, for code-review tools that show findings at their lines.
 
 The format is OASIS' Static Analysis Results Interchange Format: docs.oasis-open.org/sarif/sarif/v2.1.0.
 """
@@ -25,25 +25,24 @@ _BASE = "SRCROOT"
 
 
 def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
-    """The findings of a recording; those that comments silence are marked so."""
-    shown, silenced = Suppression().split(find_all(tables))
-    return Rendered(render_findings(shown, silenced))
+    """Render the findings of a recording; suppressed ones are marked as such."""
+    shown, suppressed = Suppression().split(find_all(tables))
+    return Rendered(render_findings(shown, suppressed))
 
 
-def render_findings(shown: Sequence[Finding], silenced: Sequence[SuppressedFinding] = ()) -> str:
-    """A log of one run. Files in the working directory are named relative to it."""
-    rules = [
-        rule for rule in RULES.values() if any(f.rule == rule.code for f in (*shown, *(s.finding for s in silenced)))
-    ]
-    results = [_result(finding, rules) for finding in shown]
+def render_findings(shown: Sequence[Finding], suppressed: Sequence[SuppressedFinding] = ()) -> str:
+    """Render the log of one run. Files below the working directory are named relative to it."""
+    codes = {finding.rule for finding in (*shown, *(each.finding for each in suppressed))}
+    rules = [rule for rule in RULES.values() if rule.code in codes]
+    results = [_build_result(finding, rules) for finding in shown]
     results += [
-        {**_result(each.finding, rules), "suppressions": [{"kind": _kind(each), "justification": each.by}]}
-        for each in silenced
+        {**_build_result(each.finding, rules), "suppressions": [{"kind": _get_kind(each), "justification": each.by}]}
+        for each in suppressed
     ]
     driver = {
         "name": "gradprobe",
         "semanticVersion": __version__,
-        "rules": [_rule(rule) for rule in rules],
+        "rules": [_describe_rule(rule) for rule in rules],
     }
     run = {
         "tool": {"driver": driver},
@@ -53,7 +52,7 @@ def render_findings(shown: Sequence[Finding], silenced: Sequence[SuppressedFindi
     return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1) + "\n"
 
 
-def _rule(rule: Rule) -> dict[str, Any]:
+def _describe_rule(rule: Rule) -> dict[str, Any]:
     return {
         "id": rule.code,
         "name": "".join(part.capitalize() for part in rule.name.split("-")),
@@ -64,7 +63,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
     }
 
 
-def _result(finding: Finding, rules: Iterable[Rule]) -> dict[str, Any]:
+def _build_result(finding: Finding, rules: Iterable[Rule]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ruleId": finding.rule,
         "ruleIndex": [rule.code for rule in rules].index(finding.rule),
@@ -73,19 +72,19 @@ def _result(finding: Finding, rules: Iterable[Rule]) -> dict[str, Any]:
         "occurrenceCount": finding.count,
     }
     if finding.file is not None and finding.line is not None:
-        result["locations"] = [_location(finding.file, finding.line)]
+        result["locations"] = [_build_location(finding.file, finding.line)]
     related = [
-        {"id": number, **_location(place.file, place.line), "message": {"text": place.role}}
+        {"id": number, **_build_location(place.file, place.line), "message": {"text": place.role}}
         for number, place in enumerate(finding.related, 1)
     ]
     return {**result, "relatedLocations": related} if related else result
 
 
-def _kind(suppressed: SuppressedFinding) -> str:
+def _get_kind(suppressed: SuppressedFinding) -> str:
     return "inSource" if suppressed.is_by_comment else "external"
 
 
-def _location(file: str, line: int) -> dict[str, Any]:
+def _build_location(file: str, line: int) -> dict[str, Any]:
     path, base = Path(file), Path.cwd()
     if path.is_absolute() and not path.is_relative_to(base):
         artifact = {"uri": path.as_uri()}

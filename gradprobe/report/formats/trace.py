@@ -1,8 +1,7 @@
-"""The recording in the trace-event format, which Perfetto opens; by itself, or within the trace of torch.profiler.
+"""The trace-event format, which Perfetto opens; by itself, or merged into a trace of torch.profiler.
 
 Regions are slices, in a track per thread and asyncio task; autograd nodes and saved bytes are counters, findings are
-instants. Times are microseconds; ``baseTimeNanoseconds`` is what they count from, on the wall clock, as torch.profiler
-has it.
+instants. Times are microseconds since ``baseTimeNanoseconds`` of wall-clock time, as in the traces of torch.profiler.
 The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 """
 
@@ -13,7 +12,7 @@ import heapq
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import count as counting
+from itertools import count
 from typing import Any
 
 from gradprobe.errors import GradprobeError
@@ -23,62 +22,64 @@ from gradprobe.history.records import Region
 from gradprobe.recording.events import NOT_COUNTED, mode_name
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.formats.torch_trace import ADVICE, TorchTrace, read_torch_trace
-from gradprobe.report.units import escape_unprintable, format_location, pluralize
+from gradprobe.report.units import escape_unprintable, format_location, pluralize, truncate
 from gradprobe.tables.dataframes import duration_ns
 from gradprobe.tables.recording_tables import RecordingTables
 
 MAX_SLICES = 100_000
 _FIRST_TRACK = 1_000_000_000
-"""Beyond the numbers of real threads, so that no track of torch.profiler's has the same."""
-_LONGEST = 300
+"""First track number, above all thread numbers, which are the track numbers of torch.profiler."""
+_TEXT_WIDTH = 300
 
 
 def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
-    """The trace of a recording, or with ``options.merge`` that of torch.profiler with the recording in it."""
-    beside = None if options.merge is None else read_torch_trace(options.merge)
-    trace = _trace(tables, beside)
+    """Render the trace of a recording, merged into ``options.torch_trace`` if that is given."""
+    base_trace = None if options.torch_trace is None else read_torch_trace(options.torch_trace)
+    trace = _build_trace(tables, base_trace)
     try:
         text = json.dumps(trace, allow_nan=False, separators=(",", ":"))
     except (ValueError, RecursionError) as error:
-        # Python reads numbers beyond all and lists so deep that no JSON can be written of them.
-        if beside is None:
+        # Python reads infinite numbers and deeply nested lists that it cannot write as JSON again.
+        if base_trace is None:
             raise
-        raise GradprobeError(f"{beside.path} cannot be written again ({error}); {ADVICE}") from None
-    # No time of compression in the file: the same recording gives the same bytes.
+        raise GradprobeError(
+            f"cannot merge {base_trace.path}: its content is not valid JSON ({error}); {ADVICE}"
+        ) from None
+    # Without the time of compression in the file, the same recording gives the same bytes.
     is_packed = options.suffix is not None and options.suffix.endswith(".gz")
     return Rendered(gzip.compress(text.encode(), mtime=0) if is_packed else text + "\n")
 
 
-def _trace(tables: RecordingTables, beside: TorchTrace | None) -> dict[str, Any]:
+def _build_trace(tables: RecordingTables, base_trace: TorchTrace | None) -> dict[str, Any]:
     begun = min(int(content.meta.get("began_wall_ns", 0)) for content in tables.contents)
-    base = begun if beside is None else beside.base_ns
+    base = begun if base_trace is None else base_trace.base_ns
     regions = [(process, region) for process in tables.processes for region in process.history.regions]
-    if beside is not None:
+    if base_trace is not None:
         ends = [p.history.end_ns + p.offset_ns for p in tables.processes]
-        beside.check_overlap(begun, begun + max(ends))
+        base_trace.check_overlap(begun, begun + max(ends))
     kept = heapq.nlargest(MAX_SLICES, regions, key=lambda pair: duration_ns(pair[1]))
-    events = [] if beside is None else list(beside.plain["traceEvents"])
-    for event in _events(tables, kept, is_merged=beside is not None):
+    events = [] if base_trace is None else list(base_trace.content["traceEvents"])
+    for event in _build_events(tables, kept, is_merged=base_trace is not None):
         if "ts" in event:
             event["ts"] = (event["ts"] + begun - base) / 1000
         events.append(event)
-    told = {"gradprobe": f"{pluralize(len(regions), 'region')}"}
+    about = {"gradprobe": pluralize(len(regions), "region")}
     if len(kept) < len(regions):
-        told["gradprobe"] += f", of which the {len(kept):,} longest are here"
-    if beside is None:
-        return {"displayTimeUnit": "ns", "baseTimeNanoseconds": base, "otherData": told, "traceEvents": events}
-    known = beside.plain.get("otherData")
+        about["gradprobe"] += f", of which this trace shows the {len(kept):,} longest"
+    if base_trace is None:
+        return {"displayTimeUnit": "ns", "baseTimeNanoseconds": base, "otherData": about, "traceEvents": events}
+    known = base_trace.content.get("otherData")
     return {
-        **beside.plain,
-        "otherData": {**(known if isinstance(known, dict) else {}), **told},
+        **base_trace.content,
+        "otherData": {**(known if isinstance(known, dict) else {}), **about},
         "traceEvents": events,
     }
 
 
-def _events(
+def _build_events(
     tables: RecordingTables, kept: list[tuple[Process, Region]], *, is_merged: bool
 ) -> Iterator[dict[str, Any]]:
-    """The events, times in nanoseconds since the recording began."""
+    """Yield the events, with times in nanoseconds since the recording began."""
     tracks: dict[tuple[int, int, str | None], list[Region]] = defaultdict(list)
     numbers = {id(process): number for number, process in enumerate(tables.processes)}
     for process, region in kept:
@@ -86,100 +87,100 @@ def _events(
     if not is_merged:
         for process in tables.processes:
             rank = "" if process.rank is None else f", rank {process.rank}"
-            yield _about("process_name", process.pid, 0, name=f"gradprobe: process {process.pid}{rank}")
+            yield _build_metadata("process_name", process.pid, 0, name=f"gradprobe: process {process.pid}{rank}")
     for track, (number, thread, task) in enumerate(sorted(tracks, key=lambda key: (*key[:2], key[2] or ""))):
         process, regions = tables.processes[number], tracks[number, thread, task]
         tid = _FIRST_TRACK + track
-        name = _clipped(f"{process.thread(thread)}{f' {task}' if task else ''}")
-        yield _about("thread_name", process.pid, tid, name=f"modes: {name}" if is_merged else name)
-        # Below all numbers of threads: torch.profiler sorts its threads by theirs.
-        yield _about("thread_sort_index", process.pid, tid, sort_index=track - _FIRST_TRACK)
-        for start, end, region, is_rest in split_overlaps(regions):
+        name = _shorten(f"{process.thread(thread)}{f' {task}' if task else ''}")
+        yield _build_metadata("thread_name", process.pid, tid, name=f"modes: {name}" if is_merged else name)
+        # Below the numbers of all threads, by which torch.profiler sorts its own.
+        yield _build_metadata("thread_sort_index", process.pid, tid, sort_index=track - _FIRST_TRACK)
+        for start, end, region, is_continuation in split_overlaps(regions):
             yield {
                 "ph": "X",
                 "cat": "gradprobe",
                 "pid": process.pid,
                 "tid": tid,
-                "name": _name(process, region),
+                "name": _format_name(process, region),
                 "ts": start + process.offset_ns,
                 "dur": (end - start) / 1000,
-                "args": _args(process, region, is_rest=is_rest),
+                "args": _build_args(process, region, is_continuation=is_continuation),
             }
     threads: dict[tuple[int, int], list[Region]] = defaultdict(list)
     for (number, thread, _), regions in tracks.items():
         threads[number, thread] += regions
     for (number, thread), regions in threads.items():
         process = tables.processes[number]
-        yield from _counters(process, regions, _clipped(process.thread(thread)))
-    yield from _findings(tables)
+        yield from _build_counters(process, regions, _shorten(process.thread(thread)))
+    yield from _build_instants(tables)
 
 
-def _about(what: str, pid: int, tid: int, **args: Any) -> dict[str, Any]:
-    return {"ph": "M", "name": what, "pid": pid, "tid": tid, "args": args}
+def _build_metadata(event: str, pid: int, tid: int, **args: Any) -> dict[str, Any]:
+    return {"ph": "M", "name": event, "pid": pid, "tid": tid, "args": args}
 
 
 def split_overlaps(regions: Iterable[Region]) -> Iterator[tuple[int, int, Region, bool]]:
-    """Slices (start, end, region, whether it is the rest of one) of which each lies within or beside every other.
+    """Yield slices (start, end, region, is_continuation), each within or beside every other.
 
-    Where a region outlasts one that it began in, it is cut there: in a track, slices that overlap would be lost.
+    A region that lasts longer than the one it began in is cut there, because overlapping slices of a track are lost.
     """
-    order = counting()
+    order = count()
     waiting = [(r.start_ns, -r.start_ns - duration_ns(r), next(order), r, False) for r in regions]
     heapq.heapify(waiting)
     open_ends: list[int] = []
     while waiting:
-        start, end, _, region, is_rest = heapq.heappop(waiting)
+        start, end, _, region, is_continuation = heapq.heappop(waiting)
         end = -end
         while open_ends and open_ends[-1] <= start:
             open_ends.pop()
         if open_ends and end > open_ends[-1]:
             heapq.heappush(waiting, (open_ends[-1], -end, next(order), region, True))
             end = open_ends[-1]
-        yield start, end, region, is_rest
+        yield start, end, region, is_continuation
         open_ends.append(end)
 
 
-def _name(process: Process, region: Region) -> str:
+def _format_name(process: Process, region: Region) -> str:
     file, line, _ = process.place(region.site)
-    return _clipped(f"{region.manager} {format_location(file, line)}")
+    return _shorten(f"{region.manager} {format_location(file, line)}")
 
 
-def _args(process: Process, region: Region, *, is_rest: bool) -> dict[str, Any]:
+def _build_args(process: Process, region: Region, *, is_continuation: bool) -> dict[str, Any]:
     file, line, function = process.place(region.site)
     took = duration_ns(region)
     args = {
-        "site": _clipped(format_location(file, line)),
-        "function": _clipped(function or "-"),
+        "site": _shorten(format_location(file, line)),
+        "function": _shorten(function or "-"),
         "form": region.form,
         "mode": mode_name(*region.inside),
         "own_us": max(took - region.child_ns, 0) / 1000,
         "nodes": region.nodes,
-        "error": _clipped(region.error) or None,
+        "error": _shorten(region.error) or None,
         "irregular": ", ".join(dict.fromkeys(region.irregular)) or None,
-        "continues": True if is_rest else None,
+        "continues": True if is_continuation else None,
     }
     return {name: value for name, value in args.items() if value is not None}
 
 
-def _counters(process: Process, regions: list[Region], name: str) -> Iterator[dict[str, Any]]:
-    """Autograd nodes constructed and bytes saved for backward so far, at the edges of the regions of one thread."""
+def _build_counters(process: Process, regions: list[Region], name: str) -> Iterator[dict[str, Any]]:
+    """Yield running counts of autograd nodes and saved bytes at the edges of the regions of one thread."""
     edges = {
         time: nodes
         for region in regions
         for time, nodes in ((region.start_ns, region.start_nodes), (region.end_ns, region.end_nodes))
         if nodes != NOT_COUNTED and time is not None
     }
-    yield from _counter(process, f"autograd nodes: {name}", "nodes", sorted(edges.items()))
+    yield from _build_counter(process, f"autograd nodes: {name}", "nodes", sorted(edges.items()))
     if process.counts_saved and any(region.thread in process.watched for region in regions):
         saved, total = [], 0
         for region in sorted(regions, key=lambda region: region.end_ns or 0):
             total += sum_bytes(process.op_totals.regions[region].own_saved)
             saved.append((region.end_ns or 0, total))
-        yield from _counter(process, f"bytes saved for backward: {name}", "bytes", [(0, 0), *saved])
+        yield from _build_counter(process, f"bytes saved for backward: {name}", "bytes", [(0, 0), *saved])
 
 
-def _counter(process: Process, name: str, unit: str, points: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
-    """A point wherever the value changes, counted from the first."""
+def _build_counter(process: Process, name: str, unit: str, points: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+    """Yield a point wherever the value changes, relative to the first value."""
     last = None
     for time, value in points:
         if value != last:
@@ -188,8 +189,8 @@ def _counter(process: Process, name: str, unit: str, points: list[tuple[int, int
             yield {**counted, "args": {unit: value - points[0][1]}}
 
 
-def _findings(tables: RecordingTables) -> Iterator[dict[str, Any]]:
-    """An instant where the line of a finding first ran a block, or else at the beginning."""
+def _build_instants(tables: RecordingTables) -> Iterator[dict[str, Any]]:
+    """Yield an instant for each finding, when its line first ran a block, or else at the beginning."""
     first: dict[tuple[Any, Any], tuple[int, int]] = {}
     for process in tables.processes:
         for region in process.history.regions:
@@ -198,12 +199,11 @@ def _findings(tables: RecordingTables) -> Iterator[dict[str, Any]]:
     start = (0, tables.processes[0].pid if tables.processes else 0)
     for found in tables.findings.to_dict("records"):
         time, pid = first.get((found["file"], found["line"]), start)
-        told = {name: _clipped(str(found[name])) for name in ("severity", "message", "fix")}
-        yield {"ph": "i", "s": "p", "cat": "gradprobe", "name": _clipped(str(found["rule"])), "ts": time} | (
-            {"pid": pid, "tid": 0, "args": {**told, "site": _clipped(format_location(found["file"], found["line"]))}}
+        texts = {name: _shorten(str(found[name])) for name in ("severity", "message", "fix")}
+        yield {"ph": "i", "s": "p", "cat": "gradprobe", "name": _shorten(str(found["rule"])), "ts": time} | (
+            {"pid": pid, "tid": 0, "args": {**texts, "site": _shorten(format_location(found["file"], found["line"]))}}
         )
 
 
-def _clipped(text: str) -> str:
-    shown = escape_unprintable(text)
-    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
+def _shorten(text: str) -> str:
+    return truncate(escape_unprintable(text), _TEXT_WIDTH)

@@ -1,1 +1,1 @@
-"""The parts of a report's document, built from tables and outcomes."""
+"""Builders of the neutral document, one module per group of sections."""

@@ -1,4 +1,4 @@
-"""What the report of a comparison says: pure functions from its records to the neutral document."""
+"""Document of a comparison, built by pure functions from its outcome."""
 
 from __future__ import annotations
 
@@ -15,78 +15,77 @@ from gradprobe.analysis.comparison_outcome import (
 )
 from gradprobe.report.document import UNEXPLAINED, Chart, Document, Section, Table
 from gradprobe.report.units import (
+    MISSING,
     FormattedNumber,
     escape_unprintable,
     format_bytes,
     format_count,
     format_duration,
     format_percentage,
+    format_text,
     pluralize,
 )
 
+_MAX_ADVICE = 12
+"""Number of workloads up to which the summary gives advice on each instead of counting verdicts."""
+
+_CONTROL = "no_grad again"
+
 
 def build_document(outcome: ComparisonOutcome) -> Document:
-    """The report of a comparison: advice first, then ratios, the account, the reason, and how it was measured."""
+    """Build the report of a comparison: advice first, then ratios, work, causes and method."""
     sections = [
-        _ratios(outcome),
-        _account(outcome),
-        _reason(outcome),
-        _processes(outcome),
-        _remarks(outcome),
-        _how(outcome),
-        _environment(outcome),
+        _build_ratios(outcome),
+        _build_work(outcome),
+        _build_causes(outcome),
+        _build_process_ratios(outcome),
+        _build_remarks(outcome),
+        _build_method(outcome),
+        _build_environment(outcome),
     ]
     return Document(
-        "gradprobe: no_grad against the other modes", _verdict(outcome), [s for s in sections if s is not None]
+        "gradprobe: no_grad compared with other modes",
+        _summarize(outcome),
+        [section for section in sections if section is not None],
     )
 
 
-def _verdict(outcome: ComparisonOutcome) -> list[str]:
-    told = [
-        f"{escape_unprintable(compared.workload)}: {escape_unprintable(write_advice(compared))}"
-        for compared in outcome.workloads[:_FEW]
-    ]
-    if len(outcome.workloads) > _FEW:
-        told = _tally(outcome)
-    return [*told, *map(escape_unprintable, find_noise_warnings(outcome))]
+def _summarize(outcome: ComparisonOutcome) -> list[str]:
+    if len(outcome.workloads) > _MAX_ADVICE:
+        lines = _count_verdicts(outcome)
+    else:
+        lines = [f"{compared.workload}: {write_advice(compared)}" for compared in outcome.workloads]
+    return [escape_unprintable(line) for line in (*lines, *find_noise_warnings(outcome))]
 
 
-_FEW = 12
-
-
-def _tally(outcome: ComparisonOutcome) -> list[str]:
+def _count_verdicts(outcome: ComparisonOutcome) -> list[str]:
     lines = []
     for mode in outcome.settings["modes"]:
         if mode == BASELINE:
             continue
-        said = [arm.verdict for compared in outcome.workloads for arm in compared.arms if arm.mode == mode]
-        tally = ", ".join(f"{said.count(verdict)} {verdict}" for verdict in dict.fromkeys(sorted(said)))
-        lines.append(f"{mode} against no_grad, on {pluralize(len(said), 'workload')}: {tally}.")
+        verdicts = [arm.verdict for compared in outcome.workloads for arm in compared.arms if arm.mode == mode]
+        counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(sorted(verdicts)))
+        lines.append(f"{mode} compared with no_grad on {pluralize(len(verdicts), 'workload')}: {counts}.")
     return lines
 
 
-def _ratios(outcome: ComparisonOutcome) -> Section:
+def _build_ratios(outcome: ComparisonOutcome) -> Section:
     rows = []
     for compared in outcome.workloads:
-        rows += [
-            (escape_unprintable(compared.workload), *_ratio_cells(arm, escape_unprintable(arm.mode)))
-            for arm in compared.arms
-        ]
+        workload = escape_unprintable(compared.workload)
+        rows += [(workload, *_format_ratio(arm, escape_unprintable(arm.mode))) for arm in compared.arms]
         if compared.control is not None:
-            control = compared.control
-            rows.append(
-                (escape_unprintable(compared.workload), *_ratio_cells(control, "no_grad again"))[:5] + ("(control)",)
-            )
-    columns = ("workload", "mode", "time of a call", "to no_grad", "95 % interval", "verdict")
+            rows.append((workload, *_format_ratio(compared.control, _CONTROL))[:5] + ("(control)",))
+    columns = ("workload", "mode", "time per call", "ratio to no_grad", "95 % CI", "verdict")
     sentences = [
-        "Ratios are to no_grad; below 1 is faster. no_grad again is no_grad measured against itself in the same run: what "
-        "it shows is noise, and no verdict claims less than that, nor less than one per cent."
+        "Ratios are relative to no_grad; below 1 is faster. The control, no_grad again, is no_grad measured against itself "
+        "in the same run: its deviation from 1 is noise, and no verdict claims a difference below that or below 1 %."
     ]
     table = Table(columns, rows, frozenset(columns[2:5]))
-    return Section("Time", sentences, table, chart=_intervals(outcome))
+    return Section("Time", sentences, table, chart=_build_interval_chart(outcome))
 
 
-def _intervals(outcome: ComparisonOutcome) -> Chart | None:
+def _build_interval_chart(outcome: ComparisonOutcome) -> Chart | None:
     rows = [
         {
             "workload": escape_unprintable(compared.workload),
@@ -94,25 +93,24 @@ def _intervals(outcome: ComparisonOutcome) -> Chart | None:
             "ratio": arm.ratio,
             "low": arm.ci_low,
             "high": arm.ci_high,
-            "shown": " ".join(_ratio_cells(arm, "")[2:4]),
+            "shown": " ".join(_format_ratio(arm, "")[2:4]),
         }
         for compared in outcome.workloads
-        for mode, arm in _against(compared)
+        for mode, arm in _list_compared(compared)
         if not math.isnan(arm.ratio) and arm.ci_low > 0
     ]
-    caption = "Time of a call as a ratio to no_grad, with 95 per cent intervals; grey: what no verdict claims."
+    caption = "Time per call as a ratio to no_grad, with 95 % confidence intervals; grey: too small for any verdict."
     return Chart("ratios", "intervals", caption, rows) if rows else None
 
 
-def _against(compared: WorkloadResult) -> list[tuple[str, ArmResult]]:
-    """What was measured against the baseline, the baseline itself among it."""
-    control = [] if compared.control is None else [("no_grad again", compared.control)]
-    return [
-        (escape_unprintable(arm.mode), arm) for arm in compared.arms if arm.mode != BASELINE and not arm.error
-    ] + control
+def _list_compared(compared: WorkloadResult) -> list[tuple[str, ArmResult]]:
+    """Return the modes that were compared with the baseline, and the baseline's control."""
+    control = [] if compared.control is None else [(_CONTROL, compared.control)]
+    others = [arm for arm in compared.arms if arm.mode != BASELINE and not arm.error]
+    return [(escape_unprintable(arm.mode), arm) for arm in others] + control
 
 
-def _processes(outcome: ComparisonOutcome) -> Section | None:
+def _build_process_ratios(outcome: ComparisonOutcome) -> Section | None:
     rows = [
         {
             "workload": escape_unprintable(compared.workload),
@@ -121,35 +119,40 @@ def _processes(outcome: ComparisonOutcome) -> Section | None:
             "shown": f"{ratio:.3f}",
         }
         for compared in outcome.workloads
-        for mode, arm in _against(compared)
+        for mode, arm in _list_compared(compared)
         for ratio in arm.process_ratios
         if math.isfinite(ratio)
     ]
     if not rows:
         return None
-    caption = "What each process found by itself."
+    caption = "Ratio to no_grad in each process."
     table = Table(
-        ("workload", "mode", "of each process"),
+        ("workload", "mode", "ratio in each process"),
         [
-            (escape_unprintable(compared.workload), mode, ", ".join(f"{ratio:.3f}" for ratio in arm.process_ratios))
+            (
+                escape_unprintable(compared.workload),
+                mode,
+                ", ".join(f"{ratio:.3f}" for ratio in arm.process_ratios),
+            )
             for compared in outcome.workloads
-            for mode, arm in _against(compared)
+            for mode, arm in _list_compared(compared)
         ],
     )
-    return Section("Distributions", table=table, folded=True, chart=Chart("processes", "points", caption, rows))
+    return Section("Ratios by process", table=table, folded=True, chart=Chart("processes", "points", caption, rows))
 
 
-def _ratio_cells(arm: ArmResult, mode: str) -> tuple[str, ...]:
+def _format_ratio(arm: ArmResult, mode: str) -> tuple[str, ...]:
     if arm.error:
-        return mode, "-", "-", "-", arm.verdict
-    interval = "-" if math.isnan(arm.ci_low) else f"{arm.ci_low:.3f} to {arm.ci_high:.3f}"
-    ratio = "-" if math.isnan(arm.ratio) else FormattedNumber(f"{arm.ratio:.3f}", arm.ratio)
+        return mode, MISSING, MISSING, MISSING, arm.verdict
+    interval = MISSING if math.isnan(arm.ci_low) else f"{arm.ci_low:.3f} to {arm.ci_high:.3f}"
+    ratio = MISSING if math.isnan(arm.ratio) else FormattedNumber(f"{arm.ratio:.3f}", arm.ratio)
     if arm.mode == BASELINE:
-        ratio, interval = FormattedNumber("1", 1), "-"
-    return mode, "-" if math.isnan(arm.median_ns) else format_duration(arm.median_ns), ratio, interval, arm.verdict
+        ratio, interval = FormattedNumber("1", 1), MISSING
+    time = MISSING if math.isnan(arm.median_ns) else format_duration(arm.median_ns)
+    return mode, time, ratio, interval, arm.verdict
 
 
-def _account(outcome: ComparisonOutcome) -> Section:
+def _build_work(outcome: ComparisonOutcome) -> Section:
     rows = [
         (escape_unprintable(compared.workload), arm.mode)
         + tuple(map(format_count, (arm.nodes, arm.counters_created, arm.tracked_views, arm.version_bumps)))
@@ -158,126 +161,134 @@ def _account(outcome: ComparisonOutcome) -> Section:
         for arm in compared.arms
         if not arm.error
     ]
-    numbers = ("nodes", "counters", "tracked views", "bumps", "saved", "inference tensors", "instructions")
-    sentence = "Of one call, counted in a pass that was not timed."
-    return Section(
-        "What a call makes PyTorch do",
-        [sentence],
-        Table(("workload", "mode", *numbers), rows, frozenset(numbers)),
-        folded=True,
+    numbers = (
+        "nodes",
+        "version counters",
+        "tracked views",
+        "version bumps",
+        "saved bytes",
+        "inference tensors",
+        "instructions",
     )
+    table = Table(("workload", "mode", *numbers), rows, frozenset(numbers))
+    return Section("Work per call", ["Counted for one call, in a pass that was not timed."], table, folded=True)
 
 
-def _reason(outcome: ComparisonOutcome) -> Section | None:
+def _build_causes(outcome: ComparisonOutcome) -> Section | None:
     if not outcome.costs_ns:
         return None
     rows = [
-        _reason_cells(compared, arm, baseline)
+        _format_causes(compared, arm, baseline)
         for compared in outcome.workloads
         for baseline in [compared.arm(BASELINE)]
         for arm in compared.arms
         if baseline is not None and arm.explained_ns and not math.isnan(arm.ratio)
     ]
-    columns = ("workload", "mode", "measured", "explained", "left over", "share", "most of it by")
+    columns = ("workload", "mode", "measured", "explained", UNEXPLAINED, "share explained", "largest parts")
     costs = ", ".join(f"{name} {format_duration(ns)}" for name, ns in outcome.costs_ns.items() if ns)
     sentences = [
-        f"Costs on this machine, fitted from mixtures of small operators: {escape_unprintable(costs)}.",
-        "Explained is what these costs make of the difference in counts to no_grad, per call; a share is left out where "
-        "the difference is within noise.",
+        f"Cost of each mechanism on this machine, fitted from mixtures of small operators: {escape_unprintable(costs)}.",
+        "Explained is the difference to no_grad per call that follows from these costs and the counts. The share is left "
+        "out if the difference is within noise.",
     ]
     table = Table(columns, rows, frozenset(columns[2:6]))
-    return Section("Where the difference comes from", sentences, table, folded=True, chart=_parts(outcome))
+    chart = _build_parts_chart(outcome)
+    return Section("Causes of the difference", sentences, table, folded=True, chart=chart)
 
 
-def _parts(outcome: ComparisonOutcome) -> Chart | None:
-    """Per workload and mode, what each mechanism makes of the difference, and what none of them explains."""
+def _build_parts_chart(outcome: ComparisonOutcome) -> Chart | None:
+    """Build the chart of the difference per workload and mode, split by mechanism."""
     rows = []
     for compared in outcome.workloads:
         baseline = compared.arm(BASELINE)
-        for mode, arm in _against(compared):
+        for mode, arm in _list_compared(compared):
             if baseline is None or not arm.explained_ns or math.isnan(arm.ratio):
                 continue
-            left = arm.measured_ns(baseline.median_ns) - sum(arm.explained_ns.values())
+            rest = arm.measured_ns(baseline.median_ns) - sum(arm.explained_ns.values())
             rows += [
                 {
                     "workload": f"{escape_unprintable(compared.workload)}, {mode}",
                     "part": escape_unprintable(part),
                     "percent": 100 * ns / baseline.median_ns,
-                    "shown": _signed(ns),
+                    "shown": _format_difference(ns),
                 }
-                for part, ns in {**arm.explained_ns, UNEXPLAINED: left}.items()
+                for part, ns in {**arm.explained_ns, UNEXPLAINED: rest}.items()
                 if ns
             ]
-    caption = "The difference to no_grad by mechanism, in per cent of a call: to the left saved, to the right added."
+    caption = "Difference to no_grad by mechanism, in % of a call: savings to the left, costs to the right."
     return Chart("parts", "parts", caption, rows) if rows else None
 
 
-def _reason_cells(compared: WorkloadResult, arm: ArmResult, baseline: ArmResult) -> tuple[str, ...]:
+def _format_causes(compared: WorkloadResult, arm: ArmResult, baseline: ArmResult) -> tuple[str, ...]:
     measured, explained = arm.measured_ns(baseline.median_ns), sum(arm.explained_ns.values())
     known = compute_explained_share(compared, arm) if arm.verdict in ("faster", "slower") else math.nan
     parts = sorted(arm.explained_ns.items(), key=lambda part: -abs(part[1]))[:2]
     return (
         escape_unprintable(compared.workload),
         arm.mode,
-        _signed(measured),
-        _signed(explained),
-        _signed(measured - explained),
-        "-" if math.isnan(known) else format_percentage(max(known, 0.0)),
-        ", ".join(f"{name} {_signed(ns)}" for name, ns in parts),
+        _format_difference(measured),
+        _format_difference(explained),
+        _format_difference(measured - explained),
+        MISSING if math.isnan(known) else format_percentage(max(known, 0.0)),
+        ", ".join(f"{name} {_format_difference(ns)}" for name, ns in parts),
     )
 
 
-def _signed(ns: float) -> str:
+def _format_difference(ns: float) -> str:
     return FormattedNumber(("+" if ns > 0 else "") + format_duration(ns), ns)
 
 
-def _remarks(outcome: ComparisonOutcome) -> Section | None:
-    told = [f"{c.workload} {note}." for c in outcome.workloads for note in c.notes]
-    told += [
-        f"{c.workload} under {arm.mode}: {(arm.error or arm.difference).rstrip('.')}."
-        for c in outcome.workloads
-        for arm in c.arms
+def _build_remarks(outcome: ComparisonOutcome) -> Section | None:
+    remarks = [f"{compared.workload} {note}." for compared in outcome.workloads for note in compared.notes]
+    remarks += [
+        f"{compared.workload} under {arm.mode}: {(arm.error or arm.difference).rstrip('.')}."
+        for compared in outcome.workloads
+        for arm in compared.arms
         if arm.error or arm.difference
     ]
-    told += [f"{_bound(c.issued)}: {c.workload}." for c in outcome.workloads if c.issued is not None]
-    told += [f"{note[:1].upper()}{note[1:]}." for note in outcome.notes]
-    return Section("Remarks", list(map(escape_unprintable, told))) if told else None
+    remarks += [
+        f"{_describe_bound(compared.issued)}: {compared.workload}."
+        for compared in outcome.workloads
+        if compared.issued is not None
+    ]
+    remarks += [f"{note[:1].upper()}{note[1:]}." for note in outcome.notes]
+    return Section("Remarks", list(map(escape_unprintable, remarks))) if remarks else None
 
 
-def _bound(issued: float) -> str:
+def _describe_bound(issued: float) -> str:
     kind = "Launch-bound" if issued > 0.9 else "Kernel-bound"
     return f"{kind} (the host issues work for {format_percentage(issued)} of the time)"
 
 
-def _how(outcome: ComparisonOutcome) -> Section:
+def _build_method(outcome: ComparisonOutcome) -> Section:
     settings = outcome.settings
     rounds = [arm.rounds for c in outcome.workloads for arm in c.arms if arm.mode == BASELINE and arm.rounds]
     managers = ", ".join(f"{mode} {format_duration(ns)}" for mode, ns in outcome.managers_ns.items())
+    budget, took = format_duration(settings["budget_s"] * 1e9), format_duration(settings["took_s"] * 1e9)
     sentences = [
-        f"Processes: {outcome.environment['processes']}. Rounds: {_range(rounds)}, each of one block of "
-        f"calls per mode in random order (seed {settings['seed']})."
+        f"Processes: {outcome.environment['processes']}. Rounds: {_format_range(rounds)}, each with one block of calls per "
+        f"mode in random order (seed {settings['seed']})."
         if rounds
         else "Nothing was measured.",
-        "Intervals are over processes, or of one process over stretches of its rounds: bootstrapped standard error, "
-        "Student's t.",
-        f"Entering and leaving the manager, which is not in these times: {managers}." if managers else "",
-        f"Stopped at a half width of {format_percentage(settings['precision'])} or after {format_duration(settings['budget_s'] * 1e9)}; "
-        f"took {format_duration(settings['took_s'] * 1e9)}.",
+        "Confidence intervals are over processes, or for a single process over segments of its rounds: bootstrapped "
+        "standard error, Student's t.",
+        f"Entering and exiting the context manager is not part of these times; it takes: {managers}."
+        if managers
+        else "",
+        f"Stopped when the half-width of the interval was below {format_percentage(settings['precision'])}, or after "
+        f"{budget}; took {took}.",
     ]
     return Section(
         "How it was measured", [escape_unprintable(sentence) for sentence in sentences if sentence], folded=True
     )
 
 
-def _range(numbers: list[int]) -> str:
+def _format_range(numbers: list[int]) -> str:
     low, high = min(numbers), max(numbers)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _environment(outcome: ComparisonOutcome) -> Section:
+def _build_environment(outcome: ComparisonOutcome) -> Section:
     environment: Mapping[str, object] = outcome.environment
-    rows = [
-        (escape_unprintable(key), "-" if value is None else escape_unprintable(str(value)))
-        for key, value in environment.items()
-    ]
+    rows = [(escape_unprintable(key), format_text(value)) for key, value in environment.items()]
     return Section("Environment", table=Table(("", "value"), rows), folded=True)

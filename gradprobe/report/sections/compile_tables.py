@@ -1,4 +1,4 @@
-"""The section on compiled code."""
+"""Section on compiled code."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import Counter
 
 from gradprobe.analysis.compiled_functions import explain_recompilation, list_compiled_functions
 from gradprobe.report.document import Section, Table
-from gradprobe.report.units import escape_unprintable, format_count, format_location, pluralize
+from gradprobe.report.units import MISSING, escape_unprintable, format_count, format_location, pluralize
 from gradprobe.tables.recording_tables import RecordingTables
 
 
 def build_section(tables: RecordingTables, top: int) -> Section | None:
-    """A row per function that ran compiled; in sentences, which modes are part of its graphs and why there are several."""
+    """Build a row per compiled function, and sentences on modes in graphs and causes of recompilation."""
     functions = list_compiled_functions(tables.processes)
     if not functions:
         return None
@@ -25,14 +25,14 @@ def build_section(tables: RecordingTables, top: int) -> Section | None:
                 format_location(function.file, function.line),
                 format_count(function.calls or None),
             )
-            + (format_count(sum(number for _, number in function.graphs)), ", ".join(modes) or "-")
+            + (format_count(sum(number for _, number in function.graphs)), ", ".join(modes) or MISSING)
             + (format_count(sum(made.operators * number for made, number in function.graphs)),)
         )
         name = escape_unprintable(function.name)
         folded = dict.fromkeys(change for made, _ in function.graphs for change in made.folded)
         sentences += [
-            f"{change.manager}({change.enabled}) is part of the graph of {name}, from {format_location(change.file, change.line)} "
-            "on: it no longer runs as a block."
+            f"{change.manager}({change.enabled}) is part of the graph of {name}, from "
+            f"{format_location(change.file, change.line)} on: it no longer runs as a block."
             for change in folded
             if change.file
         ]
@@ -41,9 +41,9 @@ def build_section(tables: RecordingTables, top: int) -> Section | None:
             called = "" if made.called is None else f" for {format_location(made.called.file, made.called.line)}"
             if why:
                 sentences.append(
-                    f"{name} was compiled again{called} under {made.mode}: {escape_unprintable('; '.join(why))}."
+                    f"{name} was recompiled{called} under {made.mode}: {escape_unprintable('; '.join(why))}."
                 )
-    columns = ("function", "site", "calls", "graphs", "compiled under", "operators")
-    table = Table(columns, rows, frozenset({"calls", "graphs", "operators"}), max(len(functions) - top, 0))
-    more = [f"{pluralize(len(sentences) - top, 'sentence')} more left out."] if len(sentences) > top else []
+    columns = ("function", "site", "calls", "graphs", "compiled under", "operators in graphs")
+    table = Table(columns, rows, frozenset({"calls", "graphs", "operators in graphs"}), max(len(functions) - top, 0))
+    more = [f"{pluralize(len(sentences) - top, 'more sentence')} left out."] if len(sentences) > top else []
     return Section("Compiled code", [*sentences[:top], *more], table)

@@ -1,4 +1,4 @@
-"""The findings of a recording, with the source lines around them."""
+"""Section on the findings of a recording, with the source lines around each."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from gradprobe.report.document import Excerpt, FindingItem, Section
 from gradprobe.report.units import escape_unprintable, format_location, pluralize
 from gradprobe.tables.recording_tables import RecordingTables
 
-_AROUND = 3
-_LONGEST_LINE = 200
-_LARGEST_FILE = 4 << 20
+_CONTEXT_LINES = 3
+_LINE_WIDTH = 200
+_MAX_FILE_BYTES = 4 << 20
 
 
 def build_section(tables: RecordingTables, top: int) -> Section | None:
-    """The worst first, as the table has them; None where nothing was found."""
+    """Build the section, worst findings first as in the table; None without findings."""
     found = tables.findings
     if found.empty:
         return None
@@ -26,7 +26,7 @@ def build_section(tables: RecordingTables, top: int) -> Section | None:
 
 
 def build_item(finding: Mapping[Any, Any]) -> FindingItem:
-    """A row of the table of findings."""
+    """Build the item of a row of the table of findings."""
     times = f" ({finding['count']:,} times)" if finding["count"] > 1 else ""
     related = [
         (escape_unprintable(str(p["role"])), format_location(p["file"], p["line"])) for p in finding["related"] or ()
@@ -43,21 +43,21 @@ def build_item(finding: Mapping[Any, Any]) -> FindingItem:
 
 
 def read_excerpt(file: Any, line: Any) -> Excerpt | None:
-    """The lines around ``line`` of ``file``, or None.
+    """Read the lines around ``line`` of ``file``; return None if they cannot be read.
 
-    A recording may come from anywhere and a report may go anywhere: nothing is read but Python source.
+    A recording may come from anyone and a report may go to anyone: only Python source is read.
     """
     if not isinstance(file, str) or line != line or line is None:
         return None
     path, wanted = Path(file), int(line)
     try:
-        if path.suffix != ".py" or not path.is_file() or path.stat().st_size > _LARGEST_FILE:
+        if path.suffix != ".py" or not path.is_file() or path.stat().st_size > _MAX_FILE_BYTES:
             return None
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except (OSError, ValueError):
         return None
     if not 1 <= wanted <= len(lines):
         return None
-    first = max(wanted - _AROUND, 1)
-    shown = [escape_unprintable(text.expandtabs())[:_LONGEST_LINE] for text in lines[first - 1 : wanted + _AROUND]]
+    first = max(wanted - _CONTEXT_LINES, 1)
+    shown = [escape_unprintable(text.expandtabs())[:_LINE_WIDTH] for text in lines[first - 1 : wanted + _CONTEXT_LINES]]
     return Excerpt(first, shown, wanted)

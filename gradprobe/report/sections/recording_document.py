@@ -1,4 +1,4 @@
-"""What a report of a recording says: pure functions from its tables to the neutral document."""
+"""Document of a recording, built by pure functions from its tables."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ import pandas as pd
 
 from gradprobe.analysis.blind_spots import describe_blind_spots
 from gradprobe.analysis.time_by_mode import MODES, sum_by_mode, sum_by_thread, sum_hidden_ns
-from gradprobe.history.records import is_failure
 from gradprobe.recording.events import UNKNOWN
+from gradprobe.recording.rows import is_failure
 from gradprobe.report.document import Chart, Document, Section, Table
 from gradprobe.report.sections import compile_tables, device_tables, findings_section, operator_tables, process_tables
 from gradprobe.report.sections.timeline import build_timeline
 from gradprobe.report.units import (
+    MISSING,
     escape_unprintable,
     format_bytes,
     format_count,
     format_duration,
     format_location,
     format_percentage,
+    format_text,
     pluralize,
 )
 from gradprobe.tables.recording_tables import RecordingTables
@@ -30,59 +32,61 @@ DEFAULT_MAX_ROWS = 15
 
 
 def build_document(tables: RecordingTables, *, top: int = DEFAULT_MAX_ROWS, charts: bool = False) -> Document:
-    """The report of a recording, with ``charts`` where they are wanted; its longer tables hold at most ``top`` rows, and
-    say how many they leave out."""
+    """Build the report of a recording, with charts if ``charts`` is set.
+
+    Tables have at most ``top`` rows, and say how many are left out.
+    """
     sections = [
         findings_section.build_section(tables, top),
-        _timeline(tables) if charts else None,
-        _modes(tables),
+        _build_timeline(tables) if charts else None,
+        _build_modes(tables),
         process_tables.build_process_section(tables, top),
         process_tables.build_rank_section(tables, top),
-        _threads(tables, top),
-        _sites(tables, top),
+        _build_threads(tables, top),
+        _build_sites(tables, top),
         *operator_tables.build_sections(tables, top),
         compile_tables.build_section(tables, top),
         device_tables.build_section(tables, top),
-        _redundant(tables, top),
-        _irregular(tables, top),
-        _calls(tables, top),
-        _unseen(tables),
-        _environment(tables),
+        _build_redundant(tables, top),
+        _build_irregular(tables, top),
+        _build_probed_calls(tables, top),
+        _build_blind_spots(tables),
+        _build_environment(tables),
     ]
-    verdict = [*_verdict(tables), *operator_tables.summarize_operators(tables)]
-    return Document("gradprobe: gradient and inference modes", verdict, [s for s in sections if s is not None])
+    summary = [*_summarize(tables), *operator_tables.summarize_operators(tables)]
+    return Document("gradprobe: gradient and inference modes", summary, [s for s in sections if s is not None])
 
 
-def _verdict(tables: RecordingTables) -> list[str]:
+def _summarize(tables: RecordingTables) -> list[str]:
     times = [t for t in sum_by_mode(tables.processes) if t.ns]
     seen = sum(len(p.history.transitions) for p in tables.processes)
     folded = sum(f.count for c in tables.contents for f in c.folds)
-    timelines = sum(len(p.history.timelines) for p in tables.processes)
+    threads = sum(len(p.history.timelines) for p in tables.processes)
     lines = []
     if times:
         whole = format_duration(sum(t.ns for t in times))
-        over = f"{whole} of thread time, over {timelines:,} threads" if timelines > 1 else whole
+        over = f"{whole} of thread time in {threads:,} threads" if threads > 1 else whole
         lines.append(f"Of {over}: {', '.join(f'{format_percentage(t.share)} {t.mode}' for t in times)}.")
     if not seen and not folded:
         lines.append("The program itself changed no mode.")
         return lines
-    more = f", and {pluralize(folded, 'block')} added up beyond the limit" if folded else ""
+    more = f"; {pluralize(folded, 'block')} beyond the limit were summed up per line" if folded else ""
     lines.append(f"{pluralize(seen, 'transition')} at {pluralize(len(tables.sites), 'site')}{more}.")
     unknown = sum(t.manager == UNKNOWN for p in tables.processes for t in p.history.transitions)
     if unknown:
-        lines.append(f"{pluralize(unknown, 'change')} of a mode came from something that is no manager of PyTorch's.")
-    built = sum(t.nodes or 0 for t in times if t.mode == "no_grad" or t.mode == "inference_mode")
-    if built:
-        lines.append(f"{pluralize(built, 'autograd node')} were constructed under no_grad or inference_mode.")
+        lines.append(f"{pluralize(unknown, 'mode change')} did not come from a context manager of PyTorch.")
+    created = sum(t.nodes or 0 for t in times if t.mode == "no_grad" or t.mode == "inference_mode")
+    if created:
+        lines.append(f"{pluralize(created, 'autograd node')} created under no_grad or inference_mode.")
     return lines
 
 
-def _timeline(tables: RecordingTables) -> Section | None:
+def _build_timeline(tables: RecordingTables) -> Section | None:
     chart, sentences = build_timeline(tables.processes)
     return None if chart is None else Section("Timeline", sentences, chart=chart)
 
 
-def _modes(tables: RecordingTables) -> Section | None:
+def _build_modes(tables: RecordingTables) -> Section | None:
     times = sum_by_mode(tables.processes)
     rows = [(t.mode, format_duration(t.ns), format_percentage(t.share), format_count(t.nodes)) for t in times]
     if not rows:
@@ -98,16 +102,16 @@ def _modes(tables: RecordingTables) -> Section | None:
     ]
     hidden = sum_hidden_ns(tables.processes)
     by_torch = (
-        f"{format_duration(hidden)} of it passed under modes that PyTorch's own code set, as optimizers do: the sites do not "
-        "tell it apart."
+        f"{format_duration(hidden)} of this time was spent in modes set by PyTorch's own code, for example in optimizers; "
+        "the sites do not show it separately."
     )
     columns = ("mode", "time", "share", "nodes")
-    chart = Chart("modes", "shares", "Time and autograd nodes by mode, over all threads.", shares)
+    chart = Chart("modes", "shares", "Time and autograd nodes by mode, summed over all threads.", shares)
     table = Table(columns, rows, frozenset(columns[1:]), bars="share")
     return Section("Time by mode", [by_torch] if hidden else [], table, chart=chart)
 
 
-def _threads(tables: RecordingTables, top: int) -> Section | None:
+def _build_threads(tables: RecordingTables, top: int) -> Section | None:
     threads = sum_by_thread(tables.processes)
     if len(threads) < 2:
         return None
@@ -118,7 +122,7 @@ def _threads(tables: RecordingTables, top: int) -> Section | None:
         nodes = [s.nodes for s in thread.by_mode.values() if s.nodes is not None]
         rows.append(
             (str(thread.process), escape_unprintable(thread.thread))
-            + tuple("-" if s is None or not s.ns else format_duration(s.ns) for s in spent)
+            + tuple(MISSING if s is None or not s.ns else format_duration(s.ns) for s in spent)
             + (format_count(sum(nodes) if nodes else None),)
         )
     columns = ("process", "thread", *modes, "nodes")
@@ -133,18 +137,18 @@ _SITE_COLUMNS = (
     "form",
     "count",
     "total",
-    "own",
+    "self",
     "median",
     "nodes",
-    "own nodes",
+    "self nodes",
     "redundant",
 )
 _SITE_NUMBERS = frozenset(_SITE_COLUMNS[4:])
 
 
-def _site_table(sites: pd.DataFrame, top: int) -> Table:
+def _build_site_table(sites: pd.DataFrame, top: int) -> Table:
     rows = [
-        (format_location(s["file"], s["line"]), _name(s["function"]), s["manager"], s["form"])
+        (format_location(s["file"], s["line"]), format_text(s["function"]), s["manager"], s["form"])
         + (
             format_count(s["count"]),
             format_duration(s["total_ns"]),
@@ -157,68 +161,69 @@ def _site_table(sites: pd.DataFrame, top: int) -> Table:
     return Table(_SITE_COLUMNS, rows, _SITE_NUMBERS, max(len(sites) - top, 0))
 
 
-def _sites(tables: RecordingTables, top: int) -> Section | None:
+def _build_sites(tables: RecordingTables, top: int) -> Section | None:
     if tables.sites.empty:
         return None
-    return Section("Sites, by time under their mode", table=_site_table(tables.sites, top))
+    return Section("Time by site", table=_build_site_table(tables.sites, top))
 
 
-def _redundant(tables: RecordingTables, top: int) -> Section | None:
+def _build_redundant(tables: RecordingTables, top: int) -> Section | None:
     redundant = tables.sites[tables.sites["redundant"] > 0].sort_values("redundant", ascending=False, kind="stable")
     if redundant.empty:
         return None
-    sentence = f"{pluralize(int(redundant['redundant'].sum()), 'block')} found the mode they set already in force."
+    sentence = f"{pluralize(int(redundant['redundant'].sum()), 'block')} set a mode that was already active."
     rows = [
         (
             format_location(s["file"], s["line"]),
-            _name(s["function"]),
+            format_text(s["function"]),
             s["manager"],
             format_count(s["redundant"]),
             format_count(s["count"]),
         )
         for s in redundant.head(top).to_dict("records")
     ]
-    columns = ("site", "function", "manager", "redundant", "of")
-    table = Table(columns, rows, frozenset({"redundant", "of"}), max(len(redundant) - top, 0))
+    columns = ("site", "function", "manager", "redundant", "count")
+    table = Table(columns, rows, frozenset({"redundant", "count"}), max(len(redundant) - top, 0))
     return Section("Redundant blocks", [sentence], table)
 
 
-def _irregular(tables: RecordingTables, top: int) -> Section | None:
+def _build_irregular(tables: RecordingTables, top: int) -> Section | None:
     groups: Counter[tuple[str, ...]] = Counter()
     for process in tables.processes:
         for region in process.history.regions:
             if region.irregular or is_failure(region.error):
-                what = ", ".join(dict.fromkeys(region.irregular)) or "-"
-                error = escape_unprintable(region.error) if is_failure(region.error) else "-"
-                groups[format_location(*process.place(region.site)[:2]), region.manager, what, error] += 1
+                irregularity = ", ".join(dict.fromkeys(region.irregular)) or MISSING
+                error = escape_unprintable(region.error) if is_failure(region.error) else MISSING
+                groups[format_location(*process.place(region.site)[:2]), region.manager, irregularity, error] += 1
     if not groups:
         return None
     rows = [(*key, format_count(number)) for key, number in groups.most_common(top)]
-    columns = ("site", "manager", "what", "exception", "count")
+    columns = ("site", "manager", "irregularity", "exception", "count")
     table = Table(columns, rows, frozenset({"count"}), max(len(groups) - top, 0))
-    return Section("Blocks that did not close as usual", table=table)
+    return Section("Blocks with an irregular exit", table=table)
 
 
-_RETURNED: dict[str, Callable[[Any], str]] = {
-    "returned_nodes": format_count,
-    "returned_graph_bytes": format_bytes,
-    "parameter_bumps": format_count,
-    "buffer_bumps": format_count,
-    "argument_bumps": format_count,
+_RETURNED: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "returned nodes": ("returned_nodes", format_count),
+    "returned graph bytes": ("returned_graph_bytes", format_bytes),
+    "param bumps": ("parameter_bumps", format_count),
+    "buffer bumps": ("buffer_bumps", format_count),
+    "arg bumps": ("argument_bumps", format_count),
 }
+"""Headings of the maxima over the calls of a function, with the table column and the format of each."""
 
 
-def _most(values: pd.Series[int], show: Callable[[Any], str]) -> str:
+def _format_maximum(values: pd.Series[int], show: Callable[[Any], str]) -> str:
     return show(values.max() if values.notna().any() else None)
 
 
-def _calls(tables: RecordingTables, top: int) -> Section | None:
+def _build_probed_calls(tables: RecordingTables, top: int) -> Section | None:
     if tables.calls.empty:
         return None
     groups = tables.calls.groupby(["function", "file", "line"], dropna=False, sort=False)
     rows = [
         (
-            _name(function),
+            format_text(function),
             format_location(file, line),
             format_count(len(group)),
             format_duration(group["duration_ns"].sum()),
@@ -228,32 +233,24 @@ def _calls(tables: RecordingTables, top: int) -> Section | None:
             format_count(group["nodes"].sum() if group["nodes"].notna().any() else None),
             format_count(sum(map(is_failure, group["error"]))),
         )
-        + tuple(_most(group[name], show) for name, show in _RETURNED.items())
+        + tuple(_format_maximum(group[name], show) for name, show in _RETURNED.values())
         for (function, file, line), group in groups
     ]
     columns = ["function", "site", "calls", "total", "median", "nodes", "errors"]
-    columns += ["result pins nodes", "bytes", "bumps of parameters", "of buffers", "of arguments"]
+    columns += _RETURNED
     table = Table(columns, rows[:top], frozenset(columns[2:]), max(len(rows) - top, 0))
     return Section("Probed calls", table=table)
 
 
-def _unseen(tables: RecordingTables) -> Section:
-    sentences = describe_blind_spots(tables.processes) or ["Nothing was missed of what this level records."]
-    return Section("What could not be seen", [escape_unprintable(s) for s in sentences])
+def _build_blind_spots(tables: RecordingTables) -> Section:
+    sentences = describe_blind_spots(tables.processes) or ["Everything that this level records was observed."]
+    return Section("Blind spots", [escape_unprintable(s) for s in sentences])
 
 
-def _environment(tables: RecordingTables) -> Section:
+def _build_environment(tables: RecordingTables) -> Section:
     rows = [
-        (escape_unprintable(key), ", ".join(dict.fromkeys(_value(p.environment[key]) for p in having)))
+        (escape_unprintable(key), ", ".join(dict.fromkeys(format_text(p.environment[key]) for p in having)))
         for key in (tables.processes[0].environment if tables.processes else ())
         for having in [[p for p in tables.processes if key in p.environment]]
     ]
     return Section("Environment", table=Table(("", "value"), rows), folded=True)
-
-
-def _value(value: object) -> str:
-    return "-" if value is None else escape_unprintable(str(value))
-
-
-def _name(function: object) -> str:
-    return escape_unprintable(function) if isinstance(function, str) else "-"

@@ -1,8 +1,8 @@
 "use strict";
 
-const made = (name, properties) => Object.assign(document.createElement(name), properties);
+const create = (name, properties) => Object.assign(document.createElement(name), properties);
 
-// Tables: a click on a heading sorts by it, a text above the table keeps the rows that hold it.
+// Tables: a click on a heading sorts by that column, the filter above keeps the rows that contain its text.
 
 function keyOf(row, column) {
   const cell = row.cells[column];
@@ -17,7 +17,7 @@ function sortBy(table, heading, column) {
   const sign = direction === "ascending" ? 1 : -1;
   const body = table.tBodies[0];
   const keyed = Array.from(body.rows, (row) => [keyOf(row, column), row]);
-  // What shows no number stays below the numbers either way round.
+  // Cells without a number stay below the numbers in both directions.
   keyed.sort(([a], [b]) => a[0] - b[0] || sign * (a[1] < b[1] ? -1 : a[1] > b[1] ? 1 : 0));
   body.append(...keyed.map(([, row]) => row));
 }
@@ -25,7 +25,7 @@ function sortBy(table, heading, column) {
 function makeSortable(table) {
   Array.from(table.tHead.rows[0].cells).forEach((heading, column) => {
     if (!heading.textContent) return;
-    const button = made("button", { type: "button", textContent: heading.textContent, title: "Sort" });
+    const button = create("button", { type: "button", textContent: heading.textContent, title: "Sort" });
     button.addEventListener("click", () => sortBy(table, heading, column));
     heading.replaceChildren(button);
   });
@@ -35,16 +35,16 @@ function makeFiltered(table) {
   const rows = Array.from(table.tBodies[0].rows);
   if (rows.length < 6) return;
   const scroll = table.closest(".scroll");
-  const input = made("input", { type: "search", placeholder: "Filter", ariaLabel: `Filter: ${scroll.ariaLabel}` });
-  const told = made("output", {});
+  const input = create("input", { type: "search", placeholder: "Filter", ariaLabel: `Filter: ${scroll.ariaLabel}` });
+  const count = create("output", {});
   input.addEventListener("input", () => {
     const wanted = input.value.toLowerCase();
     for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
     const shown = rows.filter((row) => !row.hidden).length;
-    told.textContent = wanted ? `${shown} of ${rows.length} rows` : "";
+    count.textContent = wanted ? `${shown} of ${rows.length} rows` : "";
   });
-  const tools = made("div", { className: "tools" });
-  tools.append(input, told);
+  const tools = create("div", { className: "tools" });
+  tools.append(input, count);
   scroll.before(tools);
 }
 
@@ -53,11 +53,11 @@ for (const table of document.querySelectorAll("table")) {
   makeFiltered(table);
 }
 
-// Light and dark, as the system has it until the button says otherwise.
+// Light and dark theme: the system's until the button is used.
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (document.documentElement.dataset.theme || (dark.matches ? "dark" : "light")) === "dark";
-const toggle = made("button", { type: "button", className: "theme", textContent: "Light or dark" });
+const toggle = create("button", { type: "button", className: "theme", textContent: "Light or dark" });
 toggle.addEventListener("click", () => {
   document.documentElement.dataset.theme = isDark() ? "light" : "dark";
   drawAll();
@@ -65,7 +65,7 @@ toggle.addEventListener("click", () => {
 dark.addEventListener("change", drawAll);
 document.querySelector("header").prepend(toggle);
 
-// Charts. What is within a closed <details> is drawn when that opens.
+// Charts: those in a closed <details> are drawn when it is opened.
 
 function coloursOf() {
   const of = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -104,7 +104,7 @@ function addZoom(figure) {
     const middle = Math.min(Math.max(centre, from + half), to - half);
     figure.view.signal("zoom_start", [middle - half, middle + half]).runAsync();
   };
-  const tools = made("div", { className: "tools" });
+  const tools = create("div", { className: "tools" });
   for (const [textContent, ariaLabel, factor, move] of [
     ["+", "Zoom in", 0.5, 0],
     ["\u2212", "Zoom out", 2, 0],
@@ -112,7 +112,7 @@ function addZoom(figure) {
     ["\u2192", "Later", 1, 0.5],
     ["All", "The whole time", Infinity, 0],
   ]) {
-    const button = made("button", { type: "button", textContent, ariaLabel, title: ariaLabel });
+    const button = create("button", { type: "button", textContent, ariaLabel, title: ariaLabel });
     button.addEventListener("click", () => zoom(Number.isFinite(factor) ? factor : 1e9, move));
     tools.append(button);
   }

@@ -1,4 +1,4 @@
-"""What a project does not want to hear of, by comment, by option and by configuration."""
+"""Suppression of findings by comment, by option and by configuration."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def finding(path: Path, line: int, rule: str = "GP401", *related: int) -> Findin
     )
 
 
-def test_a_comment_silences_the_codes_that_it_names_or_all_at_its_line_and_where_its_line_is_related(
+def test_comments_silence_codes_at_their_line_and_at_related_lines(
     program: Path,
 ) -> None:
     silenced = {
-        (line, rule, related): Suppression().of(finding(program, line, rule, *related)) is not None
+        (line, rule, related): Suppression().find_source(finding(program, line, rule, *related)) is not None
         for line, rule, related in [
             (1, "GP401", ()),
             (1, "GP602", ()),
@@ -58,51 +58,49 @@ def test_a_comment_silences_the_codes_that_it_names_or_all_at_its_line_and_where
         (3, "GP401"),
         (4, "GP701"),
     ]
-    assert Suppression().of(finding(program, 1)) == f"a comment at {program}:1"
+    assert Suppression().find_source(finding(program, 1)) == f"a comment at {program}:1"
 
 
-def test_a_comment_that_is_written_later_is_seen(program: Path) -> None:
-    assert Suppression().of(finding(program, 5)) is None
+def test_a_comment_that_is_added_later_counts(program: Path) -> None:
+    assert Suppression().find_source(finding(program, 5)) is None
     program.write_text(program.read_text() + "fifth = 5  # gradprobe: ignore[GP4]\n")
-    assert Suppression().of(finding(program, 5)) is not None
+    assert Suppression().find_source(finding(program, 5)) is not None
 
 
-def test_options_and_the_nearest_configuration_silence_by_the_beginning_of_codes(program: Path, tmp_path: Path) -> None:
+def test_options_and_configuration_silence_by_the_beginning_of_codes(program: Path, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(
         '[tool.gradprobe]\nignore = ["GP8"]\n[tool.gradprobe.per-file-ignores]\n"package/*" = ["GP2", "GP10"]\n'
     )
     known = load_suppression(program.parent, ["GP501"])
-    assert known.of(finding(program, 3, "GP501")) == "--ignore on the command line"
-    assert str(tmp_path / "pyproject.toml") in (known.of(finding(program, 3, "GP801")) or "")
-    assert "per-file-ignores 'package/*'" in (known.of(finding(program, 3, "GP202")) or "")
-    assert known.of(finding(program, 3, "GP101")) is not None
-    assert known.of(finding(program, 3, "GP401")) is None
-    assert known.of(finding(tmp_path / "other.py", 3, "GP202")) is None
-    assert known.of(finding(tmp_path / "other.py", 3, "GP801")) is not None
+    assert known.find_source(finding(program, 3, "GP501")) == "--ignore on the command line"
+    assert str(tmp_path / "pyproject.toml") in (known.find_source(finding(program, 3, "GP801")) or "")
+    assert "per-file-ignores 'package/*'" in (known.find_source(finding(program, 3, "GP202")) or "")
+    assert known.find_source(finding(program, 3, "GP101")) is not None
+    assert known.find_source(finding(program, 3, "GP401")) is None
+    assert known.find_source(finding(tmp_path / "other.py", 3, "GP202")) is None
+    assert known.find_source(finding(tmp_path / "other.py", 3, "GP801")) is not None
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "error"),
     [
-        ('ignore = "GP1"', "ignore in .* is 'GP1'; give a list of codes"),
-        ("ignore = [1]", r"is \[1\]; give a list of codes"),
-        ('ignore = ["GP0"]', "names 'GP0', which begins no rule's code; there are GP101"),
-        ("per-file-ignores = 3", "per-file-ignores in .* is no table"),
-        ('per-file-ignores = {"a" = "GP1"}', "per-file-ignores 'a' in .* is 'GP1'; give a list"),
-        ("ignore = [", "cannot be read"),
+        ('ignore = "GP1"', "ignore in .* must be a list of codes .* got 'GP1'"),
+        ("ignore = [1]", r"must be a list of codes .* got \[1\]"),
+        ('ignore = ["GP0"]', "unknown rule code 'GP0' in ignore in .*; use one of GP101"),
+        ("per-file-ignores = 3", "per-file-ignores in .* must be a table .* got 3"),
+        ('per-file-ignores = {"a" = "GP1"}', "per-file-ignores 'a' in .* must be a list of codes .* got 'GP1'"),
+        ("ignore = [", "cannot read .*; correct it"),
     ],
 )
-def test_configuration_that_says_nothing_sensible_is_refused_with_its_file(
-    tmp_path: Path, text: str, said: str
-) -> None:
+def test_invalid_configuration_is_refused_with_its_file(tmp_path: Path, text: str, error: str) -> None:
     (tmp_path / "pyproject.toml").write_text(f"[tool.gradprobe]\n{text}\n")
-    with pytest.raises(GradprobeError, match=said) as refused:
+    with pytest.raises(GradprobeError, match=error) as refused:
         load_suppression(tmp_path)
     assert str(tmp_path / "pyproject.toml") in str(refused.value)
 
 
 def test_an_option_with_an_unknown_code_is_refused() -> None:
-    with pytest.raises(GradprobeError, match="--ignore names 'E501', which begins no rule's code"):
+    with pytest.raises(GradprobeError, match="unknown rule code 'E501' in --ignore; use one of GP101"):
         load_suppression(Path(), ["E501"])
 
 

@@ -29,7 +29,7 @@ TOKENS = torch.tensor([[2, 3, 4, 5], [6, 7, 8, 9]])
 
 
 def no_faults(recording: gradprobe.Recording) -> bool:
-    return [n for n in recording.tables.contents[0].notes if n[0] == "fault"] == []
+    return [n for n in recording._tables.contents[0].notes if n[0] == "fault"] == []
 
 
 def region_of(recording: gradprobe.Recording, manager: str) -> pd.Series[Any]:

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from gradprobe.analysis.time_by_mode import sum_by_mode
 from gradprobe.probing import Probe
 from gradprobe.recorder import Recorder, get_session
-from gradprobe.recording.folding.blocks import class_middle, duration_class
+from gradprobe.recording.durations import class_middle, duration_class
 from gradprobe.result import Recording
 from tests.conftest import FakeClock
 from tests.property.programs import Body, Manager, Real, Source, programs
+from tests.thoroughness import examples
 
 
 def both(program: Body, limit: int) -> tuple[Recording, Recording]:
@@ -62,16 +63,16 @@ def sums(recording: Recording) -> dict[tuple[Any, ...], tuple[Any, ...]]:
 
 
 def times(recording: Recording) -> dict[str, tuple[int, int | None]]:
-    return {t.mode: (t.ns, t.nodes) for t in sum_by_mode(recording.tables.processes) if t.ns or t.nodes}
+    return {t.mode: (t.ns, t.nodes) for t in sum_by_mode(recording._tables.processes) if t.ns or t.nodes}
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(programs(), st.sampled_from([0, 10]))
 def test_sites_and_time_by_mode_are_the_same_whether_blocks_were_kept_or_added_up(program: Body, limit: int) -> None:
     kept, folded = both(program, limit)
     assert sums(folded) == sums(kept)
     assert times(folded) == times(kept)
-    assert kept.tables.contents[0].folds == []
+    assert kept._tables.contents[0].folds == []
 
 
 USES = """
@@ -106,7 +107,7 @@ STEPS = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, max_size=8), st.sampled_from([0, 6]))
 def test_blocks_of_pytorch_itself_are_in_the_own_time_of_those_around_them_kept_or_added_up(
     program: list[tuple[Any, ...]], limit: int
@@ -144,11 +145,11 @@ def test_what_is_kept_does_not_grow_with_the_length_of_the_program() -> None:
     ]
     kept, folded = both([("with", [manager("no_grad")], [("repeat", 300, body)])], 0)
     assert sums(folded) == sums(kept)
-    events = [sum(len(block) for block in r.tables.contents[0].blocks) for r in (kept, folded)]
+    events = [sum(len(block) for block in r._tables.contents[0].blocks) for r in (kept, folded)]
     assert events[0] > 300 * 20
     # Each time that the queue is emptied leaves a handful, and how often that is depends on the machine.
     assert events[1] < events[0] / 10
-    assert len(folded.tables.contents[0].folds) < 30
+    assert len(folded._tables.contents[0].folds) < 30
 
 
 def test_a_kept_object_that_is_entered_again_and_again_is_added_up() -> None:
@@ -160,7 +161,7 @@ def test_a_kept_object_that_is_entered_again_and_again_is_added_up() -> None:
         with kept:
             clock.advance(2)
     recorder.stop()
-    contents = recording.tables.contents[0]
+    contents = recording._tables.contents[0]
     assert sum(map(len, contents.blocks)) < 40
     assert recording.sites.set_index("form")["total_ns"].to_dict() == {"with": 600, "call": 600}
 
@@ -278,7 +279,7 @@ def test_programs_out_of_the_ordinary_are_added_up_as_they_are_kept(
         assert list(compress(sums(folded)[key], known[key])) == list(compress(row, known[key]))
     assert sums(folded).keys() == known.keys()
     assert times(folded) == times(kept)
-    assert kept.tables.processes[0].history.timelines
+    assert kept._tables.processes[0].history.timelines
     assert len(folded.transitions) <= len(kept.transitions)
 
 

@@ -25,9 +25,10 @@ from tests.capabilities import needs_saved
 from tests.conftest import FakeClock
 from tests.report import samples
 from tests.report.test_hostile_names import HOSTILE
+from tests.thoroughness import examples
 
 CLOCKS_US = 5_000
-"""How far the clocks of torch.profiler and of the recording may lie apart, machines being busy."""
+"""Allowed difference between the clocks of torch.profiler and of the recording on a busy machine."""
 
 
 def events_of(tables: Any) -> list[dict[str, Any]]:
@@ -37,7 +38,7 @@ def events_of(tables: Any) -> list[dict[str, Any]]:
 
 
 def check_format(events: list[dict[str, Any]]) -> None:
-    """What the trace-event format asks of each phase, and that slices of a track nest."""
+    """Check the fields that the trace-event format requires for each phase, and that slices of a track nest."""
     needed = {"X": {"ts", "dur"}, "M": {"args"}, "C": {"ts", "args"}, "i": {"ts", "s"}}
     tracks = defaultdict(list)
     for event in events:
@@ -88,7 +89,7 @@ def test_saved_bytes_are_counted_where_operators_were_seen() -> None:
         for _ in range(3):
             with torch.enable_grad():
                 results.append(weight.exp())
-    counted = [e["args"]["bytes"] for e in events_of(recording.tables) if "bytes" in e.get("args", {})]
+    counted = [e["args"]["bytes"] for e in events_of(recording._tables) if "bytes" in e.get("args", {})]
     assert counted[0] == 0
     assert counted[-1] == recording.sites["saved_bytes"].sum() > 0
     assert counted == sorted(counted)
@@ -104,18 +105,18 @@ def test_tasks_of_a_thread_have_tracks_of_their_own() -> None:
 
     with gradprobe.record() as recording:
         asyncio.run(run())
-    events = events_of(recording.tables)
+    events = events_of(recording._tables)
     check_format(events)
     assert {f"MainThread step {number}" for number in range(3)} <= {
         e["args"].get("name") for e in events if "args" in e
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(["enter", "exit", "set"]), st.integers(0, 3), st.integers(0, 9)), max_size=30)
 )
-def test_blocks_in_any_order_give_slices_that_nest_and_lose_no_time(steps: list[tuple[str, int, int]]) -> None:
+def test_slices_nest_and_keep_the_total_time(steps: list[tuple[str, int, int]]) -> None:
     clock, managers, entered = FakeClock(), [torch.no_grad() for _ in range(4)], set()
     with Recorder(clock=clock.clock) as recording:
         for what, which, ns in steps:
@@ -130,13 +131,13 @@ def test_blocks_in_any_order_give_slices_that_nest_and_lose_no_time(steps: list[
                 torch.set_grad_enabled(which % 2 == 0)
         clock.advance(1000)
     torch.set_grad_enabled(True)
-    events = events_of(recording.tables)
+    events = events_of(recording._tables)
     check_format(events)
     drawn = sum(event["dur"] for event in events if event["ph"] == "X")
     assert drawn == pytest.approx(recording.regions["duration_ns"].sum() / 1000)
 
 
-def test_the_same_recording_gives_the_same_bytes_and_the_suffix_says_whether_they_are_packed(tmp_path: Path) -> None:
+def test_output_is_reproducible_and_compressed_by_suffix(tmp_path: Path) -> None:
     recording = samples.recording()
     recording.to_trace(tmp_path / "a.trace.json.gz")
     recording.to_trace(tmp_path / "b.trace.json.gz")
@@ -178,16 +179,16 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[gradprobe.Record
     return recording, path
 
 
-def test_a_trace_speaks_as_torch_profiler_does(profiled: tuple[gradprobe.Recording, Path]) -> None:
+def test_events_have_the_fields_of_torch_profiler(profiled: tuple[gradprobe.Recording, Path]) -> None:
     recording, path = profiled
-    theirs, ours = json.loads(path.read_text())["traceEvents"], events_of(recording.tables)
+    theirs, ours = json.loads(path.read_text())["traceEvents"], events_of(recording._tables)
     for phase in ("X", "M"):
         common = set.intersection(*(set(event) for event in theirs if event["ph"] == phase)) - {"ts"}
         assert all(common <= set(event) for event in ours if event["ph"] == phase)
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
-def test_merged_the_modes_stand_over_the_operators_that_they_ran(
+def test_merged_slices_cover_the_operators_in_them(
     profiled: tuple[gradprobe.Recording, Path], tmp_path: Path, is_packed: bool
 ) -> None:
     recording, path = profiled
@@ -216,16 +217,16 @@ def test_merged_the_modes_stand_over_the_operators_that_they_ran(
     assert "process_name" not in {event["name"] for event in added}, "torch.profiler named it"
 
 
-def test_what_is_no_trace_of_the_run_is_refused_in_one_line(
+def test_other_files_than_the_trace_of_the_run_are_rejected(
     profiled: tuple[gradprobe.Recording, Path], tmp_path: Path
 ) -> None:
     recording, path = profiled
     plain = json.loads(path.read_text())
     cases: dict[str, tuple[bytes | None, str]] = {
         "missing": (None, "cannot read"),
-        "text": (b"hello", "is no JSON"),
-        "list": (b"[1, 2]", "is no trace"),
-        "events": (b'{"traceEvents": [1]}', "is no trace"),
+        "text": (b"hello", "not valid JSON"),
+        "list": (b"[1, 2]", "not a trace"),
+        "events": (b'{"traceEvents": [1]}', "not a trace"),
         "cut": (gzip.compress(b"{}" * 1000)[:-9], "damaged gzip"),
         "baseless": (json.dumps({**plain, "baseTimeNanoseconds": None}).encode(), "baseTimeNanoseconds"),
         "other": (json.dumps({**plain, "baseTimeNanoseconds": 0}).encode(), "no time in common"),
@@ -239,11 +240,11 @@ def test_what_is_no_trace_of_the_run_is_refused_in_one_line(
         assert not (tmp_path / "o.trace.json").exists()
 
 
-def test_options_that_do_not_fit_the_format_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_of_another_format_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples.recording().save(tmp_path / "r.gradprobe")
     for words, said in (
-        (["--merge", "t.json", "-o", str(tmp_path / "o.md")], "--merge goes with the format trace"),
-        (["--charts", "svg", "-o", str(tmp_path / "o.html")], "--charts goes with the format markdown"),
+        (["--torch-trace", "t.json", "-o", str(tmp_path / "o.md")], "--torch-trace needs the format trace"),
+        (["--charts", "svg", "-o", str(tmp_path / "o.html")], "--charts needs the format markdown"),
         (["--charts", "svg", "--format", "markdown"], "-o"),
     ):
         assert main(["report", str(tmp_path / "r.gradprobe"), *words]) == 2

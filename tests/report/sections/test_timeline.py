@@ -19,6 +19,7 @@ from gradprobe.report.sections import recording_document, timeline
 from gradprobe.tables.recording_tables import RecordingTables
 from tests.conftest import FakeClock
 from tests.report import samples
+from tests.thoroughness import examples
 
 
 def many_blocks(blocks: int, threads: int = 1, **options: str) -> gradprobe.Recording:
@@ -42,32 +43,32 @@ def many_blocks(blocks: int, threads: int = 1, **options: str) -> gradprobe.Reco
     return recording
 
 
-def test_a_long_recording_has_few_bars_and_says_how_its_blocks_were_added_up() -> None:
+def test_a_long_recording_is_summed_up_in_few_bars() -> None:
     recording = many_blocks(10_000)
-    chart, sentences = timeline.build_timeline(recording.tables.processes)
+    chart, sentences = timeline.build_timeline(recording._tables.processes)
     assert chart is not None
     assert len(chart.rows) <= timeline.MAX_BARS
     assert sum(bar["blocks"] for bar in chart.rows) == len(recording.regions) == 20_000
     assert len(sentences) == 1
     assert "1,500 longest of 20,000 blocks" in sentences[0]
     assert {bar["mode"] for bar in chart.rows if bar["row"] == 1} == {"grad"}
-    page = html_page.render_page(recording_document.build_document(recording.tables, charts=True))
+    page = html_page.render_page(recording_document.build_document(recording._tables, charts=True))
     assert "1,500 longest of 20,000 blocks" in page
     assert len(page) < 2_500_000
 
 
-def test_more_threads_than_have_room_are_counted_in_a_sentence() -> None:
+def test_threads_without_a_lane_are_counted_in_a_sentence() -> None:
     recording = many_blocks(2, threads=timeline.MAX_LANES + 5)
-    chart, sentences = timeline.build_timeline(recording.tables.processes)
+    chart, sentences = timeline.build_timeline(recording._tables.processes)
     assert chart is not None
     assert len({bar["name"] for bar in chart.rows}) == timeline.MAX_LANES
     assert chart.rows[0]["name"] == "MainThread"
-    assert sentences == ["5 threads or tasks with the fewest blocks, 20 blocks in all, have no lane."]
+    assert sentences == ["5 threads or tasks with the fewest blocks, 20 blocks in total, have no lane."]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 40))
-def test_added_up_or_not_a_bar_lies_within_the_recording_and_blocks_add_up(durations: list[int], marks: int) -> None:
+def test_bars_lie_within_the_recording_and_sum_to_all_blocks(durations: list[int], marks: int) -> None:
     import torch
 
     clock = FakeClock()
@@ -78,7 +79,7 @@ def test_added_up_or_not_a_bar_lies_within_the_recording_and_blocks_add_up(durat
         clock.advance(1)
     before, timeline.MAX_BARS = timeline.MAX_BARS, marks
     try:
-        chart, _ = timeline.build_timeline(recording.tables.processes)
+        chart, _ = timeline.build_timeline(recording._tables.processes)
     finally:
         timeline.MAX_BARS = before
     assert chart is not None
@@ -88,12 +89,12 @@ def test_added_up_or_not_a_bar_lies_within_the_recording_and_blocks_add_up(durat
     assert all(0 <= bar["start"] <= bar["end"] <= end / scale for bar in chart.rows)
 
 
-def test_nothing_recorded_gives_a_report_without_a_timeline() -> None:
+def test_an_empty_recording_has_no_timeline() -> None:
     clock = FakeClock()
     with Recorder(clock=clock.clock) as recording:
         pass
-    assert timeline.build_timeline(recording.tables.processes) == (None, [])
-    page = html_page.render_page(recording_document.build_document(recording.tables, charts=True))
+    assert timeline.build_timeline(recording._tables.processes) == (None, [])
+    page = html_page.render_page(recording_document.build_document(recording._tables, charts=True))
     assert "The program itself changed no mode." in page
     assert "vegaEmbed(" not in page.split("<script>")[1]
 
@@ -111,7 +112,7 @@ def test_lanes_of_several_processes_name_the_process_and_share_one_axis() -> Non
     assert len({bar["row"] for bar in chart.rows}) == 6
 
 
-def test_a_recording_that_was_cut_off_within_a_block_is_drawn_to_its_last_event() -> None:
+def test_an_unfinished_recording_is_drawn_to_its_last_event() -> None:
     made = samples.contents()
     meta = {key: value for key, value in made.meta.items() if key != "ended_ns"}
     rows = [row for block in made.blocks for row in block.rows()][:3]
@@ -127,7 +128,7 @@ def test_a_recording_that_was_cut_off_within_a_block_is_drawn_to_its_last_event(
         assert one.name in ("csv", "trace", "sarif") or "no end" in str(body)
 
 
-def test_a_thread_is_painted_in_the_mode_that_was_in_force_also_where_tasks_left_it_changed() -> None:
+def test_a_thread_has_the_colour_of_its_mode_after_tasks_changed_it() -> None:
     import asyncio
 
     import torch
@@ -153,7 +154,7 @@ def test_a_thread_is_painted_in_the_mode_that_was_in_force_also_where_tasks_left
         asyncio.run(main())
         after = torch.is_grad_enabled()
     torch.set_grad_enabled(True)
-    chart, _ = timeline.build_timeline(recording.tables.processes)
+    chart, _ = timeline.build_timeline(recording._tables.processes)
     assert chart is not None
     painted = [(bar["start"], bar["end"], bar["mode"]) for bar in chart.rows if not bar["blocks"]]
     assert painted[0] == (0, 100, "grad")

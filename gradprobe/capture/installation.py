@@ -1,0 +1,154 @@
+"""The patches and hooks that are in place while anything records, and the callbacks that they reach."""
+
+from __future__ import annotations
+
+import threading
+from _thread import get_ident
+from collections.abc import Callable
+from types import FrameType
+
+import torch
+
+from gradprobe.capture.autograd.backward import backward_patches, reachable_ranges
+from gradprobe.capture.compile.dynamo import DynamoObserver
+from gradprobe.capture.emit_chain import discard
+from gradprobe.capture.fault_log import FaultLog
+from gradprobe.capture.location.tasks import TaskLabels, loop_patches, may_have_event_loops
+from gradprobe.capture.location.threads import thread_patches
+from gradprobe.capture.modes.manager_hooks import Emit, ManagerHooks, build_hooks
+from gradprobe.capture.ops.thread_registry import ThreadRegistry
+from gradprobe.capture.patching.compile_skip import skip_when_compiling
+from gradprobe.capture.patching.patches import Patches
+from gradprobe.capture.sinks import Demand
+from gradprobe.recording.events import BACKWARD_PASS, OP_ROWS
+
+
+class Installation:
+    """The patches of one session.
+
+    Args:
+        demand: The present needs of sinks and probed calls.
+        operators: The registry that observes the operators of each thread.
+        dynamo: The observer of ``torch.compile``.
+        tasks: The labels of asyncio tasks.
+        faults: Receives gradprobe's own errors.
+        now: The clock, in nanoseconds.
+        emit: Emits an event by the present chain.
+        append: Puts an event into the queue without any chain.
+        lock: Returns the session's lock, which is another one after a fork.
+    """
+
+    def __init__(
+        self,
+        demand: Demand,
+        operators: ThreadRegistry,
+        dynamo: DynamoObserver,
+        tasks: TaskLabels,
+        faults: FaultLog,
+        *,
+        now: Callable[[], int],
+        emit: Emit,
+        append: Emit,
+        lock: Callable[[], threading.RLock],
+    ) -> None:
+        self._demand, self._operators, self._dynamo, self._tasks = demand, operators, dynamo, tasks
+        self._faults, self._fault = faults, faults.report
+        self._now, self._emit, self._append, self._lock = now, emit, append, lock
+        self._patches = Patches()
+        self._hooks: ManagerHooks | None = None
+        self._installed = 0
+
+    def install(self, emit: Emit) -> None:
+        """Apply all patches unless they are in place; new hooks pass their events to ``emit``."""
+        if self._patches.are_applied:
+            return
+        self._patches.reclaim()
+        if self._hooks is None or not self._hooks.are_current():
+            if self._hooks is not None:
+                self._hooks.redirect(discard)  # some of them may be buried under those of another tool
+            self._hooks = build_hooks(emit, self._now, self._tasks, self._fault)
+        if may_have_event_loops():
+            self.enable_task_labels()
+        self._installed = installed = self._installed + 1
+
+        def is_live() -> bool:
+            # A patch that is buried under another tool's is called for longer, and would do everything twice beneath the
+            # patches of the next installation.
+            return installed == self._installed
+
+        def on_backward(outputs: list[torch.Tensor], frame: FrameType) -> None:
+            if is_live():
+                self._on_backward(outputs, frame)
+
+        run_inside_calls = [*self._hooks.patches, *backward_patches(on_backward, self._fault)]
+        skip_when_compiling(*(patch.replacement for patch in run_inside_calls))
+        self._patches.apply(
+            [
+                *run_inside_calls,
+                *thread_patches(
+                    self._emit, self._now, self._on_thread_start, self._on_thread_end, self._fault, is_live
+                ),
+                *loop_patches(self.enable_task_labels, self._fault),
+            ]
+        )
+        self._dynamo.begin()
+
+    def uninstall_if_idle(self) -> None:
+        """Restore everything unless something still records."""
+        if self._demand.is_idle:
+            self._dynamo.stop()
+            for name in self._patches.restore():
+                self._faults.add(f"cannot restore {name}: another tool has replaced it since; it stays as that tool set it")
+
+    def abandon(self) -> None:
+        """Restore everything in a forked child."""
+        self._patches.restore()
+        self._dynamo.stop()
+
+    def redirect(self, emit: Emit) -> None:
+        """Let the hooks pass their events to ``emit``."""
+        if self._hooks is not None:
+            self._hooks.redirect(emit)
+
+    def enable_task_labels(self) -> None:
+        """Let the hooks look up the asyncio task of each event from now on."""
+        if self._hooks is not None:
+            self._hooks.enable_task_labels()
+
+    def _on_thread_start(self, started: threading.Thread) -> int | None:
+        try:
+            if self._demand.sinks_count_operators:
+                self._operators.attach_thread()
+                if self._demand.counts_operators:
+                    return self._operators.handoffs.begin_work(started)
+                self._detach_again()
+        except Exception as error:
+            self._fault(error)
+        return None
+
+    def _detach_again(self) -> None:
+        """Detach this thread, since the last recording ended while it started.
+
+        The lock is not held up to here: the caller of ``Thread.start`` waits for this thread, and may hold the lock.
+        """
+        self._operators.detach_thread_fully()
+        lock = self._lock()
+        if lock.acquire(timeout=1):
+            try:
+                if not self._demand.counts_operators:
+                    self._operators.stop()
+            finally:
+                lock.release()
+
+    def _on_thread_end(self, started: threading.Thread, begun: object) -> None:
+        self._operators.handoffs.end_work(started, begun if isinstance(begun, int) else None)
+        self._operators.detach_thread()
+
+    def _on_backward(self, outputs: list[torch.Tensor], frame: FrameType) -> None:
+        if self._demand.counts_nodes:
+            ranges = reachable_ranges(outputs)
+            if self._demand.counts_operators:
+                self._operators.on_backward(outputs, ranges, frame)
+            if ranges:
+                marker = (BACKWARD_PASS, self._now(), get_ident(), 0, 0, None)
+                self._append((OP_ROWS, "backwards", marker, ranges))
