@@ -1,4 +1,4 @@
-"""gradprobe: where a PyTorch program changes grad mode and inference mode, and what each of these modes costs.
+"""gradprobe: where a PyTorch program changes grad mode and inference mode, and what that costs.
 
 Public are the names that this module exports (``gradprobe.__all__``), the members of the exported classes that do not begin
 with an underscore, and the names, options, markers and fixtures of the pytest plugin. The submodules are internal and may

@@ -1,4 +1,4 @@
-"""Files that gradprobe writes: existing ones are refused by default, and each is written completely or not at all."""
+"""Files that gradprobe writes: never over existing ones unless asked, and completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradprobe.errors import GradprobeError
 
 
 def check_writable(path: Path, *, force: bool) -> None:
-    """Raise ``GradprobeError`` unless a file can be created at ``path``; an existing one is refused without ``force``."""
+    """Raise ``GradprobeError`` unless a file can be created at ``path``, or with ``force`` replaced."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -43,7 +43,7 @@ def clear_path(path: Path, *, force: bool) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write ``content`` to ``path`` completely or not at all: an existing file stays until the new one is on disk."""
+    """Write ``content`` completely or not at all: an existing file stays until the new one is on disk."""
     part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
     try:
         part.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))

@@ -1,4 +1,4 @@
-"""Process-wide switch of all instrumentation: ``GRADPROBE`` in the environment, ``disable()`` and ``enable()``.
+"""Process-wide switch of gradprobe: ``GRADPROBE``, ``disable()`` and ``enable()``.
 
 The environment variable ``GRADPROBE`` has two meanings, one for each value:
 

@@ -14,7 +14,7 @@ from gradprobe.capture.ops.native.loader import core
 
 
 def environment(level: str | None = None, parent: int | None = None) -> dict[str, Any]:
-    """Return versions, machine and process as plain values. No environment variables, no command-line arguments.
+    """Return versions, machine and process, but no environment variables and no arguments.
 
     Args:
         level: level of a recording, which adds ``level``, ``process`` and ``rank``, and at level ``"ops"`` the ``core`` in
@@ -46,7 +46,7 @@ def environment(level: str | None = None, parent: int | None = None) -> dict[str
 
 
 def rank() -> int | None:
-    """Return this process's rank among those that torchrun or another launcher started together; None outside of one."""
+    """Return this process's rank in a job of torchrun or another launcher; None outside of one."""
     text = os.environ.get("RANK", "")
     return int(text) if text.isdecimal() else None
 

@@ -18,7 +18,7 @@ class GradprobeError(Exception):
     """
 
 
-class InvalidArgument(GradprobeError, ValueError):
+class InvalidArgument(GradprobeError, ValueError):  # noqa: N818
     """An argument with a value that is not allowed; also a ``ValueError``.
 
     Example::

@@ -1,4 +1,4 @@
-"""``gradprobe.inspect``: the kind of a tensor, what it keeps alive, what will fail with it and what to do."""
+"""``gradprobe.inspect``: kind of a tensor, what it keeps alive, what will fail and how to fix it."""
 
 from __future__ import annotations
 
@@ -43,8 +43,11 @@ class TensorKind(str, Enum):
     NORMAL_UNCOUNTED = "normal without a version counter"
 
     # Enum's own would format a member as "TensorKind.NORMAL".
-    __str__ = str.__str__
-    __format__ = str.__format__
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, format_spec: str) -> str:
+        return format(str(self.value), format_spec)
 
 
 _MEANING = {

@@ -25,13 +25,13 @@ class Order(IntEnum):
     """
 
     SQLITE = 0
-    """SQLite's lock, and the check for locks of SQLite that stay held in the child (``recording.sqlite_fork``)."""
+    """SQLite's lock, and the check for locks that stay held in the child (``recording.sqlite_fork``)."""
     SESSIONS = 1
-    """Sessions that the child abandons: afterwards PyTorch is as it was before any recording (``recorder``)."""
+    """Sessions, which the child abandons: from then on, PyTorch runs unmodified (``recorder``)."""
     MONITORS = 2
-    """Monitors that start again in the child, which needs a session that was abandoned (``monitoring.monitor``)."""
+    """Monitors, which start again in the child after sessions are abandoned (``monitoring.monitor``)."""
     FOLLOWER = 3
-    """Recording of the child itself, which needs the same (``subprocesses.follower``)."""
+    """Recording of the child itself, which starts after that as well (``subprocesses.follower``)."""
 
 
 class ForkHandlers(NamedTuple):
@@ -54,7 +54,7 @@ def register(
     in_child: Handler | None = None,
     at_exit: Handler | None = None,
 ) -> None:
-    """Register the fork handlers of one module at ``place``, and a function that runs when the interpreter exits.
+    """Register the fork handlers of one module at ``place``, and its exit handler.
 
     Exit handlers run last to first in the order of their registration, as ``atexit`` runs them: gradprobe's run before
     those of the modules that the registering one had imported, torch among them.

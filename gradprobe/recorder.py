@@ -70,7 +70,7 @@ def record(
     limit: int | None = None,
     force: bool = False,
 ) -> Recorder:
-    """Record every change of grad mode and inference mode while open, in all threads, in third-party code too.
+    """Record every change of grad mode and inference mode, in all threads and in third-party code.
 
     Use the returned ``Recorder`` as a context manager, or call its ``start()`` and ``stop()``; both return a
     ``Recording``, which may be read while it grows. Recordings may be nested and may overlap. While none is open, PyTorch
@@ -160,8 +160,7 @@ class Recorder:
         clock: Clock = SYSTEM,
         parent: int | None = None,
     ) -> None:
-        """Check the arguments, which are those of ``record``; ``parent`` is the process that caused this one to be
-        recorded."""
+        """Check the arguments: those of ``record``, and ``parent``, the process that started this one."""
         self.path = Path(path) if path is not None else None
         self._level = check_level(level)
         if on_full not in (AGGREGATE, STOP):
@@ -296,7 +295,7 @@ class Recorder:
         return self._recording
 
     def _annotate_exception(self, error: BaseException) -> None:
-        """Add a note to an exception that an inference tensor caused: where the tensor was created, and by which line."""
+        """Add a note with the creation site to an exception that an inference tensor caused."""
         if self._running and self._enabled:
             get_session(self._clock).annotate_exception(error)
 

@@ -1,4 +1,4 @@
-"""``Recording``, the result of recording a program, and ``load`` and ``merge``, which read one from files."""
+"""``Recording``, the result of recording a program; ``load`` and ``merge`` read one from files."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ AnyPath = str | os.PathLike[str]
 
 
 class RecordingSource(Protocol):
-    """Origin of the contents of a ``Recording``: files that were read, or a recorder that is still running."""
+    """Origin of the contents of a ``Recording``: files, or a recorder that is still running."""
 
     @property
     def is_final(self) -> bool:
-        """True once ``read`` returns the same contents at each call, so that a ``Recording`` may keep its tables."""
+        """True once ``read`` always returns the same contents, so that the tables may be kept."""
 
     def read(self) -> Sequence[Contents]:
         """Return the contents as they are now, one per process."""
@@ -40,6 +40,7 @@ class StoredRecording:
         self._contents = contents
 
     def read(self) -> Sequence[Contents]:
+        """Return the contents, one per process."""
         return self._contents
 
 
@@ -132,7 +133,7 @@ class Recording:
 
     @property
     def sites(self) -> pd.DataFrame:
-        """Table of sites: one row per context manager and source line, the longest total time first; all levels.
+        """Table of sites: one row per context manager and source line, the slowest first; all levels.
 
         Columns: ``file``, ``line``, ``function``, ``manager``, ``form``, ``count`` (regions), ``total_ns``, ``self_ns``,
         ``median_ns``, and the sums over its regions of the columns that ``regions`` has, at the levels at which it has
@@ -215,7 +216,9 @@ class Recording:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Versions, machine and process that were recorded. No environment variables, no command-line arguments.
+        """Versions, machine and process that were recorded.
+
+        Environment variables and command-line arguments are not recorded.
 
         Returns:
             dict: plain values under ``gradprobe``, ``torch``, ``python``, ``platform``, ``level``, ``process``, ``rank``
@@ -479,7 +482,7 @@ def merge(paths: Iterable[AnyPath], *, include_torch: bool | None = None) -> Rec
         Recording: all recordings as one; the column ``process`` distinguishes them.
 
     Raises:
-        InvalidArgument: there is no path, one path instead of several, or the same recording twice.
+        InvalidArgument: ``paths`` is empty, one path instead of several, or the same recording twice.
         RecordingError: as for ``load``.
 
     Example::

@@ -1,4 +1,4 @@
-"""What every test is held to: PyTorch is left exactly as it was found."""
+"""Fixtures for all tests; one of them checks that each test leaves PyTorch exactly as it found it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OBSERVED: list[Any] = [
 
 @pytest.fixture(autouse=True)
 def pytorch_is_left_as_it_was() -> Iterator[None]:
-    """Fails a test after which a class, or the modes of the main thread, are not what they were."""
+    """Fail a test that leaves a class or the modes of the main thread changed."""
     before = [dict(vars(owner)) for owner in OBSERVED]
     modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     yield
@@ -53,7 +53,7 @@ def pytorch_is_left_as_it_was() -> Iterator[None]:
 
 
 class FakeClock:
-    """A clock that moves only when told; give ``clock.clock`` to a ``Recorder``."""
+    """Clock that moves only by ``advance``; pass ``clock.clock`` to a ``Recorder``."""
 
     def __init__(self) -> None:
         from gradprobe.capture.clock import Clock

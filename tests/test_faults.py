@@ -1,4 +1,4 @@
-"""What goes wrong around a recording costs the program nothing, and the recording at most its last second."""
+"""Faults around a recording: the program loses nothing, the recording at most its last second."""
 
 from __future__ import annotations
 
@@ -351,7 +351,7 @@ def test_readers_do_not_disturb_a_recording_that_is_being_written(
             assert "still runs" in capsys.readouterr().out
             seen.append(len(gradprobe.load(path).transitions))
             time.sleep(0.15)
-        # A reader that holds on to the file for longer than a batch may wait.
+        # A reader that keeps the file locked for longer than a batch may wait.
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM blocks").fetchone()

@@ -1,4 +1,4 @@
-"""What ``inspect`` says of a tensor is so: each thing that it says will fail is done, and the error compared."""
+"""Claims of ``inspect``: each operation that it says will fail is run, and the error compared."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def unchanged(tensor: torch.Tensor) -> Iterator[None]:
 
 @functools.cache
 def has_these_words() -> bool:
-    """Whether this PyTorch says what fails in the very words that are quoted; other versions begin alike."""
+    """Return whether this PyTorch uses the exact error texts that are quoted; others begin alike."""
     error = error_of(ACTIONS[GENERAL[1]], PLAIN["inference"]())
     return error in [problem.error for problem in gradprobe.inspect(PLAIN["inference"]()).problems]
 
@@ -292,8 +292,8 @@ GENERAL = [
 @pytest.mark.parametrize("what", GENERAL)
 def test_what_fails_is_said(name: str, what: str) -> None:
     error = error_of(ACTIONS[what], PLAIN[name]())
-    told = [words(problem.error) for problem in gradprobe.inspect(PLAIN[name]()).problems]
-    assert error is None or words(error) in told
+    found = [words(problem.error) for problem in gradprobe.inspect(PLAIN[name]()).problems]
+    assert error is None or words(error) in found
 
 
 @pytest.mark.parametrize(
@@ -561,10 +561,10 @@ def test_the_notebook_form_escapes_what_a_program_named() -> None:
 
 def test_where_it_was_made_is_told_if_a_recorder_saw_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "unknown: no recorder saw it" in str(gradprobe.inspect(torch.rand(2)))
-    birth = CreationSite("aten.mul", "train.py", 12, "step", "encoder.0")
-    monkeypatch.setattr("gradprobe.capture.autograd.creation.creation_site", lambda tensor: birth)
+    site = CreationSite("aten.mul", "train.py", 12, "step", "encoder.0")
+    monkeypatch.setattr("gradprobe.capture.autograd.creation.creation_site", lambda tensor: site)
     seen = gradprobe.inspect(torch.rand(2))
-    assert seen.born == birth
+    assert seen.born == site
     assert "train.py:12 in step, by aten.mul in module encoder.0" in str(seen)
 
 

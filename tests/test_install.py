@@ -1,4 +1,4 @@
-"""What an installation brings along, read from the wheel that pip would install."""
+"""Contents of an installation, read from the wheel that pip would install."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(gradprobe.__file__).parents[1]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
     pytest.importorskip("hatchling")
     if not (ROOT / "pyproject.toml").exists():
-        pytest.skip("this is no source tree")
+        pytest.skip("this is not a source tree")
     folder = tmp_path_factory.mktemp("wheel")
     program = (
         "import sys; from hatchling.build import build_wheel; from pathlib import Path\n"

@@ -1,4 +1,4 @@
-"""Fork handlers run in their declared order, in whatever order their modules were imported."""
+"""Order of the fork handlers, which does not depend on the order of the imports."""
 
 from __future__ import annotations
 

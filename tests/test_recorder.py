@@ -1,4 +1,4 @@
-"""What a recording says of programs that do something out of the ordinary, and its numbers to the nanosecond."""
+"""Recordings of unusual programs, with their numbers to the nanosecond, and the methods of ``Recording``."""
 
 from __future__ import annotations
 

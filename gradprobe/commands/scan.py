@@ -43,9 +43,11 @@ def execute(options: argparse.Namespace) -> int:
         for line in _list_unused_managers(seen, tables):
             print(line)
     code = findings_output.report_findings(options, findings)
-    for problem in seen.unread:
+    for problem in seen.unreadable:
         print_message(f"not read: {problem}")
-    print_message(f"{pluralize(seen.files, 'file')} scanned, {pluralize(len(seen.sites), 'context manager')} found")
+    print_message(
+        f"{pluralize(seen.files, 'file')} scanned, {pluralize(len(seen.manager_uses), 'context manager')} found"
+    )
     return code
 
 
@@ -68,7 +70,7 @@ def _list_places(finding: Finding) -> set[tuple[str, str, int | None]]:
 def _list_unused_managers(seen: ScanResult, tables: RecordingTables) -> Iterator[str]:
     """Yield a line per manager in the source that the recording did not see entered."""
     ran = {(_resolve(file), line) for file, line in zip(tables.sites["file"], tables.sites["line"], strict=True)}
-    for site in seen.sites:
+    for site in seen.manager_uses:
         if (_resolve(site.file), site.line) not in ran:
             yield f"{escape_unprintable(site.file)}:{site.line}: {site.manager} never ran"
 

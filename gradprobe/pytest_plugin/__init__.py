@@ -1,1 +1,1 @@
-"""What the pytest plugin is made of: its settings, budgets, leaks, baselines, and what it reports."""
+"""The pytest plugin: its options, budgets, leaks, baselines and reports."""

@@ -1,4 +1,4 @@
-"""What a run counted, kept for a later run to be compared with: DIR/<machine>/NNNN_name.json."""
+"""Baselines: counts of a run, stored for a later comparison in DIR/<machine>/NNNN_name.json."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COUNTS = ("nodes", "saved_bytes", "version_bumps")
 
 
 def machine_name() -> str:
-    """What times can be compared within: system, processor, Python and the PyTorch that is installed."""
+    """Return the name of the machine within which times can be compared: system, Python and PyTorch."""
     import torch
 
     python = ".".join(platform.python_version_tuple()[:2])
@@ -31,18 +31,20 @@ def machine_name() -> str:
     return re.sub(r"[^\w.+-]", "_", name)
 
 
-def save_baseline(results: RunResults, settings: PluginOptions, config: pytest.Config) -> Path:
-    """Writes the counts and times of all tests that were watched. Raises ``GradprobeError`` where that cannot be done."""
-    folder = _storage(settings, config) / machine_name()
+def save_baseline(results: RunResults, options: PluginOptions, config: pytest.Config) -> Path:
+    """Write the counts and times of all recorded tests; raise ``GradprobeError`` if that fails."""
+    folder = _storage(options, config) / machine_name()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         ignore = folder.parent / ".gitignore"
         if not ignore.exists():
             ignore.write_text("*\n", encoding="utf-8")
     except OSError as error:
-        raise GradprobeError(f"cannot write to {folder}: {error.strerror}; name another folder by storage") from None
+        raise GradprobeError(
+            f"cannot write to {folder}: {error.strerror}; name another folder with --gradprobe-storage"
+        ) from None
     number = 1 + max((int(path.name[:4]) for path in _saved(folder)), default=0)
-    path = folder / f"{number:04}_{settings.save}.json"
+    path = folder / f"{number:04}_{options.save}.json"
     tests = {
         outcome.test: {name: getattr(outcome, name) for name in (*COUNTS, "duration_ns", "level")}
         for outcome in results.outcomes
@@ -54,23 +56,23 @@ def save_baseline(results: RunResults, settings: PluginOptions, config: pytest.C
 
 
 def load_baseline(
-    config: pytest.Config, settings: PluginOptions, *, has_workers: bool
+    config: pytest.Config, options: PluginOptions, *, has_workers: bool
 ) -> tuple[Mapping[str, Mapping[str, Any]], list[str]]:
-    """By test, what the baseline has; and what a reader must know about it.
+    """Return the counts of the baseline by test, and notes for the report.
 
-    Times are left out where they say nothing: on another machine, and where tests run side by side.
+    Times are left out if they cannot be compared: on another machine, and if tests run in parallel.
     """
-    asked = settings.compare or (LATEST if settings.compare_fail else None)
+    asked = options.compare or (LATEST if options.compare_fail else None)
     if asked is None:
         return {}, []
-    path = _find(asked, _storage(settings, config), settings.sources["compare"])
+    path = _find(asked, _storage(options, config), options.sources["compare"])
     plain = _read(path)
     tests, notes = dict(plain["tests"]), [f"compared with the baseline {path}"]
     why = None
     if plain["machine"] != machine_name():
-        why = f"it was made on {plain['machine']}, and this is {machine_name()}"
+        why = f"the baseline was made on {plain['machine']}, and this machine is {machine_name()}"
     elif has_workers:
-        why = "tests ran side by side"
+        why = "tests ran in parallel"
     if why is not None:
         notes.append(f"times were not compared: {why}")
         tests = {test: {**known, "duration_ns": None} for test, known in tests.items()}
@@ -86,8 +88,8 @@ def _find(asked: str, storage: Path, source: str) -> Path:
     if not fitting:
         there = ", ".join(sorted({path.stem[5:] for path in every})) or "none"
         raise pytest.UsageError(
-            f"gradprobe: there is no baseline {asked!r} (from {source}) in {storage}; there is {there}. "
-            "Save one with --gradprobe-save=NAME"
+            f"gradprobe: unknown baseline {asked!r} from {source}; {storage} has {there}; "
+            "save one with --gradprobe-save=NAME"
         )
     return max(fitting, key=lambda path: path.name)
 
@@ -100,13 +102,22 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise pytest.UsageError(f"gradprobe: cannot read the baseline {path}: {error.strerror}") from None
+        raise pytest.UsageError(
+            f"gradprobe: cannot read the baseline {path}: {error.strerror}; name another one"
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise pytest.UsageError(f"gradprobe: the baseline {path} is no JSON ({error}); save it anew") from None
+        raise pytest.UsageError(
+            f"gradprobe: cannot read the baseline {path}: it is not JSON ({error}); save it again"
+        ) from None
     if not isinstance(plain, dict) or plain.get("kind") != "baseline" or not _is_sound(plain.get("tests")):
-        raise pytest.UsageError(f"gradprobe: {path} is no baseline; name one that --gradprobe-save wrote")
+        raise pytest.UsageError(
+            f"gradprobe: cannot read {path}: it is not a baseline; name a file that --gradprobe-save wrote"
+        )
     if plain.get("schema") != SCHEMA:
-        raise pytest.UsageError(f"gradprobe: {path} has schema {plain.get('schema')}, this version reads {SCHEMA}")
+        raise pytest.UsageError(
+            f"gradprobe: cannot read {path}: it has schema {plain.get('schema')}, and this version reads {SCHEMA}; "
+            "save it again"
+        )
     return {"machine": None, **plain}
 
 
@@ -118,6 +129,6 @@ def _is_sound(tests: Any) -> bool:
     )
 
 
-def _storage(settings: PluginOptions, config: pytest.Config) -> Path:
-    storage: str = settings.storage
+def _storage(options: PluginOptions, config: pytest.Config) -> Path:
+    storage: str = options.storage
     return config.rootpath / storage

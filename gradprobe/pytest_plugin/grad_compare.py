@@ -1,4 +1,4 @@
-"""The fixture ``grad_compare``: a comparison in a test, and what a test may ask of it."""
+"""The fixture ``grad_compare``: a comparison of modes in a test, with assertions on its verdict."""
 
 from __future__ import annotations
 
@@ -18,21 +18,31 @@ DEFAULT_BUDGET_S = 5.0
 
 
 class GradCompare:
-    """``grad_compare(fn, *args, **kwargs)`` takes what ``gradprobe.compare`` takes, with a budget of five seconds."""
+    """Callable that runs ``gradprobe.compare`` in one process with a budget of five seconds."""
 
-    def __init__(self, watcher: RunPlugin) -> None:
-        self._watcher = watcher
+    def __init__(self, plugin: RunPlugin) -> None:
+        self._plugin = plugin
 
     def __call__(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> AssertableComparison:
+        """Compare ``fn(*args)`` under several modes, and add the result to the report of the run.
+
+        Args:
+            fn: function or module to call.
+            *args: its arguments.
+            **kwargs: arguments of ``gradprobe.compare``; ``budget_s`` is 5 seconds and ``processes`` is 1 by default.
+
+        Returns:
+            the comparison, with ``assert_faster`` and ``assert_equivalent``.
+        """
         comparison = compare(fn, *args, **{"budget_s": DEFAULT_BUDGET_S, "processes": 1, **kwargs})
         for row in comparison.table.to_dict("records"):
             if row["verdict"] != "baseline":
-                self._watcher.compared.append({**_told(row), "workload": row["workload"], "mode": row["mode"]})
+                self._plugin.compared.append({**_format_row(row), "workload": row["workload"], "mode": row["mode"]})
         return AssertableComparison(comparison)
 
 
 class AssertableComparison:
-    """A comparison with assertions, whose failures show the intervals. ``comparison`` is the ``Comparison`` itself."""
+    """Comparison with assertions, whose failures show the intervals; ``comparison`` is the original."""
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
@@ -44,14 +54,14 @@ class AssertableComparison:
         return repr(self.comparison)
 
     def assert_faster(self, mode: str = "inference_mode", *, by: float = 0.0) -> None:
-        """Fails unless ``mode`` is faster than `no_grad` by at least the share ``by``, and surely faster at all."""
+        """Fail unless ``mode`` is found faster than `no_grad`, by at least the share ``by``."""
         row = self._row(mode)
         if row["verdict"] != "faster" or row["ratio"] > 1 - by:
-            asked = f"faster than no_grad by {by:.1%}" if by else "faster than no_grad"
-            self._fail(f"{mode} is not {asked}", row)
+            claim = f"faster than no_grad by {by:.1%}" if by else "faster than no_grad"
+            self._fail(f"{mode} is not {claim}", row)
 
     def assert_equivalent(self, mode: str = "inference_mode") -> None:
-        """Fails unless there is surely no difference that matters between ``mode`` and `no_grad`."""
+        """Fail unless ``mode`` is found to make no relevant difference to `no_grad`."""
         row = self._row(mode)
         if row["verdict"] != "equivalent":
             self._fail(f"{mode} is not equivalent to no_grad", row)
@@ -60,19 +70,20 @@ class AssertableComparison:
         rows = [row for row in self.comparison.table.to_dict("records") if row["mode"] == mode]
         if not rows:
             measured = ", ".join(self.comparison.table["mode"])
-            pytest.fail(f"grad_compare: {mode} was not measured; choose one of {measured}", pytrace=False)
+            pytest.fail(f"cannot check {mode!r}: it was not measured; use one of {measured}", pytrace=False)
         return rows[0]
 
     def _fail(self, text: str, row: dict[Any, Any]) -> None:
-        told = _told(row)
+        shown = _format_row(row)
         why = f"\n{row['error']}" if row["error"] else ""
         __tracebackhide__ = True
         pytest.fail(
-            f"{text}: {told['ratio']} of its time ({told['interval']}), verdict {row['verdict']}{why}\n\n{self.comparison}"
+            f"{text}: {shown['ratio']} of its time ({shown['interval']}), verdict {row['verdict']}{why}\n\n"
+            f"{self.comparison}"
         )
 
 
-def _told(row: dict[Any, Any]) -> dict[str, str]:
+def _format_row(row: dict[Any, Any]) -> dict[str, str]:
     has_interval = not math.isnan(row["ci_low"])
     return {
         "ratio": "-" if math.isnan(row["ratio"]) else f"{row['ratio']:.3f}",

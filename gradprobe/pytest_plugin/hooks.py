@@ -1,4 +1,4 @@
-"""The plugin once something asks for it: records what is to be watched, and tells it on pytest's reports."""
+"""The plugin object of one run: it records tests and attaches the results to pytest's reports."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from gradprobe.recording.contents import Contents
 from gradprobe.result import Recording
 
 REPORT_ATTRIBUTE = "gradprobe"
-"""What the plain values are called on a report of pytest's."""
+"""Attribute of pytest's reports that holds the plain values."""
 
 
 class RunPlugin:
-    """Watches the tests of one process; in the process that controls the run it also sums up."""
+    """Records the tests of one process; in the process that controls the run it also summarizes them."""
 
-    def __init__(self, config: pytest.Config, settings: PluginOptions, left: Sequence[ModeLeak] = ()) -> None:
-        """``left`` is what the first conftests left changed."""
-        self.settings = settings
+    def __init__(self, config: pytest.Config, options: PluginOptions, left: Sequence[ModeLeak] = ()) -> None:
+        """Prepare a run; ``left`` has the modes that the first conftests left changed."""
+        self.options = options
         self.results = RunResults()
         self.results.leaks += [("conftest.py", one) for one in left]
-        if settings.fail_on_leak and left:
+        if options.fail_on_leak and left:
             raise pytest.UsageError(f"gradprobe: {left[0]}")
-        self.told = PhaseReport()
+        self.phase = PhaseReport()
         self.compared: list[dict[str, str]] = []
-        """What the test that runs compared."""
+        """Comparisons of the current test."""
         self._config = config
         self._fixtures = leaks.FixtureModes()
         self._recorder: Recorder | None = None
@@ -45,34 +45,35 @@ class RunPlugin:
         self._is_worker = hasattr(config, "workerinput")
         self._has_workers = bool(getattr(config.option, "numprocesses", None)) or self._is_worker
         try:
-            self._silenced = load_suppression(config.rootpath)
+            self._suppression = load_suppression(config.rootpath)
         except GradprobeError as error:
             raise pytest.UsageError(f"gradprobe: {error}") from None
-        self._before, self.results.notes = baselines.load_baseline(config, settings, has_workers=self._has_workers)
+        self._before, self.results.notes = baselines.load_baseline(config, options, has_workers=self._has_workers)
 
-    # What is asked of a test.
+    # Requirements of a test.
 
     def budget(self, item: pytest.Item) -> budgets.Budget:
+        """Return the budget of a test, an empty one if it has no marker."""
         return budgets.read_budget(item) or budgets.Budget()
 
     def level(self, item: pytest.Item) -> str | None:
-        """How a test is watched; None where nothing asks for it."""
+        """Return the level at which to record a test; None if it is not to be recorded."""
         uses = {"gradprobe", "grad_compare"} & set(getattr(item, "fixturenames", ()))
         needed = self.budget(item).needed_level
         if needed is None and (
-            uses or self.settings.records_every_test or item.get_closest_marker("gradprobe") is not None
+            uses or self.options.records_every_test or item.get_closest_marker("gradprobe") is not None
         ):
-            limits = {limit.metric for limit in self.settings.compare_fail}
+            limits = {limit.metric for limit in self.options.compare_fail}
             needed = "ops" if limits & {"saved_bytes", "version_bumps"} else "graph"
-            needed = self.settings.level or needed
+            needed = self.options.level or needed
         return needed if _switch.is_enabled() else None
 
     def recording(self) -> Recording:
-        """The recording of the test that runs, as it stands whenever it is looked at."""
+        """Return the recording of the current test, which is read again at each access."""
         return Recording(_RunningTest(self))
 
     def read_contents(self) -> list[Contents]:
-        """Return what the body of the current test has done so far; what no body did, before and after it."""
+        """Return the contents recorded so far in the body of the current test, empty ones before it."""
         recorder = self._recorder
         if recorder is not None and recorder.recording is not None:
             return recorder.recording._tables.contents
@@ -86,7 +87,8 @@ class RunPlugin:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        self.told, self._contents = PhaseReport(), None
+        """Begin the report of a test, and fail it if its marker is invalid or a fixture leaked a mode."""
+        self.phase, self._contents = PhaseReport(), None
         result = yield
         try:
             budgets.read_budget(item)
@@ -97,10 +99,11 @@ class RunPlugin:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Record the body of a test, and fail it if it exceeds its budget."""
         level = self.level(item)
         if level is None:
             return (yield)
-        self.told = PhaseReport()
+        self.phase = PhaseReport()
         before, begun, passed = leaks.current_modes(), time.perf_counter_ns(), False
         self._recorder = recorder = Recorder(level=level)
         recorder.start()
@@ -114,48 +117,50 @@ class RunPlugin:
             try:
                 self._examine(item, recording, level, before, took, passed)
             except Exception as error:
-                # An error of ours fails no test, but for one that has a budget: it would pass without having been judged.
+                # An internal error fails no test, except one with a budget, which would pass without having been checked.
                 if self.budget(item).needed_level is not None:
                     raise
-                self.told.notes.append(f"{item.nodeid} could not be examined: {type(error).__name__}: {error}")
+                self.phase.notes.append(f"cannot examine {item.nodeid}: {type(error).__name__}: {error}")
         self._fail_on_leaks()
-        if self.told.broken:
-            pytest.fail("\n".join(self.told.broken), pytrace=False)
+        if self.phase.broken:
+            pytest.fail("\n".join(self.phase.broken), pytrace=False)
         return result
 
     def _examine(
         self, item: pytest.Item, recording: Recording, level: str, before: leaks.Modes, took: int, passed: bool
     ) -> None:
         tables = recording._tables
-        found = leaks.find_leak("test", item.name, before, tables) if self.settings.records_every_test else None
+        found = leaks.find_leak("test", item.name, before, tables) if self.options.records_every_test else None
         if found is not None:
-            self.told.leaks.append(found)
-        if self.settings.records_every_test:
-            found_by_rules = self._silenced.split(find_all(tables))[0]
-            self.told.findings += [one for one in found_by_rules if one.severity != NOTE]
+            self.phase.leaks.append(found)
+        if self.options.records_every_test:
+            findings = self._suppression.split(find_all(tables))[0]
+            self.phase.findings += [one for one in findings if one.severity != NOTE]
         outcome = budgets.measure_test(tables, item.nodeid, level, took)
         broken = [*budgets.find_exceeded(self.budget(item), outcome, tables, MODE_NAMES[before])]
         known = self._before.get(item.nodeid)
         if known is not None:
-            broken += budgets.find_regressions(self.settings.compare_fail, outcome, known)
-        # A test that fails by itself says so itself.
-        self.told.broken += broken if passed else []
-        self.told.comparisons, self.compared = list(self.compared), []
-        # What a comparison ran is no cost of the test.
-        if not self.told.comparisons:
-            self.told.outcome = replace(outcome, places=outcome.places[:3], passed=passed and not broken)
+            broken += budgets.find_regressions(self.options.compare_fail, outcome, known)
+        # A test that failed has reported its own reason.
+        self.phase.broken += broken if passed else []
+        self.phase.comparisons, self.compared = list(self.compared), []
+        # The calls of a comparison are not a cost of the test.
+        if not self.phase.comparisons:
+            self.phase.outcome = replace(outcome, places=outcome.places[:3], passed=passed and not broken)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        self.told = PhaseReport()
+        """Collect the leaks of fixtures that are finalized."""
+        self.phase = PhaseReport()
         result = yield
         self._fail_on_leaks()
         return result
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Attach the results of a phase to pytest's report, which may travel to another process."""
         report = yield
-        plain = self.told.plain()
+        plain = self.phase.as_plain()
         if plain is not None:
             setattr(report, REPORT_ATTRIBUTE, plain)
         return report
@@ -164,64 +169,70 @@ class RunPlugin:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
+        """Detect a fixture that changes the modes."""
         before = leaks.current_modes()
         result = yield
-        if self.settings.records_every_test:
-            self._note(self._fixtures.on_setup(fixturedef, before))
+        if self.options.records_every_test:
+            self._add_leak(self._fixtures.on_setup(fixturedef, before))
         return result
 
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
-        if self.settings.records_every_test:
-            self._note(self._fixtures.on_finalize(fixturedef))
+        """Detect a fixture that did not restore the modes."""
+        if self.options.records_every_test:
+            self._add_leak(self._fixtures.on_finalize(fixturedef))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Generator[None, Any, Any]:
-        if not self.settings.records_every_test or not isinstance(collector, pytest.Module | pytest.Package):
+        """Record the import of a test module, and detect the modes that it leaves changed."""
+        if not self.options.records_every_test or not isinstance(collector, pytest.Module | pytest.Package):
             return (yield)
         before = leaks.current_modes()
         with Recorder(level="modes") as recording:
             report = yield
         found = leaks.find_leak("collection", collector.nodeid, before, recording._tables)
         if found is not None:
-            told = PhaseReport(leaks=[found])
-            setattr(report, REPORT_ATTRIBUTE, told.plain())
-            if self.settings.fail_on_leak and report.passed:
+            plain = PhaseReport(leaks=[found]).as_plain()
+            setattr(report, REPORT_ATTRIBUTE, plain)
+            if self.options.fail_on_leak and report.passed:
                 report.outcome, report.longrepr = "failed", f"gradprobe: {found}"
         return report
 
-    def _note(self, found: ModeLeak | None) -> None:
+    def _add_leak(self, found: ModeLeak | None) -> None:
         if found is not None:
-            self.told.leaks.append(found)
+            self.phase.leaks.append(found)
 
     def _fail_on_leaks(self) -> None:
-        if self.settings.fail_on_leak and self.told.leaks:
-            pytest.fail("\n".join(f"gradprobe: {one}" for one in self.told.leaks), pytrace=False)
+        if self.options.fail_on_leak and self.phase.leaks:
+            pytest.fail("\n".join(f"gradprobe: {one}" for one in self.phase.leaks), pytrace=False)
 
     # The end, in the process that controls the run.
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect the results of a phase."""
         plain = getattr(report, REPORT_ATTRIBUTE, None)
-        # What pytest-rerunfailures runs again counts by its last run.
+        # A test that pytest-rerunfailures repeats counts by its last run.
         if plain is not None and str(report.outcome) != "rerun":
             self.results.add(report.nodeid, plain)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Collect the results of an import."""
         plain = getattr(report, REPORT_ATTRIBUTE, None)
         if plain is not None:
             self.results.add(report.nodeid, plain)
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Write the reports and the baseline, and print the summary."""
         if self._is_worker:
             return
-        self.results.notes += list(summary.write_reports(self.results, self.settings, self._config, self._before))
-        if self.settings.save is not None:
+        self.results.notes += list(summary.write_reports(self.results, self.options, self._config, self._before))
+        if self.options.save is not None:
             try:
-                path = baselines.save_baseline(self.results, self.settings, self._config)
+                path = baselines.save_baseline(self.results, self.options, self._config)
                 self.results.notes.append(f"saved the baseline {path}")
             except GradprobeError as error:
                 self.results.notes.append(str(error))
-        summary.show(terminalreporter, self.results, self.settings, self._before)
+        summary.print_summary(terminalreporter, self.results, self.options, self._before)
 
 
 class _RunningTest:
@@ -233,4 +244,5 @@ class _RunningTest:
         self._plugin = plugin
 
     def read(self) -> list[Contents]:
+        """Return the contents recorded so far."""
         return self._plugin.read_contents()

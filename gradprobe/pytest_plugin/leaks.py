@@ -1,4 +1,4 @@
-"""Modes that a test, a fixture or an import leaves changed: noticed, and put back for what comes after."""
+"""Modes that a test, a fixture or an import leaves changed: detected, and restored afterwards."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 Modes = tuple[bool, bool]
 
-_guards: list[Any] = []  # a guard that dies puts the modes of its birth back
+_guards: list[Any] = []  # a guard that is destroyed restores the modes that it was created under
 
 
 def current_modes() -> Modes:
-    """Grad mode and inference mode of this thread."""
+    """Return whether grad mode and inference mode are enabled in this thread."""
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
 
 def restore_modes(before: Modes) -> None:
-    """Puts this thread's modes back."""
+    """Restore the modes of this thread."""
     if torch.is_inference_mode_enabled() != before[1]:
         _guards.append(torch._C._InferenceMode(before[1]))
     torch._C._set_grad_enabled(before[0])
 
 
 def find_leak(by: str, name: str, before: Modes, tables: RecordingTables | None = None) -> ModeLeak | None:
-    """The leak if the modes are no longer ``before``, which they are put back to. Its line is that of the last change."""
+    """Restore the modes to ``before`` and return the leak with its line; None if nothing leaked."""
     after = current_modes()
     if after == before:
         return None
@@ -46,7 +46,7 @@ def find_leak(by: str, name: str, before: Modes, tables: RecordingTables | None 
 
 @contextlib.contextmanager
 def record_import_leaks() -> Iterator[list[ModeLeak]]:
-    """A list that has the leak of the modules that are imported meanwhile, once they are."""
+    """Yield a list, to which the leak of the modules imported in the block is added at its end."""
     found: list[ModeLeak] = []
     before = current_modes()
     with Recorder(level="modes") as recording:
@@ -56,7 +56,7 @@ def record_import_leaks() -> Iterator[list[ModeLeak]]:
 
 
 def _last_change(tables: RecordingTables, after: Modes) -> tuple[str | None, int | None]:
-    """The place that last put the modes to ``after``, and was not undone."""
+    """Return file and line of the last change to the modes ``after`` that was not undone."""
     for process in tables.processes:
         for transition in reversed(process.history.transitions):
             if transition.after == after and transition.before != after and transition.event != "exit":
@@ -66,26 +66,26 @@ def _last_change(tables: RecordingTables, after: Modes) -> tuple[str | None, int
 
 
 class FixtureModes:
-    """Fixtures that changed the modes while being set up. One that yields may put them back when it ends."""
+    """Modes that fixtures changed in their setup; a fixture that yields may restore them at its end."""
 
     def __init__(self) -> None:
         self._open: dict[Any, Modes] = {}
 
     def on_setup(self, fixture: pytest.FixtureDef[Any], before: Modes) -> ModeLeak | None:
-        """The leak of a fixture that changed the modes and has no end in which it could put them back."""
+        """Return the leak of a fixture that changed the modes and has no ``yield`` to restore them after."""
         if current_modes() == before:
             return None
         if inspect.isgeneratorfunction(fixture.func) or inspect.isasyncgenfunction(fixture.func):
             self._open[fixture] = before
             return None
-        return self._of(fixture, before)
+        return self._find(fixture, before)
 
     def on_finalize(self, fixture: pytest.FixtureDef[Any]) -> ModeLeak | None:
-        """The leak of a fixture that has ended without putting the modes back."""
+        """Return the leak of a fixture that was finalized without restoring the modes."""
         before = self._open.pop(fixture, None)
-        return None if before is None else self._of(fixture, before)
+        return None if before is None else self._find(fixture, before)
 
-    def _of(self, fixture: pytest.FixtureDef[Any], before: Modes) -> ModeLeak | None:
+    def _find(self, fixture: pytest.FixtureDef[Any], before: Modes) -> ModeLeak | None:
         found = find_leak("fixture", fixture.argname, before)
         if found is None:
             return None

@@ -1,7 +1,10 @@
-"""The plugin's options: one table, from which the command line, the environment and the ini file are read.
+"""Options of the pytest plugin: one table for the command line, the environment and the ini file.
 
-The command line goes before the environment, that before the ini file, and that before the default. Every option has the
-default None there, since a default that is no None would hide what the others say.
+The command line overrides the environment, which overrides the ini file, which overrides the default. Every option is
+declared to pytest with the default None, since any other default would hide the values of the other sources.
+
+The environment variable of ``--gradprobe`` is ``GRADPROBE``, which has a second meaning that ``gradprobe._switch``
+describes: ``GRADPROBE=0`` disables gradprobe in the whole process.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ from gradprobe._levels import LEVELS
 REPORTS = ("term", "html", "json", "markdown", "markdown-append")
 METRICS = ("nodes", "saved_bytes", "version_bumps", "time")
 LATEST = "latest"
+ENABLED = "enabled"
+"""Name of the option ``--gradprobe``."""
 
 
 @dataclass(frozen=True)
 class ReportTarget:
-    """``--gradprobe-report=TYPE[:DEST]``."""
+    """Report to write, ``--gradprobe-report=TYPE[:DEST]``, to a file or None for the default one."""
 
     type: str
     destination: str | None
@@ -31,62 +36,66 @@ class ReportTarget:
 
 @dataclass(frozen=True)
 class RegressionLimit:
-    """How much more than its baseline a test may cost: ``amount``, or a share of the baseline."""
+    """Allowed increase over the baseline, as ``amount`` or as a share of the baseline."""
 
     metric: str
     amount: float
     is_share: bool
 
     def allowed(self, before: float) -> float:
+        """Return the highest value that is allowed if the baseline has ``before``."""
         return before * (1 + self.amount) if self.is_share else before + self.amount
 
     def __str__(self) -> str:
         return f"{self.metric}:{self.amount * 100:g}%" if self.is_share else f"{self.metric}:{self.amount:g}"
 
 
-def _switch(text: str) -> bool:
+def _parse_switch(text: str) -> bool:
     if text.lower() in ("1", "true", "yes", "on"):
         return True
     if text.lower() in ("0", "false", "no", "off", ""):
         return False
-    raise ValueError("write 1 or 0")
+    raise ValueError("must be 1 or 0")
 
 
-def _level(text: str) -> str:
+def _parse_level(text: str) -> str:
     if text not in LEVELS:
-        raise ValueError(f"choose one of {', '.join(LEVELS)}")
+        raise ValueError(f"must be one of {', '.join(LEVELS)}")
     return text
 
 
-def _report(text: str) -> ReportTarget:
+def _parse_report(text: str) -> ReportTarget:
     kind, _, destination = text.partition(":")
     if kind not in REPORTS:
-        raise ValueError(f"choose one of {', '.join(REPORTS)}, and a file after a colon")
+        raise ValueError(f"must be one of {', '.join(REPORTS)}, optionally with :FILE")
     return ReportTarget(kind, destination or None)
 
 
-def _limit(text: str) -> RegressionLimit:
+def _parse_limit(text: str) -> RegressionLimit:
     found = re.fullmatch(r"\s*(\w+)\s*:\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*", text)
     if found is None or found[1] not in METRICS:
-        raise ValueError(f"write METRIC:NUMBER or METRIC:NUMBER%, with a metric of {', '.join(METRICS)}")
+        raise ValueError(f"must be METRIC:NUMBER or METRIC:NUMBER%, with a metric of {', '.join(METRICS)}")
     return RegressionLimit(found[1], float(found[2]) / (100 if found[3] else 1), bool(found[3]))
 
 
-def _top(text: str) -> int:
+def _parse_top(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError("give a whole number from 1")
+        raise ValueError("must be an integer of 1 or more")
     return int(text)
 
 
-def _name(text: str) -> str:
+def _parse_name(text: str) -> str:
     if not re.fullmatch(r"[\w.-]+", text):
-        raise ValueError("use letters, digits, dots, dashes and underscores")
+        raise ValueError("must consist of letters, digits, dots, dashes and underscores")
     return text
 
 
 @dataclass(frozen=True)
 class Option:
-    """``parse`` gives the value of a text, or raises ``ValueError`` with what is allowed."""
+    """Option of the plugin in all its forms.
+
+    ``parse`` converts a text to the value, or raises ``ValueError`` with the condition that the text must meet.
+    """
 
     name: str
     help: str
@@ -96,69 +105,104 @@ class Option:
     is_switch: bool = False
     is_list: bool = False
     const: str | None = None
-    """What the option means without a value."""
+    """Text that the option has if it is given without one."""
 
     @property
     def flag(self) -> str:
-        return "--gradprobe" + (f"-{self.name.replace('_', '-')}" if self.name else "")
+        """Command-line option."""
+        return f"--{self.ini.replace('_', '-')}"
 
     @property
     def ini(self) -> str:
-        return f"gradprobe_{self.name}" if self.name else "gradprobe"
+        """Name in the ini file; the option that enables the plugin has that of the plugin itself."""
+        return "gradprobe" if self.name == ENABLED else f"gradprobe_{self.name}"
 
     @property
     def variable(self) -> str:
+        """Environment variable."""
         return self.ini.upper()
+
+    @property
+    def destination(self) -> str:
+        """Name under which pytest keeps the value of the command line."""
+        return f"gradprobe_option_{self.name}"
 
 
 OPTIONS: Sequence[Option] = (
-    Option("", "watch the gradient modes of every test, and sum up at the end", _switch, False, is_switch=True),
-    Option("level", f"how much: {', '.join(LEVELS)} (graph; ops where a budget needs it)", _level, metavar="LEVEL"),
-    Option("report", f"write TYPE of {', '.join(REPORTS)}; repeatable", _report, (), "TYPE[:DEST]", is_list=True),
-    Option("save", "save the counts and times of this run as a baseline", _name, metavar="NAME"),
-    Option("compare", "compare with a baseline, the latest if none is named", str, metavar="NAME|PATH", const=LATEST),
     Option(
-        "compare_fail", "fail a test that costs more, such as nodes:0 or time:10%", _limit, (), "EXPR", is_list=True
+        ENABLED, "record the grad mode of every test, and summarize at the end", _parse_switch, False, is_switch=True
     ),
-    Option("storage", "the folder of baselines (.gradprobe)", str, ".gradprobe", "DIR"),
-    Option("top", "rows per table of the summary (10)", _top, 10, "N"),
-    Option("fail_on_leak", "fail what leaves a mode changed", _switch, False, is_switch=True),
+    Option(
+        "level",
+        f"amount of detail: {', '.join(LEVELS)} (default: graph; ops if a budget needs it)",
+        _parse_level,
+        metavar="LEVEL",
+    ),
+    Option(
+        "report",
+        f"write a report of TYPE {', '.join(REPORTS)}; repeatable",
+        _parse_report,
+        (),
+        "TYPE[:DEST]",
+        is_list=True,
+    ),
+    Option("save", "save the counts and times of this run as a baseline", _parse_name, metavar="NAME"),
+    Option("compare", "compare with a baseline (default: the latest)", str, metavar="NAME|PATH", const=LATEST),
+    Option(
+        "compare_fail",
+        "fail a test that costs more, such as nodes:0 or time:10%",
+        _parse_limit,
+        (),
+        "EXPR",
+        is_list=True,
+    ),
+    Option("storage", "folder of the baselines (default: .gradprobe)", str, ".gradprobe", "DIR"),
+    Option("top", "maximum number of rows per table of the summary (default: 10)", _parse_top, 10, "N"),
+    Option(
+        "fail_on_leak",
+        "fail a test, fixture or module that leaves a mode changed",
+        _parse_switch,
+        False,
+        is_switch=True,
+    ),
 )
 
 
 @dataclass(frozen=True)
 class PluginOptions:
-    """The value of every option, and where each came from."""
+    """Value of every option, and in ``sources``, by the name of the option, the source of the value."""
 
-    values: Mapping[str, Any]
+    enabled: bool
+    level: str | None
+    report: tuple[ReportTarget, ...]
+    save: str | None
+    compare: str | None
+    compare_fail: tuple[RegressionLimit, ...]
+    storage: str
+    top: int
+    fail_on_leak: bool
     sources: Mapping[str, str]
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.values[name]
-        except KeyError:
-            raise AttributeError(name) from None
 
     @property
     def records_every_test(self) -> bool:
-        """Whether every test is watched, not only those that ask for it."""
-        asked = ("", "report", "save", "compare", "compare_fail", "fail_on_leak")
-        return any(self.values[name] for name in asked)
+        """True if every test is recorded, not only those with the marker or a fixture of the plugin."""
+        given = (self.enabled, self.report, self.save, self.compare, self.compare_fail, self.fail_on_leak)
+        return any(given)
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """Declares every option of the table."""
+    """Declare every option of the table to pytest."""
     group = parser.getgroup("gradprobe", "gradient modes")
     for option in OPTIONS:
         more: dict[str, Any] = {"metavar": option.metavar}
-        escaped = option.help.replace("%", "%%")  # argparse fills in what follows a per cent sign
+        escaped = option.help.replace("%", "%%")  # argparse substitutes what follows a %
         if option.is_switch:
             more = {"action": "store_const", "const": "1"}
         elif option.is_list:
             more["action"] = "append"
         elif option.const is not None:
             more.update(nargs="?", const=option.const)
-        group.addoption(option.flag, dest=f"gradprobe_option_{option.name}", default=None, help=escaped, **more)
+        group.addoption(option.flag, dest=option.destination, default=None, help=escaped, **more)
         if option.is_list:
             parser.addini(option.ini, option.help, type="linelist", default=None)
         else:
@@ -166,8 +210,9 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def resolve_options(config: pytest.Config) -> PluginOptions:
-    """The settings of a run. Raises ``pytest.UsageError`` that names a wrong value, its source and what is allowed."""
-    values, sources = {}, {}
+    """Return the options of a run; raise ``pytest.UsageError`` for an invalid value, naming its source."""
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
     for option in OPTIONS:
         texts, source = _texts(config, option)
         sources[option.name] = source
@@ -179,16 +224,16 @@ def resolve_options(config: pytest.Config) -> PluginOptions:
             try:
                 parsed.append(option.parse(text))
             except ValueError as error:
-                raise pytest.UsageError(f"gradprobe: {text!r}, from {source}, is not allowed; {error}") from None
+                raise pytest.UsageError(f"gradprobe: {option.flag} {error}, got {text!r} from {source}") from None
         values[option.name] = tuple(parsed) if option.is_list else parsed[-1]
-    return PluginOptions(values, sources)
+    return PluginOptions(**values, sources=sources)
 
 
 def _texts(config: pytest.Config, option: Option) -> tuple[list[str] | None, str]:
-    name = f"gradprobe_option_{option.name}"
-    given = config.getoption(name)
-    if given is None:  # before conftests are imported, when pytest knows its arguments in part only, ours among them
-        given = getattr(config.known_args_namespace, name, None)
+    """Return the texts that the strongest source gives for an option, and the name of that source."""
+    given = config.getoption(option.destination)
+    if given is None:  # before conftests are imported, pytest has parsed only the arguments of the installed plugins
+        given = getattr(config.known_args_namespace, option.destination, None)
     if given is not None:
         return (given if isinstance(given, list) else [given]), f"the command line ({option.flag})"
     text = os.environ.get(option.variable)

@@ -1,4 +1,4 @@
-"""The pytest plugin's entry: options, a marker, two fixtures. Nothing else is imported until something asks for it."""
+"""Entry point of the pytest plugin: options, marker and fixtures; the rest is imported on first use."""
 
 from __future__ import annotations
 
@@ -7,36 +7,38 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gradprobe.pytest_plugin import options as plugin_settings
+from gradprobe.pytest_plugin import options as plugin_options
 
 if TYPE_CHECKING:
     from gradprobe.pytest_plugin.grad_compare import GradCompare
     from gradprobe.pytest_plugin.hooks import RunPlugin
     from gradprobe.result import Recording
 
-_SETTINGS = pytest.StashKey[plugin_settings.PluginOptions]()
+_OPTIONS = pytest.StashKey[plugin_options.PluginOptions]()
 _LEFT = pytest.StashKey[list[Any]]()
-"""What the first conftests left changed."""
-_NAME = "gradprobe-watcher"
+"""Modes that the first conftests left changed."""
+_NAME = "gradprobe-run"
 _FIXTURES = ("gradprobe", "grad_compare")
+"""The fixtures that record a test; ``gradprobe_recording`` requests the first of them."""
 _MARKER = (
-    "gradprobe(max_nodes, max_saved_bytes, max_version_bumps, require_mode, level): what the body of a test may cost in "
-    "autograd nodes, bytes saved for backward and version bumps, and the mode that it must run under"
+    "gradprobe(max_nodes, max_saved_bytes, max_version_bumps, require_mode, level): limits on what the body of "
+    "a test costs in autograd nodes, bytes saved for backward and version bumps, and the mode it must run under"
 )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    plugin_settings.add_options(parser)
+    """Declare the options."""
+    plugin_options.add_options(parser)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, Any, Any]:
-    """The first conftests are imported before anything is configured, and may leave a mode changed."""
+    """Record the import of the first conftests, which may leave a mode changed."""
     try:
-        is_watched = plugin_settings.resolve_options(early_config).records_every_test
-    except pytest.UsageError:  # told once pytest has all its arguments
-        is_watched = False
-    if not is_watched:
+        is_recorded = plugin_options.resolve_options(early_config).records_every_test
+    except pytest.UsageError:  # reported by pytest_configure, when pytest has parsed all its arguments
+        is_recorded = False
+    if not is_recorded:
         return (yield)
     from gradprobe.pytest_plugin.leaks import record_import_leaks
 
@@ -47,46 +49,82 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker, resolve the options, and register the rest if every test is recorded."""
     config.addinivalue_line("markers", _MARKER)
-    config.stash[_SETTINGS] = found = plugin_settings.resolve_options(config)
-    if found.records_every_test:
-        _watch(config)
+    config.stash[_OPTIONS] = options = plugin_options.resolve_options(config)
+    if options.records_every_test:
+        _register(config)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Check the markers, and register the rest of the plugin if a test has one or uses a fixture."""
     marked = [item for item in items if item.get_closest_marker("gradprobe") is not None]
-    # A worker of pytest-xdist that stops here takes the run down; there the test itself fails.
+    # In a worker of pytest-xdist an error here would end the whole run; there the test itself fails.
     if marked and not hasattr(config, "workerinput"):
         from gradprobe.pytest_plugin.budgets import read_budget
 
         for item in marked:
             read_budget(item)
     if marked or any(name in getattr(item, "fixturenames", ()) for item in items for name in _FIXTURES):
-        _watch(config)
+        _register(config)
 
 
-def _watch(config: pytest.Config) -> RunPlugin:
+def _register(config: pytest.Config) -> RunPlugin:
+    """Return the plugin of this run, registering it the first time."""
     known: Any = config.pluginmanager.get_plugin(_NAME)
     if known is None:
         from gradprobe.pytest_plugin.hooks import RunPlugin
 
         left: list[Any] = config.stash.get(_LEFT, [])
-        known = RunPlugin(config, config.stash[_SETTINGS], left)
+        known = RunPlugin(config, config.stash[_OPTIONS], left)
         config.pluginmanager.register(known, _NAME)
-    watcher: RunPlugin = known
-    return watcher
+    plugin: RunPlugin = known
+    return plugin
 
 
 @pytest.fixture
 def gradprobe(request: pytest.FixtureRequest) -> Recording:
-    """The live recording of this test: what its body did so far, whenever it is looked at."""
-    return _watch(request.config).recording()
+    """Live recording of this test: everything that its body did until the moment at which it is read.
+
+    The fixture hides the module of the same name in the test; ``gradprobe_recording`` is the same fixture.
+
+    Example::
+
+        def test_inference_builds_no_graph(gradprobe):
+            predict(torch.ones(3))
+            assert gradprobe.regions["nodes"].sum() == 0
+    """
+    return _register(request.config).recording()
+
+
+@pytest.fixture
+def gradprobe_recording(gradprobe: Recording) -> Recording:
+    """Live recording of this test, under a name that does not hide the module ``gradprobe``.
+
+    Example::
+
+        import gradprobe
+
+        def test_inference_builds_no_graph(gradprobe_recording):
+            with gradprobe.no_grad():
+                predict(torch.ones(3))
+            assert gradprobe_recording.regions["nodes"].sum() == 0
+    """
+    return gradprobe
 
 
 @pytest.fixture
 def grad_compare(request: pytest.FixtureRequest) -> GradCompare:
-    """Compares a call under no_grad, inference_mode and grad; the result goes to the report of the run."""
+    """Function that compares a call under grad, no_grad and inference_mode as ``gradprobe.compare`` does.
+
+    The result also goes to the report of the run. ``budget_s`` defaults to 5 seconds.
+
+    Example::
+
+        def test_inference_mode_pays(grad_compare):
+            grad_compare(model, batch).assert_faster("inference_mode", by=0.05)
+    """
     from gradprobe.pytest_plugin.grad_compare import GradCompare
 
-    return GradCompare(_watch(request.config))
+    return GradCompare(_register(request.config))

@@ -1,4 +1,4 @@
-"""What is known of a test once it ran: plain values, which travel on pytest's report from one process to another."""
+"""Results of tests as plain values, which pytest's reports carry from workers to the main process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODE_NAMES[True, True] = "inference_mode + enable_grad"
 
 @dataclass(frozen=True)
 class CountedPlace:
-    """A place that constructed, saved or changed something: how much of it, and which operator if that is known."""
+    """Line that constructed nodes, saved bytes or bumped version counters: how much, and by which operator."""
 
     file: str | None
     line: int | None
@@ -25,7 +25,7 @@ class CountedPlace:
 
 @dataclass(frozen=True)
 class ModeLeak:
-    """A mode that was left changed: by what (``test``, ``fixture``, ``collection``), and on which line if that is known."""
+    """Mode left changed ``by`` a ``test``, ``fixture``, ``collection`` or ``import``, and its line."""
 
     by: str
     name: str
@@ -41,7 +41,7 @@ class ModeLeak:
 
 @dataclass(frozen=True)
 class MeasuredTest:
-    """The counts of one test's body. ``saved_bytes`` and ``version_bumps`` are None where operators were not watched."""
+    """Counts of one test's body; None for ``saved_bytes`` and ``version_bumps`` below level ops."""
 
     test: str
     level: str
@@ -52,12 +52,12 @@ class MeasuredTest:
     had_backward: bool = False
     passed: bool = True
     places: Sequence[CountedPlace] = ()
-    """Where most nodes were constructed."""
+    """Lines that constructed most nodes, the largest amount first."""
 
 
 @dataclass
 class RunResults:
-    """All that a run found."""
+    """Results of all tests of a run."""
 
     outcomes: list[MeasuredTest] = field(default_factory=list)
     leaks: list[tuple[str, ModeLeak]] = field(default_factory=list)
@@ -67,7 +67,7 @@ class RunResults:
     notes: list[str] = field(default_factory=list)
 
     def add(self, test: str, plain: Mapping[str, Any]) -> None:
-        """Takes what ``Told.plain`` gave, in this process or another."""
+        """Add what ``PhaseReport.as_plain`` returned for a phase of ``test``, in this process or another."""
         if plain.get("outcome") is not None:
             places = tuple(CountedPlace(**one) for one in plain["outcome"]["places"])
             self.outcomes.append(MeasuredTest(**{**plain["outcome"], "places": places}))
@@ -83,7 +83,7 @@ class RunResults:
 
 @dataclass
 class PhaseReport:
-    """What one phase of one test has to tell."""
+    """Results of one phase of one test: setup, call or teardown."""
 
     outcome: MeasuredTest | None = None
     leaks: list[ModeLeak] = field(default_factory=list)
@@ -92,8 +92,8 @@ class PhaseReport:
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def plain(self) -> dict[str, Any] | None:
-        """Of lists, dicts, text and numbers only; None where there is nothing to tell."""
+    def as_plain(self) -> dict[str, Any] | None:
+        """Return lists, dicts, text and numbers only; None if the phase has no results."""
         if self.outcome is None and not (self.leaks or self.comparisons or self.broken or self.findings or self.notes):
             return None
         outcome = (

@@ -1,4 +1,4 @@
-"""What a run found, as the neutral document: at the end in the terminal, and in the files that were asked for."""
+"""Summary of a run of tests: in the terminal at its end, and in the report files."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     import pytest
 
 SCHEMA = 1
-_EVERYTHING = 1_000_000
+_ALL_ROWS = 1_000_000
 _DEFAULT = {"html": "gradprobe.html", "json": "gradprobe.json", "markdown": "gradprobe.md"}
 
 
 def build_document(results: RunResults, top: int, before: Mapping[str, Mapping[str, Any]]) -> Document:
-    """The report of a run of tests."""
+    """Build the report of a run of tests."""
     sections = [
         _broken(results, top),
         _leaks(results, top),
@@ -53,11 +53,11 @@ def build_document(results: RunResults, top: int, before: Mapping[str, Mapping[s
 def _verdict(results: RunResults) -> list[str]:
     nodes = sum(one.nodes or 0 for one in results.outcomes)
     unused = _without_backward(results.outcomes)
-    lines = [f"{pluralize(len(results.outcomes), 'test')} watched: {pluralize(nodes, 'autograd node')} constructed."]
+    lines = [f"{pluralize(len(results.outcomes), 'test')} recorded: {pluralize(nodes, 'autograd node')} constructed."]
     if unused:
         lines.append(f"{pluralize(len(unused), 'test')} built a graph and ran no backward.")
     if results.broken:
-        lines.append(f"{pluralize(len(results.broken), 'budget')} broken.")
+        lines.append(f"{pluralize(len(results.broken), 'budget')} exceeded.")
     if results.leaks:
         lines.append(f"{pluralize(len(results.leaks), 'mode')} left changed.")
     if results.findings:
@@ -107,7 +107,7 @@ def _broken(results: RunResults, top: int) -> Section | None:
         (escape_unprintable(test), escape_unprintable(text.splitlines()[0].removeprefix("gradprobe: ")))
         for test, text in results.broken
     ]
-    return Section("Broken budgets", table=Table(("test", "what"), rows[:top], left_out=max(len(rows) - top, 0)))
+    return Section("Exceeded budgets", table=Table(("test", "what"), rows[:top], left_out=max(len(rows) - top, 0)))
 
 
 def _leaks(results: RunResults, top: int) -> Section | None:
@@ -123,12 +123,12 @@ def _leaks(results: RunResults, top: int) -> Section | None:
         )
         for test, leak in results.leaks
     ]
-    columns = ("noticed at", "line", "before", "after", "left by")
+    columns = ("detected in", "line", "before", "after", "left by")
     return Section("Modes left changed", table=Table(columns, rows[:top], left_out=max(len(rows) - top, 0)))
 
 
 def _findings(results: RunResults, top: int) -> Section | None:
-    """Each once, with the tests that it is found in."""
+    """Build the section of findings, each listed once with the tests that triggered it."""
     groups = _by_place(results)
     if not groups:
         return None
@@ -136,7 +136,7 @@ def _findings(results: RunResults, top: int) -> Section | None:
     for group in groups[:top]:
         test, finding = group[0]
         others = f" and {pluralize(len(group) - 1, 'other test')}" if len(group) > 1 else ""
-        row = dict(zip(FINDINGS, finding.row(), strict=True))
+        row = dict(zip(FINDINGS, finding.make_row(), strict=True))
         items.append(
             findings_section.build_item({**row, "count": 1, "message": f"{finding.message} In {test}{others}."})
         )
@@ -145,7 +145,7 @@ def _findings(results: RunResults, top: int) -> Section | None:
 
 
 def _by_place(results: RunResults) -> list[list[tuple[str, Finding]]]:
-    """The findings of one rule at one place together, the worst first."""
+    """Group the findings by rule and place, the most severe first."""
     groups: dict[tuple[Any, ...], list[tuple[str, Finding]]] = {}
     for test, finding in results.findings:
         groups.setdefault((finding.rule, finding.file, finding.line), []).append((test, finding))
@@ -172,7 +172,7 @@ def _comparisons(results: RunResults, top: int) -> Section | None:
 
 
 def _changes(results: RunResults, top: int, before: Mapping[str, Mapping[str, Any]]) -> Section | None:
-    """Tests whose counts are not those of the baseline."""
+    """Build the section of tests whose counts differ from the baseline."""
     rows = []
     for one in results.outcomes:
         known = before.get(one.test)
@@ -184,13 +184,13 @@ def _changes(results: RunResults, top: int, before: Mapping[str, Mapping[str, An
                 rows.append((escape_unprintable(one.test), name, show(old), show(new)))
     if not rows:
         return None
-    columns = ("test", "what", "baseline", "now")
+    columns = ("test", "count", "baseline", "now")
     table = Table(columns, rows[:top], frozenset(columns[2:]), max(len(rows) - top, 0))
     return Section("Changes since the baseline", table=table)
 
 
 def to_json_object(results: RunResults) -> dict[str, Any]:
-    """The results for programs; what was not counted is null."""
+    """Return the results as JSON values; a count that was not measured is null."""
     return {
         "schema": SCHEMA,
         "kind": "tests",
@@ -198,20 +198,22 @@ def to_json_object(results: RunResults) -> dict[str, Any]:
         "leaks": [{"test": test, **asdict(leak)} for test, leak in results.leaks],
         "broken": [{"test": test, "message": text} for test, text in results.broken],
         "comparisons": [{"test": test, **one} for test, one in results.comparisons],
-        "findings": [{"test": test} | dict(zip(FINDINGS, one.row(), strict=True)) for test, one in results.findings],
+        "findings": [
+            {"test": test} | dict(zip(FINDINGS, one.make_row(), strict=True)) for test, one in results.findings
+        ],
         "notes": results.notes,
     }
 
 
 def write_reports(
-    results: RunResults, settings: PluginOptions, config: pytest.Config, before: Mapping[str, Mapping[str, Any]]
+    results: RunResults, options: PluginOptions, config: pytest.Config, before: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Writes the files that were asked for; yields what became of each."""
-    for report in settings.report:
+    """Write the requested files, and yield a note on each."""
+    for report in options.report:
         if report.type == "term":
             continue
         path = config.invocation_params.dir / (report.destination or _default(report))
-        shown = build_document(results, _EVERYTHING if report.type == "html" else settings.top, before)
+        shown = build_document(results, _ALL_ROWS if report.type == "html" else options.top, before)
         try:
             if report.type == "html":
                 write_atomically(path, html_page.render_page(shown))
@@ -231,17 +233,17 @@ def _default(report: ReportTarget) -> str:
     return _DEFAULT.get(report.type.removesuffix("-append"), "gradprobe.md")
 
 
-def show(
+def print_summary(
     terminal: pytest.TerminalReporter,
     results: RunResults,
-    settings: PluginOptions,
+    options: PluginOptions,
     before: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """The summary in the terminal: nothing where only markers were used and kept, one line with -q, every row with -v."""
-    if not (settings.records_every_test or results.comparisons):
+    """Print the summary: nothing if only markers were used, one line with -q, every row with -v."""
+    if not (options.records_every_test or results.comparisons):
         return
     verbosity = terminal.config.get_verbosity()
-    shown = build_document(results, settings.top if verbosity <= 0 else _EVERYTHING, before)
+    shown = build_document(results, options.top if verbosity <= 0 else _ALL_ROWS, before)
     if verbosity < 0:
         terminal.write_line(f"gradprobe: {shown.verdict[0]}")
         return
@@ -250,7 +252,7 @@ def show(
         terminal.write_line(line)
     width = terminal._tw.fullwidth
     for section in shown.sections:
-        if verbosity == 0 and section.title.startswith("Most") and not settings.values[""]:
+        if verbosity == 0 and section.title.startswith("Most") and not options.enabled:
             continue
         terminal.write_line("")
         terminal.write_line(section.title, bold=True)
@@ -264,10 +266,10 @@ def show(
 def _lines(table: Table, width: int) -> list[str]:
     from tabulate import tabulate
 
-    told = [at for at, _ in enumerate(table.columns) if any(row[at] != "-" for row in table.rows)]
-    columns = [table.columns[at] for at in told]
+    kept = [at for at, _ in enumerate(table.columns) if any(row[at] != "-" for row in table.rows)]
+    columns = [table.columns[at] for at in kept]
     widest = max(16, width // 3)
-    rows = [[_clipped(row[at], table.columns[at], widest) for at in told] for row in table.rows]
+    rows = [[_clipped(row[at], table.columns[at], widest) for at in kept] for row in table.rows]
     align = ["right" if column in table.numeric else "left" for column in columns]
     text = tabulate(rows, headers=columns, tablefmt="simple", disable_numparse=True, colalign=align)
     lines = [line[:width] for line in text.splitlines()]
@@ -275,7 +277,7 @@ def _lines(table: Table, width: int) -> list[str]:
 
 
 def _clipped(cell: str, column: str, widest: int) -> str:
-    """At most ``widest`` characters; of a test the end counts."""
+    """Shorten a cell to ``widest`` characters, keeping the end of tests and places."""
     if len(cell) <= widest:
         return cell
-    return f"...{cell[3 - widest :]}" if column in ("test", "noticed at", "line") else f"{cell[: widest - 3]}..."
+    return f"...{cell[3 - widest :]}" if column in ("test", "detected in", "line") else f"{cell[: widest - 3]}..."

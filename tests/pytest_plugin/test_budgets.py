@@ -1,4 +1,4 @@
-"""What a test may cost: budgets as markers, and how their failures are told."""
+"""Budgets as markers, and the messages of the tests that exceed them."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_a_broken_budget_fails_its_test_with_what_was_expected_what_came_and_whe
     assert "gradprobe: max_version_bumps=1, but 3 version counters were bumped" in text
     assert "gradprobe: require_mode='inference_mode', but 1 operators ran in another mode" in text
     assert f"1 by aten.zeros at test_it.py:{line('    torch.zeros(2)')} in test_mode" in text
-    assert "watching.py" not in text, "the frames of the plugin are no business of the user's"
-    assert "tests watched" not in text, "without --gradprobe there is no summary"
+    assert "hooks.py" not in text, "frames of the plugin are hidden from the user"
+    assert "tests recorded" not in text, "without --gradprobe there is no summary"
 
 
 def test_junit_last_failed_exit_first_and_workers_see_the_failure(run: Run, pytester: pytest.Pytester) -> None:
@@ -110,15 +110,15 @@ def test_a_test_that_fails_by_itself_tells_its_own_failure_only(run: Run) -> Non
 @pytest.mark.parametrize(
     ("marker", "said"),
     [
-        ("max_node=0", "the marker has no keyword 'max_node'; it knows level, max_nodes"),
-        ("max_nodes=-1", "max_nodes=-1 is no whole number from 0"),
-        ("max_nodes=True", "max_nodes=True is no whole number from 0"),
-        ("max_nodes='3'", "max_nodes='3' is no whole number from 0"),
-        ("require_mode='none'", "require_mode='none' is not known; choose one of no_grad, inference_mode, grad"),
-        ("level='all'", "level='all' is not known; choose one of modes, graph, ops"),
-        ("max_saved_bytes=1, level='graph'", "max_saved_bytes needs level='ops'"),
-        ("max_nodes=1, level='modes'", "max_nodes needs level='graph' or 'ops'"),
-        ("3", "the marker takes keywords only, not 3"),
+        ("max_node=0", "unknown keyword 'max_node' of the marker; use one of level, max_nodes"),
+        ("max_nodes=-1", "max_nodes must be an integer of 0 or more, got -1"),
+        ("max_nodes=True", "max_nodes must be an integer of 0 or more, got True"),
+        ("max_nodes='3'", "max_nodes must be an integer of 0 or more, got '3'"),
+        ("require_mode='none'", "require_mode must be one of no_grad, inference_mode, grad, got 'none'"),
+        ("level='all'", "level must be one of modes, graph, ops, got 'all'"),
+        ("max_saved_bytes=1, level='graph'", "level must be 'ops' with max_saved_bytes, got 'graph'"),
+        ("max_nodes=1, level='modes'", "level must be 'graph' or 'ops' with max_nodes, got 'modes'"),
+        ("3", "the marker must have keywords only, got 3"),
     ],
 )
 def test_a_marker_that_says_nothing_sensible_is_refused(configure: Run, marker: str, said: str) -> None:
@@ -131,7 +131,7 @@ def test_in_a_worker_it_fails_the_test_that_has_it(run: Run) -> None:
     pytest.importorskip("xdist")
     ended = run("@pytest.mark.gradprobe(max_node=0)\ndef test_it(): pass\ndef test_other(): pass\n", "-n", "1")
     ended.assert_outcomes(passed=1, errors=1)
-    assert "the marker has no keyword 'max_node'" in ended.stdout.str()
+    assert "unknown keyword 'max_node' of the marker" in ended.stdout.str()
 
 
 def test_a_lower_level_counts_nodes_without_naming_operators(run: Run) -> None:

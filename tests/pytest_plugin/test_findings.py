@@ -1,4 +1,4 @@
-"""What is wrong in a test, told at the end of the run."""
+"""Findings in tests, reported at the end of the run."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def test_findings_of_workers_arrive_and_those_that_the_project_silences_are_not_
 def test_an_error_of_ours_fails_no_test_but_one_that_has_a_budget(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makeconftest(
         "from gradprobe.pytest_plugin import budgets\n"
-        "def measure_test(*words): raise ValueError('ours')\n"
+        "def measure_test(*words): raise ValueError('internal')\n"
         "budgets.measure_test = measure_test\n"
     )
     marked = "@pytest.mark.gradprobe(max_nodes=0)\ndef test_marked(): pass\n"
     ended = run(f"def test_it(): weight * 2\n{marked}", "--gradprobe")
     ended.assert_outcomes(passed=1, failed=1)
-    ended.stdout.fnmatch_lines("*test_it could not be examined: ValueError: ours*")
+    ended.stdout.fnmatch_lines("*annot examine *test_it: ValueError: internal*")

@@ -1,4 +1,4 @@
-"""Modes that are left changed: told at what did it, put back for what comes after."""
+"""Leaked modes: reported for the test, fixture or import that leaked them, and restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Side by side with other plugins: each does what it does without gradprobe, and budgets hold under each."""
+"""Other plugins, each of which works as it does without gradprobe, and budgets with each of them."""
 
 from __future__ import annotations
 

@@ -49,7 +49,12 @@ def test_the_live_recording_of_a_test(run: Run) -> None:
         "@pytest.fixture\n"
         "def early(gradprobe): assert gradprobe.regions.empty\n"
         "def test_in_setup(early): pass\n"
-    ).assert_outcomes(passed=2)
+        "import gradprobe as package\n"
+        "def test_under_its_other_name(gradprobe_recording, gradprobe):\n"
+        "    assert gradprobe_recording is gradprobe\n"
+        "    with package.no_grad(): pass\n"
+        "    assert len(gradprobe_recording.regions) == 1\n"
+    ).assert_outcomes(passed=3)
 
 
 def test_a_comparison_can_be_asserted_and_its_failure_shows_the_interval(run: Run) -> None:
@@ -69,7 +74,7 @@ def test_a_comparison_can_be_asserted_and_its_failure_shows_the_interval(run: Ru
     ended.stdout.re_match_lines(
         r".*inference_mode is not faster than no_grad by 90.0%: \d\.\d{3} of its time \(\d.*to.*\)"
     )
-    assert "inference_mode was not measured; choose one of " in text
+    assert "cannot check 'inference_mode': it was not measured; use one of " in text
     assert "grad is not equivalent to no_grad" in text
     assert "Comparisons" in text
 
@@ -78,12 +83,12 @@ def test_the_summary_names_tests_that_built_graphs_for_nothing(run: Run) -> None
     ended = run(TESTS, "--gradprobe")
     ended.assert_outcomes(passed=3)
     text = ended.stdout.str()
-    assert "3 tests watched: 4 autograd nodes constructed." in text
+    assert "3 tests recorded: 4 autograd nodes constructed." in text
     assert "1 test built a graph and ran no backward." in text
     ended.stdout.fnmatch_lines(["Graphs that no backward reached", "test *nodes *", "---*", "*::test_forgets * 2 *"])
     assert max(map(len, text[text.index("- gradprobe -") :].splitlines())) <= 80
     quiet = run(TESTS, "--gradprobe", "-q").stdout.str()
-    assert "gradprobe: 3 tests watched: 4 autograd nodes constructed." in quiet
+    assert "gradprobe: 3 tests recorded: 4 autograd nodes constructed." in quiet
     assert "Graphs that" not in quiet
 
 
@@ -118,7 +123,7 @@ def test_a_baseline_is_saved_and_what_costs_more_fails(run: Run, pytester: pytes
     ended = run(more, "--gradprobe-compare=first", "--gradprobe-compare-fail=nodes:0")
     ended.assert_outcomes(passed=2, failed=1)
     text = ended.stdout.str()
-    assert "gradprobe: nodes:0 is broken: 2 in the baseline, 3 now" in text
+    assert "gradprobe: nodes:0 is exceeded: 2 in the baseline, 3 now" in text
     assert "Compared with the baseline" in text
     ended.stdout.fnmatch_lines("*::test_forgets *nodes * 2 * 3")
     run(more, "--gradprobe-compare", "--gradprobe-compare-fail=nodes:50%").assert_outcomes(passed=3)
@@ -141,21 +146,21 @@ def test_times_of_another_machine_or_of_tests_side_by_side_are_not_compared(
     saved.write_text(json.dumps({**plain, "machine": "another"}))
     ended = run(TESTS, *words)
     ended.assert_outcomes(passed=3)
-    assert "Times were not compared: it was made on another" in ended.stdout.str()
+    assert "Times were not compared: the baseline was made on another" in ended.stdout.str()
     pytest.importorskip("xdist")
     saved.write_text(json.dumps(plain))
     ended = run(TESTS, *words, "-n", "1")
     ended.assert_outcomes(passed=3)
-    assert "Times were not compared: tests ran side by side" in ended.stdout.str()
+    assert "Times were not compared: tests ran in parallel" in ended.stdout.str()
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (None, "cannot read the baseline"),
-        ("hello", "is no JSON"),
-        ("[]", "is no baseline"),
-        ('{"kind": "baseline", "schema": 1, "tests": {"a": {"nodes": "3"}}}', "is no baseline"),
+        ("hello", "it is not JSON"),
+        ("[]", "it is not a baseline"),
+        ('{"kind": "baseline", "schema": 1, "tests": {"a": {"nodes": "3"}}}', "it is not a baseline"),
         ('{"kind": "baseline", "schema": 9, "tests": {}}', "has schema 9"),
     ],
 )
@@ -169,7 +174,7 @@ def test_a_baseline_that_is_none_is_refused(
     assert said in ended.stderr.str()
     assert "b.json" in ended.stderr.str()
     ended = configure(TESTS, "--gradprobe-compare=nothing")
-    assert "there is no baseline 'nothing' (from the command line (--gradprobe-compare))" in ended.stderr.str()
+    assert "unknown baseline 'nothing' from the command line (--gradprobe-compare)" in ended.stderr.str()
 
 
 def test_the_results_of_workers_arrive_even_if_one_of_them_crashes(run: Run, pytester: pytest.Pytester) -> None:

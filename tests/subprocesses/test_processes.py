@@ -80,9 +80,9 @@ def test_every_process_with_torch_has_a_file_that_says_who_started_it_where_and_
         return next(number for text, number in line.items() if text.endswith(mark))
 
     told = sorted(
-        (one.started.line, (one.started.grad, one.started.inference), one.began)
+        (one.start.line, (one.start.grad, one.start.inference), one.initial_modes)
         for one in found
-        if one.started is not None and one.parent is parent
+        if one.start is not None and one.parent is parent
     )
     forked = (at("# forks"), (False, False), (False, False))
     assert told == [
