@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from gradprobe._version import __version__
+from gradprobe.commands.messages import print_message
 from gradprobe.errors import GradprobeError
 
 _VERBS = ("run", "report", "compare", "check", "scan", "build-core", "debug")
@@ -29,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Report ``message`` in one line and exit with code 2."""
-        _print_error(f"{self.prog}: {message}; see {self.prog} --help")
+        print_message(f"{self.prog}: {message}; see {self.prog} --help")
         sys.exit(2)
 
 
@@ -56,14 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except GradprobeError as error:
-        _print_error(f"gradprobe {options.verb}: {error}")
+        print_message(f"gradprobe {options.verb}: {error}")
         return 2
     except BrokenPipeError:
         _discard_output()  # the reader of the pipe has closed it
         return 0
     except OSError as error:
         where = "standard output" if error.filename is None else os.fspath(error.filename)
-        _print_error(f"gradprobe {options.verb}: cannot use {where}: {error.strerror}; name another one")
+        print_message(f"gradprobe {options.verb}: cannot use {where}: {error.strerror}; name another one")
         _discard_output()
         return 2
     except KeyboardInterrupt:
@@ -76,13 +77,6 @@ def _discard_output() -> None:
     """Redirect stdout to devnull so that the interpreter's final flush does not raise."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _print_error(text: str) -> None:
-    """Print an error in one line, with the characters escaped that a file name may contain."""
-    if sys.stderr is not None:
-        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-        print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ class ProcessRelation:
     """A process, the modes that it began in, and the call of its parent that started it, if recorded."""
 
     process: Process
-    began: Modes | None
+    initial_modes: Modes | None
     parent: Process | None
-    started: StartedProcess | None
+    start: StartedProcess | None
 
 
 def relate_processes(processes: Sequence[Process]) -> list[ProcessRelation]:

@@ -1,1 +1,1 @@
-"""The one place that touches PyTorch's insides: what is replaced while recording, and what each replacement notes down."""
+"""Observation of PyTorch: everything that touches its modes, operators, graphs and compilations."""

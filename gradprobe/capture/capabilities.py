@@ -1,4 +1,4 @@
-"""What gradprobe finds in this PyTorch, and what it does where something is missing."""
+"""Features of PyTorch and Python that gradprobe builds on, and the consequences of missing ones."""
 
 from __future__ import annotations
 
@@ -25,36 +25,38 @@ REQUIRED_FOR_OPS: Final = (
     "torch._C._pop_torch_dispatch_stack",
     "torch._C._push_on_torch_dispatch_stack",
 )
-"""Without any of these there is no level ops."""
+"""The names that level ops needs."""
 OPTIONAL_TORCH_FEATURES: Final = {
     "torch.accelerator": "device time is not measured",
     "torch.Event": "device time is not measured",
-    "torch.nn.Buffer": "buffers are not told from other tensors by inspect",
+    "torch.nn.Buffer": "inspect does not distinguish buffers from other tensors",
     "torch.utils._python_dispatch.is_in_any_mode_without_ignore_compile_internals": (
-        "at level ops, what torch.compile made is compiled again; record it at level graph"
+        "level ops makes torch.compile compile again; record compiled code at level graph"
     ),
-    "torch.utils.swap_tensors": "nothing to do: no tensors are swapped",
-    "torch.compiler.is_dynamo_compiling": "told by is_compiling instead",
-    "torch._C._autograd.SavedTensor.data": "bytes saved for backward are not known, nor what a change in place spoilt",
-    "torch._C._dynamo.eval_frame._FrameExecStrategy": "compiling keeps out of the mode by what the mode says of itself",
-    "torch._C._functorch.peek_interpreter_stack": "nodes under torch.func may be charged to no operator",
-    "torch._C._increment_version": "versions that custom operators put up are not counted",
-    "torch._C._is_cow_tensor": "copy-on-write storages are not told from others",
-    "torch._C._is_view_replay_enabled": "views are taken to be made anew from their strides",
-    "torch._C._profiler._RecordFunctionFast": "blocks are not ranges in torch.profiler's trace",
+    "torch.utils.swap_tensors": "nothing is missing: no tensors are swapped",
+    "torch.compiler.is_dynamo_compiling": "is_compiling is used instead",
+    "torch._C._autograd.SavedTensor.data": "saved_bytes and GP601 (modified saved tensors) are unavailable",
+    "torch._C._dynamo.eval_frame._FrameExecStrategy": (
+        "Dynamo is kept out by the mode's ignore_compile_internals() instead"
+    ),
+    "torch._C._functorch.peek_interpreter_stack": "nodes under torch.func may be attributed to no operator",
+    "torch._C._increment_version": "version bumps by custom operators are not counted",
+    "torch._C._is_cow_tensor": "copy-on-write storages are not distinguished from others",
+    "torch._C._is_view_replay_enabled": "views are assumed to be recreated from their strides",
+    "torch._C._profiler._RecordFunctionFast": "blocks are not shown as ranges in torch.profiler's trace",
     "torch._C._valgrind_supported_platform": "instructions are not counted",
 }
-"""What is used where it is there, and what follows where it is not."""
+"""Optional names in PyTorch, with the consequence if one is missing."""
 PYTHON_FEATURES: Final = {
     "code.co_qualname": (hasattr(CodeType, "co_qualname"), "functions are named without their class"),
-    "code.co_positions": (hasattr(CodeType, "co_positions"), "expressions are told by their line alone"),
-    "BaseException.add_note": (hasattr(BaseException, "add_note"), "exceptions are explained in the recording alone"),
+    "code.co_positions": (hasattr(CodeType, "co_positions"), "expressions are identified by their line only"),
+    "BaseException.add_note": (hasattr(BaseException, "add_note"), "exceptions are explained in the recording only"),
 }
-"""The same of Python, with whether it is there."""
+"""Optional names in Python: whether this one has them, and the consequence if not."""
 
 
 def has_torch_name(name: str) -> bool:
-    """Whether this PyTorch has what the dotted ``name`` stands for."""
+    """Return whether this PyTorch has the object with the dotted ``name``."""
     try:
         functools.reduce(getattr, name.split(".")[1:], torch)
     except AttributeError:
@@ -63,39 +65,42 @@ def has_torch_name(name: str) -> bool:
 
 
 def recompiles_under_dispatch_mode() -> bool:
-    """Whether a graph of ``torch.compile`` does not do under a dispatch mode, whatever the mode says of itself."""
+    """Return whether ``torch.compile`` compiles again under any dispatch mode, even a declared observer."""
     return not has_torch_name("torch.utils._python_dispatch.is_in_any_mode_without_ignore_compile_internals")
 
 
 def missing_for_ops() -> list[str]:
-    """What level ops needs and this PyTorch lacks."""
+    """Return the names that level ops needs and this PyTorch lacks."""
     return [name for name in REQUIRED_FOR_OPS if not has_torch_name(name)]
 
 
 def list_capabilities() -> list[tuple[str, bool, str]]:
-    """For each thing that a recording builds on: its name, whether it is there, and what follows."""
+    """Return the features that a recording builds on: name, availability, and consequence."""
     found = [
         (
             f"torch.{owner.__name__}.{name}",
             is_known_method(owner, name),
-            "done over" if is_known_method(owner, name) else "called through, which costs more",
+            "reimplemented" if is_known_method(owner, name) else "wrapped (slower)",
         )
         for owner, name in KNOWN_METHODS
     ]
     missing = missing_for_ops()
-    found.append(("level ops", not missing, f"needs {', '.join(missing)}" if missing else "operators are watched"))
+    found.append(("level ops", not missing, f"needs {', '.join(missing)}" if missing else "operators are observed"))
     found.append(("native core", *core_status()))
     counts = find_node_counter() is not None
     found.append(("autograd node counter", counts, "nodes are counted" if counts else "nodes are not counted"))
     threads = hasattr(threading.Thread, "_bootstrap_inner")
-    found.append(("thread start", threads, "threads are told apart" if threads else "threads may be mixed up"))
+    found.append(("thread start", threads, "threads are distinguished" if threads else "threads may be mixed up"))
     calls = can_observe_calls()
-    found.append(("calls of compiled code", calls, "are counted" if calls else "are not counted, only compilations"))
+    found.append(("calls of compiled code", calls, "counted" if calls else "not counted, only compilations are"))
     found += [
-        (name, has_torch_name(name), "used" if has_torch_name(name) else without)
-        for name, without in OPTIONAL_TORCH_FEATURES.items()
+        (name, has_torch_name(name), "used" if has_torch_name(name) else consequence)
+        for name, consequence in OPTIONAL_TORCH_FEATURES.items()
     ]
-    found += [(name, there, "used" if there else without) for name, (there, without) in PYTHON_FEATURES.items()]
+    found += [
+        (name, is_available, "used" if is_available else consequence)
+        for name, (is_available, consequence) in PYTHON_FEATURES.items()
+    ]
     cuda = torch.cuda.is_available()
     found.append(("CUDA device", cuda, torch.cuda.get_device_name(0) if cuda else "device time is not measured"))
     return found

@@ -1,4 +1,4 @@
-"""The clock of a recording, which tests replace so that every number in a report can be asserted."""
+"""The clock of a recording. Tests replace it so that every number in a report can be asserted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Clock:
-    """``now`` counts nanoseconds from any origin and never goes back; ``wall`` is nanoseconds since the epoch."""
+    """A pair of time sources.
+
+    Attributes:
+        now: Returns nanoseconds from any origin, and never goes back.
+        wall: Returns nanoseconds since the epoch.
+    """
 
     now: Callable[[], int] = time.perf_counter_ns
     wall: Callable[[], int] = time.time_ns

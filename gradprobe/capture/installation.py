@@ -63,7 +63,7 @@ class Installation:
         if self._patches.are_applied:
             return
         self._patches.reclaim()
-        if self._hooks is None or not self._hooks.fit():
+        if self._hooks is None or not self._hooks.are_current():
             if self._hooks is not None:
                 self._hooks.redirect(discard)  # some of them may be buried under those of another tool
             self._hooks = build_hooks(emit, self._now, self._tasks, self._fault)

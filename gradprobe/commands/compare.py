@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradprobe._files import check_writable
+from gradprobe.commands.messages import print_message
 from gradprobe.errors import GradprobeError
 from gradprobe.report.formats import registry
 from gradprobe.report.formats.rendered import RenderOptions
@@ -103,9 +104,9 @@ def execute(options: argparse.Namespace) -> int:
     for path in options.output:
         used = registry.find_format_of_path(path, registry.COMPARISON_FORMATS)
         for file in registry.save_report(
-            comparison.outcome, path, used, RenderOptions(charts=options.charts), force=options.force
+            comparison._outcome, path, used, RenderOptions(charts=options.charts), force=options.force
         ):
-            print(f"wrote {escape_unprintable(str(file))}", file=sys.stderr)
+            print_message(f"wrote {file}")
     print(comparison)
     if earlier is not None:
         changes = comparison.against(earlier, force=options.force)
@@ -133,7 +134,7 @@ def _measure(options: argparse.Namespace) -> Comparison:
         instructions=options.instructions,
     )
     with _Progress() as update:
-        return compare_sources(_list_sources(options), settings, tell=update)
+        return compare_sources(_list_sources(options), settings, on_progress=update)
 
 
 def _list_sources(options: argparse.Namespace) -> list[WorkloadSource]:

@@ -11,13 +11,10 @@ import types
 from collections.abc import Callable
 from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gradprobe.commands.exit_report import print_to_stderr
+from gradprobe.commands.exit_report import ExitReport, print_to_stderr
 from gradprobe.errors import GradprobeError
-
-if TYPE_CHECKING:
-    from gradprobe.commands.exit_report import ExitReport
 
 
 def make_main_module() -> types.ModuleType:

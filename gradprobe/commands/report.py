@@ -13,12 +13,12 @@ from typing import Any
 
 from gradprobe._files import check_writable
 from gradprobe.analysis.findings import build_finding_rows
+from gradprobe.commands.messages import print_message
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.sqlite_file import read_file
 from gradprobe.report.formats import html_page, registry
 from gradprobe.report.formats.rendered import RenderOptions
 from gradprobe.report.sections import recording_document
-from gradprobe.report.units import escape_unprintable
 from gradprobe.tables.recording_tables import RecordingTables
 
 
@@ -92,8 +92,7 @@ def _report(options: argparse.Namespace) -> int:
         _print(used.render(tables, render_options).body)
         return 0
     for path in registry.save_report(tables, options.output, used, render_options, force=options.force):
-        if sys.stderr is not None:
-            print(f"wrote {escape_unprintable(str(path))}", file=sys.stderr)
+        print_message(f"wrote {path}")
     return 0
 
 

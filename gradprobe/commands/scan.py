@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from gradprobe.analysis.findings import find_all
 from gradprobe.analysis.findings.finding import Finding, merge_duplicates
 from gradprobe.commands import findings_output
+from gradprobe.commands.messages import print_message
 from gradprobe.report.units import escape_unprintable, pluralize
 from gradprobe.result import merge
 from gradprobe.scan.source_files import ScanResult, scan_paths
@@ -43,9 +43,11 @@ def execute(options: argparse.Namespace) -> int:
         for line in _list_unused_managers(seen, tables):
             print(line)
     code = findings_output.report_findings(options, findings)
-    for problem in seen.unread:
-        _print_error(f"not read: {problem}")
-    _print_error(f"{pluralize(seen.files, 'file')} scanned, {pluralize(len(seen.sites), 'context manager')} found")
+    for problem in seen.unreadable:
+        print_message(f"not read: {problem}")
+    print_message(
+        f"{pluralize(seen.files, 'file')} scanned, {pluralize(len(seen.manager_uses), 'context manager')} found"
+    )
     return code
 
 
@@ -68,15 +70,10 @@ def _list_places(finding: Finding) -> set[tuple[str, str, int | None]]:
 def _list_unused_managers(seen: ScanResult, tables: RecordingTables) -> Iterator[str]:
     """Yield a line per manager in the source that the recording did not see entered."""
     ran = {(_resolve(file), line) for file, line in zip(tables.sites["file"], tables.sites["line"], strict=True)}
-    for site in seen.sites:
+    for site in seen.manager_uses:
         if (_resolve(site.file), site.line) not in ran:
             yield f"{escape_unprintable(site.file)}:{site.line}: {site.manager} never ran"
 
 
 def _resolve(file: object) -> str:
     return os.path.realpath(file) if isinstance(file, str) else ""
-
-
-def _print_error(text: str) -> None:
-    if sys.stderr is not None:
-        print(escape_unprintable(text), file=sys.stderr)

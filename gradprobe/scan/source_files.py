@@ -40,16 +40,16 @@ class ScanResult:
 
     files: int
     findings: list[Finding]
-    sites: list[ManagerUse]
-    unread: list[str]
+    manager_uses: list[ManagerUse]
+    unreadable: list[str]
 
 
 @dataclass(frozen=True)
 class _FileResult:
     findings: Sequence[Finding] = ()
-    sites: Sequence[ManagerUse] = ()
+    manager_uses: Sequence[ManagerUse] = ()
     classes: Sequence[ClassSummary] = ()
-    unread: str | None = None
+    unreadable: str | None = None
 
 
 def scan_paths(paths: Iterable[Path]) -> ScanResult:
@@ -61,7 +61,7 @@ def scan_paths(paths: Iterable[Path]) -> ScanResult:
     files = 0
     with_managers: list[str] = []
     others: list[str] = []
-    for path in _python_files(paths):
+    for path in _iter_python_files(paths):
         files += 1
         try:
             # Most files do not mention a context manager and need not be parsed, which is slow.
@@ -75,8 +75,9 @@ def scan_paths(paths: Iterable[Path]) -> ScanResult:
         results += _scan_files([file for file in others if derives.search(Path(file).read_bytes())])
     found = [finding for one in results for finding in one.findings]
     found += find_undecorated_overrides(each for one in results for each in one.classes)
-    sites = [site for one in results for site in one.sites]
-    return ScanResult(files, merge_duplicates(found), sites, [one.unread for one in results if one.unread is not None])
+    uses = [use for one in results for use in one.manager_uses]
+    unreadable = [one.unreadable for one in results if one.unreadable is not None]
+    return ScanResult(files, merge_duplicates(found), uses, unreadable)
 
 
 def _scan_files(files: Sequence[str]) -> list[_FileResult]:
@@ -91,12 +92,12 @@ def _scan_file(file: str) -> _FileResult:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             scanner = FileScanner(file, ast.parse(Path(file).read_bytes()))
-        return _FileResult(scanner.findings, scanner.sites, scanner.classes)
+        return _FileResult(scanner.findings, scanner.manager_uses, scanner.classes)
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return _FileResult(unread=f"{file}: {error}")
+        return _FileResult(unreadable=f"{file}: {error}")
 
 
-def _python_files(paths: Iterable[Path]) -> Iterator[Path]:
+def _iter_python_files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
             for folder, folders, names in os.walk(path):

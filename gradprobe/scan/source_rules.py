@@ -41,7 +41,7 @@ class FileScanner:
                 classes.append(node)
         self.file, self.names = file, ImportedNames(imports)
         self.findings: list[Finding] = []
-        self.sites: list[ManagerUse] = []
+        self.manager_uses: list[ManagerUse] = []
         self.classes = [summarize_class(file, node, self.names) for node in classes]
         if self.names.imports_torch:
             self._scan_body(tree.body, None, [])
@@ -174,7 +174,7 @@ class FileScanner:
         return False
 
     def _add_use(self, expression: ast.expr, manager: str) -> None:
-        self.sites.append(ManagerUse(self.file, expression.lineno, manager))
+        self.manager_uses.append(ManagerUse(self.file, expression.lineno, manager))
 
     def _add(self, rule: str, at: ast.expr, message: str, function: FunctionNode | None, *related: RelatedLine) -> None:
         name = None if function is None else function.name

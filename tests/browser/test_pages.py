@@ -57,7 +57,7 @@ def test_the_charts_are_drawn_and_the_verdict_comes_first(visit: Visit, recorded
     first = page.locator("main p").first
     assert "of thread time" in first.inner_text() or first.inner_text().startswith("Of ")
     page = visit(compared)
-    assert "inference_mode saves 10.0 per cent" in page.locator(".verdict").inner_text()
+    assert "inference_mode is 10.0 % faster" in page.locator(".verdict").inner_text()
     assert page.locator("figure[data-chart=ratios] svg.marks").is_visible()
     assert page.locator("figure[data-chart=processes] svg.marks").count() == 0, "it is drawn when it is asked for"
     page.get_by_text("Ratios by process").click()
@@ -84,7 +84,7 @@ def test_a_table_sorts_by_the_numbers_that_it_shows_and_by_text(visit: Visit, re
     assert page.locator(f"{SITES} th[aria-sort]").count() == 1
 
 
-def test_a_filter_keeps_the_rows_that_hold_a_text(visit: Visit, recorded: Path) -> None:
+def test_a_filter_keeps_the_rows_that_contain_its_text(visit: Visit, recorded: Path) -> None:
     page = visit(recorded)
     page.locator(SITES).get_by_role("searchbox").fill("LAYER3")
     assert len(column(page, 1)) == 2
@@ -112,7 +112,7 @@ def test_the_timeline_zooms_by_the_wheel_and_by_the_keyboard(visit: Visit, recor
     page.wait_for_function(f"{DOMAIN}[1] - {DOMAIN}[0] < {0.9 * (whole[1] - whole[0])}")
 
 
-def test_a_block_tells_its_line_and_its_cost_where_the_pointer_is(visit: Visit, recorded: Path) -> None:
+def test_the_tooltip_of_a_block_shows_its_line_and_cost(visit: Visit, recorded: Path) -> None:
     page = visit(recorded)
     page.locator(f"{TIMELINE} path[aria-label*='no_grad at']").first.hover(force=True)
     page.wait_for_selector("#vg-tooltip-element.visible")
@@ -123,7 +123,7 @@ def test_a_block_tells_its_line_and_its_cost_where_the_pointer_is(visit: Visit, 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_follows_the_system_and_the_button(visit: Visit, recorded: Path, scheme: str) -> None:
+def test_the_theme_follows_the_system_and_the_button(visit: Visit, recorded: Path, scheme: str) -> None:
     page = visit(recorded, color_scheme=scheme)
     paper = "getComputedStyle(document.body).backgroundColor"
     label = f"document.querySelector('{TIMELINE} text').getAttribute('fill')"
@@ -135,7 +135,7 @@ def test_the_page_follows_the_system_and_the_button(visit: Visit, recorded: Path
     page.wait_for_function(f"{label} !== {before!r}")
 
 
-def test_a_phone_shows_all_of_it_and_scrolls_only_within_tables(visit: Visit, recorded: Path, compared: Path) -> None:
+def test_on_a_phone_only_tables_scroll(visit: Visit, recorded: Path, compared: Path) -> None:
     for path in (recorded, compared):
         page = visit(path, viewport={"width": 360, "height": 740}, device_scale_factor=2, is_mobile=True)
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
@@ -144,13 +144,13 @@ def test_a_phone_shows_all_of_it_and_scrolls_only_within_tables(visit: Visit, re
         assert page.evaluate("[...document.querySelectorAll('svg.marks')].every(s => s.clientWidth <= 360)")
 
 
-def test_without_javascript_every_table_stands_and_a_line_tells_of_the_charts(visit: Visit, recorded: Path) -> None:
+def test_without_javascript_tables_and_a_hint_are_shown(visit: Visit, recorded: Path) -> None:
     page = visit(recorded, java_script_enabled=False)
     assert page.locator(f"{SITES} tbody tr").count() == 12
     assert "The charts need JavaScript" in page.locator("noscript").inner_text()
 
 
-def test_hostile_names_run_nothing_and_are_shown_as_they_are(visit: Visit, tmp_path: Path) -> None:
+def test_hostile_names_run_no_code_and_are_shown_verbatim(visit: Visit, tmp_path: Path) -> None:
     made = samples.contents()
     for number, name in enumerate([*HOSTILE[:9], *HOSTILE[-2:]]):  # the others are formulas
         path = tmp_path / f"{number}.html"
@@ -166,7 +166,7 @@ def test_hostile_names_run_nothing_and_are_shown_as_they_are(visit: Visit, tmp_p
         assert page.locator("figure[data-chart=ratios] svg.marks").is_visible()
 
 
-def test_findings_show_their_lines_with_the_one_that_matters_marked(visit: Visit, tmp_path: Path) -> None:
+def test_findings_show_their_source_with_the_line_marked(visit: Visit, tmp_path: Path) -> None:
     source = tmp_path / "train.py"
     source.write_text("".join(f"line_{number} = {number}\n" for number in range(1, 30)))
     page_file = tmp_path / "r.html"

@@ -40,7 +40,7 @@ def ended(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     return int(code or 0), capsys.readouterr().out
 
 
-def test_the_least_severity_that_fails_decides_the_exit_code(recorded: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fail_on_decides_the_exit_code(recorded: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out = ended(capsys, recorded)
     assert code == 1
     assert f"{Path('a b/program.py').absolute()}:6: warning GP103: " in out
@@ -53,7 +53,9 @@ def test_the_least_severity_that_fails_decides_the_exit_code(recorded: str, caps
     assert ended(capsys, recorded, "--ignore", "GP1,GP204", "--fail-on", "note")[0] == 0
 
 
-def test_what_is_silenced_is_counted_and_listed_when_asked(recorded: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_suppressed_findings_are_counted_and_listed_on_request(
+    recorded: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, out = ended(capsys, recorded, "--ignore", "GP1")
     assert out.splitlines()[-1] == "2 notes; 1 finding suppressed"
     assert "GP103" not in out
@@ -68,7 +70,7 @@ def test_what_is_silenced_is_counted_and_listed_when_asked(recorded: str, capsys
         pytest.param("--max-saved-bytes", 12, "--max-saved-bytes 11 is exceeded: 12 bytes", marks=needs_saved),
     ],
 )
-def test_a_budget_fails_from_one_too_many_and_names_the_lines(
+def test_an_exceeded_budget_fails_and_names_the_lines(
     recorded: str, capsys: pytest.CaptureFixture[str], option: str, exact: int, said: str
 ) -> None:
     words = (recorded, "--fail-on", "error")
@@ -79,9 +81,7 @@ def test_a_budget_fails_from_one_too_many_and_names_the_lines(
     assert "program.py:3" in out
 
 
-def test_budgets_that_the_level_does_not_count_and_other_bad_input_are_refused(
-    recorded: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_uncounted_budgets_and_bad_input_are_rejected(recorded: str, capsys: pytest.CaptureFixture[str]) -> None:
     for level in ("modes", "graph"):
         with gradprobe.record(f"{level}.gradprobe", level=level), torch.no_grad():
             pass
@@ -95,9 +95,7 @@ def test_budgets_that_the_level_does_not_count_and_other_bad_input_are_refused(
     assert Path("out.json").read_text() == "mine"
 
 
-def test_sarif_has_each_finding_with_its_rule_its_place_and_the_related_ones(
-    recorded: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sarif_has_rules_locations_and_related_locations(recorded: str, capsys: pytest.CaptureFixture[str]) -> None:
     ended(capsys, recorded, "--ignore", "GP2", "-o", "out.sarif")
     log = json.loads(Path("out.sarif").read_text())
     assert log["version"] == "2.1.0"
@@ -119,9 +117,7 @@ def test_sarif_has_each_finding_with_its_rule_its_place_and_the_related_ones(
     assert by_rule["GP204"]["suppressions"][0]["kind"] == "external"
 
 
-def test_the_json_file_has_the_rows_of_the_table_and_what_silences_the_others(
-    recorded: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_has_the_rows_of_the_table_and_the_suppressions(recorded: str, capsys: pytest.CaptureFixture[str]) -> None:
     ended(capsys, recorded, "--ignore", "GP2", "-o", "out.json")
     plain = json.loads(Path("out.json").read_text())
     table = gradprobe.load(recorded).findings
@@ -129,7 +125,7 @@ def test_the_json_file_has_the_rows_of_the_table_and_what_silences_the_others(
     assert {one["suppressed_by"] for one in plain["suppressed"]} == {"--ignore on the command line"}
 
 
-def test_check_needs_no_torch(recorded: str, tmp_path: Path) -> None:
+def test_check_works_without_torch(recorded: str, tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['torch'] = None\n"
         "from gradprobe.__main__ import main\n"

@@ -10,7 +10,7 @@ from gradprobe.__main__ import main
 from tests.commands.running import gradprobe as run_gradprobe
 
 
-def test_debug_names_versions_and_what_can_be_recorded_here(capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_shows_versions_and_capabilities(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["debug"]) == 0
     out, err = capsys.readouterr()
     rows = dict(line.split(None, 1) for line in out.splitlines())
@@ -25,7 +25,7 @@ def test_debug_names_versions_and_what_can_be_recorded_here(capsys: pytest.Captu
         assert rows[name].strip()
 
 
-def test_debug_says_that_the_environment_switches_gradprobe_off(
+def test_debug_shows_that_gradprobe_is_disabled(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gradprobe.disable()
@@ -36,7 +36,7 @@ def test_debug_says_that_the_environment_switches_gradprobe_off(
     assert "no (GRADPROBE=0)" in capsys.readouterr().out
 
 
-def test_debug_tells_no_secret_of_the_environment(
+def test_debug_shows_no_environment_variables(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MY_TOKEN", "s3cret-value")
@@ -54,7 +54,7 @@ def test_every_verb_has_help(words: tuple[str, ...], capsys: pytest.CaptureFixtu
     assert err == ""
 
 
-def test_python_m_gives_the_exit_code_of_the_command_line(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_python_m_returns_the_exit_code(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("empty")
     version = run_gradprobe("--version", cwd=folder)
     assert (version.returncode, version.stdout.decode()) == (0, f"gradprobe {gradprobe.__version__}\n")

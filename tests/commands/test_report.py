@@ -1,4 +1,4 @@
-"""``gradprobe report``: the same numbers in every format, for any names, and one line of error for a file it cannot read."""
+"""``gradprobe report``: the same numbers in every format for any names, and one line of error for an unreadable file."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def report(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return out
 
 
-def test_terminal_markdown_and_json_say_the_same_numbers(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_terminal_markdown_and_json_show_the_same_numbers(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body = json.loads(report(capsys, str(recorded), "--format", "json"))
     plain = report(capsys, str(recorded))
     markdown = report(capsys, str(recorded), "--format", "markdown")
@@ -98,7 +98,7 @@ def test_terminal_markdown_and_json_say_the_same_numbers(recorded: Path, capsys:
     assert f"{summary['transitions']:,} transitions at {summary['sites']} sites" in markdown
 
 
-def test_the_json_report_keeps_its_schema(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_json_report_follows_its_schema(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def no_constant(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
 
@@ -195,7 +195,7 @@ def test_a_probed_function_may_have_any_name(tmp_path: Path, capsys: pytest.Capt
     assert len(terminal_table(plain, "Probed calls")) == len(names)
 
 
-def test_the_recordings_of_two_processes_are_shown_on_one_axis(
+def test_two_processes_are_shown_on_one_time_axis(
     recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with gradprobe.record(tmp_path / "second.gradprobe"), torch.no_grad():
@@ -210,12 +210,12 @@ def test_the_recordings_of_two_processes_are_shown_on_one_axis(
     assert "in 3 threads" in report(capsys, *words)
 
 
-def test_top_limits_the_rows_and_says_how_many_are_left_out(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_top_limits_the_rows_and_counts_the_others(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for format_ in ("terminal", "markdown"):
         assert "6 more rows" in report(capsys, str(recorded), "--top", "2", "--format", format_)
 
 
-def test_the_suffix_of_the_output_tells_the_format(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_suffix_of_the_output_selects_the_format(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for suffix, format_ in ((".md", "markdown"), (".json", "json"), (".txt", "terminal")):
         output = recorded.with_suffix(suffix)
         assert main(["report", str(recorded), "-o", str(output)]) == 0
@@ -244,7 +244,7 @@ def _newer(path: Path, original: bytes) -> None:
         connection.commit()
 
 
-def test_what_is_no_recording_is_refused_in_one_line(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_files_than_recordings_are_rejected(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, original = recorded.parent, recorded.read_bytes()
     (folder / "empty").write_bytes(b"")
     (folder / "text").write_text("hello\n")
@@ -276,9 +276,7 @@ def test_what_is_no_recording_is_refused_in_one_line(recorded: Path, capsys: pyt
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
 
 
-def test_a_damaged_recording_is_read_or_refused_but_never_breaks_the_command(
-    recorded: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_recording_is_read_or_rejected(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chance, original = random.Random(1), recorded.read_bytes()
     damaged = recorded.with_name("damaged.gradprobe")
     for _ in range(150):
@@ -294,7 +292,7 @@ def test_a_damaged_recording_is_read_or_refused_but_never_breaks_the_command(
         assert (code, len(err.splitlines())) in {(0, 0), (2, 1)}, err
 
 
-def test_what_cannot_be_written_is_refused_in_one_line_and_nothing_is_lost(
+def test_unwritable_output_is_rejected_and_nothing_is_lost(
     recorded: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(recorded.parent)
@@ -337,7 +335,7 @@ def test_what_cannot_be_written_is_refused_in_one_line_and_nothing_is_lost(
 # What it needs, and what it does to the terminal.
 
 
-def test_report_debug_and_load_work_where_torch_is_not_installed(recorded: Path) -> None:
+def test_report_debug_and_load_work_without_torch(recorded: Path) -> None:
     program = (
         "import sys; sys.modules['torch'] = None\n"
         "import gradprobe\n"
@@ -355,7 +353,7 @@ def test_report_debug_and_load_work_where_torch_is_not_installed(recorded: Path)
     assert b"Time by site" in ended.stdout
 
 
-def test_importing_gradprobe_and_reporting_import_no_more_than_they_need(recorded: Path) -> None:
+def test_gradprobe_and_report_import_only_what_they_need(recorded: Path) -> None:
     program = (
         "import sys, gradprobe\n"
         "print({'torch', 'pandas', 'numpy', 'sqlite3', 'tabulate', 'tqdm'} & set(sys.modules))\n"
@@ -367,7 +365,7 @@ def test_importing_gradprobe_and_reporting_import_no_more_than_they_need(recorde
     assert ended.stdout.decode().splitlines() == ["set()", "False"], ended.stderr.decode()
 
 
-def test_a_reader_that_goes_away_and_a_full_output_are_no_tracebacks(recorded: Path) -> None:
+def test_a_closed_pipe_and_a_full_disk_cause_no_traceback(recorded: Path) -> None:
     words = [sys.executable, "-m", "gradprobe", "report", str(recorded)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -163,7 +163,7 @@ def write(folder: Path, files: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_run_is_python_to_the_byte(case: str, tmp_path: Path) -> None:
+def test_run_behaves_exactly_as_python(case: str, tmp_path: Path) -> None:
     files, words, stdin = CASES[case]
     write(tmp_path, files)
     plain = python(*words, cwd=tmp_path, stdin=stdin)
@@ -208,7 +208,7 @@ threading.Timer(0.3, thread.start).start()
 """
 
 
-def test_the_recording_holds_what_main_threads_and_exit_handlers_did(tmp_path: Path) -> None:
+def test_threads_and_exit_handlers_are_recorded(tmp_path: Path) -> None:
     write(tmp_path, {"my program.py": PROGRAM})
     ended = warm_gradprobe("run", "my program.py", cwd=tmp_path)
     (file,) = tmp_path.glob("my program.*.gradprobe")
@@ -234,7 +234,7 @@ def test_the_recording_holds_what_main_threads_and_exit_handlers_did(tmp_path: P
     assert recording._tables.is_complete
 
 
-def test_a_package_that_sets_a_mode_when_imported_is_recorded(tmp_path: Path) -> None:
+def test_modes_set_while_a_package_is_imported_are_recorded(tmp_path: Path) -> None:
     write(tmp_path, {"pkg/__init__.py": "import torch\ntorch.set_grad_enabled(False)\n", "pkg/mod.py": ""})
     assert warm_gradprobe("run", "-o", "r.gradprobe", "-m", "pkg.mod", cwd=tmp_path).returncode == 0
     recording = gradprobe.load(tmp_path / "r.gradprobe")
@@ -286,7 +286,7 @@ USAGE = {
 
 
 @pytest.mark.parametrize("words", USAGE, ids=" ".join)
-def test_what_cannot_be_run_is_refused_in_one_line_and_leaves_nothing(
+def test_bad_usage_is_rejected_and_leaves_no_file(
     words: tuple[str, ...], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {file: file.read_bytes() for file in place.rglob("*") if file.is_file() and "__pycache__" not in str(file)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -102,6 +103,5 @@ def _returns_something(function: Callable[..., Any]) -> bool:
 
 def _raises(function: Callable[..., Any]) -> bool:
     """Return whether the function's own body raises an error of gradprobe."""
-    source = inspect.getsource(function)
-    tree = ast.parse(inspect.cleandoc("if True:\n" + source) if source[0] == " " else source)
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     return any(isinstance(node, ast.Raise) and node.exc is not None for node in ast.walk(tree))

@@ -59,7 +59,8 @@ def run(words: list[str], folder: Path, highest: int = 0) -> str:
 
 
 def masked(line: str) -> str:
-    """Return a line without what differs from run to run: times, process numbers and the widths of columns."""
+    """Return a line without what differs from run to run: times, counts, process numbers and the widths of columns."""
+    line = re.sub(r" \(\d+ times\)", "", line)
     return " ".join(re.sub(r"\d+(\.\d+)?( (?:ns|us|ms|s)\b)?", "#", line).split())
 
 

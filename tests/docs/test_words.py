@@ -34,7 +34,7 @@ AVOIDED = {
     "upto": r"upto",
     "whatever": r"whatever",
 }
-VERBS = ("", "run", "report", "compare", "check", "scan", "build", "debug")
+VERBS = ("", "run", "report", "compare", "check", "scan", "build-core", "debug")
 
 
 def avoided(text: str) -> list[str]:

@@ -99,7 +99,7 @@ FORMATS = ("terminal", "markdown", "html", "json", "csv")
 @example(name=HOSTILE[0])
 @example(name=HOSTILE[6])
 @example(name=HOSTILE[8])
-def test_no_name_breaks_a_format_or_gets_out_of_its_place(made: Contents, name: str) -> None:
+def test_no_name_breaks_a_format(made: Contents, name: str) -> None:
     for kind, written in bodies(made, name).items():
         body = written.body
         assert isinstance(body, str)
@@ -133,7 +133,7 @@ def check_sheet(text: str) -> None:
             assert is_number or cell.lstrip()[:1] not in ("=", "+", "-", "@", "\uff1d"), cell
 
 
-def test_source_lines_come_from_python_files_only(tmp_path: Path) -> None:
+def test_excerpts_come_from_python_files_only(tmp_path: Path) -> None:
     secret = "password = '</pre><script>hunter2'"
     for name in ("secrets.txt", "id_rsa", ".env", "source.py"):
         (tmp_path / name).write_text(f"\n\n{secret}\n")
@@ -152,7 +152,7 @@ def test_source_lines_come_from_python_files_only(tmp_path: Path) -> None:
         assert "pre" not in Page(body).names
 
 
-def test_environment_variables_are_in_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_report_contains_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     import gradprobe
 
     monkeypatch.setenv("MY_TOKEN", "hunter2hunter2")

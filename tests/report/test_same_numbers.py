@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import gradprobe
-from gradprobe.analysis.comparison_outcome import parse_outcome
+from gradprobe.analysis.comparison_json import parse_outcome
 from gradprobe.report.formats.registry import find_format
 from gradprobe.report.formats.rendered import RenderOptions
 from tests.report import samples
@@ -121,7 +121,7 @@ def test_the_ratios_are_the_same_in_every_format() -> None:
         assert (row["verdict"], None if pd.isna(row["ratio"]) else row["ratio"]) == (arm["verdict"], arm["ratio"])
 
 
-def test_what_was_no_number_when_it_was_saved_is_shown_as_not_measured() -> None:
+def test_values_saved_as_null_are_shown_as_not_measured() -> None:
     plain = json.loads(text(samples.outcome(), "json"))
     for workload in plain["workloads"]:
         for arm in workload["arms"]:

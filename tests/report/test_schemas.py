@@ -41,7 +41,7 @@ def check(kind: str, text: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["recording", "comparison"])
-def test_the_schema_is_one_and_refuses_what_is_not_in_it(kind: str) -> None:
+def test_the_schema_is_valid_and_rejects_unknown_keys(kind: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(kind))
     subject = samples.tables([samples.finding("serve.py", 20)]) if kind == "recording" else samples.outcome()
     plain = check(kind, str(find_format("json").render(subject, RenderOptions()).body))
@@ -53,7 +53,7 @@ def test_the_schema_is_one_and_refuses_what_is_not_in_it(kind: str) -> None:
             check(kind, json.dumps({key: value for key, value in plain.items() if key != missing}))
 
 
-def test_the_schema_names_the_columns_of_the_tables_and_the_fields_of_the_records() -> None:
+def test_the_schema_has_all_columns_and_fields() -> None:
     named = schema("recording")["properties"]
     for table in ("transitions", "regions", "sites", "ops", "births", "calls", "findings"):
         assert named[table]["items"]["required"] == getattr(columns, table.upper())
@@ -87,7 +87,7 @@ kept: list[torch.Tensor] = []
 
 @pytest.mark.parametrize("level", ["modes", "graph", "ops"])
 @pytest.mark.parametrize("limit", [2_000_000, 2])
-def test_reports_of_every_level_whole_or_folded(level: str, limit: int) -> None:
+def test_report_at_every_level_with_and_without_limit(level: str, limit: int) -> None:
     with gradprobe.record(level=level, limit=limit) as recording:
         work()
         probed = gradprobe.probe(level=level)(lambda: torch.ones(2, requires_grad=True) * 2)
@@ -102,7 +102,7 @@ def test_reports_of_every_level_whole_or_folded(level: str, limit: int) -> None:
     check("recording", probed.recording.to_json())
 
 
-def test_the_report_of_what_no_manager_announced_and_of_blocks_out_of_order() -> None:
+def test_report_of_unannounced_changes_and_irregular_blocks() -> None:
     with gradprobe.record(level="ops") as recording:
         torch._C._set_grad_enabled(False)
         with torch.enable_grad():
@@ -119,7 +119,7 @@ def test_the_report_of_what_no_manager_announced_and_of_blocks_out_of_order() ->
     assert any(row["irregular"] for row in plain["regions"])
 
 
-def test_the_report_of_a_probed_asynchronous_generator() -> None:
+def test_report_of_a_probed_async_generator() -> None:
     @gradprobe.probe(level="ops")
     async def numbers() -> AsyncIterator[int]:
         for number in range(2):
@@ -136,7 +136,7 @@ def test_the_report_of_a_probed_asynchronous_generator() -> None:
     assert {row["task"] for row in plain["transitions"]} != {None}
 
 
-def test_the_report_that_leaves_rows_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_that_leaves_rows_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_report, "MAX_ROWS", 1)
     with gradprobe.record(level="ops") as recording:
         for _ in range(2):
@@ -146,7 +146,7 @@ def test_the_report_that_leaves_rows_out(monkeypatch: pytest.MonkeyPatch) -> Non
     assert plain["summary"]["rows_left_out"] == {"transitions": 3, "regions": 1, "ops": 1}
 
 
-def test_the_report_of_a_process_that_was_killed(tmp_path: Path) -> None:
+def test_report_of_a_killed_process(tmp_path: Path) -> None:
     file = tmp_path / "killed.gradprobe"
     program = f"""
 import os, signal, time, torch, gradprobe
@@ -165,14 +165,14 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("nothing", [lambda: None, lambda: torch.ones(1)])
-def test_the_report_of_nothing(nothing: Callable[[], Any]) -> None:
+def test_report_of_an_empty_recording(nothing: Callable[[], Any]) -> None:
     with gradprobe.record() as recording:
         nothing()
     plain = check("recording", recording.to_json())
     assert plain["regions"] == plain["findings"] == []
 
 
-def test_the_report_of_several_processes(tmp_path: Path) -> None:
+def test_report_of_several_processes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         with gradprobe.record(tmp_path / f"{name}.gradprobe"):
             work()
@@ -181,7 +181,7 @@ def test_the_report_of_several_processes(tmp_path: Path) -> None:
     assert len(plain["environment"]["processes"]) == 2
 
 
-def test_a_comparison_and_what_is_read_back_from_it(tmp_path: Path) -> None:
+def test_a_comparison_read_back_is_the_same(tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 3)
 
     def fails_under_grad(x: torch.Tensor) -> torch.Tensor:

@@ -100,7 +100,7 @@ def test_what_the_charts_draw() -> None:
     assert [row["ratio"] for row in rows["processes"]] == [1.49, 1.51, 0.895, 0.905, 1.0, 1.002, 1.0, 1.002, 1.0, 1.0]
 
 
-def test_every_chart_becomes_a_picture_of_its_own() -> None:
+def test_every_chart_can_be_drawn_as_a_picture() -> None:
     documents = [
         recording_document.build_document(samples.tables(), charts=True),
         comparison_document.build_document(samples.outcome()),
@@ -123,7 +123,7 @@ def test_a_notebook_gets_tables_and_pictures_and_no_script() -> None:
         assert "<script" not in shown
 
 
-def test_every_format_is_named_once_and_has_a_suffix_of_its_own() -> None:
+def test_format_names_and_suffixes_are_unique() -> None:
     suffixes = [suffix for one in FORMATS for suffix in one.suffixes]
     assert len(set(suffixes)) == len(suffixes)
     assert len({one.name for one in FORMATS}) == len(FORMATS)

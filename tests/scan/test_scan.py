@@ -1,4 +1,4 @@
-"""``gradprobe scan``: what source gives away without being run."""
+"""``gradprobe scan``: findings from source code that is not run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.commands.running import python, refused
 
 
 def found(folder: Path, source: str) -> list[tuple[str, int | None]]:
-    """The rules and lines that the source of one file gives away."""
+    """Return the rules and lines that a scan of one file reports."""
     (folder / "program.py").write_text(source, encoding="utf-8")
     return sorted((finding.rule, finding.line) for finding in scan_paths([folder / "program.py"]).findings)
 
@@ -62,7 +62,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_found_at_its_line(name: str, tmp_path: Path) -> None:
+def test_wrong_source_is_reported_at_its_line(name: str, tmp_path: Path) -> None:
     source, rule, line = WRONG[name]
     assert found(tmp_path, source) == [(rule, line)]
 
@@ -71,7 +71,7 @@ RIGHT = {
     "entered": "import torch\nwith torch.no_grad():\n    pass\n",
     "kept for later": "import torch\noff = torch.no_grad()\nwith off:\n    pass\n",
     "passed on": "import torch\nimport contextlib\nstack = contextlib.ExitStack()\nstack.enter_context(torch.no_grad())\n",
-    "somebody else's": "import tinygrad as torch\ntorch.no_grad()\n",
+    "of another library": "import tinygrad as torch\ntorch.no_grad()\n",
     "not imported": "def no_grad(): pass\nno_grad()\n",
     "the drop-in": "import torch, gradprobe\n@gradprobe.no_grad()\nasync def f(): pass\n",
     "a decorated def": "import torch\n@torch.no_grad()\ndef f(): pass\n",
@@ -84,27 +84,27 @@ RIGHT = {
     "await before": "import torch\nasync def f(x):\n    y = await x\n    with torch.no_grad():\n        return y * 2\n",
     "restored": "import torch\ndef f(g):\n    torch.set_grad_enabled(False)\n    try:\n        g()\n    finally:\n"
     "        torch.set_grad_enabled(True)\n",
-    "a program without gradients": "import torch\ntorch.set_grad_enabled(False)\n",
-    "a manager of one's own": "import torch\nclass A:\n    def __enter__(self):\n        torch.set_grad_enabled(False)\n",
+    "a program with grad disabled": "import torch\ntorch.set_grad_enabled(False)\n",
+    "an own context manager": "import torch\nclass A:\n    def __enter__(self):\n        torch.set_grad_enabled(False)\n",
     "on": "import torch\ndef f():\n    torch.set_grad_enabled(True)\n",
     "as asked": "import torch\ndef f(on):\n    torch.set_grad_enabled(on)\n",
-    "gradients within no_grad": "import torch\nwith torch.no_grad():\n    with torch.enable_grad():\n        pass\n",
+    "enable_grad within no_grad": "import torch\nwith torch.no_grad():\n    with torch.enable_grad():\n        pass\n",
     "out of inference mode first": "import torch\nwith torch.inference_mode():\n    with torch.inference_mode(False):\n"
     "        with torch.enable_grad():\n            pass\n",
     "a function inside": "import torch\nwith torch.no_grad():\n    def f():\n        with torch.no_grad(): pass\n",
-    "switched by a value between": "import torch\ndef f(on):\n    with torch.no_grad():\n"
+    "set by a value between": "import torch\ndef f(on):\n    with torch.no_grad():\n"
     "        with torch.set_grad_enabled(on):\n            with torch.no_grad(): pass\n",
-    "switched by a value": "import torch\ndef f(on):\n    with torch.inference_mode(on):\n"
+    "set by a value": "import torch\ndef f(on):\n    with torch.inference_mode(on):\n"
     "        with torch.enable_grad(): pass\n",
 }
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_what_is_right_is_not_spoken_of(name: str, tmp_path: Path) -> None:
+def test_right_source_is_not_reported(name: str, tmp_path: Path) -> None:
     assert found(tmp_path, RIGHT[name]) == []
 
 
-def test_an_override_is_held_against_its_base_in_another_file(tmp_path: Path) -> None:
+def test_an_override_is_compared_with_its_base_in_another_file(tmp_path: Path) -> None:
     (tmp_path / "base.py").write_text(
         "import torch\nclass Base(torch.nn.Module):\n    @torch.no_grad()\n    def generate(self, x): return x\n"
     )
@@ -117,7 +117,7 @@ def test_an_override_is_held_against_its_base_in_another_file(tmp_path: Path) ->
     assert scan_paths([tmp_path]).findings == []
 
 
-def test_files_that_cannot_be_read_are_named_and_the_others_are_scanned(
+def test_unreadable_files_are_named_and_the_others_are_scanned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.py").write_text("import torch\ntorch.no_grad(\n")
@@ -131,7 +131,7 @@ def test_files_that_cannot_be_read_are_named_and_the_others_are_scanned(
     assert "nowhere" in refused(capsys, "scan", str(tmp_path / "nowhere"))
 
 
-def test_many_files_are_scanned_by_several_processes_with_the_same_result(tmp_path: Path) -> None:
+def test_many_files_are_scanned_by_several_processes(tmp_path: Path) -> None:
     source = "import torch\ntorch.no_grad()\n"
     for number in range(250):
         (tmp_path / f"f{number}.py").write_text(
@@ -141,10 +141,10 @@ def test_many_files_are_scanned_by_several_processes_with_the_same_result(tmp_pa
     assert sorted(Path(finding.file or "").name for finding in seen.findings) == [
         f"f{n}.py" for n in (0, 100, 150, 200, 50)
     ]
-    assert (seen.files, len(seen.sites)) == (250, 245)
+    assert (seen.files, len(seen.manager_uses)) == (250, 245)
 
 
-def test_a_scan_is_merged_with_what_a_run_saw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_scan_is_merged_with_a_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = tmp_path / "program.py"
     script.write_text(
         "import torch\n"

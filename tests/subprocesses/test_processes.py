@@ -80,9 +80,9 @@ def test_every_process_with_torch_has_a_file_that_says_who_started_it_where_and_
         return next(number for text, number in line.items() if text.endswith(mark))
 
     told = sorted(
-        (one.started.line, (one.started.grad, one.started.inference), one.began)
+        (one.start.line, (one.start.grad, one.start.inference), one.initial_modes)
         for one in found
-        if one.started is not None and one.parent is parent
+        if one.start is not None and one.parent is parent
     )
     forked = (at("# forks"), (False, False), (False, False))
     assert told == [
@@ -237,7 +237,7 @@ def test_ranks_gather_one_report_on_rank_0_without_a_file(tmp_path: Path) -> Non
     done = torchrun(str(ROOT / "examples" / "fsdp.py"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("gradprobe: gradient and inference modes") == 1
-    assert "The 2 ranks build graphs at the same lines and meet under the same modes." in done.stdout
+    assert "The 2 ranks build graphs at the same lines and run collectives under the same modes." in done.stdout
     assert files_in(tmp_path) == []
 
 

@@ -54,4 +54,4 @@ def find_all(tables: RecordingTables) -> list[Finding]:
 
 def build_finding_rows(tables: RecordingTables) -> list[tuple[Any, ...]]:
     """Return the rows of the findings table, without the findings that comments in the source suppress."""
-    return [finding.row() for finding in Suppression().split(find_all(tables))[0]]
+    return [finding.make_row() for finding in Suppression().split(find_all(tables))[0]]

@@ -160,7 +160,7 @@ _RULES = (
         "GP403",
         "module-built-in-inference-mode",
         NOTE,
-        "Parameters or buffers of a module are inference tensors that escape inference mode.",
+        "Parameters, buffers or attributes of a module are inference tensors that escape inference mode.",
         "The module cannot be trained, modified in place or loaded from a state dict outside inference mode.",
         "Build, move and load modules outside inference mode.",
     ),

@@ -38,7 +38,7 @@ def find_scripted_modes(evidence: Evidence) -> Iterator[Finding]:
         source = parse_file(file)
         if source is None:
             continue
-        functions = source.functions()
+        functions = source.index_functions()
         for node in ast.walk(source.tree):
             if isinstance(node, ast.Call) and source.names.resolve(node.func) == "torch.jit.script" and node.args:
                 function = functions.get(ast.unparse(node.args[0]))

@@ -41,7 +41,7 @@ class Finding:
         """Fix to show: the finding's own or the rule's."""
         return self.fix or RULES[self.rule].fix
 
-    def row(self) -> tuple[Any, ...]:
+    def make_row(self) -> tuple[Any, ...]:
         """Return the row of the findings table, in the order of its columns."""
         related = [{"file": place.file, "line": place.line, "role": place.role} for place in self.related]
         return (

@@ -100,7 +100,7 @@ def find_undecorated_overrides_that_ran(evidence: Evidence) -> Iterator[Finding]
 
 def _find_decorated_bases(source: ParsedFile, line: int, count: int) -> Iterator[Finding]:
     """Yield a finding for each decorated method that the undecorated method around a line overrides."""
-    classes, names = source.classes(), source.names
+    classes, names = source.index_classes(), source.names
     for child in classes.values():
         method = next((f for f in child.body if isinstance(f, ast.FunctionDef) and _contains(f, line)), None)
         if method is None or names.find_grad_decorator(method) is not None:

@@ -21,8 +21,13 @@ def find_unpropagated_process_modes(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP706: lines that built a graph in a process started under no_grad or inference mode."""
     ops = evidence.tables.ops
     for relation in relate_processes(evidence.processes):
-        start = relation.started
-        if start is None or relation.began != (True, False) or (start.grad and not start.inference) or ops.empty:
+        start = relation.start
+        if (
+            start is None
+            or relation.initial_modes != (True, False)
+            or (start.grad and not start.inference)
+            or ops.empty
+        ):
             continue
         # A graph that is built inside a block of the process is intended.
         there = ops[(ops["process"] == relation.process.pid) & (ops["nodes"] > 0) & ops["region"].isna()]

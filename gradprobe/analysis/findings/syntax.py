@@ -47,11 +47,11 @@ class ParsedFile:
                 return node
         return None
 
-    def classes(self) -> dict[str, ast.ClassDef]:
+    def index_classes(self) -> dict[str, ast.ClassDef]:
         """Return the classes of the file by name, the last one of each name."""
         return {node.name: node for node in ast.walk(self.tree) if isinstance(node, ast.ClassDef)}
 
-    def functions(self) -> dict[str, FunctionNode]:
+    def index_functions(self) -> dict[str, FunctionNode]:
         """Return the functions of the file by name, the last one of each name."""
         return {node.name: node for node in ast.walk(self.tree) if isinstance(node, FunctionNode)}
 

@@ -84,7 +84,7 @@ def _find_suspension(file: str, line: int, kinds: tuple[type[ast.AST], ...], rol
 
 
 def find_exits_out_of_order(evidence: Evidence) -> Iterator[Finding]:
-    """Yield GP705: inference mode blocks that exited after a block around them, or on another thread."""
+    """Yield GP705: inference mode blocks that exited before a block inside them, or on another thread."""
     for process, region in evidence.iter_regions():
         wrong = next((each for each in region.irregular if each in (OUT_OF_ORDER, OTHER_THREAD)), None)
         at = locate_site(process, region.site, "")

@@ -1,4 +1,4 @@
-"""Which nodes a backward pass goes through: a graph that none reaches was built for nothing."""
+"""The nodes that a backward pass goes through. A graph that no backward reaches was built for nothing."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gradprobe.capture.patching.patches import Patch
 
 
 def backward_patches(
-    begins: Callable[[list[torch.Tensor], FrameType], None], fault: Callable[[Exception], None]
+    on_backward: Callable[[list[torch.Tensor], FrameType], None], fault: Callable[[Exception], None]
 ) -> list[Patch]:
-    """Calls ``begins`` with the outputs that ``backward`` or ``grad`` is about to start from.
+    """Return the patch that calls ``on_backward`` with the outputs that a backward pass starts from.
 
-    PyTorch's ``_make_grads`` is what both call with the outputs just before they start the engine, and it has returned
-    by then: no frame of ours stands in the traceback of what fails in the pass.
+    Both ``backward`` and ``grad`` call PyTorch's ``_make_grads`` with the outputs just before they start the engine. It has
+    returned by then, so tracebacks of errors in the pass contain no frame of gradprobe.
     """
     module: Any = torch.autograd
     original = getattr(module, "_make_grads", None)
@@ -30,7 +30,7 @@ def backward_patches(
     @functools.wraps(original)
     def make_grads(outputs: Any, *arguments: Any, **named: Any) -> Any:
         try:
-            begins([output for output in outputs if isinstance(output, torch.Tensor)], _getframe(1))
+            on_backward([output for output in outputs if isinstance(output, torch.Tensor)], _getframe(1))
         except Exception as error:
             fault(error)
         return original(outputs, *arguments, **named)
@@ -39,10 +39,14 @@ def backward_patches(
 
 
 def reachable_ranges(outputs: Iterable[torch.Tensor]) -> list[tuple[int, int]]:
-    """The sequence numbers of all nodes behind ``outputs``, as runs of a first and a last. Raises for too many nodes."""
+    """Return the sequence numbers of all nodes behind ``outputs``, as ranges of a first and a last number.
+
+    Raises:
+        RuntimeError: If there are more than ``MAX_NODES`` nodes.
+    """
     graph = read_graph(outputs, read_saved=False)
     if graph.is_truncated:
-        raise RuntimeError(f"a backward pass went through more than {MAX_NODES:,} nodes, and was not followed")
+        raise RuntimeError(f"cannot follow a backward pass: it goes through more than {MAX_NODES:,} nodes")
     found: list[list[int]] = []
     for number in sorted(set(graph.sequence_numbers)):
         if found and number == found[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""A tensor as PyTorch has it, whatever its class makes of the same names."""
+"""The base-class view of a tensor, for tensors of any subclass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class BaseTensor:
-    """Attributes and methods of ``torch.Tensor`` itself on a tensor: a subclass may answer otherwise, or raise."""
+    """The attributes and methods of ``torch.Tensor`` on a tensor. A subclass may override them, or raise."""
 
     __slots__ = ("_tensor",)
 

@@ -1,4 +1,4 @@
-"""What a probed call did to the tensors around it, and what hangs on the tensors that it returned."""
+"""The effects of a probed call on the tensors around it, and the graph behind the tensors it returned."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ PARAMETERS, BUFFERS, ARGUMENTS, RESULTS = range(4)
 
 
 class CallEffects:
-    """The versions of all tensors that a call can reach, from its beginning to its end."""
+    """The versions of all tensors that a call can reach, before and after it."""
 
     def __init__(self, function: Any, code: CodeType | None, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         self._before: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = {}
-        with torch._C.DisableTorchFunction():  # modes and tensors of the program hear of no question of ours
-            for role, tensor in _around(function, code, arguments, named):
+        with torch._C.DisableTorchFunction():  # function modes and subclasses of the program must not see these reads
+            for role, tensor in _reachable_tensors(function, code, arguments, named):
                 version = version_of(tensor)
                 if version is not None:
                     self._before.setdefault(id(tensor), (weakref.ref(tensor), version, role))
 
     def finish(self, result: Any) -> tuple[int, ...]:
-        """What the call did, in the order of ``RETURNS_FIELDS``.
+        """Return the counts of the call, in the order of ``RETURNS_FIELDS``.
 
-        A result that was none of the tensors around the call counts with all the bumps since it was made.
+        All version bumps of a result count, unless the result is one of the tensors around the call.
         """
         with torch._C.DisableTorchFunction():
             return self._finish(result)
@@ -61,33 +61,33 @@ class CallEffects:
 
 
 def tree_leaves(value: Any) -> list[Any]:
-    """The items of nested lists, tuples and dicts, and of whatever else PyTorch knows how to take apart."""
+    """Return the leaves of nested lists, tuples, dicts and of other types that PyTorch's pytrees know."""
     return _pytree.tree_leaves(value)
 
 
-def _around(
+def _reachable_tensors(
     function: Any, code: CodeType | None, arguments: tuple[Any, ...], named: dict[str, Any]
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Tensors that a call can reach: of modules it names, closes over or is given, and its arguments."""
-    given = tree_leaves((arguments, named))
-    for module in _modules((*_named(function, code), *given)):
-        # As PyTorch's class lists them: a class of the program may do more than to list.
+    """Yield the tensors that a call can reach: arguments, and those of modules that it names."""
+    values = tree_leaves((arguments, named))
+    for module in _modules((*_free_values(function, code), *values)):
+        # By PyTorch's own method: an override in the program may do more than list them.
         yield from ((PARAMETERS, entry) for _, entry in torch.nn.Module.named_parameters(module))
         yield from ((BUFFERS, entry) for _, entry in torch.nn.Module.named_buffers(module))
-    for value in given:
+    for value in values:
         if isinstance(value, torch.nn.Parameter):
             yield PARAMETERS, value
         elif isinstance(value, torch.Tensor):
             yield ARGUMENTS, value
 
 
-def _named(function: Any, code: CodeType | None) -> Iterator[Any]:
-    """What stands behind the names that a function uses and did not define, and the object it is bound to."""
+def _free_values(function: Any, code: CodeType | None) -> Iterator[Any]:
+    """Yield the values of a function's free names, and the object that it is bound to."""
     yield getattr(function, "__self__", None)
     for cell in getattr(function, "__closure__", None) or ():
         try:
             yield cell.cell_contents
-        except ValueError:  # not filled yet
+        except ValueError:  # the cell is still empty
             continue
     names = getattr(function, "__globals__", {})
     for name in code.co_names if code is not None else ():
@@ -95,7 +95,7 @@ def _named(function: Any, code: CodeType | None) -> Iterator[Any]:
 
 
 def _modules(values: Iterable[Any]) -> Iterator[torch.nn.Module]:
-    """The modules among ``values`` and among the attributes of objects there, each once."""
+    """Yield the modules among ``values`` and among their attributes, each once."""
     seen: set[int] = set()
     for value in values:
         attributes = () if isinstance(value, torch.nn.Module | torch.Tensor | type) else _attributes(value)

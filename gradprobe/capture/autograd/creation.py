@@ -1,4 +1,4 @@
-"""Where tensors were born: the operator and the line that made each, known without keeping any tensor alive."""
+"""Creation sites of tensors, recorded without keeping any tensor alive."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from gradprobe.capture.location.sites import line_span
 from gradprobe.capture.patching.patches import Patch
 
 CreationRecord = tuple[Callable[[], Any], int, CodeType | None, int, str, str, int, int]
-"""What gives the tensor while it lives, when it was made, code and offset, operator, module, when its storage was made
-or -1, the thread."""
+"""The creation of one tensor; a plain tuple, since one is made per operator, in C++ as well.
+
+[0] weak reference to the tensor, [1] time of its creation, [2] code object and [3] offset of the user's line, [4] operator,
+[5] module path, [6] time when its storage was created or -1, [7] thread.
+"""
 
 _SPARE = 4_096
-_LATEST = 64
-"""How many views are looked at when a block is left: what was made just before lives, if any does."""
+_MAX_LATEST_VIEWS = 64
+"""Maximum number of views examined when a block is exited; older ones are rarely still referenced."""
 
 
 @dataclass(frozen=True)
 class CreationSite:
-    """The operator that made a tensor, the line of the program it was called from, and the module it ran in."""
+    """The operator that created a tensor, the user's line that called it, and the module that it ran in."""
 
     op: str
     file: str
@@ -35,61 +38,65 @@ class CreationSite:
 
 
 class CreationRegistry:
-    """The tensors that operators returned, by identity, for as long as they live.
+    """The tensors that operators returned, by identity, for as long as they exist.
 
-    An entry holds a weak reference, so an identity that was given to another object is noticed. Entries of the dead are
-    swept once they may be most of the table.
+    Each record has a weak reference, which shows whether an identity has been reused for another object. Records of freed
+    tensors are removed once they may be most of the table.
     """
 
     def __init__(self) -> None:
         self.entries: dict[int, CreationRecord] = {}
-        self.latest_views: deque[CreationRecord] = deque(maxlen=_LATEST)
-        """The entries are in no order: one may take the place of a dead one."""
+        self.latest_views: deque[CreationRecord] = deque(maxlen=_MAX_LATEST_VIEWS)
         self._sweep_at = _SPARE
 
     def get(self, tensor: Any) -> CreationRecord | None:
-        """What is known of ``tensor``."""
-        entry = self.entries.get(id(tensor))
-        return entry if entry is not None and entry[0]() is tensor else None
+        """Return the record of ``tensor``."""
+        record = self.entries.get(id(tensor))
+        return record if record is not None and record[0]() is tensor else None
 
     def made_at(self, tensor: Any) -> int:
-        """When the storage under ``tensor`` was made, on the recording's clock; -1 if it is older, or not known."""
-        entry = self.get(tensor._base if tensor._is_view() else tensor)
-        return -1 if entry is None else entry[6]
+        """Return when the storage of ``tensor`` was created, on the recording's clock; -1 if that is unknown."""
+        record = self.get(tensor._base if tensor._is_view() else tensor)
+        return -1 if record is None else record[6]
 
     def forget(self, tensor: Any) -> None:
-        """Drops the weak reference to ``tensor``. PyTorch swaps no two tensors while there is one to either."""
+        """Drop the weak reference to ``tensor``, since PyTorch swaps no tensor that has one."""
         if self.get(tensor) is not None:
             self.entries.pop(id(tensor), None)
         # Not by `remove`: comparing entries compares the tensors behind their references.
-        others = [entry for entry in self.latest_views if entry[0]() is not tensor]
+        others = [record for record in self.latest_views if record[0]() is not tensor]
         self.latest_views.clear()
         self.latest_views.extend(others)
 
     def forget_parameters(self) -> None:
-        """Drops those to parameters, which modules may swap when they are converted or loaded."""
-        for key, entry in self.entries.copy().items():  # in one step: other threads add to it
-            if isinstance(entry[0](), torch.nn.Parameter):
+        """Drop the weak references to parameters, which modules may swap when they are converted or loaded."""
+        for key, record in self.entries.copy().items():  # in one step: other threads add to it
+            if isinstance(record[0](), torch.nn.Parameter):
                 self.entries.pop(key, None)
 
     def sweep(self) -> None:
-        """Forgets the dead, if there may be many."""
+        """Remove the records of freed tensors, if there may be many."""
         if len(self.entries) > self._sweep_at:
-            for key, entry in self.entries.copy().items():  # in one step: other threads add to it
-                if entry[0]() is None:
+            for key, record in self.entries.copy().items():  # in one step: other threads add to it
+                if record[0]() is None:
                     self.entries.pop(key, None)
-            self._sweep_at = 2 * len(self.entries) + _SPARE
+            self._sweep_at = next_sweep_size(len(self.entries), _SPARE)
+
+
+def next_sweep_size(size: int, spare: int) -> int:
+    """Return the size at which a table of weak references is swept again: when half of it may be dead."""
+    return 2 * size + spare
 
 
 REGISTRY = CreationRegistry()
-"""Of this process; what recordings at level ops saw."""
+"""The tensors of this process that recordings at level ops saw."""
 
 
 def swap_patches(resolve_pending: Callable[[], None], forget: Callable[[Any], None]) -> list[Patch]:
-    """Lets ``torch.utils.swap_tensors`` find no reference of ours to what it swaps; ``settle`` gives up those of a moment,
-    and ``forget`` all others to a tensor.
+    """Return the patch that drops weak references before ``torch.utils.swap_tensors``, which rejects them.
 
-    A reference of the program's own is the same object as ours, and still forbids it.
+    ``resolve_pending`` drops the references of pending operators, and ``forget`` all others to one tensor. A weak reference
+    of the program is the same object as gradprobe's, and still makes the swap fail.
     """
     original = getattr(torch.utils, "swap_tensors", None)
     if original is None:
@@ -106,11 +113,11 @@ def swap_patches(resolve_pending: Callable[[], None], forget: Callable[[Any], No
 
 
 def creation_site(tensor: torch.Tensor) -> CreationSite | None:
-    """Where ``tensor`` was made, if a recording at level ops saw it."""
-    entry = REGISTRY.get(tensor)
-    if entry is None:
+    """Return where ``tensor`` was created, if a recording at level ops saw it."""
+    record = REGISTRY.get(tensor)
+    if record is None:
         return None
-    _, _, code, offset, op, module, _, _ = entry
+    _, _, code, offset, op, module, _, _ = record
     if code is None:
         return CreationSite(op, "", 0, "", module)
     return CreationSite(
@@ -119,56 +126,62 @@ def creation_site(tensor: torch.Tensor) -> CreationSite | None:
 
 
 def dead_ref() -> None:
-    """What stands in an entry for a reference to a tensor that is none of its concern any more."""
+    """Stand in for the weak reference of a record that must neither keep nor look up its tensor."""
 
 
 class LiveInferenceTensors:
-    """Inference tensors that may still be alive later, when somebody asks."""
+    """Inference tensors that may still be referenced after their block."""
 
     def __init__(self) -> None:
-        self._born: list[CreationRecord] = []
+        self._records: list[CreationRecord] = []
         self._sweep_at = _SPARE
 
-    def add(self, entry: CreationRecord) -> None:
-        self._born.append(entry)
-        if len(self._born) > self._sweep_at:
-            self._born = [e for e in self._born if e[0]() is not None]
-            self._sweep_at = 2 * len(self._born) + _SPARE
+    def add(self, record: CreationRecord) -> None:
+        """Add the record of a tensor."""
+        self._records.append(record)
+        if len(self._records) > self._sweep_at:
+            self._records = [record for record in self._records if record[0]() is not None]
+            self._sweep_at = next_sweep_size(len(self._records), _SPARE)
 
     def forget(self, tensor: Any) -> None:
-        """Drops the weak reference to ``tensor``."""
-        self._born = [entry for entry in self._born if entry[0]() is not tensor]
+        """Drop the weak reference to ``tensor``."""
+        self._records = [record for record in self._records if record[0]() is not tensor]
 
     def has_live(self) -> bool:
-        """Whether one of them is alive."""
-        while self._born and self._born[-1][0]() is None:
-            self._born.pop()
-        return bool(self._born)
+        """Return whether any of the tensors is still referenced."""
+        while self._records and self._records[-1][0]() is None:
+            self._records.pop()
+        return bool(self._records)
 
     def take(self) -> list[CreationRecord]:
-        """Those that are alive, all of which it forgets."""
-        born, self._born = self._born, []
+        """Return the records of tensors that are still referenced, and forget all."""
+        records, self._records = self._records, []
         self._sweep_at = _SPARE
-        return [entry for entry in born if entry[0]() is not None]
+        return [record for record in records if record[0]() is not None]
 
 
 def find_holder_names(roots: Iterable[torch.nn.Module], wanted: set[int]) -> dict[int, str]:
-    """The dotted names under which modules hold the tensors of these identities: attributes, and containers in them."""
+    """Return the dotted names under which modules keep these tensors, in attributes or containers.
+
+    Args:
+        roots: The outermost modules.
+        wanted: The ids of the tensors.
+    """
     found: dict[int, str] = {}
 
-    def look(value: Any, name: str, depth: int) -> None:
+    def search(value: Any, name: str, depth: int) -> None:
         if isinstance(value, torch.Tensor):
             if id(value) in wanted:
                 found.setdefault(id(value), name)
         elif depth and isinstance(value, dict):
             for key, item in list(value.items()):
-                look(item, f"{name}[{key!r}]" if isinstance(key, str | int) else name, depth - 1)
+                search(item, f"{name}[{key!r}]" if isinstance(key, str | int) else name, depth - 1)
         elif depth and isinstance(value, list | tuple):
             for index, item in enumerate(list(value)):
-                look(item, f"{name}[{index}]", depth - 1)
+                search(item, f"{name}[{index}]", depth - 1)
         elif depth and not isinstance(value, torch.nn.Module | type) and hasattr(value, "__dict__"):
             for key, item in list(vars(value).items()):
-                look(item, f"{name}.{key}", depth - 1)
+                search(item, f"{name}.{key}", depth - 1)
 
     for root in roots:
         for path, module in root.named_modules():
@@ -176,7 +189,7 @@ def find_holder_names(roots: Iterable[torch.nn.Module], wanted: set[int]) -> dic
             for key, value in list(vars(module).items()):
                 if key in ("_parameters", "_buffers"):
                     for name, tensor in value.items():
-                        look(tensor, f"{prefix}.{name}", 0)
+                        search(tensor, f"{prefix}.{name}", 0)
                 elif key != "_modules":
-                    look(value, f"{prefix}.{key}", 3)
+                    search(value, f"{prefix}.{key}", 3)
     return found

@@ -1,13 +1,13 @@
 """The autograd graph behind tensors, read without changing it.
 
-Nothing here unpacks a saved tensor: unpacking runs the program's hooks (a checkpointed stretch would be computed again)
-and PyTorch's version check. Each node has its saved variables as ``_raw_saved_*``, whose ``data`` is the tensor as saved.
-One read is not free of effects, and is PyTorch's own: ``grad_fn`` of a view whose base was changed in place since makes
-that view's node anew.
+Nothing here unpacks a saved tensor: unpacking runs the program's hooks (a checkpointed segment would be recomputed) and
+PyTorch's version check. Each node has its saved variables as ``_raw_saved_*``, with the tensor as saved in ``data``. One
+read has an effect, which is PyTorch's own: reading ``grad_fn`` of a view creates its node again if the base of the view
+was modified in place since.
 
-What nodes keep is more than what they saved: a custom ``Function`` may put tensors on its ``ctx``, and ``AccumulateGrad``
-holds its leaf. Not to be seen is what ``CopySlices`` (an in-place operation on a view) holds in the node inside it; each
-counts as one saved tensor that could not be read.
+Nodes keep more than they saved: a custom ``Function`` may put tensors on its ``ctx``, and ``AccumulateGrad`` keeps its
+leaf. The tensors in the node inside ``CopySlices`` (an in-place operation on a view) cannot be seen; each such node counts
+as one saved tensor that could not be read.
 """
 
 from __future__ import annotations
@@ -34,16 +34,19 @@ _names_by_type: WeakKeyDictionary[type, tuple[str, ...]] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class GraphSummary:
-    """The nodes that a backward from some tensors could reach, and what they saved for it.
+    """The nodes that a backward from some tensors could reach, and the tensors they saved for it.
 
-    ``nodes`` counts the autograd nodes that a thread's sequence number counts (all but ``AccumulateGrad``); ``names`` says
-    how many of each name, ``sequence_numbers`` which. ``saved_bytes`` are the bytes of the unique storages saved for
-    backward, those on a custom function's ``ctx`` included; ``graph_bytes`` the part of them that nothing but the graph
-    keeps alive: no variable, container, storage object or other graph of the program holds a tensor over them. It is exact
-    where ``unread`` and ``hooked`` are 0, else a lower bound. ``hooked`` counts saved tensors that were handed to
-    saved-tensor hooks of the program, which are in neither sum; ``freed`` says that a backward freed what some node had
-    saved; ``unread`` counts saved tensors, and histories of tensors, that could not be read; ``is_cut`` says that the graph
-    has more than ``MAX_NODES`` nodes, and all sums are of those.
+    Attributes:
+        nodes: Number of autograd nodes, as a thread's sequence number counts them: all but ``AccumulateGrad``.
+        names: Number of nodes of each name.
+        sequence_numbers: The sequence numbers of the nodes.
+        saved_bytes: Bytes of the unique storages saved for backward, those on a custom function's ``ctx`` included.
+        graph_bytes: The part of ``saved_bytes`` that only the graph keeps alive: no variable, container, storage object or
+            other graph of the program has a tensor over it. Exact if ``unread`` and ``hooked`` are 0, else a lower bound.
+        hooked: Number of saved tensors passed to saved-tensor hooks of the program; they are in neither sum.
+        freed: True if a backward freed the saved tensors of some node.
+        unread: Number of saved tensors, and of histories of tensors, that could not be read.
+        is_truncated: True if the graph has more than ``MAX_NODES`` nodes, which no sum goes beyond.
     """
 
     nodes: int = 0
@@ -59,7 +62,15 @@ class GraphSummary:
 
 @dataclass(frozen=True)
 class SavedValues:
-    """What one node saved: the tensors, what a custom function put on its ``ctx``, and how many were not to be had."""
+    """The values that one node saved, with the numbers of those that could not be read.
+
+    Attributes:
+        tensors: The saved tensors.
+        on_context: The attributes that a custom function put on its ``ctx``.
+        hooked: Number of tensors passed to saved-tensor hooks.
+        freed: Number of tensors that a backward has freed.
+        unread: Number of tensors that could not be read.
+    """
 
     tensors: list[torch.Tensor] = field(default_factory=list)
     on_context: list[object] = field(default_factory=list)
@@ -72,10 +83,14 @@ MAX_NODES = 20_000
 
 
 def read_graph(tensors: Iterable[torch.Tensor], *, read_saved: bool = True) -> GraphSummary:
-    """Reads the graph behind ``tensors``; keeps no node and no tensor. Under ``torch.compile`` it is empty.
+    """Read the graph behind ``tensors``, without keeping any node or tensor.
 
-    Without ``read_saved`` only nodes, names and sequence numbers are filled in. The counts of owners are those of this
-    moment: a thread that is busy with the same tensors may hold one in passing.
+    Under ``torch.compile`` it is empty. The owners are counted at this moment: another thread that works with the same
+    tensors may own one temporarily.
+
+    Args:
+        tensors: The outputs that a backward would start from.
+        read_saved: False to fill in only nodes, names and sequence numbers.
     """
     if torch.compiler.is_compiling():
         return GraphSummary()
@@ -95,7 +110,7 @@ def read_graph(tensors: Iterable[torch.Tensor], *, read_saved: bool = True) -> G
 
 
 def find_saved_values(node: Any) -> SavedValues:
-    """What an autograd node holds for backward, without unpacking any of it."""
+    """Return the values that an autograd node keeps for backward, without unpacking any."""
     saved = SavedValues(on_context=list(vars(node).values()) if isinstance(node, BackwardCFunction) else [])
     hooked = freed = unread = 0
     for variable in _saved_variables(node):
@@ -104,7 +119,7 @@ def find_saved_values(node: Any) -> SavedValues:
         elif not _can_be_read(type(variable)):
             unread += 1
         elif variable.unpack_hook is not None:
-            hooked += 1  # its data is what the program's hook made of the tensor
+            hooked += 1  # its data is the value that the program's hook returned for the tensor
         elif variable.data is not None:
             saved.tensors.append(variable.data)
         else:
@@ -113,10 +128,12 @@ def find_saved_values(node: Any) -> SavedValues:
 
 
 def find_saved_tensors(node: Any) -> tuple[list[Any], int]:
-    """What ``saved_by`` finds of a node that was just constructed, in a tenth of the time: all that it holds, and how many
-    tensors went to hooks."""
+    """Return the values that a new node keeps, and the number of its tensors that went to hooks.
+
+    It takes a tenth of the time of ``find_saved_values``.
+    """
     kind = type(node)
-    held: list[Any] = list(vars(node).values()) if issubclass(kind, BackwardCFunction) else []
+    kept: list[Any] = list(vars(node).values()) if issubclass(kind, BackwardCFunction) else []
     hooked = 0
     for name in _names_of_cpp.get(kind) or _raw_names(kind):
         try:
@@ -129,24 +146,25 @@ def find_saved_tensors(node: Any) -> tuple[list[Any], int]:
             if variable.unpack_hook is not None:
                 hooked += 1
             elif (data := variable.data) is not None:
-                held.append(data)
-    return held, hooked
+                kept.append(data)
+    return kept, hooked
 
 
 def leaf_tensors(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """The leaves that a backward from ``tensors`` would give a gradient."""
+    """Yield the leaves that would receive a gradient from a backward of ``tensors``."""
     for node in _reachable([_history(root) for root in tensors]):
         if _is_leaf_node(node) and node.variable is not None:
             yield node.variable
 
 
-_CHANGED = "modified by an inplace operation"
+_MODIFIED_TEXT = "modified by an inplace operation"
 
 
 def find_modified_saved_tensor(tensors: Iterable[torch.Tensor]) -> tuple[Any, torch.Tensor] | None:
-    """A node behind ``tensors`` that saved a tensor which was changed in place since, and that tensor.
+    """Return a node that saved a tensor which was modified in place since, and that tensor.
 
-    PyTorch alone knows the version that was saved, so each variable is unpacked, but for those of nodes where hooks would.
+    Only PyTorch knows the version at which a tensor was saved, so each variable is unpacked, except in nodes with hooks,
+    which unpacking would run.
     """
     with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
         for node in _reachable([_history(root) for root in tensors]):
@@ -154,43 +172,44 @@ def find_modified_saved_tensor(tensors: Iterable[torch.Tensor]) -> tuple[Any, to
             if any(not _can_be_read(type(variable)) or variable.unpack_hook is not None for variable in variables):
                 continue
             for variable in variables:
-                if variable.data is not None and _was_changed(node, variable):
+                if variable.data is not None and _was_modified(node, variable):
                     return node, variable.data
     return None
 
 
-def _was_changed(node: Any, variable: Any) -> bool:
+def _was_modified(node: Any, variable: Any) -> bool:
     try:
         variable.unpack()
     except RuntimeError as error:
-        if _CHANGED in str(error):
+        if _MODIFIED_TEXT in str(error):
             return True
-        # A node's own result is unpacked with the help of the node alone, as the attributes without "raw" do.
-        return any(_raises_changed(node, name.replace("_raw", "", 1)) for name in _raw_names(type(node)))
+        # A node's own result can only be unpacked through the node, as the attributes without "raw" do.
+        return any(_raises_modified(node, name.replace("_raw", "", 1)) for name in _raw_names(type(node)))
     return False
 
 
-def _raises_changed(node: Any, name: str) -> bool:
+def _raises_modified(node: Any, name: str) -> bool:
     try:
         getattr(node, name, None)
     except RuntimeError as error:
-        return _CHANGED in str(error)
+        return _MODIFIED_TEXT in str(error)
     return False
 
 
 def _history(root: torch.Tensor) -> Any:
-    """The node that made a tensor, None, or ``_UNREADABLE`` where PyTorch refuses to tell."""
+    """Return the node that produced a tensor, None, or ``_UNREADABLE`` if PyTorch raises."""
     try:
         return BaseTensor(root).grad_fn
-    except RuntimeError:  # a view made under no_grad, or one of several outputs, whose base was changed in place since
+    except RuntimeError:  # a view made under no_grad, or one of several outputs, with a base modified in place since
         return _UNREADABLE
 
 
 def _reachable(ends: list[Any]) -> list[Any]:
-    """Every node that a backward could run, or ``MAX_NODES`` of them; without recursion, graphs are deeper than that.
+    """Return the nodes that a backward could run, at most ``MAX_NODES`` of them.
 
-    PyTorch keeps the Python object of a node that was looked at, and frees a chain of such nodes by recursion: one of
-    50,000 ends the process, where it would have been freed one by one.
+    Not by recursion, since graphs are deeper than Python's limit. The maximum exists because PyTorch keeps the Python
+    object of a node that was read, and frees a chain of those by recursion: a chain of 50,000 crashes the process,
+    where otherwise the nodes would be freed one by one.
     """
     found: dict[Any, None] = dict.fromkeys(end for end in ends if end not in (None, _UNREADABLE))
     waiting = list(found)
@@ -203,42 +222,45 @@ def _reachable(ends: list[Any]) -> list[Any]:
 
 
 def _saved_totals(nodes: list[Any], unread: int) -> dict[str, Any]:
-    ledger = OwnerCounts()
+    owners = OwnerCounts()
     try:
-        counts = [_enter(node, ledger) for node in nodes]
-        saved_bytes, graph_bytes = ledger.totals()
+        counts = [_add_node(node, owners) for node in nodes]
+        saved_bytes, graph_bytes = owners.totals()
     finally:
-        ledger.clear()
+        owners.clear()
     return {
         "saved_bytes": saved_bytes,
         "graph_bytes": graph_bytes,
         "hooked": sum(found.hooked for found in counts),
         "freed": any(found.freed for found in counts),
-        "unread": unread + ledger.unread + sum(found.unread for found in counts),
+        "unread": unread + owners.unread + sum(found.unread for found in counts),
     }
 
 
-def _enter(node: Any, ledger: OwnerCounts) -> SavedValues:
-    """Notes in the ledger what a node holds; gives back the counts without the tensors, whose owners are counted next."""
+def _add_node(node: Any, owners: OwnerCounts) -> SavedValues:
+    """Add the values that a node keeps to ``owners``, and return the counts without the tensors.
+
+    The owners of those tensors are counted next, so no other reference may exist.
+    """
     if _is_leaf_node(node):
         if node.variable is not None:
-            ledger.add_cpp_owner(node.variable)
+            owners.add_cpp_owner(node.variable)
         return SavedValues()
     saved = find_saved_values(node)
     for tensor in saved.tensors:
-        ledger.save(tensor)
+        owners.save(tensor)
     for value in saved.on_context:
-        ledger.save_on_context(value)
+        owners.save_on_context(value)
     return replace(saved, tensors=[], on_context=[])
 
 
 def _saved_variables(node: Any) -> list[Any]:
-    """PyTorch's saved variables of a node; None for those that cannot be had any more because they were freed."""
+    """Return PyTorch's saved variables of a node, None for each that was freed."""
     variables: list[Any] = []
     for name in _raw_names(type(node)):
         try:
             value = getattr(node, name)
-        except RuntimeError:  # a list of them raises once it was freed, where a single one is empty
+        except RuntimeError:  # a freed list raises, whereas a freed single variable is empty
             value = None
         if isinstance(value, tuple | list):
             variables += value
@@ -248,9 +270,9 @@ def _saved_variables(node: Any) -> list[Any]:
 
 
 def _was_freed(variable: Any) -> bool:
-    """Whether an empty saved variable held a tensor once, rather than stands for an operand that was not needed.
+    """Return whether an empty saved variable had a tensor once, which was freed since.
 
-    Only its ``unpack`` can tell. With no data and no hook there is nothing that it could run or give.
+    Otherwise its operand was not needed. Only ``unpack`` shows the difference; without data and hook it runs nothing.
     """
     try:
         variable.unpack()
@@ -259,24 +281,24 @@ def _was_freed(variable: Any) -> bool:
     return False
 
 
-def _has_parts(kind: type) -> bool:
+def _has_readable_parts(kind: type) -> bool:
     return hasattr(kind, "data") and hasattr(kind, "unpack_hook")
 
 
-_can_be_read: Callable[[type], bool] = cache(_has_parts)
-"""Whether this PyTorch lets a saved variable of a type be looked at without unpacking it."""
+_can_be_read: Callable[[type], bool] = cache(_has_readable_parts)
+"""Return whether this PyTorch can show a saved variable of this type without unpacking it."""
 
 
 def can_read_saved() -> bool:
-    """Whether this PyTorch lets what nodes saved be looked at. Unpacking it instead would run the program's hooks."""
-    return _has_parts(torch._C._autograd.SavedTensor)
+    """Return whether saved tensors can be read without unpacking, which would run the program's hooks."""
+    return _has_readable_parts(torch._C._autograd.SavedTensor)
 
 
 def _raw_names(kind: type) -> tuple[str, ...]:
     names = _names_of_cpp.get(kind)
     if names is not None:
         return names
-    # The types of custom functions may come and go, and looking one up weakly takes longer.
+    # The types of custom functions may be freed, so they are kept by weak references, which take longer to look up.
     known = _names_by_type if issubclass(kind, BackwardCFunction) else _names_of_cpp
     names = known.get(kind)
     if names is None:
@@ -289,4 +311,4 @@ def _is_leaf_node(node: Any) -> bool:
 
 
 def _name(node: Any) -> str:
-    return str(type(node).name(node))  # a program may have put a name of its own on its ctx
+    return str(type(node).name(node))  # on the type, since a custom function may set `name` on its ctx

@@ -1,4 +1,4 @@
-"""Version counters where no operator tells of them: reads that fail, and counters put up by hand."""
+"""Version counters beyond operators: failed reads, and increments by custom code."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from gradprobe.capture.patching.patches import Patch
 
 _descriptor: Any = vars(torch._C.TensorBase)["_version"]
 read_version: Callable[[torch.Tensor], int] = _descriptor.__get__
-"""Raises ``RuntimeError`` where there is no counter. Not the attribute: a read of that counts as the program's."""
+"""Return a tensor's version; raise ``RuntimeError`` if it has no counter.
+
+Not the attribute itself: a read of that counts as the program's.
+"""
 
 
 def version_of(tensor: torch.Tensor) -> int | None:
-    """The value of a tensor's version counter; None where it has none."""
+    """Return the value of a tensor's version counter, None if it has no counter."""
     try:
         return read_version(tensor)
     except RuntimeError:
@@ -25,20 +28,27 @@ def version_of(tensor: torch.Tensor) -> int | None:
 
 
 def version_patches(
-    read_failed: Callable[[torch.Tensor], None], puts_up: Callable[[], None], put_up: Callable[[Any], None]
+    on_failed_read: Callable[[torch.Tensor], None],
+    before_increment: Callable[[], None],
+    after_increment: Callable[[Any], None],
 ) -> list[Patch]:
-    """Calls ``read_failed`` when the program reads the version of a tensor that has no counter, which raises, ``puts_up``
-    before and ``put_up`` after it puts counters up itself, as custom operators do, with their tensors."""
+    """Return the patches that observe the program's own use of version counters.
+
+    Args:
+        on_failed_read: Called with a tensor without a counter when reading its version raises.
+        before_increment: Called before the program increments counters itself, as custom operators do.
+        after_increment: Called after that with the tensors.
+    """
 
     def read(self: torch.Tensor) -> Any:
         try:
             return read_version(self)
         except RuntimeError:
-            read_failed(self)
+            on_failed_read(self)
             raise
 
     skip_when_compiling(read)
-    patches = [Patch(torch.Tensor, "_version", _Read(read))]
+    patches = [Patch(torch.Tensor, "_version", _VersionAttribute(read))]
     bindings: Any = torch._C
     original = getattr(bindings, "_increment_version", None)
     if original is not None:
@@ -46,19 +56,22 @@ def version_patches(
         @functools.wraps(original)
         def increment(tensors: Any) -> None:
             if isinstance(tensors, Iterator):
-                tensors = list(tensors)  # it is read once only
-            puts_up()
+                tensors = list(tensors)  # an iterator can be read only once
+            before_increment()
             original(tensors)
-            put_up(tensors)
+            after_increment(tensors)
 
         skip_when_compiling(increment)
         patches.append(Patch(bindings, "_increment_version", increment))
     return patches
 
 
-class _Read:
-    """``Tensor._version`` with another way to read it. Of the class it gives PyTorch's own descriptor, by which function
-    modes and subclasses of the program know what was asked."""
+class _VersionAttribute:
+    """The attribute ``Tensor._version`` with another way to read it.
+
+    Read on the class, it returns PyTorch's own descriptor, by which function modes and subclasses of the program recognise
+    the attribute.
+    """
 
     def __init__(self, read: Callable[[torch.Tensor], Any]) -> None:
         self._read = read

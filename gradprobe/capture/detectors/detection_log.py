@@ -9,7 +9,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from gradprobe.capture.autograd.creation import CreationRecord
-from gradprobe.capture.location.frames import USER, FrameClassifier
+from gradprobe.capture.location.frames import FrameClassifier
 from gradprobe.capture.location.sites import line_span
 from gradprobe.recording.events import DECORATED, GENERATOR
 from gradprobe.recording.notes import BlockAt, Detection, SourceLocation
@@ -34,6 +34,7 @@ class DetectionLog:
 
     def __init__(self, codes: FrameClassifier, now: Callable[[], int]) -> None:
         self.codes, self.now = codes, now
+        self.find_user_frame = codes.find_user_frame
         self._found: dict[tuple[Any, ...], tuple[Detection, int]] = {}
         self._blocks: dict[int, deque[_Block]] = {}
         self.changed: tuple[SourceLocation, ...] | None = None
@@ -87,12 +88,6 @@ class DetectionLog:
         """All of them as text with their counts, and forgets them."""
         found, self._found = self._found, {}
         return [(sighting.text(), count) for sighting, count in found.values()]
-
-    def find_user_frame(self, frame: FrameType | None) -> FrameType | None:
-        """The innermost frame of the program, from ``frame`` outwards."""
-        while frame is not None and self.codes.kind(frame.f_code) != USER:
-            frame = frame.f_back
-        return frame
 
     def locate_frame(self, role: str, frame: FrameType | None) -> SourceLocation | None:
         """The program's line behind ``frame``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sys import _getframe
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
 from gradprobe.capture.autograd.values import iter_tensors
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.location.expressions import assignment_before, names_at
+from gradprobe.capture.location.frames import find_frame_of
 from gradprobe.recording.notes import BlockAt, SourceLocation
 
 _CONVERSIONS = ("aten._to_copy", "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout", "aten.clone")
@@ -65,9 +66,7 @@ def find_creation_block(entry: CreationRecord) -> BlockAt:
 
 def _given_its_value(tensor: Any, code: CodeType | None) -> SourceLocation | None:
     """The line that assigned the variable by which the running expression of ``code`` names ``tensor``."""
-    frame: FrameType | None = _getframe(1)
-    while frame is not None and frame.f_code is not code:
-        frame = frame.f_back
+    frame = find_frame_of(_getframe(1), code)
     if frame is None:
         return None
     names = (name for name, value in names_at(frame, frame.f_lasti) if value is tensor)

@@ -15,6 +15,7 @@ from gradprobe.capture.autograd.version_counters import version_of
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.detectors.escaped_inference_tensors import find_creation_block, locate_creation
 from gradprobe.capture.location.expressions import assignment_before, names_at
+from gradprobe.capture.location.frames import find_frame
 from gradprobe.capture.location.sites import GRADPROBE_DIR, TORCH_DIR
 from gradprobe.recording.notes import BlockAt, SourceLocation
 
@@ -112,9 +113,7 @@ def _asked_by_program(frames: list[tuple[FrameType, int]], sightings: DetectionL
 
 def report_failed_version_read(tensor: torch.Tensor, sightings: DetectionLog) -> None:
     """PyTorch's own code asked an inference tensor for its version; what the program asks itself, it may expect."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(GRADPROBE_DIR):
-        frame = frame.f_back
+    frame = find_frame(sys._getframe(1), lambda f: not f.f_code.co_filename.startswith(GRADPROBE_DIR))
     if frame is None or not frame.f_code.co_filename.startswith(TORCH_DIR):
         return
     entry = REGISTRY.get(tensor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from sys import _getframe
 from types import CodeType, FrameType
@@ -23,6 +22,7 @@ from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
 from gradprobe.capture.detectors.modified_saved_tensors import ModifiedSavedTensorDetector
 from gradprobe.capture.detectors.running_totals import RunningTotalDetector
+from gradprobe.capture.location.frames import find_frame_of, read_local
 from gradprobe.capture.location.sites import TORCH_DIR
 from gradprobe.recording.events import (
     ACTION_MASK,
@@ -119,7 +119,7 @@ class ThreadDetectors:
 
     def backward(self, outputs: list[torch.Tensor], runs: list[tuple[int, int]], frame: FrameType) -> None:
         """A backward begins in ``frame`` and goes through these runs of nodes."""
-        if frame.f_code.co_name == "backward" and _creates_graph(frame):
+        if frame.f_code.co_name == "backward" and read_local(frame, "create_graph"):
             at = self._sightings.locate_frame("backward here", frame)
             self._sightings.add("GP203", [at, next(iter(locate_leaves(outputs)), None)])
         self.totals.reach(runs)
@@ -171,21 +171,11 @@ class ThreadDetectors:
         if (id(code), offset) in self._callers or code.co_name == "<module>":
             return
         self._callers.add((id(code), offset))
-        frame: FrameType | None = _getframe(1)
-        while frame is not None and frame.f_code is not code:
-            frame = frame.f_back
+        frame = find_frame_of(_getframe(1), code)
         if frame is not None:
             caller = self._sightings.locate_frame("called from here", frame.f_back)
             if caller is not None:
                 self._sightings.add("called", [locate_instruction("set here", code, offset), caller])
-
-
-def _creates_graph(frame: FrameType) -> bool:
-    names = frame.f_locals
-    found = bool(names.get("create_graph"))
-    if sys.version_info < (3, 13):
-        names.clear()  # the snapshot would keep alive what the frame lets go meanwhile
-    return found
 
 
 def locate_leaves(outputs: list[torch.Tensor]) -> Iterator[SourceLocation]:

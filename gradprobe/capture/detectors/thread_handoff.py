@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from gradprobe.capture.detectors.detection_log import DetectionLog
+from gradprobe.capture.location.frames import find_frame
 from gradprobe.capture.patching.patches import Patch
 from gradprobe.recording.notes import BlockAt
 
@@ -95,6 +96,4 @@ class ThreadHandoffDetector:
 
 def _outside_of_library(frame: FrameType | None) -> FrameType | None:
     """The frame that called into Python's own library."""
-    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARY):
-        frame = frame.f_back
-    return frame
+    return find_frame(frame, lambda f: not f.f_code.co_filename.startswith(_LIBRARY))

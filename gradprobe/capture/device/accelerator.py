@@ -1,4 +1,7 @@
-"""The accelerator that the program uses, by the same calls for CUDA, XPU and MPS; never the first to initialise it."""
+"""The accelerator that the program uses, by the same calls for CUDA, XPU and MPS.
+
+Nothing here initialises the accelerator before the program does.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import torch
 
 
 class DeviceEvent(Protocol):
-    """A point in a stream, which the device passes at some time."""
+    """A point in a stream, with the time at which the device passes it."""
 
     def record(self) -> None: ...
     def synchronize(self) -> None: ...
@@ -16,7 +19,10 @@ class DeviceEvent(Protocol):
 
 
 class Accelerator(Protocol):
-    """What is asked of a device. ``event`` gives one that can be recorded on the stream of the thread that calls."""
+    """The calls that timing a device needs.
+
+    ``event`` returns an event that can be recorded in the current stream of the calling thread.
+    """
 
     def is_in_use(self) -> bool: ...
     def is_capturing(self) -> bool: ...
@@ -31,7 +37,7 @@ class TorchAccelerator:
     def __init__(self, kind: str) -> None:
         self._kind = kind
         module: Any = torch.get_device_module(kind)
-        # Asking whether a device is there may be what initialises it, and then no fork has one any more.
+        # Asking whether a device is available may initialise it, and then no forked process can use it.
         in_use: Any = getattr(module, "is_initialized", None) or getattr(module, "is_available", bool)
         self._is_initialized = in_use
         self._is_capturing: Any = getattr(module, "is_current_stream_capturing", bool)
@@ -40,35 +46,35 @@ class TorchAccelerator:
         self._stats: Any = getattr(torch._C, "_accelerator_getDeviceStats", None)
 
     def is_in_use(self) -> bool:
-        """Whether the program has initialised it."""
+        """Return whether the program has initialised the accelerator."""
         return bool(self._is_initialized())
 
     def is_capturing(self) -> bool:
-        """Whether the current stream is being captured into a graph."""
+        """Return whether the current stream is being captured into a graph."""
         return bool(self._is_capturing())
 
     def where(self) -> tuple[int, int]:
-        """The index of the current device, and the number of its current stream."""
+        """Return the index of the current device and the id of its current stream."""
         index = int(self._index())
         return index, int(self._stream(index).stream_id)
 
     def event(self, device: int) -> DeviceEvent:
-        """An event that takes the time, on ``device``."""
+        """Return a timing event on ``device``."""
         return torch.Event(torch.device(self._kind, device), enable_timing=True)
 
     def memory(self, device: int) -> tuple[int, int]:
-        """Bytes that tensors hold on ``device``, now and at the most so far; -1 where it does not tell."""
+        """Return the current and the peak bytes of tensors on ``device``, -1 if it does not report them."""
         if self._stats is None:
             return -1, -1
         try:
-            held = self._stats(device)["allocated_bytes"]["all"]
-            return int(held["current"]), int(held["peak"])
-        except (KeyError, RuntimeError):  # MPS has no such account
+            allocated = self._stats(device)["allocated_bytes"]["all"]
+            return int(allocated["current"]), int(allocated["peak"])
+        except (KeyError, RuntimeError):  # MPS keeps no such statistics
             return -1, -1
 
 
 def current_accelerator() -> Accelerator | None:
-    """The accelerator that this PyTorch is built for, whether or not there is one; None where it is built for none."""
+    """Return the accelerator that this PyTorch is built for, present or not, or None."""
     if not hasattr(torch, "accelerator") or not hasattr(torch, "Event"):
         return None
     found = torch.accelerator.current_accelerator()

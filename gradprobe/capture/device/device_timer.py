@@ -1,7 +1,7 @@
-"""Device time of blocks: an event in the current stream at each edge, all of them read once, when the recording ends.
+"""Device time of blocks: a timing event in the current stream at each edge, read at the end.
 
 Nothing waits for the device before that. While a stream is captured nothing is recorded, since an event would become part
-of the graph. The device's clock is tied to the processor's at the end: an event in an idle stream passes at once.
+of the graph. The device's clock is tied to the processor's at the end, when an event in an idle stream passes at once.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from gradprobe.capture.device.accelerator import Accelerator
 from gradprobe.capture.device.accelerator import DeviceEvent as DeviceEvent
 from gradprobe.recording.events import ACTION_MASK, DEVICE, ENTER, EXIT, MANAGERS, NOT_READ, OP_ROWS, Event
 
-_MOST = 100_000
-"""Marks between two readings: an event each, which the driver holds."""
+_MAX_MARKS = 100_000
+"""Maximum number of marks between two reads; the driver keeps an event for each."""
 _UNREAD = (NOT_READ,) * 4
 _MS = 1_000_000
 
@@ -33,7 +33,7 @@ class _Mark:
 
 
 class DeviceTimer:
-    """The marks of all threads that were not read yet."""
+    """The marks of all threads that have not been read yet."""
 
     def __init__(
         self,
@@ -49,15 +49,15 @@ class DeviceTimer:
         self._marks: list[_Mark] = []
         self._next = 1
         self.captured = self.beyond = 0
-        """Edges of blocks that have no mark: in a stream that was captured, and beyond the limit."""
+        """Numbers of edges without a mark: in a stream that was being captured, and beyond the limit."""
 
     def around(self, emit: Callable[[Event], object]) -> Callable[[Event], object]:
-        """An ``emit`` that also marks the edges of blocks in the current stream."""
+        """Return an ``emit`` that also marks the edges of blocks in the current stream."""
 
         def with_mark(event: Event) -> None:
             op = event[0]
             is_edge = op & ~ACTION_MASK in MANAGERS
-            # Within the block at both ends: the mark belongs to the block that is open where it stands.
+            # Inside the block at both edges: a mark belongs to the block that is open at its place in the queue.
             if is_edge and op & ACTION_MASK == EXIT:
                 self._mark(EXIT)
             emit(event)
@@ -74,7 +74,7 @@ class DeviceTimer:
             if accelerator.is_capturing():
                 self.captured += 1
                 return
-            if len(self._marks) >= _MOST:
+            if len(self._marks) >= _MAX_MARKS:
                 self.beyond += 1
                 return
             device, stream = accelerator.where()
@@ -88,7 +88,7 @@ class DeviceTimer:
             self._fault(error)
 
     def read(self) -> None:
-        """Waits for the device to pass all marks, and appends when it did. Not while a stream is captured."""
+        """Wait for the device to pass all marks, and append their times. Fails while a stream is captured."""
         marks, self._marks = self._marks, []
         if not marks:
             return
@@ -105,14 +105,14 @@ class DeviceTimer:
 
     def _rows(self, device: int, marks: list[_Mark]) -> list[tuple[int, ...]]:
         if self._accelerator.is_capturing():
-            raise RuntimeError("the recording ended while a stream was captured: the device's times could not be read")
+            raise RuntimeError("cannot read device times: the recording ended while a stream was being captured")
         for last in {mark.stream: mark for mark in marks}.values():
             last.event.synchronize()
         anchor = self._accelerator.event(device)
         anchor.record()
         anchor.synchronize()
         anchored = self._now()
-        # From one mark to the next: a difference of single precision over minutes would be off by more than a block.
+        # From one mark to the next: over minutes, a single-precision difference would be off by more than a block.
         passed, elapsed = 0.0, [0.0]
         for one, following in pairwise(marks):
             passed += one.event.elapsed_time(following.event) * _MS
@@ -125,12 +125,12 @@ class DeviceTimer:
         ]
 
     def describe_missing_times(self) -> list[tuple[str, int]]:
-        """What has no device time, in words, since this was last asked."""
+        """Describe the block edges without device time since the last call, with their numbers."""
         captured, beyond = self.captured, self.beyond
         self.captured = self.beyond = 0
         found: list[tuple[str, int]] = []
         if captured:
-            found.append(("edges of blocks in streams that were being captured have no device time", captured))
+            found.append(("block edges in streams that were being captured have no device time", captured))
         if beyond:
-            found.append((f"edges of blocks beyond {_MOST:,} of them have no device time", beyond))
+            found.append((f"block edges beyond the first {_MAX_MARKS:,} have no device time", beyond))
         return found

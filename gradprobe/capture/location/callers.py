@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import weakref
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
 import torch.utils._contextlib as torch_contextlib
 
+from gradprobe.capture.location.identity_cache import cache_by_identity
 from gradprobe.recording.events import DECORATED, GENERATOR
 
 GRAD_MODE_FILE: str = torch.autograd.grad_mode.__file__
@@ -26,10 +26,10 @@ GENERATOR_CODE = _inner_code(torch_contextlib._wrap_generator, "generator_contex
 EXIT_STACK_CODE: CodeType = contextlib.ExitStack.enter_context.__code__
 CLONE_CODE: CodeType = torch.set_grad_enabled.clone.__code__
 
-# Wrappers whose variable `func` is the decorated function, and the form of an event that is located in that function.
+# Wrappers with the decorated function in their variable `func`, and the form of an event located in that function.
 # By identity: hashing a code object goes through all its constants.
 decorator_forms: dict[int, int] = {id(DECORATOR_CODE): DECORATED, id(GENERATOR_CODE): GENERATOR}
-# Files whose frames stand between the user's line and a context manager, and are never the user's line themselves.
+# Files with frames between the user's line and a context manager; none of them is the user's line itself.
 indirect_files: set[str] = {torch_contextlib.__file__, contextlib.__file__, GRAD_MODE_FILE}
 
 
@@ -48,22 +48,6 @@ def find_caller(frame: FrameType | None) -> tuple[CodeType | None, int]:
     return None, 0
 
 
-# Unwrapping a function takes longer than everything else a hook does. The weak reference shows whether the address still
-# belongs to the same function.
-_known_codes: dict[int, tuple[weakref.ref[Any], CodeType | None]] = {}
-
-
-def _unwrap_once(function: Any) -> CodeType | None:
-    known = _known_codes.get(id(function))
-    if known is not None and known[0]() is function:
-        return known[1]
-    code = unwrap_code(function)
-    with contextlib.suppress(TypeError):
-        key = id(function)
-        _known_codes[key] = (weakref.ref(function, lambda _: _known_codes.pop(key, None)), code)
-    return code
-
-
 def unwrap_code(function: Any) -> CodeType | None:
     """Return the code of the function inside all wrappers, None if it is not written in Python."""
     with contextlib.suppress(ValueError):
@@ -71,3 +55,7 @@ def unwrap_code(function: Any) -> CodeType | None:
     function = getattr(function, "func", function)  # functools.partial
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     return code if isinstance(code, CodeType) else None
+
+
+# Unwrapping a function takes longer than everything else a hook does.
+_unwrap_once = cache_by_identity(unwrap_code)

@@ -1,4 +1,4 @@
-"""What the source names at an instruction: the variables of an expression, and the lines that gave them their values."""
+"""Names in the source at an instruction: the variables of an expression, and where they were assigned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from gradprobe.recording.notes import SourceLocation
 
 
 def names_at(frame: FrameType, offset: int) -> Iterator[tuple[str, Any]]:
-    """The names and attributes in the expression at an instruction, and what they are; nothing of the program is run."""
+    """Yield the names and attributes in the expression at an instruction with their values.
+
+    None of the program's code is run to find them.
+    """
     try:
         tree = _expression(frame, offset)
     except (SyntaxError, ValueError):
@@ -23,27 +26,27 @@ def names_at(frame: FrameType, offset: int) -> Iterator[tuple[str, Any]]:
     scope = {**frame.f_globals, **frame.f_locals}
     for node in ast.walk(tree) if tree is not None else ():
         if isinstance(node, ast.Name | ast.Attribute):
-            found, value = _value(node, scope)
+            found, value = _resolve(node, scope)
             if found:
                 yield ast.unparse(node), value
 
 
-def _value(node: ast.expr, scope: dict[str, Any]) -> tuple[bool, Any]:
+def _resolve(node: ast.expr, scope: dict[str, Any]) -> tuple[bool, Any]:
     if isinstance(node, ast.Name):
         return node.id in scope, scope.get(node.id)
     if isinstance(node, ast.Attribute):
-        found, owner = _value(node.value, scope)
+        found, owner = _resolve(node.value, scope)
         if not found:
             return False, None
-        held = getattr(owner, "__dict__", {})
+        attributes = getattr(owner, "__dict__", {})
         if isinstance(owner, torch.nn.Module):
-            held = {**held, **owner._parameters, **owner._buffers, **owner._modules}
-        return node.attr in held, held.get(node.attr)
+            attributes = {**attributes, **owner._parameters, **owner._buffers, **owner._modules}
+        return node.attr in attributes, attributes.get(node.attr)
     return False, None
 
 
 def _expression(frame: FrameType, offset: int) -> ast.AST | None:
-    """The source of an instruction, parsed: its very expression where Python knows it, else the whole line."""
+    """Parse the source of an instruction: its own expression if Python knows that, else the whole line."""
     code, file = frame.f_code, frame.f_code.co_filename
     start, end, first, last = frame.f_lineno, frame.f_lineno, None, None
     if sys.version_info >= (3, 11):
@@ -67,7 +70,7 @@ def _expression(frame: FrameType, offset: int) -> ast.AST | None:
 
 
 def assignment_before(role: str, frame: FrameType, name: str | None) -> SourceLocation | None:
-    """The line that last gave a variable its value, if there is one such line before the use."""
+    """Return the last line before the use of a variable that assigns to it, if there is one."""
     if not name or not name.isidentifier():
         return None
     file, found = frame.f_code.co_filename, None
@@ -78,6 +81,6 @@ def assignment_before(role: str, frame: FrameType, name: str | None) -> SourceLo
     before = frame.f_lineno or 0
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and node.lineno < before and (found is None or node.lineno > found):
-            is_given = any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
-            found = node.lineno if is_given else found
+            is_assigned = any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
+            found = node.lineno if is_assigned else found
     return None if found is None else SourceLocation(role, file, found, frame.f_code.co_name)

@@ -1,35 +1,85 @@
-"""What the frames of a call are: the program's, a module's call, an optimizer's, or none of interest."""
+"""Stack frames: walks along them, reads of their variables, and the kind of code that each runs."""
 
 from __future__ import annotations
 
-from types import CodeType
+import sys
+from collections.abc import Callable, Iterator
+from types import CodeType, FrameType
+from typing import Any
 
-from gradprobe.capture.location.module_paths import MODULE_CALL_CODE
+import torch
+
 from gradprobe.capture.location.sites import GRADPROBE_DIR, TORCH_DIR
 
+MODULE_CALL_CODE: CodeType = torch.nn.Module._wrapped_call_impl.__code__
+"""The code that runs whenever a module is called.
+
+Its frame is read rather than that of the function it calls, which has many local variables to copy.
+"""
 SKIPPED, USER, MODULE_CALL, OPTIMIZER = range(4)
-_IN_OPTIMIZER = f"{TORCH_DIR}optim"
+"""Kinds of code; the native core uses the same numbers."""
+_OPTIMIZER_DIR = f"{TORCH_DIR}optim"
+_F_LOCALS_IS_SNAPSHOT = sys.version_info < (3, 13)
+
+
+def walk_frames(frame: FrameType | None) -> Iterator[FrameType]:
+    """Yield ``frame`` and its callers, from the inside out."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def find_frame(frame: FrameType | None, predicate: Callable[[FrameType], bool]) -> FrameType | None:
+    """Return the innermost frame that meets ``predicate``, from ``frame`` outwards."""
+    while frame is not None and not predicate(frame):
+        frame = frame.f_back
+    return frame
+
+
+def find_frame_of(frame: FrameType | None, code: CodeType | None) -> FrameType | None:
+    """Return the innermost frame that runs ``code``, from ``frame`` outwards."""
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame
+
+
+def read_local(frame: FrameType, name: str) -> Any:
+    """Return a local variable of ``frame``, None if it is not set."""
+    names = frame.f_locals
+    value = names.get(name)
+    if _F_LOCALS_IS_SNAPSHOT:
+        # The snapshot lives as long as the frame, and would keep alive the objects that the frame releases.
+        names.clear()
+    return value
 
 
 class FrameClassifier:
-    """What the frames of a call are to us; holds on to their code, whose identity would be reused otherwise."""
+    """The kinds of code objects. Keeps a reference to each, because the id of a freed one may be reused."""
 
     def __init__(self) -> None:
         self.kinds: dict[int, int] = {}
         self.held: dict[int, CodeType] = {}
 
     def kind(self, code: CodeType) -> int:
+        """Return the kind of ``code``."""
         known = self.kinds.get(id(code))
         return self.learn(code) if known is None else known
 
     def learn(self, code: CodeType) -> int:
+        """Determine the kind of ``code``, remember it and return it."""
         file = code.co_filename
         if code is MODULE_CALL_CODE:
             kind = MODULE_CALL
-        elif file.startswith(_IN_OPTIMIZER):
+        elif file.startswith(_OPTIMIZER_DIR):
             kind = OPTIMIZER
         else:
             kind = SKIPPED if file.startswith((TORCH_DIR, GRADPROBE_DIR)) else USER
         self.held[id(code)] = code
         self.kinds[id(code)] = kind
         return kind
+
+    def find_user_frame(self, frame: FrameType | None) -> FrameType | None:
+        """Return the innermost frame of the user's program, from ``frame`` outwards."""
+        while frame is not None and self.kind(frame.f_code) != USER:
+            frame = frame.f_back
+        return frame

@@ -1,53 +1,43 @@
-"""Which module an operator ran in, found from the frames of the call: hooks on modules would switch fast paths off."""
+"""Paths of the modules that operators run in, found from the frames of the call.
+
+Hooks on modules would give the same answer, but PyTorch leaves its fast paths where a module has hooks.
+"""
 
 from __future__ import annotations
 
-import sys
 import weakref
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
-import torch
+from gradprobe.capture.location.frames import MODULE_CALL_CODE, read_local, walk_frames
 
-MODULE_CALL_CODE: CodeType = torch.nn.Module._wrapped_call_impl.__code__
-"""What runs whenever a module is called. It has few local variables; the function that it calls has many to copy."""
-_DEPTH = 30
-_SNAPSHOTS = sys.version_info < (3, 13)
-
-
-def called_module(frame: FrameType) -> Any:
-    """The module that is called in ``frame``."""
-    names = frame.f_locals
-    module = names["self"]
-    if _SNAPSHOTS:
-        # The snapshot lives as long as the frame, and would keep alive what the frame lets go meanwhile.
-        names.clear()
-    return module
+_MAX_FRAMES_ABOVE = 30
+"""Maximum number of frames between a module's call and the user's line that belongs to it."""
 
 
 class ModulePaths:
-    """Dotted paths of modules, counted from the outermost module whose call led to the first sight of each."""
+    """Dotted paths of modules, starting at the outermost module of the call that showed each first."""
 
     def __init__(self) -> None:
         self.known: dict[int, tuple[weakref.ref[Any], str]] = {}
-        """By the identity of a module."""
+        """Paths by the identity of the module."""
 
     def path(self, frame: FrameType) -> str:
-        """The path of the module that is called in ``frame``; of the outermost its class in brackets."""
-        module = called_module(frame)
+        """Return the path of the module called in ``frame``, of an outermost module its class in brackets."""
+        module = read_local(frame, "self")
         known = self.known.get(id(module))
         if known is not None and known[0]() is module:
             return known[1]
         self._learn(frame)
         known = self.known.get(id(module))
-        if known is None or known[0]() is not module:  # one that its parents do not know as a child
+        if known is None or known[0]() is not module:  # its parents do not list it as a child
             known = self.known[id(module)] = weakref.ref(module), f"({type(module).__name__})"
         return known[1]
 
     def path_above(self, frame: FrameType) -> str:
-        """The path of the module that calls the program's line in ``frame``; empty if there is none within a few frames."""
+        """Return the path of the module that calls the user's line in ``frame``, or "" without one nearby."""
         above = frame.f_back
-        for _ in range(_DEPTH):
+        for _ in range(_MAX_FRAMES_ABOVE):
             if above is None:
                 break
             if above.f_code is MODULE_CALL_CODE:
@@ -56,20 +46,19 @@ class ModulePaths:
         return ""
 
     def roots(self) -> list[Any]:
-        """The modules that were outermost in some call, and live."""
+        """Return the modules that were outermost in some call and still exist."""
         found = (entry[0]() for entry in list(self.known.values()) if entry[1].startswith("("))
         return [module for module in found if module is not None]
 
     def forget(self) -> None:
-        """The recording is over: the next one has outermost modules of its own."""
+        """Forget all paths at the end of a recording, since other modules may be outermost in the next one."""
         self.known.clear()
 
     def _learn(self, frame: FrameType | None) -> None:
         root = None
-        while frame is not None:
-            if frame.f_code is MODULE_CALL_CODE:
-                root = called_module(frame)
-            frame = frame.f_back
+        for caller in walk_frames(frame):
+            if caller.f_code is MODULE_CALL_CODE:
+                root = read_local(caller, "self")
         if root is not None:
             for name, module in root.named_modules():
                 self.known[id(module)] = weakref.ref(module), name or f"({type(root).__name__})"

@@ -1,4 +1,4 @@
-"""From bytecode to source: the site that an event's code object and offset stand for."""
+"""Source sites: the file and lines that the code object and offset of an event refer to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gradprobe.recording.contents import Site
 from gradprobe.recording.events import DECORATED, GENERATOR, NOWHERE
 
 Offset = int | tuple[int, str]
-"""An offset into the code; with a name of the user's own choosing, a pair."""
+"""The offset of an instruction in its code, or a pair of that and a name chosen by the user."""
 
 TORCH_DIR = os.path.dirname(torch.__file__) + os.sep
 GRADPROBE_DIR = os.path.dirname(_version.__file__) + os.sep
@@ -24,27 +24,27 @@ _FORMS = {DECORATED: "decorator", GENERATOR: "generator"}
 
 
 class SiteTable(dict[tuple[int, Offset], int]):
-    """Numbers for places. Holds on to the code objects, whose identities would be reused otherwise."""
+    """Numbers of sites. Keeps a reference to each code object, because freed ids may be reused."""
 
     def __init__(self, table: dict[int, Site]) -> None:
         super().__init__()
         self._table = table
-        self._held: list[CodeType | None] = []
+        self._codes: list[CodeType | None] = []
 
     def number(self, code: CodeType | None, offset: Offset) -> int:
-        """The number of a place, a new one at its first use."""
+        """Return the number of a place in the code, a new one at its first use."""
         if code is None and not isinstance(offset, tuple):
             return NOWHERE
         known = self.get((id(code), offset))
         if known is None:
             known = self[id(code), offset] = len(self._table) + 1
-            self._held.append(code)
+            self._codes.append(code)
             self._table[known] = make_site(code, offset, known)
         return known
 
 
 def make_site(code: CodeType | None, offset: Offset, number: int = NOWHERE) -> Site:
-    """What is known of the place of an event."""
+    """Build the site of a place in the code."""
     offset, name = offset if isinstance(offset, tuple) else (offset, None)
     if code is None:
         return Site(number, None, None, None, name, _FORMS.get(offset, "with"), internal=False)
@@ -67,7 +67,7 @@ def make_site(code: CodeType | None, offset: Offset, number: int = NOWHERE) -> S
 
 
 def line_span(code: CodeType, offset: int) -> tuple[int, int]:
-    """The first and last line of the expression that the instruction at ``offset`` belongs to."""
+    """Return the first and last line of the expression that the instruction at ``offset`` belongs to."""
     if sys.version_info >= (3, 11):
         for index, (line, end_line, _, _) in enumerate(code.co_positions()):
             if index == offset // 2 and line is not None:
@@ -79,7 +79,10 @@ def line_span(code: CodeType, offset: int) -> tuple[int, int]:
 
 
 def _first_decorator(code: CodeType, offset: int) -> int | None:
-    """The line of a function's first decorator if the instruction applies one, which Python 3.10 has at ``def``."""
+    """Return the line of a function's first decorator if the instruction applies one.
+
+    Python 3.10 places such an instruction at the line of ``def``.
+    """
     before = [i for i in dis.get_instructions(code) if i.offset <= offset]
     while before and before[-1].opname == "CALL_FUNCTION" and before[-1].arg == 1:
         before.pop()

@@ -14,7 +14,7 @@ from typing import Any
 from gradprobe.capture.patching.patches import Patch
 
 _MAX_COUNTED_NAMES = 100_000
-"""Maximum number of task names whose uses are counted, before the count starts over."""
+"""Maximum number of task names that are counted, before the count starts over."""
 
 
 def loop_patches(on_loop: Callable[[], None], fault: Callable[[Exception], None]) -> list[Patch]:

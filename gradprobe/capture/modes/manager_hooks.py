@@ -1,12 +1,12 @@
-"""What stands in for the methods of PyTorch's mode managers while recording.
+"""Replacements for the methods of PyTorch's grad-mode context managers while recording.
 
 The classes stay the same objects, since ``torch.compile`` knows them by identity; only their methods are replaced. A
-replacement does what PyTorch's own method does, by the same calls into ``torch._C`` in the same order, and then emits
-one event. Doing it over is cheaper than calling the original: PyTorch's ``no_grad`` builds a ``set_grad_enabled`` object
-twice per block. Where the original is not the method this file knows, because another tool or another version put a
-different one there, the replacement calls it and compares the modes before and after.
+replacement does the same as PyTorch's own method, by the same calls into ``torch._C`` in the same order, and then emits
+one event. Reimplementing the method is cheaper than calling the original: PyTorch's ``no_grad`` builds a
+``set_grad_enabled`` object twice per block. If the original is not the method that this file knows, because of another
+tool or another version of PyTorch, the replacement calls it and compares the modes before and after.
 
-Everything a hook needs is a local variable of ``build``: that is the cheapest look-up Python has.
+Everything a hook needs is a local variable of ``build_hooks``, which is Python's cheapest look-up.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ Emit = Callable[[Event], object]
 
 @dataclass(frozen=True)
 class ManagerHooks:
-    """The replacements, and the way to send their events elsewhere while they are in place."""
+    """The replacements, and functions that change their behaviour while they are in place."""
 
     patches: list[Patch]
     originals: list[Any]
     redirect: Callable[[Emit], None]
     enable_task_labels: Callable[[], None]
 
-    def fit(self) -> bool:
-        """Whether the methods to replace are still those the hooks were built for."""
+    def are_current(self) -> bool:
+        """Return whether the methods to replace are still those that the hooks were built for."""
         return all(getattr(p.owner, p.name) is o for p, o in zip(self.patches, self.originals, strict=True))
 
 
-# The names that the methods known to this file use; anything else there is called through.
+# The names used by the methods that are reimplemented here; any other method is wrapped.
 KNOWN_METHODS = {
     (torch.no_grad, "__enter__"): ("torch", "is_grad_enabled", "prev", "set_grad_enabled"),
     (torch.no_grad, "__exit__"): ("torch", "set_grad_enabled", "prev"),
@@ -85,7 +85,7 @@ KNOWN_METHODS = {
 
 
 def is_known_method(owner: type, name: str) -> bool:
-    """Whether ``owner.name`` is the method that the replacement in this file reproduces."""
+    """Return whether ``owner.name`` is the method that this file reimplements."""
     method = vars(owner).get(name)
     return (
         isinstance(method, FunctionType)
@@ -97,13 +97,20 @@ def is_known_method(owner: type, name: str) -> bool:
 def build_hooks(
     emit: Emit, now: Callable[[], int], tasks: TaskLabels, fault: Callable[[Exception], None]
 ) -> ManagerHooks:
-    """Hooks for the four managers that call ``emit`` once per event and ``fault`` for any error of their own."""
+    """Build hooks for the four context managers.
+
+    Args:
+        emit: Called once per event.
+        now: The clock, in nanoseconds.
+        tasks: The labels of asyncio tasks.
+        fault: Receives gradprobe's own errors.
+    """
     label = tasks.label
     is_grad, is_inference = torch.is_grad_enabled, torch.is_inference_mode_enabled
-    # `bindings._set_grad_enabled` is looked up at each call, as PyTorch's methods do: another tool may have replaced it.
+    # `bindings._set_grad_enabled` is looked up at each call, as in PyTorch's methods: another tool may have replaced it.
     bindings = torch._C
     by_decorator, by_generator, by_stack, by_clone = DECORATOR_CODE, GENERATOR_CODE, EXIT_STACK_CODE, CLONE_CODE
-    by_own_clone = DROP_IN_CLONE_CODE
+    by_drop_in_clone = DROP_IN_CLONE_CODE
     tasks_run = False
 
     def redirect(other: Emit) -> None:
@@ -152,7 +159,7 @@ def build_hooks(
             frame = _getframe(1)
             code: CodeType | None = frame.f_code
             offset = frame.f_lasti
-            if code is by_clone or code is by_own_clone:
+            if code is by_clone or code is by_drop_in_clone:
                 code, offset = find_caller(frame)
             task = label() if tasks_run else None
             emit((_SET_INIT, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task))
@@ -166,7 +173,7 @@ def build_hooks(
             frame = _getframe(1)
             code: CodeType | None = frame.f_code
             offset = frame.f_lasti
-            if code is by_stack:  # a decorator constructs an object for each call, and that event tells the place
+            if code is by_stack:  # a decorator constructs an object for each call, and that event has the place
                 code, offset = find_caller(frame)
             task = label() if tasks_run else None
             emit((_SET_ENTER, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task))
@@ -175,7 +182,7 @@ def build_hooks(
 
     def inference_enter(self: Any) -> None:
         grad, inference, mode = is_grad(), is_inference(), self.mode
-        # The guard acts from its construction on; its `__enter__` does nothing. See `_guard_acts_at_once`.
+        # The guard acts when it is constructed; its `__enter__` does nothing. See `_is_guard_active_on_construction`.
         self._inference_mode_context = bindings._InferenceMode(mode)
         try:
             frame = _getframe(1)
@@ -199,13 +206,13 @@ def build_hooks(
         except Exception as error:
             fault(error)
 
-    def through(op: int, original: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap_original(op: int, original: Callable[..., Any]) -> Callable[..., Any]:
         def method(self: Any, *arguments: Any, **named: Any) -> Any:
             grad, inference = is_grad(), is_inference()
             result = original(self, *arguments, **named)
             try:
                 frame = _getframe(1)
-                if op & ACTION_MASK == CONSTRUCT and _is_inside_manager(frame):
+                if op & ACTION_MASK == CONSTRUCT and _is_manager_method(frame):
                     return result
                 code, offset = find_caller(frame)
                 task = label() if tasks_run else None
@@ -230,20 +237,22 @@ def build_hooks(
         (torch.inference_mode, "__exit__"): (_INFERENCE_EXIT, inference_exit),
     }
     patches = []
-    all_known = all(is_known_method(owner, name) for owner, name in KNOWN_METHODS) and _guard_acts_at_once()
+    all_known = (
+        all(is_known_method(owner, name) for owner, name in KNOWN_METHODS) and _is_guard_active_on_construction()
+    )
     for (owner, name), (op, hook) in reproduced.items():
         original = getattr(owner, name)
         if hook is None or not all_known:
-            hook = through(op, original)
-        # TorchScript compiles the source it finds behind `__wrapped__`, and that must be PyTorch's.
+            hook = wrap_original(op, original)
+        # TorchScript compiles the source that it finds through `__wrapped__`, which must be PyTorch's.
         patches.append(Patch(owner, name, functools.wraps(original)(hook)))
     originals = [getattr(patch.owner, patch.name) for patch in patches]
     return ManagerHooks(patches, originals, redirect, enable_task_labels)
 
 
 @functools.cache
-def _guard_acts_at_once() -> bool:
-    """Whether PyTorch's guard enters inference mode when it is made, not when it is entered."""
+def _is_guard_active_on_construction() -> bool:
+    """Return whether constructing PyTorch's guard, rather than entering it, enters inference mode."""
     guard = torch._C._InferenceMode(True)
     try:
         return torch.is_inference_mode_enabled()
@@ -251,8 +260,8 @@ def _guard_acts_at_once() -> bool:
         guard.__exit__(None, None, None)
 
 
-def _is_inside_manager(frame: FrameType) -> bool:
-    """Whether ``frame`` is a method of a manager that switches by constructing another, as PyTorch's ``no_grad`` does."""
+def _is_manager_method(frame: FrameType) -> bool:
+    """Return whether ``frame`` is in a context manager that constructs another, as ``no_grad`` does."""
     return frame.f_code.co_filename == GRAD_MODE_FILE and frame.f_code.co_name in ("__enter__", "__exit__")
 
 

@@ -1,7 +1,7 @@
-"""Blocks as named ranges in the trace of torch.profiler, while that runs.
+"""Blocks as named ranges in the trace of ``torch.profiler``, while that runs.
 
-torch.profiler's own ``record_function`` goes through the dispatcher, where modes of the program would see it; what is used
-here is the way that PyTorch's compiled code names its ranges, which nothing sees but the profiler.
+``record_function`` of ``torch.profiler`` goes through the dispatcher, where modes of the program would see it. PyTorch's
+compiled code names its ranges in a way that only the profiler sees, and so does this module.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ _Range: Callable[[str], Any] | None = getattr(getattr(torch._C, "_profiler", Non
 
 
 def can_name_ranges() -> bool:
-    """Whether this PyTorch has what ranges are made of."""
+    """Return whether this PyTorch has ranges that only the profiler sees."""
     return _Range is not None
 
 
 class ProfilerRanges:
-    """The ranges of blocks that are open. A block that is left on another thread keeps its range to the end."""
+    """The ranges of open blocks. A block exited in another thread leaves its range open to the end."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[int, int], list[Any]] = {}
         self._names: dict[tuple[int, Offset, int], str | None] = {}
-        self._held: list[CodeType | None] = []  # the identity of code that is gone would be used again
+        self._codes: list[CodeType | None] = []  # the id of a freed code object may be reused
 
     def around(self, emit: Callable[[Event], object]) -> Callable[[Event], object]:
-        """An ``emit`` that also begins and ends ranges."""
+        """Return an ``emit`` that also begins and ends ranges."""
 
         def with_range(event: Event) -> None:
             emit(event)
@@ -49,41 +49,41 @@ class ProfilerRanges:
         return with_range
 
     def close(self) -> None:
-        """Ends the ranges of this thread and forgets the others."""
+        """End the ranges of this thread and forget the others."""
         ident = get_ident()
         for thread, key in list(self._open):
             if thread == ident:
-                for one in reversed(self._open.pop((thread, key))):
-                    _leave(one)
+                for entered in reversed(self._open.pop((thread, key))):
+                    _exit(entered)
         self._open.clear()
 
     def _begin(self, event: Event) -> None:
         op, _, thread, code, offset, *_, key, _ = event
         name = self._name(code, offset, op & ~ACTION_MASK)
         if name is not None and _Range is not None:
-            one = _Range(name)
-            one.__enter__()
-            self._open.setdefault((thread, key), []).append(one)
+            entered = _Range(name)
+            entered.__enter__()
+            self._open.setdefault((thread, key), []).append(entered)
 
     def _end(self, event: Event) -> None:
         opened = self._open.get((event[2], event[9]))
         if opened:
-            _leave(opened.pop())
+            _exit(opened.pop())
             if not opened:
                 del self._open[event[2], event[9]]
 
     def _name(self, code: CodeType | None, offset: Offset, manager: int) -> str | None:
-        """What a range is called; None for those of PyTorch's own code."""
+        """Return the name of a range, None for blocks in PyTorch's own code."""
         known = (id(code), offset, manager)
         if known not in self._names:
-            self._held.append(code)
+            self._codes.append(code)
             site = make_site(code, offset)
             where = "" if site.file is None else f" {os.path.basename(site.file)}:{site.line}"
             self._names[known] = None if site.internal else f"{MANAGERS[manager]}{where}"
         return self._names[known]
 
 
-def _leave(one: Any) -> None:
-    # A range that was begun before the profiler was has nothing to end, and says so.
+def _exit(entered: Any) -> None:
+    # A range that began before the profiler has nothing to end, and raises.
     with contextlib.suppress(RuntimeError):
-        one.__exit__(None, None, None)
+        entered.__exit__(None, None, None)

@@ -24,8 +24,8 @@ from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord, LiveIn
 from gradprobe.capture.autograd.values import iter_tensors
 from gradprobe.capture.autograd.version_counters import read_version
 from gradprobe.capture.detectors.thread_detectors import ThreadDetectors
-from gradprobe.capture.location.frames import OPTIMIZER, USER, FrameClassifier
-from gradprobe.capture.location.module_paths import MODULE_CALL_CODE, ModulePaths
+from gradprobe.capture.location.frames import MODULE_CALL_CODE, OPTIMIZER, USER, FrameClassifier
+from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.ops.attribution import (
     INFERENCE_OUTPUT,

@@ -273,9 +273,7 @@ class ThreadRegistry:
     def _note(self, what: str, account: OpCounts) -> None:
         """Emits what the program did to version counters other than by an operator, at the line where it did."""
         try:
-            frame: FrameType | None = _getframe(2)
-            while frame is not None and self.codes.kind(frame.f_code) != USER:
-                frame = frame.f_back
+            frame = self.codes.find_user_frame(_getframe(2))
             at = (0, 0) if frame is None else (id(frame.f_code), frame.f_lasti)
             self._emit((OPERATOR, thread(), (*at, what, "", FORWARD, None), None, account))
         except Exception as error:

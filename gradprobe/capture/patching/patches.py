@@ -1,4 +1,4 @@
-"""Replacing attributes of classes and modules, all of them or none, and putting them back exactly as they were."""
+"""Reversible patches: attributes of classes and modules, replaced together and restored exactly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Patch:
-    """``owner.name`` becomes ``replacement``."""
+    """A replacement for the attribute ``name`` of ``owner``."""
 
     owner: Any
     name: str
@@ -21,8 +21,8 @@ class Patch:
 class Patches:
     """A set of patches that is applied and restored as one.
 
-    Where another tool has put its own on top meanwhile, ours stays buried under it until it comes to light again: to take
-    it out would take the other tool's out.
+    If another tool has patched the same attribute in the meantime, gradprobe's patch stays buried under that one until the
+    tool restores it: restoring the original here would remove the other tool's patch.
     """
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class Patches:
         self._buried: list[tuple[Patch, Any]] = []
 
     def apply(self, patches: Sequence[Patch]) -> None:
-        """Applies ``patches``; if one fails, those before it are undone and the error goes on."""
+        """Apply ``patches``; if one fails, undo those before it and raise its error."""
         self.reclaim()
         try:
             for patch in patches:
-                original = _standing(patch)
+                original = _current(patch)
                 setattr(patch.owner, patch.name, patch.replacement)
                 self._applied.append((patch, original))
         except BaseException:
@@ -43,35 +43,39 @@ class Patches:
 
     @property
     def are_applied(self) -> bool:
+        """Return whether any patch is applied."""
         return bool(self._applied)
 
     def restore(self) -> list[str]:
-        """Puts every original back; names those where another tool stands on top, which are left alone."""
+        """Restore the originals and return the names of attributes that another tool has patched since.
+
+        Those are left as they are.
+        """
         overlaid = []
         while self._applied:
             patch, original = self._applied.pop()
-            if not _take_out(patch, original):
+            if not _remove(patch, original):
                 self._buried.append((patch, original))
                 overlaid.append(f"{patch.owner.__name__}.{patch.name}")
         self.reclaim()
         return overlaid
 
     def reclaim(self) -> None:
-        """Takes out what was buried and is on top again, as the other tool has put back what it found."""
+        """Remove buried patches that are on top again because the other tool has restored them."""
         for known in reversed(self._buried.copy()):
-            if _take_out(*known):
+            if _remove(*known):
                 self._buried.remove(known)
 
 
-def _standing(patch: Patch) -> Any:
+def _current(patch: Patch) -> Any:
     return vars(patch.owner).get(patch.name, _ABSENT)
 
 
-def _take_out(patch: Patch, original: Any) -> bool:
-    """Puts the original back, if it is not there already; False where another tool stands on top."""
-    standing = _standing(patch)
-    if standing is not patch.replacement:
-        return standing is original
+def _remove(patch: Patch, original: Any) -> bool:
+    """Restore the original unless it is in place already; return False if another tool's patch is."""
+    current = _current(patch)
+    if current is not patch.replacement:
+        return current is original
     if original is _ABSENT:
         delattr(patch.owner, patch.name)
     else:

@@ -1,4 +1,4 @@
-"""Doing something once the program has imported a module, which is the program's to do."""
+"""Post-import hooks: a callback once the program, and never gradprobe, imports a module."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Any
 
 
 class PostImportHook:
-    """Stands among the finders of modules until ``name`` is imported, and calls ``then`` when it is."""
+    """A finder on ``sys.meta_path`` that calls ``callback`` once the module ``name`` is imported."""
 
-    def __init__(self, name: str, then: Callable[[], None]) -> None:
-        self._name, self._then = name, then
+    def __init__(self, name: str, callback: Callable[[], None]) -> None:
+        self._name, self._callback = name, callback
 
     def begin(self) -> None:
-        """From here on; at once where the module is there."""
+        """Wait for the import from now on; call back at once if the module is imported already."""
         if self._name in sys.modules:
-            self._then()
+            self._callback()
         elif self not in sys.meta_path:
             sys.meta_path.insert(0, self)
 
     def stop(self) -> None:
-        """Waits no longer."""
+        """Stop waiting."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """What the other finders find, with a loader that tells when it is done."""
+        """Return the spec that the other finders find, with a loader that calls back after loading."""
         if name != self._name:
             return None
         self.stop()
@@ -38,12 +38,12 @@ class PostImportHook:
             find = getattr(finder, "find_spec", None)
             spec = None if find is None else find(name, path, target)
             if spec is not None:
-                _tell(spec.loader, self._then)
+                _wrap_loader(spec.loader, self._callback)
                 return spec  # type: ignore[no-any-return]
         return None
 
 
-def _tell(loader: Any, then: Callable[[], None]) -> None:
+def _wrap_loader(loader: Any, callback: Callable[[], None]) -> None:
     execute = getattr(loader, "exec_module", None)
     if execute is None:
         return
@@ -51,6 +51,6 @@ def _tell(loader: Any, then: Callable[[], None]) -> None:
     def exec_module(module: ModuleType) -> None:
         del loader.exec_module
         execute(module)
-        then()
+        callback()
 
     loader.exec_module = exec_module

@@ -1,7 +1,7 @@
-"""From the tuples that hooks emit to blocks of numbers.
+"""Encoding of the tuples that hooks emit as blocks of numbers.
 
-The writing thread shares the interpreter with the program, so what it does to each event is paid by the program too.
-Each column is therefore turned as a whole, by functions that loop in C; the exact but slow way is for the rare rest.
+The writer thread shares the interpreter with the program, so the program pays for everything it does per event. Each
+column is therefore converted as a whole, by functions that loop in C; an exact but slow way remains for rare events.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _THREAD_MARKS = (THREAD | ENTER, THREAD | EXIT)
 
 
 class EventEncoder:
-    """Gives numbers to the places, threads and names of events, and keeps the tables that explain them."""
+    """Encoder with the numbers of sites, threads and names, and the tables that explain them."""
 
     def __init__(self, tables: SymbolTables) -> None:
         self._tables = tables
@@ -38,13 +38,16 @@ class EventEncoder:
         self._names: dict[str, int] = {}
         self._older: dict[int, str] = {}
 
-    def pack(self, events: Sequence[Event]) -> EventBlock:
-        """The events as a block, each stretch as its tallies. Where some lack a node count, none has one."""
+    def encode(self, events: Sequence[Event]) -> EventBlock:
+        """Return the events as a block, each sequence as its tallies.
+
+        If some events have no node count, no event of the block has one.
+        """
         columns = list(zip(*events, strict=False))
         op, times, idents, codes, offsets, grad, inference, grad_after, inference_after, keys, extras = columns[:11]
         ops = bytes(op)
-        stretches = [extras[i] for i in np.flatnonzero(np.frombuffer(ops, np.uint8) == OP_SEQUENCE)]
-        if stretches:
+        sequences = [extras[i] for i in np.flatnonzero(np.frombuffer(ops, np.uint8) == OP_SEQUENCE)]
+        if sequences:
             extras = tuple(None if type(extra) is OpSequence else extra for extra in extras)
         modes = [np.frombuffer(bytes(c), np.uint8) for c in (grad, inference, grad_after, inference_after)]
         nodes = array("q", columns[11]) if len(columns) > 11 else np.full(len(ops), NOT_COUNTED)
@@ -58,48 +61,54 @@ class EventEncoder:
             extra=self._name_numbers(extras),
             nodes=np.array(nodes),
         )
-        return self._spread(block, stretches) if stretches else block
+        return self._expand_sequences(block, sequences) if sequences else block
 
-    def _spread(self, block: EventBlock, stretches: Sequence[OpSequence]) -> EventBlock:
-        """The block with each of ``stretches`` as its tallies, whose keys follow each other."""
-        is_stretch = block.op == OP_SEQUENCE
+    def _expand_sequences(self, block: EventBlock, sequences: Sequence[OpSequence]) -> EventBlock:
+        """Return the block with each sequence replaced by its tallies, with consecutive keys."""
+        is_sequence = block.op == OP_SEQUENCE
         lengths = np.ones(len(block), np.int64)
-        lengths[is_stretch] = list(map(len, stretches))
+        lengths[is_sequence] = list(map(len, sequences))
         of = np.repeat(np.arange(len(block)), lengths)
-        spread = EventBlock(*(getattr(block, column.name)[of] for column in fields(block) if column.name != "accounts"))
-        tallies = is_stretch[of]
-        spread.op[tallies] = TALLY
-        spread.key[:] += (np.arange(len(of)) - (np.cumsum(lengths) - lengths)[of]).astype("u8")
-        spread.site[tallies] = np.frombuffer(b"".join(map(self._sites_of, stretches)), "<u4")
-        spread.extra[tallies] = self._name_numbers([task for stretch in stretches for task in stretch.tasks])
-        return spread
+        expanded = EventBlock(
+            *(getattr(block, column.name)[of] for column in fields(block) if column.name != "accounts")
+        )
+        tallies = is_sequence[of]
+        expanded.op[tallies] = TALLY
+        expanded.key[:] += (np.arange(len(of)) - (np.cumsum(lengths) - lengths)[of]).astype("u8")
+        expanded.site[tallies] = np.frombuffer(b"".join(map(self._sites_of, sequences)), "<u4")
+        expanded.extra[tallies] = self._name_numbers([task for sequence in sequences for task in sequence.tasks])
+        return expanded
 
-    def _sites_of(self, stretch: OpSequence) -> bytes:
-        if stretch.sites is None:
-            numbers = [self._sites.number(code, offset) for code, offset, _, _ in stretch.lines]
-            stretch.sites = np.array(numbers, "<u4").tobytes()
-        return stretch.sites
+    def _sites_of(self, sequence: OpSequence) -> bytes:
+        if sequence.sites is None:
+            numbers = [self._sites.number(code, offset) for code, offset, _, _ in sequence.lines]
+            sequence.sites = np.array(numbers, "<u4").tobytes()
+        return sequence.sites
 
     def begin_recording(self) -> None:
-        """Notes the threads that run now: one may be gone when its events are packed, and nobody saw others end while
-        nothing was recorded."""
+        """Note the names of live threads, and forget those that ended while nothing was recorded.
+
+        A thread may have ended by the time its events are encoded.
+        """
         self._older = live_threads()
         self._threads.forget_replaced()
 
     def forget(self) -> None:
-        """Drops the threads that have ended and the names of tasks, of which a service makes new ones without end. Only
-        for where no recording refers to them."""
+        """Drop ended threads and the names of tasks, since a service creates new ones without end.
+
+        Only while no recording refers to them.
+        """
         self._threads.forget_ended()
         self._names.clear()
         self._tables.names.clear()
 
     def has_seen_thread(self, ident: int) -> bool:
-        """Whether any event came from the live thread with this identifier."""
+        """Return whether any event came from the live thread with this identifier."""
         return ident in self._threads
 
     def _site_numbers(self, codes: Sequence[Any], offsets: Sequence[Any]) -> list[int]:
         try:
-            # An object's address leaves the bits for an offset free; larger offsets do not fit and go the slow way.
+            # The address of an object leaves enough bits for an offset; larger offsets take the slow way.
             places = (np.array(array("Q", map(id, codes))) << _OFFSET_BITS) + np.array(array("q", offsets)).astype("u8")
             if max(offsets) >= (1 << _OFFSET_BITS) - 2:
                 raise OverflowError
@@ -159,20 +168,21 @@ class _Threads(dict[int, int]):
         self._objects: dict[int, weakref.ref[threading.Thread] | None] = {}
 
     def forget_ended(self) -> None:
-        """Keeps the live threads only."""
+        """Forget the threads that have ended."""
         self._objects = {ident: known for ident, known in self._objects.items() if ident in self}
         live = set(self.values())
         for number in [number for number in self._table if number not in live]:
             del self._table[number]
 
     def forget_replaced(self) -> None:
-        """Drops those whose identifier belongs to another thread by now."""
+        """Forget the threads with identifiers that belong to another thread by now."""
         for ident in list(self):
             known, current = self._objects.get(ident), _thread_of(ident)
             if current is not None and (known is None or known() is not current):
                 del self[ident]
 
     def add(self, ident: int, name: str, began_ns: int, *, inherited: bool) -> None:
+        """Number a thread; ``inherited`` if it was running before the recording."""
         number = self[ident] = next(self._next)
         current = _thread_of(ident)
         self._objects[ident] = None if current is None else weakref.ref(current)
@@ -180,6 +190,6 @@ class _Threads(dict[int, int]):
 
 
 def _thread_of(ident: int) -> threading.Thread | None:
-    """The thread with this identifier, if Python's ``threading`` started it."""
+    """Return the thread with this identifier, if Python's ``threading`` started it."""
     found: threading.Thread | None = threading._active.get(ident)  # type: ignore[attr-defined]
     return None if isinstance(found, threading._DummyThread) else found

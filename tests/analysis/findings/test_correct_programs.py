@@ -1,4 +1,4 @@
-"""Programs that do nothing wrong: no rule speaks of them above a note."""
+"""Correct programs: no rule reports them above a note."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.capabilities import transformers_with_models
 from tests.examples.test_examples import example
 
 
-def told_of(program: Callable[[], object]) -> list[Any]:
-    """What the rules find above a note as ``program`` runs."""
+def find_above_note(program: Callable[[], object]) -> list[Any]:
+    """Return what the rules find above a note while ``program`` runs."""
     with gradprobe.record(level="ops") as recording:
         program()
     found = recording.findings
@@ -30,7 +30,7 @@ def told_of(program: Callable[[], object]) -> list[Any]:
 
 
 def training() -> None:
-    """Two epochs with what trainers have: accumulation, clipping, a schedule, an average of the weights, evaluation."""
+    """Train two epochs as trainers do: accumulation, clipping, a schedule, averaged weights, evaluation."""
     model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 4))
     average = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -61,7 +61,7 @@ def training() -> None:
 
 
 def second_order() -> None:
-    """A gradient penalty by ``autograd.grad``, checkpointing, ``torch.func`` and a custom Function."""
+    """Run a gradient penalty by ``autograd.grad``, checkpointing, ``torch.func`` and a custom Function."""
 
     class Square(torch.autograd.Function):
         @staticmethod
@@ -84,7 +84,7 @@ def second_order() -> None:
 
 
 def serving() -> None:
-    """A server: modes where the work is, caches that are cloned, tasks that keep to themselves."""
+    """Serve with modes entered where the work is done, cloned caches, and tasks that hold no mode."""
     model = nn.Linear(4, 4).eval()
 
     @torch.inference_mode()
@@ -109,7 +109,7 @@ def serving() -> None:
 
 
 def modes_by_hand() -> None:
-    """Managers of one's own, settings restored, views changed under the mode they were made in."""
+    """Use own context managers, restored settings, and views modified under the mode they were created in."""
 
     @contextlib.contextmanager
     def frozen(module: nn.Module) -> Iterator[None]:
@@ -132,15 +132,15 @@ def modes_by_hand() -> None:
 
 
 @pytest.mark.parametrize("program", [training, second_order, serving, modes_by_hand], ids=lambda one: one.__name__)
-def test_nothing_is_told_of_a_correct_program(program: Callable[[], None]) -> None:
-    assert told_of(program) == []
+def test_correct_program(program: Callable[[], None]) -> None:
+    assert find_above_note(program) == []
 
 
-WORKLOADS = models_suite.workloads()
+WORKLOADS = models_suite.build_workloads()
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda one: one.name)
-def test_nothing_is_told_of_the_model_suite(workload: Workload) -> None:
+def test_model_suite(workload: Workload) -> None:
     call = workload.build()
 
     def program() -> None:
@@ -148,10 +148,10 @@ def test_nothing_is_told_of_the_model_suite(workload: Workload) -> None:
             with mode:
                 call()
 
-    assert told_of(program) == []
+    assert find_above_note(program) == []
 
 
-def test_nothing_is_told_of_a_generate_and_a_training_step_of_transformers() -> None:
+def test_generate_and_training_step_of_transformers() -> None:
     transformers_with_models()
     generating = example("generate")
     model = generating.tiny_gpt2()
@@ -167,13 +167,13 @@ def test_nothing_is_told_of_a_generate_and_a_training_step_of_transformers() -> 
             optimizer.zero_grad()
         generating.generate(model.eval())
 
-    assert told_of(program) == []
+    assert find_above_note(program) == []
 
 
-def test_nothing_is_told_of_the_handbook(capsys: pytest.CaptureFixture[str]) -> None:
+def test_handbook(capsys: pytest.CaptureFixture[str]) -> None:
     handbook = example("handbook")
     try:
-        assert told_of(handbook.main) == []
+        assert find_above_note(handbook.main) == []
     finally:
         torch.set_grad_enabled(True)
     assert "y._version: RuntimeError" in capsys.readouterr().out

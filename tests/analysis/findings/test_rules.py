@@ -1,4 +1,4 @@
-"""Each rule fires on the example of its page, and not on the corrected one beside it."""
+"""Each rule fires on the wrong program of its page, and not on the right one."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.commands.running import warm_gradprobe
 
 PAGES = Path(__file__).parents[3] / "docs" / "rules"
 ONLY_IN_SOURCE = {"GP104"}
-"""A manager that is never entered does nothing that a run could see."""
+"""Rules that only a scan reports: a context manager that is never entered has no effect that a run could show."""
 FROM_WHAT_IS_SAVED = {"GP601"}
 IN_SOURCE_TOO = {"GP101", "GP103", "GP106", "GP702", "GP703", "GP704", "GP801"}
 
 
 def programs(code: str) -> list[str]:
-    """The example of a rule's page, and the corrected one."""
+    """Return the wrong and the right program of a rule's page."""
     return re.findall(r"^```python\n(.*?)^```", (PAGES / f"{code}.md").read_text(encoding="utf-8"), re.S | re.M)
 
 
@@ -43,7 +43,7 @@ def found_by_run(program: str, folder: Path) -> set[str]:
 
 
 def found_by_run_of_its_own(program: str, folder: Path) -> set[str]:
-    """For programs that leave a thread in a mode that it cannot be brought out of, or are compiled."""
+    """Run a program in a process of its own: it compiles functions, or leaves its thread in a mode for good."""
     script = folder / "program.py"
     script.write_text(program, encoding="utf-8")
     done = warm_gradprobe("run", "--level=ops", "--force", "--output=run.gradprobe", script.name, cwd=folder)
@@ -52,7 +52,7 @@ def found_by_run_of_its_own(program: str, folder: Path) -> set[str]:
 
 
 def found_with_what_it_starts(program: str, folder: Path) -> set[str]:
-    """For programs that start processes."""
+    """Run a program that starts processes, and follow them."""
     (folder / "program.py").write_text(program, encoding="utf-8")
     words = ["run", "--follow", "--level=ops", "--force", "--output=run.gradprobe", "program.py"]
     done = warm_gradprobe(*words, cwd=folder)
@@ -61,7 +61,7 @@ def found_with_what_it_starts(program: str, folder: Path) -> set[str]:
 
 
 def found_on_ranks(program: str, folder: Path) -> set[str]:
-    """For programs that run as several ranks."""
+    """Run a program as two ranks."""
     (folder / "program.py").write_text(program, encoding="utf-8")
     words = ["--level=ops", "--force", "--output=run.gradprobe", "program.py"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -88,7 +88,7 @@ OTHERWISE: dict[str, Callable[[str, Path], set[str]]] = {
         if code not in ONLY_IN_SOURCE
     ],
 )
-def test_a_rule_fires_on_its_example_and_not_on_the_corrected_one(code: str, tmp_path: Path) -> None:
+def test_rule_reports_the_wrong_program_and_not_the_right_one(code: str, tmp_path: Path) -> None:
     bad, good = programs(code)
     find = OTHERWISE.get(code, found_by_run)
     assert code in find(bad, tmp_path)
@@ -96,20 +96,20 @@ def test_a_rule_fires_on_its_example_and_not_on_the_corrected_one(code: str, tmp
 
 
 @pytest.mark.parametrize("code", sorted(ONLY_IN_SOURCE | IN_SOURCE_TOO))
-def test_the_source_alone_gives_it_away_in_the_example_and_not_in_the_corrected_one(code: str, tmp_path: Path) -> None:
+def test_scan_reports_the_wrong_program_and_not_the_right_one(code: str, tmp_path: Path) -> None:
     bad, good = programs(code)
     for program, is_wrong in ((bad, True), (good, False)):
         (tmp_path / "program.py").write_text(program, encoding="utf-8")
         assert (code in {finding.rule for finding in scan_paths([tmp_path]).findings}) is is_wrong
 
 
-def test_corrected_examples_have_nothing_above_a_note(tmp_path: Path) -> None:
+def test_right_programs_have_nothing_above_a_note(tmp_path: Path) -> None:
     for code in RULES:
         (tmp_path / f"{code}.py").write_text(programs(code)[1], encoding="utf-8")
     assert [f for f in scan_paths([tmp_path]).findings if f.severity != "note"] == []
 
 
-def test_each_code_has_a_page_and_each_page_a_code_with_the_same_title_severity_and_texts() -> None:
+def test_pages_and_catalogue_agree() -> None:
     assert {page.stem for page in PAGES.glob("*.md")} == set(RULES)
     for code, rule in RULES.items():
         text = " ".join((PAGES / f"{code}.md").read_text(encoding="utf-8").split())
@@ -117,6 +117,17 @@ def test_each_code_has_a_page_and_each_page_a_code_with_the_same_title_severity_
         assert rule.why in text
         assert rule.fix in text
         assert rule.severity in SEVERITIES
+
+
+SECTIONS = ["What it reports", "Why it matters", "Wrong", "Right", "How to silence it"]
+
+
+@pytest.mark.parametrize("code", RULES)
+def test_pages_have_the_same_sections_and_name_their_own_code(code: str) -> None:
+    text = (PAGES / f"{code}.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.M) == SECTIONS
+    assert f"`# gradprobe: ignore[{code}]`" in text
+    assert set(re.findall(r"GP\d+", text)) == {code}
 
 
 def test_the_page_on_findings_lists_all_rules_and_families() -> None:

@@ -32,7 +32,7 @@ def finding(path: Path, line: int, rule: str = "GP401", *related: int) -> Findin
     )
 
 
-def test_a_comment_silences_the_codes_that_it_names_or_all_at_its_line_and_where_its_line_is_related(
+def test_comments_silence_codes_at_their_line_and_at_related_lines(
     program: Path,
 ) -> None:
     silenced = {
@@ -61,13 +61,13 @@ def test_a_comment_silences_the_codes_that_it_names_or_all_at_its_line_and_where
     assert Suppression().find_source(finding(program, 1)) == f"a comment at {program}:1"
 
 
-def test_a_comment_that_is_written_later_is_seen(program: Path) -> None:
+def test_a_comment_that_is_added_later_counts(program: Path) -> None:
     assert Suppression().find_source(finding(program, 5)) is None
     program.write_text(program.read_text() + "fifth = 5  # gradprobe: ignore[GP4]\n")
     assert Suppression().find_source(finding(program, 5)) is not None
 
 
-def test_options_and_the_nearest_configuration_silence_by_the_beginning_of_codes(program: Path, tmp_path: Path) -> None:
+def test_options_and_configuration_silence_by_the_beginning_of_codes(program: Path, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(
         '[tool.gradprobe]\nignore = ["GP8"]\n[tool.gradprobe.per-file-ignores]\n"package/*" = ["GP2", "GP10"]\n'
     )
@@ -82,7 +82,7 @@ def test_options_and_the_nearest_configuration_silence_by_the_beginning_of_codes
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "error"),
     [
         ('ignore = "GP1"', "ignore in .* must be a list of codes .* got 'GP1'"),
         ("ignore = [1]", r"must be a list of codes .* got \[1\]"),
@@ -92,11 +92,9 @@ def test_options_and_the_nearest_configuration_silence_by_the_beginning_of_codes
         ("ignore = [", "cannot read .*; correct it"),
     ],
 )
-def test_configuration_that_says_nothing_sensible_is_refused_with_its_file(
-    tmp_path: Path, text: str, said: str
-) -> None:
+def test_invalid_configuration_is_refused_with_its_file(tmp_path: Path, text: str, error: str) -> None:
     (tmp_path / "pyproject.toml").write_text(f"[tool.gradprobe]\n{text}\n")
-    with pytest.raises(GradprobeError, match=said) as refused:
+    with pytest.raises(GradprobeError, match=error) as refused:
         load_suppression(tmp_path)
     assert str(tmp_path / "pyproject.toml") in str(refused.value)
 

@@ -116,7 +116,7 @@ def test_tasks_of_a_thread_have_tracks_of_their_own() -> None:
 @given(
     st.lists(st.tuples(st.sampled_from(["enter", "exit", "set"]), st.integers(0, 3), st.integers(0, 9)), max_size=30)
 )
-def test_blocks_in_any_order_give_slices_that_nest_and_lose_no_time(steps: list[tuple[str, int, int]]) -> None:
+def test_slices_nest_and_keep_the_total_time(steps: list[tuple[str, int, int]]) -> None:
     clock, managers, entered = FakeClock(), [torch.no_grad() for _ in range(4)], set()
     with Recorder(clock=clock.clock) as recording:
         for what, which, ns in steps:
@@ -137,7 +137,7 @@ def test_blocks_in_any_order_give_slices_that_nest_and_lose_no_time(steps: list[
     assert drawn == pytest.approx(recording.regions["duration_ns"].sum() / 1000)
 
 
-def test_the_same_recording_gives_the_same_bytes_and_the_suffix_says_whether_they_are_packed(tmp_path: Path) -> None:
+def test_output_is_reproducible_and_compressed_by_suffix(tmp_path: Path) -> None:
     recording = samples.recording()
     recording.to_trace(tmp_path / "a.trace.json.gz")
     recording.to_trace(tmp_path / "b.trace.json.gz")
@@ -179,7 +179,7 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[gradprobe.Record
     return recording, path
 
 
-def test_a_trace_speaks_as_torch_profiler_does(profiled: tuple[gradprobe.Recording, Path]) -> None:
+def test_events_have_the_fields_of_torch_profiler(profiled: tuple[gradprobe.Recording, Path]) -> None:
     recording, path = profiled
     theirs, ours = json.loads(path.read_text())["traceEvents"], events_of(recording._tables)
     for phase in ("X", "M"):
@@ -188,7 +188,7 @@ def test_a_trace_speaks_as_torch_profiler_does(profiled: tuple[gradprobe.Recordi
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
-def test_merged_the_modes_stand_over_the_operators_that_they_ran(
+def test_merged_slices_cover_the_operators_in_them(
     profiled: tuple[gradprobe.Recording, Path], tmp_path: Path, is_packed: bool
 ) -> None:
     recording, path = profiled
@@ -217,7 +217,7 @@ def test_merged_the_modes_stand_over_the_operators_that_they_ran(
     assert "process_name" not in {event["name"] for event in added}, "torch.profiler named it"
 
 
-def test_what_is_no_trace_of_the_run_is_refused_in_one_line(
+def test_other_files_than_the_trace_of_the_run_are_rejected(
     profiled: tuple[gradprobe.Recording, Path], tmp_path: Path
 ) -> None:
     recording, path = profiled
@@ -240,7 +240,7 @@ def test_what_is_no_trace_of_the_run_is_refused_in_one_line(
         assert not (tmp_path / "o.trace.json").exists()
 
 
-def test_options_that_do_not_fit_the_format_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_of_another_format_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples.recording().save(tmp_path / "r.gradprobe")
     for words, said in (
         (["--torch-trace", "t.json", "-o", str(tmp_path / "o.md")], "--torch-trace needs the format trace"),

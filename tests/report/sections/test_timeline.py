@@ -43,7 +43,7 @@ def many_blocks(blocks: int, threads: int = 1, **options: str) -> gradprobe.Reco
     return recording
 
 
-def test_a_long_recording_has_few_bars_and_says_how_its_blocks_were_added_up() -> None:
+def test_a_long_recording_is_summed_up_in_few_bars() -> None:
     recording = many_blocks(10_000)
     chart, sentences = timeline.build_timeline(recording._tables.processes)
     assert chart is not None
@@ -57,7 +57,7 @@ def test_a_long_recording_has_few_bars_and_says_how_its_blocks_were_added_up() -
     assert len(page) < 2_500_000
 
 
-def test_more_threads_than_have_room_are_counted_in_a_sentence() -> None:
+def test_threads_without_a_lane_are_counted_in_a_sentence() -> None:
     recording = many_blocks(2, threads=timeline.MAX_LANES + 5)
     chart, sentences = timeline.build_timeline(recording._tables.processes)
     assert chart is not None
@@ -68,7 +68,7 @@ def test_more_threads_than_have_room_are_counted_in_a_sentence() -> None:
 
 @settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 40))
-def test_added_up_or_not_a_bar_lies_within_the_recording_and_blocks_add_up(durations: list[int], marks: int) -> None:
+def test_bars_lie_within_the_recording_and_sum_to_all_blocks(durations: list[int], marks: int) -> None:
     import torch
 
     clock = FakeClock()
@@ -89,7 +89,7 @@ def test_added_up_or_not_a_bar_lies_within_the_recording_and_blocks_add_up(durat
     assert all(0 <= bar["start"] <= bar["end"] <= end / scale for bar in chart.rows)
 
 
-def test_nothing_recorded_gives_a_report_without_a_timeline() -> None:
+def test_an_empty_recording_has_no_timeline() -> None:
     clock = FakeClock()
     with Recorder(clock=clock.clock) as recording:
         pass
@@ -112,7 +112,7 @@ def test_lanes_of_several_processes_name_the_process_and_share_one_axis() -> Non
     assert len({bar["row"] for bar in chart.rows}) == 6
 
 
-def test_a_recording_that_was_cut_off_within_a_block_is_drawn_to_its_last_event() -> None:
+def test_an_unfinished_recording_is_drawn_to_its_last_event() -> None:
     made = samples.contents()
     meta = {key: value for key, value in made.meta.items() if key != "ended_ns"}
     rows = [row for block in made.blocks for row in block.rows()][:3]
@@ -128,7 +128,7 @@ def test_a_recording_that_was_cut_off_within_a_block_is_drawn_to_its_last_event(
         assert one.name in ("csv", "trace", "sarif") or "no end" in str(body)
 
 
-def test_a_thread_is_painted_in_the_mode_that_was_in_force_also_where_tasks_left_it_changed() -> None:
+def test_a_thread_has_the_colour_of_its_mode_after_tasks_changed_it() -> None:
     import asyncio
 
     import torch

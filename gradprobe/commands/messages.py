@@ -1,0 +1,13 @@
+"""Messages of the command line on standard error."""
+
+from __future__ import annotations
+
+import sys
+
+from gradprobe.report.units import escape_unprintable
+
+
+def print_message(text: str) -> None:
+    """Print ``text`` in one line on standard error if there is one; file names may contain control characters."""
+    if sys.stderr is not None:
+        print(escape_unprintable(text), file=sys.stderr)
