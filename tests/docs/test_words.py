@@ -35,7 +35,6 @@ AVOIDED = {
     "upto": r"upto",
     "whatever": r"whatever",
 }
-VERBS = ("", "run", "report", "compare", "check", "scan", "build-core", "debug")
 
 
 def avoided(text: str) -> list[str]:
