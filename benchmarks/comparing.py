@@ -1,16 +1,15 @@
-"""Whether the verdicts of a comparison can be believed, and how soon they are there.
+"""Benchmark of comparisons: how often their verdicts are right, and how long they take.
 
     python benchmarks/comparing.py [--processes 15] [--comparisons 200] [--loaded]
 
-A mode against itself, and a planted difference of 3 per cent. Fresh processes each measure the same workloads in many
-turns, as the experiment does. The third arm enters ``no_grad`` as the baseline and the control do; in the planted workload
-it repeats its operator 103 times instead of 100. A comparison draws five processes and, in each, a turn to begin with; it
-takes turns until its intervals are within plus or minus 2 per cent, and is judged as any other. With ``--loaded`` a busy
-process per core runs meanwhile.
+It compares a mode with itself, and with a planted difference of 3 %. Fresh processes each measure the same workloads in
+many turns, as the experiment does. The third arm enters ``no_grad`` as the baseline and the control do; in the planted
+workload it repeats its operator 103 times instead of 100. A comparison draws five processes and, in each, a first turn; it
+takes turns until its intervals are within +-2 %, and its verdict is decided as usual. With ``--loaded`` a busy process per
+core runs at the same time.
 
-Beside it, in each process, two timers of torch.utils.benchmark run one after the other, each until its interquartile range
-is within plus or minus 2 per cent of its median. What they claim: a difference where the two ranges do not overlap. Prints
-Markdown.
+For contrast, in each process two timers of torch.utils.benchmark run one after the other, each until its interquartile
+range is within +-2 % of its median. They claim a difference if the two ranges do not overlap. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ REPEATS, PLANTED = 100, 103
 THIRD = "inference_mode"
 
 
-def turns(number: int) -> dict[str, Any]:
-    """In a process of its own: nanoseconds by workload, turn and arm, and what torch's timers claim after how long."""
+def measure_turns(number: int) -> dict[str, Any]:
+    """Measure in this process: nanoseconds by workload, turn and arm, and the claims of torch's timers."""
     import torch
 
     from gradprobe.comparison import measured_modes
@@ -61,10 +60,10 @@ def turns(number: int) -> dict[str, Any]:
             extra[0] = 0
             super().__exit__(*error)
 
-    def entered(arm: str) -> AbstractContextManager[object]:
+    def make_mode_context(arm: str) -> AbstractContextManager[object]:
         return Third() if arm == THIRD else torch.no_grad()
 
-    measured_modes.make_mode_context = entered
+    measured_modes.make_mode_context = make_mode_context
     x, big = torch.rand(8), torch.rand(64, 64)
     linear, act = torch.nn.Linear, torch.nn.ReLU
     mlp = torch.nn.Sequential(linear(16, 16), act(), linear(16, 16), act(), linear(16, 4))
@@ -82,12 +81,12 @@ def turns(number: int) -> dict[str, Any]:
         bench.prepare(name)
         found["times"][name] = [bench.measure(name, seconds=TURN_S) for _ in range(TURNS)]
     for name, call in calls.items():
-        found["timers"][name] = timers(call)
+        found["timers"][name] = run_timers(call)
     return found
 
 
-def timers(call: Callable[[], object]) -> dict[str, float]:
-    """Two timers of one call in one mode: whether they tell it apart from itself, by how much, and what they took."""
+def run_timers(call: Callable[[], object]) -> dict[str, float]:
+    """Time one call in one mode twice: whether the timers claim a difference, by how much, and how long they took."""
     import torch
     from torch.utils.benchmark import Timer
 
@@ -106,7 +105,7 @@ def timers(call: Callable[[], object]) -> dict[str, float]:
 
 
 def judge(processes: list[dict[str, Any]], name: str, order: random.Random) -> tuple[str, float]:
-    """The verdict of one comparison, and the seconds that its turns took."""
+    """Return the verdict of one comparison, and the seconds that its turns took."""
     from gradprobe.comparison import measured_modes
     from gradprobe.comparison.experiment import TURN_S, MeasuredWorkload
     from gradprobe.comparison.measure.bench_protocol import PreparationFacts
@@ -121,11 +120,12 @@ def judge(processes: list[dict[str, Any]], name: str, order: random.Random) -> t
             measured.add_times(number, processes[number]["times"][name][(begin + measured.turns) % TURNS])
         measured.facts = PreparationFacts(arms=list(measured.times[min(begins)]))
         measured.turns += 1
-    said = decide_verdict(measured.ratio(THIRD, 0), measured.ratio(measured_modes.CONTROL, 0), PRECISION)
-    return said, measured.turns * MEMBERS * TURN_S
+    verdict = decide_verdict(measured.ratio(THIRD, 0), measured.ratio(measured_modes.CONTROL, 0), PRECISION)
+    return verdict, measured.turns * MEMBERS * TURN_S
 
 
-def busy() -> None:
+def keep_busy() -> None:
+    """Use a core until this process is ended."""
     while True:
         pass
 
@@ -134,13 +134,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=15)
     parser.add_argument("--comparisons", type=int, default=200)
-    parser.add_argument("--loaded", action="store_true", help="keep every core busy meanwhile")
+    parser.add_argument("--loaded", action="store_true", help="keep every core busy at the same time")
     parser.add_argument("--turns", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.turns is not None:
-        print(json.dumps(turns(options.turns)))
+        print(json.dumps(measure_turns(options.turns)))
         return
-    loads = [multiprocessing.Process(target=busy, daemon=True) for _ in range(os.cpu_count() or 1) if options.loaded]
+    loads = [
+        multiprocessing.Process(target=keep_busy, daemon=True) for _ in range(os.cpu_count() or 1) if options.loaded
+    ]
     for load in loads:
         load.start()
     processes = [
@@ -151,31 +153,31 @@ def main() -> None:
     ]
     for load in loads:
         load.terminate()
-    print(tabulate(compared(processes, options.comparisons), headers="keys", tablefmt="github"))
+    print(tabulate(tabulate_verdicts(processes, options.comparisons), headers="keys", tablefmt="github"))
     print()
-    print(tabulate(timed(processes), headers="keys", tablefmt="github"))
+    print(tabulate(tabulate_timers(processes), headers="keys", tablefmt="github"))
 
 
-def compared(processes: list[dict[str, Any]], comparisons: int) -> list[dict[str, str]]:
+def tabulate_verdicts(processes: list[dict[str, Any]], comparisons: int) -> list[dict[str, str]]:
     order = random.Random(0)
     rows = []
     for name in processes[0]["times"]:
         judged = [judge(processes, name, order) for _ in range(comparisons)]
-        said = Counter(verdict for verdict, _ in judged)
-        told = said["slower"] if name == "planted" else said["faster"] + said["slower"]
+        verdicts = Counter(verdict for verdict, _ in judged)
+        claims = verdicts["slower"] if name == "planted" else verdicts["faster"] + verdicts["slower"]
         rows.append(
             {
                 "workload": name,
-                "asked": "at least 90 % slower" if name == "planted" else "at most 5 % told apart",
-                "measured": f"{100 * told / comparisons:.1f} %",
-                "verdicts": ", ".join(f"{number} {verdict}" for verdict, number in said.most_common()),
+                "required": "at least 90 % slower" if name == "planted" else "at most 5 % different",
+                "measured": f"{100 * claims / comparisons:.1f} %",
+                "verdicts": ", ".join(f"{number} {verdict}" for verdict, number in verdicts.most_common()),
                 "seconds": f"{statistics.median(seconds for _, seconds in judged):.1f}",
             }
         )
     return rows
 
 
-def timed(processes: list[dict[str, Any]]) -> list[dict[str, str]]:
+def tabulate_timers(processes: list[dict[str, Any]]) -> list[dict[str, str]]:
     rows = []
     for name in processes[0]["timers"]:
         taken = [process["timers"][name] for process in processes]

@@ -1,10 +1,13 @@
 """Regenerate the reports of this folder with the commands that its index lists.
 
-python reports/make_reports.py [--cuda] [NAME ...]
+python reports/make_reports.py [--cuda] [--render] [NAME ...]
+
+With --render, comparisons are not measured again: their pages are written from the numbers in their JSON files.
 """
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -12,6 +15,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from gradprobe.analysis.comparison_outcome import parse_outcome
+from gradprobe.report.formats.registry import find_format, save_report
+from gradprobe.report.formats.rendered import RenderOptions
 
 HERE = Path(__file__).parent
 
@@ -63,7 +70,7 @@ ON_A_GPU = (
 
 def main(words: Sequence[str]) -> None:
     """Regenerate the named reports, or all of them, and the index."""
-    names = [word for word in words if word != "--cuda"]
+    names = [word for word in words if not word.startswith("--")]
     wanted = ON_A_GPU if "--cuda" in words else REPORTS
     unknown = set(names) - {report.name for report in wanted}
     if unknown:
@@ -71,12 +78,23 @@ def main(words: Sequence[str]) -> None:
     for report in wanted:
         if names and report.name not in names:
             continue
+        if "--render" in words and (HERE / f"{report.name}.json").exists():
+            render_comparison(report.name)
+            continue
         with tempfile.TemporaryDirectory() as folder:
             for command in report.commands:
-                words = shlex.split(command.format(out=HERE / report.name, tmp=folder))
-                print(f"$ {shlex.join(words)}", flush=True)
-                subprocess.run([sys.executable, "-m", *words], cwd=HERE.parent, check=True, stdout=subprocess.DEVNULL)
+                call = shlex.split(command.format(out=HERE / report.name, tmp=folder))
+                print(f"$ {shlex.join(call)}", flush=True)
+                subprocess.run([sys.executable, "-m", *call], cwd=HERE.parent, check=True, stdout=subprocess.DEVNULL)
     (HERE / "README.md").write_text(index(), encoding="utf-8")
+
+
+def render_comparison(name: str) -> None:
+    """Write the pages and pictures of a comparison again from the numbers in its JSON file."""
+    saved = HERE / f"{name}.json"
+    outcome = parse_outcome(json.loads(saved.read_text(encoding="utf-8")), saved.name)
+    for suffix, format_, charts in ((".html", "html", None), (".md", "markdown", "svg")):
+        save_report(outcome, HERE / f"{name}{suffix}", find_format(format_), RenderOptions(charts=charts), force=True)
 
 
 def index() -> str:

@@ -28,7 +28,8 @@ def modes() -> Modes:
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
 
-def test_they_are_subclasses_with_the_same_signatures() -> None:
+def test_subclasses_with_same_signatures() -> None:
+    """The drop-ins are subclasses of PyTorch's with the same signatures."""
     for name in ("no_grad", "enable_grad", "set_grad_enabled", "inference_mode"):
         own, theirs = getattr(gradprobe, name), getattr(torch, name)
         assert issubclass(own, theirs)
@@ -57,7 +58,9 @@ def test_blocks_functions_and_generators_run_in_the_mode(make: Callable[[], Any]
     assert [(item, modes()) for item in generator()] == [(inside, (True, False))] * 2
 
 
-def test_brackets_are_optional_where_pytorch_has_them_optional() -> None:
+def test_optional_parentheses() -> None:
+    """Parentheses are optional where PyTorch allows it."""
+
     @gradprobe.no_grad
     def without() -> Modes:
         return modes()
@@ -77,7 +80,8 @@ def test_brackets_are_optional_where_pytorch_has_them_optional() -> None:
     assert asyncio.run(inferring()) == (False, True)
 
 
-def test_a_plain_call_of_set_grad_enabled_changes_the_mode() -> None:
+def test_plain_call_sets_mode() -> None:
+    """A plain call of ``set_grad_enabled`` changes the mode."""
     gradprobe.set_grad_enabled(False)
     assert modes() == (False, False)
     gradprobe.set_grad_enabled(True)
@@ -85,7 +89,8 @@ def test_a_plain_call_of_set_grad_enabled_changes_the_mode() -> None:
 
 
 @form
-def test_a_decorated_coroutine_holds_the_mode_and_no_other_task_does(make: Callable[[], Any], inside: Modes) -> None:
+def test_coroutine_mode_is_task_local(make: Callable[[], Any], inside: Modes) -> None:
+    """A decorated coroutine runs in the mode, and no other task does."""
     seen: list[Modes] = []
 
     @make()
@@ -112,7 +117,8 @@ def test_a_decorated_coroutine_holds_the_mode_and_no_other_task_does(make: Calla
 
 
 @form
-def test_a_decorated_asynchronous_generator_keeps_its_protocol(make: Callable[[], Any], inside: Modes) -> None:
+def test_async_generator_protocol(make: Callable[[], Any], inside: Modes) -> None:
+    """A decorated async generator keeps its protocol."""
     ended: list[str] = []
 
     @make()
@@ -141,7 +147,9 @@ def test_a_decorated_asynchronous_generator_keeps_its_protocol(make: Callable[[]
     assert ended == [f"{inside}"]
 
 
-def test_cancelling_and_failing_coroutines_leave_the_mode_as_it_was() -> None:
+def test_cancelled_coroutine_restores_mode() -> None:
+    """Cancelled and failing coroutines restore the mode."""
+
     @gradprobe.no_grad()
     async def waits() -> None:
         try:
@@ -167,7 +175,9 @@ def test_cancelling_and_failing_coroutines_leave_the_mode_as_it_was() -> None:
     assert modes() == (True, False)
 
 
-def test_in_a_recording_a_decorated_coroutine_shows_its_own_line_and_task() -> None:
+def test_coroutine_line_and_task() -> None:
+    """A decorated coroutine is recorded with its own line and task."""
+
     @gradprobe.no_grad()
     async def endpoint() -> None:
         await asyncio.sleep(0)
@@ -185,7 +195,9 @@ def test_in_a_recording_a_decorated_coroutine_shows_its_own_line_and_task() -> N
     assert len(regions) == 4, "each of the two coroutines ran in two steps"
 
 
-def test_managers_in_other_threads_are_recorded_with_their_threads() -> None:
+def test_threads_recorded() -> None:
+    """Blocks in other threads are recorded with their threads."""
+
     def work() -> None:
         with gradprobe.inference_mode():
             pass
@@ -198,7 +210,9 @@ def test_managers_in_other_threads_are_recorded_with_their_threads() -> None:
     assert list(recording.regions["thread"]) == ["one", "two", "one #2"]
 
 
-def test_a_thread_of_an_earlier_recording_is_none_of_a_later_ones() -> None:
+def test_thread_of_earlier_recording() -> None:
+    """A thread of an earlier recording is not a thread of a later one."""
+
     def work() -> None:
         with torch.no_grad():
             pass

@@ -1,4 +1,4 @@
-"""The table of a comparison: a row per workload and mode."""
+"""Table of a comparison, with one row per workload and mode."""
 
 from __future__ import annotations
 
@@ -33,16 +33,18 @@ COMPARISON_COLUMNS = [
 
 
 def build_comparison_table(outcome: ComparisonOutcome) -> pd.DataFrame:
-    """Median time of a call in nanoseconds, ratio to `no_grad` with its 95 per cent interval, verdict, and what one call
-    makes PyTorch do; NaN where something was not measured."""
+    """Build the table: times in nanoseconds per call, ratios to `no_grad`, verdicts, and counts of one call.
+
+    Numbers that were not measured are NaN.
+    """
     rows = [
         {
-            "workload": compared.workload,
-            "explained": compute_explained_share(compared, arm),
+            "workload": result.workload,
+            "explained": compute_explained_share(result, arm),
             **{field.name: getattr(arm, field.name) for field in dataclasses.fields(arm)},
         }
-        for compared in outcome.workloads
-        for arm in compared.arms
+        for result in outcome.workloads
+        for arm in result.arms
     ]
     table: pd.DataFrame = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
     return table

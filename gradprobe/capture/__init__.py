@@ -1,1 +1,1 @@
-"""Everything that touches the insides of PyTorch: observation of modes, operators, graphs and compilations."""
+"""Observation of PyTorch: everything that touches its modes, operators, graphs and compilations."""

@@ -1,4 +1,4 @@
-"""Features of PyTorch and Python that gradprobe builds on, and the consequence of each that is missing."""
+"""Features of PyTorch and Python that gradprobe builds on, and the consequences of missing ones."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def has_torch_name(name: str) -> bool:
 
 
 def recompiles_under_dispatch_mode() -> bool:
-    """Return whether ``torch.compile`` compiles again under any dispatch mode, ignoring what the mode declares."""
+    """Return whether ``torch.compile`` compiles again under any dispatch mode, even a declared observer."""
     return not has_torch_name("torch.utils._python_dispatch.is_in_any_mode_without_ignore_compile_internals")
 
 

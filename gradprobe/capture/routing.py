@@ -74,7 +74,7 @@ class Router:
         """Deliver the events that are in the queue; ``close_tallies`` adds the operators since the last event."""
         pop = self._queue.popleft
         blocks: list[EventBlock] = []
-        # Events that arrive meanwhile wait for the next round, or this one might never end.
+        # Events that arrive during this round wait for the next one, or this one might never end.
         left = len(self._queue)
         while left:
             events = [pop() for _ in range(min(left, _CHUNK))]

@@ -154,7 +154,7 @@ class Session:
             return self._router.register(sink)
 
     def begin_call(self, level: str) -> None:
-        """Begin a probed call in this thread, whose events are recorded at ``level``."""
+        """Begin a probed call in this thread, and record its events at ``level``."""
         with self.lock:
             calls = self._demand.calls
             calls[level] += 1

@@ -1,4 +1,4 @@
-"""The background thread that carries events away, and the pace that it holds the user's program to."""
+"""The background thread that empties the queue, and the wait of threads that fill it too fast."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class WriterThread:
             _thread.start_new_thread(self._write, ())
 
     def wait(self) -> None:
-        """Keep a thread of the program waiting until most of the backlog is gone."""
+        """Block the calling thread until most of the backlog is written."""
         # One long wait now and then: two threads that pass the interpreter lock back and forth make little progress.
         for _ in range(100):
             time.sleep(0.002)

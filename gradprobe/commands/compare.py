@@ -104,7 +104,7 @@ def execute(options: argparse.Namespace) -> int:
     for path in options.output:
         used = registry.find_format_of_path(path, registry.COMPARISON_FORMATS)
         for file in registry.save_report(
-            comparison.outcome, path, used, RenderOptions(charts=options.charts), force=options.force
+            comparison._outcome, path, used, RenderOptions(charts=options.charts), force=options.force
         ):
             print_message(f"wrote {file}")
     print(comparison)
@@ -134,7 +134,7 @@ def _measure(options: argparse.Namespace) -> Comparison:
         instructions=options.instructions,
     )
     with _Progress() as update:
-        return compare_sources(_list_sources(options), settings, tell=update)
+        return compare_sources(_list_sources(options), settings, on_progress=update)
 
 
 def _list_sources(options: argparse.Namespace) -> list[WorkloadSource]:

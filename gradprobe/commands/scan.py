@@ -45,7 +45,9 @@ def execute(options: argparse.Namespace) -> int:
     code = findings_output.report_findings(options, findings)
     for problem in seen.unreadable:
         print_message(f"not read: {problem}")
-    print_message(f"{pluralize(seen.files, 'file')} scanned, {pluralize(len(seen.manager_uses), 'context manager')} found")
+    print_message(
+        f"{pluralize(seen.files, 'file')} scanned, {pluralize(len(seen.manager_uses), 'context manager')} found"
+    )
     return code
 
 

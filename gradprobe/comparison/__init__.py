@@ -1,1 +1,1 @@
-"""One workload under several modes: timed side by side, accounted for, and explained."""
+"""Comparison of modes: a workload is timed under each, its operations are counted, and differences are explained."""

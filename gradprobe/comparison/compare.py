@@ -1,22 +1,17 @@
-"""`compare`: from a target and settings to a ``Comparison``."""
+"""``compare``: measures a call under several modes and returns a ``Comparison``."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import pickle
-import random
+import inspect
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.comparison import measured_modes
@@ -25,9 +20,9 @@ from gradprobe.comparison.experiment import Experiment, MeasuredWorkload, Progre
 from gradprobe.comparison.measure.bench import Bench
 from gradprobe.comparison.measure.call_timer import make_call_timer
 from gradprobe.comparison.settings import DEFAULT_PROCESSES, ComparisonSettings, validate_settings
-from gradprobe.comparison.state.reachable import ReachableState
+from gradprobe.comparison.surroundings import keep_generators, read_surroundings, reset_modes
 from gradprobe.comparison.verdicts import fit_mechanism_costs, judge_workload
-from gradprobe.comparison.workers import instruction_counts as machine_instructions
+from gradprobe.comparison.workers.instruction_counts import count_instructions
 from gradprobe.comparison.workers.worker_handles import (
     InProcessWorker,
     SubprocessWorker,
@@ -36,11 +31,10 @@ from gradprobe.comparison.workers.worker_handles import (
     check_not_measuring,
     open_sources,
 )
+from gradprobe.comparison.workloads.call_arguments import merge_keywords
+from gradprobe.comparison.workloads.pickling import pickle_call
 from gradprobe.comparison.workloads.sources import WorkloadSource, bind_call
-from gradprobe.environment import environment
 from gradprobe.errors import GradprobeError
-
-MAX_PICKLED_BYTES = 1 << 30
 
 
 def compare(
@@ -53,52 +47,98 @@ def compare(
     seed: int = 0,
     processes: int = DEFAULT_PROCESSES,
     instructions: bool = False,
-    **kwargs: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    **keywords: Any,
 ) -> Comparison:
-    """Measures ``fn(*args, **kwargs)`` under each mode, and says which is faster, by how much, and why.
+    """Measure a call under several modes: which is faster, by how much, and why.
 
-    ``modes`` are among "grad", "no_grad", "inference_mode" and "inference_mode+parameters" (copies of the modules, made in
-    inference mode); `no_grad` is always measured. ``precision`` is half the width of a 95 per cent interval, as a share, at
-    which measuring stops; ``budget_s`` the seconds after which it stops anyway, counted from when processes have started.
-    ``device`` names where the work runs if that is no CPU; the inputs must be there. With ``instructions``
-    those of one call are counted by valgrind afterwards, in a process and in time of its own.
+    The call is ``fn(*args, **kwargs, **keywords)``. It is measured in fresh processes if it can be pickled. Functions of a
+    script or a notebook, nested functions and lambdas cannot; they are measured in the current process, and the result
+    says so. Afterwards random generators and the inputs are as they were before, even if ``fn`` changes them.
 
-    The call is measured in ``processes`` fresh processes where it can be pickled for them, which functions of a script or
-    a notebook and lambdas cannot; in this one otherwise, and the result says so. Afterwards random generators are as they
-    were, and so are the inputs, if ``fn`` changes them.
+    ``precision`` and ``budget_s`` correspond to ``threshold`` and ``max_run_time`` of
+    :meth:`torch.utils.benchmark.Timer.adaptive_autorange`: measuring stops when the result is precise enough, at the latest
+    when the time is over. ``precision`` bounds the half-width of the confidence interval of a *ratio* of two modes, where
+    ``threshold`` bounds the interquartile range of one time; ``budget_s`` is for all modes and processes together. There
+    is no ``min_run_time``, because each process always has three turns if the budget allows them.
 
-    Raises ``GradprobeError`` for what cannot be called and for settings that cannot be. A mode in which ``fn`` fails is a
-    result: its verdict is "unusable", with the error.
+    Args:
+        fn: function, module or other callable to measure.
+        *args: positional arguments of ``fn``.
+        modes: modes among "grad", "no_grad", "inference_mode" and "inference_mode+parameters" (default: the first three).
+            The last one calls copies of the modules whose parameters are inference tensors. `no_grad` is the baseline and
+            is always measured.
+        device: device on which the call runs, for timing by events of its stream (default: the CPU). The inputs must be
+            there already.
+        precision: half-width of the 95 % interval of each ratio at which measuring stops, as a share (default: 0.02, for
+            +-2 %).
+        budget_s: maximum measuring time in seconds, counted from when the processes have started (default: 26).
+        seed: seed of the random generators before each call, of the order of modes and of the bootstrap (default: 0).
+        processes: number of fresh processes (default: 5). With 1 the call is measured in the current process.
+        instructions: count the machine instructions of one call as well, by valgrind in a process of its own, after and
+            in addition to ``budget_s`` (default: False).
+        kwargs: keyword arguments of ``fn`` as a mapping, for arguments with the name of one of the parameters above
+            (default: none). ``functools.partial`` does the same.
+        **keywords: further keyword arguments of ``fn``.
+
+    Returns:
+        A :class:`Comparison`. A mode in which ``fn`` fails has the verdict "unusable" and its error in the table.
+
+    Raises:
+        GradprobeError: if ``fn`` is not callable, an argument is invalid, or a keyword could be meant for ``fn`` as well
+            as for ``compare``.
+
+    Example::
+
+        comparison = gradprobe.compare(model, x, modes=("no_grad", "inference_mode"), budget_s=10)
+        print(comparison)
+        gradprobe.compare(torch.zeros, 1000, kwargs={"device": "cpu"})
     """
     if not callable(fn):
-        raise GradprobeError(f"compare needs something to call, not a {type(fn).__name__}; give compare(model, x)")
-    settings = validate_settings(
-        modes=modes, device=device, precision=precision, budget_s=budget_s, seed=seed, processes=processes,
-        threads=torch.get_num_threads(), instructions=instructions,
-    )  # fmt: skip
+        raise GradprobeError(f"fn must be callable, got {type(fn).__name__}; call compare(model, x)")
+    own = {
+        "modes": modes,
+        "device": device,
+        "precision": precision,
+        "budget_s": budget_s,
+        "seed": seed,
+        "processes": processes,
+        "instructions": instructions,
+    }
+    defaults = inspect.signature(compare).parameters
+    given = [
+        name for name, value in own.items() if value is not defaults[name].default and value != defaults[name].default
+    ]
+    arguments = merge_keywords(fn, args, kwargs, keywords, given=given)
+    settings = validate_settings(**own, threads=torch.get_num_threads())
     with tempfile.TemporaryDirectory(prefix="gradprobe-") as folder:
-        source, reason = _pickled(Path(folder) / "call.pickle", fn, args, kwargs)
-        if source is not None and settings.processes > 1:
-            try:
-                compared = compare_sources([source], settings)
-                failure = _failure(compared)
-                if not failure:
-                    return compared
-                reason = f"in another process, which imports it anew, it fails ({failure})"
-            except _Unreachable as error:
-                reason = f"another process could not take it up ({error})"
-        return _here(fn, args, kwargs, settings, reason)
+        source, reason = pickle_call(Path(folder) / "call.pickle", fn, args, arguments)
+        if source is not None:
+            reason = "processes=1 was requested"
+            if settings.processes > 1:
+                try:
+                    comparison = compare_sources([source], settings)
+                    failure = _find_failure(comparison)
+                    if not failure:
+                        return comparison
+                    reason = f"it fails in another process, which imports it again ({failure})"
+                except _WorkerUnusableError as error:
+                    reason = f"another process could not open it ({error})"
+        return _compare_in_process(fn, args, arguments, settings, reason)
 
 
-def _failure(compared: Comparison) -> str:
-    """Why it runs in no mode, if it does not. Here it may: modules may hold what the program has put there since."""
-    (workload,) = compared.outcome.workloads
+def _find_failure(comparison: Comparison) -> str:
+    """Return the error of a call that fails in all modes.
+
+    In the current process it may succeed: the program may have put something into its modules since they were imported.
+    """
+    (workload,) = comparison._outcome.workloads
     errors = [arm.error for arm in workload.arms]
-    has_died = any(error in workload.notes for error in errors)  # as it would take this process with it
+    has_died = any(error in workload.notes for error in errors)  # it would end this process as well
     return errors[0] if all(errors) and not has_died else ""
 
 
-class _Unreachable(GradprobeError):  # noqa: N818 -- a reason more than an error
+class _WorkerUnusableError(GradprobeError):
     """The target cannot be opened in a fresh process."""
 
 
@@ -106,36 +146,34 @@ def compare_sources(
     sources: Sequence[WorkloadSource],
     settings: ComparisonSettings,
     *,
-    tell: ProgressCallback = lambda what, share: None,
+    on_progress: ProgressCallback = lambda step, share: None,
 ) -> Comparison:
-    """Measures the workloads of all sources in fresh processes."""
+    """Measure the workloads of all sources in fresh processes."""
     check_not_measuring()
-    surroundings = _surroundings(settings)
-    tell("starting processes", 0.0)
+    surroundings = read_surroundings(settings)
+    on_progress("starting processes", 0.0)
     with contextlib.ExitStack() as stack:
-        crew: list[Worker] = []
-        started = []
+        workers = []
         for number in range(settings.processes):
-            member = SubprocessWorker(
+            worker = SubprocessWorker(
                 number, modes=settings.modes, seed=settings.seed, device=settings.device, threads=settings.threads
             )
-            stack.callback(member.close)
-            started.append(member)
+            stack.callback(worker.close)
+            workers.append(worker)
         names: list[str] = []
-        for member in started:
+        for worker in workers:
             try:
-                surroundings["torch_threads"] = member.wait_until_ready()
-                names = open_sources(member, sources)
-            except WorkerDied as loss:
-                raise _Unreachable(f"it cannot be measured: {loss} while it was imported") from None
+                surroundings["torch_threads"] = worker.wait_until_ready()
+                names = open_sources(worker, sources)
+            except WorkerDied as death:
+                raise _WorkerUnusableError(f"cannot measure it: {death} while it was imported") from None
             except GradprobeError as error:
-                raise _Unreachable(str(error)) from None
-            crew.append(member)
-        outcome = _outcome(crew, names, settings, surroundings, (), sources=sources, tell=tell)
+                raise _WorkerUnusableError(str(error)) from None
+        outcome = _run_experiment(workers, names, settings, surroundings, (), sources=sources, on_progress=on_progress)
     return Comparison(outcome)
 
 
-def _here(
+def _compare_in_process(
     fn: Callable[..., object],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -145,34 +183,34 @@ def _here(
     workload = bind_call(fn, args, kwargs)
     bench = Bench(settings.modes, seed=settings.seed, timer=make_call_timer(settings.device))
     bench.add([workload])
-    note = f"measured in one process, because {reason}: how processes differ is not in the intervals"
-    with _generators_kept(), _modes_kept(), contextlib.closing(InProcessWorker(bench)) as here:
-        outcome = _outcome([here], [workload.name], settings, _surroundings(settings), (note,))
+    note = f"measured in one process, because {reason}: the intervals do not include differences between processes"
+    with keep_generators(), reset_modes(), contextlib.closing(InProcessWorker(bench)) as worker:
+        outcome = _run_experiment([worker], [workload.name], settings, read_surroundings(settings), (note,))
     return Comparison(outcome)
 
 
-def _outcome(
-    crew: Sequence[Worker],
+def _run_experiment(
+    workers: Sequence[Worker],
     names: Sequence[str],
     settings: ComparisonSettings,
     surroundings: dict[str, Any],
     notes: Sequence[str],
     *,
     sources: Sequence[WorkloadSource] = (),
-    tell: ProgressCallback = lambda what, share: None,
+    on_progress: ProgressCallback = lambda step, share: None,
 ) -> ComparisonOutcome:
     begun = time.monotonic()
-    experiment = Experiment(crew, settings, on_progress=tell)
-    found, mixtures = experiment.run(names)
+    experiment = Experiment(workers, settings, on_progress=on_progress)
+    workloads, mixtures = experiment.run(names)
     costs = fit_mechanism_costs(mixtures)
     managers = {arm: statistics.median(values) for arm, values in experiment.time_managers().items()}
     took = time.monotonic() - begun
     if settings.instructions:
-        tell("counting instructions", 1.0)
-        notes = [*notes, *_count_instructions(found, sources, settings)]
+        on_progress("counting instructions", 1.0)
+        notes = [*notes, *_add_instructions(workloads, sources, settings)]
     return ComparisonOutcome(
-        tuple(judge_workload(measured, settings, costs) for measured in found),
-        {**surroundings, "processes": len(crew)},
+        tuple(judge_workload(measured, settings, costs) for measured in workloads),
+        {**surroundings, "processes": len(workers)},
         {
             "modes": list(settings.modes),
             "precision": settings.precision,
@@ -180,7 +218,7 @@ def _outcome(
             "seed": settings.seed,
             "device": settings.device,
             "took_s": round(took, 1),
-            "warm_up_rounds": sum(_warm_up(measured) for measured in found),
+            "warm_up_rounds": sum(0 if one.facts is None else one.facts.warm_up_rounds for one in workloads),
         },
         {} if costs is None else dict(costs.ns),
         managers,
@@ -188,98 +226,15 @@ def _outcome(
     )
 
 
-def _count_instructions(
-    found: Sequence[MeasuredWorkload], sources: Sequence[WorkloadSource], settings: ComparisonSettings
+def _add_instructions(
+    workloads: Sequence[MeasuredWorkload], sources: Sequence[WorkloadSource], settings: ComparisonSettings
 ) -> list[str]:
-    """Adds the instructions of one call to each workload; a note where that could not be done."""
+    """Count the instructions of each workload. Return a note if that is not possible."""
     if not sources:
-        return ["instructions were not counted: that takes a process of its own, which this cannot be sent to"]
-    names = [measured.name for measured in found if not measured.crash]
-    counts, reason = machine_instructions.count_instructions(sources, names, settings)
-    for measured in found:
+        return ["instructions were not counted: the call cannot be sent to the process that this requires"]
+    counts, reason = count_instructions(
+        sources, [measured.name for measured in workloads if not measured.crash], settings
+    )
+    for measured in workloads:
         measured.instructions = counts.get(measured.name, {})
     return [f"instructions were not counted: {reason}"] if reason else []
-
-
-def _warm_up(measured: MeasuredWorkload) -> int:
-    return 0 if measured.facts is None else measured.facts.warm_up_rounds
-
-
-def _surroundings(settings: ComparisonSettings) -> dict[str, Any]:
-    known = environment()
-    if settings.device is not None and torch.device(settings.device).type == "cuda":
-        known["accelerator"] = torch.cuda.get_device_name(settings.device)
-    return {
-        **known,
-        "device": settings.device or "cpu",
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "cpu_governor": _governor(),
-        "garbage_collection": "off while timing, run before each turn",
-    }
-
-
-def _governor() -> str | None:
-    try:
-        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
-    except OSError:
-        return None
-
-
-def _pickled(
-    path: Path, fn: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[WorkloadSource | None, str]:
-    """The call in a file that another process can read, or why there is none."""
-    reason = _lost_by_pickling(list(ReachableState(partial(fn, *args, **kwargs)).tensors.values()))
-    if reason:
-        return None, reason
-    try:
-        data = pickle.dumps((fn, args, kwargs))
-    except Exception:
-        return (
-            None,
-            "it cannot be sent to another: a lambda, a function inside another, or arguments that do not pickle",
-        )
-    if len(data) > MAX_PICKLED_BYTES:
-        return None, f"its {len(data) >> 20} MiB would be there once for each process"
-    if b"__main__" in data:
-        return (
-            None,
-            "it is defined in the program that runs; put it in a module of its own to have it measured in several",
-        )
-    path.write_bytes(data)
-    return WorkloadSource("pickle", str(path)), "processes=1 was asked for"
-
-
-def _lost_by_pickling(tensors: Sequence[Tensor]) -> str:
-    """What a copy in another process would not have of these tensors, and would be measured without."""
-    if any(tensor.is_inference() for tensor in tensors):
-        return "its inference tensors would be normal ones in another"
-    if any(tensor.is_leaf and tensor.grad is not None for tensor in tensors):
-        return "gradients are not sent to another; clear them to have it measured in several"
-    places = [
-        t.untyped_storage().data_ptr() for t in tensors if t.layout is torch.strided and not t.is_meta and t.numel()
-    ]
-    if len(set(places)) < len(places):
-        return "its tensors share memory, which they would not in another"
-    return ""
-
-
-@contextlib.contextmanager
-def _generators_kept() -> Iterator[None]:
-    """The random generators of the program, as they were."""
-    state, numpy = random.getstate(), sys.modules.get("numpy")
-    drawn = numpy.random.get_state() if numpy is not None else None
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(state)
-        if numpy is not None:
-            numpy.random.set_state(drawn)
-
-
-@contextlib.contextmanager
-def _modes_kept() -> Iterator[None]:
-    """Normal modes inside, whatever the caller's: an outer inference mode would reach into every arm."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield

@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from gradprobe.comparison import measured_modes
-from gradprobe.comparison.measure.bench_protocol import BenchProtocol, PreparationFacts
+from gradprobe.comparison.measure.bench_protocol import BenchProtocol, CountingPass, PreparationFacts
 from gradprobe.comparison.settings import ComparisonSettings
 from gradprobe.comparison.stats.intervals import Estimate, compute_log_ratios, estimate_ratio
 from gradprobe.comparison.workers.worker_handles import Worker, WorkerDied
 from gradprobe.errors import GradprobeError
 
 TURN_S: Final = 0.06
-"""Seconds that one worker measures before the next takes its turn: short turns expose all workers to the same conditions
-of the machine."""
+"""Seconds of one turn of a worker. Short turns expose all workers to the same conditions of the machine."""
 MIN_TURNS: Final = 3
 MIN_ROUNDS: Final = 8
 FITTING_BUDGET_SHARE: Final = 0.25
@@ -37,7 +36,7 @@ Answer = TypeVar("Answer")
 
 @dataclass
 class MeasuredWorkload:
-    """One workload: the facts of its preparation, and its times by worker."""
+    """Measurements of one workload: the facts of its preparation, and its times by worker."""
 
     name: str
     facts: PreparationFacts | None = None
@@ -199,9 +198,21 @@ class Experiment:
             measured.notes.append("takes so long that the budget allowed no counting pass; increase budget_s")
             return
         self._report_progress(f"counting {measured.name}")
-        measured.mechanisms = self._ask(number, lambda bench: bench.mechanisms(measured.name)) or {}
-        if number in self._workers:
-            measured.account = self._ask(number, lambda bench: bench.account(measured.name)) or {}
+        measured.mechanisms = self._take_counts(
+            measured, "counts of mechanisms", self._ask(number, lambda bench: bench.mechanisms(measured.name))
+        )
+        measured.account = self._take_counts(
+            measured, "recording", self._ask(number, lambda bench: bench.account(measured.name))
+        )
+
+    def _take_counts(
+        self, measured: MeasuredWorkload, what: str, result: CountingPass | None
+    ) -> dict[str, dict[str, Any]]:
+        """Return the counts of a pass, and note in which modes it failed and why."""
+        if result is None:
+            return {}
+        measured.notes += [f"has no {what} under {arm}: {error}" for arm, error in result.errors.items()]
+        return result.counts
 
     def _measure_mixtures(self) -> list[MeasuredWorkload]:
         """Measure each mixture in one worker: differences between workers average out over the mixtures."""
@@ -226,7 +237,8 @@ class Experiment:
         mixture.facts = self._ask(number, lambda bench: bench.prepare(name, warm_up_s=MIXTURE_S / 3))
         if not mixture.arms:
             return None
-        mixture.mechanisms = self._ask(number, lambda bench: bench.mechanisms(name)) or {}
+        counts = self._ask(number, lambda bench: bench.mechanisms(name))
+        mixture.mechanisms = self._take_counts(mixture, "counts of mechanisms", counts)
         times = self._ask_times(number, name, seconds=MIXTURE_S, rounds=MIXTURE_ROUNDS)
         if times is None:
             return None

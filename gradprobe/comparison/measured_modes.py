@@ -1,4 +1,4 @@
-"""The arms of a comparison: under which manager a workload runs, and how it is prepared."""
+"""Arms of a comparison: the modes, and the control, which measures the baseline a second time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MODES: Final = (GRAD, NO_GRAD, INFERENCE, INFERENCE_PARAMETERS)
 DEFAULT_MODES: Final = (GRAD, NO_GRAD, INFERENCE)
 BASELINE: Final = NO_GRAD
 CONTROL: Final = "no_grad again"
-"""The baseline a second time: what it differs from itself by is what the machine does to a measurement."""
+"""Arm that measures the baseline a second time. Its difference to the baseline shows what the machine adds."""
 
 
 def make_mode_context(arm: str) -> AbstractContextManager[object]:
-    """A fresh manager for an arm. Gradients are switched on for `grad`, wherever the comparison was called from."""
+    """Return a new context manager for an arm. That of `grad` enables grad regardless of the caller's grad mode."""
     if arm in (NO_GRAD, CONTROL):
         return torch.no_grad()
     if arm == GRAD:
@@ -30,15 +30,17 @@ def make_mode_context(arm: str) -> AbstractContextManager[object]:
 
 
 def validate_modes(modes: object) -> tuple[str, ...]:
-    """The modes asked for, the baseline among them. Raises ``GradprobeError`` for what is no mode."""
+    """Return the modes in their order, the baseline among them. Raises ``GradprobeError`` for unknown ones."""
     if isinstance(modes, str):
         modes = modes.split(",")
+    choices = ", ".join(MODES)
     try:
-        asked = tuple(dict.fromkeys(modes))  # type: ignore[call-overload]
+        requested = tuple(dict.fromkeys(modes))  # type: ignore[call-overload]
     except TypeError:
-        raise GradprobeError(f"modes={modes!r} is not a list of modes; choose among {', '.join(MODES)}") from None
-    unknown = [mode for mode in asked if mode not in MODES]
-    if unknown or not asked:
-        named = f"{unknown[0]!r} is no mode" if unknown else "no mode was named"
-        raise GradprobeError(f"{named}; choose among {', '.join(MODES)}")
-    return tuple(mode for mode in MODES if mode in asked or mode == BASELINE)
+        raise GradprobeError(f"modes must be a list of modes, got {modes!r}; use {choices}") from None
+    if not requested:
+        raise GradprobeError(f"modes must not be empty; use one of {choices}")
+    unknown = [mode for mode in requested if mode not in MODES]
+    if unknown:
+        raise GradprobeError(f"unknown mode {unknown[0]!r}; use one of {choices}")
+    return tuple(mode for mode in MODES if mode in requested or mode == BASELINE)

@@ -1,4 +1,4 @@
-"""What a comparison was asked to do, checked."""
+"""Validated settings of a comparison."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from gradprobe.errors import GradprobeError
 
 DEFAULT_PROCESSES = 5
 BASE_BUDGET_S, WORKLOAD_BUDGET_S = 20.0, 6.0
+"""Default budget in seconds: a base for all workloads, and a part for each."""
 
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """``budget_s`` is seconds for all workloads, after processes have started; ``precision`` half the width of an interval,
-    as a share."""
+    """Settings of a comparison."""
 
     modes: tuple[str, ...] = measured_modes.DEFAULT_MODES
     precision: float = 0.02
+    """Half-width of the intervals at which measuring stops, as a share."""
     budget_s: float | None = None
+    """Maximum number of seconds for all workloads, counted from when the processes have started."""
     seed: int = 0
     device: str | None = None
     processes: int = DEFAULT_PROCESSES
@@ -29,23 +31,25 @@ class ComparisonSettings:
     instructions: bool = False
 
     def budget(self, workloads: int) -> float:
-        """Seconds in all; where none were given, enough for most machines to reach the precision."""
+        """Return the budget in seconds for a number of workloads.
+
+        The default one is enough for most machines to reach the precision.
+        """
         return self.budget_s if self.budget_s is not None else BASE_BUDGET_S + WORKLOAD_BUDGET_S * workloads
 
 
 def validate_settings(**given: Any) -> ComparisonSettings:
-    """The settings from what a user gave. Raises ``GradprobeError`` for what cannot be."""
-    settings = ComparisonSettings(
-        **{**given, "modes": measured_modes.validate_modes(given.get("modes", measured_modes.DEFAULT_MODES))}
-    )
+    """Return the settings from a user's values. Raises ``GradprobeError`` for invalid ones."""
+    modes = measured_modes.validate_modes(given.get("modes", measured_modes.DEFAULT_MODES))
+    settings = ComparisonSettings(**{**given, "modes": modes})
     if not _is_number(settings.precision) or not 0 < settings.precision < 1:
-        raise GradprobeError(f"precision={settings.precision!r} is no share; give one such as 0.02 for two per cent")
+        raise GradprobeError(f"precision must be between 0 and 1 (0.02 means +-2 %), got {settings.precision!r}")
     if settings.budget_s is not None and not (_is_number(settings.budget_s) and settings.budget_s > 0):
-        raise GradprobeError(f"budget_s={settings.budget_s!r} leaves no time; give a number of seconds above 0")
+        raise GradprobeError(f"budget_s must be a number of seconds above 0, got {settings.budget_s!r}")
     for name, least, most in (("processes", 1, 1000), ("threads", 1, 2**31 - 1), ("seed", 0, 2**64 - 1)):
         value = getattr(settings, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most):
-            raise GradprobeError(f"{name}={value!r} cannot be; give a whole number of {least} to {most}")
+            raise GradprobeError(f"{name} must be an integer from {least} to {most}, got {value!r}")
     if settings.device is not None:
         _check_device(settings.device)
     return replace(
@@ -67,6 +71,4 @@ def _check_device(name: str) -> None:
         torch.empty(1, device=name).fill_(0.0).item()
     except Exception as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise GradprobeError(
-            f"device {name!r} cannot be used here: {line}; leave it out to measure on the CPU"
-        ) from None
+        raise GradprobeError(f"cannot use device {str(name)!r}: {line}; omit it to measure on the CPU") from None

@@ -57,7 +57,7 @@ def test_the_charts_are_drawn_and_the_verdict_comes_first(visit: Visit, recorded
     first = page.locator("main p").first
     assert "of thread time" in first.inner_text() or first.inner_text().startswith("Of ")
     page = visit(compared)
-    assert "inference_mode saves 10.0 per cent" in page.locator(".verdict").inner_text()
+    assert "inference_mode is 10.0 % faster" in page.locator(".verdict").inner_text()
     assert page.locator("figure[data-chart=ratios] svg.marks").is_visible()
     assert page.locator("figure[data-chart=processes] svg.marks").count() == 0, "it is drawn when it is asked for"
     page.get_by_text("Ratios by process").click()

@@ -1,4 +1,4 @@
-"""Other versions of PyTorch lack some of what is used: each part is taken away in turn, and the program goes on."""
+"""Recording without features that other versions of PyTorch lack; each is removed in turn."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def test_without_an_optional_part_of_pytorch_operators_are_recorded(name: str, t
 
 
 @pytest.mark.parametrize("name", REQUIRED_FOR_OPS)
-def test_without_a_needed_part_level_ops_is_refused_by_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ops_refused_without_required_feature(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a required feature, level ops is refused with its name."""
     owner = torch.autograd if ".autograd." in name else torch._C
     monkeypatch.delattr(owner, name.rsplit(".", 1)[1])
     with pytest.raises(gradprobe.GradprobeError, match=f"{name}.*use level 'graph'"):
@@ -72,16 +73,16 @@ assert seen.unread and "at least 0 bytes saved" in str(seen)
 """
 
 
-def test_what_nodes_saved_is_missing_and_not_nothing_where_pytorch_does_not_show_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_saved_bytes_missing_not_zero(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Saved bytes are missing, not zero, if PyTorch does not show saved tensors."""
     done = python("-c", WITHOUT_SAVED, cwd=tmp_path)
     assert done.returncode == 0, done.stderr.decode()
     told = refused(capsys, "check", str(tmp_path / "saved.gradprobe"), "--max-saved-bytes", "8")
     assert "cannot check --max-saved-bytes: the recorded torch does not expose saved tensors" in told
 
 
-def test_a_budget_for_what_is_saved_fails_where_pytorch_does_not_show_it(tmp_path: Path) -> None:
+def test_saved_bytes_budget_without_feature(tmp_path: Path) -> None:
+    """A budget for saved bytes fails if PyTorch does not show saved tensors."""
     (tmp_path / "conftest.py").write_text(
         "import torch\nif hasattr(torch._C._autograd.SavedTensor, 'data'):\n    del torch._C._autograd.SavedTensor.data\n"
     )
@@ -93,16 +94,16 @@ def test_a_budget_for_what_is_saved_fails_where_pytorch_does_not_show_it(tmp_pat
     assert done.returncode == 1
 
 
-def test_debug_says_what_follows_from_a_part_that_is_not_there(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_debug_shows_consequence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """``gradprobe debug`` shows the consequence of a missing feature."""
     monkeypatch.delattr(torch, "accelerator", raising=False)
     main(["debug"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("torch.accelerator")]
     assert "no: device time is not measured" in line
 
 
-def test_the_page_on_versions_lists_every_part() -> None:
+def test_versions_page_is_complete() -> None:
+    """The page on versions lists every feature with its consequence."""
     page = (Path(__file__).parents[2] / "docs" / "versions.md").read_text()
     for name, without in OPTIONAL_TORCH_FEATURES.items():
         assert f"| `{name}` | {without} |" in page

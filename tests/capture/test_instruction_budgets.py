@@ -1,4 +1,4 @@
-"""What the hooks cost in machine instructions stays within its budgets, whatever else the machine does."""
+"""Costs of the hooks in machine instructions, which do not depend on the load of the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "instructions.py"
     sys.version_info[:2] != (3, 11) or not torch.__version__.startswith("2.13."),
     reason="the budgets are those of Python 3.11 and torch 2.13",
 )
-def test_blocks_and_operators_take_no_more_instructions_than_budgeted():
+def test_instruction_budgets():
+    """Blocks and operators take no more instructions than their budgets allow."""
     done = subprocess.run([sys.executable, BENCHMARK, "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "with inference_mode()" in done.stdout

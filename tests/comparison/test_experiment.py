@@ -1,4 +1,4 @@
-"""With a clock that only the workload moves, every number of a comparison is known beforehand."""
+"""Comparisons with a clock that only the workload moves, so that every number is known beforehand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradprobe.analysis.comparison_outcome import ComparisonOutcome, parse_outcome
+from gradprobe.analysis.comparison_json import parse_outcome
+from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.comparison import measured_modes
 from gradprobe.comparison.comparison_result import Comparison
 from gradprobe.comparison.experiment import Experiment, MeasuredWorkload
@@ -22,12 +23,13 @@ from gradprobe.comparison.settings import ComparisonSettings
 from gradprobe.comparison.verdicts import judge_workload
 from gradprobe.comparison.workers.worker_handles import InProcessWorker, WorkerDied
 from gradprobe.comparison.workloads.workload import Workload
+from gradprobe.errors import GradprobeError
 
 COST_NS = {"grad": 1500, "no_grad": 1000, "inference_mode": 900}
 
 
 class Time:
-    """Nanoseconds that pass only by ``spend``, and seconds of a budget that pass with every look."""
+    """Clock whose nanoseconds pass only by ``spend``, and whose budget seconds pass with every reading."""
 
     def __init__(self) -> None:
         self.ns = 0
@@ -50,19 +52,19 @@ def mode() -> str:
 
 
 def comparison(call: Callable[[], object], time: Time, **settings: Any) -> Comparison:
-    asked = ComparisonSettings(**{"budget_s": 3.0, "precision": 0.02, **settings})
-    bench = Bench(asked.modes, seed=asked.seed, timer=HostCallTimer(time.now))
+    chosen = ComparisonSettings(**{"budget_s": 3.0, "precision": 0.02, **settings})
+    bench = Bench(chosen.modes, seed=chosen.seed, timer=HostCallTimer(time.now))
     bench.add([Workload("work", lambda: call)])
-    experiment = Experiment([InProcessWorker(bench)], asked, now=time.seconds)
+    experiment = Experiment([InProcessWorker(bench)], chosen, now=time.seconds)
     found, _ = experiment.run(["work"])
     plain = {
-        "modes": list(asked.modes),
-        "precision": asked.precision,
+        "modes": list(chosen.modes),
+        "precision": chosen.precision,
         "budget_s": 3.0,
-        "seed": asked.seed,
+        "seed": chosen.seed,
         "took_s": 1.0,
     }
-    return Comparison(ComparisonOutcome((judge_workload(found[0], asked, None),), {"processes": 1}, plain))
+    return Comparison(ComparisonOutcome((judge_workload(found[0], chosen, None),), {"processes": 1}, plain))
 
 
 def test_every_number_of_the_table_is_what_the_clock_was_moved_by() -> None:
@@ -73,8 +75,8 @@ def test_every_number_of_the_table_is_what_the_clock_was_moved_by() -> None:
     assert table["ratio"].to_dict() == pytest.approx({"grad": 1.5, "no_grad": 1.0, "inference_mode": 0.9})
     assert table["ci_low"].to_dict() == pytest.approx(table["ratio"].to_dict())
     assert result.verdicts == {"work": {"grad": "slower", "no_grad": "baseline", "inference_mode": "faster"}}
-    assert result.advice["work"].startswith("inference_mode saves 10.0 per cent (10.0 to 10.0) here")
-    control = result.outcome.workloads[0].control
+    assert result.advice["work"].startswith("inference_mode is 10.0 % faster (95 % CI 10.0 to 10.0 %)")
+    control = result._outcome.workloads[0].control
     assert control is not None
     assert (control.ratio, control.median_ns) == (1.0, 1000)
     for text in (str(result), result.to_markdown()):
@@ -86,28 +88,28 @@ def test_modes_that_take_the_same_time_are_equivalent() -> None:
     time = Time()
     result = comparison(lambda: time.spend(1000), time)
     assert result.verdicts["work"] == {"grad": "equivalent", "no_grad": "baseline", "inference_mode": "equivalent"}
-    assert "no difference that matters" in result.advice["work"]
+    assert "makes no relevant difference" in result.advice["work"]
 
 
 def test_a_baseline_that_differs_from_itself_forbids_a_claim_within_that() -> None:
     time, drifting = Time(), count()
 
     def call() -> None:
-        # Every fifth call is a tenth slower, whatever the mode: noise, of which inference mode has 2 per cent less.
+        # Every fifth call is a tenth slower, in any mode: noise, of which inference mode has 2 % less.
         slow = 100 * (next(drifting) % 5 == 0)
         time.spend((980 if mode() == "inference_mode" else 1000) + slow * 3)
 
     result = comparison(call, time, modes=("no_grad", "inference_mode"))
-    control = result.outcome.workloads[0].control
+    control = result._outcome.workloads[0].control
     assert control is not None
-    arm = result.outcome.workloads[0].arm("inference_mode")
+    arm = result._outcome.workloads[0].arm("inference_mode")
     assert arm is not None
     if arm.verdict == "faster":
         assert math.log(arm.ci_high) < -max(abs(math.log(control.ci_low)), abs(math.log(control.ci_high)))
 
 
 class Order:
-    """Of the calls. A type is no state of a call, so this is not put back."""
+    """Log of the calls. A type is not part of the state of a call, so this is not restored."""
 
     modes: ClassVar[list[str]] = []
 
@@ -130,7 +132,7 @@ def test_each_round_takes_each_arm_once_and_the_same_seed_gives_the_same_order()
 
 
 class DyingBench(Bench):
-    """Bench of a process that dies when it is asked to measure."""
+    """Bench of a process that dies when it measures."""
 
     def measure(self, name: str, *, seconds: float, rounds: int = 1) -> dict[str, list[float]]:
         if name == "work":
@@ -138,13 +140,13 @@ class DyingBench(Bench):
         return super().measure(name, seconds=seconds, rounds=rounds)
 
 
-def test_a_process_that_dies_leaves_no_verdict_and_is_told_of() -> None:
-    asked = ComparisonSettings(budget_s=3.0)
-    bench = DyingBench(asked.modes, seed=0)
+def test_a_process_that_dies_leaves_no_verdict_and_is_noted() -> None:
+    chosen = ComparisonSettings(budget_s=3.0)
+    bench = DyingBench(chosen.modes, seed=0)
     bench.add([Workload("work", lambda: lambda: torch.ones(3))])
-    experiment = Experiment([InProcessWorker(bench)], asked)
+    experiment = Experiment([InProcessWorker(bench)], chosen)
     found, _ = experiment.run(["work"])
-    compared = judge_workload(found[0], asked, None)
+    compared = judge_workload(found[0], chosen, None)
     assert {arm.verdict for arm in compared.arms} == {"undecided", "baseline"}
     assert any("SIGKILL" in note for note in experiment.notes)
 
@@ -162,6 +164,17 @@ def test_json_holds_all_of_a_comparison(some: Comparison) -> None:
     assert again.to_json() == some.to_json()
     assert str(again) == str(some)
     assert again.table.equals(some.table)
+
+
+def test_claims_are_asserted_and_a_failure_shows_the_interval(some: Comparison) -> None:
+    some.assert_faster()
+    some.assert_faster("inference_mode", by=0.09)
+    with pytest.raises(AssertionError, match=r"not faster than no_grad by 20.0%: 0.900 of its time \(0.900 to 0.900\)"):
+        some.assert_faster(by=0.2)
+    with pytest.raises(AssertionError, match=r"grad is not equivalent to no_grad: 1\.500 of its time"):
+        some.assert_equivalent("grad")
+    with pytest.raises(GradprobeError, match="cannot check 'eval': it was not measured; use one of grad, no_grad"):
+        some.assert_equivalent("eval")
 
 
 @given(st.lists(st.lists(st.floats(10, 1000), min_size=4, max_size=9), min_size=1, max_size=5))

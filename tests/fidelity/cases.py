@@ -29,7 +29,7 @@ _SAMPLES = 2
 
 
 def operators(share: int) -> Iterator[Case]:
-    """One in ``share`` of the operators of PyTorch's own database: forward in each mode, in place, and backward."""
+    """Yield one in ``share`` of PyTorch's operator samples: forward in each mode, in place, and backward."""
     from torch.testing._internal import common_methods_invocations as database
 
     foreach = [database.foreach_unary_op_db, database.foreach_binary_op_db, database.foreach_other_op_db]
@@ -55,7 +55,7 @@ def _samples(operator: Any) -> list[Any]:
 
 
 def _changed_copy(change: Callable[..., Any], first: Any, *args: Any, **kwargs: Any) -> Any:
-    """Calls an in-place operator on copies, as samples may be leaves."""
+    """Call an in-place operator on copies, as samples may be leaves."""
     return change(_pytree.tree_map(torch.clone, first), *args, **kwargs)
 
 
@@ -81,7 +81,7 @@ def _backward(result: Any) -> None:
 
 
 def modules(share: int) -> Iterator[Case]:
-    """One in ``share`` of the modules of PyTorch's own database, in training and in evaluation."""
+    """Yield one in ``share`` of PyTorch's module samples, in training and in evaluation."""
     from torch.testing._internal.common_modules import module_db
 
     for info in module_db[::share]:
@@ -103,7 +103,7 @@ def _module(info: Any, training: bool) -> Any:
 
 
 def refusals(share: int) -> Iterator[Case]:
-    """One in ``share`` of what the operators and modules of PyTorch's databases are to refuse, by an error or a warning."""
+    """Yield one in ``share`` of the samples that operators and modules must refuse by an error or warning."""
     from torch.testing._internal import common_methods_invocations as database
     from torch.testing._internal.common_modules import module_db
 
@@ -130,7 +130,7 @@ def _refusing(module: Any, given: Any) -> Any:
 
 
 def programs(share: int) -> Iterator[Case]:
-    """Whole programs, all of them whatever the share."""
+    """Yield whole programs, all of them for any share."""
     others = (autocast, sparse, nested, subclass, fake, compiled, complex_views, distributed, large)
     for program in (*PROGRAMS, *others, *ODD):
         yield program.__name__, program
@@ -338,9 +338,9 @@ def modes_under_a_debugger() -> Any:
             with torch.enable_grad():
                 result = weight * 2
         with torch.inference_mode():
-            born = weight * 2
+            product = weight * 2
         with contextlib.suppress(RuntimeError):
-            (born * weight).sum().backward()
+            (product * weight).sum().backward()
         is_there = sys.gettrace() is trace
     finally:
         sys.settrace(None)

@@ -1,4 +1,6 @@
-"""Kills programs while they are recorded, at random moments, and looks at the files that they leave. By itself:
+"""Kill recorded programs at random moments and examine their files.
+
+As a script:
 
 python -m tests.fidelity.killing [TIMES]
 """
@@ -37,29 +39,29 @@ class Victim:
 
 
 def start(folder: Path, level: str, lives_s: float) -> Victim:
-    """A forked process that records itself until it is killed ``lives_s`` seconds after its recording began."""
+    """Fork a process that records itself, and kill it ``lives_s`` seconds after its recording began."""
     file, log = folder / "r.gradprobe", folder / "log"
-    ready, tell = os.pipe()
+    ready, started = os.pipe()
     process = os.fork()
     if process == 0:
         try:
             os.close(ready)
-            _work(file, log, level, tell)
+            _work(file, log, level, started)
         finally:
             os._exit(1)
-    os.close(tell)
+    os.close(started)
     with os.fdopen(ready, "rb") as waiting:
         if waiting.read(1) != b"!":
             raise RuntimeError(f"the program to be killed did not begin to record at level {level}")
     return Victim(process, level, file, log, time.monotonic() + lives_s)
 
 
-def _work(file: Path, log: Path, level: str, tell: int) -> None:
-    """Runs one block after the other, in stretches of leisure and of haste; writes down the time after each."""
+def _work(file: Path, log: Path, level: str, started: int) -> None:
+    """Run one block after the other, sometimes with pauses, and write down the time after each."""
     torch.set_num_threads(1)
     gradprobe.record(file, level=level).start()
     account = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(tell, b"!")
+    os.write(started, b"!")
     model, x = torch.nn.Linear(4, 4), torch.randn(2, 4)
     for number in range(10**9):
         with torch.no_grad():

@@ -1,4 +1,6 @@
-"""Runs cases watched and not watched, and says where they differ. By itself it writes the table of docs/fidelity.md:
+"""Run cases with and without a recording and list the differences.
+
+As a script it writes the table of docs/fidelity.md:
 
 python -m tests.fidelity.matrix [--share N]
 """
@@ -29,11 +31,11 @@ LEVELS = ("modes", "graph", "ops")
 PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"
 BEGIN, END = "<!-- table -->", "<!-- end of the table -->"
 SPARE_BYTES = 4_096
-"""By how much the peak of what tensors hold may be higher while watched."""
+"""Maximum increase of the peak of tensor memory while recording."""
 
 
 class Nothing(TorchDispatchMode):
-    """Some operators take another path under any dispatch mode, whatever it does."""
+    """Operators that take another path under any dispatch mode."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))
@@ -41,7 +43,7 @@ class Nothing(TorchDispatchMode):
 
 @dataclass
 class Outcome:
-    """What a program could see of a run: what came out, as bits and traits, or the error; warnings; tensors left alive."""
+    """The visible effects of a run: results as bits and traits, or the error; warnings; live tensors."""
 
     traits: list[Any] = field(default_factory=list)
     bits: list[bytes] = field(default_factory=list)
@@ -51,7 +53,7 @@ class Outcome:
 
 
 def run(case: Callable[[], Any], watch: Any) -> Outcome:
-    """One run of ``case`` from the same seed."""
+    """Run ``case`` once from the same seed."""
     found = Outcome()
     torch.manual_seed(0)
     before = _alive()
@@ -109,7 +111,7 @@ def _bits(tensor: torch.Tensor) -> bytes:
 
 @dataclass
 class Compared:
-    """How a family did at a level."""
+    """The outcome of a family of cases at a level."""
 
     cases: int = 0
     unrepeatable: list[str] = field(default_factory=list)
@@ -127,7 +129,7 @@ def compared(cases: list[Case], level: str) -> Compared:
 
 @contextlib.contextmanager
 def _frozen() -> Iterator[None]:
-    """What is here already need not be looked through for tensors again and again."""
+    """Freeze existing objects, so that the collector need not search them for tensors each time."""
     gc.collect()
     gc.freeze()
     try:
@@ -172,14 +174,14 @@ def peak(case: Callable[[], Any]) -> int:
 
 
 def higher_peaks(cases: list[Case], level: str) -> list[tuple[str, int, int]]:
-    """The cases whose peak is higher while watched, by more than the spare, and than under any mode: with both peaks."""
+    """Return the cases with a higher peak while recording than alone or under any mode, with both peaks."""
     with _frozen():
         return list(_higher_peaks(cases, level))
 
 
 def _higher_peaks(cases: list[Case], level: str) -> Iterator[tuple[str, int, int]]:
     for name, case in cases:
-        peak(case)  # what a first run makes for all later ones is no part of either
+        peak(case)  # the caches that a first run fills belong to neither
         alone = peak(case)
 
         def watched(case: Callable[[], Any] = case) -> None:
@@ -203,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--share", type=int, default=1, help="one case in so many of those from the databases")
     options = parser.parse_args()
-    rows, told = [], []
+    rows, seen = [], []
     begin = time.perf_counter()
     for family, cases_of in FAMILIES.items():
         cases = list(cases_of(options.share))
@@ -212,8 +214,8 @@ def main() -> None:
             result = compared(cases, level)
             higher = higher_peaks(cases, level)
             row.append(f"{len(result.differing)} ({len(result.unrepeatable)})")
-            told += [f"- level `{level}`: {name}" for name in result.differing]
-            told += [f"- level `{level}`: {name}: peak {more:,} bytes, alone {less:,}" for name, less, more in higher]
+            seen += [f"- level `{level}`: {name}" for name in result.differing]
+            seen += [f"- level `{level}`: {name}: peak {more:,} bytes, alone {less:,}" for name, less, more in higher]
             print(
                 f"{family}, {level}: {row[-1]}",
                 *result.differing,
@@ -224,12 +226,12 @@ def main() -> None:
             )
         rows.append(row)
     table = tabulate(rows, ["family", "cases", *(f"differ at `{one}`" for one in LEVELS)], tablefmt="github")
-    print(table, *told, sep="\n")
+    print(table, *seen, sep="\n")
     print(f"{time.perf_counter() - begin:.0f} s", file=sys.stderr)
     if options.share == 1:
         text = PAGE.read_text(encoding="utf-8")
         before, after = text.split(BEGIN)[0], text.split(END)[1]
-        middle = "\n".join([BEGIN, "", table, "", *told, *([""] if told else []), END])
+        middle = "\n".join([BEGIN, "", table, "", *seen, *([""] if seen else []), END])
         PAGE.write_text(f"{before}{middle}{after}", encoding="utf-8")
 
 

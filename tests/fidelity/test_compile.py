@@ -1,4 +1,4 @@
-"""What torch.compile makes of a program does not depend on who watches."""
+"""``torch.compile`` makes the same of a program with and without a recording."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ def test_a_whole_graph_is_compiled_while_recording(function: Callable[..., torch
     assert len(graphs) == 1, "starting or stopping to watch compiled the function again"
 
 
-def test_what_was_compiled_before_is_not_compiled_again() -> None:
+def test_no_recompilation() -> None:
+    """Functions compiled before are not compiled again."""
     graphs: list[Any] = []
 
     def backend(module: Any, inputs: Any) -> Any:
@@ -129,7 +130,8 @@ def test_what_was_compiled_before_is_not_compiled_again() -> None:
     assert len(graphs) == 1
 
 
-def test_the_compilers_own_blocks_are_hidden_unless_asked_for() -> None:
+def test_compiler_blocks_hidden() -> None:
+    """The compiler's own blocks are hidden unless requested."""
     compiled = torch.compile(with_no_grad, backend="aot_eager")
     with gradprobe.record() as recording:
         compiled(torch.arange(3.0))

@@ -1,4 +1,4 @@
-"""What the program calls eagerly in the middle of a compiled function compiles nothing of ours."""
+"""Eager calls in the middle of a compiled function compile no code of gradprobe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads, tasks, recordings, signals and other tools at once: modes stay each thread's own, and nothing waits for ever."""
+"""Threads, tasks, recordings and signals at once: modes stay thread-local, and nothing deadlocks."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def blocks(times: int) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_64_threads_enter_and_leave_modes_while_recordings_start_and_stop_around_them(level: str) -> None:
+def test_64_threads(level: str) -> None:
+    """64 threads enter and exit modes while recordings start and stop around them."""
     running = threading.Event()
     recorded: list[int] = []
 
@@ -84,7 +85,9 @@ def test_64_threads_enter_and_leave_modes_while_recordings_start_and_stop_around
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_1000_tasks_hold_their_modes_across_awaits_while_recordings_come_and_go(level: str) -> None:
+def test_1000_tasks(level: str) -> None:
+    """1000 tasks keep their modes across awaits while recordings start and stop."""
+
     @gradprobe.no_grad()
     async def careful(pauses: int) -> None:
         for _ in range(pauses):
@@ -122,7 +125,8 @@ def test_1000_tasks_hold_their_modes_across_awaits_while_recordings_come_and_go(
 
 @pytest.mark.parametrize("order", ["nested", "overlapping", "at once"])
 @pytest.mark.parametrize("level", LEVELS)
-def test_two_recordings_see_what_each_of_them_is_open_for(level: str, order: str) -> None:
+def test_two_recordings(level: str, order: str) -> None:
+    """Two recordings each see the blocks that they are open for."""
     one, other = Recorder(level=level), Recorder(level="ops")
     first = one.start()
     if order != "at once":
@@ -218,7 +222,8 @@ print("the end")
     assert len(recording.regions) > 100
 
 
-def test_a_clock_that_is_set_back_and_forth_moves_no_time() -> None:
+def test_wall_clock_changes() -> None:
+    """Setting the wall clock back and forth moves no time."""
     import itertools
 
     from gradprobe.capture.clock import Clock

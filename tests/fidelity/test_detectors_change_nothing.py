@@ -1,4 +1,4 @@
-"""What the detectors of level ops hook into does the same as without them, and is put back."""
+"""The functions that the detectors of level ops patch behave as without them, and are restored."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ HOOKED: list[tuple[Any, str]] = [
 
 
 def both(program: Callable[[], Any]) -> list[Any]:
-    """What a program gives alone and while its operators are watched."""
+    """Run a program without and with a recording of its operators, and return both results."""
     alone = program()
     with gradprobe.record(level="ops"):
         watched = program()
     return [alone, watched]
 
 
-def test_methods_are_put_back_as_they_were() -> None:
+def test_methods_restored() -> None:
+    """Methods are restored."""
+
     def found() -> list[Any]:
         return [vars(owner).get(name) for owner, name in HOOKED]
 
@@ -45,7 +47,9 @@ def test_methods_are_put_back_as_they_were() -> None:
     assert all(now is then for now, then in zip(found(), before, strict=True))
 
 
-def test_work_of_a_pool_returns_and_fails_as_alone() -> None:
+def test_pool_results_and_errors() -> None:
+    """Work in a pool returns and fails as without a recording."""
+
     def fails(x: int) -> int:
         if x == 2:
             raise ValueError("two")
@@ -67,7 +71,9 @@ def test_work_of_a_pool_returns_and_fails_as_alone() -> None:
     assert "two" in alone[2]
 
 
-def test_threads_carry_nothing_of_ours_afterwards_and_may_be_of_any_class() -> None:
+def test_threads_left_clean() -> None:
+    """Threads of any class carry no attribute of gradprobe afterwards."""
+
     class Mine(threading.Thread):
         def __init__(self) -> None:
             super().__init__(name="mine")
@@ -93,7 +99,9 @@ def test_threads_carry_nothing_of_ours_afterwards_and_may_be_of_any_class() -> N
     assert alone[0] == [False, True]
 
 
-def test_a_thread_cannot_be_started_twice_as_alone() -> None:
+def test_thread_started_twice() -> None:
+    """A thread cannot be started twice, as without a recording."""
+
     def program() -> tuple[str, str]:
         thread = threading.Thread(target=lambda: None)
         thread.start()
@@ -106,7 +114,9 @@ def test_a_thread_cannot_be_started_twice_as_alone() -> None:
     assert alone == watched
 
 
-def test_autocasting_as_block_and_decorator_and_its_warnings_are_as_alone() -> None:
+def test_autocast_unchanged() -> None:
+    """Autocast as block and decorator, and its warnings, are unchanged."""
+
     @torch.autocast("cpu", dtype=torch.bfloat16)
     def decorated(x: torch.Tensor) -> torch.Tensor:
         return x @ x
@@ -129,7 +139,9 @@ def test_autocasting_as_block_and_decorator_and_its_warnings_are_as_alone() -> N
     assert alone[1], "PyTorch warns of a type that it cannot cast to"
 
 
-def test_a_program_that_traces_and_untraces_itself_keeps_its_own_events() -> None:
+def test_program_that_traces_itself() -> None:
+    """A program that sets a trace function keeps its own events."""
+
     def program() -> list[tuple[str, str]]:
         heard: list[tuple[str, str]] = []
 
@@ -156,7 +168,9 @@ def test_a_program_that_traces_and_untraces_itself_keeps_its_own_events() -> Non
     assert ("call", "traced") in alone
 
 
-def test_generators_and_exceptions_go_through_the_traced_stretch_as_alone() -> None:
+def test_traced_generators_and_exceptions() -> None:
+    """Generators and exceptions pass through traced code as without a recording."""
+
     def numbers() -> Any:
         try:
             yield 1

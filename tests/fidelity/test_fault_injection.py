@@ -1,4 +1,4 @@
-"""An exception in any function of ours while a program runs: the program does not notice, and the recording says so."""
+"""Exceptions in functions of gradprobe: the program does not notice, and the recording reports them."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from gradprobe.recorder import Recorder
 
 HERE = f"{gradprobe.capture.__name__}."
 MODULES = [name.removeprefix(HERE) for _, name, _ in pkgutil.walk_packages(gradprobe.capture.__path__, HERE)]
-# It stands in PyTorch's place: what is asked of it is PyTorch's to answer. And what a thread begins with: nothing of ours
-# called it that could keep anything in.
+# A descriptor in PyTorch's place, which must raise as PyTorch's would; and the first function of a thread, which no code of
+# gradprobe calls that could catch its errors.
 NOT_INJECTED = {"__get__", "_write"}
 
 
 class Injected(Exception):  # noqa: N818
-    """What our functions raise on purpose."""
+    """The error that the functions of gradprobe raise on purpose."""
 
 
 def functions_of(module: ModuleType) -> Iterator[tuple[Any, str, Any]]:
     """The functions and methods that ``module`` defines, with what holds them."""
     for name, value in vars(module).items():
         if inspect.isfunction(inspect.unwrap(value)) and getattr(value, "__module__", None) == module.__name__:
-            yield module, name, value  # one that remembers its results is none of Python's functions, but holds one
+            yield module, name, value  # a cached function is not a Python function, but wraps one
         elif inspect.isclass(value) and value.__module__ == module.__name__ and not issubclass(value, tuple):
             for attribute, member in vars(value).items():
-                is_ours = inspect.isfunction(member) and member.__code__.co_filename == module.__file__
-                if is_ours and attribute not in NOT_INJECTED and not _is_protocol(value):
+                is_own = inspect.isfunction(member) and member.__code__.co_filename == module.__file__
+                if is_own and attribute not in NOT_INJECTED and not _is_protocol(value):
                     yield value, attribute, member
 
 
 def names_of(function: Any) -> Iterator[tuple[ModuleType, str]]:
-    """Where modules of ours have ``function`` under a name: a module that imported it goes on calling what it imported."""
+    """Yield the modules and names that refer to ``function``, those that imported it included."""
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith("gradprobe."):
             yield from ((module, name) for name, value in list(vars(module).items()) if value is function)
@@ -63,7 +63,7 @@ def properties_of(module: ModuleType) -> Iterator[tuple[Any, str, property]]:
 
 
 def is_guard(function: Callable[..., Any] | CodeType) -> bool:
-    """Whether all that a function does is within a block that keeps exceptions in: what it calls is injected instead."""
+    """Return whether a function catches all exceptions inside; the functions it calls fail instead."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     assert isinstance(definition, ast.FunctionDef)
     body = [one for one in definition.body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]
@@ -95,8 +95,8 @@ def decorated(x: torch.Tensor) -> torch.Tensor:
 
 
 def program() -> list[Any]:
-    """Something of everything that is watched."""
-    told: list[Any] = []
+    """Run something of everything that is observed."""
+    seen: list[Any] = []
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -107,49 +107,49 @@ def program() -> list[Any]:
         loss.backward()
         optimizer.step()
         total = total + loss
-    told.append([p.detach().clone() for p in model.parameters()])
+    seen.append([p.detach().clone() for p in model.parameters()])
     with torch.inference_mode():
-        born = model(torch.ones(2, 4))
-        born.add_(1)
-    told.append(born.is_inference())
+        inference_tensor = model(torch.ones(2, 4))
+        inference_tensor.add_(1)
+    seen.append(inference_tensor.is_inference())
     try:
-        (born * model[0].weight.sum()).sum().backward()
+        (inference_tensor * model[0].weight.sum()).sum().backward()
     except RuntimeError as error:
-        told.append(str(error))
+        seen.append(str(error))
     try:
-        born._version
+        inference_tensor._version
     except RuntimeError as error:
-        told.append(str(error))
+        seen.append(str(error))
     base = torch.ones(3, 2, requires_grad=True) * 1
     with torch.no_grad():
         view = base[0]
     try:
         view.add_(1)
     except RuntimeError as error:
-        told.append(str(error).split(".")[0])
+        seen.append(str(error).split(".")[0])
     torch.set_grad_enabled(False)
-    told.append(decorated(torch.ones(1)))
+    seen.append(decorated(torch.ones(1)))
     torch.set_grad_enabled(True)
 
     def steps() -> Iterator[bool]:
         with torch.no_grad():
             yield torch.is_grad_enabled()
 
-    told.append([*steps()])
+    seen.append([*steps()])
     with torch.no_grad():
-        thread = threading.Thread(target=lambda: told.append(torch.is_grad_enabled()))
+        thread = threading.Thread(target=lambda: seen.append(torch.is_grad_enabled()))
         thread.start()
         thread.join()
     with torch.autocast("cpu", torch.bfloat16):
-        told.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+        seen.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
 
     async def task() -> bool:
         with torch.no_grad():
             return torch.is_grad_enabled()
 
-    told.append(asyncio.run(task()))
-    told.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
-    return told
+    seen.append(asyncio.run(task()))
+    seen.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+    return seen
 
 
 def same(one: Any, other: Any) -> bool:
@@ -161,7 +161,8 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_program_does_not_notice_a_function_of_ours_that_fails(name: str) -> None:
+def test_failing_functions(name: str) -> None:
+    """A program does not notice a function of gradprobe that fails."""
     module = importlib.import_module(f"{HERE}{name}")
     alone, silent = program(), []
     for owner, attribute, original in [*functions_of(module), *properties_of(module)]:
@@ -206,11 +207,11 @@ def _failing(original: Callable[..., Any]) -> tuple[Callable[..., Any], list[int
     return fails, calls
 
 
-OURS = str(Path(gradprobe.__file__).parent)
+PACKAGE = str(Path(gradprobe.__file__).parent)
 
 
-def test_a_program_does_not_notice_a_failure_in_what_our_hooks_define_or_take_from_elsewhere() -> None:
-    """Functions within functions, and those of the recording: no name leads to them, but a profiler can fail in them."""
+def test_failing_inner_functions() -> None:
+    """Inner functions, and those of ``recording``, are reached by no name, but a profiler can fail in them."""
     known = {
         (original.fget if isinstance(original, property) else inspect.unwrap(original)).__code__
         for name in MODULES
@@ -221,7 +222,7 @@ def test_a_program_does_not_notice_a_failure_in_what_our_hooks_define_or_take_fr
     reached: dict[CodeType, int] = {}
 
     def listen(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(OURS) and called_by_ours(frame):
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE) and is_called_by_gradprobe(frame):
             reached.setdefault(frame.f_code, len(reached))
 
     with Recorder(level="ops"):
@@ -237,7 +238,7 @@ def test_a_program_does_not_notice_a_failure_in_what_our_hooks_define_or_take_fr
         failed: list[bool] = []
 
         def fail(frame: FrameType, event: str, _: Any, code: CodeType = code, failed: list[bool] = failed) -> None:
-            if event == "call" and frame.f_code is code and not failed and called_by_ours(frame):
+            if event == "call" and frame.f_code is code and not failed and is_called_by_gradprobe(frame):
                 failed.append(True)
                 raise Injected(code.co_name)  # which also ends the profiling
 
@@ -247,17 +248,17 @@ def test_a_program_does_not_notice_a_failure_in_what_our_hooks_define_or_take_fr
                 watched = program()
             finally:
                 sys.setprofile(None)
-        where = f"{code.co_filename.removeprefix(OURS)}: {code.co_name}"
+        where = f"{code.co_filename.removeprefix(PACKAGE)}: {code.co_name}"
         assert same(alone, watched), where
         assert isinstance(str(recording), str), where
 
 
-def called_by_ours(frame: FrameType) -> bool:
-    """Whether a function of ours was called by another, which is there to keep in what fails.
+def is_called_by_gradprobe(frame: FrameType) -> bool:
+    """Return whether gradprobe's code was called by gradprobe's code, which has to catch its errors.
 
-    What PyTorch or the program calls stands in the place of something of theirs. So does what reads a version: a property
-    hands it on.
+    A function that PyTorch or the program calls replaces one of theirs. So does the function that reads a version, which a
+    property calls.
     """
     caller = frame.f_back
-    is_ours = caller is not None and caller.f_code.co_filename.startswith(OURS)
-    return is_ours and caller is not None and caller.f_code.co_name != "__get__"
+    is_own = caller is not None and caller.f_code.co_filename.startswith(PACKAGE)
+    return is_own and caller is not None and caller.f_code.co_name != "__get__"

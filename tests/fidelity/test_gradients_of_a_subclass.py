@@ -1,4 +1,4 @@
-"""What autograd itself does with tensors of a subclass is as quiet watched as unwatched."""
+"""Autograd's own work on tensors of a subclass calls no more of its methods while recording."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Mode(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_a_gradient_of_a_subclass_is_added_to_unheard() -> None:
+def test_accumulation_unseen_by_subclass() -> None:
+    """Accumulating a gradient of a subclass calls none of its methods."""
     weight = torch.ones(3, requires_grad=True)
     weight.grad = torch.zeros(3).as_subclass(Hearing)
     loss = (weight * 2).sum()
@@ -39,7 +40,8 @@ def test_a_gradient_of_a_subclass_is_added_to_unheard() -> None:
     assert recording.ops["version_bumps"].sum() == 1
 
 
-def test_it_is_added_to_unheard_by_modes_too() -> None:
+def test_accumulation_unseen_by_modes() -> None:
+    """Accumulating a gradient of a subclass is not seen by modes."""
     weight = torch.ones(3, requires_grad=True)
     loss = (weight * 2).sum()
     weight.grad = torch.zeros(3)

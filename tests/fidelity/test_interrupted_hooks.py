@@ -1,4 +1,4 @@
-"""An interrupt in the middle of a hook of ours: what PyTorch was switched to stays right, and the recording reads."""
+"""Interrupts in the middle of a hook: modes stay correct, and the recording can be read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from gradprobe.recorder import Recorder
 
 
 @pytest.mark.parametrize("level", ["modes", "graph", "ops"])
-def test_an_interrupt_at_any_reading_of_the_clock_leaves_modes_functions_and_the_stack_right(level: str) -> None:
+def test_interrupt_at_any_clock_read(level: str) -> None:
+    """Interrupts at any read of the clock leave modes, functions and the mode stack correct."""
     weight = torch.ones(2, requires_grad=True)
 
     def work() -> None:

@@ -31,7 +31,7 @@ def test_modules_give_the_same_and_leave_as_many_tensors(level: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_what_operators_and_modules_refuse_is_refused_in_the_same_words_and_leaves_as_many_tensors(
+def test_errors_unchanged(
     level: str,
 ) -> None:
     found = compared(list(refusals(share(16))), level)
@@ -40,20 +40,23 @@ def test_what_operators_and_modules_refuse_is_refused_in_the_same_words_and_leav
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_programs_give_the_same_and_leave_as_many_tensors(level: str) -> None:
+def test_programs_unchanged(level: str) -> None:
+    """Programs give the same and leave as many tensors."""
     found = compared(list(programs(1)), level)
-    # Where two gradients of a tensor come together, autograd adds in place unless there is a dispatch mode, whatever it
-    # does: the sum's version is then lower.
+    # Where two gradients of a tensor come together, autograd adds in place unless there is any dispatch mode: the version
+    # of the sum is then lower.
     assert set(found.unrepeatable) <= {"checkpointed"}
     assert found.differing == []
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_the_peak_of_what_tensors_hold_is_no_higher_while_watched(level: str) -> None:
+def test_peak_memory_unchanged(level: str) -> None:
+    """The peak of tensor memory is not higher while recording."""
     assert higher_peaks([("large", large), *list(programs(1))[::4]], level) == []
 
 
-def test_a_tensor_that_is_kept_too_long_shows_in_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_tensor_raises_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor that is kept too long shows in the peak."""
     kept: list[torch.Tensor] = []
     alone, multiply = peak(large), torch.Tensor.mul_
     monkeypatch.setattr(torch.Tensor, "mul_", lambda self, *given: (kept.append(self), multiply(self, *given))[1])

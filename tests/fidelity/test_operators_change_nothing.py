@@ -1,4 +1,4 @@
-"""Watching operators changes nothing: results, errors, lifetimes, calls of the program's own hooks, the mode stacks."""
+"""Recording operators changes no result, error, lifetime, call of the program's hooks, or mode stack."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ LEVELS = ["modes", "graph", "ops"]
 
 @contextmanager
 def watching(level: str) -> Iterator[gradprobe.Recording]:
-    """Records, and fails if anything of ours went wrong meanwhile."""
+    """Record, and fail if an error of gradprobe occurs."""
     with gradprobe.record(level=level) as recording:
         yield recording
     assert [n for n in recording._tables.contents[0].notes if n[0] == "fault"] == []
 
 
 def bits(value: Any) -> Any:
-    """What a result is, to the bit, with what PyTorch notes about each tensor.
+    """Return a result as bits, with the properties of each tensor.
 
     Of tensors without a gradient the version is left out: knowing of any dispatch mode, some of PyTorch's formulas for
     gradients write to no fresh tensor that they made themselves, and so give it another version to begin with.
@@ -54,7 +54,7 @@ def bits(value: Any) -> Any:
 
 
 def outcome(program: Callable[[], Any]) -> Any:
-    """What a program gives, or how it fails, with its warnings."""
+    """Return the result or the error of a program, with its warnings."""
     torch.manual_seed(0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -197,9 +197,8 @@ def name_of(value: Any) -> str:
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("program", MODIFIED, ids=name_of)
-def test_a_saved_tensor_that_was_changed_is_noticed_with_the_same_words(
-    program: Callable[[], None], level: str
-) -> None:
+def test_modified_saved_tensor_error(program: Callable[[], None], level: str) -> None:
+    """A modified saved tensor raises the same error."""
     kind, text = compare(program, level)
     assert kind is RuntimeError
     assert "modified by an inplace operation" in text
@@ -299,7 +298,8 @@ FAILING = [
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("program", FAILING, ids=name_of)
-def test_what_fails_in_an_operator_fails_with_the_same_words(program: Callable[[], Any], level: str) -> None:
+def test_operator_errors(program: Callable[[], Any], level: str) -> None:
+    """Errors of operators have the same text."""
     kind, _ = compare(program, level)
     assert issubclass(kind, Exception)
 
@@ -416,7 +416,9 @@ def test_forward_mode_gives_the_same(level: str) -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
-def test_a_checkpointed_stretch_is_computed_again_as_often(reentrant: bool, level: str) -> None:
+def test_checkpoint_recomputed_as_often(reentrant: bool, level: str) -> None:
+    """A checkpointed segment is recomputed as often."""
+
     def program() -> Any:
         calls: list[bool] = []
         model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(0.5), torch.nn.Linear(3, 3))
@@ -453,7 +455,9 @@ def without_collector() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_tensors_die_where_they_die_unwatched(level: str) -> None:
+def test_tensor_lifetimes(level: str) -> None:
+    """Tensors are freed where they are freed without a recording."""
+
     def program() -> list[Any]:
         seen: list[Any] = []
         alive: list[tuple[str, weakref.ref[Any]]] = []
@@ -508,8 +512,8 @@ def test_tensors_die_where_they_die_unwatched(level: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_what_is_saved_lives_no_longer_than_unwatched(level: str) -> None:
-    """Of saved tensors the graph holds others of the same storage: the node tells whether they are there."""
+def test_saved_tensor_lifetimes(level: str) -> None:
+    """The graph keeps other tensor objects over saved storages; the node shows whether they exist."""
 
     class Token:
         pass
@@ -574,7 +578,9 @@ def test_a_failed_operator_keeps_no_tensor(level: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_watching_makes_no_reference_cycle(level: str) -> None:
+def test_no_reference_cycle(level: str) -> None:
+    """Recording makes no reference cycle."""
+
     def program() -> None:
         model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=False)
@@ -638,7 +644,8 @@ def some_operators() -> Any:
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("mode", [Listening, Calling])
-def test_a_mode_of_the_program_hears_the_same_inside_and_around_a_recording(mode: Any, level: str) -> None:
+def test_program_mode_sees_the_same(mode: Any, level: str) -> None:
+    """A mode of the program sees the same inside and around a recording."""
     with mode() as listening:
         expected = bits(some_operators())
     alone = listening.heard
@@ -657,7 +664,8 @@ def test_a_mode_of_the_program_hears_the_same_inside_and_around_a_recording(mode
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", [Listening, lambda: torch._subclasses.FakeTensorMode()], ids=["dispatch", "fake"])
-def test_the_stack_of_modes_is_what_it_was_wherever_a_recording_starts_and_stops(kind: Any, level: str) -> None:
+def test_mode_stack_restored(kind: Any, level: str) -> None:
+    """The stack of modes is restored wherever a recording starts and stops."""
     one, two = Listening(), kind()
     recorder = gradprobe.record(level=level)
     with one:
@@ -696,7 +704,7 @@ def test_recordings_that_overlap_leave_the_stack_empty(level: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_saved_tensor_hooks_of_the_program_are_called_as_often(level: str) -> None:
+def test_saved_tensor_hooks_called_as_often(level: str) -> None:
     def program() -> Any:
         calls: list[str] = []
 
@@ -779,7 +787,9 @@ class Named(torch.Tensor):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_tensor_subclass_that_takes_operators_hears_the_same(level: str) -> None:
+def test_dispatch_subclass_sees_the_same(level: str) -> None:
+    """A subclass with ``__torch_dispatch__`` sees the same."""
+
     def program() -> Any:
         Wrapping.heard.clear()
         x = Wrapping(torch.ones(2, 3, requires_grad=True))
@@ -796,7 +806,9 @@ def test_a_tensor_subclass_that_takes_operators_hears_the_same(level: str) -> No
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_tensor_subclass_that_takes_functions_hears_the_same(level: str) -> None:
+def test_function_subclass_sees_the_same(level: str) -> None:
+    """A subclass with ``__torch_function__`` sees the same."""
+
     def program() -> Any:
         Named.heard.clear()
         x = torch.ones(2, 3).as_subclass(Named).requires_grad_()
@@ -832,8 +844,8 @@ def test_nested_and_sparse_tensors_give_the_same(level: str) -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("manager", [torch.no_grad, torch.inference_mode, nullcontext], ids=name_of)
-def test_autocast_lazy_conjugates_and_views_of_weights_act_inside_composite_operators(manager: Any, level: str) -> None:
-    """Under inference mode a dispatch mode is handed such operators whole; their parts must act as they would unwatched."""
+def test_inside_composite_operators(manager: Any, level: str) -> None:
+    """Composite operators reach a dispatch mode whole in inference mode; their parts must act as usual."""
 
     def program() -> Any:
         a, b = torch.randn(2, 3, 3)
@@ -905,7 +917,9 @@ def test_a_data_loader_gives_the_same(level: str, workers: int) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_models_are_copied_pickled_saved_and_loaded_the_same(level: str) -> None:
+def test_models_copied_and_saved(level: str) -> None:
+    """Models are copied, pickled, saved and loaded the same."""
+
     def program() -> Any:
         model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
         x = torch.ones(2, 3)
@@ -1013,7 +1027,8 @@ def test_the_compiler_makes_the_same_graphs_once(function: Any, backend: str, fi
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_tensors_can_be_swapped_while_watched_and_parameters_afterwards(level: str) -> None:
+def test_tensors_can_be_swapped(level: str) -> None:
+    """Tensors can be swapped while recording, and parameters afterwards."""
     with watching(level):
         a, b = torch.ones(3), torch.zeros(3)
         torch.utils.swap_tensors(a, b)

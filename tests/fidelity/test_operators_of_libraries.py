@@ -1,4 +1,4 @@
-"""Operators that libraries and programs define do the same watched: gradients, types under autocasting, versions."""
+"""Custom operators behave the same while recording: gradients, autocast types, versions."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def test_bumps_of_a_custom_operator_are_counted_once() -> None:
     assert x._version + y._version == recording.ops["version_bumps"].sum()
 
 
-def test_a_gradient_comes_through_an_operator_without_one_of_its_own() -> None:
+def test_gradient_through_composite_custom_operator() -> None:
+    """A gradient comes through an operator without a gradient of its own."""
     with gradprobe.record(level="ops"):
         x = ones()
         _defined.double(x).sum().backward()

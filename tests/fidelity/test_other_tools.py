@@ -1,4 +1,4 @@
-"""Another tool that replaces the same methods, in any order with ours: both see each block once, nothing of ours stays."""
+"""Another tool that patches the same methods: both see each block once, and no patch stays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ THEIRS = "theirs"
 
 
 class Tool:
-    """Calls what it finds, counts, and puts that back: as a tool does that knows of no other."""
+    """A tool that calls the method it finds, counts, and restores that method."""
 
     def __init__(self) -> None:
         self.heard = 0
@@ -57,7 +57,7 @@ def originals() -> Iterator[list[Any]]:
 
 
 def blocks() -> None:
-    """Four blocks, one of each kind, a thread, a backward, and a counter that is put up by hand."""
+    """Run a block of each kind, a thread, a backward, and an increment of a version counter."""
     torch.autograd.graph.increment_version(torch.ones(1))
     weight = torch.ones(2, requires_grad=True)
     with torch.no_grad():
@@ -89,9 +89,8 @@ def orders() -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("order", orders(), ids=" ".join)
 @pytest.mark.parametrize("level", ["modes", "graph", "ops"])
-def test_recordings_and_another_tool_in_every_order_see_each_block_once(
-    level: str, order: tuple[str, ...], originals: list[Any]
-) -> None:
+def test_every_order_sees_each_block_once(level: str, order: tuple[str, ...], originals: list[Any]) -> None:
+    """Recordings and another tool, in every order, see each block once."""
     tool, recorder = Tool(), Recorder(level=level)
     layers: tuple[object, ...] = ()
     beneath: tuple[object, ...] = ()
@@ -128,14 +127,15 @@ def test_recordings_and_another_tool_in_every_order_see_each_block_once(
             number // 4
         )
         assert list(recording.findings["rule"][recording.findings["severity"] == "error"]) == []
-    assert not get_session()._queue, "events gather that nobody records"
+    assert not get_session()._queue, "events are queued without a recording"
     with Recorder(level=level):
         pass
     assert [vars(owner)[name] for owner, name in (*METHODS, *OTHERS)] == originals
 
 
 @pytest.mark.parametrize("level", ["modes", "graph", "ops"])
-def test_what_a_tool_that_stays_on_top_calls_after_the_recording_gathers_nowhere(level: str) -> None:
+def test_buried_hook_queues_nothing(level: str) -> None:
+    """A hook that another tool still calls after the recording queues nothing."""
     tool, recorder = Tool(), Recorder(level=level)
     recorder.start()
     tool.install()
@@ -148,7 +148,8 @@ def test_what_a_tool_that_stays_on_top_calls_after_the_recording_gathers_nowhere
 
 
 @pytest.mark.parametrize("level", ["modes", "graph", "ops"])
-def test_a_tool_that_is_replaced_by_another_under_which_ours_is_buried_costs_no_block(level: str) -> None:
+def test_replaced_tool_loses_no_block(level: str) -> None:
+    """No block is lost when the tool above gradprobe's patch is replaced by another."""
     first, second, recorder = Tool(), Tool(), Recorder(level=level)
     recorder.start()
     first.install()
@@ -164,7 +165,8 @@ def test_a_tool_that_is_replaced_by_another_under_which_ours_is_buried_costs_no_
     assert len(recording.regions) == 4
 
 
-def test_recordings_that_overlap_around_another_tool_see_what_each_is_open_for() -> None:
+def test_overlapping_recordings() -> None:
+    """Recordings that overlap around another tool see the blocks they are open for."""
     tool, one, other = Tool(), Recorder(level="modes"), Recorder(level="ops")
     first = one.start()
     tool.install()
@@ -178,7 +180,8 @@ def test_recordings_that_overlap_around_another_tool_see_what_each_is_open_for()
     assert (len(first.regions), len(second.regions)) == (4, 12)
 
 
-def test_threads_and_backwards_are_told_once_where_ours_is_buried_and_on_top_too() -> None:
+def test_threads_and_backwards_once() -> None:
+    """Threads and backwards are recorded once even if gradprobe's patch is both buried and on top."""
     tool, recorder = Tool(), Recorder(level="ops")
     recorder.start()
     tool.install()

@@ -49,7 +49,8 @@ def double(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_tensor_that_takes_functions_hears_the_same(level: str) -> None:
+def test_function_subclass_sees_the_same(level: str) -> None:
+    """A subclass with ``__torch_function__`` sees the same."""
     x = torch.ones(3, requires_grad=True).as_subclass(Hearing)
     Hearing.heard.clear()
 
@@ -59,7 +60,8 @@ def test_a_tensor_that_takes_functions_hears_the_same(level: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_function_mode_hears_the_same(level: str) -> None:
+def test_function_mode_sees_the_same(level: str) -> None:
+    """A function mode sees the same."""
     x = torch.ones(3, requires_grad=True)
     with HearingMode() as mode:
         gradprobe.probe(level=level)(double)(x)
@@ -68,7 +70,8 @@ def test_a_function_mode_hears_the_same(level: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_what_a_module_does_to_list_its_parameters_is_not_done(level: str) -> None:
+def test_overridden_parameter_listing_not_called(level: str) -> None:
+    """A module's override of the listing of its parameters is not called."""
     model = Listing(2, 2)
 
     @gradprobe.probe(level=level)

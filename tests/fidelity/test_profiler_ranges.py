@@ -1,4 +1,4 @@
-"""Blocks as named ranges in the trace of torch.profiler: there where asked for, and without a trace of them elsewhere."""
+"""Blocks as named ranges in the trace of ``torch.profiler``, only where requested."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def line_of(mark: str) -> int:
 
 
 def profiled(program: Callable[[], Any], tmp_path: Path, **options: Any) -> list[dict[str, Any]]:
-    """What torch.profiler recorded of ``program`` while a recorder watched it."""
+    """Return the trace of ``torch.profiler`` for ``program`` during a recording."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities) as profiler, gradprobe.record(**options):
         program()
@@ -69,7 +69,8 @@ def test_a_range_spans_the_operators_of_its_block(tmp_path: Path, level: str) ->
     assert "aten::sin" in within[f"inference_mode {file}:{line_of('decorated')}"]
 
 
-def test_without_being_asked_for_there_is_none(tmp_path: Path) -> None:
+def test_no_range_by_default(tmp_path: Path) -> None:
+    """Ranges exist only if requested."""
     assert ranges(profiled(blocks, tmp_path)) == []
     assert {e["name"] for e in profiled(blocks, tmp_path)} >= {"aten::exp", "aten::mm", "aten::sin"}
 
@@ -96,7 +97,9 @@ def test_modes_of_the_program_see_no_range(tmp_path: Path) -> None:
     assert lists[0] == lists[1]
 
 
-def test_blocks_left_in_any_order_on_any_thread_break_nothing(tmp_path: Path) -> None:
+def test_blocks_exited_in_any_order(tmp_path: Path) -> None:
+    """Blocks may be exited in any order and on any thread."""
+
     def program() -> None:
         one, other, elsewhere, never = torch.no_grad(), torch.enable_grad(), torch.no_grad(), torch.enable_grad()
         one.__enter__()
@@ -118,7 +121,8 @@ def test_blocks_left_in_any_order_on_any_thread_break_nothing(tmp_path: Path) ->
     assert len(ranges(profiled(blocks, tmp_path, profiler_ranges=True))) == 3, "and the next is as good as ever"
 
 
-def test_a_profiler_that_starts_or_stops_within_a_block_is_not_disturbed(tmp_path: Path) -> None:
+def test_profiler_starts_inside_block(tmp_path: Path) -> None:
+    """A profiler that starts or stops within a block is not disturbed."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with gradprobe.record(profiler_ranges=True) as recording:
         profiler = torch.profiler.profile(activities=activities)
@@ -131,7 +135,8 @@ def test_a_profiler_that_starts_or_stops_within_a_block_is_not_disturbed(tmp_pat
     assert "error inside gradprobe" not in str(recording)
 
 
-def test_run_names_ranges_and_writes_the_page_that_is_asked_for(tmp_path: Path) -> None:
+def test_run_names_ranges(tmp_path: Path) -> None:
+    """``gradprobe run`` names ranges and writes the requested page."""
     (tmp_path / "s.py").write_text(
         "import torch\n"
         "with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as p:\n"

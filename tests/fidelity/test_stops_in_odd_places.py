@@ -1,4 +1,4 @@
-"""A recording that ends where its dispatch mode is not on the stack, and in a forked child, leaves PyTorch at work."""
+"""Recordings that end while their dispatch mode is not on the stack, or in a forked child."""
 
 from __future__ import annotations
 

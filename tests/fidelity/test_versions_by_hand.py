@@ -1,4 +1,4 @@
-"""The program reads version counters and puts them up itself, and hears and counts the same as unwatched."""
+"""Programs that read and increment version counters themselves."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ class Hearing(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_a_function_mode_hears_the_version_asked_for_by_its_name() -> None:
+def test_function_mode_sees_version_read() -> None:
+    """A function mode sees reads of ``_version`` by name."""
     with gradprobe.record(level="ops"), Hearing() as mode:
         assert torch.ones(2)._version == 0
 
     assert mode.heard[-1] == "torch.Tensor._version.__get__"
 
 
-def test_a_version_is_as_read_only_as_ever() -> None:
+def test_version_is_read_only() -> None:
+    """``_version`` is read-only, as without a recording."""
     with pytest.raises(AttributeError) as expected:
         torch.ones(2)._version = 3  # type: ignore[misc]
 
@@ -38,7 +40,8 @@ def test_a_version_is_as_read_only_as_ever() -> None:
     assert str(raised.value) == str(expected.value)
 
 
-def test_counters_put_up_by_hand_are_counted_each() -> None:
+def test_manual_increments_counted() -> None:
+    """Each counter that the program increments itself is counted."""
     with torch.inference_mode():
         without = torch.ones(2)
     with gradprobe.record(level="ops") as recording:

@@ -1,4 +1,4 @@
-"""Views that PyTorch makes anew by an operator once they were changed in place, holding their lock the while.
+"""Views that PyTorch recreates by an operator after an in-place change, while it holds their lock.
 
 In processes of their own: what is wrong here waits for ever.
 """
@@ -53,9 +53,8 @@ if {level!r} == "ops":
         "real.view(torch.int32).zero_()",
     ],
 )
-def test_complex_views_changed_in_place_give_the_same_gradients_and_every_node_is_counted(
-    level: str, change: str
-) -> None:
+def test_complex_views_modified_in_place(level: str, change: str) -> None:
+    """Complex views modified in place give the same gradients, and every node is counted."""
     program = PROGRAM.format(level=level, change=change)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -20,7 +20,7 @@ LEVELS = ["modes", "graph", "ops"]
 
 
 def outcome(program: Callable[[], Any]) -> tuple[Any, ...]:
-    """What a program gives, or how it fails, with its warnings."""
+    """Return the result or the error of a program, with its warnings."""
     torch.manual_seed(0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -179,7 +179,8 @@ def test_the_classes_stay_the_same_objects_and_look_the_same() -> None:
         assert [torch.no_grad, torch.enable_grad, torch.set_grad_enabled, torch.inference_mode] == managers
 
 
-def test_a_block_that_spans_the_start_or_the_end_of_a_recording_restores_the_modes() -> None:
+def test_block_across_recording_edges() -> None:
+    """A block that spans the start or the end of a recording restores the modes."""
     for manager in (torch.no_grad, torch.enable_grad, lambda: torch.set_grad_enabled(False), torch.inference_mode):
         recorder = Recorder()
         with manager():
@@ -234,7 +235,8 @@ def test_a_function_mode_of_the_program_sees_the_same_calls() -> None:
         assert program() == alone
 
 
-def test_managers_are_pickled_as_without_us() -> None:
+def test_managers_pickled() -> None:
+    """Context managers are pickled as without a recording."""
     alone = pickle.dumps(torch.no_grad())
     with gradprobe.record():
         assert pickle.dumps(torch.no_grad()) == alone
@@ -253,7 +255,8 @@ def test_torchscript_compiles_a_mode_block_while_recording() -> None:
 
 
 @pytest.mark.parametrize("fails", ["now", "locate", "emit"])
-def test_an_error_inside_a_hook_stays_there_and_is_told(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_inside_hook(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors inside a hook stay there and are reported."""
     from gradprobe.capture import installation
     from gradprobe.capture.clock import Clock
     from gradprobe.capture.location import tasks
@@ -286,7 +289,8 @@ def test_an_error_inside_a_hook_stays_there_and_is_told(fails: str, monkeypatch:
 
 
 @pytest.mark.parametrize("when", ["before", "between", "after"])
-def test_another_tool_that_patches_the_same_methods_goes_on_working(when: str) -> None:
+def test_other_tool_keeps_working(when: str) -> None:
+    """Another tool that patches the same methods keeps working."""
     original = torch.no_grad.__enter__
     heard: list[str] = []
 

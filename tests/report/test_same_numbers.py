@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import gradprobe
-from gradprobe.analysis.comparison_outcome import parse_outcome
+from gradprobe.analysis.comparison_json import parse_outcome
 from gradprobe.report.formats.registry import find_format
 from gradprobe.report.formats.rendered import RenderOptions
 from tests.report import samples

@@ -37,6 +37,16 @@ class PreparationFacts:
         return cls(**{**plain, "differences": differences})
 
 
+@dataclass
+class CountingPass:
+    """Result of one counting pass, which takes one call of each arm."""
+
+    counts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Counts by arm and name."""
+    errors: dict[str, str] = field(default_factory=dict)
+    """Error by arm that could not be counted."""
+
+
 class BenchProtocol(Protocol):
     """Methods that the experiment calls on the bench of a process, in this process or through a pipe."""
 
@@ -60,11 +70,11 @@ class BenchProtocol(Protocol):
         """Return nanoseconds to enter and exit each context manager, one value per round."""
         ...
 
-    def mechanisms(self, name: str) -> dict[str, dict[str, float]]:
+    def mechanisms(self, name: str) -> CountingPass:
         """Return the counts of each mechanism for one call, by arm."""
         ...
 
-    def account(self, name: str) -> dict[str, dict[str, Any]]:
+    def account(self, name: str) -> CountingPass:
         """Return what a recording at level `ops` shows of one call, by arm."""
         ...
 
@@ -78,4 +88,4 @@ class BenchProtocol(Protocol):
 
 
 BENCH_METHODS: Final = tuple(name for name in vars(BenchProtocol) if not name.startswith("_"))
-"""Names of the methods that a worker process may be asked to call."""
+"""Names of the methods that a worker process accepts in requests."""

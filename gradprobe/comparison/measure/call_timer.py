@@ -1,4 +1,4 @@
-"""How a block of calls is timed: by the host's clock, or on an accelerator by events of the device."""
+"""Timers of blocks of calls: the host's clock, or events in the stream of an accelerator."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ import torch
 
 
 class HostCallTimer:
-    """The host's clock."""
+    """Timer that reads the host's clock."""
 
     def __init__(self, now: Callable[[], int] = time.perf_counter_ns) -> None:
         self._now = now
         self.resolution_ns = statistics.median(after - before for before, after in pairwise(now() for _ in range(101)))
-        """What a reading of the clock takes, its step included."""
+        """Nanoseconds that one reading of the clock takes, its step included."""
         self.issued: list[float] = []
-        """Of each block on an accelerator, the share of its time in which the host was still issuing work."""
+        """Share of each block in which the host was issuing work; empty for the host's clock."""
 
     def start(self) -> Any:
+        """Begin a block and return a token for ``stop``."""
         return self._now()
 
     def stop(self, begin: Any) -> float:
-        """Nanoseconds since ``start`` gave ``begin``."""
+        """Return nanoseconds since ``start`` returned ``begin``."""
         return float(self._now() - begin)
 
 
 class DeviceCallTimer(HostCallTimer):
-    """Events in the stream of an accelerator, which is idle when a block begins and is waited for when it has ended."""
+    """Timer that records events in the stream of an accelerator. It synchronizes before and after each block."""
 
     def __init__(self, device: torch.device, now: Callable[[], int] = time.perf_counter_ns) -> None:
         super().__init__(now)
@@ -55,6 +56,6 @@ class DeviceCallTimer(HostCallTimer):
 
 
 def make_call_timer(device: str | None) -> HostCallTimer:
-    """The timer for where the work runs."""
-    where = torch.device(device or "cpu")
-    return HostCallTimer() if where.type == "cpu" else DeviceCallTimer(where)
+    """Return the timer for the device on which the work runs."""
+    target = torch.device(device or "cpu")
+    return HostCallTimer() if target.type == "cpu" else DeviceCallTimer(target)

@@ -1,9 +1,9 @@
-"""What one call makes PyTorch do, by mechanism, counted in a pass of its own that is not timed.
+"""Mechanisms of PyTorch that one call uses, counted in a pass that is not timed.
 
-Nodes come from the thread's sequence number, saved tensors from hooks. The rest is counted by a dispatch mode that takes
-composite operators apart in every mode, since inference mode would otherwise show fewer of them. Which views are tracked
-and which tensors have a version counter then follows from the kind of tensor: PyTorch, Autograd mechanics, Inference Mode,
-https://docs.pytorch.org/docs/stable/notes/autograd.html.
+Nodes come from the thread's sequence number, saved tensors from hooks. The rest is counted by a dispatch mode that
+decomposes composite operators in every mode, since inference mode would otherwise show fewer of them (`counting_passes`
+says how this differs from a recording). Tracked views and version counters then follow from the kind of tensor: PyTorch,
+Autograd mechanics, Inference Mode, https://docs.pytorch.org/docs/stable/notes/autograd.html.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ MECHANISM_NAMES: Final = tuple(MECHANISM_TITLES)
 
 
 def count_mechanisms(call: Callable[[], object]) -> dict[str, float]:
-    """The mechanisms of one call, under the mode that is in force. Raises what the call raises."""
+    """Return the counts of one call under the current mode. Errors of the call are raised."""
     mode = _Counting()
     sequence_number: Callable[[], int] = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
     saved = [0]
 
     def pack(tensor: Tensor) -> Tensor:
         saved[0] += 1
-        # Not the tensor itself: one that is also an output would keep its node, which keeps it.
+        # A detached copy: an output that its own node saves would otherwise keep that node alive, and be kept by it.
         with torch._C._DisableTorchDispatch():
             return tensor.detach()
 
@@ -64,13 +64,13 @@ def _plan(func: Any) -> OpPlan:
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what is below autograd. What comes whole under inference mode is called in its parts."""
+    """Counter of operators below autograd. Decomposes operators that inference mode dispatches whole."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.counts = dict.fromkeys(("counters", "tracked_views", "bumps", "dispatch_steps", "normal_inputs"), 0.0)
         self.leaves: dict[int, Tensor] = {}
-        # Kept, so that no other storage takes an address of theirs.
+        # References to the storages keep their addresses from being reused.
         self._normal: dict[int, torch.UntypedStorage] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -101,13 +101,16 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _is_normal(self, tensor: Tensor) -> bool:
-        """Whether PyTorch keeps versions and views of it. Below autograd a view of a normal tensor looks like none."""
+        """Return whether PyTorch tracks versions and views of a tensor.
+
+        Below autograd a view of a normal tensor looks like an inference tensor.
+        """
         return not tensor.is_inference() or (_has_storage(tensor) and tensor.untyped_storage()._cdata in self._normal)
 
 
 def _has_storage(tensor: Tensor) -> bool:
     try:
         tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):  # sparse, or without data
+    except (NotImplementedError, RuntimeError):  # a sparse tensor, or one without data
         return False
     return True

@@ -1,4 +1,4 @@
-"""What a call reads and may change: what is within its reach, kept and put back."""
+"""State that a call reads and may change: it is copied before the first call and restored between calls."""
 
 from __future__ import annotations
 
@@ -14,123 +14,126 @@ from gradprobe.comparison.state.reachable import ReachableState
 from gradprobe.comparison.state.tensor_state import TensorState, compute_copy_bytes
 
 MAX_COPIED_BYTES = 1 << 30
-"""Beyond this, tensors are watched by their version counters alone, and no copy of them is kept."""
+"""Maximum number of bytes to copy. Beyond it only version counters show which tensors change, and none is restored."""
 
 
 class CallState:
-    """The state that a call starts from. ``look`` after a first call finds what it changes; ``restore`` puts that back."""
+    """Initial state of a call. ``detect_changes`` finds what a call changed, ``restore`` undoes it before the next call."""
 
     def __init__(self, call: Callable[[], object], seed: int) -> None:
         self.call = call
         self.is_random = False
         self._seed = seed
-        self._kept: dict[int, TensorState] = {}
-        self._holders: dict[int, ContainerState] = {}
+        self._tensors: dict[int, TensorState] = {}
+        self._containers: dict[int, ContainerState] = {}
         self._changing: set[int] = set()
         self._growing = False
-        self._reach()
-        self._at_first = {key: holder.held for key, holder in self._holders.items()}
+        self._add_reachable()
+        self._initial_values = {key: container.values for key, container in self._containers.items()}
         self.reseed()
-        self._before = _generators()
+        self._initial_generators = _read_generators()
 
-    def _reach(self) -> None:
-        """Takes up what is within reach of the call and was not before."""
-        reach = ReachableState(self.call)
-        new = [tensor for key, tensor in reach.tensors.items() if key not in self._kept]
-        copies = (
-            sum(map(compute_copy_bytes, (*new, *(kept.tensor for kept in self._kept.values())))) <= MAX_COPIED_BYTES
-        )
-        self._kept.update((id(tensor), TensorState(tensor, copies=copies)) for tensor in new)
-        for key, holder in reach.holders.items():
-            self._holders.setdefault(key, holder)
+    def _add_reachable(self) -> None:
+        """Add the tensors and containers that the call can reach and that are not known yet."""
+        reachable = ReachableState(self.call)
+        new = [tensor for key, tensor in reachable.tensors.items() if key not in self._tensors]
+        known = (state.tensor for state in self._tensors.values())
+        copies = sum(map(compute_copy_bytes, (*new, *known))) <= MAX_COPIED_BYTES
+        self._tensors.update((id(tensor), TensorState(tensor, copies=copies)) for tensor in new)
+        for key, container in reachable.containers.items():
+            self._containers.setdefault(key, container)
 
-    def look(self, again: Callable[[], object] | None = None) -> None:
-        """Compares with the beginning, after one call.
+    def detect_changes(self, call_again: Callable[[], object] | None = None) -> None:
+        """Compare with the initial state, after a call.
 
-        ``again`` calls once more where something holds other values than before: what further calls leave as the first one
-        left it was set up once, as caches and compiled code are, and stays.
+        ``call_again`` is called if a container has other values than before. Values that a further call leaves alone were
+        set up once by the first one, as caches and compiled code are, and stay.
         """
-        self.is_random = self.is_random or not _same_generators(self._before, _generators())
-        found = self._differing()
-        if found and again is not None:
-            again()
-            after = self._differing()
-            settled = {key: held for key, held in found.items() if key in after and is_same_content(held, after[key])}
-            if not self._settle(settled, again):
+        self.is_random = self.is_random or not _is_same_generators(self._initial_generators, _read_generators())
+        changed = self._find_changed_containers()
+        if changed and call_again is not None:
+            call_again()
+            after = self._find_changed_containers()
+            settled = {
+                key: values for key, values in changed.items() if key in after and is_same_content(values, after[key])
+            }
+            if not self._accept_settled(settled, call_again):
                 settled = {}
-            found = {key: held for key, held in after.items() if key not in settled}
-        self._note(found)
-        for kept in self._kept.values():
-            kept.look()
+            changed = {key: values for key, values in after.items() if key not in settled}
+        self._record_changes(changed)
+        for state in self._tensors.values():
+            state.detect_change()
 
-    def _settle(self, settled: dict[int, ContainerValues], again: Callable[[], object]) -> bool:
-        """Takes what was set up as given, unless what is in it changes with every call."""
-        holders, kept = self._holders, self._kept
-        self._holders, self._kept = dict(holders), dict(kept)
-        self._reach()
-        again()
-        new_holders = [holder for key, holder in self._holders.items() if key not in holders]
-        new_tensors = [one for key, one in self._kept.items() if key not in kept]
-        if any(not is_same_content(holder.held, holder.now()) for holder in new_holders) or any(
-            kept.differs() for kept in new_tensors
+    def _accept_settled(self, settled: dict[int, ContainerValues], call_again: Callable[[], object]) -> bool:
+        """Make values that were set up once part of the initial state, unless each call changes what is inside them."""
+        containers, tensors = self._containers, self._tensors
+        self._containers, self._tensors = dict(containers), dict(tensors)
+        self._add_reachable()
+        call_again()
+        new_containers = [container for key, container in self._containers.items() if key not in containers]
+        new_tensors = [state for key, state in self._tensors.items() if key not in tensors]
+        if any(not is_same_content(container.values, container.read()) for container in new_containers) or any(
+            state.differs() for state in new_tensors
         ):
-            self._holders, self._kept = holders, kept
+            self._containers, self._tensors = containers, tensors
             return False
-        for key, held in settled.items():
-            self._holders[key].held = held
+        for key, values in settled.items():
+            self._containers[key].values = values
         return True
 
-    def _differing(self) -> dict[int, ContainerValues]:
-        """What those hold now that held other values at the beginning, and are not known to change."""
-        held = {key: holder.now() for key, holder in self._holders.items() if key not in self._changing}
-        return {key: now for key, now in held.items() if not is_same_content(self._holders[key].held, now)}
+    def _find_changed_containers(self) -> dict[int, ContainerValues]:
+        """Return the present values of containers that have other ones than initially and are not known to change."""
+        present = {key: container.read() for key, container in self._containers.items() if key not in self._changing}
+        return {key: now for key, now in present.items() if not is_same_content(self._containers[key].values, now)}
 
-    def _note(self, changing: dict[int, ContainerValues]) -> None:
-        self._changing |= set(changing)
-        self._growing = self._growing or any(has_grown(self._holders[key].held, held) for key, held in changing.items())
+    def _record_changes(self, changed: dict[int, ContainerValues]) -> None:
+        self._changing |= set(changed)
+        self._growing = self._growing or any(
+            has_grown(self._containers[key].values, values) for key, values in changed.items()
+        )
 
     @property
     def changes(self) -> int:
-        """How many tensors, and holders of other values, it changes."""
-        return sum(kept.changed for kept in self._kept.values()) + len(self._changing)
+        """Number of tensors, and of containers of other values, that a call changes."""
+        return sum(state.changed for state in self._tensors.values()) + len(self._changing)
 
     @property
-    def lost(self) -> int:
-        """How many of the tensors that it changes cannot be put back: there is no copy of them."""
-        return sum(kept.changed and not kept.has_copy for kept in self._kept.values())
+    def unrestorable(self) -> int:
+        """Number of changed tensors that cannot be restored because there is no copy of them."""
+        return sum(state.changed and not state.has_copy for state in self._tensors.values())
 
     @property
     def grows(self) -> bool:
-        """Whether what it changes grows from call to call."""
+        """True if the changed values grow from call to call."""
         return self._growing
 
     def restore(self) -> Callable[[], object]:
-        """Puts back what the call changes, and gives the call to make next."""
+        """Restore what the call changes and return the call."""
         for key in self._changing:
-            self._holders[key].restore_values(self._holders[key].held)
-        for kept in self._kept.values():
-            if kept.changed:
-                kept.restore_values()
+            self._containers[key].restore_values(self._containers[key].values)
+        for state in self._tensors.values():
+            if state.changed:
+                state.restore_values()
         if self.is_random:
             self.reseed()
         return self.call
 
-    def leave(self) -> None:
-        """Puts everything back to the beginning, what was set up once as well."""
+    def restore_initial(self) -> None:
+        """Restore everything, including what the first call set up once."""
         self.restore()
-        for key, held in self._at_first.items():
-            if not is_same_content(held, self._holders[key].now()):
-                self._holders[key].restore_values(held)
+        for key, values in self._initial_values.items():
+            if not is_same_content(values, self._containers[key].read()):
+                self._containers[key].restore_values(values)
 
     def reseed(self) -> None:
-        """Starts the generators of torch, random and NumPy at the seed."""
+        """Seed the generators of torch, random and NumPy."""
         torch.manual_seed(self._seed)
         random.seed(self._seed)
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed(self._seed % 2**32)
 
 
-def _generators() -> tuple[object, ...]:
+def _read_generators() -> tuple[object, ...]:
     numpy = sys.modules.get("numpy")
     states: list[object] = [torch.get_rng_state(), random.getstate()]
     states.append(str(numpy.random.get_state()) if numpy is not None else None)
@@ -139,7 +142,7 @@ def _generators() -> tuple[object, ...]:
     return tuple(states)
 
 
-def _same_generators(before: tuple[object, ...], after: tuple[object, ...]) -> bool:
+def _is_same_generators(before: tuple[object, ...], after: tuple[object, ...]) -> bool:
     return len(before) == len(after) and all(
         torch.equal(one, other) if isinstance(one, Tensor) and isinstance(other, Tensor) else one == other
         for one, other in zip(before, after, strict=True)

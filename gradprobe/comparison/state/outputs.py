@@ -1,4 +1,4 @@
-"""Whether a call returns the same in two modes."""
+"""Comparison of the outputs of a call in two modes."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from torch.utils import _pytree as pytree
 from gradprobe.comparison.state.tensor_state import is_bitwise_equal
 
 ROUNDING_TOLERANCE = 1e-5
-"""Relative to the largest value: what another order of the same additions makes of float32."""
-_DEPTH = 3
+"""Difference relative to the largest value that another order of the same float32 additions may cause."""
+_MAX_ATTRIBUTE_DEPTH = 3
 
 
 @dataclass(frozen=True)
 class OutputDifference:
-    """``text`` is empty for the same bits. ``matters`` where it is more than rounding."""
+    """Difference between two outputs."""
 
     text: str = ""
+    """Description; empty for the same values."""
     matters: bool = False
+    """True if it is more than rounding."""
 
 
 def copy_outputs(result: object) -> list[Any]:
-    """What is compared of a result: copies of its tensors and arrays, its other values, and the keys that lead to them."""
+    """Return copies of the tensors and arrays of a result, its other values, and the keys that lead to them."""
     return [
-        leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in map(_tensor_of_array, _leaves(result))
+        leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+        for leaf in map(_convert_array, _iterate_leaves(result))
     ]
 
 
-def _leaves(value: object, depth: int = _DEPTH) -> Iterator[object]:
-    """Of what is no container that torch knows, the attributes: a dataclass returns tensors as well as a tuple does."""
+def _iterate_leaves(value: object, depth: int = _MAX_ATTRIBUTE_DEPTH) -> Iterator[object]:
+    """Yield the leaves of a pytree. Other objects are replaced by their attributes: a dataclass may return tensors too."""
     for path, leaf in pytree.tree_flatten_with_path(value)[0]:
         if path:
             yield pytree.keystr(path)
@@ -44,10 +47,10 @@ def _leaves(value: object, depth: int = _DEPTH) -> Iterator[object]:
         elif isinstance(leaf, set | frozenset):
             yield from sorted(map(repr, leaf))
         elif depth and not isinstance(leaf, type | torch.nn.Module) and not callable(leaf):
-            yield from _leaves(_attributes(leaf), depth - 1)
+            yield from _iterate_leaves(_read_attributes(leaf), depth - 1)
 
 
-def _attributes(value: object) -> dict[str, object]:
+def _read_attributes(value: object) -> dict[str, object]:
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
     return dict(getattr(value, "__dict__", {}))
@@ -58,45 +61,45 @@ def _is_array(value: object) -> bool:
     return numpy is not None and isinstance(value, numpy.ndarray)
 
 
-def _tensor_of_array(leaf: Any) -> Any:
+def _convert_array(leaf: Any) -> Any:
     if not _is_array(leaf):
         return leaf
     try:
         return torch.tensor(leaf)
-    except TypeError:  # of objects, or of text
+    except TypeError:  # an array of objects or of text
         return repr(leaf.tolist())
 
 
 def compare_outputs(one: list[Any], other: list[Any]) -> OutputDifference:
-    """How two results differ."""
+    """Return the difference between two results of ``copy_outputs``."""
     if len(one) != len(other):
         return OutputDifference(f"{len(other)} values instead of {len(one)}", matters=True)
     largest = 0.0
     for left, right in zip(one, other, strict=True):
         if not isinstance(left, Tensor) or not isinstance(right, Tensor):
             if type(left) is not type(right) or (left != right and not (left != left and right != right)):
-                return OutputDifference(f"{_named(right)} instead of {_named(left)}", matters=True)
-        elif _form(left) != _form(right):
-            return OutputDifference(f"{_form(right)} instead of {_form(left)}", matters=True)
+                return OutputDifference(f"{_describe_value(right)} instead of {_describe_value(left)}", matters=True)
+        elif _describe_tensor(left) != _describe_tensor(right):
+            return OutputDifference(f"{_describe_tensor(right)} instead of {_describe_tensor(left)}", matters=True)
         else:
-            largest = max(largest, *map(_apart, _parts(left), _parts(right)))
+            largest = max(largest, *map(_measure_difference, _split_dense(left), _split_dense(right)))
     if largest == 0.0:
         return OutputDifference()
     return OutputDifference(f"values differ by {largest:.1g} of the largest", matters=not largest <= ROUNDING_TOLERANCE)
 
 
-def _parts(tensor: Tensor) -> list[Tensor]:
-    """Dense tensors that hold all of its values; those of a tensor without data are none."""
+def _split_dense(tensor: Tensor) -> list[Tensor]:
+    """Return dense tensors with all values of a tensor; an empty one for a tensor without data."""
     if tensor.is_meta:
         return [torch.empty(0)]
     if tensor.is_nested:
         return list(tensor.unbind())
-    with torch.inference_mode():  # where compressed ones made there can be read as well as others
+    with torch.inference_mode():  # the mode in which all compressed tensors can be read
         return [tensor if tensor.layout is torch.strided else tensor.to_dense()]
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
-    """The largest difference beside the largest value; infinite where what is not finite differs."""
+def _measure_difference(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference relative to the largest value; infinity if values that are not finite differ."""
     if one.shape != other.shape:
         return float("inf")
     if is_bitwise_equal(one, other):
@@ -111,11 +114,11 @@ def _apart(one: Tensor, other: Tensor) -> float:
         return float((left - right).abs().max()) / (float(left.abs().max()) or 1.0) if len(left) else 0.0
 
 
-def _named(value: object) -> str:
-    return _form(value) if isinstance(value, Tensor) else f"{value!r:.40}"
+def _describe_value(value: object) -> str:
+    return _describe_tensor(value) if isinstance(value, Tensor) else f"{value!r:.40}"
 
 
-def _form(tensor: Tensor) -> str:
+def _describe_tensor(tensor: Tensor) -> str:
     kind = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_nested:
         return f"nested {kind} of {tensor.size(0)} tensors"

@@ -1,4 +1,4 @@
-"""A tensor within reach of a call as it was before the call, and how to put it back."""
+"""State of a tensor before a call, and how to restore it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class TensorState:
-    """What ``tensor`` was when this was made. Without ``copies`` only its version tells whether it was changed."""
+    """State of ``tensor`` when this object was made. Without ``copies`` only its version counter shows a change."""
 
     def __init__(self, tensor: Tensor, *, copies: bool) -> None:
         self.tensor = tensor
@@ -16,39 +16,41 @@ class TensorState:
         self._shape = tensor.shape
         self._requires_grad = tensor.requires_grad
         self._grad = tensor.grad if _may_have_grad(tensor) else None
-        self._grad_kept = None if self._grad is None else TensorState(self._grad, copies=copies)
+        self._grad_state = None if self._grad is None else TensorState(self._grad, copies=copies)
         with torch.no_grad():
             self._data = _memory(tensor).clone() if copies and _is_plain(tensor) else None
 
     @property
     def has_copy(self) -> bool:
+        """True if the values were copied, so that they can be restored."""
         return self._data is not None
 
-    def look(self) -> None:
-        """Remembers whether it has changed."""
+    def detect_change(self) -> None:
+        """Record whether the tensor has changed."""
         self.changed = self.changed or self.differs()
 
     def differs(self) -> bool:
-        """Whether it is something else now: its values, shape, gradient, or whether it requires one."""
+        """Return whether the tensor's values, shape, gradient or ``requires_grad`` differ now."""
         tensor = self.tensor
         if tensor.shape != self._shape or tensor.requires_grad != self._requires_grad:
             return True
         if _may_have_grad(tensor) and tensor.grad is not self._grad:
             return True
-        if self._grad_kept is not None and self._grad_kept.differs():
+        if self._grad_state is not None and self._grad_state.differs():
             return True
         if self._data is None:
             return _version(tensor) != self._version
         return not is_bitwise_equal(self._data, _memory(tensor))
 
     def restore_values(self) -> None:
+        """Restore the tensor's shape, values, gradient and ``requires_grad``."""
         tensor = self.tensor
         if tensor.requires_grad != self._requires_grad and not tensor.is_inference():
             self._forget_history()
         if _may_have_grad(tensor):
             tensor.grad = self._grad
-        if self._grad_kept is not None:
-            self._grad_kept.restore_values()
+        if self._grad_state is not None:
+            self._grad_state.restore_values()
         if self._data is not None:
             with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                 if tensor.shape != self._shape:
@@ -56,7 +58,7 @@ class TensorState:
                 _memory(tensor).copy_(self._data)
 
     def _forget_history(self) -> None:
-        """Of what was a leaf, and what a call under gradients wrote results of a graph into."""
+        """Detach a former leaf into which a call wrote results of a graph while grad mode was enabled."""
         if self.tensor.grad_fn is not None and not self.tensor._is_view():
             self.tensor.detach_()
         if self.tensor.is_leaf:
@@ -64,12 +66,12 @@ class TensorState:
 
 
 def compute_copy_bytes(tensor: Tensor) -> int:
-    """Of a copy; 0 where none is made."""
+    """Return the number of bytes of a copy; 0 if the tensor would not be copied."""
     return tensor.numel() * tensor.element_size() if _is_plain(tensor) else 0
 
 
 def is_bitwise_equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same bits; a NaN is the same as itself."""
+    """Return whether two tensors have the same values; NaN equals NaN."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     if one.layout is not torch.strided or one.is_quantized:
@@ -82,12 +84,12 @@ def is_bitwise_equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _memory(tensor: Tensor) -> Tensor:
-    """The tensor, or where its elements share memory, as those of an expanded one do, all memory that it reaches, flat."""
+    """Return the tensor, or a flat view of all its memory if its elements share memory, as those of an expanded one do."""
     tensor = tensor.detach()
     if torch._debug_has_internal_overlap(tensor) == 0:
         return tensor
-    reach = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.as_strided((reach if tensor.numel() else 0,), (1,))
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.as_strided((extent if tensor.numel() else 0,), (1,))
 
 
 def _may_have_grad(tensor: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""A cost for each mechanism, fitted from the suite of operators, and what these costs explain of a difference."""
+"""Cost model: nanoseconds of each mechanism, fitted from small operators, and the differences that they explain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradprobe.comparison.measure.mechanisms import MECHANISM_NAMES
 
 @dataclass(frozen=True)
 class CostDifference:
-    """Between two modes of one workload: by how many of each mechanism they differ, and by how many nanoseconds."""
+    """Difference between two modes of one workload: counts of mechanisms, and nanoseconds."""
 
     counts: Mapping[str, float]
     ns: float
@@ -22,22 +22,23 @@ class CostDifference:
 
 @dataclass(frozen=True)
 class MechanismCosts:
-    """Nanoseconds of each mechanism on one machine. ``explained`` is the share of the differences fitted from."""
+    """Nanoseconds of each mechanism on one machine."""
 
     ns: Mapping[str, float]
     explained: float
+    """Share that the costs explain of the differences from which they were fitted."""
     workloads: int
 
-    def of(self, counts: Mapping[str, float]) -> dict[str, float]:
-        """Nanoseconds by mechanism of a difference in counts."""
+    def apply_to(self, counts: Mapping[str, float]) -> dict[str, float]:
+        """Return nanoseconds by mechanism for a difference in counts."""
         return {name: self.ns[name] * counts.get(name, 0.0) for name in MECHANISM_NAMES}
 
 
 def fit_costs(differences: Sequence[CostDifference]) -> MechanismCosts:
-    """The costs, none of them negative, that miss the differences by least, each relative to its size.
+    """Return the costs, none negative, with the smallest squared errors relative to the size of each difference.
 
-    Least squares over each set of mechanisms that may cost something, the best of those without a negative cost: with eight
-    mechanisms these are 255 small systems, and no iteration that may not end.
+    Least squares is solved for each subset of mechanisms, and the best solution without a negative cost is taken: with
+    eight mechanisms these are 255 small systems, and there is no iteration that may fail to converge.
     """
     counts = np.array([[d.counts.get(name, 0.0) for name in MECHANISM_NAMES] for d in differences])
     ns = np.array([d.ns for d in differences])
@@ -55,6 +56,6 @@ def fit_costs(differences: Sequence[CostDifference]) -> MechanismCosts:
 
 
 def score_prediction(measured: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
-    """One less the sum of what was missed over the sum of what was measured, both without sign."""
+    """Return 1 minus the sum of absolute errors divided by the sum of absolute measured values."""
     whole = float(np.abs(measured).sum())
     return 1 - float(np.abs(measured - predicted).sum()) / whole if whole else float("nan")

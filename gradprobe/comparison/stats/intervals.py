@@ -1,8 +1,8 @@
-"""From paired times to a ratio, its interval and a verdict, on logarithms: there a factor and its inverse weigh the same.
+"""Intervals and verdicts from paired times, on logarithms, on which a factor and its inverse weigh the same.
 
-Rounds of one process share its memory layout and its luck, which differ between processes by as much as modes do. So a
-process counts as one observation, the median of its rounds, and the interval is over processes: the standard interval of
-the mean, with a bootstrapped standard error and Student's t for few observations (Efron and Tibshirani, An Introduction to
+Rounds of one process share its memory layout, and layouts differ between processes by as much as modes do. So a process
+counts as one observation, the median of its rounds, and the interval is over processes: the standard interval of the
+mean, with a bootstrapped standard error and Student's t for few observations (Efron and Tibshirani, An Introduction to
 the Bootstrap, 1993, chapters 6 and 12). Percentile intervals of five observations are too narrow by a third.
 """
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 CONFIDENCE: Final = 0.95
 RESAMPLES: Final = 2000
 SMALLEST_CLAIM: Final = math.log(1.01)
-"""No difference below one per cent is claimed, however narrow the interval."""
+"""Smallest log ratio that is claimed as a difference, however narrow the interval: 1 %."""
 SINGLE_PROCESS_BATCHES: Final = 10
 
 FASTER: Final = "faster"
@@ -32,33 +32,36 @@ UNDECIDED: Final = "undecided"
 
 @dataclass(frozen=True)
 class Estimate:
-    """A log ratio with its interval. ``rounds`` and ``clusters`` are the numbers of pairs and of observations behind it."""
+    """Log ratio with its interval."""
 
     value: float
     low: float
     high: float
     rounds: int
+    """Number of pairs of times."""
     clusters: int
+    """Number of observations: processes, or stretches of rounds of a single process."""
 
     @property
-    def reach(self) -> float:
-        """The larger distance of an end from no difference."""
+    def largest_deviation(self) -> float:
+        """Larger distance of an end of the interval from no difference."""
         return max(abs(self.low), abs(self.high))
 
     @property
     def half_width(self) -> float:
+        """Half-width of the interval."""
         return (self.high - self.low) / 2
 
 
 def compute_log_ratios(times: Sequence[float], baseline: Sequence[float]) -> list[float]:
-    """The logarithms of the ratios, pair by pair."""
+    """Return the logarithm of the ratio of each pair."""
     return [math.log(one / other) for one, other in zip(times, baseline, strict=True)]
 
 
 def estimate_ratio(processes: Sequence[Sequence[float]], *, seed: int, resamples: int = RESAMPLES) -> Estimate:
-    """The ratio over all processes. Of a single process, stretches of consecutive rounds take the place of processes."""
+    """Return the ratio over all processes, or over stretches of consecutive rounds of a single process."""
     filled = [rounds for rounds in processes if len(rounds)]
-    clusters = filled if len(filled) > 1 else [s for rounds in filled for s in _stretches(rounds)]
+    clusters = filled if len(filled) > 1 else [s for rounds in filled for s in _split_rounds(rounds)]
     observed = np.array([np.median(cluster) for cluster in clusters])
     rounds = sum(map(len, filled))
     if len(observed) < 2:
@@ -69,14 +72,14 @@ def estimate_ratio(processes: Sequence[Sequence[float]], *, seed: int, resamples
     return Estimate(mean, mean - half, mean + half, rounds, len(observed))
 
 
-def _stretches(rounds: Sequence[float]) -> list[Sequence[float]]:
+def _split_rounds(rounds: Sequence[float]) -> list[Sequence[float]]:
     number = min(SINGLE_PROCESS_BATCHES, len(rounds))
     edges = [round(i * len(rounds) / number) for i in range(number + 1)] if number else []
     return [rounds[begin:end] for begin, end in pairwise(edges)]
 
 
 def bootstrap_standard_error(observed: NDArray[np.float64], *, seed: int, resamples: int = RESAMPLES) -> float:
-    """The bootstrapped standard error of the mean, without the bias that resampling n observations brings: n/(n-1)."""
+    """Return the bootstrapped standard error of the mean, corrected by n/(n-1) for the bias of resampling."""
     number = len(observed)
     chosen = np.random.default_rng(seed).integers(0, number, (resamples, number))
     return float(observed[chosen].mean(axis=1).std(ddof=1) * math.sqrt(number / (number - 1)))
@@ -84,7 +87,7 @@ def bootstrap_standard_error(observed: NDArray[np.float64], *, seed: int, resamp
 
 @lru_cache
 def compute_t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
-    """The two-sided quantile of Student's t, by Simpson's rule and bisection, to nine digits."""
+    """Return the two-sided quantile of Student's t, by Simpson's rule and bisection, to nine digits."""
     factor = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
 
     def inside(t: float) -> float:
@@ -100,18 +103,18 @@ def compute_t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
 
 
 def decide_verdict(ratio: Estimate, control: Estimate, precision: float) -> str:
-    """What the intervals allow to say.
+    """Return the verdict that the intervals of a mode and of the control allow.
 
-    A difference is claimed where the whole interval is beyond one per cent and beyond what the baseline differs from itself
-    by in the same run. `equivalent` needs the whole interval, and that of the control, within ``precision``, or within one
-    per cent where that is more.
+    A difference is claimed if the whole interval is beyond 1 % and beyond the difference of the baseline to itself in the
+    same run. `equivalent` requires the whole interval, and that of the control, within ``precision`` or 1 %, whichever is
+    larger.
     """
     if not math.isfinite(ratio.half_width) or not math.isfinite(control.half_width):
         return UNDECIDED
-    least = max(SMALLEST_CLAIM, control.reach)
+    least = max(SMALLEST_CLAIM, control.largest_deviation)
     if ratio.high < -least:
         return FASTER
     if ratio.low > least:
         return SLOWER
     most = max(SMALLEST_CLAIM, math.log1p(precision))
-    return EQUIVALENT if ratio.reach <= most and control.reach <= most else UNDECIDED
+    return EQUIVALENT if ratio.largest_deviation <= most and control.largest_deviation <= most else UNDECIDED

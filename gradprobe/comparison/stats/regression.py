@@ -1,4 +1,4 @@
-"""One comparison beside an earlier one: whether a ratio changed by more than the two intervals allow."""
+"""Comparison with an earlier comparison: which ratios changed by more than the two intervals allow."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ _COUNTS = ("nodes", "counters_created", "version_bumps", "tracked_views", "saved
 
 
 def compare_outcomes(now: ComparisonOutcome, before: ComparisonOutcome, *, force: bool) -> pd.DataFrame:
-    """A row per workload and mode of both. Raises ``GradprobeError`` where they cannot be compared, unless ``force``."""
+    """Return a table with one row per workload and mode of both.
+
+    Raises ``GradprobeError`` if they were measured under different conditions, unless ``force``.
+    """
     import pandas as pd
 
     apart = find_incompatibilities(now, before)
     if apart and not force:
-        raise GradprobeError(f"the two were measured apart: {'; '.join(apart)}; measure both alike, or force it")
-    earlier = {(c.workload, arm.mode): arm for c in before.workloads for arm in c.arms}
+        raise GradprobeError(
+            f"cannot compare: measured under different conditions ({'; '.join(apart)}); rerun under the same ones or "
+            "pass force"
+        )
+    earlier = {(result.workload, arm.mode): arm for result in before.workloads for arm in result.arms}
     rows = [
-        _row(compared.workload, arm, earlier[compared.workload, arm.mode])
-        for compared in now.workloads
-        for arm in compared.arms
-        if (compared.workload, arm.mode) in earlier
+        _build_row(result.workload, arm, earlier[result.workload, arm.mode])
+        for result in now.workloads
+        for arm in result.arms
+        if (result.workload, arm.mode) in earlier
     ]
     counts = [f"{name}{when}" for name in _COUNTS for when in ("_before", "")]
     table: pd.DataFrame = pd.DataFrame(
@@ -37,20 +43,20 @@ def compare_outcomes(now: ComparisonOutcome, before: ComparisonOutcome, *, force
 
 
 def find_incompatibilities(now: ComparisonOutcome, before: ComparisonOutcome) -> list[str]:
-    """Why times of two comparisons do not compare."""
+    """Return why times of two comparisons cannot be result."""
     apart = []
-    for name, said in (("device", "device"), ("accelerator", "accelerator"), ("torch_threads", "threads of torch")):
+    for name, label in (("device", "device"), ("accelerator", "accelerator"), ("torch_threads", "torch threads")):
         one, other = before.environment.get(name), now.environment.get(name)
         if one != other:
-            apart.append(f"{said} {one} then, {other} now")
+            apart.append(f"{label} {one} then, {other} now")
     minors = [".".join(str(outcome.environment.get("torch")).split(".")[:2]) for outcome in (before, now)]
     if minors[0] != minors[1]:
         apart.append(f"torch {minors[0]} then, {minors[1]} now")
     return apart
 
 
-def _row(workload: str, now: ArmResult, before: ArmResult) -> dict[str, object]:
-    change, half = math.log(now.ratio / before.ratio), math.hypot(_half(now), _half(before))
+def _build_row(workload: str, now: ArmResult, before: ArmResult) -> dict[str, object]:
+    change, half = math.log(now.ratio / before.ratio), math.hypot(_half_width(now), _half_width(before))
     counts = {f"{name}_before": getattr(before, name) for name in _COUNTS} | {
         name: getattr(now, name) for name in _COUNTS
     }
@@ -62,18 +68,18 @@ def _row(workload: str, now: ArmResult, before: ArmResult) -> dict[str, object]:
         "change": math.exp(change),
         "ci_low": math.exp(change - half),
         "ci_high": math.exp(change + half),
-        "verdict": _verdict(change, half),
+        "verdict": _judge_change(change, half),
         **counts,
     }
 
 
-def _half(arm: ArmResult) -> float:
+def _half_width(arm: ArmResult) -> float:
     if arm.mode == "no_grad":
         return 0.0
     return (math.log(arm.ci_high) - math.log(arm.ci_low)) / 2
 
 
-def _verdict(change: float, half: float) -> str:
+def _judge_change(change: float, half: float) -> str:
     if math.isnan(change) or math.isnan(half):
         return UNDECIDED
     if change + half < -SMALLEST_CLAIM:

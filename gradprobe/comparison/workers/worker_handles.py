@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from gradprobe.comparison.measure.bench import Bench
-from gradprobe.comparison.measure.bench_protocol import WARM_UP_S, BenchProtocol, PreparationFacts
+from gradprobe.comparison.measure.bench_protocol import WARM_UP_S, BenchProtocol, CountingPass, PreparationFacts
 from gradprobe.comparison.workloads.sources import WorkloadSource
 from gradprobe.errors import GradprobeError
 
@@ -168,13 +168,11 @@ class _RemoteBench:
         times: dict[str, list[float]] = self._worker.ask("managers", seconds=seconds)
         return times
 
-    def mechanisms(self, name: str) -> dict[str, dict[str, float]]:
-        counts: dict[str, dict[str, float]] = self._worker.ask("mechanisms", name=name)
-        return counts
+    def mechanisms(self, name: str) -> CountingPass:
+        return CountingPass(**self._worker.ask("mechanisms", name=name))
 
-    def account(self, name: str) -> dict[str, dict[str, Any]]:
-        counts: dict[str, dict[str, Any]] = self._worker.ask("account", name=name)
-        return counts
+    def account(self, name: str) -> CountingPass:
+        return CountingPass(**self._worker.ask("account", name=name))
 
     def issued(self, name: str) -> float | None:
         share: float | None = self._worker.ask("issued", name=name)

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from gradprobe.comparison.measure.bench import Bench, describe_error
+from gradprobe.comparison.measure.bench import Bench
 from gradprobe.comparison.measure.bench_protocol import BENCH_METHODS
+from gradprobe.comparison.measure.call_errors import describe_error
 from gradprobe.comparison.measure.call_timer import make_call_timer
 from gradprobe.comparison.workloads.sources import WorkloadSource
 from gradprobe.errors import GradprobeError

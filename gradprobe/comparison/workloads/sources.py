@@ -1,4 +1,4 @@
-"""Where workloads come from, in a form that another process can take up: suites, names of functions, pickled calls."""
+"""Sources of workloads that any process can open: suites, names of functions, models, pickled calls."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from gradprobe.comparison.workloads.call_arguments import name_function
 from gradprobe.comparison.workloads.inference_copy import copy_in_inference_mode
 from gradprobe.comparison.workloads.workload import Workload, WorkloadCall
 from gradprobe.errors import GradprobeError
@@ -25,14 +26,15 @@ SUITE_NAMES = ("ops", "models")
 
 @dataclass(frozen=True)
 class WorkloadSource:
-    """``kind`` is `suite`, `name`, `hf` or `pickle`; ``where`` the suite, MODULE:FUNCTION or FILE.py:FUNCTION, the model
-    of transformers, or a file."""
+    """Source of workloads."""
 
     kind: str
+    """Kind of source: `suite`, `name`, `hf` or `pickle`."""
     where: str
+    """Name of the suite, MODULE:FUNCTION or FILE.py:FUNCTION, model of transformers, or path of the file."""
 
-    def workloads(self) -> list[Workload]:
-        """The workloads, imported or read in this process. Raises ``GradprobeError`` where there are none."""
+    def load_workloads(self) -> list[Workload]:
+        """Import or read the workloads in this process. Raises ``GradprobeError`` if that fails."""
         if self.kind == "suite":
             return load_suite(self.where)
         if self.kind == "name":
@@ -46,68 +48,71 @@ class WorkloadSource:
 
 
 def load_suite(name: str) -> list[Workload]:
-    """The workloads of `ops` or `models`."""
+    """Return the workloads of a suite."""
     if name not in SUITE_NAMES:
-        raise GradprobeError(f"there is no suite {name!r}; choose among {', '.join(SUITE_NAMES)}")
+        raise GradprobeError(f"unknown suite {name!r}; use one of {', '.join(SUITE_NAMES)}")
     workloads: list[Workload] = importlib.import_module(
         f"gradprobe.comparison.workloads.suites.{name}_suite"
-    ).workloads()
+    ).build_workloads()
     return workloads
 
 
 def load_target(target: str) -> Workload:
-    """The workload behind MODULE:FUNCTION or FILE.py:FUNCTION.
+    """Return the workload of MODULE:FUNCTION or FILE.py:FUNCTION.
 
-    The function is called without arguments. What it returns is measured if that can be called; otherwise the function
-    itself is what is measured.
+    The function is called without arguments. Its return value is measured if it is callable, otherwise the function
+    itself.
     """
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name:
-        raise GradprobeError(f"{target!r} names no function; write MODULE:FUNCTION or FILE.py:FUNCTION")
-    module = _file(Path(place)) if place.endswith(".py") else _module(place)
+        raise GradprobeError(f"target must be MODULE:FUNCTION or FILE.py:FUNCTION, got {target!r}")
+    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     function: Any = module
     for part in name.split("."):
         function = getattr(function, part, None)
         if function is None:
-            raise GradprobeError(f"there is no {name} in {place}; name a function that is there")
+            raise GradprobeError(
+                f"cannot measure {target}: {place} has no attribute {name}; name a function that it defines"
+            )
     if not callable(function):
-        raise GradprobeError(f"{target} is a {type(function).__name__}, not a function; name one that can be called")
+        raise GradprobeError(
+            f"cannot measure {target}: it is a {type(function).__name__}, not a function; name a callable"
+        )
     if isinstance(function, torch.nn.Module):
         raise GradprobeError(
-            f"{target} is a module, which needs inputs; name a function that returns a call: lambda: model(x)"
+            f"cannot measure {target}: it is a torch module without inputs; name a function that returns lambda: model(x)"
         )
-    return Workload(name, partial(_made, function, target))
+    return Workload(name, partial(_build_target, function, target))
 
 
 def bind_call(function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Workload:
-    """The workload of one call of ``function`` with these arguments."""
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    """Return the workload of one call of ``function`` with these arguments."""
 
     def build() -> WorkloadCall:
         if not torch.is_inference_mode_enabled():
             return partial(function, *args, **kwargs)
         return copy_in_inference_mode(partial(function, *args, **kwargs))
 
-    return Workload(name, build)
+    return Workload(name_function(function), build)
 
 
-def _made(function: Callable[[], object], target: str) -> WorkloadCall:
+def _build_target(function: Callable[[], object], target: str) -> WorkloadCall:
     try:
         made = function()
     except TypeError as error:
         if error.__traceback__ is not None and error.__traceback__.tb_next is None:
             raise GradprobeError(
-                f"{target} cannot be called without arguments ({error}); name a function that returns the call"
+                f"cannot call {target} without arguments: {error}; name a function that returns the call"
             ) from None
         return function
     except Exception:
-        return function  # which may work in another mode than this one; where it fails, its error is the result
+        return function  # it may succeed in another mode; if it fails there, its error is the result
     if isinstance(made, CoroutineType):
-        made.close()  # which is told of when the function itself is called
+        made.close()  # reported when the function itself is called
     return made if callable(made) else function
 
 
-def _module(name: str) -> ModuleType:
+def _import_module(name: str) -> ModuleType:
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -115,16 +120,18 @@ def _module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise GradprobeError(f"there is no module {name}; run from the folder that holds it") from None
-        raise GradprobeError(f"cannot import {name}: {error}") from error
+            raise GradprobeError(
+                f"cannot import {name}: there is no such module; run from the folder that contains it"
+            ) from None
+        raise GradprobeError(f"cannot import {name}: {error}; install the missing module") from error
     except Exception as error:
         raise GradprobeError(f"cannot import {name}: {type(error).__name__}: {error}") from error
 
 
-def _file(path: Path) -> ModuleType:
-    """The module in a file, under the file's own name, with its folder first on the path as python would have it."""
+def _import_file(path: Path) -> ModuleType:
+    """Return the module of a file, named after it. Its folder is put first on the path, as python does for a script."""
     if not path.is_file():
-        raise GradprobeError(f"there is no file {path}; name one that is there")
+        raise GradprobeError(f"cannot open {path}: there is no such file; name an existing one")
     folder = os.path.dirname(os.path.realpath(path))
     if folder not in sys.path:
         sys.path.insert(0, folder)

@@ -1,4 +1,4 @@
-"""What is measured: a name, and how to make the call in the process that measures it."""
+"""Workload: a name, and how to build the call in the process that measures it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WorkloadCall = Callable[[], object]
 
 @dataclass(frozen=True)
 class Workload:
-    """``build`` makes the inputs and returns the call. Built in inference mode, its parameters are inference tensors."""
+    """Named call. ``build`` makes its inputs and returns it; in inference mode its parameters become inference tensors."""
 
     name: str
     build: Callable[[], WorkloadCall]

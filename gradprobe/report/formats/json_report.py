@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from gradprobe.analysis.blind_spots import describe_blind_spots
+from gradprobe.analysis.comparison_json import build_json
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.findings.suppression import SuppressedFinding
@@ -70,7 +71,7 @@ def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendere
 
 def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:
     """Render everything that a comparison found, in the form that ``Comparison.load`` reads."""
-    return Rendered(_dump(outcome.plain()))
+    return Rendered(_dump(build_json(outcome)))
 
 
 def render_findings(shown: Sequence[Finding], suppressed: Sequence[SuppressedFinding]) -> str:

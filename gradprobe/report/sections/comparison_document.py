@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from gradprobe.analysis.comparison_advice import find_noise_warnings, write_advice
 from gradprobe.analysis.comparison_outcome import (
     BASELINE,
     ArmResult,
     ComparisonOutcome,
     WorkloadResult,
     compute_explained_share,
-    find_noise_warnings,
-    write_advice,
 )
 from gradprobe.report.document import UNEXPLAINED, Chart, Document, Section, Table
 from gradprobe.report.units import (

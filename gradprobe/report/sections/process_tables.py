@@ -30,7 +30,10 @@ def build_process_section(tables: RecordingTables, top: int) -> Section | None:
             (str(process.pid), MISSING if process.rank is None else str(process.rank))
             + (MISSING if relation.parent is None else str(relation.parent.pid),)
             + (MISSING if start is None else format_location(start.file or None, start.line or None),)
-            + (_format_modes(None if start is None else (start.grad, start.inference)), _format_modes(relation.initial_modes))
+            + (
+                _format_modes(None if start is None else (start.grad, start.inference)),
+                _format_modes(relation.initial_modes),
+            )
             + tuple(format_duration(times[mode].ns) if mode in times and times[mode].ns else MISSING for mode in MODES)
             + (format_count(sum(nodes) if nodes else None),)
         )

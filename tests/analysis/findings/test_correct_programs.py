@@ -136,7 +136,7 @@ def test_correct_program(program: Callable[[], None]) -> None:
     assert find_above_note(program) == []
 
 
-WORKLOADS = models_suite.workloads()
+WORKLOADS = models_suite.build_workloads()
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda one: one.name)

@@ -38,7 +38,7 @@ def test_no_tensors_and_no_history_give_an_empty_graph() -> None:
 
 
 @needs_saved
-def test_saved_bytes_are_those_that_saved_tensor_hooks_are_given() -> None:
+def test_saved_bytes_match_saved_tensor_hooks() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.LayerNorm(16), torch.nn.Linear(16, 4))
     x = torch.rand(5, 8)
     given: dict[int, torch.UntypedStorage] = {}
@@ -53,7 +53,8 @@ def test_saved_bytes_are_those_that_saved_tensor_hooks_are_given() -> None:
 
 
 @needs_saved
-def test_an_activation_counts_for_the_graph_once_its_variable_is_gone() -> None:
+def test_activation_belongs_to_graph_without_variable() -> None:
+    """Activations count for the graph once no variable refers to them."""
     x = thousand()
     h = x * torch.rand(1000)
     out = (h * h).sum()
@@ -63,14 +64,17 @@ def test_an_activation_counts_for_the_graph_once_its_variable_is_gone() -> None:
 
 
 @needs_saved
-def test_parameters_inputs_and_outputs_that_are_held_are_not_the_graphs() -> None:
+def test_referenced_tensors_do_not_belong_to_graph() -> None:
+    """Parameters, inputs and outputs with other references do not count for the graph."""
     x, weight = thousand(False), torch.nn.Parameter(thousand(False))
     out = (x * weight).exp()
     assert (read_graph([out]).saved_bytes, read_graph([out]).graph_bytes) == (2 * KILO, 0)
 
 
 @needs_saved
-def test_a_leaf_that_only_the_graph_holds_is_the_graphs() -> None:
+def test_leaf_owned_by_graph() -> None:
+    """A leaf that only the graph refers to counts for it."""
+
     def made() -> torch.Tensor:
         return thousand() * thousand()
 
@@ -81,7 +85,8 @@ def test_a_leaf_that_only_the_graph_holds_is_the_graphs() -> None:
 
 
 @needs_saved
-def test_a_view_saved_keeps_its_base_which_is_not_an_owner_outside() -> None:
+def test_saved_view_keeps_base() -> None:
+    """A saved view keeps its base, which is not an outside owner."""
     h = thousand() + 1
     out = h.view(10, 100).exp_().t()[3:4].sin()
     assert read_graph([out]).unread
@@ -99,7 +104,8 @@ def test_a_view_saved_keeps_its_base_which_is_not_an_owner_outside() -> None:
 @pytest.mark.parametrize(
     "hold", [lambda h: h.view(-1), lambda h: h.detach(), lambda h: h.detach().numpy(), lambda h: [h]]
 )
-def test_another_tensor_over_the_same_memory_keeps_it(hold: Any) -> None:
+def test_other_tensor_keeps_memory(hold: Any) -> None:
+    """Another tensor over the same memory is an outside owner."""
     h = thousand() + 1
     kept = hold(h)
     out = h.sin()
@@ -110,7 +116,8 @@ def test_another_tensor_over_the_same_memory_keeps_it(hold: Any) -> None:
 
 
 @needs_saved
-def test_a_storage_object_keeps_it() -> None:
+def test_storage_object_keeps_memory() -> None:
+    """A storage object is an outside owner."""
     h = thousand() + 1
     storage = h.untyped_storage()
     out = h.sin()
@@ -121,7 +128,8 @@ def test_a_storage_object_keeps_it() -> None:
 
 
 @needs_saved
-def test_another_graph_that_was_not_walked_is_an_owner_outside() -> None:
+def test_other_graph_is_outside_owner() -> None:
+    """Another graph, which was not read, is an outside owner."""
     h = thousand() + 1
     out, other = h.sin(), h.cos()
     del h
@@ -132,7 +140,7 @@ def test_another_graph_that_was_not_walked_is_an_owner_outside() -> None:
 
 
 @needs_saved
-def test_hooked_tensors_are_counted_and_their_hooks_are_not_run() -> None:
+def test_hooked_tensors_counted_without_running_hooks() -> None:
     def refuse(_: Any) -> Any:
         raise AssertionError("unpacked")
 
@@ -143,7 +151,8 @@ def test_hooked_tensors_are_counted_and_their_hooks_are_not_run() -> None:
 
 
 @needs_saved
-def test_a_checkpointed_stretch_is_not_computed_again() -> None:
+def test_checkpoint_not_recomputed() -> None:
+    """A checkpointed segment is not computed again."""
     runs = []
 
     def stretch(x: torch.Tensor) -> torch.Tensor:
@@ -156,7 +165,8 @@ def test_a_checkpointed_stretch_is_not_computed_again() -> None:
 
 
 @needs_saved
-def test_freed_is_told_from_operands_that_were_not_needed() -> None:
+def test_freed_differs_from_unneeded_operand() -> None:
+    """Freed tensors are distinguished from operands that were not needed."""
     x = thousand()
     product = x * torch.rand(1000)
     assert not read_graph([product]).freed
@@ -168,7 +178,7 @@ def test_freed_is_told_from_operands_that_were_not_needed() -> None:
 
 
 @needs_saved
-def test_freed_lists_and_hooked_tensors_are_noticed() -> None:
+def test_freed_lists_and_hooked_tensors() -> None:
     picked = thousand()[torch.tensor([1, 2])].sum()
     picked.backward()
     assert read_graph([picked]).freed
@@ -198,7 +208,8 @@ class Keeps(torch.autograd.Function):
 
 
 @needs_saved
-def test_tensors_on_the_context_of_a_custom_function_are_counted() -> None:
+def test_tensors_on_custom_function_context() -> None:
+    """Tensors on the context of a custom function are counted."""
     x = thousand()
     out = Keeps.apply(x)
     found = read_graph([out])
@@ -207,16 +218,18 @@ def test_tensors_on_the_context_of_a_custom_function_are_counted() -> None:
     held = out.grad_fn.several[0]
     assert read_graph([out]).graph_bytes == 2 * KILO
     del held
-    del out.grad_fn.several[2]  # a cycle would outlive the test
+    del out.grad_fn.several[2]  # a cycle would stay after the test
 
 
-def test_what_an_in_place_change_of_a_view_saved_is_said_to_be_unread() -> None:
+def test_copy_slices_is_unread() -> None:
+    """The tensors saved by an in-place operation on a view count as unread."""
     out = thousand() + 1
     out[:500].mul_(torch.rand(500))
     assert read_graph([out]).unread == 1
 
 
-def test_a_history_that_pytorch_refuses_to_tell_is_unread() -> None:
+def test_refused_history_is_unread() -> None:
+    """A history that PyTorch refuses to read counts as unread."""
     base = thousand(False)
     with torch.no_grad():
         view = base.view(-1)
@@ -224,14 +237,16 @@ def test_a_history_that_pytorch_refuses_to_tell_is_unread() -> None:
     assert read_graph([view]) == GraphSummary(unread=1)
 
 
-def test_a_deep_graph_is_walked_without_recursion() -> None:
+def test_deep_graph_without_recursion() -> None:
+    """A deep graph is read without recursion."""
     x = torch.rand(1, requires_grad=True)
     for _ in range(20_000):
         x = x.sin()
     assert read_graph([x]).nodes == 20_000
 
 
-def test_nothing_is_held_afterwards_even_without_the_collector() -> None:
+def test_keeps_no_reference() -> None:
+    """No reference remains afterwards, even without the garbage collector."""
     gc.disable()
     try:
         h = thousand() + 1
@@ -251,7 +266,8 @@ def test_nothing_is_held_afterwards_even_without_the_collector() -> None:
 
 
 @needs_saved
-def test_sparse_wrapped_and_batched_tensors_are_counted_by_their_parts() -> None:
+def test_sparse_wrapped_and_batched_tensors() -> None:
+    """Sparse, wrapped and batched tensors are counted by their parts."""
     matrix = torch.eye(10).to_sparse().requires_grad_()
     dense = torch.rand(10, 10, requires_grad=True)
     out = torch.sparse.mm(matrix, dense)
@@ -270,14 +286,16 @@ def test_sparse_wrapped_and_batched_tensors_are_counted_by_their_parts() -> None
     assert read_graph([result]).graph_bytes == 2 * KILO
 
 
-def test_compressed_and_opaque_tensors_give_a_lower_bound() -> None:
+def test_compressed_and_opaque_tensors() -> None:
+    """Compressed and opaque tensors give a lower bound."""
     dense = torch.rand(10, 10, requires_grad=True)
     out = torch.eye(10).to_sparse_csr() @ dense
     assert read_graph([out]).saved_bytes >= 0
     assert read_graph([out]).graph_bytes == 0
 
 
-def test_memory_that_is_not_there_has_no_bytes() -> None:
+def test_meta_memory_has_no_bytes() -> None:
+    """Memory that does not exist has no bytes."""
     assert read_graph([torch.rand(1000, device="meta", requires_grad=True).exp()]).saved_bytes == 0
     from torch._subclasses import FakeTensorMode
 
@@ -297,14 +315,16 @@ class Loud(torch.Tensor):
 
 
 @needs_saved
-def test_a_subclass_hears_nothing_of_it() -> None:
+def test_unseen_by_subclass() -> None:
+    """A subclass sees nothing of the reads."""
     out = torch.rand(1000).as_subclass(Loud).requires_grad_().exp().sin()
     before = Loud.calls
     assert read_graph([out]).saved_bytes == KILO
     assert Loud.calls == before
 
 
-def test_function_and_dispatch_modes_hear_nothing_of_it() -> None:
+def test_unseen_by_modes() -> None:
+    """Function and dispatch modes see nothing of the reads."""
     from torch.overrides import TorchFunctionMode
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -328,7 +348,9 @@ def test_function_and_dispatch_modes_hear_nothing_of_it() -> None:
 
 
 @needs_saved
-def test_inside_vmap_and_grad_of_functorch_it_does_not_fail() -> None:
+def test_inside_functorch_transforms() -> None:
+    """The read does not fail inside ``vmap`` and ``grad`` of functorch."""
+
     def loss(x: torch.Tensor) -> torch.Tensor:
         y = x.exp().sin()
         found.append(read_graph([y]))
@@ -340,7 +362,9 @@ def test_inside_vmap_and_grad_of_functorch_it_does_not_fail() -> None:
     assert found[0].saved_bytes == 3 * 4 * 4
 
 
-def test_under_compile_it_is_an_empty_graph_and_breaks_nothing() -> None:
+def test_empty_under_compile() -> None:
+    """Under ``torch.compile`` the graph is empty and not broken."""
+
     def forward(x: torch.Tensor) -> torch.Tensor:
         y = x.exp()
         return y * (2.0 if read_graph([y]).nodes == 0 else 3.0)
@@ -350,7 +374,7 @@ def test_under_compile_it_is_an_empty_graph_and_breaks_nothing() -> None:
 
 
 @needs_saved
-def test_the_first_walk_of_a_process_counts_right() -> None:
+def test_first_read_of_process() -> None:
     """The floor of the counts is measured in it."""
     program = (
         "import torch; from gradprobe.capture.autograd.graph import read_graph\n"
@@ -361,7 +385,8 @@ def test_the_first_walk_of_a_process_counts_right() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
-def test_a_graph_deeper_than_the_stack_is_counted_up_to_a_limit_and_can_be_freed() -> None:
+def test_graph_deeper_than_limit() -> None:
+    """A graph deeper than the stack is counted up to the limit and can be freed."""
     x = torch.ones(2, requires_grad=True)
     y = x
     for _ in range(MAX_NODES * 5):

@@ -1,4 +1,4 @@
-"""What operators did survives the disk, names what it lacks, and says where tensors were born."""
+"""Operator counts and creation sites, on disk and in reports."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_recording_of_operators_is_the_same_loaded_saved_and_merged(file: Path, tmp_path: Path) -> None:
+def test_loaded_saved_and_merged_recordings_agree(file: Path, tmp_path: Path) -> None:
+    """A recording of operators is the same loaded, saved and merged."""
     loaded = gradprobe.load(file)
     assert len(loaded.ops) > 5
     loaded.save(tmp_path / "copy.gradprobe")
@@ -56,7 +57,8 @@ def test_one_recording_is_not_merged_with_itself(file: Path, tmp_path: Path) -> 
             gradprobe.merge(twice)
 
 
-def test_the_json_report_has_the_operators_and_their_sums(file: Path) -> None:
+def test_json_report_of_operators(file: Path) -> None:
+    """The JSON report has the operators and their sums."""
     recording = gradprobe.load(file)
     report = json.loads(recording.to_json())
     assert len(report["ops"]) == len(recording.ops)
@@ -93,7 +95,8 @@ def test_a_file_of_schema_1_is_read(file: Path) -> None:
         "UPDATE operations SET phase = 7",
     ],
 )
-def test_a_damaged_account_is_refused_in_one_line(file: Path, damage: str) -> None:
+def test_damaged_rows_refused(file: Path, damage: str) -> None:
+    """Damaged operator rows are refused in one line."""
     with sqlite3.connect(file) as connection:
         connection.execute(damage)
     connection.close()
@@ -101,7 +104,8 @@ def test_a_damaged_account_is_refused_in_one_line(file: Path, damage: str) -> No
         print(gradprobe.load(file))
 
 
-def test_operators_of_threads_that_ran_before_are_missing_not_zero_and_the_report_names_them() -> None:
+def test_earlier_threads_missing_not_zero() -> None:
+    """Operators of threads that ran before are missing, not zero, and the report names the threads."""
     begin, end = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -121,14 +125,14 @@ def test_operators_of_threads_that_ran_before_are_missing_not_zero_and_the_repor
     bumps = recording.regions.set_index("thread")["version_bumps"]
     assert bumps["MainThread"] == 1
     assert bumps.isna()["older"]
-    told = next(
+    found = next(
         line for line in " ".join(str(recording).split()).split("* ") if "operators there were not seen" in line
     )
-    assert "older" in told
+    assert "older" in found
 
 
-def test_operators_that_another_thread_runs_under_the_same_mode_are_that_threads() -> None:
-    """As those of autograd's engine are, which takes the mode along to threads of its own."""
+def test_operators_belong_to_running_thread() -> None:
+    """Threads of autograd's engine take the mode along."""
     with gradprobe.record(level="ops") as recording:
         mode = torch._C._get_dispatch_stack_at(torch._C._len_torch_dispatch_stack() - 1)
 
@@ -146,7 +150,9 @@ def test_operators_that_another_thread_runs_under_the_same_mode_are_that_threads
     assert counts.drop("MainThread").sum() == 1
 
 
-def test_an_inference_tensor_that_outlives_its_mode_is_traced_to_its_line_and_its_holder() -> None:
+def test_escaped_inference_tensor_located() -> None:
+    """Inference tensors that escape their mode are traced to their line and their holder."""
+
     class Model(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -174,7 +180,8 @@ def test_an_inference_tensor_that_outlives_its_mode_is_traced_to_its_line_and_it
     assert "test_op_accounts.py" in str(seen)
 
 
-def test_failed_reads_of_the_version_are_counted_where_they_happen() -> None:
+def test_failed_version_reads_located() -> None:
+    """Failed reads of the version are counted where they happen."""
     with torch.inference_mode():
         tensor = torch.ones(1)
     with gradprobe.record(level="ops") as recording:
@@ -186,7 +193,8 @@ def test_failed_reads_of_the_version_are_counted_where_they_happen() -> None:
     assert row["file"].endswith("test_op_accounts.py")
 
 
-def test_below_level_ops_what_operators_did_is_missing_and_the_backward_is_known() -> None:
+def test_below_level_ops() -> None:
+    """Below level ops the operators are missing and the backward is known."""
     with gradprobe.record(level="graph") as recording:
         program()
         with torch.enable_grad():
@@ -201,7 +209,8 @@ def test_below_level_ops_what_operators_did_is_missing_and_the_backward_is_known
 
 
 @needs_saved
-def test_a_probed_call_tells_what_it_bumped_and_what_its_result_pins() -> None:
+def test_effects_of_probed_call() -> None:
+    """A probed call reports its version bumps and the graph behind its result."""
     layer = torch.nn.Linear(3, 1)
     layer.register_buffer("steps", torch.zeros(()))
 
@@ -240,7 +249,8 @@ def taking_turns() -> None:
     asyncio.run(both())
 
 
-def test_nodes_of_blocks_that_tasks_hold_at_once_are_each_tasks_own_or_missing() -> None:
+def test_nodes_of_overlapping_tasks() -> None:
+    """Nodes of blocks that tasks hold open at once belong to one task each, or are missing."""
     with gradprobe.record(level="ops") as recording:
         taking_turns()
     assert sorted(recording.regions["nodes"]) == sorted(recording.regions["self_nodes"]) == [3, 5]
@@ -252,7 +262,8 @@ def test_nodes_of_blocks_that_tasks_hold_at_once_are_each_tasks_own_or_missing()
     assert recording.sites["nodes"].isna().all()
 
 
-def test_blocks_of_tasks_that_do_not_overlap_keep_their_nodes() -> None:
+def test_nodes_of_separate_tasks() -> None:
+    """Blocks of tasks that do not overlap keep their nodes."""
     weight = torch.ones(2, requires_grad=True)
 
     async def work() -> None:
@@ -271,7 +282,8 @@ def test_blocks_of_tasks_that_do_not_overlap_keep_their_nodes() -> None:
 
 
 @needs_saved
-def test_an_input_made_outside_of_blocks_is_not_kept_by_the_graph_alone() -> None:
+def test_input_from_outside_block() -> None:
+    """Inputs created outside of blocks are not kept alive by the graph alone."""
     with gradprobe.record(level="ops") as recording:
         weight = torch.ones(250, requires_grad=True)
         x = torch.ones(250)
@@ -283,7 +295,9 @@ def test_an_input_made_outside_of_blocks_is_not_kept_by_the_graph_alone() -> Non
 
 
 @needs_saved
-def test_the_bytes_saved_in_all_are_those_of_distinct_storages_however_blocks_are_shown(tmp_path: Path) -> None:
+def test_saved_bytes_of_distinct_storages(tmp_path: Path) -> None:
+    """The total of saved bytes counts distinct storages, however blocks are shown."""
+
     def step() -> None:
         weight = torch.ones(250, requires_grad=True)
         optimizer = torch.optim.SGD([weight])
@@ -300,7 +314,8 @@ def test_the_bytes_saved_in_all_are_those_of_distinct_storages_however_blocks_ar
         assert "1000 B saved for backward (0 B of it by the graph alone)" in report
 
 
-def test_time_under_what_an_optimizer_set_is_told_apart() -> None:
+def test_time_under_optimizer_modes() -> None:
+    """Time under modes that an optimizer set is shown separately."""
     weight = torch.ones(3, requires_grad=True)
     optimizer = torch.optim.SGD([weight])
     weight.sum().backward()
@@ -311,7 +326,8 @@ def test_time_under_what_an_optimizer_set_is_told_apart() -> None:
     assert 0 < under_no_grad <= summary["hidden_ns"]
 
 
-def test_births_of_many_blocks_at_one_place_are_one_line_of_the_report() -> None:
+def test_creation_sites_grouped_by_line() -> None:
+    """Tensors created at one place in many blocks are one line of the report."""
     kept = []
     with gradprobe.record(level="ops") as recording:
         for _ in range(12):

@@ -1,4 +1,4 @@
-"""Compiled code in a recording: what ran compiled, which modes are part of its graphs, why it was compiled again."""
+"""Compiled code in a recording: its calls, the modes in its graphs, and reasons for recompilations."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def line_of(text: str) -> int:
 
 @needs_compiled_calls
 @pytest.mark.parametrize("level", LEVELS)
-def test_regions_say_what_ran_compiled_in_them_and_how_often(level: str) -> None:
+def test_compiled_calls_of_regions(level: str) -> None:
+    """Regions list the functions that ran compiled in them, with counts."""
     function = torch.compile(scaled, backend="eager")
     model = torch.compile(torch.nn.Sequential(torch.nn.Linear(3, 3)), backend="eager")
     x = torch.ones(3)
@@ -51,14 +52,15 @@ def test_regions_say_what_ran_compiled_in_them_and_how_often(level: str) -> None
             with torch.enable_grad():
                 model(x)
         function(x)
-    told = recording.regions[["manager", "compiled"]].itertuples(index=False, name=None)
-    assert [*told] == [("no_grad", "scaled (3)"), ("enable_grad", "Sequential.forward")]
+    seen = recording.regions[["manager", "compiled"]].itertuples(index=False, name=None)
+    assert [*seen] == [("no_grad", "scaled (3)"), ("enable_grad", "Sequential.forward")]
     calls = {function.name: function.calls for function in list_compiled_functions(recording._tables.processes)}
     assert calls == {"scaled": 4, "Sequential.forward": 1}
     assert "Compiled code" in str(recording)
 
 
-def test_modes_that_are_part_of_a_graph_are_told_with_their_lines_and_are_no_blocks() -> None:
+def test_modes_in_graph() -> None:
+    """Mode changes inside a graph are reported with their lines, and are not blocks."""
     with gradprobe.record() as recording:
         torch.compile(scaled, backend="eager")(torch.ones(3))
     (function,) = list_compiled_functions(recording._tables.processes)
@@ -74,7 +76,8 @@ def test_modes_that_are_part_of_a_graph_are_told_with_their_lines_and_are_no_blo
     assert "set_grad_enabled(False) is part of the graph of scaled, from " in text
 
 
-def test_why_a_function_was_compiled_again_is_told_in_english_with_the_call() -> None:
+def test_recompilation_reason() -> None:
+    """The reason for a recompilation is explained, with the call."""
     function = torch.compile(scaled, backend="eager")
     x = torch.ones(3)
     with gradprobe.record(level="modes") as recording:
@@ -82,8 +85,8 @@ def test_why_a_function_was_compiled_again_is_told_in_english_with_the_call() ->
         with torch.no_grad():
             function(x)
         with torch.inference_mode():
-            born = torch.ones(3)
-            function(born)
+            inference_tensor = torch.ones(3)
+            function(inference_tensor)
         function(torch.ones(3, requires_grad=True))
     (found,) = list_compiled_functions(recording._tables.processes)
     why = [
@@ -134,17 +137,19 @@ def compiled_by_dynamo(watched: str | None) -> dict[str, dict[str, int]]:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_watching_adds_no_graph_break_and_no_recompilation(level: str) -> None:
+def test_no_break_or_recompilation(level: str) -> None:
+    """Recording adds no graph break and no recompilation."""
     alone = compiled_by_dynamo(None)
     assert alone["frames"]["total"] > 2
     assert alone["graph_break"]
     if level == "ops" and not compiles_when_watched:
-        pytest.skip("this PyTorch compiles anew under any dispatch mode")
+        pytest.skip("this PyTorch compiles again under any dispatch mode")
     assert compiled_by_dynamo(level) == alone
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_what_was_first_compiled_while_watched_runs_none_of_our_code_afterwards(level: str) -> None:
+def test_no_gradprobe_code_afterwards(level: str) -> None:
+    """Functions compiled during a recording run no code of gradprobe afterwards."""
     function = torch.compile(scaled, backend="eager")
     x = torch.ones(3)
     with gradprobe.record(level=level):
@@ -159,12 +164,13 @@ def test_what_was_first_compiled_while_watched_runs_none_of_our_code_afterwards(
         function(x)
     finally:
         sys.setprofile(None)
-    ours = str(Path(gradprobe.__file__).parent)
+    package = str(Path(gradprobe.__file__).parent)
     assert files
-    assert not [file for file in files if file.startswith(ours)]
+    assert not [file for file in files if file.startswith(package)]
 
 
-def test_dynamo_is_left_as_it_was() -> None:
+def test_dynamo_restored() -> None:
+    """Dynamo is left as it was."""
     import torch._dynamo.callback
     import torch._dynamo.convert_frame
     import torch._dynamo.eval_frame
@@ -187,7 +193,8 @@ def test_dynamo_is_left_as_it_was() -> None:
 
 
 @needs_compiled_calls
-def test_a_compiler_that_is_imported_while_recording_is_seen_from_its_first_graph_on() -> None:
+def test_import_while_recording() -> None:
+    """A Dynamo that is imported while recording is observed from its first graph on."""
     program = """
 import sys, torch, gradprobe
 assert "torch._dynamo" not in sys.modules
@@ -206,7 +213,8 @@ assert sys.meta_path == before
     assert done.returncode == 0, done.stderr
 
 
-def test_a_compiled_model_is_not_kept_alive_by_watching_its_calls() -> None:
+def test_model_not_kept_alive() -> None:
+    """Observing the calls of a compiled model does not keep it alive."""
     import gc
     import weakref
 
@@ -240,12 +248,14 @@ def test_a_compiled_model_is_not_kept_alive_by_watching_its_calls() -> None:
         ("", None),
     ],
 )
-def test_reasons_that_are_about_modes_are_put_in_english_and_others_are_left(reason: str, says: str | None) -> None:
+def test_reason_texts(reason: str, says: str | None) -> None:
+    """Reasons about modes are reworded, and others are left."""
     assert explain_recompilation(reason) == says
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "[1,2,3,4,5,6,7]", '[["a","b",1,"c"],null,"m","x",[],[],0]'])
-def test_an_edited_note_of_a_compilation_is_none(text: str) -> None:
+def test_edited_note_ignored(text: str) -> None:
+    """Edited notes of compilations are ignored."""
     real = Compilation(
         SourceLocation("a", "b", 1, "c"), None, "grad", 3, (TracedModeChange("m", True, "f", 2),), ("r",)
     )

@@ -1,4 +1,4 @@
-"""Device time of blocks, on a device that is made up: its queue, its clock and its memory are known exactly."""
+"""Device time of blocks, on a simulated device with a known queue, clock and memory."""
 
 from __future__ import annotations
 
@@ -102,9 +102,8 @@ def times(recording: Recording) -> list[DeviceTime]:
 
 
 @pytest.mark.parametrize("level", ["graph", "ops"])
-def test_a_block_has_the_device_time_between_its_edges_and_how_far_the_device_is_behind(
-    device: FakeDevice, level: str
-) -> None:
+def test_device_time_and_lag(device: FakeDevice, level: str) -> None:
+    """A block has the device time between its edges, and the lag of the device."""
     with recorded(device, level) as recording:
         with torch.no_grad():
             device.launch(10 * US, 100 * US)
@@ -126,7 +125,8 @@ def test_a_block_has_the_device_time_between_its_edges_and_how_far_the_device_is
     assert sorted(recording.sites["device_ns"]) == [60 * US, 210 * US]
 
 
-def test_nothing_waits_for_the_device_before_the_recording_ends(device: FakeDevice) -> None:
+def test_no_wait_before_end(device: FakeDevice) -> None:
+    """Nothing waits for the device before the recording ends."""
     with recorded(device) as recording:
         for _ in range(5):
             with torch.no_grad():
@@ -139,7 +139,8 @@ def test_nothing_waits_for_the_device_before_the_recording_ends(device: FakeDevi
     assert sum(time.ns for time in times(recording)) > 0
 
 
-def test_nested_blocks_and_several_streams_and_devices_have_their_own_times(device: FakeDevice) -> None:
+def test_nested_blocks_streams_and_devices(device: FakeDevice) -> None:
+    """Nested blocks, several streams and several devices have their own times."""
     with recorded(device) as recording:
         with torch.no_grad():
             device.launch(10 * US, 40 * US)
@@ -158,7 +159,8 @@ def test_nested_blocks_and_several_streams_and_devices_have_their_own_times(devi
     assert across["device_ns"] != across["device_ns"], "its edges are on two devices: no time, not 0"
 
 
-def test_nothing_is_recorded_in_a_stream_that_is_captured_and_the_report_says_so(device: FakeDevice) -> None:
+def test_captured_stream(device: FakeDevice) -> None:
+    """Nothing is recorded in a stream that is being captured, and the report says so."""
     with recorded(device) as recording:
         with torch.no_grad():
             device.launch(1 * US, 5 * US)
@@ -173,7 +175,8 @@ def test_nothing_is_recorded_in_a_stream_that_is_captured_and_the_report_says_so
     assert "block edges in streams that were being captured have no device time (2)" in " ".join(str(recording).split())
 
 
-def test_a_recording_that_ends_during_a_capture_waits_for_nothing(device: FakeDevice) -> None:
+def test_end_during_capture(device: FakeDevice) -> None:
+    """A recording that ends during a capture waits for nothing."""
     recorder = recorded(device)
     recording = recorder.start()
     with torch.no_grad():
@@ -186,7 +189,8 @@ def test_a_recording_that_ends_during_a_capture_waits_for_nothing(device: FakeDe
     assert "while a stream was being captured" in " ".join(str(recording).split())
 
 
-def test_a_device_that_the_program_does_not_use_is_left_alone(device: FakeDevice) -> None:
+def test_unused_device(device: FakeDevice) -> None:
+    """A device that the program does not use is not touched."""
     device.in_use = False
     with recorded(device) as recording, torch.no_grad():
         pass
@@ -202,7 +206,8 @@ def test_level_modes_takes_no_device_time(device: FakeDevice) -> None:
     assert recording.regions["device_ns"].isna().all()
 
 
-def test_events_come_from_a_pool_once_they_were_read(device: FakeDevice) -> None:
+def test_events_are_reused(device: FakeDevice) -> None:
+    """Events are reused once they were read."""
     for _ in range(3):
         with recorded(device):
             for _ in range(4):
@@ -212,7 +217,8 @@ def test_events_come_from_a_pool_once_they_were_read(device: FakeDevice) -> None
     assert device.made == 8 + 3, "eight for the edges, taken again, and one to tie the clocks each time"
 
 
-def test_memory_is_what_tensors_held_more_at_the_end_and_at_the_most(device: FakeDevice) -> None:
+def test_memory_at_end_and_peak(device: FakeDevice) -> None:
+    """Memory is the increase in tensor bytes at the end and at the peak."""
     with recorded(device) as recording:
         with torch.no_grad():
             device.launch(1, 1, held=300)  # 400 in all, which is below the peak of 500 before
@@ -224,7 +230,8 @@ def test_memory_is_what_tensors_held_more_at_the_end_and_at_the_most(device: Fak
     assert (second.allocated_bytes, second.peak_bytes) == (100, 600)
 
 
-def test_edges_beyond_the_limit_are_counted_and_told(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edges_beyond_limit(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Edges beyond the limit are counted and reported."""
     monkeypatch.setattr(device_timer, "_MAX_MARKS", 4)
     with recorded(device) as recording:
         for _ in range(3):
@@ -234,9 +241,8 @@ def test_edges_beyond_the_limit_are_counted_and_told(device: FakeDevice, monkeyp
     assert "block edges beyond the first 4 have no device time (2)" in " ".join(str(recording).split())
 
 
-def test_times_stay_exact_over_hours_although_a_device_tells_differences_in_single_precision(
-    device: FakeDevice, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_precision_over_hours(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times stay exact over hours, although devices report differences in single precision."""
     import numpy as np
 
     exact = FakeEvent.elapsed_time
@@ -249,7 +255,9 @@ def test_times_stay_exact_over_hours_although_a_device_tells_differences_in_sing
     assert [time.ns for time in times(recording)] == pytest.approx([40 * US] * 100, abs=1 * US)
 
 
-def test_errors_of_the_device_cost_times_and_nothing_else(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_errors(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors of the device cost times and nothing else."""
+
     def broken(self: FakeEvent, end: FakeEvent) -> float:
         raise RuntimeError("device-side assert triggered")
 
@@ -263,7 +271,9 @@ def test_errors_of_the_device_cost_times_and_nothing_else(device: FakeDevice, mo
     assert "device-side assert triggered" in str(recording)
 
 
-def test_what_bounds_a_block_goes_by_its_lag() -> None:
+def test_bound_of_block_by_lag() -> None:
+    """The lag of a block decides what bounds it."""
+
     def lagging(ns: int) -> DeviceTime:
         return DeviceTime(0, 0, ns, None, None)
 

@@ -1,4 +1,4 @@
-"""Timing on an accelerator, by events that a test plays: what is waited for, and what is read."""
+"""Timing on a simulated accelerator: which events are waited for and read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradprobe.comparison.workloads.workload import Workload
 
 
 class Device:
-    """An accelerator that finishes ``lag_ns`` after the host has issued its work."""
+    """Accelerator that finishes ``lag_ns`` after the host has issued its work."""
 
     def __init__(self, lag_ns: int) -> None:
         self.ns, self.lag_ns = 0, lag_ns
@@ -40,7 +40,7 @@ class Device:
 
 
 @pytest.mark.parametrize(("lag_ns", "issued"), [(0, 1.0), (3000, 0.25)])
-def test_a_block_on_a_device_takes_what_its_events_say_and_tells_how_long_the_host_issued(
+def test_a_block_on_a_device_is_timed_by_events_and_shows_how_long_the_host_issued(
     monkeypatch: pytest.MonkeyPatch, lag_ns: int, issued: float
 ) -> None:
     device = Device(lag_ns)
@@ -87,5 +87,5 @@ def test_models_are_timed_by_events_of_a_gpu() -> None:
         [WorkloadSource("suite", "models")], validate_settings(budget_s=20.0, processes=2, device="cuda")
     )
     assert not result.table["error"].any()
-    issued = [compared.issued for compared in result.outcome.workloads]
+    issued = [compared.issued for compared in result._outcome.workloads]
     assert all(share is not None and 0 < share <= 1 for share in issued)

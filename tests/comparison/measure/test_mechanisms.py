@@ -1,4 +1,4 @@
-"""What a call makes PyTorch do, counted; against recordings, and against tensors that are looked at one by one."""
+"""Counts of mechanisms, against recordings and against tensors that are inspected one by one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def under(mode: str, call: WorkloadCall) -> dict[str, float]:
         return count_mechanisms(call)
 
 
-@pytest.mark.parametrize("workload", ops_suite.workloads(), ids=lambda workload: workload.name)
+@pytest.mark.parametrize("workload", ops_suite.build_workloads(), ids=lambda workload: workload.name)
 @pytest.mark.parametrize("mode", ["grad", "no_grad"])
-def test_counts_are_those_of_a_recording_where_no_operator_comes_whole(workload: Workload, mode: str) -> None:
+def test_counts_equal_those_of_a_recording_without_composite_operators(workload: Workload, mode: str) -> None:
     call = workload.build()
     call()
     counts = under(mode, call)
@@ -41,7 +41,7 @@ def test_inference_mode_is_counted_in_the_parts_that_other_modes_show() -> None:
         "dispatch_steps": 2,
         "normal_inputs": 2,
     }
-    # The weight is a normal tensor, and so is its transposed view; the product is none.
+    # The weight is a normal tensor, and so is its transposed view; the product is an inference tensor.
     assert inference == {**dict.fromkeys(MECHANISM_NAMES, 0), "tracked_views": 1, "normal_inputs": 2}
 
 
@@ -53,7 +53,7 @@ def test_views_are_tracked_of_normal_tensors_only() -> None:
 
 
 def test_counting_leaves_results_and_gradients_as_they_are() -> None:
-    for workload in models_suite.workloads():
+    for workload in models_suite.build_workloads():
         call = workload.build()
         with torch.no_grad():
             before = call()
@@ -101,6 +101,6 @@ def test_no_cost_is_negative_whatever_the_noise() -> None:
 
 
 def test_the_suite_of_operators_covers_what_it_promises() -> None:
-    names = [workload.name for workload in ops_suite.workloads()]
+    names = [workload.name for workload in ops_suite.build_workloads()]
     assert len(set(names)) == len(names) >= 30
     assert sum(name.endswith("parameter") for name in names) >= 10

@@ -1,4 +1,4 @@
-"""What a call changes is put back before it is made again, wherever the call keeps it."""
+"""Changes of a call are restored before the next one, wherever the call keeps them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def in_a_closure() -> Callable[[], object]:
 
 
 class Cached(nn.Module):
-    """A layer with a cache that grows, in an attribute and in a buffer."""
+    """Layer with a cache that grows, in an attribute and in a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,27 +95,27 @@ def test_each_call_finds_what_the_first_one_found(name: str) -> None:
     call = CALLS[name]()
     inputs = CallState(call, 0)
     first = inputs.restore()()
-    inputs.look(call)
+    inputs.detect_changes(call)
     assert inputs.changes
     for _ in range(3):
         assert inputs.restore()() == first
-    inputs.leave()
+    inputs.restore_initial()
     assert call() == first
-    inputs.leave()
+    inputs.restore_initial()
 
 
 @pytest.mark.parametrize("name", ["a global list", "a closure", "a module", "an object", "arguments"])
-def test_what_grows_is_told_from_what_only_changes(name: str) -> None:
+def test_growth_is_distinguished_from_change(name: str) -> None:
     call = CALLS[name]()
     inputs = CallState(call, 0)
     call()
-    inputs.look(call)
-    inputs.leave()
+    inputs.detect_changes(call)
+    inputs.restore_initial()
     assert inputs.grows
     number = CallState(counts_by_a_global, 0)
     counts_by_a_global()
-    number.look(counts_by_a_global)
-    number.leave()
+    number.detect_changes(counts_by_a_global)
+    number.restore_initial()
     assert not number.grows
 
 
@@ -133,14 +133,14 @@ def test_what_a_first_call_sets_up_once_stays_until_the_end() -> None:
     inputs = CallState(lazy.call, 0)
     for _ in range(3):
         inputs.restore()()
-        inputs.look(lazy.call)
+        inputs.detect_changes(lazy.call)
     assert Lazy.built == 1
     assert not inputs.changes
-    inputs.leave()
+    inputs.restore_initial()
     assert lazy.table is None
 
 
-def test_tensors_that_a_first_call_set_up_are_put_back_as_well() -> None:
+def test_tensors_that_a_first_call_set_up_are_restored_as_well() -> None:
     class Writes:
         cache: torch.Tensor | None = None
 
@@ -153,10 +153,10 @@ def test_tensors_that_a_first_call_set_up_are_put_back_as_well() -> None:
     writes = Writes()
     inputs = CallState(writes.call, 0)
     writes.call()
-    inputs.look(writes.call)
+    inputs.detect_changes(writes.call)
     inputs.restore()
     writes.call()
-    inputs.look()
+    inputs.detect_changes()
     found = {inputs.restore()() for _ in range(3)}
     assert len(found) == 1
 
@@ -173,7 +173,7 @@ LOG = logging.getLogger("tests.inputs")
 
 
 def test_what_the_whole_program_shares_is_left_alone() -> None:
-    """A logger, a library's registry and a recording have state that a call may change for good."""
+    """Loggers, registries of libraries and recordings keep their changes."""
     with gradprobe.record() as recording:
 
         def call() -> None:
@@ -181,6 +181,8 @@ def test_what_the_whole_program_shares_is_left_alone() -> None:
             LOG.setLevel(logging.DEBUG)
             recording.transitions
 
-        reach = ReachableState(call, gradprobe.compare, logging.getLogger, np.sum, torch.nn.functional.relu, recording)
+        reachable = ReachableState(
+            call, gradprobe.compare, logging.getLogger, np.sum, torch.nn.functional.relu, recording
+        )
     named = {id(holder) for holder in (vars(LOG), vars(logging.root.manager), vars(recording))}
-    assert not named & set(reach.holders)
+    assert not named & set(reachable.containers)

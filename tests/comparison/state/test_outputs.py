@@ -1,4 +1,4 @@
-"""What a call returns is compared whatever its form: no value is passed over, and no form is mistaken for a failure."""
+"""Outputs of any form are compared: no value is passed over, and no form is mistaken for a failure."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_result_of_any_form_is_the_same_as_itself(made: Callable[[], Any]) -> 
         (torch.tensor([float("nan"), 1.0]), torch.tensor([1.0, 1.0])),
     ],
 )
-def test_results_of_any_form_that_differ_are_told_apart(one: object, other: object) -> None:
+def test_different_results_of_any_form_are_distinguished(one: object, other: object) -> None:
     assert compare_outputs(copy_outputs(one), copy_outputs(other)).matters
 
 

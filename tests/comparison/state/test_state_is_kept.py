@@ -1,4 +1,4 @@
-"""Whatever a call changes, each call begins with what the first one had, and the program goes on with it."""
+"""Each call starts from the state of the first one, and the program goes on with that state."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_a_list_dict_or_object_holds_what_it_held(modes: tuple[str, ...]) -> Non
     result = gradprobe.compare(call, one, several, modes=modes, budget_s=MOMENT_S)
     assert (one.keys, several[0]) == before
     assert named == {"steps": [0]}
-    notes = " ".join(result.outcome.workloads[0].notes)
-    assert "changes 4 of its inputs, which were put back" in notes
-    assert "something else at each call" not in notes
+    notes = " ".join(result.notes)
+    assert "changes 4 of its inputs, which were restored" in notes
+    assert "different values at each call" not in notes
 
 
 def test_a_gradient_that_was_there_is_not_added_to() -> None:
@@ -82,11 +82,11 @@ def test_a_tensor_that_results_were_written_into_has_no_history() -> None:
         lambda x: x.unfold(0, 2, 1)[:, :1].expand(2, 5),
     ],
 )
-def test_views_that_share_memory_are_put_back(view: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def test_views_that_share_memory_are_restored(view: Callable[[torch.Tensor], torch.Tensor]) -> None:
     base = torch.arange(3.0)
     seen = CallState(partial(lambda base, shared: base.add_(1.0), base, view(base)), 0)
     seen.restore()()
-    seen.look()
+    seen.detect_changes()
     seen.restore()
     assert seen.changes == 2
     assert torch.equal(base, torch.arange(3.0))
@@ -110,7 +110,7 @@ def test_modules_keep_their_buffers_attributes_and_training_flags() -> None:
     assert module[0].training
 
 
-def test_what_a_call_changed_before_it_failed_or_was_interrupted_is_put_back() -> None:
+def test_changes_before_a_failure_or_an_interrupt_are_restored() -> None:
     x, calls = torch.zeros(2), iter(range(1000))
 
     def call() -> None:
@@ -125,19 +125,19 @@ def test_what_a_call_changed_before_it_failed_or_was_interrupted_is_put_back() -
     assert torch.equal(x, torch.zeros(2))
 
 
-def test_inputs_are_put_back_where_the_budget_ended_before_a_first_turn() -> None:
+def test_inputs_are_restored_if_the_budget_ends_before_a_first_turn() -> None:
     norm = torch.nn.BatchNorm1d(3)
     gradprobe.compare(lambda: norm(torch.ones(4, 3)), budget_s=1e-9)
     assert norm.num_batches_tracked == 0
     assert torch.equal(norm.running_var, torch.ones(3))
 
 
-def test_what_no_copy_is_kept_of_is_not_said_to_be_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_without_a_copy_are_not_said_to_be_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(call_state, "MAX_COPIED_BYTES", 0)
     result = gradprobe.compare(torch.ones(3).add_, 1.0, budget_s=MOMENT_S, processes=1)
-    notes = " ".join(result.outcome.workloads[0].notes)
-    assert "each call meets what the one before it left" in notes
-    assert "put back" not in notes
+    notes = " ".join(result.notes)
+    assert "each call starts from what the previous one left" in notes
+    assert "restored before" not in notes
 
 
 def test_lazy_modules_can_be_measured() -> None:

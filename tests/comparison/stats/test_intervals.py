@@ -1,4 +1,4 @@
-"""Intervals and verdicts, against scipy, by simulation, and by what they must never claim."""
+"""Intervals and verdicts, against scipy, by simulation, and by claims that they must never make."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def between(low: float, high: float) -> Estimate:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "control", "said"),
+    ("ratio", "control", "expected"),
     [
         (between(-0.05, -0.03), between(-0.001, 0.001), FASTER),
         (between(0.03, 0.05), between(-0.001, 0.001), SLOWER),
@@ -85,22 +85,22 @@ def between(low: float, high: float) -> Estimate:
         (between(-0.005, 0.005), between(-0.03, 0.03), UNDECIDED),
     ],
 )
-def test_each_verdict_follows_from_the_two_intervals(ratio: Estimate, control: Estimate, said: str) -> None:
-    assert decide_verdict(ratio, control, 0.02) == said
+def test_each_verdict_follows_from_the_two_intervals(ratio: Estimate, control: Estimate, expected: str) -> None:
+    assert decide_verdict(ratio, control, 0.02) == expected
 
 
 ends = st.tuples(st.floats(-0.2, 0.2), st.floats(-0.2, 0.2)).map(sorted)
 
 
 @given(ends, ends, st.floats(0.001, 0.5))
-def test_no_difference_is_claimed_within_one_per_cent_or_within_the_control(
+def test_no_difference_is_claimed_within_1_percent_or_within_the_control(
     ratio: list[float], control: list[float], precision: float
 ) -> None:
-    said = decide_verdict(between(*ratio), between(*control), precision)
+    expected = decide_verdict(between(*ratio), between(*control), precision)
     least = max(SMALLEST_CLAIM, abs(control[0]), abs(control[1]))
-    if said in (FASTER, SLOWER):
+    if expected in (FASTER, SLOWER):
         assert min(abs(end) for end in ratio) > least
-        assert (ratio[0] > 0) == (said == SLOWER)
+        assert (ratio[0] > 0) == (expected == SLOWER)
 
 
 @given(st.lists(st.tuples(st.floats(1, 1e9), st.floats(1, 1e9)), min_size=1, max_size=20))

@@ -1,4 +1,4 @@
-"""Instructions are counted by valgrind in a process of its own; where they cannot be, the comparison says why."""
+"""Instructions are counted by valgrind in a process of its own; if they cannot be, the comparison says why."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_graph_costs_instructions_and_views_that_are_not_tracked_save_some(
 
 @needs_valgrind
 def test_each_count_is_of_a_call_from_the_same_inputs(counts: instruction_counts.InstructionCounts) -> None:
-    """A list that grows by one at each call would make each dearer than the one before, and all dearer than the first."""
+    """Counts do not grow with a list that the call appends to."""
     assert counts["grows"]["inference_mode"] < 1.05 * counts["grows"]["no_grad"]
     assert counts["grows"]["no_grad"] < 10 * counts["graph"]["no_grad"]
 
@@ -112,7 +112,7 @@ def test_a_process_that_dies_is_a_reason(program: Path) -> None:
 
 
 @needs_valgrind
-def test_what_takes_too_long_is_given_up(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_is_limited_in_time(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instruction_counts, "COUNTING_LIMIT_S", 2.0)
     begun = time.monotonic()
     found, reason = counted(program, "sleeps")
@@ -128,9 +128,9 @@ def test_without_valgrind_the_report_says_so_and_the_column_stays_empty(monkeypa
     assert all(map(math.isnan, comparison.table["instructions"]))
 
 
-def test_what_cannot_be_sent_to_another_process_says_so() -> None:
+def test_a_call_that_cannot_be_pickled_is_noted() -> None:
     comparison = gradprobe.compare(lambda: torch.ones(4), budget_s=0.5, instructions=True)
-    assert "instructions were not counted: that takes a process of its own" in comparison.outcome.notes[1]
+    assert "instructions were not counted: the call cannot be sent" in comparison.notes[1]
 
 
 @needs_valgrind

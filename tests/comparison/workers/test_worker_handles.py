@@ -1,4 +1,4 @@
-"""Processes that measure: what a module does when they import it neither spreads nor stays."""
+"""Worker processes: what a module does when they import it neither spreads nor stays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.commands.running import refused
 def test_a_module_that_compares_when_it_is_imported_starts_no_processes_of_processes(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Asked as if from a process that measures: were it not refused there, it would not end by itself.
+    # The variable marks a worker process. Without the refusal the comparison would start workers forever.
     monkeypatch.setenv("GRADPROBE_MEASURING", "1")
     assert "__main__" in refused(capfd, "compare", f"{tmp_path}/any.py:f")
 

@@ -1,4 +1,4 @@
-"""Small models as people serve them, in which the modes can matter: written with torch alone."""
+"""Suite of small models for serving in which the mode can matter, written with torch alone."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import Tensor, nn
 from gradprobe.comparison.workloads.workload import Workload, WorkloadCall
 
 
-def workloads() -> list[Workload]:
-    """Those written here, and GPT-2 from transformers where that is installed."""
-    own: dict[str, Callable[[], WorkloadCall]] = {
-        "MLP": _mlp,
-        "convnet with batch norm": _convnet,
-        "encoder layer, fast path": partial(_encoder, fast=True),
-        "encoder layer, slow path": partial(_encoder, fast=False),
-        "GPT decode with a key-value cache": _decode,
+def build_workloads() -> list[Workload]:
+    """Return the models of this module, and GPT-2 of transformers if that is installed."""
+    builders: dict[str, Callable[[], WorkloadCall]] = {
+        "MLP": _build_mlp,
+        "convnet with batch norm": _build_convnet,
+        "encoder layer, fast path": partial(_build_encoder, fast=True),
+        "encoder layer, slow path": partial(_build_encoder, fast=False),
+        "GPT decode with a key-value cache": _build_decoder,
     }
-    return [*(Workload(name, build) for name, build in own.items()), *_transformers()]
+    return [*(Workload(name, build) for name, build in builders.items()), *_build_transformers_models()]
 
 
-def _mlp() -> WorkloadCall:
+def _build_mlp() -> WorkloadCall:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).eval()
     return partial(model, torch.randn(8, 32))
 
 
-def _convnet() -> WorkloadCall:
+def _build_convnet() -> WorkloadCall:
     torch.manual_seed(0)
 
     def stage(before: int, after: int) -> list[nn.Module]:
@@ -41,18 +41,18 @@ def _convnet() -> WorkloadCall:
     return partial(model, torch.randn(1, 3, 16, 16))
 
 
-def _encoder(*, fast: bool) -> WorkloadCall:
-    """The fast path is one fused operator; a layer that returns to training code's settings does not take it."""
+def _build_encoder(*, fast: bool) -> WorkloadCall:
+    """Build an encoder layer. Its fast path is one fused operator."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True).eval()
     if not fast:
-        # What takes it away from real models: an activation that the fused operator does not know.
+        # As in real models whose activation the fused operator does not support.
         layer.activation_relu_or_gelu = 0
     return partial(layer, torch.randn(2, 8, 32))
 
 
 class _Block(nn.Module):
-    """A pre-norm GPT block that takes one token at a time and keeps keys and values in buffers of a fixed length."""
+    """Pre-norm GPT block that processes one token at a time and caches keys and values in buffers of a fixed length."""
 
     def __init__(self, width: int, heads: int, length: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class _Block(nn.Module):
 
 
 class _Gpt(nn.Module):
-    """Greedy decoding, a token at a time."""
+    """Greedy decoder, one token at a time."""
 
     def __init__(
         self, *, vocabulary: int = 64, width: int = 32, heads: int = 4, layers: int = 2, length: int = 16
@@ -102,19 +102,19 @@ class _Gpt(nn.Module):
         return torch.stack(chosen, 1)
 
 
-def _decode() -> WorkloadCall:
+def _build_decoder() -> WorkloadCall:
     torch.manual_seed(0)
     model = _Gpt().eval()
     return partial(model, torch.zeros(1, dtype=torch.int64), 8)
 
 
-def _transformers() -> list[Workload]:
+def _build_transformers_models() -> list[Workload]:
     try:
         import transformers  # type: ignore[import-untyped,unused-ignore]
-    except Exception:  # an installation that does not fit this torch raises more than ImportError
+    except Exception:  # an installation that does not fit this torch raises other errors than ImportError
         return []
     library: Any = transformers
-    if not library.utils.is_torch_available():  # it wants a newer torch, and has no models
+    if not library.utils.is_torch_available():  # it requires a newer torch, and offers no models
         return []
 
     def gpt2(call: Callable[[nn.Module, Tensor], WorkloadCall]) -> WorkloadCall:

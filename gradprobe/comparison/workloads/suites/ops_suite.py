@@ -1,8 +1,8 @@
-"""Single operators on tensors so small that what is fixed per operator is all there is to see.
+"""Suite of single operators on tensors so small that only the fixed cost per operator matters.
 
 `fresh` inputs are results of an operator of the same call, as most inputs in a model are: under inference mode they are
-inference tensors. The others were made before, as weights and inputs are. `parameter` stands for an input that requires
-grad. Each call repeats its operator, so that the loop around it weighs little.
+inference tensors. The others were created before, as weights and inputs are. `parameter` is an input that requires grad.
+Each call repeats its operator, so that the loop around it is negligible.
 """
 
 from __future__ import annotations
@@ -25,48 +25,53 @@ InputFactory = Callable[[], tuple[Any, ...]]
 OpCase = tuple[InputFactory, Callable[..., Any]]
 
 
-def workloads() -> list[Workload]:
+def build_workloads() -> list[Workload]:
+    """Return a workload for each operator."""
     return [
-        Workload(name, partial(_build, *step)) for group in OP_GROUPS for name, step in list_group_cases(group).items()
+        Workload(name, partial(_build_repeated, *step))
+        for group in OP_GROUPS
+        for name, step in list_group_cases(group).items()
     ]
 
 
 def list_group_cases(group: str) -> dict[str, OpCase]:
-    """The operators of a group, each also with a parameter among its inputs where that takes it another way."""
+    """Return the operators of a group, each also with a parameter as input if that makes it build a graph."""
     found = {}
     for name, (make, step) in OP_GROUPS[group].items():
         found[name] = make, step
         if group != "factories" and name not in OPS_WITHOUT_GRADIENT and "long-lived" not in name:
-            found[f"{name}, parameter"] = _parameter(make), step
+            found[f"{name}, parameter"] = _use_parameter(make), step
     return found
 
 
 def build_mixtures(number: int, *, seed: int) -> list[Workload]:
-    """Calls of many different operators once each, as models make them.
+    """Return workloads of many different operators, each called once, as models call them.
 
     An operator repeated in a loop runs from the nearest cache; in a model it costs twice as much. Each mixture draws from
-    three of the groups, so that mechanisms come in different proportions.
+    three of the groups, so that mechanisms occur in different proportions.
     """
     order = random.Random(seed)
     drawn = []
     for index in range(number):
         pool = [step for group in order.sample(sorted(OP_GROUPS), 3) for step in list_group_cases(group).values()]
-        drawn.append(Workload(f"mixture {index}", partial(_mixed, order.sample(pool, min(OPS_PER_MIXTURE, len(pool))))))
+        drawn.append(
+            Workload(f"mixture {index}", partial(_build_mixture, order.sample(pool, min(OPS_PER_MIXTURE, len(pool)))))
+        )
     return drawn
 
 
-def _mixed(steps: list[OpCase]) -> WorkloadCall:
+def _build_mixture(steps: list[OpCase]) -> WorkloadCall:
     torch.manual_seed(0)
-    made = [(step, make()) for make, step in steps]
+    calls = [(step, make()) for make, step in steps]
 
     def call() -> list[Any]:
-        # All results are there until the end, and their graphs with them, as those of a model are.
-        return [step(*inputs) for step, inputs in made]
+        # All results and their graphs are referenced until the end, as those of a model are.
+        return [step(*inputs) for step, inputs in calls]
 
     return call
 
 
-def _build(make: InputFactory, step: Callable[..., Any]) -> WorkloadCall:
+def _build_repeated(make: InputFactory, step: Callable[..., Any]) -> WorkloadCall:
     torch.manual_seed(0)
     inputs = make()
 
@@ -98,16 +103,16 @@ def _batches() -> tuple[Tensor, Tensor]:
     return torch.rand(2, 4, 4), torch.rand(2, 4, 4)
 
 
-def _parameter(make: InputFactory) -> InputFactory:
-    """The same inputs, the last of them that can have a gradient a parameter."""
+def _use_parameter(make: InputFactory) -> InputFactory:
+    """Return a factory of the same inputs, with the last floating-point one turned into a parameter."""
 
-    def made() -> tuple[Any, ...]:
+    def make_inputs() -> tuple[Any, ...]:
         inputs = list(make())
         last = max(i for i, value in enumerate(inputs) if value.is_floating_point())
         inputs[last] = torch.nn.Parameter(inputs[last])
         return tuple(inputs)
 
-    return made
+    return make_inputs
 
 
 def _affine() -> tuple[Tensor, Tensor, Tensor]:
