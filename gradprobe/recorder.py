@@ -291,7 +291,15 @@ class Recorder:
 
     @property
     def recording(self) -> Recording | None:
-        """The recording from ``start()`` on; None before."""
+        """Recording that ``start()`` began.
+
+        Returns:
+            Recording or None: the recording, running or complete; None before ``start()``.
+
+        Example::
+
+            recorder.recording.summary()
+        """
         return self._recording
 
     def _annotate_exception(self, error: BaseException) -> None:

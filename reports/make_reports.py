@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradprobe.analysis.comparison_outcome import parse_outcome
+from gradprobe.analysis.comparison_json import parse_outcome
 from gradprobe.report.formats.registry import find_format, save_report
 from gradprobe.report.formats.rendered import RenderOptions
 

@@ -134,7 +134,7 @@ def test_a_full_disk_under_a_recorder_is_a_warning_that_stops_nothing(warning: s
     (tmp_path / "s.py").write_text(
         "import resource, torch, gradprobe\n"
         "with gradprobe.record('r.gradprobe') as recording:\n"
-        "    assert 'has no end: it still runs' in str(recording)\n"
+        "    assert 'is incomplete: it still runs' in str(recording)\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))\n"
         "    for _ in range(40_000):\n"
         "        with torch.no_grad():\n"

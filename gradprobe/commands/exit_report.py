@@ -1,4 +1,4 @@
-"""Last steps of a recorded run: stop the recording after the program's exit handlers, and report where it is."""
+"""Last steps of a recorded run: stop recording after the program's exit handlers, and name the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ExitReport:
-    """Exit handler that runs after everything else: the program's threads, its exit handlers and those of libraries."""
+    """Exit handler that runs after the threads and exit handlers of the program and of all libraries."""
 
     def __init__(self) -> None:
         self.code = 0

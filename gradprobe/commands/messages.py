@@ -8,6 +8,6 @@ from gradprobe.report.units import escape_unprintable
 
 
 def print_message(text: str) -> None:
-    """Print ``text`` in one line on standard error if there is one; file names may contain control characters."""
+    """Print ``text`` in one line on standard error, if that exists, with control characters escaped."""
     if sys.stderr is not None:
         print(escape_unprintable(text), file=sys.stderr)

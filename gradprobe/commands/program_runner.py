@@ -27,7 +27,10 @@ def make_main_module() -> types.ModuleType:
 
 
 def prepare_script(name: str, program: types.ModuleType) -> Callable[[], None]:
-    """Return a function that runs a script, or the ``__main__`` of a folder or an archive. Nothing of it runs before."""
+    """Return a function that runs a script, or the ``__main__`` of a folder or an archive.
+
+    None of the program's code runs before that function is called.
+    """
     importer: Any = pkgutil.get_importer(os.path.abspath(name))
     if importer is not None:
         if importer.find_spec("__main__") is None:
@@ -56,7 +59,10 @@ def prepare_script(name: str, program: types.ModuleType) -> Callable[[], None]:
 
 
 def prepare_module(name: str) -> Callable[[], None]:
-    """Return a function that runs a module; its package is imported only then, before that its name is looked up."""
+    """Return a function that runs a module.
+
+    The package of the module is imported by that function; here only its name is looked up.
+    """
     _put_first_on_path(os.getcwd())
     try:
         found = importlib.util.find_spec(name.partition(".")[0])
@@ -105,7 +111,7 @@ def _run_as_main(name: str, *, is_module: bool) -> None:
 
 
 def _put_first_on_path(folder: str, *, always: bool = False) -> None:
-    """Put ``folder`` where python puts a program's folder, in place of the one that it put there for gradprobe."""
+    """Put ``folder`` first on the path, where python puts a program's folder, in place of gradprobe's."""
     has_entry_of_gradprobe = not (getattr(sys.flags, "safe_path", False) or sys.flags.isolated)
     if has_entry_of_gradprobe:
         sys.path[0] = folder
@@ -114,7 +120,7 @@ def _put_first_on_path(folder: str, *, always: bool = False) -> None:
 
 
 def _show_uncaught(error: BaseException) -> None:
-    """Show an exception that the program did not catch, as python would: by its hook, without frames of gradprobe."""
+    """Show an uncaught exception as python would: by the exception hook, without frames of gradprobe."""
     trace = _strip_own_frames(error)
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
     if sys.version_info >= (3, 12):

@@ -39,7 +39,7 @@ def subject(kind: str) -> RecordingTables | ComparisonOutcome:
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k in ("recording", "comparison") for n in SUFFIXES])
 def test_the_text_of_each_format(kind: str, name: str) -> None:
     if find_format(name).render_comparison is None and kind == "comparison":
-        with pytest.raises(GradprobeError, match=r"cannot write a comparison as trace: .*; use one of \.txt, \.md"):
+        with pytest.raises(GradprobeError, match=r"cannot write as trace: .*; use one of \.txt, \.md"):
             find_format(name).render(subject(kind), RenderOptions())
         return
     rendered = find_format(name).render(subject(kind), RenderOptions(stem="r"))

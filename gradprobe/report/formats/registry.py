@@ -32,12 +32,12 @@ class Format:
         if isinstance(subject, ComparisonOutcome):
             if self.render_comparison is None:
                 raise GradprobeError(
-                    f"cannot write a comparison as {self.name}: it has no such report; {_list_choices(COMPARISON_FORMATS)}"
+                    f"cannot write as {self.name}: the format cannot show a comparison; {_list_choices(COMPARISON_FORMATS)}"
                 )
             return self.render_comparison(subject, options)
         if self.render_recording is None:
             raise GradprobeError(
-                f"cannot write a recording as {self.name}: it has no such report; {_list_choices(RECORDING_FORMATS)}"
+                f"cannot write as {self.name}: the format cannot show a recording; {_list_choices(RECORDING_FORMATS)}"
             )
         return self.render_recording(subject, options)
 
