@@ -98,7 +98,9 @@ class Installation:
         if self._demand.is_idle:
             self._dynamo.stop()
             for name in self._patches.restore():
-                self._faults.add(f"cannot restore {name}: another tool has replaced it since; it stays as that tool set it")
+                self._faults.add(
+                    f"cannot restore {name}: another tool has replaced it since; it stays as that tool set it"
+                )
 
     def abandon(self) -> None:
         """Restore everything in a forked child."""
