@@ -24,7 +24,7 @@ def gather(recording: Recording, *, dst: int = 0, group: Any = None) -> Recordin
         group (ProcessGroup, optional): The process group. Default: the default group.
 
     Returns:
-        The merged ``Recording`` on rank ``dst``, None on the other ranks.
+        Recording or None: the merged recording on rank ``dst``, None on the other ranks.
 
     Raises:
         GradprobeError: torch is built without torch.distributed, no process group is initialized, or, on rank ``dst``,

@@ -58,8 +58,8 @@ def probe(function: Any = None, /, *, level: str = "graph", name: str | None = N
             the block.
 
     Returns:
-        The decorated function, of the same kind as ``function``, or a :class:`Probe` if no function is given. The
-        attribute ``recording`` of either is a ``Recording`` of all calls so far.
+        Callable or Probe: the decorated function, of the same kind as ``function``, or a :class:`Probe` if no function is
+        given. The attribute ``recording`` of either is a :class:`Recording` of all calls so far.
 
     Raises:
         GradprobeError: ``level`` is unknown, ``name`` is empty, or the decorated object is not a function.
@@ -111,7 +111,15 @@ class Probe:
 
     @property
     def recording(self) -> Recording:
-        """``Recording`` of all calls and blocks so far; it grows with each further one."""
+        """Recording of all calls and blocks so far, which grows with each further one.
+
+        Returns:
+            Recording: the recording; it is never complete, as more calls may follow.
+
+        Example::
+
+            probe.recording.summary()
+        """
         return self._calls.recording
 
     def __call__(self, function: F) -> F:

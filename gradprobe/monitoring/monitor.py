@@ -43,7 +43,7 @@ def monitor(*, level: str = "graph", on_graph: Callable[[GraphBuilt], object] | 
             are handled. An exception that it raises is counted among ``faults`` in the snapshot. Default: None.
 
     Returns:
-        A :class:`Monitor` that is not running yet.
+        Monitor: a monitor that is not running yet.
 
     Raises:
         GradprobeError: ``level`` is unknown, or ``on_graph`` is given at level ``"modes"``.
@@ -129,10 +129,14 @@ class Monitor:
         Does nothing while gradprobe is disabled (``gradprobe.disable()``, ``GRADPROBE=0``).
 
         Returns:
-            The monitor itself.
+            Monitor: the monitor itself.
 
         Raises:
             GradprobeError: The monitor is already running in this process.
+
+        Example::
+
+            monitor = gradprobe.monitor().start()
         """
         if self._running and self._process == os.getpid():
             raise GradprobeError("cannot start this monitor: it is running already; call stop() first")
@@ -153,7 +157,11 @@ class Monitor:
         """Stop counting, once ``on_graph`` has handled all calls so far.
 
         Returns:
-            The last snapshot, as :meth:`snapshot` returns it.
+            dict: the last snapshot, as :meth:`snapshot` returns it.
+
+        Example::
+
+            counts = monitor.stop()
         """
         if self._running:
             self._running = self._paths.on = False
@@ -183,7 +191,7 @@ class Monitor:
             function (Callable): A function, method, generator function, ``async def`` or asynchronous generator function.
 
         Returns:
-            A function of the same kind.
+            Callable: a function of the same kind.
 
         Raises:
             GradprobeError: ``function`` is not a function or method.
@@ -223,7 +231,7 @@ class Monitor:
         """Return all counts since the start, as values that ``json.dumps`` accepts. Any thread may call it.
 
         Returns:
-            A dict with these keys:
+            dict: with these keys:
 
             - ``process``: process id; ``level``: ``"modes"`` or ``"graph"``.
             - ``seconds``: seconds since the start.
@@ -236,7 +244,14 @@ class Monitor:
               ``file``, ``line``, ``calls``, ``graphs`` (calls that built a graph), ``errors``, ``total_ns``, ``nodes``.
             - ``faults``: a dict from each fault of gradprobe or of ``on_graph`` to its count.
 
-            ``nodes`` are autograd nodes constructed, ``graphs`` and ``nodes`` are None at level ``"modes"``.
+            ``nodes`` are autograd nodes constructed. ``graphs`` and ``nodes`` are None at level ``"modes"``.
+
+        Example::
+
+            >>> with gradprobe.monitor() as monitor, torch.no_grad():
+            ...     pass
+            >>> monitor.snapshot()["blocks"]
+            1
         """
         session = self._session
         with session.lock:
