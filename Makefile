@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check unit test-cuda fidelity versions format benchmarks reports reports-cuda docs generate clean
+.PHONY: demo test check unit test-cuda fidelity versions format benchmarks reports reports-cuda docs generate columns clean
 
 demo: $(INSTALLED)
 	$(BIN)/gradprobe run --force -o handbook.gradprobe examples/handbook.py
@@ -38,6 +38,9 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+columns: $(INSTALLED)
+	$(BIN)/python -m gradprobe.tables.column_reference
+
 benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/blocks.py --write
 	$(BIN)/python benchmarks/instructions.py
@@ -66,7 +69,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'pip>=24'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	-$(BIN)/gradprobe build
+	-$(BIN)/gradprobe build-core
 	touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""What a program is run under, to be compared: nothing, gradprobe's levels, and other tools that watch operators."""
+"""Tools under which the benchmarks run a program: none, gradprobe's levels, and other observers."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ NAMES = {
 
 
 @contextlib.contextmanager
-def watching(arm: str) -> Iterator[None]:
-    """The program under ``arm``, one of ``NAMES``."""
+def observed_by(arm: str) -> Iterator[None]:
+    """Run the block under ``arm``, one of ``NAMES``."""
     if arm in ("unwatched", "control"):
         yield
         return
-    with _tool(arm):
+    with _make_tool(arm):
         yield
 
 
-def _tool(arm: str) -> contextlib.AbstractContextManager[Any]:
+def _make_tool(arm: str) -> contextlib.AbstractContextManager[Any]:
     import torch
     from torch.utils._debug_mode import DebugMode
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -50,18 +50,18 @@ def _tool(arm: str) -> contextlib.AbstractContextManager[Any]:
         return torch.profiler.profile(activities=[cpu], with_stack="stacks" in arm)
     if arm.startswith("debug"):
         return DebugMode(record_stack_trace="stacks" in arm)
-    return _in_python() if arm == "ops in Python" else Recorder(level=arm)
+    return _record_in_python() if arm == "ops in Python" else Recorder(level=arm)
 
 
 @contextlib.contextmanager
-def _in_python() -> Iterator[None]:
-    from gradprobe.capture.ops.native.loader import VARIABLE
+def _record_in_python() -> Iterator[None]:
+    from gradprobe.capture.ops.native.loader import CORE_VARIABLE
     from gradprobe.recorder import Recorder
 
-    before = os.environ.get(VARIABLE, "")
-    os.environ[VARIABLE] = "python"
+    before = os.environ.get(CORE_VARIABLE, "")
+    os.environ[CORE_VARIABLE] = "python"
     try:
         with Recorder(level="ops"):
             yield
     finally:
-        os.environ[VARIABLE] = before
+        os.environ[CORE_VARIABLE] = before

@@ -1,12 +1,12 @@
-"""What watching costs per block: each manager observed against PyTorch's own, interleaved and paired.
+"""Measure the cost of recording per block, in interleaved pairs with and without a recording.
 
     python benchmarks/blocks.py [--processes 5] [--pairs 200] [--write]
 
-In each fresh process short samples of an empty block alternate, in random order, between a plain and a watched run. The
-difference of each pair is taken, then the median over the pairs of a process, then the median over processes (and their
-range). While the watched sample runs, the writing thread is there as in any recording, but a sample is shorter than its
-pause, so its work falls between samples; what it costs is in the last lines, where a long loop pays for all of it.
-Prints Markdown; with ``--write`` also writes the table of docs/costs.md.
+In each fresh process short samples of an empty block alternate, in random order, between a plain and a recorded run. The
+result is the difference of each pair, then the median over the pairs of a process, then the median over processes (and
+their range). The writer thread runs during a recorded sample as in any recording, but a sample is shorter than its pause,
+so its work falls between samples; its cost is in the last lines, where a long loop pays for all of it. Prints Markdown;
+with ``--write`` also writes the table of docs/costs.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BEGIN, END = "<!-- the cost of blocks -->", "<!-- end of the cost of blocks -->"
 
 
 def measure(pairs: int) -> dict[str, object]:
-    """All figures of one process: per block, pairs of (plain, watched) nanoseconds; and the rest."""
+    """Return all figures of one process: per block, pairs of (plain, recorded) nanoseconds; and the rest."""
     import torch
 
     import gradprobe
@@ -55,19 +55,19 @@ def measure(pairs: int) -> dict[str, object]:
     for level in ("modes", "graph"):
         for name, statement in BLOCKS.items():
             timer = timeit.Timer(statement, globals=names)
-            taken = []
+            pairs_ns = []
             for _ in range(pairs):
                 pair = [0.0, 0.0]
-                for watched in order.sample([0, 1], 2):
+                for is_recorded in order.sample([0, 1], 2):
                     recorder = Recorder(level=level)
-                    if watched:
+                    if is_recorded:
                         recorder.start()
                     timer.timeit(100)
-                    pair[watched] = timer.timeit(SAMPLE) / SAMPLE * 1e9
-                    if watched:
+                    pair[is_recorded] = timer.timeit(SAMPLE) / SAMPLE * 1e9
+                    if is_recorded:
                         recorder.stop()
-                taken.append(pair)
-            figures[f"{level}: {name}"] = taken
+                pairs_ns.append(pair)
+            figures[f"{level}: {name}"] = pairs_ns
             torch.set_grad_enabled(True)
 
     def plain() -> None:
@@ -83,12 +83,12 @@ def measure(pairs: int) -> dict[str, object]:
     figures["probe, on"] = [
         [timeit.timeit(f, number=500) / 500 * 1e9 for f in (plain, probed)] for _ in range(max(pairs // 10, 5))
     ]
-    figures.update(million())
+    figures.update(measure_million())
     return figures
 
 
-def million() -> dict[str, object]:
-    """Half a million blocks, a million transitions, in one recording on disk, with all that the writing thread does."""
+def measure_million() -> dict[str, object]:
+    """Record half a million blocks, a million transitions, on disk, with the work of the writer thread."""
     import torch
 
     from gradprobe.recorder import Recorder
@@ -120,12 +120,12 @@ def million() -> dict[str, object]:
 
 
 def resident() -> float:
-    """This process's resident memory in MB."""
+    """Return this process's resident memory in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def resident_peak_during(result: list[float], work: object) -> float:
-    """The highest resident memory in MB, looked at every 20 ms, while ``work`` runs and gives to ``result``."""
+    """Return the peak resident memory in MB, sampled every 20 ms, while ``work`` runs; append its result."""
     import threading
 
     done = threading.Event()
@@ -136,16 +136,16 @@ def resident_peak_during(result: list[float], work: object) -> float:
         while not done.wait(0.02):
             peak = max(peak, resident())
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    sampler = threading.Thread(target=watch)
+    sampler.start()
     result.append(work())  # type: ignore[operator]
     done.set()
-    watcher.join()
+    sampler.join()
     return max(peak, resident())
 
 
-def start_up() -> dict[str, list[float]]:
-    """Milliseconds that imports take in fresh interpreters, above an empty one."""
+def measure_imports() -> dict[str, list[float]]:
+    """Measure the milliseconds of imports in fresh interpreters, above those of an empty one."""
 
     def best(code: str) -> float:
         command = [sys.executable, "-c", code]
@@ -179,16 +179,16 @@ def main() -> None:
         print(f"process {number + 1} of {options.processes}", file=sys.stderr)
         command = [sys.executable, __file__, "--measure", "--pairs", str(options.pairs)]
         runs.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    print(table(runs))
+    print(format_table(runs))
     if options.write:
-        write_between(COSTS, BEGIN, END, table(runs))
+        write_between(COSTS, BEGIN, END, format_table(runs))
     for name in ("added memory, MB", "bytes per transition"):
         print(f"\na million transitions, {name}: {statistics.median(run[name] for run in runs):.1f}")
-    for name, (value,) in start_up().items():
+    for name, (value,) in measure_imports().items():
         print(f"\n{name}: {value:.0f} ms")
 
 
-def table(runs: list[dict[str, list[list[float]]]]) -> str:
+def format_table(runs: list[dict[str, list[list[float]]]]) -> str:
     rows = []
     for name, first in runs[0].items():
         if not isinstance(first, list):
@@ -200,7 +200,7 @@ def table(runs: list[dict[str, list[list[float]]]]) -> str:
             (name, f"{own:.0f}", f"{statistics.median(added):+.0f}", f"{min(added):+.0f} to {max(added):+.0f}")
             + (f"{statistics.median(ratio):.2f}",)
         )
-    columns = ("block", "PyTorch's own, ns", "watching adds, ns", "range over processes", "ratio")
+    columns = ("block", "PyTorch's own, ns", "recording adds, ns", "range over processes", "ratio")
     return tabulate(rows, columns, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * 4))
 
 

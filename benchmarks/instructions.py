@@ -1,10 +1,10 @@
-"""Machine instructions that watching adds to blocks and operators, counted by valgrind: they do not depend on the load.
+"""Count the instructions that recording adds to blocks and operators, which no load disturbs.
 
     python benchmarks/instructions.py [--check]
 
-Counts one call of each, the least of several, unwatched and at every level, beside a dispatch mode that does nothing.
-Prints Markdown. With ``--check`` it fails where a count is more than a tenth above its budget, the number that was measured
-when the budget was set down: whoever makes a hook cheaper lowers it.
+Counts one call of each with valgrind, the minimum of several: without gradprobe, at every level, and under a dispatch mode
+that does nothing. Prints Markdown. With ``--check`` it fails if a count is more than 10 % above its budget, the number
+measured when the budget was set: a change that makes a hook cheaper should lower it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 
-from arms import watching
+from arms import observed_by
 from tabulate import tabulate
 
 OPS, OPS_IN_PYTHON = "ops", "ops in Python"
@@ -39,7 +39,7 @@ def calls() -> dict[str, Callable[[], object]]:
     import torch
 
     x, weight = torch.ones(4), torch.ones(4, requires_grad=True)
-    held = [x]  # until the next operator, as programs hold most results
+    held = [x]  # kept until the next operator, as programs keep most results
 
     def hold(call: Callable[[], torch.Tensor]) -> Callable[[], None]:
         def run() -> None:
@@ -68,7 +68,7 @@ def calls() -> dict[str, Callable[[], object]]:
 
 
 def count(folder: str) -> dict[str, dict[str, float]]:
-    """Instructions of one call by what is called and arm, above those of an empty one; runs under callgrind."""
+    """Count the instructions of one call by name and arm, above an empty call's; runs under callgrind."""
     import torch
 
     from gradprobe.comparison.measure.callgrind import InstructionCounter
@@ -78,21 +78,21 @@ def count(folder: str) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for name, call in calls().items():
         for arm in ARMS:
-            with watching(arm):
+            with observed_by(arm):
                 found.setdefault(name, {})[arm] = counter.count_one_call(lambda call=call: call)
     return found
 
 
-def counted() -> dict[str, dict[str, float]]:
-    """What ``count`` finds in a process of its own under callgrind. Exits with the reason where it cannot be run."""
+def count_in_callgrind() -> dict[str, dict[str, float]]:
+    """Return the result of ``count`` in a process under callgrind; exit with the reason if it cannot run."""
     from gradprobe.comparison.workers.instruction_counts import build_callgrind_command, explain_unavailable
 
     reason = explain_unavailable()
     if reason is not None:
-        sys.exit(f"instructions cannot be counted: {reason}")
+        sys.exit(f"cannot count instructions: {reason}")
     with tempfile.TemporaryDirectory() as folder:
         command = [*build_callgrind_command(folder), sys.executable, __file__, "--count", folder]
-        # Where strings fall in tables decides how long they are looked for.
+        # Hashes of strings decide how long their look-up takes.
         environment = {**os.environ, "PYTHONHASHSEED": "0"}
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     found: dict[str, dict[str, float]] = json.loads(done.stdout)
@@ -101,13 +101,13 @@ def counted() -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="fail where a budget is exceeded")
+    parser.add_argument("--check", action="store_true", help="fail if a budget is exceeded")
     parser.add_argument("--count", metavar="FOLDER", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.count:
         print(json.dumps(count(options.count)))
         return
-    found = counted()
+    found = count_in_callgrind()
     rows = [(name, *(f"{by_arm[arm]:,.0f}" for arm in ARMS)) for name, by_arm in found.items()]
     heads = (
         "instructions of",
@@ -120,11 +120,11 @@ def main() -> None:
     )
     print(tabulate(rows, heads, tablefmt="github", disable_numparse=True, colalign=("left", *["right"] * len(ARMS))))
     if options.check:
-        sys.exit("\n".join(exceeded(found)) or None)
+        sys.exit("\n".join(find_exceeded(found)) or None)
 
 
-def exceeded(found: dict[str, dict[str, float]]) -> list[str]:
-    """A line for each count that is above its budget by more than the slack; without a native core, of those in Python."""
+def find_exceeded(found: dict[str, dict[str, float]]) -> list[str]:
+    """Return a line for each count above its budget by more than the slack, for the cores available."""
     from gradprobe.capture.ops.native.loader import core_status
 
     held_to = [arm for arm in ARMS if arm != OPS or core_status()[0]]

@@ -1,12 +1,12 @@
-"""What watching costs whole programs: gradprobe's levels and other tools against the unwatched run, interleaved and paired.
+"""Measure the cost of gradprobe's levels and other tools for whole programs, interleaved and paired.
 
     python benchmarks/operators.py [--processes 5] [--pairs 12] [--only NAME] [--all] [--write]
 
-In each fresh process every program runs in samples of half a second, long enough for the writing thread to do its
-work within them. Each round takes one sample per arm in random order, a second unwatched one among them as a control.
-Ratios are of the samples of one round; then the median over the rounds, then over processes, with the range of these.
-Tools start and stop outside of the samples: what torch.profiler does with its events when it stops is not in its figures,
-what gradprobe's writing thread does is in gradprobe's. Prints Markdown; with ``--write`` also writes the table of
+In each fresh process every program runs in samples of half a second, long enough for the writer thread to do its work
+within them. Each round takes one sample per arm in random order, among them a second plain one as a control. The results
+are ratios of the samples of one round, then the median over the rounds, then over processes, with the range of these.
+Tools start and stop outside of the samples: the work of torch.profiler on its events when it stops is not in its figures,
+the work of gradprobe's writer thread is in gradprobe's. Prints Markdown; with ``--write`` also writes the table of
 docs/costs.md and its chart.
 """
 
@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from arms import NAMES, watching
+from arms import NAMES, observed_by
 from blocks import resident, write_between
 from programs import FIVE, programs
 from tabulate import tabulate
@@ -36,43 +36,43 @@ ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- the cost of programs -->", "<!-- end of the cost of programs -->"
 BASE, NOTHING = "unwatched", "nothing"
 Run = dict[str, list[dict[str, float]]]
-"""Of one process: per program a dict for each round, seconds of a call by arm."""
+"""Results of one process: per program a dict for each round, seconds of a call by arm."""
 
 
 def measure(pairs: int, only: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """The run of this process, and what a million operators take in it."""
+    """Return the run of this process, and the cost of a million operators in it."""
     order = random.Random(os.getpid())
     run: Run = {}
     for name, call in programs():
         if only in name and (not names or name in names):
-            calls = {arm: _calls(arm, call) for arm in NAMES}
+            calls = {arm: _choose_calls(arm, call) for arm in NAMES}
             run[name] = [
-                {arm: _sample(arm, call, calls[arm]) for arm in order.sample(list(NAMES), len(NAMES))}
+                {arm: _time_sample(arm, call, calls[arm]) for arm in order.sample(list(NAMES), len(NAMES))}
                 for _ in range(pairs)
             ]
-    return {"programs": run, "linear": linear()}
+    return {"programs": run, "long recordings": measure_long_recordings()}
 
 
-def _calls(arm: str, call: Callable[[], object]) -> int:
-    """How many calls a sample takes under ``arm``: few would tell of the first ones only."""
+def _choose_calls(arm: str, call: Callable[[], object]) -> int:
+    """Return the number of calls in a sample under ``arm``: few would only measure the first ones."""
     calls = 1
-    while (each := _sample(arm, call, calls)) * calls < SAMPLE_S / 4:
+    while (each := _time_sample(arm, call, calls)) * calls < SAMPLE_S / 4:
         calls *= 2
     return max(int(SAMPLE_S / each), 1)
 
 
-def _sample(arm: str, call: Callable[[], object], calls: int) -> float:
-    with watching(arm):
+def _time_sample(arm: str, call: Callable[[], object], calls: int) -> float:
+    with observed_by(arm):
         call()
-        gc.collect()  # of what the arm before has left
+        gc.collect()  # garbage of the arm before
         begin = time.perf_counter()
         for _ in range(calls):
             call()
         return (time.perf_counter() - begin) / calls
 
 
-def linear() -> dict[str, float]:
-    """Microseconds per operator in recordings of growing length, and the memory and disk that the longest takes."""
+def measure_long_recordings() -> dict[str, float]:
+    """Measure microseconds per operator in ever longer recordings, and the longest one's memory and disk."""
     import torch
 
     from gradprobe.recorder import Recorder
@@ -100,8 +100,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=12)
-    parser.add_argument("--only", default="", help="programs whose name has this in it")
-    parser.add_argument("--all", action="store_true", help="more programs than docs/costs.md shows")
+    parser.add_argument("--only", default="", help="only programs whose name contains this")
+    parser.add_argument("--all", action="store_true", help="all programs, not only those of docs/costs.md")
     parser.add_argument("--write", action="store_true", help="write the table and the chart of docs/costs.md")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -118,32 +118,32 @@ def main() -> None:
     measured = [run["programs"] for run in runs]
     print(table(measured))
     print("\nOne region of so many operators, microseconds each; megabytes and kilobytes are of the longest:")
-    for name in runs[0]["linear"]:
-        print(f"- {name}: {statistics.median(run['linear'][name] for run in runs):.2f}")
+    for name in runs[0]["long recordings"]:
+        print(f"- {name}: {statistics.median(run['long recordings'][name] for run in runs):.2f}")
     if options.write:
         write_page(measured)
 
 
 def ratio(runs: list[Run], program: str, arm: str, base: str = BASE) -> tuple[float, float, float]:
-    """The median over processes of the medians over rounds, the least and the greatest of these."""
+    """Return the median over processes of the medians over rounds, their minimum and their maximum."""
     medians = [statistics.median(taken[arm] / taken[base] for taken in run[program]) for run in runs]
     return statistics.median(medians), min(medians), max(medians)
 
 
 def table(runs: list[Run]) -> str:
-    """A row per tool, a column per program: ratios to the unwatched run, with their range over processes."""
+    """Format a row per tool and a column per program: ratios to the plain run, with their range."""
     rows = [
         (text, *("{:.2f} ({:.2f} to {:.2f})".format(*ratio(runs, program, arm)) for program in runs[0]))
         for arm, text in NAMES.items()
         if arm != BASE
     ]
-    ours = ("{:.2f} ({:.2f} to {:.2f})".format(*ratio(runs, program, "ops", NOTHING)) for program in runs[0])
-    rows.append(("`ops` to the mode that does nothing", *ours))
+    to_empty_mode = ("{:.2f} ({:.2f} to {:.2f})".format(*ratio(runs, program, "ops", NOTHING)) for program in runs[0])
+    rows.append(("`ops` to the mode that does nothing", *to_empty_mode))
     return tabulate(rows, ["", *runs[0]], tablefmt="github", disable_numparse=True)
 
 
 def write_page(runs: list[Run]) -> None:
-    """Write the table into docs/costs.md in place of the one there, and draw the chart beside it."""
+    """Replace the table in docs/costs.md, and draw the chart beside it."""
     import altair
 
     rows = [

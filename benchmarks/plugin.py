@@ -1,9 +1,9 @@
-"""What the installed plugin costs a run that does not use it: pytest on 2,000 empty tests, with and without it.
+"""Measure the cost of the installed but unused pytest plugin on 2,000 empty tests.
 
 python benchmarks/plugin.py [PAIRS]
 
-Seconds of processor time, of the interpreter and pytest whole. Runs alternate; the median of the paired differences, with
-an interval of 95 % from the order of the differences.
+Prints seconds of processor time of the whole process. Runs alternate; the result is the median of the paired differences,
+with a 95 % interval from their order statistics.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from scipy.stats import binom
 
 TESTS = 2_000
-# Neighbours that take longer than everything else.
+# Other plugins that take longer than everything else.
 NEIGHBOURS = (
     "cacheprovider",
     "hypothesispytest",
@@ -39,7 +39,7 @@ def main() -> None:
         folder = Path(name)
         body = "".join(f"def test_{number}(): pass\n" for number in range(TESTS))
         (folder / "test_empty.py").write_text(body)
-        took(folder)  # byte code is written, files are read
+        took(folder)  # writes byte code and fills the file cache
         differences, alone = [], []
         for number in range(pairs):
             order = ((), ("-p", "no:gradprobe"))
@@ -48,7 +48,7 @@ def main() -> None:
             differences.append(times[()] - times[("-p", "no:gradprobe")])
             alone.append(times[("-p", "no:gradprobe")])
     differences.sort()
-    # The order statistics that hold the median with 95 %.
+    # The order statistics that contain the median with a probability of 95 %.
     skipped = int(binom.ppf(0.025, pairs, 0.5))
     low, high = differences[skipped], differences[-1 - skipped]
     print(f"{TESTS:,} empty tests without the plugin: {statistics.median(alone):.3f} s")

@@ -1,4 +1,4 @@
-"""Small programs, in which what is fixed per operator weighs most."""
+"""Small programs, in which fixed costs per operator weigh most."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIVE = (
 
 
 def programs() -> Iterator[tuple[str, Callable[[], object]]]:
-    """Programs by name; ``FIVE`` are those of the README."""
+    """Yield programs by name; ``FIVE`` are those of the README."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 

@@ -1,8 +1,8 @@
-"""What a report of a large recording takes: seconds, memory and bytes, for each format.
+"""Measure the seconds, memory and bytes of a report of a large recording, for each format.
 
 python benchmarks/reporting.py [TRANSITIONS]
 
-Times are of the command as a user runs it, interpreter and imports included.
+Times are those of the whole command, interpreter and imports included.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def wait(pid: int) -> tuple[int, int, resource.struct_rusage]:
 
 
 def record(path: Path, wanted: int) -> None:
-    """Nested blocks at forty sites."""
+    """Record nested blocks at forty sites."""
     functions = {}
     for source in SITES:
         exec(compile(source, str(Path(__file__)), "exec"), {"torch": torch}, functions)

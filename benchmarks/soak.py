@@ -1,8 +1,8 @@
-"""Whether a monitor's memory stays flat: ten million transitions, from a thread per request and tasks of a loop.
+"""Measure a monitor's memory over ten million transitions of many threads and tasks.
 
     python benchmarks/soak.py [--millions 10] [--level graph]
 
-Prints, after each million transitions, what the process holds, its largest tables, and seconds. Prints Markdown.
+Prints, after each million transitions, the resident memory, the sizes of the largest tables, and seconds, as Markdown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from blocks import resident
 from tabulate import tabulate
 
 _BLOCKS = 500
-"""Per request: each block is two transitions."""
+"""Number of blocks per request; each block is two transitions."""
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
             with torch.no_grad():
                 pass
 
-    @monitor.inference
+    @monitor.expect_no_graph
     @gradprobe.no_grad()
     async def task() -> None:
         await asyncio.sleep(0)
@@ -66,7 +66,7 @@ def main() -> None:
 
     rows = []
     with monitor:
-        million()  # what is made once is there
+        million()  # objects that are created once exist after this
         for number in range(options.millions + 1):
             gc.collect()
             begin = time.perf_counter()

@@ -75,6 +75,7 @@ def generated() -> dict[Path, str]:
         DOCS / "architecture.md": between(DOCS / "architecture.md", "files", file_list()),
         DOCS / "architecture.svg": drawing(graph, "gradprobe", "Imports between the parts of gradprobe"),
         DOCS / "architecture-capture.svg": drawing(graph, "gradprobe.capture", "Imports between the parts of capture"),
+        DOCS / "findings.md": between(DOCS / "findings.md", "rules", rules()),
         DOCS / "versions.md": versions(),
     }
 
@@ -301,6 +302,18 @@ def _untangle(rows: Sequence[list[str]], lines: Sequence[Sequence[str]]) -> None
         for row in rows if turn % 2 else reversed(rows):
             place = {name: (n + 0.5) / len(row) for row in rows for n, name in enumerate(row)}
             row.sort(key=lambda name: (round(mean(place, near[name]), 6), name))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The rules
+
+
+def rules() -> str:
+    """Return the table of the rules, from the catalogue."""
+    from gradprobe.analysis.findings.catalogue import RULES
+
+    rows = [f"| [{code}](rules/{code}.md) | {rule.severity} | {rule.summary} |" for code, rule in RULES.items()]
+    return "\n".join(["| code | severity | summary |", "|---|---|---|", *rows])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

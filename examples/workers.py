@@ -1,9 +1,9 @@
 """Two processes that a program starts under ``no_grad``: a forked one, which inherits the mode, and a spawned one.
 
-    gradprobe run --follow --force -o workers.gradprobe examples/workers.py
+    gradprobe run --subprocesses --force -o workers.gradprobe examples/workers.py
     gradprobe report workers.gradprobe workers.*.gradprobe
 
-``--follow`` records each process into a file of its own. In the report of all three, look at "Processes": both workers were
+``--subprocesses`` records each process into a file of its own. In the report of all three, look at "Processes": both workers were
 started under ``no_grad`` at the same line, and the spawned one began in grad mode and built a graph.
 """
 

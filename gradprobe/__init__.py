@@ -33,7 +33,8 @@ if TYPE_CHECKING:
         no_grad,
         set_grad_enabled,
     )
-    from gradprobe.monitoring.monitor import GraphBuilt, Monitor, monitor
+    from gradprobe.monitoring.inference_paths import GraphBuilt
+    from gradprobe.monitoring.monitor import Monitor, monitor
     from gradprobe.probing import Probe, probe
     from gradprobe.recorder import Recorder, record
     from gradprobe.result import Recording, load, merge
@@ -57,7 +58,7 @@ _HOMES = {
     "no_grad": "managers",
     "set_grad_enabled": "managers",
     "load_ipython_extension": "notebook",
-    "GraphBuilt": "monitoring.monitor",
+    "GraphBuilt": "monitoring.inference_paths",
     "Monitor": "monitoring.monitor",
     "monitor": "monitoring.monitor",
     "Probe": "probing",

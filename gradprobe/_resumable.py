@@ -1,7 +1,8 @@
-"""Functions that run in steps: generators, coroutines and asynchronous generators, resumed and suspended many times.
+"""Decoration of functions of any kind, including those that are resumed and suspended many times.
 
-``wrap`` gives a function of the same kind, each step of which goes through a function of the caller's: a mode that holds
-while the body runs and not while it waits is entered there, and a probe counts there.
+Those are generators, coroutines and asynchronous generators. ``wrap_resumable`` builds a function of the same kind that
+passes each step, from resumption to suspension, through a function of the caller: there a mode is entered that must be
+active while the body runs and not while it waits. ``around`` calls back at the begin and the end of calls and steps.
 """
 
 from __future__ import annotations
@@ -10,29 +11,41 @@ import functools
 import inspect
 import types
 from collections.abc import AsyncGenerator, Callable, Generator
-from typing import Any
+from typing import Any, Protocol
 
 StepFunction = Callable[..., Any]
-"""Called as ``step(method, *arguments)``; runs ``method(*arguments)`` and gives what it gives."""
+"""Callable as ``step(method, *arguments)`` that runs ``method(*arguments)`` and returns its result."""
+
+BeginFunction = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+EndFunction = Callable[[Any, "BaseException | None", bool, Any], object]
+
+
+class Switch(Protocol):
+    """An object whose attribute ``on`` is read at each call and step."""
+
+    on: bool
 
 
 def is_resumable(func: object) -> bool:
-    """Whether calling ``func`` only makes something whose body runs later."""
+    """Return whether calling ``func`` only creates an object whose body runs later."""
     return inspect.isgeneratorfunction(func) or is_async_function(func)
 
 
 def is_async_function(func: object) -> bool:
-    """Whether ``func`` is an ``async def``."""
+    """Return whether ``func`` is an ``async def``."""
     return inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)
 
 
 def is_ended_by_stop(method: Any) -> bool:
-    """Whether ``StopIteration`` out of ``method`` ends it all: out of an asynchronous generator it is the next item."""
+    """Return whether ``StopIteration`` out of ``method`` ends the body.
+
+    Out of an asynchronous generator's methods it only carries the next item.
+    """
     return type(getattr(method, "__self__", None)).__name__ in ("generator", "coroutine")
 
 
 def wrap_resumable(func: Callable[..., Any], step_for_call: Callable[[], StepFunction]) -> Callable[..., Any]:
-    """``func`` with each step going through what ``step_for_call``, asked once per call, gives."""
+    """Wrap ``func`` so that each step goes through the function that ``step_for_call`` returns per call."""
     if inspect.isasyncgenfunction(func):
 
         @functools.wraps(func)
@@ -42,13 +55,13 @@ def wrap_resumable(func: Callable[..., Any], step_for_call: Callable[[], StepFun
             resume = generator.asend(None)
             while True:
                 try:
-                    item = await _awaiting(resume, step)
+                    item = await _await_steps(resume, step)
                 except StopAsyncIteration:
                     return
                 try:
                     resume = generator.asend((yield item))
                 except GeneratorExit:
-                    await _awaiting(generator.aclose(), step)
+                    await _await_steps(generator.aclose(), step)
                     raise
                 except BaseException as error:
                     resume = generator.athrow(error)
@@ -59,19 +72,83 @@ def wrap_resumable(func: Callable[..., Any], step_for_call: Callable[[], StepFun
 
         @functools.wraps(func)
         async def coroutine(*arguments: Any, **named: Any) -> Any:
-            return await _awaiting(func(*arguments, **named), step_for_call())
+            return await _await_steps(func(*arguments, **named), step_for_call())
 
         return coroutine
 
     @functools.wraps(func)
     def generator(*arguments: Any, **named: Any) -> Generator[Any, Any, Any]:
-        return (yield from _stepping(func(*arguments, **named), step_for_call()))
+        return (yield from _run_steps(func(*arguments, **named), step_for_call()))
 
     return generator
 
 
-def _stepping(body: Any, step: StepFunction) -> Generator[Any, Any, Any]:
-    """Runs ``body``, anything with ``send``, ``throw`` and ``close``, to its end."""
+def around(
+    function: Callable[..., Any],
+    on_begin: BeginFunction,
+    on_end: EndFunction,
+    *,
+    switch: Switch,
+    is_bypassed: Callable[[], bool],
+) -> Callable[..., Any]:
+    """Wrap ``function``, of any kind, with callbacks at the begin and the end of its calls and steps.
+
+    Args:
+        function: The function, method, generator function, ``async def`` or asynchronous generator function.
+        on_begin: Called as ``on_begin(state, arguments, named)`` before a call or step. ``state`` is None at the begin of a
+            call, and the last result of ``on_begin`` when a call is resumed. Arguments are passed for plain functions only.
+        on_end: Called as ``on_end(state, error, is_over, result)`` after a call or step. ``is_over`` is false if the body
+            is suspended. The exceptions that end every generator or coroutine are not passed as ``error``.
+        switch: Calls and steps run without callbacks while its ``on`` is false.
+        is_bypassed: Plain calls run without callbacks if it returns true.
+
+    Returns:
+        A function of the same kind. The callbacks must not raise.
+    """
+    if is_resumable(function):
+        return wrap_resumable(function, lambda: _make_observed_step(on_begin, on_end, switch))
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        if not switch.on or is_bypassed():
+            return function(*arguments, **named)
+        state = on_begin(None, arguments, named)
+        try:
+            result = function(*arguments, **named)
+        except BaseException as error:
+            on_end(state, error, True, None)
+            raise
+        on_end(state, None, True, result)
+        return result
+
+    return call
+
+
+def _make_observed_step(on_begin: BeginFunction, on_end: EndFunction, switch: Switch) -> StepFunction:
+    """Build the step function of one call, whose steps are observed while ``switch`` is on."""
+    state: Any = None
+
+    def step(method: Callable[..., Any], *arguments: Any) -> Any:
+        nonlocal state
+        if not switch.on:
+            return method(*arguments)
+        state = on_begin(state, (), {})
+        try:
+            item = method(*arguments)
+        except StopIteration:
+            on_end(state, None, is_ended_by_stop(method), None)
+            raise
+        except BaseException as error:
+            on_end(state, None if isinstance(error, StopAsyncIteration) else error, True, None)
+            raise
+        on_end(state, None, method.__name__ == "close", None)
+        return item
+
+    return step
+
+
+def _run_steps(body: Any, step: StepFunction) -> Generator[Any, Any, Any]:
+    """Run ``body``, an object with ``send``, ``throw`` and ``close``, to its end."""
     resume, message = body.send, None
     try:
         while True:
@@ -88,5 +165,5 @@ def _stepping(body: Any, step: StepFunction) -> Generator[Any, Any, Any]:
 
 
 @types.coroutine
-def _awaiting(body: Any, step: StepFunction) -> Generator[Any, Any, Any]:
-    return (yield from _stepping(body, step))
+def _await_steps(body: Any, step: StepFunction) -> Generator[Any, Any, Any]:
+    return (yield from _run_steps(body, step))

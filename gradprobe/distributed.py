@@ -1,4 +1,4 @@
-"""``gradprobe.gather()``: the recordings of all ranks of a job as one, over torch.distributed, without a shared disk."""
+"""``gradprobe.gather()``: one recording of all ranks, over torch.distributed, without a shared disk."""
 
 from __future__ import annotations
 
@@ -14,28 +14,50 @@ from gradprobe.result import Recording, StoredRecording
 
 
 def gather(recording: Recording, *, dst: int = 0, group: Any = None) -> Recording | None:
-    """The recordings of all ranks on one time axis on rank ``dst``, None on the others.
+    """Gather the recordings of all ranks into one, on a common time axis.
 
-    Every rank of ``group`` calls it once its recording has ended, before the process group is destroyed. Raises
-    ``GradprobeError`` where no process group is there, and on rank ``dst`` where what came from another cannot be read.
+    Every rank of ``group`` must call it, after its recording has ended and before the process group is destroyed.
+
+    Args:
+        recording (Recording): The recording of this rank.
+        dst (int): Global rank that receives the merged recording. Default: 0.
+        group (ProcessGroup, optional): The process group. Default: the default group.
+
+    Returns:
+        Recording or None: the merged recording on rank ``dst``, None on the other ranks.
+
+    Raises:
+        GradprobeError: torch is built without torch.distributed, no process group is initialized, or, on rank ``dst``,
+            the recording of another rank cannot be read.
+
+    Example::
+
+        with gradprobe.record() as recording:
+            train()
+        merged = gradprobe.gather(recording)
+        if merged is not None:
+            merged.to_html("ranks.html")
+        torch.distributed.destroy_process_group()
     """
     import torch.distributed as distributed
 
     if not distributed.is_available():
-        raise GradprobeError("this torch is built without torch.distributed; merge the files of the ranks instead")
+        raise GradprobeError(
+            "cannot gather: this torch is built without torch.distributed; merge the files of the ranks"
+        )
     if not distributed.is_initialized():
-        raise GradprobeError("there is no process group to gather over; call it before destroy_process_group()")
+        raise GradprobeError("cannot gather: no process group is initialized; call it before destroy_process_group()")
     rank = distributed.get_rank(group)
-    mine = [_packed(_of_rank(contents, rank)) for contents in recording._tables.contents]
-    everything: list[Any] | None = [None] * distributed.get_world_size(group) if rank == dst else None
-    distributed.gather_object(mine, everything, dst=dst, group=group)
-    if everything is None:
+    own_files = [_serialize(_set_rank(contents, rank)) for contents in recording._tables.contents]
+    gathered: list[Any] | None = [None] * distributed.get_world_size(group) if rank == dst else None
+    distributed.gather_object(own_files, gathered, dst=dst, group=group)
+    if gathered is None:
         return None
-    contents = [_unpacked(data) for files in everything for data in files]
+    contents = [_deserialize(data) for files in gathered for data in files]
     return Recording(StoredRecording(contents))
 
 
-def _of_rank(contents: Contents, rank: int) -> Contents:
+def _set_rank(contents: Contents, rank: int) -> Contents:
     environment: dict[str, Any] = contents.meta.get("environment", {})
     known = environment.get("rank")
     return replace(
@@ -43,14 +65,14 @@ def _of_rank(contents: Contents, rank: int) -> Contents:
     )
 
 
-def _packed(contents: Contents) -> bytes:
+def _serialize(contents: Contents) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"rank{SUFFIX}")
         write_file(path, contents)
         return path.read_bytes()
 
 
-def _unpacked(data: bytes) -> Contents:
+def _deserialize(data: bytes) -> Contents:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"rank{SUFFIX}")
         path.write_bytes(data)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gradprobe._version import __version__
-from gradprobe.capture.ops.native.loader import core
+from gradprobe.capture.ops.native.loader import load_core
 
 
 def environment(level: str | None = None, parent: int | None = None) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def environment(level: str | None = None, parent: int | None = None) -> dict[str
     if level is not None:
         facts["level"] = level
     if level == "ops":
-        facts["core"] = "native" if core() is not None else "python"
+        facts["core"] = "native" if load_core() is not None else "python"
     facts |= {
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -150,7 +150,16 @@ class Inspection:
 
     @property
     def fix(self) -> str | None:
-        """Fix of the first problem; None if nothing will fail."""
+        """Fix of the first problem, in one line.
+
+        Returns:
+            str or None: the fix, or None if nothing will fail.
+
+        Example::
+
+            >>> gradprobe.inspect(torch.ones(2, requires_grad=True)).fix is None
+            True
+        """
         return self.problems[0].fix if self.problems else None
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""``%load_ext gradprobe``, and its cell magic ``%%gradprobe``, which records a cell and shows the report below it."""
+"""The IPython extension ``%load_ext gradprobe`` and its cell magic ``%%gradprobe``."""
 
 from __future__ import annotations
 
@@ -20,18 +20,32 @@ _BLANK = (tokenize.ENDMARKER, tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT)
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """What ``%load_ext gradprobe`` calls."""
+    """Register the cell magic ``%%gradprobe``, which records a cell and shows the report below it.
+
+    IPython calls this function for ``%load_ext gradprobe``.
+
+    Args:
+        shell (InteractiveShell): The IPython shell.
+
+    Example::
+
+        %load_ext gradprobe
+
+        %%gradprobe --level ops recording
+        with torch.no_grad():
+            model(batch)
+    """
 
     @magic_arguments()
-    @argument("--level", choices=LEVELS, default="graph", help="how much to record (%(default)s)")
-    @argument("--include-torch", action="store_true", help="show PyTorch's own blocks too")
-    @argument("name", nargs="?", help="a variable for the Recording")
+    @argument("--level", choices=LEVELS, default="graph", help="amount of detail (default: %(default)s)")
+    @argument("--include-torch", action="store_true", help="include PyTorch's own blocks")
+    @argument("name", nargs="?", help="variable to assign the Recording to")
     def gradprobe(line: str, cell: str) -> None:
         """Record the gradient and inference modes of a cell, and show the report below it."""
         __tracebackhide__ = "__ipython_bottom__"
         options = parse_argstring(gradprobe, line)
         if options.name is not None and (not options.name.isidentifier() or keyword.iskeyword(options.name)):
-            raise UsageError(f"%%gradprobe {options.name}: that is no name for a variable; give one, or none")
+            raise UsageError(f"cannot assign the recording to {options.name!r}: not a variable name; use an identifier")
         code = shell.transform_cell(cell)
         if shell.should_run_async(cell, transformed_cell=code):
             raise UsageError(
@@ -39,16 +53,16 @@ def load_ipython_extension(shell: Any) -> None:
             )
         recorder = record(level=options.level, include_torch=options.include_torch)
         try:
-            body, last = _compiled(shell, cell, code)
+            body, last = _compile(shell, cell, code)
         except SyntaxError as error:
-            raise _without_frames(shell, error) from None
+            raise _hide_frames(shell, error) from None
         recorder.start()
         try:
             exec(body, shell.user_ns)
             if last is not None:
                 exec(last, shell.user_ns)
         finally:
-            recording = _with_cells_named(recorder.stop(), shell)
+            recording = _name_cells(recorder.stop(), shell)
             if options.name is not None:
                 shell.user_ns[options.name] = recording
             shown = {"text/plain": str(recording), "text/html": recording._repr_html_()}
@@ -57,9 +71,9 @@ def load_ipython_extension(shell: Any) -> None:
     shell.register_magic_function(gradprobe, "cell", "gradprobe")
 
 
-def _compiled(shell: Any, cell: str, code: str) -> tuple[Any, Any]:
-    """The cell, and apart from it the expression at its end, if there is one, whose value a notebook shows."""
-    # The line of the magic counts: a cell's lines are told as an editor numbers them.
+def _compile(shell: Any, cell: str, code: str) -> tuple[Any, Any]:
+    """Compile the cell, and separately the expression at its end, if any, whose value a notebook shows."""
+    # The blank line represents the line of the magic, so that lines are numbered as in the cell's editor.
     name = shell.compile.cache(f"\n{code}", shell.displayhook.prompt_count, raw_code=f"\n{cell}")
     tree = shell.transform_ast(shell.compile.ast_parse(f"\n{code}", filename=name))
     last = None
@@ -69,23 +83,24 @@ def _compiled(shell: Any, cell: str, code: str) -> tuple[Any, Any]:
 
 
 def _is_silenced(code: str) -> bool:
-    """Whether the last token is a semicolon; IPython looks for it in the line that calls the magic, where there is none."""
+    """Return whether the last token is a semicolon, which IPython looks for in the magic's line only."""
     tokens = [token for token in tokenize.generate_tokens(io.StringIO(code).readline) if token.type not in _BLANK]
     return bool(tokens) and tokens[-1].string == ";"
 
 
-def _without_frames(shell: Any, error: SyntaxError) -> Exception:
-    """``error`` as IPython shows it of a cell without a magic.
+def _hide_frames(shell: Any, error: SyntaxError) -> Exception:
+    """Return an exception that IPython shows as it shows ``error`` in a cell without a magic.
 
-    A ``SyntaxError`` from a magic it shows with the whole stack, our frames included: this is one by name only.
+    IPython shows a ``SyntaxError`` raised by a magic with the whole stack, gradprobe's frames included. The returned
+    exception is a ``SyntaxError`` by name only.
     """
     shown = shell.SyntaxTB.structured_traceback(type(error), error, [])
     named: type[Exception] = type(type(error).__name__, (Exception,), {"_render_traceback_": lambda _: shown})
     return named(str(error))
 
 
-def _with_cells_named(recording: Recording, shell: Any) -> Recording:
-    """``recording`` with In[3] for the file, made up by IPython, that a cell's code is said to come from."""
+def _name_cells(recording: Recording, shell: Any) -> Recording:
+    """Return ``recording`` with names such as In[3] for the files that IPython invents for cells."""
     contents = recording._tables.contents[0]
     sites = dict(contents.sites)
     for number, site in sites.items():

@@ -1,4 +1,4 @@
-"""``@gradprobe.probe``: what the modes do inside one function or block, and nothing outside of it."""
+"""``@gradprobe.probe``: a recording of what one function or block does, and of nothing outside of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast, overload
 
 import torch
 
-from gradprobe._resumable import StepFunction, is_ended_by_stop, is_resumable, wrap_resumable
+from gradprobe._resumable import around, is_resumable
 from gradprobe._switch import DISABLED_AT_IMPORT, switch
 from gradprobe.capture.autograd.call_effects import CallEffects
 from gradprobe.capture.clock import SYSTEM, Clock
@@ -40,42 +40,96 @@ def probe(function: F, /) -> F: ...
 @overload
 def probe(*, level: str = ..., name: str | None = ...) -> Probe: ...
 def probe(function: Any = None, /, *, level: str = "graph", name: str | None = None) -> Any:
-    """Records what happens to the modes in each call of a function, in the threads that call it.
+    """Record the grad modes, and what they cause, in each call of one function or block.
 
-    Decorates functions, methods, generator functions, ``async def`` and asynchronous generators, with or without
-    brackets; ``with gradprobe.probe(name="evaluate") as p:`` does the same for a block. ``f.recording`` (``p.recording``)
-    holds what all calls so far showed, and ``f.recording.summary()`` prints it. Of a generator or a coroutine only the
-    steps of its own body count, not what runs while it waits.
+    Use it as a decorator, with or without brackets, or as a ``with`` block. It decorates functions, methods, generator
+    functions, ``async def`` and asynchronous generators. Only the calling thread is recorded, while the call is running;
+    threads that the call starts are not. Of a generator or a coroutine only the steps of its own body count, not what
+    runs while it is suspended. Code that ``torch.compile`` traces calls the bare function.
 
-    ``gradprobe.disable()`` makes it inert; in a process started with ``GRADPROBE=0`` the function is returned as it is.
-    Raises ``GradprobeError`` for a level that does not exist, an empty name, and for what is not a function.
+    ``gradprobe.disable()`` makes the probe inert. In a process started with ``GRADPROBE=0`` the decorator returns the
+    function unchanged.
+
+    Args:
+        function (Callable, optional): The function to decorate, if the decorator is used without brackets.
+        level (str): Amount of detail. ``"modes"``: mode transitions and times. ``"graph"``: also autograd nodes, bytes
+            saved for backward and version bumps. ``"ops"``: also each operator. Default: ``"graph"``.
+        name (str, optional): Name of the probe in reports. Default: the qualified name of the function, or the line of
+            the block.
+
+    Returns:
+        Callable or Probe: the decorated function, of the same kind as ``function``, or a :class:`Probe` if no function is
+        given. The attribute ``recording`` of either is a :class:`Recording` of all calls so far.
+
+    Raises:
+        GradprobeError: ``level`` is unknown, ``name`` is empty, or the decorated object is not a function.
+
+    Example::
+
+        @gradprobe.probe
+        def evaluate(model, batch):
+            with torch.no_grad():
+                return model(batch)
+
+        evaluate(model, batch)
+        evaluate.recording.summary()
+
+        with gradprobe.probe(name="validation", level="ops") as probe:
+            validate(model)
+        print(probe.recording.ops)
     """
-    made = Probe(level, name)
-    return made if function is None else made(function)
+    probe_object = Probe(level, name)
+    return probe_object if function is None else probe_object(function)
 
 
 class Probe:
-    """What ``probe()`` gives without a function: a decorator, and a context manager."""
+    """A decorator and context manager that records calls or blocks; ``probe()`` returns it.
+
+    One probe may decorate several functions and be entered as a block, also recursively and in several threads. All of
+    them are in one recording.
+
+    Args:
+        level (str): ``"modes"``, ``"graph"`` or ``"ops"``, as for :func:`probe`. Default: ``"graph"``.
+        name (str, optional): Name of the probe in reports. Default: the function's name, or the line of the block.
+
+    Raises:
+        GradprobeError: ``level`` is unknown or ``name`` is empty.
+
+    Example::
+
+        probe = gradprobe.probe(name="serving")
+        with probe:
+            model(batch)
+        print(probe.recording.regions)
+    """
 
     def __init__(self, level: str = "graph", name: str | None = None, *, clock: Clock = SYSTEM) -> None:
         if name == "":
-            raise GradprobeError("the name of a probe is empty; give it one, or leave it out")
-        self._watch = _Watch(check_level(level), name, clock)
+            raise GradprobeError("name must be a non-empty string or None, got ''")
+        self._calls = _ProbedCalls(check_level(level), name, clock)
         self._open: list[tuple[int, int]] = []
 
     @property
     def recording(self) -> Recording:
-        """What was seen so far."""
-        return self._watch.recording
+        """Recording of all calls and blocks so far, which grows with each further one.
+
+        Returns:
+            Recording: the recording; it is never complete, as more calls may follow.
+
+        Example::
+
+            probe.recording.summary()
+        """
+        return self._calls.recording
 
     def __call__(self, function: F) -> F:
-        return cast(F, self._watch.decorate(function))
+        return cast(F, self._calls.decorate(function))
 
     def __enter__(self) -> Probe:
         code, offset = find_caller(sys._getframe(1))
         if switch.on:
-            place = offset if self._watch.name is None else (offset, self._watch.name)
-            self._open.append((get_ident(), self._watch.begin(code, place)))
+            place = offset if self._calls.name is None else (offset, self._calls.name)
+            self._open.append((get_ident(), self._calls.begin(code, place)))
         return self
 
     def __exit__(
@@ -84,22 +138,22 @@ class Probe:
         mine = [pair for pair in self._open if pair[0] == get_ident()]
         if mine:
             self._open.remove(mine[-1])
-            self._watch.end(mine[-1][1], EXIT, exc_type)
+            self._calls.end(mine[-1][1], EXIT, exc_type)
 
 
-class _Watch:
-    """The calls of one probe, and what they left behind."""
+class _ProbedCalls:
+    """The calls of one probe, and the recording of them."""
 
     is_final = False
 
     def __init__(self, level: str, name: str | None, clock: Clock) -> None:
         self.name = name
-        self._level = level
-        self._clock = clock
+        self.level = level
+        self.clock = clock
         self._writer: Writer | None = None
-        self._number = 0
+        self._sink_number = 0
         self._process = 0
-        self._calls = itertools.count()
+        self._call_numbers = itertools.count()
 
     @functools.cached_property
     def recording(self) -> Recording:
@@ -108,7 +162,7 @@ class _Watch:
     def decorate(self, function: Any) -> Any:
         if not callable(function) or isinstance(function, type):
             raise GradprobeError(
-                f"probe decorates functions, methods and generators, not {function!r}; a class is probed by its methods"
+                f"cannot probe {function!r}: it is not a function, method or generator; decorate the methods of a class"
             )
         if DISABLED_AT_IMPORT:
             with contextlib.suppress(AttributeError, TypeError):
@@ -117,105 +171,38 @@ class _Watch:
         code = unwrap_code(function)
         name = _name_of(function) if self.name is None and code is None else self.name
         place = DECORATED if name is None else (DECORATED, name)
-        if is_resumable(function):
-            watched: Any = wrap_resumable(function, lambda: self._stepper(code, place))
-        else:
-            watched = self._calling(function, code, place)
-        watched.recording = self.recording
-        return watched
-
-    def _calling(self, function: Any, code: CodeType | None, place: int | tuple[int, str]) -> Any:
-        begin, end = self.begin, self.end
-
-        @functools.wraps(function)
-        def call(*arguments: Any, **named: Any) -> Any:
-            # What torch.compile traces has no calls of its own to watch; it must find the bare function.
-            if not switch.on or is_tracing():
-                return function(*arguments, **named)
-            account = self._account(function, code, arguments, named)
-            key = begin(code, place)
-            try:
-                result = function(*arguments, **named)
-            except BaseException as error:
-                get_session(self._clock).annotate_exception(error)
-                end(key, EXIT, type(error))
-                raise
-            end(key, EXIT, None)
-            if account is not None:
-                self._returned(key, account, result)
-            return result
-
-        return call
-
-    def _account(
-        self, function: Any, code: CodeType | None, arguments: tuple[Any, ...], named: dict[str, Any]
-    ) -> CallEffects | None:
-        if self._level == "modes":
-            return None
-        try:
-            return CallEffects(function, code, arguments, named)
-        except Exception as error:
-            get_session(self._clock).fault(error)
-            return None
-
-    def _returned(self, key: int, account: CallEffects, result: Any) -> None:
-        session = get_session(self._clock)
-        try:
-            session.emit_returned((key, *account.finish(result)))
-        except Exception as error:
-            session.fault(error)
-
-    def _stepper(self, code: CodeType | None, place: int | tuple[int, str]) -> StepFunction:
-        """The step function of one call: its first and each further step is watched, if probes are on at the time."""
-        key: int | None = None
-
-        def step(method: Callable[..., Any], *arguments: Any) -> Any:
-            nonlocal key
-            if not switch.on:
-                return method(*arguments)
-            key = self.begin(code, place, key)
-            try:
-                item = method(*arguments)
-            except StopIteration:
-                # The end of a generator or a coroutine, but of an asynchronous generator just the next item.
-                self.end(key, EXIT if is_ended_by_stop(method) else SUSPEND, None)
-                raise
-            except BaseException as error:
-                get_session(self._clock).annotate_exception(error)
-                self.end(key, EXIT, None if isinstance(error, StopAsyncIteration) else type(error))
-                raise
-            self.end(key, EXIT if method.__name__ == "close" else SUSPEND, None)
-            return item
-
-        return step
+        probed = _ProbedFunction(self, function, code, place)
+        observed: Any = around(function, probed.on_begin, probed.on_end, switch=switch, is_bypassed=is_tracing)
+        observed.recording = self.recording
+        return observed
 
     def begin(self, code: CodeType | None, place: int | tuple[int, str], key: int | None = None) -> int:
-        """A call begins, or that of ``key`` goes on. Gives its key."""
-        session = get_session(self._clock)
+        """Begin a call, or resume the one with ``key``. Return the key."""
+        session = get_session(self.clock)
         try:
             if self._writer is None or self._process != os.getpid():
                 with session.lock:
                     self._ensure_writer(session)
             if key is None:
-                key = self._number << CALL_BITS | next(self._calls)
-            session.begin_call(self._level)
+                key = self._sink_number << CALL_BITS | next(self._call_numbers)
+            session.begin_call(self.level)
             session.emit(self._event(CALL | ENTER, code, place, key, session.tasks.label()))
         except Exception as error:
             session.fault(error)
         return key or 0
 
     def end(self, key: int, kind: int, error: type[BaseException] | None) -> None:
-        """The call of ``key`` ends, or waits."""
-        session = get_session(self._clock)
+        """End the call with ``key``, or suspend it, as ``kind`` says."""
+        session = get_session(self.clock)
         try:
             session.emit(self._event(CALL | kind, None, 0, key, error))
-            session.end_call(self._level)
+            session.end_call(self.level)
         except Exception as problem:
             session.fault(problem)
 
     def _event(self, op: int, code: CodeType | None, place: Any, key: int, extra: Any) -> tuple[Any, ...]:
         grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        now = self._clock.now()
+        now = self.clock.now()
         return (op, now, get_ident(), code, place, grad, inference, grad, inference, key, extra)
 
     def _ensure_writer(self, session: Session) -> Writer:
@@ -224,32 +211,67 @@ class _Watch:
         writer = Writer(
             Store(None),
             session.tables,
-            level=self._level,
+            level=self.level,
             limit=DEFAULT_LIMIT,
             on_full=AGGREGATE,
         )
         writer.meta(
-            environment=environment(self._level),
+            environment=environment(self.level),
             limit=DEFAULT_LIMIT,
-            began_wall_ns=self._clock.wall(),
-            began_ns=self._clock.now(),
+            began_wall_ns=self.clock.wall(),
+            began_ns=self.clock.now(),
             only_calls=True,
         )
-        self._number, self._process = session.register(writer), os.getpid()
+        self._sink_number, self._process = session.register(writer), os.getpid()
         self._writer = writer
         return writer
 
     def read(self) -> list[Contents]:
         """Return what all calls so far left behind, as a ``RecordingSource`` does."""
-        session = get_session(self._clock)
+        session = get_session(self.clock)
         with session.lock:
             writer = self._ensure_writer(session)
             session.drain()
             contents = writer.store.read()
-        return [dataclasses.replace(contents, meta={**contents.meta, "ended_ns": self._clock.now()})]
+        return [dataclasses.replace(contents, meta={**contents.meta, "ended_ns": self.clock.now()})]
+
+
+class _ProbedFunction:
+    """The callbacks of one decorated function. A call's state is its key and the effects to be read."""
+
+    def __init__(self, calls: _ProbedCalls, function: Any, code: CodeType | None, place: int | tuple[int, str]) -> None:
+        self._calls, self._function, self._code, self._place = calls, function, code, place
+        self._reads_effects = calls.level != "modes" and not is_resumable(function)
+
+    def on_begin(
+        self, state: tuple[int, CallEffects | None] | None, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[int, CallEffects | None]:
+        """Begin a call, or resume the one of ``state``."""
+        effects = None
+        if self._reads_effects:
+            try:
+                effects = CallEffects(self._function, self._code, arguments, named)
+            except Exception as error:
+                get_session(self._calls.clock).fault(error)
+        return self._calls.begin(self._code, self._place, None if state is None else state[0]), effects
+
+    def on_end(
+        self, state: tuple[int, CallEffects | None], error: BaseException | None, is_over: bool, result: Any
+    ) -> None:
+        """End or suspend the call of ``state``."""
+        key, effects = state
+        if error is not None:
+            get_session(self._calls.clock).annotate_exception(error)
+        self._calls.end(key, EXIT if is_over else SUSPEND, None if error is None else type(error))
+        if effects is not None and error is None:
+            session = get_session(self._calls.clock)
+            try:
+                session.emit_returned((key, *effects.finish(result)))
+            except Exception as problem:
+                session.fault(problem)
 
 
 def _name_of(function: Any) -> str:
-    """What a callable that is not written in Python, or no function, goes by. No repr: that may tell its address."""
+    """Return a name for a callable that has no Python code. Not its repr, which may contain an address."""
     inner = getattr(function, "func", function)  # functools.partial
     return str(getattr(inner, "__qualname__", type(inner).__qualname__))

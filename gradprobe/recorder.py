@@ -23,7 +23,7 @@ from gradprobe.capture.clock import SYSTEM, Clock
 from gradprobe.capture.location.callers import find_caller
 from gradprobe.capture.location.threads import live_threads
 from gradprobe.capture.modes import profiler_ranges
-from gradprobe.capture.ops.native.loader import core
+from gradprobe.capture.ops.native.loader import load_core
 from gradprobe.capture.session import Session
 from gradprobe.environment import environment
 from gradprobe.errors import GradprobeError, InvalidArgument
@@ -54,7 +54,7 @@ def check_level(level: str) -> str:
             "'graph' or 'modes'"
         )
     if level == "ops":
-        core()  # raises if the core that the environment demands is not available
+        load_core()  # raises if the core that the environment demands is not available
     return level
 
 
@@ -291,7 +291,15 @@ class Recorder:
 
     @property
     def recording(self) -> Recording | None:
-        """The recording from ``start()`` on; None before."""
+        """Recording that ``start()`` began.
+
+        Returns:
+            Recording or None: the recording, running or complete; None before ``start()``.
+
+        Example::
+
+            recorder.recording.summary()
+        """
         return self._recording
 
     def _annotate_exception(self, error: BaseException) -> None:

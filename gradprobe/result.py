@@ -80,14 +80,13 @@ class Recording:
     @property
     def _tables(self) -> RecordingTables:
         """All tables, as the recording is now."""
-        from gradprobe.analysis.findings import build_finding_rows
-        from gradprobe.tables.recording_tables import RecordingTables
+        from gradprobe.analysis.analyzed_tables import AnalyzedTables
 
         if self._final_tables is not None:
             return self._final_tables
         # Before reading: what ends meanwhile may not be in the contents that were read.
         is_final = self._source.is_final
-        tables = RecordingTables(self._source.read(), include_torch=self._include_torch, find=build_finding_rows)
+        tables = AnalyzedTables(self._source.read(), include_torch=self._include_torch)
         if is_final:
             self._final_tables = tables
         return tables

@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 import torch
 
-from gradprobe.capture.ops.native.loader import core
+from gradprobe.capture.ops.native.loader import load_core
 from tests.thoroughness import IS_THOROUGH
 
 # The same examples every time, so that a change is what makes a test fail; a thorough run looks for new ones.
@@ -46,7 +46,7 @@ def pytorch_is_left_as_it_was() -> Iterator[None]:
         assert changed <= {"_event_loop_policy", "__slotnames__"}, (
             f"{owner.__name__} was left with other {sorted(changed)}"
         )
-    assert core() is None or not core().is_installed(), (
+    assert load_core() is None or not load_core().is_installed(), (
         "PyTorch's way to Python was left to lead through the native core"
     )
     assert left == modes, f"the test left grad mode and inference mode at {left}"

@@ -201,7 +201,7 @@ def test_what_is_no_function_of_python_goes_by_the_name_under_it_and_never_by_an
 
 
 def test_an_empty_name_is_refused() -> None:
-    with pytest.raises(gradprobe.GradprobeError, match="name of a probe is empty"):
+    with pytest.raises(gradprobe.GradprobeError, match="name must be a non-empty string"):
         gradprobe.probe(name="")
 
 
@@ -230,7 +230,7 @@ def test_switched_off_nothing_is_recorded_and_switched_on_again_it_is() -> None:
             f()
         assert f.recording.calls.empty
         assert recording.transitions.empty
-        assert "switched off" in str(recording)
+        assert "gradprobe is disabled" in str(recording)
         assert block.recording.calls.empty
     finally:
         gradprobe.enable()
@@ -255,7 +255,7 @@ assert gradprobe.probe(f) is f
 
 @pytest.mark.parametrize("wrong", [3, None, int, type("Thing", (), {})])
 def test_what_is_no_function_is_refused(wrong: object) -> None:
-    with pytest.raises(gradprobe.GradprobeError, match="probe decorates functions"):
+    with pytest.raises(gradprobe.GradprobeError, match="cannot probe"):
         gradprobe.probe(level="modes")(wrong)  # type: ignore[arg-type]
-    with pytest.raises(gradprobe.GradprobeError, match="level='deep' is not known"):
+    with pytest.raises(gradprobe.GradprobeError, match="level must be 'modes', 'graph' or 'ops'"):
         gradprobe.probe(level="deep")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import pkgutil
 import re
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,3 +63,37 @@ def test_what_users_are_given_is_exported() -> None:
     assert isinstance(gradprobe.probe(level="modes"), gradprobe.Probe)
     assert issubclass(gradprobe.InvalidArgument, ValueError)
     assert {"Problem", "CreationSite", "TensorKind"} <= set(gradprobe.__all__)
+
+
+def public_methods(owner: type) -> Iterator[tuple[str, Any]]:
+    for name, member in vars(owner).items():
+        function = member.fget if isinstance(member, property) else member
+        if not name.startswith("_") and inspect.isfunction(function):
+            yield f"{owner.__name__}.{name}", function
+
+
+DOCUMENTED = [
+    "GradprobeError",
+    "Inspection",
+    "InvalidArgument",
+    "Recorder",
+    "Recording",
+    "RecordingError",
+    "TensorKind",
+]
+DOCUMENTED += ["disable", "enable", "inspect", "load", "merge", "record"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_the_docstring_of_a_public_name_has_the_sections_that_apply(name: str) -> None:
+    documented = getattr(gradprobe, name)
+    members = dict(public_methods(documented)) if isinstance(documented, type) else {}
+    for member, function in {name: documented, **members}.items():
+        text = inspect.getdoc(function) or ""
+        assert "Example::" in text, member
+        if inspect.isfunction(function):
+            signature = inspect.signature(function)
+            arguments = [one for one in signature.parameters if one != "self"]
+            assert ("Args:" in text) == bool(arguments), member
+            assert all(re.search(rf"^    {one} \(", text, re.MULTILINE) for one in arguments), member
+            assert ("Returns:" in text) == (signature.return_annotation not in ("None", None)), member

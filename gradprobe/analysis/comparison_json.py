@@ -13,8 +13,8 @@ from gradprobe.errors import GradprobeError
 COMPARISON_SCHEMA: Final = 1
 _MAX_NUMBER: Final = 1e18
 """Largest magnitude of a number in a sound file. Far larger ones overflow in the arithmetic of reports and charts."""
-_MAX_RATIO: Final = 1e9
-_RATIOS: Final = frozenset({"ratio", "ci_low", "ci_high"})
+_MAX_POSITIVE: Final = {"median_ns": _MAX_NUMBER, "ratio": 1e9, "ci_low": 1e300, "ci_high": 1e300}
+"""Largest values of numbers that are above 0 in a sound file. An interval from two observations may be very wide."""
 _NUMBERS: Final = frozenset(field.name for field in dataclasses.fields(ArmResult) if field.type == "float")
 _TEXTS: Final = ("mode", "verdict", "difference", "error")
 
@@ -67,10 +67,13 @@ def _parse_workload(plain: dict[str, Any]) -> WorkloadResult:
 
 
 def _parse_arm(plain: dict[str, Any]) -> ArmResult:
-    numbers = {name: NAN if plain[name] is None else _as_number(plain[name]) for name in _NUMBERS & set(plain)}
-    for name in _RATIOS & set(numbers):
-        value = numbers[name]
-        if not math.isnan(value) and not 1 / _MAX_RATIO <= value <= _MAX_RATIO:
+    numbers = {
+        name: NAN if plain[name] is None else _as_number(plain[name], _MAX_POSITIVE.get(name, _MAX_NUMBER))
+        for name in _NUMBERS & set(plain)
+    }
+    for name, most in _MAX_POSITIVE.items():
+        value = numbers.get(name, NAN)
+        if not math.isnan(value) and not 1 / most <= value <= most:
             raise ValueError(f"{name} is {value!r:.40}")
     if not isinstance(plain["differs"], bool):
         raise TypeError(f"differs is {plain['differs']!r:.40}")
@@ -127,8 +130,8 @@ def _as_text(value: Any) -> str:
     return value
 
 
-def _as_number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -_MAX_NUMBER <= value <= _MAX_NUMBER:
+def _as_number(value: Any, most: float = _MAX_NUMBER) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -most <= value <= most:
         raise ValueError(f"{_shorten(value)} is not a finite number")
     return value
 

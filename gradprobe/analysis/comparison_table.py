@@ -7,29 +7,8 @@ import dataclasses
 import pandas as pd
 
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome, compute_explained_share
-
-COMPARISON_COLUMNS = [
-    "workload",
-    "mode",
-    "median_ns",
-    "ratio",
-    "ci_low",
-    "ci_high",
-    "verdict",
-    "nodes",
-    "counters_created",
-    "version_bumps",
-    "tracked_views",
-    "saved_bytes",
-    "instructions",
-    "saved_tensors",
-    "inference_tensors",
-    "operators",
-    "explained",
-    "rounds",
-    "difference",
-    "error",
-]
+from gradprobe.tables.columns import COMPARISON
+from gradprobe.tables.dataframes import make_dataframe
 
 
 def build_comparison_table(outcome: ComparisonOutcome) -> pd.DataFrame:
@@ -46,5 +25,4 @@ def build_comparison_table(outcome: ComparisonOutcome) -> pd.DataFrame:
         for result in outcome.workloads
         for arm in result.arms
     ]
-    table: pd.DataFrame = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
-    return table
+    return make_dataframe(COMPARISON, [[row[name] for name in COMPARISON.names] for row in rows])

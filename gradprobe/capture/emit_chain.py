@@ -75,7 +75,7 @@ def _append_after_operators(chain: EmitChain, _: Emit) -> Emit:
     assert nodes is not None
 
     def emit(event: Event) -> None:
-        operators.event(event)
+        operators.on_event(event)
         append((*event, nodes()))
 
     return emit

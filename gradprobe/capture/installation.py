@@ -98,7 +98,9 @@ class Installation:
         if self._demand.is_idle:
             self._dynamo.stop()
             for name in self._patches.restore():
-                self._faults.add(f"{name} was replaced by another tool meanwhile, and was left as it is")
+                self._faults.add(
+                    f"cannot restore {name}: another tool has replaced it since; it stays as that tool set it"
+                )
 
     def abandon(self) -> None:
         """Restore everything in a forked child."""
@@ -120,7 +122,7 @@ class Installation:
             if self._demand.sinks_count_operators:
                 self._operators.attach_thread()
                 if self._demand.counts_operators:
-                    return self._operators.handoffs.taken(started)
+                    return self._operators.handoffs.begin_work(started)
                 self._detach_again()
         except Exception as error:
             self._fault(error)
@@ -141,14 +143,14 @@ class Installation:
                 lock.release()
 
     def _on_thread_end(self, started: threading.Thread, begun: object) -> None:
-        self._operators.handoffs.done(started, begun if isinstance(begun, int) else None)
+        self._operators.handoffs.end_work(started, begun if isinstance(begun, int) else None)
         self._operators.detach_thread()
 
     def _on_backward(self, outputs: list[torch.Tensor], frame: FrameType) -> None:
         if self._demand.counts_nodes:
             ranges = reachable_ranges(outputs)
             if self._demand.counts_operators:
-                self._operators.backward(outputs, ranges, frame)
+                self._operators.on_backward(outputs, ranges, frame)
             if ranges:
                 marker = (BACKWARD_PASS, self._now(), get_ident(), 0, 0, None)
                 self._append((OP_ROWS, "backwards", marker, ranges))

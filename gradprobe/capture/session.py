@@ -52,7 +52,7 @@ class Session:
         self._emit: Emit = self._queue.append
         self._encoder = EventEncoder(self.tables)
         self._operators = ThreadRegistry(self._queue.append, clock.now, self.fault, self.tasks)
-        self._dynamo = DynamoObserver(self._operators.sightings, self.fault, clock.now, self.emit, self._task_label)
+        self._dynamo = DynamoObserver(self._operators.detection_log, self.fault, clock.now, self.emit, self._task_label)
         current = current_accelerator()
         self.devices = None if current is None else self.make_device_timer(current)
         self._ranges = ProfilerRanges()
@@ -219,7 +219,7 @@ class Session:
     def flush(self, *leaving: Sink) -> None:
         """Pass faults, detections and compilations to all sinks and those ``leaving``, and let them write."""
         faults = self._faults.take()
-        seen, compiled = self._operators.sightings.take(), self._dynamo.take()
+        seen, compiled = self._operators.detection_log.take(), self._dynamo.take()
         for sink in (*self._demand.sinks, *self._router.call_sinks, *leaving):
             for text, times in faults.items():
                 sink.fault(text, times)

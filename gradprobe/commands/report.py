@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe._files import check_writable
-from gradprobe.analysis.findings import build_finding_rows
+from gradprobe.analysis.analyzed_tables import AnalyzedTables
 from gradprobe.commands.messages import print_message
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.sqlite_file import read_file
 from gradprobe.report.formats import html_page, registry
 from gradprobe.report.formats.rendered import RenderOptions
 from gradprobe.report.sections import recording_document
-from gradprobe.tables.recording_tables import RecordingTables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,9 +83,7 @@ def _report(options: argparse.Namespace) -> int:
     elif sys.stdout is None:
         raise GradprobeError("cannot show the report: standard output is closed; name a file with -o")
     contents = [read_file(path) for path in options.files]
-    tables = RecordingTables(
-        contents, include_torch=options.include_torch, watch=_make_progress_bar(), find=build_finding_rows
-    )
+    tables = AnalyzedTables(contents, include_torch=options.include_torch, watch=_make_progress_bar())
     render_options = RenderOptions(top=options.top, charts=options.charts, torch_trace=options.torch_trace)
     if options.output is None:
         _print(used.render(tables, render_options).body)

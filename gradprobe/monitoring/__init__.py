@@ -1,1 +1,1 @@
-"""Counters for programs that run for ever: ``monitor()`` and its export to OpenTelemetry."""
+"""Counters for long-running programs: ``monitor()`` and its export to OpenTelemetry."""

@@ -1,8 +1,8 @@
-"""Events added up per source line as they come, in memory that does not grow with their number.
+"""Counters of events per source line, in memory that does not grow with the number of events.
 
-What ``history.py`` works out from a whole recording, with every block in its place, is here only what can be told from
-the events so far: how often, how long, how many nodes. Blocks that are never left, threads that never end and lines of
-generated code are each kept up to a limit.
+``history/interpreter.py`` derives every block from a whole recording. The counters know only the events so far, and count
+blocks, their times and their nodes. Blocks that are never exited, threads that never end and lines of generated code are
+each kept up to a limit.
 """
 
 from __future__ import annotations
@@ -30,15 +30,17 @@ from gradprobe.recording.events import (
 from gradprobe.recording.rows import RawRow, is_failure
 
 MAX_SITES = 10_000
-"""Places that are told apart; what happens at others is added up at one."""
-_OPEN = 10_000
-_AGAIN = 16
-_ELSEWHERE = -1
+"""Maximum number of distinct places; all further places are counted as one."""
+_MAX_OPEN = 10_000
+"""Maximum number of open blocks, of open calls and of threads."""
+_MAX_REENTERED = 16
+"""Maximum number of open blocks of one context manager object."""
+_OTHER_SITES = -1
 
 
 @dataclass(slots=True)
 class SiteCount:
-    """The blocks and plain calls of one manager at one line. ``nodes`` are those of its thread from enter to exit."""
+    """Counts of the blocks and plain calls of one manager at one line. ``nodes``: between enter and exit."""
 
     count: int = 0
     redundant: int = 0
@@ -50,7 +52,7 @@ class SiteCount:
 
 @dataclass(slots=True)
 class PathCount:
-    """The calls of one inference path. ``nodes`` are those constructed in them while gradients were on."""
+    """Counts of the calls of one inference path. ``nodes``: constructed while grad was enabled."""
 
     calls: int = 0
     graphs: int = 0
@@ -61,7 +63,7 @@ class PathCount:
 
 @dataclass(frozen=True)
 class BuiltGraph:
-    """A call of an inference path that built a graph: its site, its thread and its nodes."""
+    """A call of an inference path that built a graph: its site, its thread and its node count."""
 
     site: int
     thread: int
@@ -70,29 +72,29 @@ class BuiltGraph:
 
 @dataclass(slots=True)
 class _Thread:
-    """Where one thread is: its modes as far as they are known, and what it constructed so far with gradients on."""
+    """State of one thread: its modes as far as known, and the nodes constructed with grad enabled."""
 
     grad: bool | None = None
     inference: bool | None = None
     nodes: int = NOT_COUNTED
     built: int = 0
     constructed: RawRow | None = None
-    """The constructor of ``set_grad_enabled`` that its last event was, which may begin a block."""
+    """The last event, if it constructed a ``set_grad_enabled``, which may begin a block."""
 
-    def reach(self, row: RawRow) -> None:
-        """Comes to an event: nodes since the last one count if the modes until now let autograd record."""
-        self.grad = _read(row[4], self.grad)
-        self.inference = _read(row[4] >> 2, self.inference)
+    def advance(self, row: RawRow) -> None:
+        """Advance to an event: nodes since the last one count if the modes until now let autograd record."""
+        self.grad = _read_mode(row[4], self.grad)
+        self.inference = _read_mode(row[4] >> 2, self.inference)
         if row[7] != NOT_COUNTED:
             if self.nodes != NOT_COUNTED and self.grad is not False and not self.inference:
                 self.built += row[7] - self.nodes
             self.nodes = row[7]
 
-    def leave(self, row: RawRow) -> None:
-        """The event has set the modes. How inference mode leaves them, the next event tells."""
+    def apply(self, row: RawRow) -> None:
+        """Apply the modes that the event set. The modes after inference mode are known with the next event."""
         is_inference = row[0] & ~ACTION_MASK == INFERENCE_MODE
-        self.grad = _read(row[4] >> 4, None)
-        self.inference = _read(row[4] >> 6, None if is_inference else self.inference)
+        self.grad = _read_mode(row[4] >> 4, None)
+        self.inference = _read_mode(row[4] >> 6, None if is_inference else self.inference)
 
 
 @dataclass(slots=True)
@@ -106,55 +108,55 @@ class _Call:
 
 @dataclass
 class Counters:
-    """All counts so far."""
+    """Counters of all sites and inference paths so far."""
 
     known_sites: dict[int, Site]
-    """What the numbers of sites stand for."""
+    """Sites by their numbers."""
     names: dict[int, str]
-    """And those that events bring along on the way out: the names of exceptions."""
+    """Names of exceptions by the numbers in exit events."""
     sites: dict[tuple[int, int], SiteCount] = field(default_factory=dict)
-    """By manager and site."""
+    """Counts by manager and site number."""
     paths: dict[int, PathCount] = field(default_factory=dict)
-    """By site."""
+    """Counts by site number."""
     _threads: dict[int, _Thread] = field(default_factory=dict)
     _blocks: dict[int, list[tuple[RawRow, RawRow | None]]] = field(default_factory=dict)
     _calls: dict[int, _Call] = field(default_factory=dict)
 
     def add(self, block: EventBlock) -> list[BuiltGraph]:
-        """Counts the next events; gives the calls of inference paths that ended and had built a graph."""
+        """Count the next events; return the calls of inference paths that ended and had built a graph."""
         found: list[BuiltGraph] = []
         for row in block.rows():
             op, kind = row[0], row[0] & ACTION_MASK
             if op & ~ACTION_MASK in MANAGERS:
-                thread = self._at(row)
-                constructor = self._constructor(thread, row)
+                thread = self._advance_thread(row)
+                constructor = self._take_constructor(thread, row)
                 if kind == ENTER:
-                    self._enter(row, constructor)
+                    self._enter_block(row, constructor)
                 elif kind == EXIT:
-                    self._exit(row)
-                thread.leave(row)
+                    self._exit_block(row)
+                thread.apply(row)
                 if op == SET_GRAD_ENABLED | CONSTRUCT:
                     thread.constructed = row
             elif op & ~ACTION_MASK == CALL:
-                thread = self._at(row)
-                self._constructor(thread, row)
-                built = self._call(thread, row, kind)
+                thread = self._advance_thread(row)
+                self._take_constructor(thread, row)
+                built = self._count_call(thread, row, kind)
                 if built is not None:
                     found.append(built)
             elif op == THREAD | EXIT:
-                self._end(row)
+                self._end_thread(row)
         return found
 
-    def _at(self, row: RawRow) -> _Thread:
+    def _advance_thread(self, row: RawRow) -> _Thread:
         thread = self._threads.get(row[2])
         if thread is None:
             thread = self._threads[row[2]] = _Thread()
             _drop_oldest(self._threads)
-        thread.reach(row)
+        thread.advance(row)
         return thread
 
-    def _constructor(self, thread: _Thread, row: RawRow) -> RawRow | None:
-        """The constructor just before that begins the block of this event; one that began none was a plain call."""
+    def _take_constructor(self, thread: _Thread, row: RawRow) -> RawRow | None:
+        """Return the constructor that begins the block of this event; count one that began none as a call."""
         constructed, thread.constructed = thread.constructed, None
         if constructed is None:
             return None
@@ -164,22 +166,22 @@ class Counters:
             sites = self.known_sites.get(constructed[3]), self.known_sites.get(row[3])
             if row[0] == SET_GRAD_ENABLED | DECORATE and is_same_statement(*sites):
                 return None
-        self._plain(constructed)
+        self._count_plain_call(constructed)
         return None
 
-    def _plain(self, row: RawRow) -> None:
-        site = self._site(row, row[3])
+    def _count_plain_call(self, row: RawRow) -> None:
+        site = self._get_site(row, row[3])
         site.count += 1
         site.redundant += _is_redundant(row)
 
-    def _enter(self, row: RawRow, constructor: RawRow | None) -> None:
+    def _enter_block(self, row: RawRow, constructor: RawRow | None) -> None:
         entered = self._blocks.setdefault(row[5], [])
         entered.append((row, constructor))
-        # One object may be entered while it is open; or it is another at the address of one that was never left.
-        del entered[:-_AGAIN]
+        # An object may be entered again while it is open, or be another one at the address of one never exited.
+        del entered[:-_MAX_REENTERED]
         _drop_oldest(self._blocks)
 
-    def _exit(self, row: RawRow) -> None:
+    def _exit_block(self, row: RawRow) -> None:
         blocks = self._blocks.get(row[5])
         if not blocks:
             return
@@ -191,27 +193,27 @@ class Counters:
             if is_same_statement(self.known_sites.get(constructor[3]), self.known_sites.get(row[3])):
                 entered, number = constructor, choose_block_site(constructor[3], row[3], self.known_sites)
             else:
-                self._plain(constructor)
-        site = self._site(entered, number)
-        took = row[1] - entered[1]
+                self._count_plain_call(constructor)
+        site = self._get_site(entered, number)
+        duration_ns = row[1] - entered[1]
         site.count += 1
         site.errors += self._is_failure(row)
         site.redundant += _is_redundant(entered)
-        site.total_ns += took
-        site.longest_ns = max(site.longest_ns, took)
+        site.total_ns += duration_ns
+        site.longest_ns = max(site.longest_ns, duration_ns)
         if entered[2] == row[2] and NOT_COUNTED not in (entered[7], row[7]):
             site.nodes += row[7] - entered[7]
 
     def _is_failure(self, row: RawRow) -> bool:
         return is_failure(self.names.get(row[6], ""))
 
-    def _site(self, row: RawRow, number: int) -> SiteCount:
+    def _get_site(self, row: RawRow, number: int) -> SiteCount:
         key = row[0] & ~ACTION_MASK, number
         if key not in self.sites and len(self.sites) >= MAX_SITES:
-            key = key[0], _ELSEWHERE
+            key = key[0], _OTHER_SITES
         return self.sites.setdefault(key, SiteCount())
 
-    def _call(self, thread: _Thread, row: RawRow, kind: int) -> BuiltGraph | None:
+    def _count_call(self, thread: _Thread, row: RawRow, kind: int) -> BuiltGraph | None:
         if kind == ENTER:
             call = self._calls.get(row[5])
             if call is None:
@@ -235,13 +237,13 @@ class Counters:
         path.nodes += call.nodes
         return BuiltGraph(call.site, row[2], call.nodes) if call.nodes else None
 
-    def _end(self, row: RawRow) -> None:
+    def _end_thread(self, row: RawRow) -> None:
         thread = self._threads.pop(row[2], None)
         if thread is not None:
-            self._constructor(thread, row)
+            self._take_constructor(thread, row)
 
 
-def _read(bits: int, known: bool | None) -> bool | None:
+def _read_mode(bits: int, known: bool | None) -> bool | None:
     return known if bits & 3 == NOT_READ else bool(bits & 3)
 
 
@@ -252,5 +254,5 @@ def _is_redundant(row: RawRow) -> bool:
 
 
 def _drop_oldest(table: dict[int, Any]) -> None:
-    if len(table) > _OPEN:
+    if len(table) > _MAX_OPEN:
         del table[next(iter(table))]

@@ -1,75 +1,87 @@
-"""``gradprobe.monitor()``: counters of the modes for services that run for weeks, in memory that does not grow."""
+"""``gradprobe.monitor()``: counters of grad modes for services that run for weeks, in bounded memory."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 import os
-import threading
 import weakref
-from _thread import get_ident
-from collections import Counter
 from collections.abc import Callable, Iterable
-from queue import SimpleQueue
-from types import CodeType, TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
-
-import torch
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from gradprobe import _switch, lifecycle
-from gradprobe._resumable import StepFunction, is_ended_by_stop, is_resumable, wrap_resumable
 from gradprobe.capture.clock import SYSTEM, Clock
-from gradprobe.capture.location.callers import unwrap_code
-from gradprobe.capture.patching.compile_skip import is_tracing
-from gradprobe.capture.routing import CALL_BITS
 from gradprobe.capture.session import Session
 from gradprobe.errors import GradprobeError
-from gradprobe.monitoring.counters import BuiltGraph, Counters, PathCount, SiteCount
+from gradprobe.monitoring.counters import BuiltGraph, PathCount, SiteCount
+from gradprobe.monitoring.inference_paths import F, GraphBuilt, GraphListener, InferencePaths
+from gradprobe.monitoring.monitor_sink import MonitorSink
 from gradprobe.recorder import get_session
-from gradprobe.recording.events import CALL, DECORATED, ENTER, EXIT, MANAGERS, SUSPEND, EventBlock
+from gradprobe.recording.events import MANAGERS
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 LEVELS = ("modes", "graph")
-_FAULTS = 1_000
 _monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
 
 
-class GraphBuilt(NamedTuple):
-    """A call of an inference path constructed this many autograd nodes while gradients were on."""
-
-    function: str
-    file: str | None
-    line: int | None
-    thread: str
-    nodes: int
-
-
 def monitor(*, level: str = "graph", on_graph: Callable[[GraphBuilt], object] | None = None) -> Monitor:
-    """Counts, while it runs, what ``record()`` would keep: blocks per manager and line, their time, their nodes.
+    """Count the grad-mode blocks of a long-running program: per line their number, time and nodes.
 
-    Use it as a ``with`` block, or call ``start()`` and ``stop()``. ``snapshot()`` gives the counts as plain values,
-    ``export()`` hands them to OpenTelemetry. Functions decorated with ``monitor.inference`` are expected to build no
-    graph; ``on_graph`` is called, in a thread of its own, for each call that did.
+    Use it as a ``with`` block, or call ``start()`` and ``stop()``. It observes all threads, as ``record()`` does, but keeps
+    counts instead of events. Its memory is bounded by the number of the program's lines, up to 10,000 of them, and one
+    event per thread.
 
-    ``level`` is ``"modes"``, or ``"graph"``, which counts autograd nodes too. Its memory is bounded: by the lines of the
-    program, up to 10,000 of them. Only one more event per thread is ever kept beside the counts.
+    Args:
+        level (str): ``"modes"`` counts blocks and their times; ``"graph"`` also counts autograd nodes. Default:
+            ``"graph"``.
+        on_graph (Callable[[GraphBuilt], object], optional): Called for each call of a function decorated with
+            ``monitor.expect_no_graph`` that built an autograd graph. It runs in a thread of its own, named
+            ``gradprobe monitor``, one call at a time, shortly after the graph was built; ``stop()`` waits until all calls
+            are handled. An exception that it raises is counted among ``faults`` in the snapshot. Default: None.
 
-    Raises ``GradprobeError`` for another level, and for ``on_graph`` at level ``"modes"``.
+    Returns:
+        Monitor: a monitor that is not running yet.
+
+    Raises:
+        GradprobeError: ``level`` is unknown, or ``on_graph`` is given at level ``"modes"``.
+
+    Example::
+
+        monitor = gradprobe.monitor(on_graph=lambda built: logging.warning("graph built: %s", built))
+
+        @monitor.expect_no_graph
+        def predict(batch):
+            with torch.inference_mode():
+                return model(batch)
+
+        with monitor:
+            serve(predict)
+        print(monitor.snapshot()["inference_paths"])
     """
     return Monitor(level=level, on_graph=on_graph)
 
 
 class Monitor:
-    """What ``monitor()`` gives; see there."""
+    """Counters of grad-mode blocks and inference paths while it runs; ``monitor()`` returns it.
 
-    keeps_events = False
-    counts_operators = False
-    names_ranges = False
+    In a forked process a running monitor starts again from zero.
+
+    Args:
+        level (str): ``"modes"`` or ``"graph"``, as for :func:`monitor`. Default: ``"graph"``.
+        on_graph (Callable[[GraphBuilt], object], optional): As for :func:`monitor`. Default: None.
+        clock (Clock): Source of time, replaced in tests.
+
+    Raises:
+        GradprobeError: ``level`` is unknown, or ``on_graph`` is given at level ``"modes"``.
+
+    Example::
+
+        monitor = gradprobe.monitor(level="modes").start()
+        serve()
+        counts = monitor.stop()
+    """
 
     def __init__(
         self,
@@ -79,23 +91,23 @@ class Monitor:
         clock: Clock = SYSTEM,
     ) -> None:
         if level not in LEVELS:
-            raise GradprobeError(f"level={level!r} is none of a monitor; choose {' or '.join(map(repr, LEVELS))}")
+            raise GradprobeError(f"level must be {' or '.join(map(repr, LEVELS))} for a monitor, got {level!r}")
         if on_graph is not None and level == "modes":
-            raise GradprobeError("on_graph needs autograd nodes to be counted; choose level='graph'")
-        self.counts_nodes = level == "graph"
+            raise GradprobeError(
+                "cannot use on_graph at level 'modes', which counts no autograd nodes; use level='graph'"
+            )
+        self._counts_nodes = level == "graph"
         self._on_graph = on_graph
         self._clock = clock
-        self._calls = itertools.count()
+        self._paths = InferencePaths(clock)
         self._began_ns = 0
         self._running = False
         self._process = 0
-        self._heard: SimpleQueue[GraphBuilt | None] = SimpleQueue()
-        self._listener: threading.Thread | None = None
+        self._listener: GraphListener | None = None
         self._reset()
 
     def _reset(self) -> None:
-        self._counters = Counters(self._session.tables.sites, self._session.tables.names)
-        self._faults: Counter[str] = Counter()
+        self._sink = MonitorSink(self._session.tables, counts_nodes=self._counts_nodes, on_built=self._pass_to_listener)
 
     def __enter__(self) -> Monitor:
         return self.start()
@@ -106,138 +118,126 @@ class Monitor:
         self.stop()
 
     def start(self) -> Monitor:
-        """Begins to count, from zero."""
+        """Start counting from zero.
+
+        Does nothing while gradprobe is disabled (``gradprobe.disable()``, ``GRADPROBE=0``).
+
+        Returns:
+            Monitor: the monitor itself.
+
+        Raises:
+            GradprobeError: The monitor is already running in this process.
+
+        Example::
+
+            monitor = gradprobe.monitor().start()
+        """
         if self._running and self._process == os.getpid():
-            raise GradprobeError("this monitor is running already; call stop() first, or make another")
+            raise GradprobeError("cannot start this monitor: it is running already; call stop() first")
         self._reset()
         self._began_ns, self._process = self._clock.now(), os.getpid()
         if _switch.is_enabled():
-            self._running = True
+            self._running = self._paths.on = True
             _monitors.add(self)
             if self._on_graph is not None:
-                self._heard = SimpleQueue()
-                self._listener = threading.Thread(target=self._listen, name="gradprobe monitor", daemon=True)
+                self._listener = GraphListener(self._on_graph, self._sink.fault)
                 self._listener.start()
             session = self._session
             with session.lock:
-                session.attach(self)
+                session.attach(self._sink)
         return self
 
     def stop(self) -> dict[str, Any]:
-        """Ends it, and gives the last snapshot. What was handed to ``on_graph`` has been dealt with by then."""
+        """Stop counting, once ``on_graph`` has handled all calls so far.
+
+        Returns:
+            dict: the last snapshot, as :meth:`snapshot` returns it.
+
+        Example::
+
+            counts = monitor.stop()
+        """
         if self._running:
-            self._running = False
+            self._running = self._paths.on = False
             _monitors.discard(self)
             session = self._session
             with session.lock:
-                session.detach(self)
+                session.detach(self._sink)
             if self._listener is not None:
-                self._heard.put(None)
-                if self._listener is not threading.current_thread():
-                    self._listener.join()
+                self._listener.stop()
                 self._listener = None
         return self.snapshot()
 
-    def restart_in_child(self) -> None:
-        """In a forked process: counts what this process does, from zero."""
+    def _restart_in_child(self) -> None:
+        """Count from zero in a forked process."""
         if self._running:
-            self._running = False
+            self._running = self._paths.on = False
             self.start()
 
-    # Inference paths.
+    def expect_no_graph(self, function: F) -> F:
+        """Decorate a function that must build no autograd graph, and count its calls.
 
-    def inference(self, function: F) -> F:
-        """Decorates a function, generator function or ``async def`` that must build no graph; counts its calls."""
-        if not callable(function) or isinstance(function, type):
-            raise GradprobeError(f"inference decorates functions and methods, not {function!r}")
-        code = unwrap_code(function)
-        if is_resumable(function):
-            return cast(F, wrap_resumable(function, lambda: self._stepper(code)))
+        A call that constructs autograd nodes while grad mode is enabled counts as one that built a graph, and is reported
+        to ``on_graph``. Of a generator or a coroutine only the steps of its own body count. Nothing is counted while the
+        monitor does not run.
 
-        @functools.wraps(function)
-        def call(*arguments: Any, **named: Any) -> Any:
-            if not self._running or is_tracing():
-                return function(*arguments, **named)
-            key = next(self._calls)
-            self._emit(CALL | ENTER, code, key, None)
-            error: type[BaseException] | None = None
-            try:
-                return function(*arguments, **named)
-            except BaseException as raised:
-                error = type(raised)
-                raise
-            finally:
-                self._emit(CALL | EXIT, None, key, error)
+        Args:
+            function (Callable): A function, method, generator function, ``async def`` or asynchronous generator function.
 
-        return cast(F, call)
+        Returns:
+            Callable: a function of the same kind.
 
-    def _stepper(self, code: CodeType | None) -> StepFunction:
-        key = next(self._calls)
+        Raises:
+            GradprobeError: ``function`` is not a function or method.
 
-        def step(method: Callable[..., Any], *arguments: Any) -> Any:
-            if not self._running:
-                return method(*arguments)
-            self._emit(CALL | ENTER, code, key, None)
-            kind = EXIT if method.__name__ == "close" else SUSPEND
-            error: type[BaseException] | None = None
-            try:
-                return method(*arguments)
-            except BaseException as raised:
-                kind = EXIT if is_ended_by_stop(method) or not isinstance(raised, StopIteration) else SUSPEND
-                error = type(raised)
-                raise
-            finally:
-                self._emit(CALL | kind, None, key, error)
+        Example::
 
-        return step
+            @monitor.expect_no_graph
+            def predict(batch):
+                with torch.inference_mode():
+                    return model(batch)
+        """
+        return self._paths.decorate(function)
 
-    def _emit(self, op: int, code: CodeType | None, key: int, extra: Any) -> None:
-        session = self._session
-        try:
-            grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-            # No sink has the number 0, so no probe takes the call for one of its own.
-            key = key & (1 << CALL_BITS) - 1
-            now = self._clock.now()
-            session.emit((op, now, get_ident(), code, DECORATED, grad, inference, grad, inference, key, extra))
-        except Exception as error:
-            session.fault(error)
-
-    # What the session asks of one who takes events.
-
-    def accept(self, block: EventBlock) -> None:
-        for built in self._counters.add(block):
-            if self._on_graph is not None:
-                self._heard.put(self._told(built))
-
-    def flush(self) -> bool:
-        return True
-
-    def fault(self, text: str, count: int) -> None:
-        if text in self._faults or len(self._faults) < _FAULTS:
-            self._faults[text] += count
-
-    def note(self, kind: str, text: str, count: int = 1) -> None:
-        """Sightings come at level ops only, which is none of a monitor's."""
-
-    # What comes out.
+    inference = expect_no_graph
+    """Alias of :meth:`expect_no_graph`."""
 
     def snapshot(self) -> dict[str, Any]:
-        """All counts since the start, as plain values: ``seconds``, ``blocks``, ``sites``, ``inference_paths``, ``faults``.
+        """Return all counts since the start, as values that ``json.dumps`` accepts. Any thread may call it.
 
-        A site has manager, form, file, line, function, count, redundant, errors, total_ns, longest_ns and nodes; PyTorch's
-        own are left out. A path has function, file, line, calls, graphs (calls that built one), errors, total_ns, nodes.
-        ``nodes`` are None at level ``"modes"``.
+        Returns:
+            dict: with these keys:
+
+            - ``process``: process id; ``level``: ``"modes"`` or ``"graph"``.
+            - ``seconds``: seconds since the start.
+            - ``blocks``: number of blocks and plain calls in all ``sites``.
+            - ``sites``: a list of dicts, one per manager and line, the longest total first: ``manager``, ``form``,
+              ``file``, ``line``, ``function``, ``count``, ``redundant`` (blocks that set the mode that was active already),
+              ``errors`` (blocks exited by an exception), ``total_ns`` and ``longest_ns`` (nanoseconds between enter and
+              exit), ``nodes``. Blocks that PyTorch's own code enters are left out.
+            - ``inference_paths``: a list of dicts, one per decorated function, the most graphs first: ``function``,
+              ``file``, ``line``, ``calls``, ``graphs`` (calls that built a graph), ``errors``, ``total_ns``, ``nodes``.
+            - ``faults``: a dict from each fault of gradprobe or of ``on_graph`` to its count.
+
+            ``nodes`` are autograd nodes constructed. ``graphs`` and ``nodes`` are None at level ``"modes"``.
+
+        Example::
+
+            >>> with gradprobe.monitor() as monitor, torch.no_grad():
+            ...     pass
+            >>> monitor.snapshot()["blocks"]
+            1
         """
         session = self._session
         with session.lock:
             if self._running:
                 session.drain()
-            sites = _united(self._site(*key, count) for key, count in self._counters.sites.items())
-            paths = [self._path(number, count) for number, count in self._counters.paths.items()]
-            faults = dict(self._faults)
+            sites = _merge_sites(self._site(*key, count) for key, count in self._sink.counters.sites.items())
+            paths = [self._path(number, count) for number, count in self._sink.counters.paths.items()]
+            faults = dict(self._sink.faults)
         return {
             "process": os.getpid(),
-            "level": "graph" if self.counts_nodes else "modes",
+            "level": "graph" if self._counts_nodes else "modes",
             "seconds": (self._clock.now() - self._began_ns) / 1e9,
             "blocks": sum(site["count"] for site in sites),
             "sites": sorted(sites, key=lambda site: -site["total_ns"]),
@@ -246,13 +246,22 @@ class Monitor:
         }
 
     def export(self, provider: MeterProvider | None = None) -> None:
-        """Offers the counts as OpenTelemetry metrics, from the global meter provider if none is given.
+        """Register the counts as OpenTelemetry metrics, which are read whenever a metric reader collects.
 
-        Raises ``GradprobeError`` where opentelemetry-api is not installed.
+        Args:
+            provider (MeterProvider, optional): The meter provider. Default: the global one.
+
+        Raises:
+            GradprobeError: opentelemetry-api is not installed.
+
+        Example::
+
+            monitor = gradprobe.monitor().start()
+            monitor.export()
         """
         from gradprobe.monitoring.opentelemetry import register_instruments
 
-        register_instruments(self.snapshot, provider, counts_nodes=self.counts_nodes)
+        register_instruments(self.snapshot, provider, counts_nodes=self._counts_nodes)
 
     def _site(self, manager: int, number: int, count: SiteCount) -> dict[str, Any]:
         site = self._session.tables.sites.get(number)
@@ -261,13 +270,13 @@ class Monitor:
             "form": None if site is None else site.form,
             **self._place(number),
             **dataclasses.asdict(count),
-            "nodes": count.nodes if self.counts_nodes else None,
+            "nodes": count.nodes if self._counts_nodes else None,
             "internal": site is not None and site.internal,
         }
 
     def _path(self, number: int, count: PathCount) -> dict[str, Any]:
         path = self._place(number) | dataclasses.asdict(count)
-        return path if self.counts_nodes else {**path, "graphs": None, "nodes": None}
+        return path if self._counts_nodes else {**path, "graphs": None, "nodes": None}
 
     def _place(self, number: int) -> dict[str, Any]:
         site = self._session.tables.sites.get(number)
@@ -275,26 +284,22 @@ class Monitor:
             return {"file": None, "line": None, "function": None}
         return {"file": site.file, "line": site.line, "function": site.function}
 
-    def _told(self, built: BuiltGraph) -> GraphBuilt:
+    def _pass_to_listener(self, built: BuiltGraph) -> None:
+        if self._listener is not None:
+            self._listener.put(self._describe(built))
+
+    def _describe(self, built: BuiltGraph) -> GraphBuilt:
         place, thread = self._place(built.site), self._session.tables.threads.get(built.thread)
         name = "" if thread is None else thread.name
         return GraphBuilt(place["function"] or "", place["file"], place["line"], name, built.nodes)
-
-    def _listen(self) -> None:
-        heard, callback = self._heard, self._on_graph
-        while (told := heard.get()) is not None and callback is not None:
-            try:
-                callback(told)
-            except Exception as error:  # the next call is told all the same
-                self.fault(f"on_graph raised {type(error).__name__}: {error}"[:300], 1)
 
     @property
     def _session(self) -> Session:
         return get_session(self._clock)
 
 
-def _united(sites: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per manager and line: a line may hold several blocks. Those of PyTorch's own code are left out."""
+def _merge_sites(sites: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Merge the blocks of a line into one row per manager, and drop those of PyTorch's own code."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for site in sites:
         if site.pop("internal"):
@@ -311,7 +316,7 @@ def _united(sites: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _after_fork() -> None:
     for running in list(_monitors):
-        running.restart_in_child()
+        running._restart_in_child()
 
 
 lifecycle.register(lifecycle.Order.MONITORS, in_child=_after_fork)

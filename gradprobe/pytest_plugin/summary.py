@@ -136,7 +136,7 @@ def _findings(results: RunResults, top: int) -> Section | None:
     for group in groups[:top]:
         test, finding = group[0]
         others = f" and {pluralize(len(group) - 1, 'other test')}" if len(group) > 1 else ""
-        row = dict(zip(FINDINGS, finding.make_row(), strict=True))
+        row = dict(zip(FINDINGS.names, finding.make_row(), strict=True))
         items.append(
             findings_section.build_item({**row, "count": 1, "message": f"{finding.message} In {test}{others}."})
         )
@@ -199,7 +199,7 @@ def to_json_object(results: RunResults) -> dict[str, Any]:
         "broken": [{"test": test, "message": text} for test, text in results.broken],
         "comparisons": [{"test": test, **one} for test, one in results.comparisons],
         "findings": [
-            {"test": test} | dict(zip(FINDINGS, one.make_row(), strict=True)) for test, one in results.findings
+            {"test": test} | dict(zip(FINDINGS.names, one.make_row(), strict=True)) for test, one in results.findings
         ],
         "notes": results.notes,
     }

@@ -1,1 +1,1 @@
-"""Recording the processes that a recorded program starts: workers of data loaders, of pools, and Python subprocesses."""
+"""Recording of child processes: data loader workers, pool workers and Python subprocesses."""

@@ -1,4 +1,4 @@
-"""What is asked of the processes that a recorded program starts, as they find it in their environment."""
+"""Request to record the child processes of a recorded program, passed in their environment."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gradprobe.recording.sqlite_file import SUFFIX
 
 FOLLOW_VARIABLE = "GRADPROBE_FOLLOW"
 BOOT_FOLDER = str(Path(__file__).with_name("boot"))
-"""A folder that is on the path of started processes for the one file in it, which Python imports as it starts."""
+"""Folder put on the path of child processes: Python imports the ``sitecustomize`` in it as it starts."""
 
 
 @dataclass(frozen=True)
 class FollowRequest:
-    """Where and how they are to be recorded. ``root`` is where gradprobe itself is imported from."""
+    """Settings of the children's recordings. ``root`` is the folder from which gradprobe is imported."""
 
     stem: str
     level: str
@@ -28,27 +28,27 @@ class FollowRequest:
     root: str = str(Path(__file__).parents[2])
 
     def path(self) -> Path:
-        """The file of the process that asks."""
+        """Return the file in which the calling process records."""
         return Path(f"{self.stem}.{os.getpid()}{SUFFIX}")
 
     def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """What to set in the environment of those that are started."""
+        """Return the environment variables to set for child processes."""
         others = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part and part != BOOT_FOLDER]
         return {FOLLOW_VARIABLE: json.dumps(asdict(self)), "PYTHONPATH": os.pathsep.join([BOOT_FOLDER, *others])}
 
 
 def make_stem(output: Path) -> str:
-    """What the names of the children's files begin with, of a recording at ``output``."""
+    """Return the path with which the names of the children's files begin, for a recording at ``output``."""
     return str(output.absolute().with_name(output.name.removesuffix(SUFFIX)))
 
 
 def find_child_files(output: Path) -> list[Path]:
-    """The files of the children of a recording at ``output``."""
+    """Return the files of the children of a recording at ``output``."""
     stem = Path(make_stem(output))
     found = stem.parent.glob(f"*{SUFFIX}")
-    return sorted(path for path in found if _number(path.name, stem.name) is not None)
+    return sorted(path for path in found if _parse_process_id(path.name, stem.name) is not None)
 
 
-def _number(name: str, stem: str) -> int | None:
+def _parse_process_id(name: str, stem: str) -> int | None:
     middle = name.removeprefix(f"{stem}.").removesuffix(SUFFIX) if name.startswith(f"{stem}.") else ""
     return int(middle) if middle.isdecimal() else None

@@ -1,4 +1,4 @@
-"""In the processes of a recorded program: a recording for each, and notes of what it starts in turn."""
+"""Recording of the current process as a child, and of the processes that it starts in turn."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ _follower: Follower | None = None
 
 
 class Follower:
-    """Has what this process starts recorded, and the line and the modes it was started under noted."""
+    """Hooks that make child processes record and note the line and the modes under which each started."""
 
-    def __init__(self, recorder: Recorder, asked: FollowRequest) -> None:
-        self._recorder, self._asked = recorder, asked
+    def __init__(self, recorder: Recorder, request: FollowRequest) -> None:
+        self._recorder, self._request = recorder, request
         self._patches = Patches()
         self._codes = FrameClassifier()
         self._before: dict[str, str | None] = {}
 
     def start(self) -> None:
-        """From here on."""
+        """Follow the processes started from now on."""
         global _follower
         _follower = self
-        wanted = replace(self._asked, parent=os.getpid()).variables(os.environ)
-        self._before = {name: os.environ.get(name) for name in wanted}
-        os.environ.update(wanted)
+        own_request = replace(self._request, parent=os.getpid()).variables(os.environ)
+        self._before = {name: os.environ.get(name) for name in own_request}
+        os.environ.update(own_request)
         self._patches.apply(
             [*self._patch(multiprocessing.process.BaseProcess, "start"), *self._patch(subprocess.Popen)]
         )
-        # A child that multiprocessing forks calls these once it has dropped what its parent had registered.
+        # A child forked by multiprocessing calls this after it has dropped its parent's finalizers.
         multiprocessing.util.register_after_fork(self, Follower.register_exit)
 
     def stop(self) -> None:
-        """Puts the environment and what was replaced back."""
+        """Restore the environment and the patched methods."""
         global _follower
         _follower = None
         self._patches.restore()
@@ -66,23 +66,23 @@ class Follower:
                 os.environ[name] = value
 
     def record_child(self) -> None:
-        """In a forked process: a recording of its own. Raises ``GradprobeError`` where there can be none."""
+        """Start a separate recording in a forked process. Raise ``GradprobeError`` if that is impossible."""
         sqlite_fork.check_usable()
-        asked = replace(self._asked, parent=os.getppid())
-        self._recorder = _recorder(asked)
+        request = replace(self._request, parent=os.getppid())
+        self._recorder = _make_recorder(request)
         self._recorder.start()
-        os.environ.update(replace(asked, parent=os.getpid()).variables(os.environ))
+        os.environ.update(replace(request, parent=os.getpid()).variables(os.environ))
 
     def register_exit(self) -> None:
-        """Processes of multiprocessing end without Python's exit handlers."""
-        multiprocessing.util.Finalize(None, self._end, exitpriority=-1_000)
+        """Stop the recording at exit: processes of multiprocessing end without Python's exit handlers."""
+        multiprocessing.util.Finalize(None, self._stop_recorder, exitpriority=-1_000)
 
-    def _end(self) -> None:
+    def _stop_recorder(self) -> None:
         with contextlib.suppress(GradprobeError):
             self._recorder.stop()
 
     def _patch(self, owner: Any, name: str = "__init__") -> list[Patch]:
-        original, note = getattr(owner, name), self._note
+        original, note = getattr(owner, name), self._note_start
 
         @functools.wraps(original)
         def method(started: Any, *arguments: Any, **named: Any) -> Any:
@@ -94,33 +94,33 @@ class Follower:
 
         return [Patch(owner, name, method)]
 
-    def _note(self, pid: int, grad: bool, inference: bool) -> None:
+    def _note_start(self, pid: int, grad: bool, inference: bool) -> None:
         frame: FrameType | None = sys._getframe(2)
-        while frame is not None and not self._is_users(frame):
+        while frame is not None and not self._is_user_frame(frame):
             frame = frame.f_back
         at = None if frame is None else locate_instruction("", frame.f_code, frame.f_lasti)
         place = ("", 0, "") if at is None else (at.file, at.line, at.function)
         self._recorder._add_note(NoteKind.STARTED_PROCESS, StartedProcess(pid, grad, inference, *place).text())
 
-    def _is_users(self, frame: FrameType) -> bool:
+    def _is_user_frame(self, frame: FrameType) -> bool:
         file = frame.f_code.co_filename
         is_library = file.startswith(_STANDARD_LIBRARY) and _INSTALLED not in file
         return not is_library and not file.startswith("<frozen") and self._codes.kind(frame.f_code) == USER
 
 
-def follow_process(asked: Mapping[str, Any]) -> None:
-    """In a process that was started: records it from here on, as its environment asks."""
-    wanted = FollowRequest(**json.loads(json.dumps(asked)))
-    recorder = _recorder(wanted)
+def follow_process(request: Mapping[str, Any]) -> None:
+    """Record the current process, which was started as a child, as its environment requests."""
+    own_request = FollowRequest(**json.loads(json.dumps(request)))
+    recorder = _make_recorder(own_request)
     recorder.start()
-    follower = Follower(recorder, wanted)
+    follower = Follower(recorder, own_request)
     follower.start()
     follower.register_exit()
 
 
-def _recorder(asked: FollowRequest) -> Recorder:
+def _make_recorder(request: FollowRequest) -> Recorder:
     return Recorder(
-        asked.path(), level=asked.level, include_torch=asked.include_torch, overwrite=True, parent=asked.parent
+        request.path(), level=request.level, include_torch=request.include_torch, overwrite=True, parent=request.parent
     )
 
 

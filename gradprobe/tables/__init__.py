@@ -1,1 +1,1 @@
-"""The pandas tables that users query, and the definition of every column."""
+"""Tables of a recording: the pandas DataFrames that users query, and the definition of every column."""

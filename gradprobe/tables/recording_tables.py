@@ -1,10 +1,9 @@
-"""A recording read: its processes on one time axis, and its tables, each made when first asked for."""
+"""Tables of a recording: its processes on one time axis, and each table, built when it is first read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import pandas as pd
 
@@ -15,24 +14,22 @@ from gradprobe.tables import columns, dataframes
 
 
 class RecordingTables:
-    """What one or several processes recorded, read once."""
+    """Tables of one or several processes.
+
+    ``include_torch`` shows blocks of PyTorch's own code; if it is None, they are shown as the recordings ask for it.
+    ``watch`` wraps the rows while they are interpreted, to show progress.
+    """
 
     def __init__(
-        self,
-        contents: Sequence[Contents],
-        *,
-        include_torch: bool | None,
-        watch: ProgressIterator = iter,
-        find: Callable[[RecordingTables], Sequence[Sequence[Any]]] = lambda _: [],
+        self, contents: Sequence[Contents], *, include_torch: bool | None, watch: ProgressIterator = iter
     ) -> None:
-        """``find`` gives the rows of ``findings``."""
         self.contents = list(contents)
-        self._find = find
         self._watch = watch
         self._include_torch = include_torch
 
     @cached_property
     def processes(self) -> list[Process]:
+        """Interpreted processes, in the order of ``contents``."""
         shown = self._include_torch
         if shown is None:
             shown = any(c.meta.get("include_torch") for c in self.contents)
@@ -40,34 +37,40 @@ class RecordingTables:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every process came to the end of its recording."""
+        """True if every process came to the end of its recording."""
         return all("ended_ns" in c.meta for c in self.contents)
 
     @cached_property
     def transitions(self) -> pd.DataFrame:
-        return dataframes.transitions(self.processes)
+        """DataFrame with one row per enter, exit and set of a mode."""
+        return dataframes.build_transitions(self.processes)
 
     @cached_property
     def regions(self) -> pd.DataFrame:
-        return dataframes.regions(self.processes)
+        """DataFrame with one row per block, and per plain call with what followed it."""
+        return dataframes.build_regions(self.processes)
 
     @cached_property
     def sites(self) -> pd.DataFrame:
-        return dataframes.sites(self.processes)
+        """DataFrame with one row per context manager and source line."""
+        return dataframes.build_sites(self.processes)
 
     @cached_property
     def calls(self) -> pd.DataFrame:
-        return dataframes.calls(self.processes)
+        """DataFrame with one row per call of a probed function."""
+        return dataframes.build_calls(self.processes)
 
     @cached_property
     def ops(self) -> pd.DataFrame:
-        return dataframes.ops(self.processes)
+        """DataFrame with one row per region, operator, source line and module."""
+        return dataframes.build_ops(self.processes)
 
     @cached_property
     def births(self) -> pd.DataFrame:
-        return dataframes.births(self.processes)
+        """DataFrame with one row per place where inference tensors were created that escaped inference mode."""
+        return dataframes.build_births(self.processes)
 
     @cached_property
     def findings(self) -> pd.DataFrame:
-        """What the rules find wrong, the worst first."""
-        return dataframes.table(columns.FINDINGS, self._find(self))
+        """DataFrame of findings, empty: rules are in a layer above, where ``AnalyzedTables`` applies them."""
+        return dataframes.make_dataframe(columns.FINDINGS, ())

@@ -392,13 +392,14 @@ def test_a_keyword_that_the_function_accepts_too_is_refused_with_the_way_to_pass
 
 
 def test_keyword_arguments_reach_the_function() -> None:
-    seen: list[object] = []
+    class Seen:  # a type is not part of the state of a call, so this is not restored
+        arguments: ClassVar[list[object]] = []
 
     def call(*args: object, **keywords: object) -> None:
-        seen.append((args, keywords))
+        Seen.arguments.append((args, keywords))
 
     gradprobe.compare(call, 1, other=2, kwargs={"device": "x"}, budget_s=0.05)
-    assert seen[0] == ((1,), {"device": "x", "other": 2})
+    assert Seen.arguments[0] == ((1,), {"device": "x", "other": 2})
     with pytest.raises(GradprobeError, match="kwargs must be a mapping"):
         gradprobe.compare(call, kwargs=[1])  # type: ignore[arg-type]
     with pytest.raises(GradprobeError, match="cannot pass 'other' to fn twice"):

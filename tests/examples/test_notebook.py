@@ -124,8 +124,8 @@ def test_a_terminal_gets_the_text_report(tmp_path: Path) -> None:
     ("cell", "said"),
     [
         ("%%gradprobe --level all\n1", "invalid choice: 'all'"),
-        ("%%gradprobe 1st\n1", "that is no name for a variable"),
-        ("%%gradprobe class\n1", "that is no name for a variable"),
+        ("%%gradprobe 1st\n1", "not a variable name"),
+        ("%%gradprobe class\n1", "not a variable name"),
         ("%%gradprobe --colour\n1", "unrecognized arguments: --colour"),
         ("%%gradprobe\nimport asyncio\nawait asyncio.sleep(0)", "gradprobe.record()"),
     ],

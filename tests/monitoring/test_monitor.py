@@ -50,11 +50,11 @@ def test_blocks_are_counted_per_manager_and_line_while_it_runs_and_not_after() -
     assert json.loads(json.dumps(last)) == last, "plain values only"
 
 
-def test_an_inference_path_that_built_a_graph_is_told_with_its_line_and_nodes() -> None:
+def test_an_inference_path_that_built_a_graph_is_reported_with_its_line_and_nodes() -> None:
     told: list[gradprobe.GraphBuilt] = []
     monitor = gradprobe.monitor(on_graph=told.append)
 
-    @monitor.inference
+    @monitor.expect_no_graph
     def predict(x: torch.Tensor, careful: bool) -> torch.Tensor:
         if careful:
             with torch.inference_mode():
@@ -87,7 +87,7 @@ def test_the_node_that_a_custom_function_makes_without_gradients_is_no_graph() -
     monitor = gradprobe.monitor()
     weight = torch.ones(3, requires_grad=True)
 
-    @monitor.inference
+    @monitor.expect_no_graph
     def predict() -> torch.Tensor:
         with torch.no_grad():
             return Double.apply(weight)
@@ -102,21 +102,21 @@ def test_the_node_that_a_custom_function_makes_without_gradients_is_no_graph() -
 def test_generators_and_coroutines_are_one_call_and_count_their_own_steps_only() -> None:
     monitor = gradprobe.monitor()
 
-    @monitor.inference
+    @monitor.expect_no_graph
     def stream(x: torch.Tensor) -> Iterator[torch.Tensor]:
         for _ in range(3):
             with torch.no_grad():
                 y = MODEL(x)
             yield y
 
-    @monitor.inference
+    @monitor.expect_no_graph
     async def endpoint(x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             y = MODEL(x)
         await asyncio.sleep(0)
         return y
 
-    @monitor.inference
+    @monitor.expect_no_graph
     async def streaming(x: torch.Tensor) -> AsyncIterator[torch.Tensor]:
         for _ in range(2):
             yield MODEL(x)
@@ -140,13 +140,21 @@ def test_generators_and_coroutines_are_one_call_and_count_their_own_steps_only()
     assert told == {"stream": (1, 0, 0), "endpoint": (2, 0, 0), "streaming": (1, 1, 4)}
 
 
+def test_inference_is_another_name_of_expect_no_graph() -> None:
+    monitor = gradprobe.monitor()
+    predict = monitor.inference(lambda: MODEL(X))
+    with monitor:
+        predict()
+    assert of(monitor.snapshot()["inference_paths"])["graphs"] == 1
+
+
 def test_errors_of_the_program_and_of_the_callback_stay_what_they_are() -> None:
     def refuse(built: gradprobe.GraphBuilt) -> None:
         raise OSError("the pager is down")
 
     monitor = gradprobe.monitor(on_graph=refuse)
 
-    @monitor.inference
+    @monitor.expect_no_graph
     def predict() -> torch.Tensor:
         MODEL(X)
         raise KeyError("no such model")
@@ -163,7 +171,7 @@ def test_opentelemetry_gets_the_counts_of_the_snapshot() -> None:
     monitor = gradprobe.monitor()
     monitor.export(MeterProvider(metric_readers=[reader]))
 
-    @monitor.inference
+    @monitor.expect_no_graph
     def predict() -> torch.Tensor:
         with torch.no_grad():
             MODEL(X)
@@ -271,8 +279,8 @@ print(json.dumps(["parent", monitor.stop()["blocks"]]))
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"level": "ops"}, "choose 'modes' or 'graph'"),
-        ({"level": "modes", "on_graph": print}, "choose level='graph'"),
+        ({"level": "ops"}, "must be 'modes' or 'graph'"),
+        ({"level": "modes", "on_graph": print}, "use level='graph'"),
     ],
 )
 def test_what_cannot_be_monitored_is_refused(arguments: dict[str, Any], says: str) -> None:

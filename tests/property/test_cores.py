@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -17,14 +18,20 @@ from hypothesis import strategies as st
 
 import gradprobe
 from gradprobe.__main__ import main
-from gradprobe.capture.ops import dispatcher as watching
-from gradprobe.capture.ops import thread_registry
-from gradprobe.capture.ops.native import builder
-from gradprobe.capture.ops.native.loader import NAME, VARIABLE, core, core_status, folder
+from gradprobe.capture.ops import dispatcher, thread_registry
+from gradprobe.capture.ops.native import builder, loader, mirrored
+from gradprobe.capture.ops.native.loader import (
+    CORE_VARIABLE,
+    EXTENSION_NAME,
+    core_status,
+    load_core,
+    locate_core_folder,
+)
+from gradprobe.capture.ops.native.mirrored import MIRRORED_CONSTANTS, find_mismatch
 from tests.property.test_operators import IMPURE, PURE, no_faults
 from tests.thoroughness import examples
 
-native = pytest.mark.skipif(core() is None, reason=core_status()[1])
+native = pytest.mark.skipif(load_core() is None, reason=core_status()[1])
 
 MODES: list[Callable[[], Any]] = [torch.enable_grad, torch.no_grad, torch.inference_mode]
 VIEWS: list[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = [
@@ -93,7 +100,7 @@ def run(steps: list[tuple[int, int, int, int]]) -> list[torch.Tensor]:
 def recorded(
     steps: list[tuple[int, int, int, int]], core: str, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[gradprobe.Recording, list[torch.Tensor]]:
-    monkeypatch.setenv(VARIABLE, core)
+    monkeypatch.setenv(CORE_VARIABLE, core)
     with gradprobe.record(level="ops") as recording:
         made = run(steps)
     assert no_faults(recording)
@@ -130,11 +137,11 @@ def test_both_cores_tell_the_same_of_a_program(
 
 @native
 def test_operators_of_an_inference_call_are_watched_without_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "native")
+    monkeypatch.setenv(CORE_VARIABLE, "native")
     through_python: list[str] = []
 
-    def watcher(*arguments: Any) -> Any:
-        watched = watching.make_dispatcher(*arguments)
+    def make_dispatcher(*arguments: Any) -> Any:
+        watched = dispatcher.make_dispatcher(*arguments)
 
         def dispatch(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             through_python.append(str(func))
@@ -142,7 +149,7 @@ def test_operators_of_an_inference_call_are_watched_without_python(monkeypatch: 
 
         return watched._replace(dispatch=dispatch)
 
-    monkeypatch.setattr(thread_registry, "make_dispatcher", watcher)
+    monkeypatch.setattr(thread_registry, "make_dispatcher", make_dispatcher)
     x = torch.rand(2, 3)
     for mode in (torch.no_grad, torch.inference_mode):
         with gradprobe.record(level="ops") as recording:
@@ -154,9 +161,9 @@ def test_operators_of_an_inference_call_are_watched_without_python(monkeypatch: 
         assert recording.ops["count"].sum() >= 8
 
 
-@pytest.mark.parametrize(("wanted", "said"), [("python", "runs in Python, as"), ("fastest", "none of the cores")])
+@pytest.mark.parametrize(("wanted", "said"), [("python", "runs in Python, as"), ("fastest", "must be 'native' or")])
 def test_the_environment_chooses_the_core(wanted: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, wanted)
+    monkeypatch.setenv(CORE_VARIABLE, wanted)
     is_native, why = core_status()
     assert not is_native
     assert said in why
@@ -165,18 +172,18 @@ def test_the_environment_chooses_the_core(wanted: str, said: str, monkeypatch: p
 def test_a_core_that_is_demanded_and_not_there_is_an_error_that_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(VARIABLE, "native")
+    monkeypatch.setenv(CORE_VARIABLE, "native")
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     with pytest.raises(gradprobe.GradprobeError, match="gradprobe build"):
         gradprobe.record(level="ops")
 
 
 def test_a_core_that_does_not_load_leaves_the_work_to_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(CORE_VARIABLE, raising=False)
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    folder().mkdir()
-    (folder() / f"{NAME}.so").write_bytes(b"no library")
-    assert "is damaged; build it anew" in core_status()[1]
+    locate_core_folder().mkdir()
+    (locate_core_folder() / f"{EXTENSION_NAME}.so").write_bytes(b"no library")
+    assert "is damaged; rebuild it" in core_status()[1]
     with gradprobe.record(level="ops") as recording:
         torch.ones(2) + 1
     assert recording.ops["count"].sum() == 2
@@ -188,9 +195,7 @@ def test_without_a_compiler_building_says_what_is_missing(
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert main(["build"]) == 2
-    assert capsys.readouterr().err.endswith(
-        "no C++ compiler (no-such-compiler); install one, or name yours in the variable CXX\n"
-    )
+    assert capsys.readouterr().err.endswith("no C++ compiler (no-such-compiler); install one, or set CXX\n")
 
 
 @native
@@ -227,7 +232,7 @@ def test_more_results_than_sixteen_bits_count_are_counted() -> None:
 
 @pytest.mark.parametrize("core", [pytest.param("native", marks=native), "python"])
 def test_what_a_handler_of_signals_raises_reaches_the_program(core: str) -> None:
-    environment = {**os.environ, VARIABLE: core}
+    environment = {**os.environ, CORE_VARIABLE: core}
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED], env=environment, capture_output=True, text=True, timeout=60
     )
@@ -243,7 +248,30 @@ def test_a_core_that_does_not_compile_is_an_error_with_the_compilers_first_words
     monkeypatch.setattr(builder, "SOURCES", [source])
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     assert main(["build"]) == 2
-    assert "cannot be built" in (said := capsys.readouterr().err)
+    assert "cannot build the native core" in (said := capsys.readouterr().err)
     assert "not like this" in said
-    assert "could not be built here" in core_status()[1]
+    assert "the last build of the native core failed" in core_status()[1]
     assert "not like this" in core_status()[1]
+
+
+def test_a_core_whose_constants_differ_names_the_first_that_does() -> None:
+    assert find_mismatch(SimpleNamespace(CONSTANTS=dict(MIRRORED_CONSTANTS))) is None
+    other = {**MIRRORED_CONSTANTS, "PLAIN": 7}
+    assert find_mismatch(SimpleNamespace(CONSTANTS=other)) == "it has PLAIN = 7, gradprobe has 1"
+    assert str(find_mismatch(SimpleNamespace())).startswith("it has ALL_OPS = None, gradprobe has ")
+
+
+@native
+def test_a_core_that_disagrees_on_a_constant_leaves_the_work_to_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CORE_VARIABLE, raising=False)
+    monkeypatch.setitem(mirrored.MIRRORED_CONSTANTS, "PENDING_OP_WRITES", 3)
+    loader._load.cache_clear()
+    try:
+        is_native, why = core_status()
+        with gradprobe.record(level="ops") as recording:
+            torch.ones(2) + 1
+    finally:
+        loader._load.cache_clear()
+    assert not is_native
+    assert "it has PENDING_OP_WRITES = 6, gradprobe has 3; rebuild it" in why
+    assert recording.ops["count"].sum() == 2

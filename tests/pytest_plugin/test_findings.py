@@ -34,7 +34,7 @@ def test_findings_are_told_once_with_their_tests_and_the_lines_that_belong_to_th
     text = ended.stdout.str()
     assert "1 finding: 1 error." in text
     ended.stdout.fnmatch_lines(
-        ["Findings", "* error GP401: *", "*test_it.py::test_caught and 1 other test*", "  born here: *test_it.py:6"]
+        ["Findings", "* error GP401: *", "*test_it.py::test_caught and 1 other test*", "  created here: *test_it.py:6"]
     )
     plain = json.loads((pytester.path / "out.json").read_text())
     assert [(one["test"].rpartition("::")[2], one["rule"], one["line"]) for one in plain["findings"]] == [

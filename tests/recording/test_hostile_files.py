@@ -1,4 +1,4 @@
-"""Files that were edited, cut, or made by an enemy: a clear error or an answer, never another exception, never code run.
+"""Hostile and damaged files: a clear error or an answer, never another exception, never code run.
 
 ``python -m tests.recording.test_hostile_files FOLDER [OPTIONS OF LIBFUZZER ...]`` is a target for a fuzzer: atheris, if it
 is installed, makes up edits of recordings, and the bytes of all that is read, until it is stopped or finds something.
@@ -21,14 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gradprobe
-from gradprobe.analysis.findings import build_finding_rows
+from gradprobe.analysis.analyzed_tables import AnalyzedTables
 from gradprobe.comparison.comparison_result import Comparison
 from gradprobe.errors import GradprobeError, RecordingError
 from gradprobe.pytest_plugin import baselines
 from gradprobe.recording.sqlite_file import read_file
 from gradprobe.report.formats.registry import RECORDING_FORMATS
 from gradprobe.report.formats.rendered import RenderOptions
-from gradprobe.tables.recording_tables import RecordingTables
 from tests.thoroughness import examples
 
 QUIET = settings(
@@ -88,14 +87,14 @@ def refused_in_one_line(kind: type[Exception] = GradprobeError) -> Iterator[None
 
 
 def everything_of(path: Path) -> None:
-    """Reads a recording and shows it in every format."""
+    """Read a recording and show it in every format."""
     found = []
     with refused_in_one_line():
         found.append(read_file(path))
     for contents in found:
         for one in RECORDING_FORMATS:
             with refused_in_one_line():
-                one.render(RecordingTables([contents], include_torch=None, find=build_finding_rows), RenderOptions())
+                one.render(AnalyzedTables([contents], include_torch=None), RenderOptions())
 
 
 @QUIET
@@ -173,7 +172,7 @@ def test_an_edited_report_of_a_comparison_is_read_or_refused_in_one_line(
 
 
 def show_comparison(path: Path) -> None:
-    """Reads the report of a comparison and shows it."""
+    """Read the report of a comparison and show it."""
     with refused_in_one_line():
         read = Comparison.load(path)
         assert isinstance(str(read), str)
@@ -361,7 +360,7 @@ def test_recordings_of_different_schemas_are_merged(recorded: Path, tmp_path: Pa
 
 
 def fuzz(folder: Path) -> None:
-    """Runs atheris on the bytes of all that is read, and on the cells and events of a recording that is sound."""
+    """Run atheris on the bytes of all that is read, and on the cells and events of a sound recording."""
     import atheris
 
     weight = torch.ones(3, requires_grad=True)
@@ -424,7 +423,7 @@ def fuzz(folder: Path) -> None:
         with refused_in_one_line(pytest.UsageError):
             baselines._read(path)
 
-    # Only what is ours tells the fuzzer where it has come: to instrument all that is imported takes longer than it helps.
+    # Only gradprobe's code shows the fuzzer where it is: instrumenting all imports takes longer than it helps.
     for name, module in list(sys.modules.items()):
         for function in vars(module).values() if name.startswith("gradprobe.") else ():
             if inspect.isfunction(function) and function.__module__ == name:

@@ -1,4 +1,4 @@
-"""Notes that are records come back as they were written, under the kinds that files have."""
+"""Records among the notes come back as they were written, under the kinds that files have."""
 
 from __future__ import annotations
 

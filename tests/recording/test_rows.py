@@ -1,4 +1,4 @@
-"""The modes that a row packs, and the names of its fields."""
+"""Rows: the modes that they pack, and the names of their fields."""
 
 from __future__ import annotations
 

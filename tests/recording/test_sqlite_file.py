@@ -46,7 +46,7 @@ def recorded(tmp_path: Path) -> Path:
 
 
 def refusal(path: Path) -> str:
-    """The one line by which a file is refused."""
+    """Return the one line by which a file is refused."""
     with pytest.raises(RecordingError) as refused:
         read_file(path)
     text = str(refused.value)
@@ -141,7 +141,7 @@ def test_folders_missing_files_and_pipes_are_refused(tmp_path: Path) -> None:
 
 
 def is_refused(path: Path) -> bool:
-    """Whether a file is refused, and properly, instead of read."""
+    """Return whether a file is refused, and properly, instead of read."""
     try:
         read_file(path)
     except RecordingError:

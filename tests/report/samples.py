@@ -59,7 +59,7 @@ def _named(made: Contents, files: Sequence[str], functions: Sequence[str], threa
 def tables(findings: Sequence[Sequence[Any]] = (), made: Contents | None = None) -> RecordingTables:
     """Return the tables of ``contents``, with ``findings`` as the rows of that table."""
     found = RecordingTables([made or contents()], include_torch=False)
-    found.__dict__["findings"] = dataframes.table(columns.FINDINGS, findings)
+    found.__dict__["findings"] = dataframes.make_dataframe(columns.FINDINGS, findings)
     return found
 
 

@@ -55,9 +55,9 @@ def test_the_schema_is_valid_and_rejects_unknown_keys(kind: str) -> None:
 
 def test_the_schema_has_all_columns_and_fields() -> None:
     named = schema("recording")["properties"]
-    for table in ("transitions", "regions", "sites", "ops", "births", "calls", "findings"):
-        assert named[table]["items"]["required"] == getattr(columns, table.upper())
-        assert list(named[table]["items"]["properties"]) == getattr(columns, table.upper())
+    for table in columns.RECORDING_TABLES:
+        assert named[table.name]["items"]["required"] == table.names
+        assert list(named[table.name]["items"]["properties"]) == table.names
     known = schema("comparison")
     for record, plain in (
         (ArmResult, known["$defs"]["arm"]),

@@ -1,4 +1,4 @@
-"""The numbers and the shapes of the tables, with a clock that moves only when told."""
+"""Numbers and shapes of the tables, with a clock that moves only when a test advances it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import gradprobe
 from gradprobe.analysis.time_by_mode import sum_by_mode
 from gradprobe.capture.clock import Clock
 from gradprobe.recorder import Recorder
-from gradprobe.tables.dataframes import table
+from gradprobe.tables.columns import Column, Table
+from gradprobe.tables.dataframes import make_dataframe
 from tests.conftest import FakeClock
 
 COLUMNS = {
@@ -207,9 +208,11 @@ def test_merged_recordings_keep_their_parents_and_regions_in_the_order_of_the_fi
     assert list(merged.sites["count"]) == [3, 3, 3]
 
 
-def test_a_table_without_rows_has_all_its_columns() -> None:
-    assert list(table(["a", "line"], []).columns) == ["a", "line"]
-    assert table(["a", "line"], [(1, None)])["line"].isna().all()
+def test_a_table_without_rows_has_all_its_columns_and_sums_beyond_64_bits_are_kept() -> None:
+    table = Table("sums", "One row.", (Column("a", "int64", "A sum."), Column("line", "Int64", "A line.")))
+    assert list(make_dataframe(table, []).columns) == ["a", "line"]
+    assert make_dataframe(table, [(1, None)])["line"].isna().all()
+    assert make_dataframe(table, [(2**64, 2**70)]).values.tolist() == [[2**64, 2**70]]
 
 
 @pytest.mark.parametrize("level", ["graph", "ops"])

@@ -301,7 +301,7 @@ def command() -> None:
         expect((told["manager"], told["line"], told["count"]), ("no_grad", 2, 1))
 
 
-@program("`gradprobe run --follow`: processes that the program starts")
+@program("`gradprobe run --subprocesses`: processes that the program starts")
 def followed() -> None:
     script = "import subprocess, sys\nsubprocess.run([sys.executable, 'child.py'], check=True)\n"
     child = "import torch\nwith torch.inference_mode():\n    pass\n"

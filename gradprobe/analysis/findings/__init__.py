@@ -20,29 +20,13 @@ from gradprobe.analysis.findings.suppression import Suppression
 from gradprobe.tables.recording_tables import RecordingTables
 
 RECORDING_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
-    mode_rules.find_leaked_modes,
-    mode_rules.find_reentered_managers,
-    mode_rules.find_enable_grad_in_inference_mode,
-    mode_rules.find_cut_graphs,
-    mode_rules.find_undecorated_overrides_that_ran,
-    graph_rules.find_running_totals,
-    graph_rules.find_storing_hooks,
-    graph_rules.find_gradient_cycles,
-    graph_rules.find_unused_graphs,
-    tensor_rules.report_detections,
-    tensor_rules.find_modified_saved_tensors,
-    tensor_rules.find_inference_modules,
-    compile_rules.find_recompilations,
-    compile_rules.find_scripted_modes,
-    thread_rules.find_unpropagated_thread_modes,
-    thread_rules.find_decorated_coroutines,
-    thread_rules.find_modes_held_across_yield,
-    thread_rules.find_modes_held_across_await,
-    thread_rules.find_exits_out_of_order,
-    process_rules.find_unpropagated_process_modes,
-    waste_rules.find_redundant_managers,
-    process_rules.find_rank_graph_differences,
-    process_rules.find_rank_mode_differences,
+    *mode_rules.RULES,
+    *graph_rules.RULES,
+    *tensor_rules.RULES,
+    *compile_rules.RULES,
+    *thread_rules.RULES,
+    *process_rules.RULES,
+    *waste_rules.RULES,
 )
 
 

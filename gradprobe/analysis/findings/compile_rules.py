@@ -66,3 +66,10 @@ def _list_user_files(evidence: Evidence) -> list[str]:
     """Return the files of the user's program that operators or context managers ran in."""
     files = {str(file) for table in (evidence.tables.ops, evidence.tables.sites) for file in table["file"].dropna()}
     return sorted(file for file in files if not is_library(file))
+
+
+RULES = (
+    find_recompilations,
+    find_scripted_modes,
+)
+"""Rules of this family; a recording is checked against each."""

@@ -48,3 +48,12 @@ def find_unused_graphs(evidence: Evidence) -> Iterator[Finding]:
         saved = "" if pd.isna(row["saved_bytes"]) else f", with {int(row['saved_bytes']):,} bytes saved for backward"
         message = f"{int(row['nodes']):,} autograd nodes were created here{saved}, but no backward pass ran."
         yield Finding("GP204", message, file, int(line), function, int(row["nodes"]))
+
+
+RULES = (
+    find_running_totals,
+    find_storing_hooks,
+    find_gradient_cycles,
+    find_unused_graphs,
+)
+"""Rules of this family; a recording is checked against each."""

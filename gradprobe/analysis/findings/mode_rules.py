@@ -132,3 +132,13 @@ def _contains(function: ast.FunctionDef, line: int) -> bool:
 def _find_method(owner: ast.ClassDef | None, name: str) -> ast.FunctionDef | None:
     body = [] if owner is None else owner.body
     return next((f for f in body if isinstance(f, ast.FunctionDef) and f.name == name), None)
+
+
+RULES = (
+    find_leaked_modes,
+    find_reentered_managers,
+    find_enable_grad_in_inference_mode,
+    find_cut_graphs,
+    find_undecorated_overrides_that_ran,
+)
+"""Rules of this family; a recording is checked against each."""

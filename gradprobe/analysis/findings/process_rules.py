@@ -67,3 +67,11 @@ def find_rank_mode_differences(evidence: Evidence) -> Iterator[Finding]:
 
 def _format_ranks(ranks: list[int]) -> str:
     return f"rank{'' if len(ranks) == 1 else 's'} {', '.join(map(str, ranks))}"
+
+
+RULES = (
+    find_unpropagated_process_modes,
+    find_rank_graph_differences,
+    find_rank_mode_differences,
+)
+"""Rules of this family; a recording is checked against each."""

@@ -55,3 +55,11 @@ def find_inference_modules(evidence: Evidence) -> Iterator[Finding]:
             )
             line = int(birth["line"])
             yield Finding("GP403", message, birth["file"], line, birth["function"], int(birth["alive"]))
+
+
+RULES = (
+    report_detections,
+    find_modified_saved_tensors,
+    find_inference_modules,
+)
+"""Rules of this family; a recording is checked against each."""

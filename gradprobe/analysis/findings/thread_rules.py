@@ -92,3 +92,13 @@ def find_exits_out_of_order(evidence: Evidence) -> Iterator[Finding]:
             how = "out of order" if wrong == OUT_OF_ORDER else "on another thread"
             message = f"This inference_mode block was exited {how} and restored a stale mode."
             yield Finding("GP705", message, at.file, at.line, process.place(region.site)[2])
+
+
+RULES = (
+    find_unpropagated_thread_modes,
+    find_decorated_coroutines,
+    find_modes_held_across_yield,
+    find_modes_held_across_await,
+    find_exits_out_of_order,
+)
+"""Rules of this family; a recording is checked against each."""

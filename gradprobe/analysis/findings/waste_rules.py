@@ -21,3 +21,7 @@ def find_redundant_managers(evidence: Evidence) -> Iterator[Finding]:
         )
         line = None if site["line"] is None else int(site["line"])
         yield Finding("GP801", message, site["file"], line, site["function"], int(site["redundant"]))
+
+
+RULES = (find_redundant_managers,)
+"""Rules of this family; a recording is checked against each."""

@@ -61,13 +61,13 @@ class DynamoObserver:
 
     def __init__(
         self,
-        sightings: DetectionLog,
+        detection_log: DetectionLog,
         fault: Callable[[Exception], None],
         now: Callable[[], int],
         emit: Callable[[Event], object],
         label: Callable[[], str | None],
     ) -> None:
-        self._sightings, self._fault = sightings, fault
+        self._detection_log, self._fault = detection_log, fault
         self._now, self._emit, self._label = now, emit, label
         self._patches = Patches()
         self._import_hook = PostImportHook("torch._dynamo", self._install)
@@ -191,7 +191,7 @@ class DynamoObserver:
             SourceLocation(
                 "compiled function", code.co_filename, code.co_firstlineno, getattr(code, "co_qualname", code.co_name)
             ),
-            self._sightings.locate_frame("compiled for this call", sys._getframe(2)),
+            self._detection_log.locate_frame("compiled for this call", sys._getframe(2)),
             mode,
             operators - len(folded) - sum(getattr(n.target, "__name__", "") == "_exit_inference_mode" for n in listed),
             tuple(folded),

@@ -1,1 +1,1 @@
-"""One detector per kind of problem that only the running program shows."""
+"""Detectors, one per kind of problem that shows only at run time."""

@@ -1,4 +1,4 @@
-"""Activations that forward hooks of the program keep together with their graphs."""
+"""Detector of activations that the program's forward hooks keep together with their graphs (GP202)."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from gradprobe.capture.detectors.escaped_inference_tensors import locate_tensor_
 from gradprobe.capture.location.sites import TORCH_DIR
 from gradprobe.recording.notes import SourceLocation
 
-_MOST = 1_000
+_MAX_ITEMS = 1_000
+"""Maximum number of items looked at per container."""
 
 
-def report_activation_hooks(roots: Iterable[torch.nn.Module], sightings: DetectionLog) -> None:
-    """Tells of each forward hook of these modules whose variables hold a tensor that has a graph now."""
+def report_activation_hooks(roots: Iterable[torch.nn.Module], log: DetectionLog) -> None:
+    """Report each forward hook of these modules whose variables hold a tensor that has a graph now."""
     for root in roots:
         for module in root.modules():
             for hook in list(module._forward_hooks.values()):
-                kept = next((tensor for tensor in _kept_by(hook) if _has_graph(tensor)), None)
+                kept = next((tensor for tensor in _tensors_kept_by(hook) if _has_graph(tensor)), None)
                 if kept is not None and isinstance(hook, FunctionType):
                     code = hook.__code__
                     stored = SourceLocation("stored here", code.co_filename, code.co_firstlineno, code.co_name)
-                    sightings.add("GP202", [stored, locate_tensor_creation(kept, "computed here")])
+                    log.add("GP202", [stored, locate_tensor_creation(kept, "computed here")])
 
 
 def _has_graph(tensor: torch.Tensor) -> bool:
     return tensor.requires_grad and not tensor.is_leaf
 
 
-def _kept_by(hook: Any) -> Iterator[torch.Tensor]:
-    """The tensors in the containers that a function refers to."""
+def _tensors_kept_by(hook: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in the containers that a function refers to."""
     if not isinstance(hook, FunctionType) or hook.__code__.co_filename.startswith(TORCH_DIR):
         return
     values = [hook.__globals__[name] for name in hook.__code__.co_names if name in hook.__globals__]
@@ -50,7 +51,7 @@ def _kept_by(hook: Any) -> Iterator[torch.Tensor]:
             items = list(value)
         elif hasattr(value, "__dict__") and not isinstance(value, type | torch.nn.Module):
             items = list(vars(value).values())
-        for item in list(items)[:_MOST]:
+        for item in list(items)[:_MAX_ITEMS]:
             for inner in item if isinstance(item, list | tuple) else (item,):
                 if isinstance(inner, torch.Tensor):
                     yield inner

@@ -1,4 +1,8 @@
-"""Inference tensors outside of inference mode, seen before they fail: converted halfway, or behind a custom Function."""
+"""Detector of inference tensors used outside inference mode before they fail (GP402, GP502).
+
+A parameter may be converted only halfway to a normal tensor, and a custom ``autograd.Function`` may return an inference
+tensor, of which nothing is recorded.
+"""
 
 from __future__ import annotations
 
@@ -19,53 +23,53 @@ _CONVERSIONS = ("aten._to_copy", "aten.to.dtype", "aten.to.device", "aten.to.dty
 
 
 class EscapedTensorDetector:
-    """What a thread does with inference tensors outside of the mode."""
+    """Detector of one thread, for the operators that it runs outside inference mode."""
 
-    def __init__(self, sightings: DetectionLog) -> None:
-        self._sightings = sightings
+    def __init__(self, log: DetectionLog) -> None:
+        self._log = log
         self._converted: dict[int, tuple[CreationRecord, SourceLocation | None]] = {}
 
-    def look(self, name: str, args: Any, code: CodeType | None, offset: int, records: bool) -> None:
-        """An operator ran at a place in normal mode; ``records`` if autograd constructed a node for it."""
+    def on_operator(self, name: str, args: Any, code: CodeType | None, offset: int, has_node: bool) -> None:
+        """Look at an operator that ran in normal mode; ``has_node`` if autograd constructed a node for it."""
         for operand in iter_tensors(args):
             entry = REGISTRY.get(operand)
             if entry is None:
                 continue
             if not operand.is_inference():
-                self._look_at_half(operand, entry)
+                self._report_half_converted(operand, entry)
             elif isinstance(operand, torch.nn.Parameter):
                 if name in _CONVERSIONS:
                     self._converted[id(operand)] = entry, locate_instruction("converted here", code, offset)
-            elif operand.requires_grad and not records and not operand.is_leaf:
+            elif operand.requires_grad and not has_node and not operand.is_leaf:
                 used = locate_instruction("nothing recorded here", code, offset)
-                applied = _given_its_value(operand, code)
-                self._sightings.add("GP502", [used, locate_creation(entry), applied], [find_creation_block(entry)])
+                applied = _locate_assignment(operand, code)
+                self._log.add("GP502", [used, locate_creation(entry), applied], [find_creation_block(entry)])
 
-    def _look_at_half(self, operand: Any, entry: CreationRecord) -> None:
+    def _report_half_converted(self, operand: Any, entry: CreationRecord) -> None:
         converted = self._converted.get(id(operand))
         if converted is not None and converted[0] is entry:
             del self._converted[id(operand)]
-            self._sightings.add("GP402", [converted[1], locate_creation(entry)], [find_creation_block(entry)])
+            self._log.add("GP402", [converted[1], locate_creation(entry)], [find_creation_block(entry)])
 
 
 def locate_creation(entry: CreationRecord) -> SourceLocation | None:
-    """The line where a tensor was made."""
-    return locate_instruction("born here", entry[2], entry[3])
+    """Return the line where a tensor was created."""
+    return locate_instruction("created here", entry[2], entry[3])
 
 
 def locate_tensor_creation(tensor: torch.Tensor, role: str) -> SourceLocation | None:
-    """The line where ``tensor`` was made, if that was seen."""
+    """Return the line where ``tensor`` was created, if that was recorded."""
     entry = REGISTRY.get(tensor)
     return None if entry is None else locate_instruction(role, entry[2], entry[3])
 
 
 def find_creation_block(entry: CreationRecord) -> BlockAt:
-    """The block that a tensor was made in."""
+    """Return the moment of creation of a tensor, which identifies the block around it."""
     return BlockAt("inference mode entered here", entry[7], entry[1])
 
 
-def _given_its_value(tensor: Any, code: CodeType | None) -> SourceLocation | None:
-    """The line that assigned the variable by which the running expression of ``code`` names ``tensor``."""
+def _locate_assignment(tensor: Any, code: CodeType | None) -> SourceLocation | None:
+    """Return the line that assigned the variable by which the running line of ``code`` names ``tensor``."""
     frame = find_frame_of(_getframe(1), code)
     if frame is None:
         return None

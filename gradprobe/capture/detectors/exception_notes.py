@@ -1,4 +1,4 @@
-"""Notes on exceptions: where the tensor that one is about was born, and under which line the mode was entered."""
+"""Notes on exceptions: the lines that created the tensor concerned and entered the mode."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from gradprobe.capture.detectors.detection_log import DetectionLog
 from gradprobe.capture.detectors.exception_diagnosis import diagnose_exception
 from gradprobe.recording.notes import SourceLocation
 
-_OURS = "gradprobe: "
+_PREFIX = "gradprobe: "
 
 
-def annotate_exception(error: BaseException, sightings: DetectionLog) -> None:
-    """Adds a note to an exception that gradients or inference tensors cause; on Python 3.10, which has none, logs it.
+def annotate_exception(error: BaseException, log: DetectionLog) -> None:
+    """Add a note to an exception caused by grad modes or inference tensors.
 
-    The exception, its text and its traceback stay as they are.
+    The exception, its text and its traceback stay as they are. Python 3.10 has no notes; the note is logged there.
     """
-    if any(str(note).startswith(_OURS) for note in getattr(error, "__notes__", ())):
+    if any(str(note).startswith(_PREFIX) for note in getattr(error, "__notes__", ())):
         return
-    found = diagnose_exception(error, error.__traceback__, sightings)
+    found = diagnose_exception(error, error.__traceback__, log)
     if found is None:
         return
-    locations = [spot for spot in found.locations if spot is not None]
-    if found.rule != "GP601" and not sightings.is_known(error):  # that one was seen as the backward began
-        sightings.add(found.rule, found.locations, found.under, error=str(error).split("\n")[0][:300])
-    locations += [spot for under in found.under if (spot := sightings.block_at(under)) is not None]
-    text = f"{_OURS}{found.rule}: {'; '.join(f'{s.role} {_at(s)}' for s in locations)}"
+    locations = [location for location in found.locations if location is not None]
+    if found.rule != "GP601" and not log.is_repeated(error):  # which was reported when the backward began
+        log.add(found.rule, found.locations, found.under, error=str(error).split("\n")[0][:300])
+    locations += [location for under in found.under if (location := log.locate_block(under)) is not None]
+    text = f"{_PREFIX}{found.rule}: {'; '.join(f'{s.role} {_at(s)}' for s in locations)}"
     add: Any = getattr(error, "add_note", None)
     if add is not None:
         add(text)
@@ -34,5 +34,5 @@ def annotate_exception(error: BaseException, sightings: DetectionLog) -> None:
         logging.getLogger("gradprobe").warning(text)
 
 
-def _at(spot: SourceLocation) -> str:
-    return f"{spot.file}:{spot.line}"
+def _at(location: SourceLocation) -> str:
+    return f"{location.file}:{location.line}"

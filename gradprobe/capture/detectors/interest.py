@@ -1,5 +1,8 @@
-"""Which operators a detector looks at, from none to all: of those between, those that take tensors which require grad, or
-such of these as are results of a graph."""
+"""Classes of operators that a detector looks at, each one containing those before it.
+
+``core.cpp`` mirrors the numbers. ``OPS_ON_GRAD_TENSORS`` take a tensor that requires grad, ``OPS_ON_GRAPH_RESULTS`` one
+that is also the result of a graph.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors that were saved for backward and changed in place since: by which line, and which forward needs them."""
+"""Detector of tensors that were saved for backward and modified in place since (GP601)."""
 
 from __future__ import annotations
 
@@ -12,38 +12,45 @@ from gradprobe.capture.autograd.saved_storages import SAVED_STORAGES, storage_of
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.recording.notes import SourceLocation
 
-_MOST = 10_000
+_MAX_SUSPECTS = 10_000
+"""Maximum number of modified storages tracked until the next backward."""
 
 
 class ModifiedSavedTensorDetector:
-    """The storages that one thread changed after a node had saved them, and by which line."""
+    """Detector of one thread: the storages that it wrote to after a node had saved them, and the lines."""
 
-    def __init__(self, sightings: DetectionLog, origin: Callable[[int], tuple[int, int] | None]) -> None:
-        self._sightings, self._origin = sightings, origin
+    def __init__(self, log: DetectionLog, origin: Callable[[int], tuple[int, int] | None]) -> None:
+        self._log, self._origin = log, origin
         self._suspects: dict[int, tuple[int, int]] = {}
 
-    def write(self, storage: int, code: int, offset: int) -> None:
-        """An operator at a place changed a tensor over ``storage``."""
-        if storage in SAVED_STORAGES.since_backward and len(self._suspects) < _MOST:
+    def on_storage_written(self, storage: int, code: int, offset: int) -> None:
+        """Note that an operator wrote to a tensor over ``storage``."""
+        if storage in SAVED_STORAGES.since_backward and len(self._suspects) < _MAX_SUSPECTS:
             self._suspects[storage] = code, offset
 
-    def backward(self, outputs: list[torch.Tensor], at: SourceLocation | None) -> None:
-        """A backward begins: whether it will meet a tensor that is not what was saved."""
+    def on_backward(self, outputs: list[torch.Tensor], backward_at: SourceLocation | None) -> None:
+        """Report the first modified saved tensor that the backward that begins will meet."""
         suspects, self._suspects = self._suspects, {}
         if suspects:
             found = find_modified_saved_tensor(outputs)
             if found is not None:
-                self._tell(*found, suspects, at)
+                self._report(*found, suspects, backward_at)
         SAVED_STORAGES.since_backward.clear()
 
-    def _tell(self, node: Any, saved: Any, suspects: dict[int, tuple[int, int]], at: SourceLocation | None) -> None:
-        held = self._sightings.codes.held
-        by = suspects.get(storage_of(saved))
-        made = self._origin(type(node)._sequence_nr(node))
-        changed = None if by is None else locate_instruction("changed in place here", held.get(by[0]), by[1])
-        forward = None if made is None else locate_instruction("saved by the forward here", held.get(made[0]), made[1])
+    def _report(
+        self, node: Any, saved: Any, suspects: dict[int, tuple[int, int]], backward_at: SourceLocation | None
+    ) -> None:
+        held = self._log.codes.held
+        writer = suspects.get(storage_of(saved))
+        origin = self._origin(type(node)._sequence_nr(node))
+        modified = (
+            None if writer is None else locate_instruction("modified in place here", held.get(writer[0]), writer[1])
+        )
+        forward = (
+            None if origin is None else locate_instruction("saved by the forward here", held.get(origin[0]), origin[1])
+        )
         name = str(type(node).name(node))
-        if changed is not None:
-            locations = [changed, forward, at]
-            self._sightings.changed = tuple(spot for spot in locations if spot is not None)
-            self._sightings.add("GP601", locations, node=name, shape=list(saved.shape))
+        if modified is not None:
+            locations = [modified, forward, backward_at]
+            self._log.modified_saved = tuple(location for location in locations if location is not None)
+            self._log.add("GP601", locations, node=name, shape=list(saved.shape))

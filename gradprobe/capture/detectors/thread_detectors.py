@@ -1,4 +1,4 @@
-"""What one thread's events and operators give away of things going wrong, beside what they count."""
+"""The detectors of one thread, called for its events and, while any needs it, for its operators."""
 
 from __future__ import annotations
 
@@ -42,144 +42,150 @@ _FUNCTIONAL = f"{TORCH_DIR}autograd/functional.py"
 
 
 class ThreadDetectors:
-    """The detectors of one thread; ``armed`` is not empty while operators are worth a look, and then says which."""
+    """The detectors of one thread.
 
-    def __init__(self, sightings: DetectionLog, autocasts: AutocastTracker, fault: Callable[[Exception], None]) -> None:
+    ``interest_cell`` is empty while no detector looks at operators; else its one item is their class, from
+    ``interest.py``. The dispatcher and the native core read the same list object.
+    """
+
+    def __init__(self, log: DetectionLog, autocasts: AutocastTracker, fault: Callable[[Exception], None]) -> None:
         self.interest_cell: list[int] = []
-        self.totals = RunningTotalDetector(sightings)
-        self.changed = ModifiedSavedTensorDetector(sightings, lambda node: self.totals.origins.get(node))
-        self._sightings, self._autocasts = sightings, autocasts
-        self._cuts, self._escaped = CutGraphDetector(sightings), EscapedTensorDetector(sightings)
-        self._standing = LeakedModeDetector(sightings)
-        self._raising = ExceptionTracer(sightings.codes, self._raised, fault)
+        self.totals = RunningTotalDetector(log)
+        self.modified_saved = ModifiedSavedTensorDetector(log, lambda node: self.totals.origins.get(node))
+        self._log, self._autocasts = log, autocasts
+        self._cut_graphs, self._escaped_tensors = CutGraphDetector(log), EscapedTensorDetector(log)
+        self._leaked_modes = LeakedModeDetector(log)
+        self._tracer = ExceptionTracer(log.codes, self._on_exception, fault)
         self._has_escaped = False
         self._views: list[CreationRecord] = []
         self._callers: set[tuple[int, int]] = set()
-        self._revived: tuple[list[SourceLocation | None], list[BlockAt]] | None = None
+        self._restored_autocast: tuple[list[SourceLocation | None], list[BlockAt]] | None = None
         self._entered: dict[int, int] = {}
 
-    def event(self, event: Event, escaped: bool) -> None:
-        """A manager was entered or left; ``escaped`` if inference tensors are alive outside of inference mode."""
+    def on_event(self, event: Event, escaped: bool) -> None:
+        """Handle a manager event; ``escaped`` if inference tensors are referenced outside inference mode."""
         op, time, ident, code, offset, grad, inference, grad_after, _, key = event[:10]
         if op & ACTION_MASK == ENTER:
             if grad and not grad_after and offset == DECORATED:
-                self._cuts.enter(key, code)
+                self._cut_graphs.on_enter(key, code)
             if grad and not grad_after:
-                self._standing.enter(key, code, offset)
+                self._leaked_modes.on_enter(key, code, offset)
             else:
-                self._standing.leave(key)
+                self._leaked_modes.on_exit(key)
             if op == ENABLE_GRAD | ENTER and inference:
-                self._look_for_derivative(ident, time)
+                self._check_derivative(ident, time)
             if not grad_after and code is not None:
-                self._sightings.enter(ident, key, time, code, offset)
+                self._log.enter_block(ident, key, time, code, offset)
                 self._entered[key] = time
         elif op & ACTION_MASK == EXIT:
-            self._cuts.leave(key)
-            self._standing.leave(key)
-            self._sightings.leave(ident, key, time)
+            self._cut_graphs.on_exit(key)
+            self._leaked_modes.on_exit(key)
+            self._log.exit_block(ident, key, time)
             entered = self._entered.pop(key, time)
             if op == INFERENCE_MODE | EXIT:
-                self._look_for_autocast(ident, entered)
+                self._check_autocast(ident, entered)
             if torch.is_grad_enabled() and code is not None and not code.co_filename.startswith(TORCH_DIR):
                 self._views += _views_of_older(ident, entered)
         elif op == SET_GRAD_ENABLED | CONSTRUCT and code is not None:
             if grad_after:
-                self._standing.on_grad_enabled()
+                self._leaked_modes.on_grad_enabled()
             elif grad:
-                self._standing.call(key, code, offset)
-                self._note_caller(code, offset)
+                self._leaked_modes.on_call(key, code, offset)
+                self._log_caller(code, offset)
         else:
-            self._standing.leave(key)
+            self._leaked_modes.on_exit(key)
         self._has_escaped = escaped
         while self._views and self._views[-1][0]() is None:
             self._views.pop()
         if escaped or (self._views and torch.is_grad_enabled()):
-            self._raising.begin(self._sightings.find_user_frame(_getframe(1)))
+            self._tracer.begin(self._log.find_user_frame(_getframe(1)))
         else:
-            self._raising.end()
-        self._arm()
+            self._tracer.end()
+        self._update_interest()
 
-    def look(self, name: str, args: Any, result: Any, code: CodeType | None, offset: int, records: bool) -> None:
-        """An operator ran while ``armed``; ``records`` if autograd constructed a node for it."""
-        if self._revived is not None:
-            locations, under = self._revived
-            self._revived = None
-            self._sightings.add("GP705", [*locations, locate_instruction("ran under it here", code, offset)], under)
-        if self._cuts.interest:
-            self._cuts.look(args, result, code, offset, records)
-        if not records and self._standing.interest:
-            self._standing.look(args, code, offset)
+    def on_operator(
+        self, name: str, args: Any, result: Any, code: CodeType | None, offset: int, has_node: bool
+    ) -> None:
+        """Handle an operator of the class in ``interest_cell``; ``has_node`` if autograd constructed a node."""
+        if self._restored_autocast is not None:
+            locations, under = self._restored_autocast
+            self._restored_autocast = None
+            self._log.add("GP705", [*locations, locate_instruction("ran under it here", code, offset)], under)
+        if self._cut_graphs.interest:
+            self._cut_graphs.on_operator(args, result, code, offset, has_node)
+        if not has_node and self._leaked_modes.interest:
+            self._leaked_modes.on_operator(args, code, offset)
         if self._has_escaped:
-            self._escaped.look(name, args, code, offset, records)
-        self._arm()
+            self._escaped_tensors.on_operator(name, args, code, offset, has_node)
+        self._update_interest()
 
     def on_subclass_view(self) -> None:
-        """A tensor subclass is viewed in inference mode, which PyTorch may refuse."""
-        self._raising.begin(self._sightings.find_user_frame(_getframe(1)))
+        """Trace exceptions, because a tensor subclass is viewed in inference mode, which PyTorch may refuse."""
+        self._tracer.begin(self._log.find_user_frame(_getframe(1)))
 
-    def backward(self, outputs: list[torch.Tensor], runs: list[tuple[int, int]], frame: FrameType) -> None:
-        """A backward begins in ``frame`` and goes through these runs of nodes."""
+    def on_backward(self, outputs: list[torch.Tensor], runs: list[tuple[int, int]], frame: FrameType) -> None:
+        """Handle a backward that begins in ``frame`` and goes through the nodes in ``runs``."""
         if frame.f_code.co_name == "backward" and read_local(frame, "create_graph"):
-            at = self._sightings.locate_frame("backward here", frame)
-            self._sightings.add("GP203", [at, next(iter(locate_leaves(outputs)), None)])
-        self.totals.reach(runs)
-        self.changed.backward(outputs, self._sightings.locate_frame("backward here", frame))
+            at = self._log.locate_frame("backward here", frame)
+            self._log.add("GP203", [at, next(iter(locate_leaves(outputs)), None)])
+        self.totals.on_backward(runs)
+        self.modified_saved.on_backward(outputs, self._log.locate_frame("backward here", frame))
 
-    def finish(self) -> None:
-        """The thread is watched no longer."""
-        self._raising.end()
-        self.totals.finish()
+    def on_thread_end(self) -> None:
+        """Finish, because the thread is not observed any more."""
+        self._tracer.end()
+        self.totals.on_thread_end()
 
-    def _arm(self) -> None:
-        if self._has_escaped or self._revived is not None:
-            wanted = ALL_OPS
+    def _update_interest(self) -> None:
+        if self._has_escaped or self._restored_autocast is not None:
+            interest = ALL_OPS
         else:
-            wanted = max(self._cuts.interest, self._standing.interest)
-        if wanted != (self.interest_cell[0] if self.interest_cell else NO_OPS):
-            self.interest_cell[:] = [wanted] if wanted else []
+            interest = max(self._cut_graphs.interest, self._leaked_modes.interest)
+        if interest != (self.interest_cell[0] if self.interest_cell else NO_OPS):
+            self.interest_cell[:] = [interest] if interest else []
 
-    def _raised(self, error: BaseException, trace: Any) -> None:
-        found = diagnose_exception(error, trace, self._sightings)
-        if found is not None and not self._sightings.is_known(error):
-            self._sightings.add(found.rule, found.locations, found.under, error=str(error).split("\n")[0][:300])
+    def _on_exception(self, error: BaseException, trace: Any) -> None:
+        found = diagnose_exception(error, trace, self._log)
+        if found is not None and not self._log.is_repeated(error):
+            self._log.add(found.rule, found.locations, found.under, error=str(error).split("\n")[0][:300])
 
-    def _look_for_derivative(self, ident: int, time: int) -> None:
-        """PyTorch's own ``jacobian`` and the like switch gradients on, in vain."""
+    def _check_derivative(self, ident: int, time: int) -> None:
+        """Report ``jacobian`` and the like, which enable grad inside inference mode without effect."""
         frame: FrameType | None = _getframe(1)
         while frame is not None and frame.f_code.co_filename != _FUNCTIONAL:
-            if self._sightings.find_user_frame(frame) is frame:
+            if self._log.find_user_frame(frame) is frame:
                 return
             frame = frame.f_back
         if frame is not None:
-            called = self._sightings.locate_frame("called here", frame)
-            self._sightings.add("GP501", [called], [BlockAt("inference mode entered here", ident, time)])
+            called = self._log.locate_frame("called here", frame)
+            self._log.add("GP501", [called], [BlockAt("inference mode entered here", ident, time)])
 
-    def _look_for_autocast(self, ident: int, entered: int) -> None:
-        """A guard of inference mode restores all that it found, even an autocast whose block has ended."""
+    def _check_autocast(self, ident: int, entered: int) -> None:
+        """Note that exiting inference mode restored an autocast whose block has ended."""
         if self._autocasts.open.get(ident, 0) or not is_autocast_enabled() or ident not in self._autocasts.last:
             return
-        frame = self._sightings.find_user_frame(_getframe(1))
+        frame = self._log.find_user_frame(_getframe(1))
         while frame is not None and frame.f_code.co_flags & (_SUSPENDED):
-            frame = self._sightings.find_user_frame(frame.f_back)
-        closed = None if frame is None else locate_instruction("left here", frame.f_code, frame.f_lasti)
+            frame = self._log.find_user_frame(frame.f_back)
+        closed = None if frame is None else locate_instruction("exited here", frame.f_code, frame.f_lasti)
         # The block is over by the time it is looked up: the moment after its entry is within it.
         under = [BlockAt("inference mode entered here", ident, entered + 1)]
-        self._revived = [closed, self._autocasts.last[ident]], under
+        self._restored_autocast = [closed, self._autocasts.last[ident]], under
 
-    def _note_caller(self, code: CodeType, offset: int) -> None:
-        """Who called the function that calls ``set_grad_enabled``, the first time."""
+    def _log_caller(self, code: CodeType, offset: int) -> None:
+        """Log the caller of a function that calls ``set_grad_enabled``, once per line."""
         if (id(code), offset) in self._callers or code.co_name == "<module>":
             return
         self._callers.add((id(code), offset))
         frame = find_frame_of(_getframe(1), code)
         if frame is not None:
-            caller = self._sightings.locate_frame("called from here", frame.f_back)
+            caller = self._log.locate_frame("called from here", frame.f_back)
             if caller is not None:
-                self._sightings.add("called", [locate_instruction("set here", code, offset), caller])
+                self._log.add("called", [locate_instruction("set here", code, offset), caller])
 
 
 def locate_leaves(outputs: list[torch.Tensor]) -> Iterator[SourceLocation]:
-    """Where the leaves behind ``outputs`` were made, as far as that was seen."""
+    """Yield the lines that created the leaves behind ``outputs``, as far as they were recorded."""
     for leaf in leaf_tensors(outputs):
         found = locate_tensor_creation(leaf, "leaf made here")
         if found is not None:
@@ -187,7 +193,10 @@ def locate_leaves(outputs: list[torch.Tensor]) -> Iterator[SourceLocation]:
 
 
 def _views_of_older(ident: int, entered: int) -> list[CreationRecord]:
-    """The latest views that live of tensors older than a block of a thread, which may not be changed in place after it."""
+    """Return the live views, created in a block, of tensors older than the block.
+
+    PyTorch refuses to modify them in place after the block.
+    """
     found = []
     try:
         for entry in reversed(REGISTRY.latest_views):
@@ -196,7 +205,7 @@ def _views_of_older(ident: int, entered: int) -> list[CreationRecord]:
                 if tensor is not None and _is_floating_view(tensor):
                     found.append(entry)
             elif entry[1] < entered and entry[7] == ident:
-                break  # what the thread made before is older still
+                break  # everything that the thread created before is older still
     except RuntimeError:  # another thread added one
         return []
     return found

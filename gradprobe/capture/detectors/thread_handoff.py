@@ -1,6 +1,6 @@
-"""Work that a thread hands to another: under which modes it was handed over, and whether it built a graph there.
+"""Detector of graphs built by work that was submitted to another thread with grad disabled (GP701).
 
-Modes belong to the thread. What is submitted to a pool, or started as a thread, inside ``no_grad`` runs with gradients on.
+Grad mode is thread-local: work submitted to a pool or started as a thread inside ``no_grad`` runs with grad enabled.
 """
 
 from __future__ import annotations
@@ -25,75 +25,78 @@ from gradprobe.capture.patching.patches import Patch
 from gradprobe.recording.notes import BlockAt
 
 _LIBRARY = (threading.__file__, os.path.dirname(concurrent.futures.__file__), os.path.dirname(asyncio.__file__))
-_MARK = "_gradprobe_handed_over"
+_MARK = "_gradprobe_submitted"
 
 
 class ThreadHandoffDetector:
-    """Marks what is handed over, and looks at what became of it. Called under no lock, in whatever thread it is."""
+    """Detector of all threads: marks submitted work, and reads the node counter around its run.
+
+    Call the methods without holding a lock; any thread may do so.
+    """
 
     def __init__(
         self,
-        sightings: DetectionLog,
+        log: DetectionLog,
         now: Callable[[], int],
         resolve_pending: Callable[[], None],
         fault: Callable[[Exception], None],
     ) -> None:
-        self._sightings, self._now, self._settle, self._fault = sightings, now, resolve_pending, fault
+        self._log, self._now, self._settle, self._fault = log, now, resolve_pending, fault
         self._count: Callable[[], int] = getattr(torch.autograd, "_get_sequence_nr", int)
 
     def patches(self) -> list[Patch]:
-        """What notes the handing over: of threads where they are started, of a pool's work where it is submitted."""
-        found = [Patch(threading.Thread, "start", self._marking(threading.Thread.start))]
+        """Return the patches that mark threads as they are started, and a pool's work as it is submitted."""
+        found = [Patch(threading.Thread, "start", self._mark_submitted(threading.Thread.start))]
         item: Any = getattr(pools, "_WorkItem", None)
         if item is not None and hasattr(item, "run"):
             found += [
-                Patch(item, "__init__", self._marking(item.__init__)),
-                Patch(item, "run", self._running(item.run)),
+                Patch(item, "__init__", self._mark_submitted(item.__init__)),
+                Patch(item, "run", self._observe_run(item.run)),
             ]
         return found
 
-    def taken(self, work: Any) -> int | None:
-        """The count of nodes as ``work`` begins; None if there is nothing to look at when it ends."""
+    def begin_work(self, work: Any) -> int | None:
+        """Return the node counter as ``work`` begins, or None if its end need not be looked at."""
         return self._count() if _MARK in vars(work) and torch.is_grad_enabled() else None
 
-    def done(self, work: Any, before: int | None) -> None:
-        """``work`` has ended: whether it built a graph although it was handed over from where none was wanted."""
+    def end_work(self, work: Any, before: int | None) -> None:
+        """Report ``work``, which has ended, if it was submitted with grad disabled and built a graph."""
         try:
-            spot, ident, time = vars(work).pop(_MARK, (None, 0, 0))
-            if spot is not None and before is not None and self._count() > before:
+            location, ident, time = vars(work).pop(_MARK, (None, 0, 0))
+            if location is not None and before is not None and self._count() > before:
                 self._settle()
                 by, thread = [BlockAt("mode entered here", ident, time)], threading.current_thread()
-                self._sightings.add("GP701", [spot], by, thread=thread.name, ident=get_ident())
+                self._log.add("GP701", [location], by, thread=thread.name, ident=get_ident())
         except Exception as error:
             self._fault(error)
 
-    def _marking(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _mark_submitted(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def hand_over(work: Any, *arguments: Any, **named: Any) -> Any:
+        def submit(work: Any, *arguments: Any, **named: Any) -> Any:
             try:
-                # A pool's thread is started where the first work is submitted, and lives on.
+                # A pool starts its threads as the first work is submitted; they go on after it.
                 is_pools = getattr(work, "_target", None) is getattr(pools, "_worker", work)
                 if not torch.is_grad_enabled() and not is_pools:
-                    spot = self._sightings.locate_frame("handed over here", _outside_of_library(_getframe(1)))
-                    vars(work)[_MARK] = spot, get_ident(), self._now()
+                    location = self._log.locate_frame("submitted here", _skip_library(_getframe(1)))
+                    vars(work)[_MARK] = location, get_ident(), self._now()
             except Exception as error:
                 self._fault(error)
             return original(work, *arguments, **named)
 
-        return hand_over
+        return submit
 
-    def _running(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _observe_run(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def run(work: Any) -> Any:
-            before = self.taken(work)
+            before = self.begin_work(work)
             try:
                 return original(work)
             finally:
-                self.done(work, before)
+                self.end_work(work, before)
 
         return run
 
 
-def _outside_of_library(frame: FrameType | None) -> FrameType | None:
-    """The frame that called into Python's own library."""
+def _skip_library(frame: FrameType | None) -> FrameType | None:
+    """Return the frame that called into Python's own library."""
     return find_frame(frame, lambda f: not f.f_code.co_filename.startswith(_LIBRARY))

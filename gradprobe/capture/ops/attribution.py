@@ -1,4 +1,8 @@
-"""What an operator turns out to have done, read once PyTorch has finished with it."""
+"""Attribution of autograd nodes, writes and views to operators, once PyTorch has finished with each.
+
+A dispatch mode sees an operator below autograd, before its node is tied to its output and before version counters go up. So
+an operator stays pending until the thread's next operator or mode change, and is resolved then.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +22,18 @@ from gradprobe.recording.events import OPERATOR, SAVING, Event, SharedEvent
 from gradprobe.recording.op_rows import OpCounts
 
 OpPlace = tuple[int, int, str, str, int, "str | None"]
-"""Code, offset, operator, module, phase and task."""
+"""Identity of the code object, instruction offset, operator, module path, phase and task."""
 
-FUNCTION, NO_OPERATOR = "autograd.Function", "(no operator)"
+AUTOGRAD_FUNCTION, NO_OPERATOR = "autograd.Function", "(no operator)"
 COPY_SLICES, IN_COPY_SLICES = "CopySlices", "(in CopySlices)"
 NO_PLACE: OpPlace = (0, 0, NO_OPERATOR, "", 0, None)
-_PATIENCE = 64
-"""For how many operators a node may wait for the output that tells whose it is."""
+_MAX_OPS_UNCLAIMED = 64
+"""Maximum number of operators for which a node may wait for the output that shows its origin."""
 _MAX_DEFERRED = 8
-"""Maximum number of pending operators that may be followed by another one of PyTorch's own before they are resolved."""
-_EVENTS = 4_096
-"""How many events that say the same are kept to be used again."""
-_PLAIN = {torch.Tensor, torch.nn.Parameter}
+"""Maximum number of pending operators that PyTorch's own calls may leave unresolved."""
+_MAX_EVENTS = 4_096
+"""Maximum number of distinct events kept for reuse."""
+_PLAIN_TYPES = {torch.Tensor, torch.nn.Parameter}
 
 ONE_CALL = OpCounts(calls=1)
 NORMAL_OUTPUT, INFERENCE_OUTPUT = OpCounts(counters_created=1, normal_outputs=1), OpCounts(inference_outputs=1)
@@ -39,7 +43,7 @@ UNTRACKED_VIEW = OpCounts(untracked_views=1, normal_outputs=1)
 
 
 class WrittenTensor:
-    """A tensor about to be changed in place, and its version; None where it has no counter."""
+    """A tensor about to be modified in place, and its version; None if it has no version counter."""
 
     __slots__ = ("is_inference", "is_view", "storage", "tensor", "version")
 
@@ -51,7 +55,7 @@ class WrittenTensor:
         self.storage = storage_of(tensor)
 
     def bumps(self) -> int:
-        """By how much the version has gone up; of a tensor that is gone, what the operator must have done."""
+        """Return the number of version bumps: 1 if the tensor is gone, which the operator must have made."""
         if self.version is None:
             return 0
         tensor = self.tensor()
@@ -60,26 +64,32 @@ class WrittenTensor:
 
 
 class PendingOp(NamedTuple):
-    """An operator that has run, and the thread's node counter: at the end of the one before, then before and after it."""
+    """An operator that has run, with the values of the thread's node counter around it.
+
+    ``core.cpp`` reads ``writes`` by its index.
+    """
 
     place: OpPlace
     plan: OpPlan
     first: int
+    """Node counter at the end of the operator before."""
     before: int
+    """Node counter when the operator reached the dispatch mode."""
     after: int
+    """Node counter when the dispatch mode returned."""
     outputs: Sequence[weakref.ref[Any]]
     writes: Sequence[WrittenTensor]
-    account: OpCounts
+    counts: OpCounts
     is_tracking_unknown: bool
-    """Whether it is yet to be seen that autograd tracks the view it returned."""
+    """True if it is not known yet whether autograd tracks the returned view."""
 
 
 class NodeAttributor:
-    """Gives each node of a thread to the operator, the line and the name that it belongs to, each exactly once.
+    """Attribution of each autograd node of a thread to one operator, line and node name, exactly once.
 
-    An operator's own node is the last to be constructed before it is dispatched. One that changes a view constructs more
-    after it was dispatched. A custom function's node comes before all operators of its forward, and shows at the output
-    of the last of them.
+    An operator's own node is the last one constructed before it is dispatched. An operator that writes to a view
+    constructs more nodes after it was dispatched. The node of a custom ``autograd.Function`` is constructed before all
+    operators of its forward, and becomes visible at the output of the last of them.
     """
 
     def __init__(
@@ -87,148 +97,155 @@ class NodeAttributor:
         owner: int,
         emit: Callable[[Event], object],
         on_node_created: Callable[[int, int, int], object],
-        changes: Callable[[int, int, int], object],
+        on_storage_written: Callable[[int, int, int], object],
     ) -> None:
         self._owner = owner
         self._emit = emit
-        self._originates = (
-            on_node_created  # called with the number of a node and the code and offset that constructed it
-        )
-        self._changes = changes  # called with the address of a storage and the code and offset that changed it
-        self.waiting: dict[int, tuple[OpPlace, int]] = {}
-        """Nodes that belong to no operator yet: where they showed, and when."""
-        self._given = 0  # nodes below this number have been given away
-        self._count = 0
+        # Called with the sequence number of a node and the code and offset that constructed it.
+        self._on_node_created = on_node_created
+        # Called with the address of a storage and the code and offset that wrote to it.
+        self._on_storage_written = on_storage_written
+        self.unclaimed: dict[int, tuple[OpPlace, int]] = {}
+        """Nodes not attributed yet: the place of the operator after them, and the operator count then."""
+        self._attributed = 0  # all nodes below this number have been attributed
+        self._op_count = 0
         self._events: dict[tuple[OpPlace, str | None, int], SharedEvent] = {}
 
-    def resolve_pending(self, pending: PendingOp, upto: int) -> None:
-        """Emits the account of ``pending``; the thread's node counter is at ``upto`` now."""
-        if not pending.writes and not self.waiting and len(pending.outputs) == 1 and self._settle_one(pending):
+    def resolve_pending(self, pending: PendingOp, limit: int) -> None:
+        """Emit the counts of ``pending``; the thread's node counter is at ``limit`` now."""
+        if not pending.writes and not self.unclaimed and len(pending.outputs) == 1 and self._resolve_simple(pending):
             return
         alive = [tensor for ref in pending.outputs if (tensor := ref()) is not None]
-        changed = [tensor for write in pending.writes if (tensor := write.tensor()) is not None]
-        if {type(tensor) for tensor in alive or changed} <= _PLAIN:
-            self._settle(pending, upto, alive, changed)
+        written = [tensor for write in pending.writes if (tensor := write.tensor()) is not None]
+        if {type(tensor) for tensor in alive or written} <= _PLAIN_TYPES:
+            self._resolve(pending, limit, alive, written)
         else:
             with torch._C.DisableTorchFunctionSubclass():
-                self._settle(pending, upto, alive, changed)
+                self._resolve(pending, limit, alive, written)
 
-    def _settle_one(self, pending: PendingOp) -> bool:
-        """What ``_settle`` does, for the many operators that returned one tensor and constructed its node; whether it is
-        one of them."""
-        place, _, first, before, after, (output,), _, account, is_tracking_unknown = pending
+    def _resolve_simple(self, pending: PendingOp) -> bool:
+        """Resolve an operator with one output and one node, the most frequent kind, on a fast path.
+
+        Return False, without having done anything, if ``pending`` is not of that kind.
+        """
+        place, _, first, before, after, (output,), _, counts, is_tracking_unknown = pending
         tensor, number = output(), before - 1
         if (
             tensor is None
-            or type(tensor) not in _PLAIN
+            or type(tensor) not in _PLAIN_TYPES
             or is_tracking_unknown
             or after != before
-            or max(first, self._given) != number
+            or max(first, self._attributed) != number
         ):
             return False
         node = tensor.grad_fn if tensor.requires_grad else None
         if node is None or node._sequence_nr() != number or isinstance(node, BackwardCFunction):
             return False
-        self._count += 1
-        self._given = after
-        self._originates(number, place[0], place[1])
+        self._op_count += 1
+        self._attributed = after
+        self._on_node_created(number, place[0], place[1])
         saved, hooked = SAVED_STORAGES.saved_by(node, [tensor])
-        self._emit_event(place, node.name(), account + _of_nodes(1, hooked), saved)
+        self._emit_counts(place, node.name(), counts + _count_nodes(1, hooked), saved)
         return True
 
-    def _settle(self, pending: PendingOp, upto: int, alive: list[Any], changed: list[Any]) -> None:
-        place, plan, first, before, after, _, writes, account, is_tracking_unknown = pending
-        self._count += 1
+    def _resolve(self, pending: PendingOp, limit: int, alive: list[Any], written: list[Any]) -> None:
+        place, plan, first, before, after, _, writes, counts, is_tracking_unknown = pending
+        self._op_count += 1
         for write in writes:
-            self._changes(write.storage, place[0], place[1])
-        unclaimed = list(range(max(first, self._given), before))
+            self._on_storage_written(write.storage, place[0], place[1])
+        unclaimed = list(range(max(first, self._attributed), before))
         nodes, name, hooked = after - before, None, 0
         saved: tuple[SavedStorage, ...] = ()
-        if unclaimed or self.waiting:
-            # Of several views written at once each but the last would construct a node if it were asked for its own.
-            node = _node_of(alive or [t for t in changed if len(writes) == 1 or not t._is_view()])
+        if unclaimed or self.unclaimed:
+            # Of several views written at once, reading `grad_fn` of any but the last would construct a node.
+            node = _first_node(alive or [t for t in written if len(writes) == 1 or not t._is_view()])
             if node is not None and isinstance(node, BackwardCFunction):
-                self._wait(unclaimed, place)
+                self._add_unclaimed(unclaimed, place)
                 self._claim(node, alive)
                 unclaimed = []
-            elif unclaimed and _is_own(node, before - 1, alive or changed, bool(writes)):
+            elif unclaimed and _is_own_node(node, before - 1, alive or written, bool(writes)):
                 unclaimed.pop()
                 nodes += 1
                 if node is not None and node._sequence_nr() == before - 1:
                     name = node.name()
-                    self._originates(before - 1, place[0], place[1])
-                    saved, hooked = SAVED_STORAGES.saved_by(node, alive or changed)
+                    self._on_node_created(before - 1, place[0], place[1])
+                    saved, hooked = SAVED_STORAGES.saved_by(node, alive or written)
                 elif writes:
                     name = IN_COPY_SLICES
-            self._wait(unclaimed, place)
-        self._given = max(self._given, after)
+            self._add_unclaimed(unclaimed, place)
+        self._attributed = max(self._attributed, after)
         if writes:
-            account += _of_writes(writes)
+            counts += _count_writes(writes)
         if is_tracking_unknown:
-            account += _of_views(plan, alive, len(pending.outputs))
+            counts += _count_views(plan, alive, len(pending.outputs))
         if nodes or hooked:
-            account += _of_nodes(nodes, hooked)
-        self._emit_event(place, name, account, saved)
-        if writes and upto > after:
-            self._after_writes(place, after, upto, writes, changed)
-        if self.waiting:
-            for number in [n for n, (_, since) in self.waiting.items() if self._count - since > _PATIENCE]:
-                self._give_up(number)
+            counts += _count_nodes(nodes, hooked)
+        self._emit_counts(place, name, counts, saved)
+        if writes and limit > after:
+            self._after_writes(place, after, limit, writes, written)
+        if self.unclaimed:
+            for number in [
+                n for n, (_, since) in self.unclaimed.items() if self._op_count - since > _MAX_OPS_UNCLAIMED
+            ]:
+                self._abandon(number)
 
-    def _emit_event(self, place: OpPlace, name: str | None, account: OpCounts, saved: tuple[SavedStorage, ...]) -> None:
-        key = (place, name, id(account))
+    def _emit_counts(self, place: OpPlace, name: str | None, counts: OpCounts, saved: tuple[SavedStorage, ...]) -> None:
+        key = (place, name, id(counts))
         known = self._events.get(key)
         if known is None:
-            if len(self._events) >= _EVENTS:
+            if len(self._events) >= _MAX_EVENTS:
                 self._events.clear()
-            known = self._events[key] = SharedEvent((OPERATOR, self._owner, place, name, account))
+            known = self._events[key] = SharedEvent((OPERATOR, self._owner, place, name, counts))
         self._emit((SAVING, self._owner, known, saved) if saved else known)
 
-    def flush(self, last: int, upto: int) -> None:
-        """Emits the nodes that no operator claimed, and those constructed since the last one ran."""
-        for number in list(self.waiting):
-            self._give_up(number)
-        since = upto - max(last, self._given)
+    def flush(self, last: int, limit: int) -> None:
+        """Emit the nodes that no operator claimed, and those constructed since the last operator ran."""
+        for number in list(self.unclaimed):
+            self._abandon(number)
+        since = limit - max(last, self._attributed)
         if since > 0:
             self._emit((OPERATOR, self._owner, NO_PLACE, None, OpCounts(nodes=since)))
-        self._given = upto
+        self._attributed = limit
 
     def _after_writes(
-        self, place: OpPlace, after: int, upto: int, writes: Sequence[WrittenTensor], changed: list[Any]
+        self, place: OpPlace, after: int, limit: int, writes: Sequence[WrittenTensor], written: list[Any]
     ) -> None:
-        """An in-place change of a view with a graph ends in two nodes: ``CopySlices``, and the view's own, made anew."""
-        views = [t for t in changed if t._is_view() and t.requires_grad]
+        """Attribute the nodes constructed after an operator that wrote to views.
+
+        Writing to a view with a graph ends in two nodes: ``CopySlices``, and the view's own, which is constructed again.
+        """
+        views = [t for t in written if t._is_view() and t.requires_grad]
         if not views:
             return
         end = after + 2 * len(views)
         if len(writes) == 1:
             node = views[0].grad_fn
-            end = node._sequence_nr() + 1 if node is not None and after <= node._sequence_nr() < upto else after
-        self._given = min(end, upto)
-        if self._given > after:
-            self._emit((OPERATOR, self._owner, place, COPY_SLICES, OpCounts(nodes=self._given - after)))
+            end = node._sequence_nr() + 1 if node is not None and after <= node._sequence_nr() < limit else after
+        self._attributed = min(end, limit)
+        if self._attributed > after:
+            self._emit((OPERATOR, self._owner, place, COPY_SLICES, OpCounts(nodes=self._attributed - after)))
 
-    def _wait(self, numbers: list[int], place: OpPlace) -> None:
+    def _add_unclaimed(self, numbers: list[int], place: OpPlace) -> None:
         for number in numbers:
-            self.waiting[number] = place, self._count
+            self.unclaimed[number] = place, self._op_count
 
     def _claim(self, node: Any, outputs: list[Any]) -> None:
-        waiting = self.waiting.pop(node._sequence_nr(), None)
-        if waiting is not None:
-            code, offset, _, module, phase, task = waiting[0]
-            place = code, offset, FUNCTION, module, phase, task
+        unclaimed = self.unclaimed.pop(node._sequence_nr(), None)
+        if unclaimed is not None:
+            code, offset, _, module, phase, task = unclaimed[0]
+            place = code, offset, AUTOGRAD_FUNCTION, module, phase, task
             saved, hooked = SAVED_STORAGES.saved_by(node, outputs)
-            account = OpCounts(calls=1, nodes=1, hooked=hooked)
-            self._emit_event(place, node.name(), account, saved)
+            counts = OpCounts(calls=1, nodes=1, hooked=hooked)
+            self._emit_counts(place, node.name(), counts, saved)
 
-    def _give_up(self, number: int) -> None:
-        (code, offset, _, *rest), _ = self.waiting.pop(number)
-        account = OpCounts(nodes=1)
-        self._emit((OPERATOR, self._owner, (code, offset, NO_OPERATOR, *rest), None, account))
+    def _abandon(self, number: int) -> None:
+        (code, offset, _, *rest), _ = self.unclaimed.pop(number)
+        counts = OpCounts(nodes=1)
+        self._emit((OPERATOR, self._owner, (code, offset, NO_OPERATOR, *rest), None, counts))
 
 
-def _node_of(tensors: Sequence[Any]) -> Any:
-    """The node that the first tensor with one came from."""
+def _first_node(tensors: Sequence[Any]) -> Any:
+    """Return the node of the first tensor that has one."""
     for tensor in tensors:
         if tensor.requires_grad:
             node = tensor.grad_fn
@@ -237,26 +254,26 @@ def _node_of(tensors: Sequence[Any]) -> Any:
     return None
 
 
-def _is_own(node: Any, number: int, left: list[Any], writes: bool) -> bool:
-    """Whether the node constructed just before the operator was dispatched is the operator's."""
+def _is_own_node(node: Any, number: int, left: list[Any], writes: bool) -> bool:
+    """Return whether the node constructed just before the operator was dispatched belongs to it."""
     if node is not None:
         return writes or node._sequence_nr() == number
-    # Nothing is left that could tell, or what could is wrapped by a transform of torch.func.
-    return not left or _transforms()
+    # No tensor is left that could show it, or a transform of torch.func has wrapped it.
+    return not left or _is_transformed()
 
 
-def _transforms() -> bool:
+def _is_transformed() -> bool:
     peek = getattr(torch._C._functorch, "peek_interpreter_stack", None)
     return peek is not None and peek() is not None
 
 
 @lru_cache(256)
-def _of_nodes(nodes: int, hooked: int) -> OpCounts:
+def _count_nodes(nodes: int, hooked: int) -> OpCounts:
     return OpCounts(nodes=nodes, hooked=hooked)
 
 
 @lru_cache(256)
-def _of_counts(bumps: int, uncounted: int, normal: int, inference: int) -> OpCounts:
+def _make_write_counts(bumps: int, uncounted: int, normal: int, inference: int) -> OpCounts:
     return OpCounts(
         version_bumps=bumps,
         uncounted_writes=uncounted,
@@ -265,28 +282,28 @@ def _of_counts(bumps: int, uncounted: int, normal: int, inference: int) -> OpCou
     )
 
 
-def _of_writes(writes: Sequence[WrittenTensor]) -> OpCounts:
-    """What became of the tensors that an operator wrote to."""
+def _count_writes(writes: Sequence[WrittenTensor]) -> OpCounts:
+    """Count the effects on the tensors that an operator wrote to."""
     uncounted = sum(write.version is None for write in writes)
     normal = sum(write.version is None and not write.is_inference for write in writes)
     inference = sum(write.version is not None and write.is_inference for write in writes)
-    return _of_counts(_bumps(writes), uncounted, normal, inference)
+    return _make_write_counts(_count_bumps(writes), uncounted, normal, inference)
 
 
-def _bumps(writes: Sequence[WrittenTensor]) -> int:
-    """By how much the counters behind ``writes`` have gone up, each counted once."""
+def _count_bumps(writes: Sequence[WrittenTensor]) -> int:
+    """Return the number of bumps of the version counters behind ``writes``, counting each counter once."""
     if len(writes) == 1:
         return writes[0].bumps()
     by_storage: dict[int, list[int]] = defaultdict(list)
     for index, write in enumerate(writes):
         by_storage[write.storage or -index - 1].append(write.bumps())
-    # Views share one counter, which then went up once for each of them; other tensors over one storage have their own.
+    # Views share one counter, which is bumped once for each; unrelated tensors over one storage have their own counters.
     return sum(max(b) if max(b) >= len(b) else sum(b) for b in by_storage.values())
 
 
-def _of_views(plan: OpPlan, alive: list[Any], number: int) -> OpCounts:
-    """What the views are that a view operator returned; its plan remembers for the next time."""
-    found = TRACKED_VIEW.times(number - len(alive))  # most are, and of these it can no longer be asked
+def _count_views(plan: OpPlan, alive: list[Any], number: int) -> OpCounts:
+    """Count the views that an operator returned, and note in its plan whether autograd tracks them."""
+    found = TRACKED_VIEW.times(number - len(alive))  # of the tensors that are gone: most views are tracked
     for tensor in alive:
         plan.tracks = tensor._is_view()
         found += TRACKED_VIEW if plan.tracks else UNTRACKED_VIEW
@@ -294,10 +311,10 @@ def _of_views(plan: OpPlan, alive: list[Any], number: int) -> OpCounts:
 
 
 def must_defer(plan: OpPlan, args: Any, pending: list[PendingOp]) -> bool:
-    """Return whether ``pending`` must wait because PyTorch itself may be calling this operator while it runs one of them.
+    """Return whether PyTorch itself may be calling this operator while it runs one of ``pending``.
 
-    PyTorch calls ``detach`` to save an output. It also recreates a view that was modified in place, and locks that view
-    meanwhile: asking for the view's node at that time, as resolving does, would deadlock.
+    Those must not be resolved then. PyTorch calls ``detach`` to save an output. It also recreates a view that was modified
+    in place, and locks that view meanwhile: reading the view's node at that time, as resolving does, would deadlock.
     """
     if len(pending) > _MAX_DEFERRED:
         return False

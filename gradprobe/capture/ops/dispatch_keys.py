@@ -1,10 +1,10 @@
-"""What PyTorch has switched off by the time it calls a dispatch mode, switched on again where a kernel needs it.
+"""Guards that include dispatch keys again which PyTorch excludes before it calls a dispatch mode.
 
-By then the dispatcher has passed autocasting, autograd, the counting of versions and the handling of lazy conjugates, and
-leaves them out of all that the mode calls. For the kernel of a single operator that is right. An operator that consists of
-others comes to a mode whole under inference mode, and its parts never passed any of them: left out, an ``einsum`` would
-not be autocast, and a product would take another way to another rounding. A kernel that conjugates lazily in between, as
-that of the pseudo-inverse does, would compute nonsense.
+By then the dispatcher has passed autocast, autograd, ADInplaceOrView (which bumps version counters and tracks views) and
+the keys of lazy conjugation and negation, and excludes them from all that the mode calls. That is right for the kernel of
+a single operator. But under inference mode a composite operator reaches the mode as a whole, and its parts have passed
+none of these keys: without them an ``einsum`` would not be autocast, and a product would take another path and round
+differently. A kernel that conjugates lazily in between, such as that of the pseudo-inverse, would compute wrong numbers.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _KEYS: Any = _C.DispatchKey
 _LAZY = ["ZeroTensor", "Negative", "Conjugate"]
 _AUTOCAST = [name for name in dir(_KEYS) if name.startswith("Autocast") and "Functionality" not in name]
 _AUTOGRAD = ["AutogradCPU", "AutogradOther", "AutogradNestedTensor"]
-_ABOVE = ["ADInplaceOrView", *_LAZY, *_AUTOCAST]
+_KEYS_ABOVE_MODE = ["ADInplaceOrView", *_LAZY, *_AUTOCAST]
 
 
-def _set_of(names: list[str]) -> Any:
+def _make_key_set(names: list[str]) -> Any:
     keys = [getattr(_KEYS, name) for name in names if hasattr(_KEYS, name)]
     found = _C.DispatchKeySet(keys[0])
     for key in keys[1:]:
@@ -32,59 +32,62 @@ def _set_of(names: list[str]) -> Any:
     return found
 
 
-_ALL: Any = _set_of(_ABOVE)
-_OF_COMPLEX: Any = _set_of(_LAZY)
+_KEY_SET_ABOVE_MODE: Any = _make_key_set(_KEYS_ABOVE_MODE)
+_LAZY_KEY_SET: Any = _make_key_set(_LAZY)
 
 
 Guard = AbstractContextManager[Any]
 
 
 def include_adinplaceorview(line: FrameType | None, args: Any) -> Guard | None:
-    """A block in which the parts of an operator, called from ``line`` with ``args``, count versions and track views.
+    """Return a guard under which the parts of an operator bump versions and track views.
 
-    None if they must not: for what the program's own modes and tensors call, all this is off, watched or not.
+    The operator is called from ``line`` with ``args``. Return None if its parts must not do so: PyTorch excludes these
+    keys from all that the program's own dispatch modes and tensor subclasses call, with or without gradprobe.
     """
-    return None if _is_called_by_another(line) else _counting_versions()
+    return None if _is_called_by_another(line) else _include_adinplaceorview_key()
 
 
 def guard_for_kernel(line: FrameType | None, args: Any) -> Guard | None:
-    """A block in which a kernel that calls other operators may conjugate and negate lazily, where it has complex numbers.
+    """Return a guard under which a kernel that calls other operators may conjugate and negate lazily.
 
-    In inference mode, where no kernel of autograd's above the mode left it out, it also counts versions.
+    Only complex tensors need it. In inference mode no autograd kernel above the dispatch mode has excluded
+    ADInplaceOrView, so the guard includes that key too.
     """
     if torch.is_inference_mode_enabled():
         return restore_caller_keys(line, args)
-    with _C.DisableTorchFunction():  # modes and tensors of the program hear of no question of ours
+    with _C.DisableTorchFunction():  # so that the program's function modes and tensor subclasses do not see our reads
         is_complex = bool(args) and isinstance(args[0], torch.Tensor) and args[0].is_complex()
-    return _reopening(_OF_COMPLEX) if is_complex and not _is_called_by_another(line) else None
+    return _restore_keys(_LAZY_KEY_SET) if is_complex and not _is_called_by_another(line) else None
 
 
 def restore_caller_keys(line: FrameType | None, args: Any) -> Guard | None:
-    """A block in which the parts of an operator pass all that they would if no mode had been called with the whole."""
-    return None if _is_called_by_another(line) else _reopening(_ALL) or _counting_versions()
+    """Return a guard under which the parts of an operator pass the keys they would pass without a mode."""
+    return None if _is_called_by_another(line) else _restore_keys(_KEY_SET_ABOVE_MODE) or _include_adinplaceorview_key()
 
 
 def guard_for_custom_op(has_kernel: Callable[[str], bool]) -> Callable[[FrameType | None, Any], Guard | None]:
-    """What gives the block for an operator that is not PyTorch's own, and says for which keys it has a kernel.
+    """Build the ``make_guard`` of an operator that is not PyTorch's own.
 
-    Unwatched its kernel runs with all on, but for what kernels of its own above have switched off: those for autograd
-    and autocasting do, PyTorch's for operators without one do not.
+    ``has_kernel`` returns whether the operator has a kernel for a dispatch key. Without a dispatch mode its kernel runs
+    with all keys included, except those that kernels of its own above have excluded: kernels for autograd and autocast
+    exclude their key, PyTorch's fallbacks for operators without such a kernel do not.
     """
     names = ["ADInplaceOrView", *_LAZY]
     if not any(map(has_kernel, ["AutocastCPU", "AutocastCUDA"])):
         names += _AUTOCAST
     if not any(map(has_kernel, ["Autograd", "AutogradCPU", "AutogradCUDA"])):
         names += _AUTOGRAD
-    keys = _set_of(names)
+    keys = _make_key_set(names)
 
-    def surroundings(line: FrameType | None, args: Any) -> Guard | None:
-        return None if _is_called_by_another(line) else _reopening(keys) or _counting_versions()
+    def make_guard(line: FrameType | None, args: Any) -> Guard | None:
+        return None if _is_called_by_another(line) else _restore_keys(keys) or _include_adinplaceorview_key()
 
-    return surroundings
+    return make_guard
 
 
 def redispatch_below_adinplaceorview(func: Any) -> Callable[..., Any]:
-    """A call of a custom operator that leaves out its own counting of versions, which has been done above the mode."""
+    """Build a call of a custom operator that skips its ADInplaceOrView kernel, which has run already."""
     after: Any = getattr(_C, "_after_ADInplaceOrView_keyset", None)
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -100,30 +103,31 @@ def redispatch_below_adinplaceorview(func: Any) -> Callable[..., Any]:
     return call
 
 
-def _counting_versions() -> Guard:
+def _include_adinplaceorview_key() -> Guard:
     guard: Guard = _C._SetExcludeDispatchKeyGuard(_KEYS.ADInplaceOrView, False)
     return guard
 
 
-def _reopening(keys: Any) -> Guard | None:
-    """A block in which those of ``keys`` are on that were on when the program called PyTorch."""
+def _restore_keys(keys: Any) -> Guard | None:
+    """Return a guard that includes those ``keys`` that were included when the program called PyTorch."""
     try:
         on, off = _C._dispatch_tls_local_include_set(), _C._dispatch_tls_local_exclude_set()
-        # Whether autocasting is on can no longer be asked here: its keys are off as all others are.
+        # Autocast cannot be read from the keys here: they are excluded like all the others.
         with _C._RestorePythonTLSSnapshot():
             off_at_entry = _C._dispatch_tls_local_exclude_set()
         guard: Guard = _C._ForceDispatchKeyGuard(on, off - (keys - off_at_entry))
-    except (AttributeError, RuntimeError):  # another version
+    except (AttributeError, RuntimeError):  # another version of PyTorch
         return None
     return guard
 
 
-_NEAR = 6
+MAX_CALLER_FRAMES = 6
+"""Maximum number of frames, from an operator's caller outwards, searched for a dispatch mode."""
 
 
 def _is_called_by_another(line: FrameType | None) -> bool:
-    """Whether a mode or a tensor of the program calls the operator."""
-    for _ in range(_NEAR):
+    """Return whether a dispatch mode or a tensor subclass of the program calls the operator."""
+    for _ in range(MAX_CALLER_FRAMES):
         if line is None:
             return False
         if line.f_code.co_name == "__torch_dispatch__":

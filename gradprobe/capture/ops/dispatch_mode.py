@@ -1,4 +1,4 @@
-"""The dispatch mode of a thread, and its place on the stack: below whatever modes the program puts there itself."""
+"""The dispatch mode of a thread, and its place on the mode stack: below the program's modes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def pass_through(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    """Call the operator without observing it."""
     return func(*args, **(kwargs or {}))
 
 
 class ObserverMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The mode of one thread. What is compiled stays out of it, so that it compiles as it would unwatched.
+    """Dispatch mode of one thread.
 
-    It does nothing but what an attribute of the object does instead.
+    It does nothing by itself: an attribute of the object, set per thread, takes the place of ``__torch_dispatch__``.
+    Compiled code is kept out of it, so that it compiles as it would without gradprobe.
     """
 
     __torch_dispatch__ = pass_through
@@ -32,12 +34,13 @@ class ObserverMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def insert_mode(mode: ObserverMode) -> None:
-    """Puts ``mode`` below the program's own modes, each of which takes whatever is on top for itself when it ends.
+    """Push ``mode`` below the program's modes.
 
-    One of ours that does nothing any more goes: its recording was stopped where it could not be taken from this stack.
+    Each of those pops the top of the stack when it exits, so nothing may lie above them. Drop an earlier ``ObserverMode``
+    that no longer does anything: its recording was stopped in a place from which this stack could not be changed.
     """
     above = [
-        other for other in _take_down(None) if type(other) is not ObserverMode or "__torch_dispatch__" in vars(other)
+        other for other in _pop_modes(None) if type(other) is not ObserverMode or "__torch_dispatch__" in vars(other)
     ]
     torch._C._push_on_torch_dispatch_stack(mode)
     for other in reversed(above):
@@ -45,19 +48,19 @@ def insert_mode(mode: ObserverMode) -> None:
 
 
 def remove_mode(mode: ObserverMode) -> None:
-    """Takes ``mode`` from the stack, wherever it is, and leaves the others in their order.
+    """Remove ``mode`` from the stack, wherever it is, and leave the others in their order.
 
-    Inside an operator, and where the program took all modes down, it is not there, and PyTorch puts it back later.
+    Inside an operator, and where the program has popped all modes, it is not on the stack; PyTorch pushes it again later.
     """
-    above = _take_down(mode)
+    above = _pop_modes(mode)
     for other in reversed(above):
         torch._C._push_on_torch_dispatch_stack(other)
 
 
-def _take_down(mode: ObserverMode | None) -> list[Any]:
-    """Takes the program's modes from the stack down to ``mode``, which goes too; gives those above it, the top first."""
+def _pop_modes(mode: ObserverMode | None) -> list[Any]:
+    """Pop the modes down to ``mode`` and ``mode`` itself; return those above it, the top one first."""
     taken: list[Any] = []
-    for _ in range(_own_modes()):
+    for _ in range(_count_user_modes()):
         top = torch._C._pop_torch_dispatch_stack(None)
         if top is mode:
             return taken
@@ -65,7 +68,7 @@ def _take_down(mode: ObserverMode | None) -> list[Any]:
     return taken
 
 
-def _own_modes() -> int:
-    """How many modes there are that are none of PyTorch's own infrastructure, which has places of its own."""
+def _count_user_modes() -> int:
+    """Return the number of modes without PyTorch's infrastructure modes, which have their own slots."""
     stack = [torch._C._get_dispatch_stack_at(i) for i in range(torch._C._len_torch_dispatch_stack())]
     return sum(getattr(mode, "_mode_key", None) is None for mode in stack)

@@ -1,4 +1,4 @@
-"""What an operator does to tensors, as its schema tells, looked up once per operator."""
+"""Plans of operators: their effects on tensors as the schema implies, looked up once per operator."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from gradprobe.capture.ops.dispatch_keys import (
 
 
 class OpPlan:
-    """How to call one operator, and what to look at around the call.
+    """The way to call one operator, and what to read around the call.
 
-    ``writes`` are the arguments that it changes in place, as position and name. ``is_view`` says that it returns a view, or
-    may return one; ``tracks`` whether autograd tracks that view, None until it was seen once. ``surroundings`` makes the
-    block that it must be called in, None where it needs none.
+    ``writes`` lists the arguments that the operator modifies in place, as pairs of position and name. ``is_view`` is true
+    if the operator returns a view or may return one. ``tracks`` is true if autograd tracks that view, and None until the
+    first call has shown it. ``make_guard`` returns the context manager in which the operator must be called; it is None
+    for operators that need no guard.
     """
 
-    __slots__ = ("call", "is_composite", "is_detach", "is_sum", "is_view", "name", "surroundings", "tracks", "writes")
+    __slots__ = ("call", "is_composite", "is_detach", "is_sum", "is_view", "make_guard", "name", "tracks", "writes")
 
     def __init__(self, func: Any) -> None:
         schema = getattr(func, "_schema", None)
@@ -41,33 +42,37 @@ class OpPlan:
         self.is_composite = schema is not None and _has_kernel(func, "CompositeImplicitAutograd")
         self.is_detach = self.name == "aten.detach"
         self.is_sum = self.name.startswith(("aten.add.", "aten.add_.", "aten.sub.", "aten.sub_."))
-        self.surroundings = _surroundings(func, self) if schema is not None else None
+        self.make_guard = _choose_guard(func, self) if schema is not None else None
         self.tracks: bool | None = None
 
     def written(self, args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
-        """The tensors that the call changes in place; one in a list twice comes twice."""
+        """Yield the tensors that the call modifies in place; twice a tensor that a list holds twice."""
         for position, name in self.writes:
             value = args[position] if position < len(args) else kwargs.get(name) if kwargs else None
             yield from iter_tensors(value)
 
 
 _FRESH = ("aten.lift_fresh",)
-"""They return what they were given, a tensor that has just been made of numbers."""
+"""Operators that return their argument, a tensor just created from Python numbers; not a view."""
 
 
-SLOW, PLAIN, OF_A_KERNEL, COMPOSITE = range(4)
-"""How the native core calls an operator: not at all; as it is, or as ``kernels`` says of a kernel, of what has parts."""
+PYTHON_ONLY, PLAIN, KERNEL, COMPOSITE = range(4)
+"""Ways in which the native core calls an operator; ``core.cpp`` mirrors the numbers.
+
+``PYTHON_ONLY``: the Python core calls it. ``PLAIN``: without a guard. ``KERNEL`` and ``COMPOSITE``: under the guards that
+``guard_for_kernel`` and ``restore_caller_keys`` return.
+"""
 
 
 def choose_native_path(func: Any, plan: OpPlan) -> int:
-    """How the native core calls the operator that ``plan`` is of."""
+    """Return the way in which the native core calls ``func``, whose plan is ``plan``."""
     if plan.writes or func.namespace != "aten":
-        return SLOW
-    if plan.surroundings is None:
+        return PYTHON_ONLY
+    if plan.make_guard is None:
         return PLAIN
-    if plan.surroundings is restore_caller_keys:
+    if plan.make_guard is restore_caller_keys:
         return COMPOSITE
-    return OF_A_KERNEL if plan.surroundings is guard_for_kernel else SLOW
+    return KERNEL if plan.make_guard is guard_for_kernel else PYTHON_ONLY
 
 
 def _is_written(value: Any) -> bool:
@@ -78,10 +83,10 @@ def _aliases(value: Any) -> bool:
     return value.alias_info is not None and not value.alias_info.is_write
 
 
-def _surroundings(func: Any, plan: OpPlan) -> Callable[[FrameType | None, Any], Guard | None] | None:
+def _choose_guard(func: Any, plan: OpPlan) -> Callable[[FrameType | None, Any], Guard | None] | None:
     is_custom = f"{func.namespace}::{func._schema.name.split('::')[-1]}" in OPDEFS
     if _has_kernel(func, "ADInplaceOrView") and not is_custom:
-        return None  # it is counted and tracked as a whole, above the mode
+        return None  # PyTorch counts and tracks it as a whole, above the dispatch mode
     if plan.is_composite:
         return restore_caller_keys
     if func.namespace != "aten":
@@ -102,5 +107,5 @@ def _takes_tensor(func: Any) -> bool:
 def _has_kernel(func: Any, key: str) -> bool:
     try:
         return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key))
-    except RuntimeError:  # one of TorchScript's, as those that ask a tensor of another kind for its size
+    except RuntimeError:  # an operator of TorchScript, such as those that read the size of a tensor of another kind
         return False

@@ -82,7 +82,7 @@ def render_findings(shown: Sequence[Finding], suppressed: Sequence[SuppressedFin
 
 
 def _to_row(finding: Finding) -> dict[str, Any]:
-    return dict(zip(FINDINGS, finding.make_row(), strict=True))
+    return dict(zip(FINDINGS.names, finding.make_row(), strict=True))
 
 
 def _dump(plain: dict[str, Any]) -> str:

@@ -23,8 +23,8 @@ from gradprobe.recording.events import NOT_COUNTED, mode_name
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.formats.torch_trace import ADVICE, TorchTrace, read_torch_trace
 from gradprobe.report.units import escape_unprintable, format_location, pluralize, truncate
-from gradprobe.tables.dataframes import duration_ns
 from gradprobe.tables.recording_tables import RecordingTables
+from gradprobe.tables.region_cells import duration_ns
 
 MAX_SLICES = 100_000
 _FIRST_TRACK = 1_000_000_000

@@ -8,8 +8,8 @@ from statistics import median
 from gradprobe.history.device_times import DeviceTime
 from gradprobe.report.document import Section, Table
 from gradprobe.report.units import MISSING, format_bytes, format_count, format_duration, format_location
-from gradprobe.tables.dataframes import duration_ns
 from gradprobe.tables.recording_tables import RecordingTables
+from gradprobe.tables.region_cells import duration_ns
 
 _LAG_NS, _LAG_SHARE = 20_000, 0.1
 LAUNCH_BOUND, KERNEL_BOUND = "launch-bound", "kernel-bound"

@@ -15,8 +15,8 @@ from gradprobe.report.units import (
     format_text,
     pluralize,
 )
-from gradprobe.tables.dataframes import backward_nodes
 from gradprobe.tables.recording_tables import RecordingTables
+from gradprobe.tables.region_cells import backward_nodes
 
 _SUMMED = {
     "count": "calls",

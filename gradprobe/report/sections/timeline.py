@@ -23,7 +23,7 @@ from gradprobe.report.units import (
     pluralize,
     truncate_start,
 )
-from gradprobe.tables.dataframes import duration_ns
+from gradprobe.tables.region_cells import duration_ns
 
 MAX_BARS = 3_000
 MAX_LANES = 40

@@ -1,17 +1,17 @@
-"""Imported by Python as it starts, in processes that a recorded program starts: has them recorded once they have torch.
+"""Start-up hook of child processes of a recorded program: record them once they have imported torch.
 
-A process that never imports torch is left alone. Written for any Python 3: other interpreters may find it too.
+A process that never imports torch is left alone. Written for any Python 3, because other interpreters may find it too.
 """
 
 import os
 import sys
 
 
-class _Torch:
-    """Finds torch as it would be found without this, and begins to record once it is there."""
+class _TorchFinder:
+    """Finder that leaves the search for torch to the others, and starts recording once torch is imported."""
 
-    def __init__(self, asked):
-        self._asked = asked
+    def __init__(self, request):
+        self._request = request
 
     def find_spec(self, name, path=None, target=None):
         if name != "torch":
@@ -34,29 +34,29 @@ class _Torch:
 
     def _begin(self):
         try:
-            sys.path.append(self._asked["root"])
+            sys.path.append(self._request["root"])
             try:
                 from gradprobe.subprocesses.follower import follow_process
             finally:
-                sys.path.remove(self._asked["root"])
-            follow_process(self._asked)
+                sys.path.remove(self._request["root"])
+            follow_process(self._request)
         except Exception as error:
             sys.stderr.write("gradprobe: process %d is not recorded: %s\n" % (os.getpid(), error))
 
 
-def _expect_torch():
+def _record_after_torch():
     text = os.environ.get("GRADPROBE_FOLLOW")
     if not text or sys.version_info < (3, 10):
         return
     import json
 
-    asked = json.loads(text)
-    if asked["prefix"] == sys.prefix:
-        sys.meta_path.insert(0, _Torch(asked))
+    request = json.loads(text)
+    if request["prefix"] == sys.prefix:
+        sys.meta_path.insert(0, _TorchFinder(request))
 
 
-def _import_the_one_behind():
-    """The environment may have a module of this name itself, which this one stands in front of."""
+def _import_hidden_sitecustomize():
+    """Import the ``sitecustomize`` of the environment, if any, which this one hides."""
     from importlib.machinery import PathFinder
     from importlib.util import module_from_spec
 
@@ -69,7 +69,7 @@ def _import_the_one_behind():
 
 
 try:
-    _expect_torch()
+    _record_after_torch()
 except Exception as error:
     sys.stderr.write("gradprobe: process %d is not recorded: %s\n" % (os.getpid(), error))
-_import_the_one_behind()
+_import_hidden_sitecustomize()

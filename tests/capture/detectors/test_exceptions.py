@@ -56,11 +56,11 @@ def view_changed() -> None:
 
 
 RAISING: dict[Callable[[], None], tuple[str, list[tuple[str, Callable[..., Any], int]]]] = {
-    saved_for_backward: ("GP401", [("used here", saved_for_backward, 2), ("born here", cached, 2)]),
-    changed_in_place: ("GP401", [("used here", changed_in_place, 2), ("born here", cached, 2)]),
+    saved_for_backward: ("GP401", [("used here", saved_for_backward, 2), ("created here", cached, 2)]),
+    changed_in_place: ("GP401", [("used here", changed_in_place, 2), ("created here", cached, 2)]),
     given_a_gradient: ("GP401", [("used here", given_a_gradient, 2), ("inference mode entered here", cached, 1)]),
-    held_by_nothing: ("GP401", [("used here", held_by_nothing, 1), ("born here", cached, 2)]),
-    saved_tensor_changed: ("GP601", [("changed in place here", saved_tensor_changed, 3)]),
+    held_by_nothing: ("GP401", [("used here", held_by_nothing, 1), ("created here", cached, 2)]),
+    saved_tensor_changed: ("GP601", [("modified in place here", saved_tensor_changed, 3)]),
     view_changed: ("GP602", [("used here", view_changed, 4), ("view made here", view_changed, 3)]),
 }
 
@@ -123,7 +123,7 @@ def test_a_probed_function_annotates_too(caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.WARNING, "gradprobe"):
         error = raised(gradprobe.probe(level="ops")(saved_for_backward))
     (note,) = error.__notes__ if HAS_NOTES else [record.getMessage() for record in caplog.records]
-    assert f"born here {__file__}:{cached.__code__.co_firstlineno + 2}" in note
+    assert f"created here {__file__}:{cached.__code__.co_firstlineno + 2}" in note
 
 
 def test_exceptions_of_another_kind_are_left_alone() -> None:

@@ -27,7 +27,7 @@ from tests.thoroughness import examples
 
 
 def both(program: Body, limit: int) -> tuple[Recording, Recording]:
-    """One run of a random program, recorded as a whole and with all that can be added up beyond ``limit`` events."""
+    """Record a run of a random program twice: as a whole, and folded beyond ``limit`` events."""
     clock = FakeClock()
     session = get_session(clock.clock)
 

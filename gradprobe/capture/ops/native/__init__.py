@@ -1,5 +1,5 @@
-"""The native core of level ops: what the watcher does for most operators, without Python.
+"""The native core of level ``ops``: a C++ version of the dispatcher for most operators.
 
-It is compiled against the PyTorch that it runs with, by ``gradprobe build``. Where it is not there, the watcher does all by
-itself, to the same end.
+``gradprobe build`` compiles it against the installed PyTorch. Without it the Python dispatcher handles every operator, with
+the same results.
 """

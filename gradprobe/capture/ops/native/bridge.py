@@ -1,4 +1,4 @@
-"""The native core at work in one thread, and what it asks Python where it meets something for the first time."""
+"""The native core of one thread, and the Python functions that it calls."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from gradprobe.recording.op_rows import OpCounts
 
 
 class NativeBridge:
-    """What a watcher shares with its native core, if there is one: ``module`` is None where not."""
+    """The state and functions that a dispatcher shares with its native core.
+
+    ``module`` is None if the native core is not available; the bridge does nothing then.
+    """
 
     def __init__(
         self,
@@ -33,72 +36,72 @@ class NativeBridge:
         owner: int,
         plans: dict[Any, OpPlan],
         pending: list[PendingOp],
-        last: list[int],
+        last_node: list[int],
         **shared: Any,
     ) -> None:
         self._module, self._owner = module, owner
-        self._plans, self._pending, self._last = plans, pending, last
-        self._tools = {
+        self._plans, self._pending, self._last_node = plans, pending, last_node
+        self._context = {
             **shared,
             "owner": owner,
             "pending": pending,
-            "last": last,
+            "last_node": last_node,
             "plan_of": self._plan_of,
-            "event": self._event,
-            "account": _account,
-            "gathered": self._gathered,
+            "make_event": self._make_event,
+            "make_counts": _make_counts,
+            "make_sequence": self._make_sequence,
             "defer": self._defer,
         }
-        # What C++ calls runs within no function of ours that the compiler was told to skip.
-        skip_when_compiling(*(tool for tool in self._tools.values() if hasattr(tool, "__code__")))
+        # C++ calls these outside of every function that torch.compile was already made to skip.
+        skip_when_compiling(*(function for function in self._context.values() if hasattr(function, "__code__")))
         self._core: Any = None
-        self.flush: Callable[[], object] = _nothing
-        """Emits the operators that have gathered in the core, in their own thread."""
-        self.flush_each: Callable[[], object] = _nothing
-        """The same from another thread, which must not be interrupted meanwhile."""
+        self.flush: Callable[[], object] = _do_nothing
+        """Emit the operators buffered in the core; for the core's own thread."""
+        self.flush_each: Callable[[], object] = _do_nothing
+        """Emit them one by one without running Python in between; for any thread."""
 
-    def begin(self, mode: Any) -> None:
-        """Has the core do what it can of the operators that ``mode`` sees in this thread."""
+    def start(self, mode: Any) -> None:
+        """Let the core handle what it can of the operators that ``mode`` sees in this thread."""
         if self._module is not None:
-            self._core = self._module.Core(mode, self._tools)
+            self._core = self._module.Core(mode, self._context)
             self.flush, self.flush_each = self._core.flush, self._core.flush_each
             self._module.attach(self._core)
 
-    def end(self) -> None:
-        """Undoes it; from another thread, the core at least does no more operators."""
+    def stop(self) -> None:
+        """Detach the core. From another thread, only make it handle no more operators."""
         if self._core is not None:
             self.flush_each()
-            leave = self._module.detach if thread() == self._owner else self._module.Core.close
-            leave(self._core)
-            self._core, self.flush, self.flush_each = None, _nothing, _nothing
+            detach = self._module.detach if thread() == self._owner else self._module.Core.close
+            detach(self._core)
+            self._core, self.flush, self.flush_each = None, _do_nothing, _do_nothing
 
     def _plan_of(self, name: str, overload: str) -> tuple[int, OpPlan]:
         func = getattr(getattr(torch.ops.aten, name), overload or "default")
         plan = self._plans.get(func) or self._plans.setdefault(func, OpPlan(func))
         return choose_native_path(func, plan), plan
 
-    def _event(
-        self, code: int, offset: int, op: str, module: str, phase: int, task: str | None, account: OpCounts
+    def _make_event(
+        self, code: int, offset: int, op: str, module: str, phase: int, task: str | None, counts: OpCounts
     ) -> SharedEvent:
-        return SharedEvent((OPERATOR, self._owner, (code, offset, op, module, phase, task), None, account))
+        return SharedEvent((OPERATOR, self._owner, (code, offset, op, module, phase, task), None, counts))
 
-    def _gathered(self, events: tuple[SharedEvent, ...]) -> SharedEvent:
+    def _make_sequence(self, events: tuple[SharedEvent, ...]) -> SharedEvent:
         return SharedEvent((OP_BATCH, self._owner, events))
 
-    def _defer(self, place: OpPlace, plan: OpPlan, before: int, after: int, refs: Any, account: OpCounts) -> None:
-        self._pending.append(PendingOp(place, plan, self._last[0], before, after, refs, (), account, False))
-        self._last[0] = after
+    def _defer(self, place: OpPlace, plan: OpPlan, before: int, after: int, refs: Any, counts: OpCounts) -> None:
+        self._pending.append(PendingOp(place, plan, self._last_node[0], before, after, refs, (), counts, False))
+        self._last_node[0] = after
 
 
-def _nothing() -> None:
-    """What there is to emit without a core."""
+def _do_nothing() -> None:
+    """Do nothing: without a core there are no buffered operators."""
 
 
-def _account(*numbers: int) -> OpCounts:
-    """The account of a call that returned so many tensors of each kind."""
-    account = ONE_CALL
+def _make_counts(*numbers: int) -> OpCounts:
+    """Return the counts of a call that returned these numbers of tensors of each kind."""
+    counts = ONE_CALL
     for kind, number in zip(
         (TRACKED_VIEW, UNTRACKED_VIEW, INFERENCE_VIEW, NORMAL_OUTPUT, INFERENCE_OUTPUT), numbers, strict=True
     ):
-        account += kind.times(number)
-    return account
+        counts += kind.times(number)
+    return counts

@@ -1,4 +1,4 @@
-// The Python frames of the running thread, from the innermost outwards, without the objects that Python makes for who asks.
+// The Python frames of the running thread, from the innermost outwards, without creating frame objects.
 
 #pragma once
 
@@ -18,7 +18,7 @@ namespace gradprobe {
 
 #ifdef GRADPROBE_READS_FRAMES
 
-// Valid while the caller holds the interpreter's lock and its frames wait for it; it may call Python meanwhile.
+// Valid while the caller holds the GIL and its Python frames wait for it; it may call Python meanwhile.
 class Frames {
  public:
   Frames() : at_(skip_incomplete(innermost(PyThreadState_Get()))) {}
@@ -37,7 +37,7 @@ class Frames {
 
   int offset() const { return _PyInterpreterFrame_LASTI(at_) * static_cast<int>(sizeof(_Py_CODEUNIT)); }
 
-  // The first argument, where it is no cell; null if it is gone.
+  // The first argument, unless it is a cell variable; null if it is gone.
   PyObject* first_local() const { return at_->localsplus[0]; }
 
  private:
@@ -59,7 +59,7 @@ class Frames {
 
 #else
 
-// By the objects: another version lays its frames out otherwise.
+// Through frame objects: other versions of Python lay their frames out differently.
 class Frames {
  public:
   Frames() : at_(PyThreadState_GetFrame(PyThreadState_Get())) {}
@@ -75,7 +75,7 @@ class Frames {
     at_ = back;
   }
 
-  // Borrowed: the frame holds on to it.
+  // A borrowed reference: the frame keeps it alive.
   PyCodeObject* code() const {
     PyCodeObject* code = PyFrame_GetCode(at_);
     Py_DECREF(code);
@@ -101,7 +101,7 @@ class Frames {
 
 #endif
 
-// The frame that is so many complete frames outwards of the innermost, as an object; a new reference.
+// The frame object this many complete frames outwards of the innermost, as a new reference.
 inline PyFrameObject* frame_object(int outwards) {
   PyFrameObject* frame = PyThreadState_GetFrame(PyThreadState_Get());
   while (frame != nullptr && outwards-- > 0) {

@@ -1,4 +1,4 @@
-// How PyTorch calls into Python, with one call of it taken over: that of an operator under a dispatch mode.
+// PyTorch's table of calls into Python, to be overridden in one entry: the call of an operator under a dispatch mode.
 
 #pragma once
 
@@ -11,7 +11,7 @@ using c10::DispatchKey;
 using c10::DispatchKeySet;
 using c10::TensorImpl;
 
-// Everything goes to PyTorch's own table, which this one stands in for while an operator may be watched.
+// Forwards everything to PyTorch's own table, which this one replaces while operators may be observed.
 class Interpreter : public c10::impl::PyInterpreterVTable {
  public:
   explicit Interpreter(const c10::impl::PyInterpreterVTable* own) : own_(own) {}

@@ -1,4 +1,4 @@
-// Python's objects as the core handles them: references that are counted, errors that are thrown.
+// Helpers for Python objects: counted references, and Python errors as C++ exceptions.
 
 #pragma once
 
@@ -28,7 +28,7 @@ inline void call_one(const py::object& function, PyObject* argument) {
   stolen(PyObject_CallOneArg(function.ptr(), argument));
 }
 
-// Whether a weak reference leads to this object.
+// Returns whether a weak reference refers to this object.
 inline bool leads_to(PyObject* reference, PyObject* object) {
 #if PY_VERSION_HEX >= 0x030D0000
   PyObject* found = nullptr;
