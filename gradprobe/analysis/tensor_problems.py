@@ -12,7 +12,20 @@ from gradprobe.recording.tensor_facts import INFERENCE, INFERENCE_COUNTED, NORMA
 
 
 class Problem(NamedTuple):
-    """An operation that will fail, the text of the error that PyTorch raises, and the fix in one line."""
+    """An operation that fails with a tensor; an item of ``gradprobe.inspect(tensor).problems``.
+
+    Attributes:
+        what (str): The operation that fails.
+        error (str): The text of the error that PyTorch raises, as far as it does not depend on the operation.
+        fix (str): The edit that avoids it, in one line.
+
+    Example::
+
+        with torch.inference_mode():
+            x = torch.ones(2)
+        for problem in gradprobe.inspect(x).problems:
+            print(problem.what, problem.fix, sep=": ")
+    """
 
     what: str
     error: str

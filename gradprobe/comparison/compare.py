@@ -32,7 +32,7 @@ from gradprobe.comparison.workers.worker_handles import (
     open_sources,
 )
 from gradprobe.comparison.workloads.call_arguments import merge_keywords
-from gradprobe.comparison.workloads.pickling import pickle_call
+from gradprobe.comparison.workloads.pickled_calls import pickle_call
 from gradprobe.comparison.workloads.sources import WorkloadSource, bind_call
 from gradprobe.errors import GradprobeError
 

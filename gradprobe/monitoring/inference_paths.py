@@ -26,7 +26,15 @@ _CALL_MASK = (1 << CALL_BITS) - 1
 
 
 class GraphBuilt(NamedTuple):
-    """A call of an inference path that built an autograd graph, as passed to ``on_graph``."""
+    """A call of an inference path that built an autograd graph, as passed to ``on_graph``.
+
+    Example::
+
+        def warn(built):
+            logging.warning("%s:%s built %d autograd nodes", built.file, built.line, built.nodes)
+
+        monitor = gradprobe.monitor(on_graph=warn)
+    """
 
     function: str
     """Qualified name of the function."""

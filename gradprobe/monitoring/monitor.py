@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,16 +13,16 @@ from gradprobe import _switch, lifecycle
 from gradprobe.capture.clock import SYSTEM, Clock
 from gradprobe.capture.session import Session
 from gradprobe.errors import GradprobeError
-from gradprobe.monitoring.counters import BuiltGraph, Counters, PathCount, SiteCount
+from gradprobe.monitoring.counters import BuiltGraph, PathCount, SiteCount
 from gradprobe.monitoring.inference_paths import F, GraphBuilt, GraphListener, InferencePaths
+from gradprobe.monitoring.monitor_sink import MonitorSink
 from gradprobe.recorder import get_session
-from gradprobe.recording.events import MANAGERS, EventBlock
+from gradprobe.recording.events import MANAGERS
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
 
 LEVELS = ("modes", "graph")
-_MAX_FAULTS = 1_000
 _monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
 
 
@@ -84,10 +83,6 @@ class Monitor:
         counts = monitor.stop()
     """
 
-    keeps_events = False
-    counts_operators = False
-    names_ranges = False
-
     def __init__(
         self,
         *,
@@ -101,7 +96,7 @@ class Monitor:
             raise GradprobeError(
                 "cannot use on_graph at level 'modes', which counts no autograd nodes; use level='graph'"
             )
-        self.counts_nodes = level == "graph"
+        self._counts_nodes = level == "graph"
         self._on_graph = on_graph
         self._clock = clock
         self._paths = InferencePaths(clock)
@@ -112,8 +107,7 @@ class Monitor:
         self._reset()
 
     def _reset(self) -> None:
-        self._counters = Counters(self._session.tables.sites, self._session.tables.names)
-        self._faults: Counter[str] = Counter()
+        self._sink = MonitorSink(self._session.tables, counts_nodes=self._counts_nodes, on_built=self._pass_to_listener)
 
     def __enter__(self) -> Monitor:
         return self.start()
@@ -146,11 +140,11 @@ class Monitor:
             self._running = self._paths.on = True
             _monitors.add(self)
             if self._on_graph is not None:
-                self._listener = GraphListener(self._on_graph, self.fault)
+                self._listener = GraphListener(self._on_graph, self._sink.fault)
                 self._listener.start()
             session = self._session
             with session.lock:
-                session.attach(self)
+                session.attach(self._sink)
         return self
 
     def stop(self) -> dict[str, Any]:
@@ -168,13 +162,13 @@ class Monitor:
             _monitors.discard(self)
             session = self._session
             with session.lock:
-                session.detach(self)
+                session.detach(self._sink)
             if self._listener is not None:
                 self._listener.stop()
                 self._listener = None
         return self.snapshot()
 
-    def restart_in_child(self) -> None:
+    def _restart_in_child(self) -> None:
         """Count from zero in a forked process."""
         if self._running:
             self._running = self._paths.on = False
@@ -208,25 +202,6 @@ class Monitor:
     inference = expect_no_graph
     """Alias of :meth:`expect_no_graph`."""
 
-    # The interface of a sink, called by the session.
-
-    def accept(self, block: EventBlock) -> None:
-        for built in self._counters.add(block):
-            if self._listener is not None:
-                self._listener.put(self._describe(built))
-
-    def flush(self) -> bool:
-        return True
-
-    def fault(self, text: str, count: int) -> None:
-        if text in self._faults or len(self._faults) < _MAX_FAULTS:
-            self._faults[text] += count
-
-    def note(self, kind: str, text: str, count: int = 1) -> None:
-        """Ignore notes: detections are noted at level ``ops`` only."""
-
-    # Results.
-
     def snapshot(self) -> dict[str, Any]:
         """Return all counts since the start, as values that ``json.dumps`` accepts. Any thread may call it.
 
@@ -257,12 +232,12 @@ class Monitor:
         with session.lock:
             if self._running:
                 session.drain()
-            sites = _merge_sites(self._site(*key, count) for key, count in self._counters.sites.items())
-            paths = [self._path(number, count) for number, count in self._counters.paths.items()]
-            faults = dict(self._faults)
+            sites = _merge_sites(self._site(*key, count) for key, count in self._sink.counters.sites.items())
+            paths = [self._path(number, count) for number, count in self._sink.counters.paths.items()]
+            faults = dict(self._sink.faults)
         return {
             "process": os.getpid(),
-            "level": "graph" if self.counts_nodes else "modes",
+            "level": "graph" if self._counts_nodes else "modes",
             "seconds": (self._clock.now() - self._began_ns) / 1e9,
             "blocks": sum(site["count"] for site in sites),
             "sites": sorted(sites, key=lambda site: -site["total_ns"]),
@@ -286,7 +261,7 @@ class Monitor:
         """
         from gradprobe.monitoring.opentelemetry import register_instruments
 
-        register_instruments(self.snapshot, provider, counts_nodes=self.counts_nodes)
+        register_instruments(self.snapshot, provider, counts_nodes=self._counts_nodes)
 
     def _site(self, manager: int, number: int, count: SiteCount) -> dict[str, Any]:
         site = self._session.tables.sites.get(number)
@@ -295,19 +270,23 @@ class Monitor:
             "form": None if site is None else site.form,
             **self._place(number),
             **dataclasses.asdict(count),
-            "nodes": count.nodes if self.counts_nodes else None,
+            "nodes": count.nodes if self._counts_nodes else None,
             "internal": site is not None and site.internal,
         }
 
     def _path(self, number: int, count: PathCount) -> dict[str, Any]:
         path = self._place(number) | dataclasses.asdict(count)
-        return path if self.counts_nodes else {**path, "graphs": None, "nodes": None}
+        return path if self._counts_nodes else {**path, "graphs": None, "nodes": None}
 
     def _place(self, number: int) -> dict[str, Any]:
         site = self._session.tables.sites.get(number)
         if site is None:
             return {"file": None, "line": None, "function": None}
         return {"file": site.file, "line": site.line, "function": site.function}
+
+    def _pass_to_listener(self, built: BuiltGraph) -> None:
+        if self._listener is not None:
+            self._listener.put(self._describe(built))
 
     def _describe(self, built: BuiltGraph) -> GraphBuilt:
         place, thread = self._place(built.site), self._session.tables.threads.get(built.thread)
@@ -337,7 +316,7 @@ def _merge_sites(sites: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _after_fork() -> None:
     for running in list(_monitors):
-        running.restart_in_child()
+        running._restart_in_child()
 
 
 lifecycle.register(lifecycle.Order.MONITORS, in_child=_after_fork)

@@ -300,13 +300,13 @@ def test_unwritable_output_is_rejected_and_nothing_is_lost(
     Path("folder.md").mkdir()
     cases = {
         ("-o", "no/such/r.md"): ["no folder no/such", "create it"],
-        ("-o", "old.md"): ["old.md exists already", "--force"],
+        ("-o", "old.md"): ["cannot write old.md: it exists already", "--force"],
         ("-o", "folder.md"): ["is a folder"],
         ("-o", "old.md/r.md"): ["old.md/r.md"],
         ("-o", "r.pdf"): ["r.pdf", "unknown report format '.pdf'", ".md, .html, .json"],
         ("-o", "r"): ["suffix"],
         ("-o", "x" * 300 + ".md"): ["too long"],
-        ("-o", "/dev/null", "--format", "json", "--force"): ["no regular file"],
+        ("-o", "/dev/null", "--format", "json", "--force"): ["not a regular file"],
         ("-o", "r.gradprobe", "--format", "json", "--force"): ["it is a recording to read"],
         ("--top", "0"): ["--top must be 1 or more, got 0"],
         ("--top", "many"): ["--top", "'many'"],

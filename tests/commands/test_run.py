@@ -279,7 +279,7 @@ USAGE = {
     ("run", "-o", "empty", "s.py"): ["empty", "is a folder", "name a file"],
     ("run", "-o", "s.py/r.gradprobe", "s.py"): ["s.py/r.gradprobe"],
     ("run", "-o", "x" * 300, "s.py"): ["name too long"],
-    ("run", "-o", "/dev/null", "--force", "s.py"): ["/dev/null", "no regular file"],
+    ("run", "-o", "/dev/null", "--force", "s.py"): ["/dev/null", "not a regular file"],
     ("run", "-o", "s.py", "--force", "s.py"): ["s.py: it is the program itself"],
     ("run", "-o", "old.gradprobe", "s.py"): ["old.gradprobe", "exists already", "--force"],
 }

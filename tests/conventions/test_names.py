@@ -13,6 +13,7 @@ from tests.conventions.package import ROOT, module_name, source_files
 NOUNS = {
     "finding": "a problem that the rules report",
     "patching": "the replacement of attributes",
+    "routing": "the step from events to the sinks",
     "recording": "the file, and the package's subject",
     "encoding": "the step from tuples to columns",
     "folding": "the sums of finished blocks",

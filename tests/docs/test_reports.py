@@ -85,12 +85,16 @@ def without_pictures(text: str) -> list[str]:
 
 
 def structure(text: str) -> list[str]:
-    """Return headings, column names and sentences with numbers masked; rows of tables vary with the run."""
+    """Return headings, column names and sentences, each once and with numbers masked.
+
+    Rows of tables vary with the run, and so does in how many threads and how often a finding was made.
+    """
     lines = without_pictures(text)
     kept = []
     for number, line in enumerate(lines):
         is_head = number + 1 < len(lines) and re.fullmatch(r"[|:\- ]+", lines[number + 1])
         if not line.startswith("|") or is_head:
-            masked = re.sub(r"\d[\d,.]*( (ns|us|ms|s|B|kB|KiB|MiB|MB|%)\b)?", "N", line)
+            masked = re.sub(r" \(\d+ times\)", "", line)
+            masked = re.sub(r"\d[\d,.]*( (ns|us|ms|s|B|kB|KiB|MiB|MB|%)\b)?", "N", masked)
             kept.append(re.sub(r"\s+", " ", masked.replace("|", " | ")).strip())
-    return kept
+    return list(dict.fromkeys(kept))

@@ -28,7 +28,23 @@ _MAX_LATEST_VIEWS = 64
 
 @dataclass(frozen=True)
 class CreationSite:
-    """The operator that created a tensor, the user's line that called it, and the module that it ran in."""
+    """The place where a tensor was created; ``gradprobe.inspect(tensor).born``.
+
+    Known for tensors that were created while a recording at level ``"ops"`` was open.
+
+    Attributes:
+        op (str): Name of the operator that returned the tensor, such as ``"aten.mul"``.
+        file (str): File of the user's line that called the operator.
+        line (int): Number of that line.
+        function (str): Qualified name of the function that the line is in.
+        module (str): Path of the ``torch.nn.Module`` that was running, or an empty string.
+
+    Example::
+
+        with gradprobe.record(level="ops"), torch.inference_mode():
+            x = torch.ones(2)
+            print(gradprobe.inspect(x).born.line)
+    """
 
     op: str
     file: str

@@ -42,7 +42,7 @@ class CountingPass:
     """Result of one counting pass, which takes one call of each arm."""
 
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Counts by arm and name."""
+    """Number of each thing that was counted, by arm and name."""
     errors: dict[str, str] = field(default_factory=dict)
     """Error by arm that could not be counted."""
 

@@ -35,7 +35,7 @@ class PreparedWorkload:
     states: dict[str, CallState] = field(default_factory=dict)
     """Call by usable arm, the control excepted, which repeats the baseline's."""
     all_states: list[CallState] = field(default_factory=list)
-    """Calls of all arms, unusable ones included: they too are restored in the end."""
+    """State for each arm, unusable arms included: they too are restored in the end."""
     errors: dict[str, str] = field(default_factory=dict)
     differences: dict[str, outputs.OutputDifference] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
