@@ -45,9 +45,7 @@ def load_ipython_extension(shell: Any) -> None:
         __tracebackhide__ = "__ipython_bottom__"
         options = parse_argstring(gradprobe, line)
         if options.name is not None and (not options.name.isidentifier() or keyword.iskeyword(options.name)):
-            raise UsageError(
-                f"%%gradprobe: cannot assign the recording to {options.name!r}: not a variable name; use an identifier"
-            )
+            raise UsageError(f"%%gradprobe: cannot assign to {options.name!r}: not a variable name; use an identifier")
         code = shell.transform_cell(cell)
         if shell.should_run_async(cell, transformed_cell=code):
             raise UsageError(
