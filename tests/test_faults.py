@@ -70,7 +70,7 @@ def test_a_killed_program_leaves_all_that_was_on_disk(tmp_path: Path, capsys: py
     assert exits(path) >= on_disk
     assert not gradprobe.load(path)._tables.is_complete
     assert main(["report", str(path)]) == 0
-    assert "still runs or was killed" in capsys.readouterr().out
+    assert "is still running or was killed" in capsys.readouterr().out
 
 
 def exits(path: Path) -> int:
@@ -126,7 +126,8 @@ def test_a_full_disk_ends_the_recording_and_not_the_program(
     assert recording.transitions["line"].iloc[0] == 3
     assert not recording._tables.is_complete
     assert main(["report", str(tmp_path / "r.gradprobe")]) == 0
-    assert "could not be written any more, as on a full disk" in " ".join(capsys.readouterr().out.split())
+    out = " ".join(capsys.readouterr().out.split())
+    assert "could no longer be written, for example because the disk is full" in out
 
 
 @pytest.mark.parametrize("warning", ["default", "error"])
@@ -348,7 +349,7 @@ def test_readers_do_not_disturb_a_recording_that_is_being_written(
             process.stdin.flush()
             assert process.stdout.readline() == b"done\n"
             assert main(["report", str(path)]) == 0
-            assert "still runs" in capsys.readouterr().out
+            assert "is still running" in capsys.readouterr().out
             seen.append(len(gradprobe.load(path).transitions))
             time.sleep(0.15)
         # A reader that keeps the file locked for longer than a batch may wait.
