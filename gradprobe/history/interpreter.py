@@ -37,9 +37,9 @@ from gradprobe.recording.events import (
     TALLY,
     THREAD,
 )
-from gradprobe.recording.rows import INITIAL_MODES, EventRow, modes_after
+from gradprobe.recording.rows import INITIAL_MODES, RawRow, modes_after
 
-ProgressIterator = Callable[[Sequence[EventRow]], Iterable[EventRow]]
+ProgressIterator = Callable[[Sequence[RawRow]], Iterable[RawRow]]
 """Wrapper that yields the rows it is given and shows how far it is."""
 
 
@@ -73,8 +73,9 @@ class _Interpreter:
         for index, row in enumerate(watch(rows)):
             if index in skipped:
                 continue
-            last_ns = max(last_ns, row.time_ns)
-            subject, action = row.op & ~ACTION_MASK, row.op & ACTION_MASK
+            op, time, _, site, _, _, _, _ = row
+            last_ns = max(last_ns, time)
+            subject, action = op & ~ACTION_MASK, op & ACTION_MASK
             timeline = self.timelines.get(row)
             if subject == THREAD:
                 self.timelines.mark(timeline, row)
@@ -82,37 +83,39 @@ class _Interpreter:
                 self.add_folded(timeline, row)
             elif subject == CALL:
                 self.calls.add(timeline, row)
-            elif row.op >= TALLY:
+            elif op >= TALLY:
                 self.add_mark(row)
             elif action == EXIT:
                 self.exit(timeline, row)
             elif action == ENTER:
                 begun = constructed.get(index)
                 if begun is None:
-                    self.enter(timeline, row, row, row.site)
+                    self.enter(timeline, row, row, site)
                 else:
                     self.enter(timeline, row, rows[begun.constructor], begun.site)
             else:
                 self.set_mode(timeline, row)
         return self.finish(last_ns)
 
-    def load_rows(self) -> list[EventRow]:
+    def load_rows(self) -> list[RawRow]:
         """Return the events, with times since the recording began."""
         since_begin = (replace(block, time_ns=block.time_ns - self.origin) for block in self.contents.blocks)
-        return [row for block in since_begin for row in map(EventRow._make, block.rows())]
+        return [row for block in since_begin for row in block.rows()]
 
-    def enter(self, timeline: ThreadTimeline, row: EventRow, begin: EventRow, site: int) -> None:
+    def enter(self, timeline: ThreadTimeline, row: RawRow, begin: RawRow, site: int) -> None:
         """Enter a block at ``site``. ``begin`` is the event that set its modes: ``row``, or a constructor."""
-        internal = self.is_internal(site)
-        task = self.names.get(begin.extra)
+        op, time, _, _, _, key, _, nodes = row
+        _, _, _, _, _, _, label, _ = begin
+        internal, task = self.is_internal(site), self.names.get(label)
         before = self.timelines.arrive(timeline, begin, site, task, internal=internal)
-        manager = MANAGERS[row.op & ~ACTION_MASK]
+        manager = MANAGERS[op & ~ACTION_MASK]
         after = modes_after(begin, before)
-        timeline.advance(row.time_ns, row.nodes)
-        is_open = any(r.thread == timeline.thread and r.end_ns is None for r in self.entered[row.key])
-        change = Change(row.time_ns, task, site, internal, before, after, row.nodes)
+        timeline.advance(time, nodes)
+        opened = self.entered[key]
+        is_open = any(r.thread == timeline.thread and r.end_ns is None for r in opened)
+        change = Change(time, task, site, internal, before, after, nodes)
         region = self.regions.open(timeline, change, manager, self.find_form(site))
-        self.entered[row.key].append(region)
+        opened.append(region)
         transition = self.regions.add_transition(timeline, change, region, "enter")
         if is_open and manager == MANAGERS[INFERENCE_MODE]:
             timeline.doubtful = transition
@@ -120,34 +123,34 @@ class _Interpreter:
             timeline.open_internal_blocks += 1
         self.timelines.leave(timeline, after, internal=internal)
 
-    def exit(self, timeline: ThreadTimeline, row: EventRow) -> None:
+    def exit(self, timeline: ThreadTimeline, row: RawRow) -> None:
         """Exit a block."""
-        opened = self.entered[row.key]
+        op, time, _, exited, _, key, exception, nodes = row
+        opened = self.entered[key]
         region = opened.pop() if opened else None
-        internal = region.internal if region is not None else self.is_internal(row.site)
+        internal = region.internal if region is not None else self.is_internal(exited)
         task = region.task if region is not None else None
-        site = row.site
+        site = exited
         if self.find_form(site) == "indirect" and region is not None and region.site != NOWHERE:
             site = region.site
         before = self.timelines.arrive(timeline, row, site, task, internal=internal)
-        is_inference = row.op & ~ACTION_MASK == INFERENCE_MODE
+        is_inference = op & ~ACTION_MASK == INFERENCE_MODE
         if region is None:
             found = INITIAL_MODES if is_inference else modes_after(row, before)
             region = self.regions.open_earlier(
                 timeline,
-                MANAGERS[row.op & ~ACTION_MASK],
-                self.find_form(row.site),
-                row.site,
+                MANAGERS[op & ~ACTION_MASK],
+                self.find_form(exited),
+                exited,
                 found,
                 before,
                 internal=internal,
             )
         after = modes_after(row, region.before if is_inference else before)
-        region.error = self.names.get(row.extra, "")
+        region.error = self.names.get(exception, "")
         if region.site == NOWHERE:
-            region.site = row.site
-        nodes = row.nodes if region.thread == timeline.thread else NOT_COUNTED
-        self.regions.close(region, timeline, row.time_ns, nodes)
+            region.site = exited
+        self.regions.close(region, timeline, time, nodes if region.thread == timeline.thread else NOT_COUNTED)
         # Two blocks of one address are two of one object only if both are exited: the first may be dead and never exited.
         for inner in region.reentrant_regions:
             inner.irregular.append(REENTERED)
@@ -155,59 +158,60 @@ class _Interpreter:
             opened[-1].reentrant_regions.append(region)
         if internal:
             timeline.open_internal_blocks = max(timeline.open_internal_blocks - 1, 0)
-        change = Change(row.time_ns, task, site, internal, before, after, row.nodes)
+        change = Change(time, task, site, internal, before, after, nodes)
         transition = self.regions.add_transition(timeline, change, region, "exit")
         if is_inference and (region.irregular or region.reentrant_regions or opened):
             timeline.doubtful = transition
         self.timelines.leave(timeline, after, internal=internal)
 
-    def set_mode(self, timeline: ThreadTimeline, row: EventRow) -> None:
+    def set_mode(self, timeline: ThreadTimeline, row: RawRow) -> None:
         """Set a mode by a plain call of ``set_grad_enabled``, or revert one that decorated a function."""
-        internal, task = self.is_internal(row.site), self.names.get(row.extra)
-        before = self.timelines.arrive(timeline, row, row.site, task, internal=internal)
+        _, time, _, site, _, _, label, nodes = row
+        internal, task = self.is_internal(site), self.names.get(label)
+        before = self.timelines.arrive(timeline, row, site, task, internal=internal)
         after = modes_after(row, before)
-        change = Change(row.time_ns, task, row.site, internal, before, after, row.nodes)
+        change = Change(time, task, site, internal, before, after, nodes)
         region = self.regions.open(timeline, change, "set_grad_enabled", "call")
         self.regions.add_transition(timeline, change, region, "set")
         self.timelines.leave(timeline, after, internal=internal)
 
-    def add_folded(self, timeline: ThreadTimeline, row: EventRow) -> None:
+    def add_folded(self, timeline: ThreadTimeline, row: RawRow) -> None:
         """Subtract the time and the nodes of folded blocks; their marker has the time in place of a key."""
-        stack = self.regions.stack(timeline.thread, self.names.get(row.extra))
-        if row.op == FOLDED_END:
-            internal = self.is_internal(row.site)
-            timeline.advance(row.time_ns, row.nodes)
+        op, time, _, site, _, folded_ns, label, nodes = row
+        stack = self.regions.stack(timeline.thread, self.names.get(label))
+        if op == FOLDED_END:
+            internal = self.is_internal(site)
+            timeline.advance(time, nodes)
             if stack and stack[-1].form == "call" and (self.include_torch or not internal):
-                self.regions.close(stack[-1], timeline, row.time_ns, row.nodes)
+                self.regions.close(stack[-1], timeline, time, nodes)
             if timeline.state is not None:
                 self.timelines.leave(timeline, modes_after(row, timeline.state), internal=internal)
             return
-        folded_ns, folded_nodes = row.key, row.nodes
-        timeline.advance(row.time_ns, NOT_COUNTED)
-        if row.op == FOLDED_CALLS:
+        timeline.advance(time, NOT_COUNTED)
+        if op == FOLDED_CALLS:
             # Where the thread's time counts anyway, that of its probed calls is in it.
             if timeline.state is None:
                 modes = modes_after(row, INITIAL_MODES)
                 timeline.ns_by_state[modes] += folded_ns
-                timeline.nodes_by_state[modes] += folded_nodes
+                timeline.nodes_by_state[modes] += nodes
             return
-        if row.op == FOLDED_HIDDEN:
+        if op == FOLDED_HIDDEN:
             if stack and not self.include_torch:
                 stack[-1].child_ns -= folded_ns
-                stack[-1].child_nodes -= folded_nodes
+                stack[-1].child_nodes -= nodes
             return
         if timeline.state is not None:
             timeline.ns_by_state[timeline.state] -= folded_ns
-            timeline.nodes_by_state[timeline.state] -= folded_nodes
+            timeline.nodes_by_state[timeline.state] -= nodes
         if stack:
             stack[-1].child_ns += folded_ns
-            stack[-1].child_nodes += folded_nodes
+            stack[-1].child_nodes += nodes
 
-    def add_mark(self, row: EventRow) -> None:
+    def add_mark(self, row: RawRow) -> None:
         """Add the mark of an event to which rows of another table belong, in the block that is open."""
-        stack = self.regions.stack(row.thread, self.names.get(row.extra))
-        region = stack[-1] if stack else None
-        self.marks.append(EventMark(row.op, row.key, region, row.thread, row.site, row.time_ns))
+        op, time, thread, site, _, key, label, _ = row
+        stack = self.regions.stack(thread, self.names.get(label))
+        self.marks.append(EventMark(op, key, stack[-1] if stack else None, thread, site, time))
 
     def finish(self, last_ns: int) -> History:
         """End what is open, at the end of the recording or with its last event, and return the history."""

@@ -10,7 +10,7 @@ from gradprobe.history.records import Change, ThreadTimeline
 from gradprobe.history.regions import RegionBuilder
 from gradprobe.recording.contents import Thread
 from gradprobe.recording.events import ACTION_MASK, ENTER, EXIT, NOT_COUNTED, RECORDING_BEGINS, RECORDING_ENDS, UNKNOWN
-from gradprobe.recording.rows import INITIAL_MODES, EventRow, Modes, modes_before
+from gradprobe.recording.rows import INITIAL_MODES, Modes, RawRow, modes_before
 
 
 class ThreadTimelines:
@@ -33,49 +33,52 @@ class ThreadTimelines:
         self._only_calls = only_calls
         self._has_begun = only_calls  # the beginnings after its own are those of other recordings
 
-    def get(self, row: EventRow) -> ThreadTimeline:
+    def get(self, row: RawRow) -> ThreadTimeline:
         """Return the timeline of the thread of ``row``."""
-        timeline = self.found.get(row.thread)
+        _, time, number, _, _, _, _, _ = row
+        timeline = self.found.get(number)
         if timeline is None:
-            thread = self._threads.get(row.thread)
+            thread = self._threads.get(number)
             is_new = thread is not None and not thread.inherited and thread.began_ns >= self._origin
             state = INITIAL_MODES if is_new else None
-            timeline = ThreadTimeline(row.thread, row.time_ns, state, row.time_ns, visible=state)
+            timeline = ThreadTimeline(number, time, state, time, visible=state)
             timeline.is_watched = is_new or self._only_calls
-            self.found[row.thread] = timeline
+            self.found[number] = timeline
         return timeline
 
-    def mark(self, timeline: ThreadTimeline, row: EventRow) -> None:
+    def mark(self, timeline: ThreadTimeline, row: RawRow) -> None:
         """Take in that a thread or a recording begins or ends."""
-        action = row.op & ACTION_MASK
+        op, time, _, site, _, _, _, nodes = row
+        action = op & ACTION_MASK
         if action == RECORDING_BEGINS and not self._has_begun:
             self._has_begun = True
             timeline.began_ns = timeline.last_ns = 0
-            timeline.last_nodes = row.nodes
+            timeline.last_nodes = nodes
             timeline.state = timeline.visible = modes_before(row, INITIAL_MODES)
             timeline.is_watched = True
         elif action in (RECORDING_BEGINS, RECORDING_ENDS):
-            self.arrive(timeline, row, row.site, None)
+            self.arrive(timeline, row, site, None)
         elif action == ENTER:
-            timeline.last_nodes = row.nodes
+            timeline.last_nodes = nodes
         elif action == EXIT:
-            timeline.advance(row.time_ns, row.nodes)
-            timeline.ended_ns = row.time_ns
+            timeline.advance(time, nodes)
+            timeline.ended_ns = time
 
     def arrive(
-        self, timeline: ThreadTimeline, row: EventRow, site: int, task: str | None, *, internal: bool = False
+        self, timeline: ThreadTimeline, row: RawRow, site: int, task: str | None, *, internal: bool = False
     ) -> Modes:
         """Advance to an event at ``site``, adding any unannounced change, and return the modes before it."""
+        _, time, _, _, _, _, _, nodes = row
         before = modes_before(row, timeline.state or INITIAL_MODES)
         if timeline.state is None:
             timeline.state = timeline.visible = before
-            timeline.last_ns, timeline.last_nodes = row.time_ns, row.nodes
+            timeline.last_ns, timeline.last_nodes = time, nodes
         if timeline.doubtful is not None:
             timeline.doubtful.after = timeline.state = timeline.visible = before
             if timeline.doubtful.region is not None and timeline.doubtful.event == "enter":
                 timeline.doubtful.region.inside = before
         timeline.doubtful = None
-        timeline.advance(row.time_ns, row.nodes)
+        timeline.advance(time, nodes)
         jumps = timeline.state != before
         if timeline.left_by_program is None:
             timeline.left_by_program = before
@@ -89,7 +92,7 @@ class ThreadTimelines:
             and timeline.visible != before
             and (self._include_torch or not timeline.open_internal_blocks)
         ):
-            change = Change(row.time_ns, task, site, False, timeline.visible, before, row.nodes)
+            change = Change(time, task, site, False, timeline.visible, before, nodes)
             self._add_unannounced(timeline, change)
         timeline.has_jumped = False
         timeline.state = timeline.visible = before

@@ -31,11 +31,12 @@ from gradprobe.recording.events import (
 from gradprobe.recording.folding.markers import DroppedRow, insert_markers
 from gradprobe.recording.folding.op_sums import OpFolder
 from gradprobe.recording.rows import (
+    AFTER_SHIFT,
+    BEFORE_MASK,
     MODES_NOT_READ,
     EventRow,
+    RawRow,
     are_both_read,
-    bits_after,
-    bits_before,
     contradict,
     fill_in,
     pack_bits,
@@ -118,38 +119,39 @@ class BlockFolder:
         rows = self.operators.fold(block)
         constructed, skipped = pair_constructors(rows, self._sites)
         constructors = {begun.constructor for begun in constructed.values()}
-        last = {thread: index for index, (_, _, thread, *_) in enumerate(rows)}
+        last = {thread: index for index, (_, _, thread, _, _, _, _, _) in enumerate(rows)}
         threads = {thread: _ThreadState(bits=self._bits.get(thread, MODES_NOT_READ)) for thread in last}
         dropped: dict[int, DroppedRow] = {}
         resumed: set[int] = set()  # plain calls that end one which was taken out
-        for index, raw in enumerate(rows):
+        for index, row in enumerate(rows):
             if index in skipped:
                 if index not in constructors:  # of an object that decorates, which changes nothing
                     dropped[index] = DroppedRow()
                     self.folded += 1
                 continue
-            row = EventRow._make(raw)
-            thread, op = threads[row.thread], row.op
+            op, _, number, site, state, _, task, _ = row
+            thread = threads[number]
             if op >= TALLY:
                 thread.levels[-1].marks.append(index)
                 continue
             begun = constructed.get(index)
-            first = row if begun is None else EventRow._make(rows[begun.constructor])
+            if begun is not None:
+                _, _, _, site, state, _, task, _ = rows[begun.constructor]
             is_first, thread.is_new = thread.is_new, False
             # Where the modes are not what the row before left, this row stays, and shows it.
-            is_known = thread.bits != MODES_NOT_READ and not contradict(first.state, thread.bits)
-            before = fill_in(bits_before(first.state), thread.bits)
+            is_known = thread.bits != MODES_NOT_READ and not contradict(state, thread.bits)
+            before = fill_in(state & BEFORE_MASK, thread.bits)
             unread = MODES_NOT_READ if op == INFERENCE_MODE | EXIT else before
-            thread.bits = inside = fill_in(bits_after(first.state), unread)
-            if not is_known or (op & ACTION_MASK != EXIT and _interleaves(thread.levels[-1], first)):
+            thread.bits = inside = fill_in(state >> AFTER_SHIFT, unread)
+            if not is_known or (op & ACTION_MASK != EXIT and _interleaves(thread.levels[-1], task)):
                 thread.keep_everything_open()
             outer = thread.levels[-1]
             if not is_known:
                 continue
             if op & ACTION_MASK == EXIT:
                 self._exit(thread, row, index, dropped)
-            elif op in _PLAIN and index != last[row.thread]:
-                internal = self._is_internal(row.site)
+            elif op in _PLAIN and index != last[number]:
+                internal = self._is_internal(site)
                 if outer.internal and not internal:
                     thread.keep_everything_open()  # it outlasts a block that is not shown
                     continue
@@ -158,12 +160,12 @@ class BlockFolder:
                 if outer.call is not None:
                     self._end(outer.call, row, outer, dropped)
                     resumed.add(index)
-                outer.call = _Open(row, [index], before, inside, internal)
+                outer.call = _Open(EventRow._make(row), [index], before, inside, internal)
             elif op & ACTION_MASK == ENTER and op <= CALL | ENTER and _is_regular(thread, row, before, is_first):
                 indices = [index] if begun is None else [begun.constructor, index]
                 # The block's time and nodes count from its enter, its place is that of its constructor.
-                internal = self._is_internal(row.site if begun is None else begun.site)
-                begin = first._replace(op=op, time_ns=row.time_ns, nodes=row.nodes)
+                internal = self._is_internal(site if begun is None else begun.site)
+                begin = EventRow._make(row if begun is None else _begin_at(row, rows[begun.constructor]))
                 thread.levels.append(_Open(begin, indices, before, inside, internal))
             else:  # among them the last row of a thread, which may be half of a block
                 thread.keep_everything_open()
@@ -171,9 +173,10 @@ class BlockFolder:
         kept = {kind: table for kind, table in block.accounts.items() if kind in ("returns", "outliving")}
         return replace(EventBlock.of(insert_markers(rows, dropped, resumed)), accounts=kept)
 
-    def _exit(self, thread: _ThreadState, row: EventRow, index: int, dropped: dict[int, DroppedRow]) -> None:
+    def _exit(self, thread: _ThreadState, row: RawRow, index: int, dropped: dict[int, DroppedRow]) -> None:
+        op, _, _, _, _, key, _, _ = row
         ended = thread.levels[-1]
-        if ended.row.key != row.key or ended.row.op & ~ACTION_MASK != row.op & ~ACTION_MASK:
+        if ended.row.key != key or ended.row.op & ~ACTION_MASK != op & ~ACTION_MASK:
             thread.keep_everything_open()
             return
         thread.bits = fill_in(thread.bits, ended.before)
@@ -184,13 +187,15 @@ class BlockFolder:
         ended.indices.append(index)
         self._end(ended, row, thread.levels[-1], dropped)
 
-    def _end(self, ended: _Open, end: EventRow, outer: _Open, dropped: dict[int, DroppedRow]) -> None:
+    def _end(self, ended: _Open, end: RawRow, outer: _Open, dropped: dict[int, DroppedRow]) -> None:
         """Add up what ``end`` ends directly in ``outer``."""
         if ended.call is not None:
             self._end(ended.call, end, ended, dropped)
         begin = ended.row
+        _, end_ns, _, _, _, _, _, end_nodes = end
         is_plain, is_probed = begin.op in _PLAIN, begin.op == CALL | ENTER
-        total, nodes = end.time_ns - begin.time_ns, _count_nodes(begin, end)
+        total = end_ns - begin.time_ns
+        nodes = 0 if NOT_COUNTED in (begin.nodes, end_nodes) else end_nodes - begin.nodes
         own, own_nodes = max(total - ended.child_ns, 0), nodes - ended.child_nodes
         # What follows a plain call is inside of it. A probed call is not a block: what is in it is in the block around it.
         around = outer if is_plain else outer.innermost
@@ -216,14 +221,15 @@ class BlockFolder:
         self.folded += len(ended.indices)
         self._add(ended, end, total, own, nodes, own_nodes)
 
-    def _add(self, ended: _Open, end: EventRow, total: int, own: int, nodes: int, own_nodes: int) -> None:
+    def _add(self, ended: _Open, end: RawRow, total: int, own: int, nodes: int, own_nodes: int) -> None:
         begin = ended.row
         if begin.op in _PLAIN:
             manager, site, error = SET_GRAD_ENABLED | CONSTRUCT, begin.site, ""
         else:
-            manager, error = begin.op, self._names.get(end.extra, "")
+            _, _, _, exited, _, _, exception, _ = end
+            manager, error = begin.op, self._names.get(exception, "")
             is_constructed = len(ended.indices) > 2
-            site = choose_block_site(begin.site, end.site, self._sites) if is_constructed else begin.site or end.site
+            site = choose_block_site(begin.site, exited, self._sites) if is_constructed else begin.site or exited
         key = (manager, site, begin.thread, pack_bits(ended.before, ended.inside), error)
         known = self.sums.get(key) or Fold(*key, 0, 0, 0, 0, 0, 0, 0, Counter())
         self.sums[key] = Fold(
@@ -245,20 +251,24 @@ class BlockFolder:
         return known is not None and known.internal
 
 
-def _interleaves(level: _Open, row: EventRow) -> bool:
-    """Return whether ``row`` is of another asyncio task than what is open, and cannot nest in it."""
+def _begin_at(row: RawRow, constructor: RawRow) -> RawRow:
+    """Return the row by which a block begins: time and nodes of its enter, all else of its constructor."""
+    op, time, _, _, _, _, _, nodes = row
+    _, _, thread, site, state, key, task, _ = constructor
+    return op, time, thread, site, state, key, task, nodes
+
+
+def _interleaves(level: _Open, task: int) -> bool:
+    """Return whether ``task`` is another asyncio task than that of what is open, so that its blocks cannot nest."""
     call = level.call
-    return (level.is_block and level.row.extra != row.extra) or (call is not None and call.row.extra != row.extra)
+    return (level.is_block and level.row.extra != task) or (call is not None and call.row.extra != task)
 
 
-def _is_regular(thread: _ThreadState, row: EventRow, before: int, is_first: bool) -> bool:
+def _is_regular(thread: _ThreadState, row: RawRow, before: int, is_first: bool) -> bool:
     """Return whether the block that ``row`` enters will, as far as is known, restore the modes it found."""
-    if row.op == SET_GRAD_ENABLED | ENTER and is_first:
+    op, _, _, _, _, key, _, _ = row
+    if op == SET_GRAD_ENABLED | ENTER and is_first:
         return False  # its constructor may have come in the block of events before
-    if row.op == INFERENCE_MODE | ENTER and any(level.row.key == row.key for level in thread.levels):
+    if op == INFERENCE_MODE | ENTER and any(level.row.key == key for level in thread.levels):
         return False  # an object that is entered while open does not restore what it found
     return are_both_read(before)
-
-
-def _count_nodes(begin: EventRow, end: EventRow) -> int:
-    return 0 if NOT_COUNTED in (begin.nodes, end.nodes) else end.nodes - begin.nodes

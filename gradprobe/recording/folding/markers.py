@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from gradprobe.recording.events import FOLDED_BLOCKS, FOLDED_END, FOLDED_HIDDEN, NOWHERE
 from gradprobe.recording.rows import MODES_NOT_READ, RawRow, bits_before, pack_bits
@@ -23,12 +22,8 @@ class DroppedRow:
     hidden: tuple[int, int] = (0, 0)
 
 
-class _MarkerKind(NamedTuple):
-    """A kind of marker: its task, its operation and the packed modes."""
-
-    task: int
-    op: int
-    bits: int
+_MarkerKind = tuple[int, int, int]
+"""Task, operation and packed modes of a marker."""
 
 
 def insert_markers(rows: list[RawRow], dropped: dict[int, DroppedRow], resumed: set[int]) -> list[RawRow]:
@@ -63,9 +58,9 @@ def insert_markers(rows: list[RawRow], dropped: dict[int, DroppedRow], resumed: 
         if drop is not None:
             if drop.ends_call:
                 end_call(row, MODES_NOT_READ)
-            add(thread, _MarkerKind(drop.task, drop.marker, drop.bits), drop.ns, drop.nodes)
+            add(thread, (drop.task, drop.marker, drop.bits), drop.ns, drop.nodes)
             if any(drop.hidden):
-                add(thread, _MarkerKind(drop.task, FOLDED_HIDDEN, MODES_NOT_READ), *drop.hidden)
+                add(thread, (drop.task, FOLDED_HIDDEN, MODES_NOT_READ), *drop.hidden)
             last[thread] = time
             continue
         if index in resumed:
