@@ -69,7 +69,7 @@ class ExitReport:
         if not self._output.exists():
             problem = "is gone: it was removed or renamed while it was recorded; record again"
         elif failure is not None:
-            problem = f"is incomplete: {failure}; make room there, or name another place with -o"
+            problem = f"is incomplete: {failure}; free some space there, or name another place with -o"
         else:
             problem = None
         for stream in (sys.stdout, sys.stderr):
