@@ -460,7 +460,7 @@ def test_the_first_look_of_a_process_may_be_taken_anywhere(inside: str) -> None:
         gradprobe.inspect(x)
         return x.sum()
 
-    ownership._floor.cache_clear()
+    ownership._baseline.cache_clear()
     looks[inside](look, torch.ones(3))
 
     weight = torch.rand(1000, requires_grad=True)

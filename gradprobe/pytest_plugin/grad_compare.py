@@ -1,4 +1,4 @@
-"""The fixture ``grad_compare``: a comparison of modes in a test, which also goes to the report of the run."""
+"""The fixture ``grad_compare``: a comparison of modes in a test, added to the report of the run."""
 
 from __future__ import annotations
 

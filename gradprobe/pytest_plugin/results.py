@@ -14,7 +14,7 @@ MODE_NAMES[True, True] = "inference_mode + enable_grad"
 
 @dataclass(frozen=True)
 class CountedPlace:
-    """Line that constructed nodes, saved bytes or bumped version counters: how much, and by which operator."""
+    """Line that constructed nodes, saved bytes or bumped counters: how much, and by which operator."""
 
     file: str | None
     line: int | None
