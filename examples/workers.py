@@ -3,8 +3,8 @@
     gradprobe run --subprocesses --force -o workers.gradprobe examples/workers.py
     gradprobe report workers.gradprobe workers.*.gradprobe
 
-``--subprocesses`` records each process into a file of its own. In the report of all three, look at "Processes": both workers
-were started under ``no_grad`` at the same line, and the spawned one began in grad mode and built a graph.
+``--subprocesses`` records each process into a file of its own. In the report of all three, look at "Processes": both
+workers were started under ``no_grad`` at the same line, and the spawned one began in grad mode and built a graph.
 """
 
 from __future__ import annotations
