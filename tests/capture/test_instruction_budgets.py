@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from gradprobe.comparison.workers import instruction_counts
+from tests.thoroughness import thorough
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "instructions.py"
 
 
+@thorough
 @pytest.mark.skipif(
     instruction_counts.explain_unavailable() is not None,
     reason=f"instructions cannot be counted: {instruction_counts.explain_unavailable()}",

@@ -222,12 +222,12 @@ def test_invalid_settings_are_named(settings: dict[str, object], expected: str) 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ((), "name what to compare"),
-        (("a:b", "--suite", "ops"), "name what to compare"),
+        ((), "one target is needed; name MODULE:FUNCTION"),
+        (("a:b", "--suite", "ops"), "one target is needed; name MODULE:FUNCTION"),
         (("nocolon",), "target must be MODULE:FUNCTION"),
         (("nowhere.py:f",), "cannot open nowhere.py: there is no such file"),
         (("no_such_module:f",), "cannot import no_such_module: there is no such module"),
-        (("a:b", "-o", "out.xyz"), "names no format"),
+        (("a:b", "-o", "out.xyz"), "unknown report format '.xyz'"),
         (("a:b", "--budget", "-1"), "budget_s must be a number of seconds above 0"),
         (("a:b", "--against", "missing.json"), "cannot read missing.json"),
         (("a:b", "--threads", "9999999999"), "threads must be an integer from 1 to 2147483647, got 9999999999"),

@@ -18,7 +18,7 @@ def test_operators_give_the_same_bits_traits_gradients_errors_and_warnings_and_l
 ) -> None:
     found = compared(list(operators(share(one_in))), level)
     assert found.cases > 20
-    assert len(found.unrepeatable) < found.cases / 10
+    assert len(found.unrepeatable) <= max(2, found.cases / 10)
     assert found.differing == []
 
 
@@ -26,7 +26,7 @@ def test_operators_give_the_same_bits_traits_gradients_errors_and_warnings_and_l
 def test_modules_give_the_same_and_leave_as_many_tensors(level: str) -> None:
     found = compared(list(modules(share(4))), level)
     assert found.cases > 12
-    assert len(found.unrepeatable) < found.cases / 10
+    assert len(found.unrepeatable) <= max(2, found.cases / 10)
     assert found.differing == []
 
 

@@ -18,6 +18,7 @@ from gradprobe.analysis.process_relations import group_by_rank as ranks_of
 from gradprobe.recording.notes import StartedProcess, read_started_processes
 from tests.commands.running import gradprobe as run_gradprobe
 from tests.commands.running import python, warm_gradprobe
+from tests.thoroughness import thorough
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +59,7 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.gradprobe"))
 
 
-@pytest.mark.parametrize("level", ["modes", "ops"])
+@pytest.mark.parametrize("level", [pytest.param("modes", marks=thorough), "ops"])
 def test_every_process_with_torch_has_a_file_that_says_who_started_it_where_and_under_which_mode(
     level: str, tmp_path: Path
 ) -> None:
@@ -189,7 +190,7 @@ def test_files_of_earlier_children_are_refused_and_with_force_removed(tmp_path: 
     words = ["run", "--follow", "-o", "run.gradprobe", "program.py"]
     refused = warm_gradprobe(*words, cwd=tmp_path)
     assert (refused.returncode, stale.exists()) == (2, True)
-    assert b"run.4711.gradprobe exists already" in refused.stderr
+    assert b"run.4711.gradprobe: it exists already" in refused.stderr
     assert warm_gradprobe(words[0], "--force", *words[1:], cwd=tmp_path).returncode == 0
     assert files_in(tmp_path) == [tmp_path / "run.gradprobe"]
 

@@ -126,7 +126,7 @@ def test_earlier_threads_missing_not_zero() -> None:
     assert bumps["MainThread"] == 1
     assert bumps.isna()["older"]
     found = next(
-        line for line in " ".join(str(recording).split()).split("* ") if "operators there were not seen" in line
+        line for line in " ".join(str(recording).split()).split("* ") if "their operators were not observed" in line
     )
     assert "older" in found
 

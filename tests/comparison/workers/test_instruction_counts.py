@@ -13,6 +13,7 @@ import gradprobe
 from gradprobe.comparison.settings import validate_settings
 from gradprobe.comparison.workers import instruction_counts
 from gradprobe.comparison.workloads.sources import WorkloadSource
+from tests.thoroughness import thorough
 
 needs_valgrind = pytest.mark.skipif(
     instruction_counts.explain_unavailable() is not None,
@@ -95,6 +96,7 @@ def test_a_mode_in_which_the_call_fails_has_no_count(counts: instruction_counts.
     assert set(counts["fails"]) == {"no_grad", "inference_mode"}
 
 
+@thorough
 @needs_valgrind
 def test_the_ratio_of_two_modes_repeats_in_another_process(
     counts: instruction_counts.InstructionCounts, program: Path
@@ -104,6 +106,7 @@ def test_the_ratio_of_two_modes_repeats_in_another_process(
     assert again["views"]["inference_mode"] / again["views"]["no_grad"] == pytest.approx(first, rel=0.02)
 
 
+@thorough
 @needs_valgrind
 def test_a_process_that_dies_is_a_reason(program: Path) -> None:
     found, reason = counted(program, "dies")
@@ -133,6 +136,7 @@ def test_a_call_that_cannot_be_pickled_is_noted() -> None:
     assert "instructions were not counted: the call cannot be sent" in comparison.notes[1]
 
 
+@thorough
 @needs_valgrind
 def test_counts_are_in_the_table_and_survive_json(tmp_path: Path) -> None:
     comparison = gradprobe.compare(torch.sin, torch.ones(4), budget_s=0.5, processes=2, instructions=True)

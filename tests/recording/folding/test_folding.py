@@ -298,7 +298,7 @@ def test_a_recording_that_is_full_and_stops_takes_nothing_later(clock: FakeClock
 def test_the_recording_of_a_probe_adds_up_calls_as_it_keeps_them(clock: FakeClock) -> None:
     probes = Probe(clock=clock.clock), Probe(clock=clock.clock)
     with get_session(clock.clock).lock:
-        probes[1]._watch._ensure_writer(get_session(clock.clock))._limit = 0
+        probes[1]._calls._ensure_writer(get_session(clock.clock))._limit = 0
 
     def step() -> None:
         clock.advance(5)
