@@ -30,7 +30,7 @@ fidelity: $(INSTALLED)
 	$(BIN)/python -m tests.fidelity.matrix
 	$(BIN)/python -m tests.fidelity.killing 200
 
-# For example: make versions PYTHONS="old/bin/python new/bin/python" TESTS=unit,integration
+# For example: make versions PYTHONS="old/bin/python new/bin/python" TESTS=capture,recording
 versions: $(INSTALLED)
 	$(BIN)/python -m tests.versions $(if $(TESTS),--tests $(TESTS)) $(PYTHONS)
 
