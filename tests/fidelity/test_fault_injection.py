@@ -22,9 +22,11 @@ import torch
 import gradprobe
 import gradprobe.capture
 from gradprobe.recorder import Recorder
+from tests.thoroughness import IS_THOROUGH
 
 HERE = f"{gradprobe.capture.__name__}."
 MODULES = [name.removeprefix(HERE) for _, name, _ in pkgutil.walk_packages(gradprobe.capture.__path__, HERE)]
+SAMPLE = MODULES if IS_THOROUGH else MODULES[::3]
 # A descriptor in PyTorch's place, which must raise as PyTorch's would; and the first function of a thread, which no code of
 # gradprobe calls that could catch its errors.
 NOT_INJECTED = {"__get__", "_write"}
@@ -160,7 +162,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", SAMPLE)
 def test_failing_functions(name: str) -> None:
     """A program does not notice a function of gradprobe that fails."""
     module = importlib.import_module(f"{HERE}{name}")

@@ -5,10 +5,11 @@ In processes of their own: what is wrong here waits for ever.
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
+
+from tests import warm_python
 
 PROGRAM = """
 import torch, gradprobe
@@ -53,8 +54,8 @@ if {level!r} == "ops":
         "real.view(torch.int32).zero_()",
     ],
 )
-def test_complex_views_modified_in_place(level: str, change: str) -> None:
+def test_complex_views_modified_in_place(level: str, change: str, tmp_path: Path) -> None:
     """Complex views modified in place give the same gradients, and every node is counted."""
     program = PROGRAM.format(level=level, change=change)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = warm_python.run("-c", program, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
