@@ -369,8 +369,7 @@ class Recording:
 
         Returns:
             dict of str or None: the texts by the name of the table (``sites``, ``transitions``, ``regions``, ``ops``,
-                ``births``,
-            ``calls``, ``findings``), or None if ``path`` is given.
+                ``births``, ``calls``, ``findings``), or None if ``path`` is given.
 
         Raises:
             GradprobeError: one of the files exists or cannot be written; then none is touched.
