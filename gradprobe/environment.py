@@ -10,23 +10,20 @@ from typing import Any
 import torch
 
 from gradprobe._version import __version__
-from gradprobe.capture.ops.native.loader import load_core
 
 
 def environment(level: str | None = None, parent: int | None = None) -> dict[str, Any]:
     """Return versions, machine and process, but no environment variables and no arguments.
 
     Args:
-        level: level of a recording, which adds ``level``, ``process`` and ``rank``, and at level ``"ops"`` the ``core`` in
-            use. None, the default, describes what several processes have in common, as a comparison needs.
+        level: level of a recording, which adds ``level``, ``process`` and ``rank``. None, the default, describes what several
+            processes have in common, as a comparison needs.
         parent: id of the process on whose behalf this one is recorded.
     """
     cuda: Any = torch.cuda
     facts: dict[str, Any] = {"gradprobe": __version__}
     if level is not None:
         facts["level"] = level
-    if level == "ops":
-        facts["core"] = "native" if load_core() is not None else "python"
     facts |= {
         "torch": torch.__version__,
         "python": platform.python_version(),

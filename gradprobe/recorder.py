@@ -18,7 +18,6 @@ from gradprobe._files import clear_path
 from gradprobe._levels import LEVELS as LEVELS
 from gradprobe.capture.autograd.graph import can_read_saved
 from gradprobe.capture.autograd.node_counter import find_node_counter
-from gradprobe.capture.capabilities import missing_for_ops, recompiles_under_dispatch_mode
 from gradprobe.capture.clock import SYSTEM, Clock
 from gradprobe.capture.location.callers import find_caller
 from gradprobe.capture.location.threads import live_threads
@@ -47,14 +46,8 @@ def check_level(level: str) -> str:
     """Return ``level``; raise ``GradprobeError`` if it does not exist or this PyTorch cannot record it."""
     if level not in LEVELS:
         raise InvalidArgument(f"level must be 'modes', 'graph' or 'ops', got {level!r}")
-    missing = missing_for_ops() if level == "ops" else []
-    if missing:
-        raise GradprobeError(
-            f"cannot record at level 'ops': torch {torch.__version__} lacks {', '.join(missing)}; use level "
-            "'graph' or 'modes'"
-        )
     if level == "ops":
-        load_core()  # raises if the core that the environment demands is not available
+        load_core()  # builds the observer at its first use, or raises the reason why there is none
     return level
 
 
@@ -363,11 +356,6 @@ def _shortcomings(level: str, enabled: bool) -> list[str]:
         found.append(
             f"torch {torch.__version__} does not expose what its autograd nodes saved: the bytes saved for backward are "
             "unknown, and so is the number of tensors that went to hooks instead"
-        )
-    if level == "ops" and recompiles_under_dispatch_mode():
-        found.append(
-            f"torch {torch.__version__} compiles again under any dispatch mode: record functions made by torch.compile at "
-            "level graph"
         )
     return found
 

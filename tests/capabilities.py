@@ -8,15 +8,12 @@ from typing import Any
 import pytest
 
 from gradprobe.capture.autograd.graph import can_read_saved
-from gradprobe.capture.capabilities import recompiles_under_dispatch_mode
 from gradprobe.capture.compile.dynamo import can_observe_calls
 
 needs_saved = pytest.mark.skipif(not can_read_saved(), reason="this PyTorch does not show what its nodes saved")
 needs_compiled_calls = pytest.mark.skipif(
     not can_observe_calls(), reason="this PyTorch does not show calls of compiled code"
 )
-compiles_when_watched = not recompiles_under_dispatch_mode()
-"""Whether what was compiled serves under a dispatch mode as well."""
 HAS_QUALIFIED_NAMES = sys.version_info >= (3, 11)
 """Whether Python tells the class of a method from its code."""
 

@@ -46,9 +46,8 @@ def pytorch_is_left_as_it_was() -> Iterator[None]:
         assert changed <= {"_event_loop_policy", "__slotnames__"}, (
             f"{owner.__name__} was left with other {sorted(changed)}"
         )
-    assert load_core() is None or not load_core().is_installed(), (
-        "PyTorch's way to Python was left to lead through the native core"
-    )
+    torch.empty(0)  # a thread whose recording was stopped in another one is observed until its next operator
+    assert not load_core().is_key_included(), "the operators of this thread are still observed"
     assert left == modes, f"the test left grad mode and inference mode at {left}"
 
 

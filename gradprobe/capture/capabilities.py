@@ -14,35 +14,14 @@ from gradprobe.capture.compile.dynamo import can_observe_calls
 from gradprobe.capture.modes.manager_hooks import KNOWN_METHODS, is_known_method
 from gradprobe.capture.ops.native.loader import core_status
 
-REQUIRED_FOR_OPS: Final = (
-    "torch.autograd._get_sequence_nr",
-    "torch._C._current_graph_task_id",
-    "torch._C._dispatch_has_kernel_for_dispatch_key",
-    "torch._C._get_dispatch_stack_at",
-    "torch._C._has_torch_function",
-    "torch._C._is_torch_function_mode_enabled",
-    "torch._C._len_torch_dispatch_stack",
-    "torch._C._pop_torch_dispatch_stack",
-    "torch._C._push_on_torch_dispatch_stack",
-)
-"""The names that level ops needs."""
 OPTIONAL_TORCH_FEATURES: Final = {
     "torch.accelerator": "device time is not measured",
     "torch.Event": "device time is not measured",
     "torch.nn.Buffer": "inspect does not distinguish buffers from other tensors",
-    "torch.utils._python_dispatch.is_in_any_mode_without_ignore_compile_internals": (
-        "level ops makes torch.compile compile again; record compiled code at level graph"
-    ),
     "torch.utils.swap_tensors": "nothing is missing: no tensors are swapped",
     "torch.compiler.is_dynamo_compiling": "is_compiling is used instead",
-    "torch._C._autograd.SavedTensor.data": "saved_bytes and GP601 (modified saved tensors) are unavailable",
-    "torch._C._dynamo.eval_frame._FrameExecStrategy": (
-        "Dynamo is kept out by the mode's ignore_compile_internals() instead"
-    ),
-    "torch._C._functorch.peek_interpreter_stack": "nodes under torch.func may be attributed to no operator",
     "torch._C._increment_version": "version bumps by custom operators are not counted",
     "torch._C._is_cow_tensor": "copy-on-write storages are not distinguished from others",
-    "torch._C._is_view_replay_enabled": "views are assumed to be recreated from their strides",
     "torch._C._profiler._RecordFunctionFast": "blocks are not shown as ranges in torch.profiler's trace",
     "torch._C._valgrind_supported_platform": "instructions are not counted",
 }
@@ -64,16 +43,6 @@ def has_torch_name(name: str) -> bool:
     return True
 
 
-def recompiles_under_dispatch_mode() -> bool:
-    """Return whether ``torch.compile`` compiles again under any dispatch mode, even a declared observer."""
-    return not has_torch_name("torch.utils._python_dispatch.is_in_any_mode_without_ignore_compile_internals")
-
-
-def missing_for_ops() -> list[str]:
-    """Return the names that level ops needs and this PyTorch lacks."""
-    return [name for name in REQUIRED_FOR_OPS if not has_torch_name(name)]
-
-
 def list_capabilities() -> list[tuple[str, bool, str]]:
     """Return the features that a recording builds on: name, availability, and consequence."""
     found = [
@@ -84,9 +53,7 @@ def list_capabilities() -> list[tuple[str, bool, str]]:
         )
         for owner, name in KNOWN_METHODS
     ]
-    missing = missing_for_ops()
-    found.append(("level ops", not missing, f"needs {', '.join(missing)}" if missing else "operators are observed"))
-    found.append(("native core", *core_status()))
+    found.append(("level ops", *core_status()))
     counts = find_node_counter() is not None
     found.append(("autograd node counter", counts, "nodes are counted" if counts else "nodes are not counted"))
     threads = hasattr(threading.Thread, "_bootstrap_inner")

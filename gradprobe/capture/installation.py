@@ -116,6 +116,7 @@ class Installation:
         """Let the hooks look up the asyncio task of each event from now on."""
         if self._hooks is not None:
             self._hooks.enable_task_labels()
+        self._operators.enable_task_labels()
 
     def _on_thread_start(self, started: threading.Thread) -> int | None:
         try:

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import gradprobe
 from gradprobe.__main__ import main
-from gradprobe.capture.capabilities import OPTIONAL_TORCH_FEATURES, PYTHON_FEATURES, REQUIRED_FOR_OPS, list_capabilities
+from gradprobe.capture.capabilities import OPTIONAL_TORCH_FEATURES, PYTHON_FEATURES, list_capabilities
 from tests.commands.running import refused
 from tests.warm_python import run as python
 
@@ -39,15 +38,6 @@ assert list(recording.transitions["event"])[-2:] == ["enter", "exit"]
 def test_without_an_optional_part_of_pytorch_operators_are_recorded(name: str, tmp_path: Path) -> None:
     done = python("-W", "error::RuntimeWarning", "-c", PROGRAM, name, cwd=tmp_path)
     assert done.returncode == 0, done.stderr.decode()
-
-
-@pytest.mark.parametrize("name", REQUIRED_FOR_OPS)
-def test_ops_refused_without_required_feature(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a required feature, level ops is refused with its name."""
-    owner = torch.autograd if ".autograd." in name else torch._C
-    monkeypatch.delattr(owner, name.rsplit(".", 1)[1])
-    with pytest.raises(gradprobe.GradprobeError, match=f"{name}.*use level 'graph'"):
-        gradprobe.record(level="ops")
 
 
 WITHOUT_SAVED = """
@@ -107,6 +97,5 @@ def test_versions_page_is_complete() -> None:
     page = (Path(__file__).parents[2] / "docs" / "versions.md").read_text()
     for name, without in OPTIONAL_TORCH_FEATURES.items():
         assert f"| `{name}` | {without} |" in page
-    assert all(f"`{name}`" in page for name in REQUIRED_FOR_OPS)
     assert all(f"| `{name}` of Python | {without} |" in page for name, (_, without) in PYTHON_FEATURES.items())
     assert {name for name, _, _ in list_capabilities()} >= {*OPTIONAL_TORCH_FEATURES, *PYTHON_FEATURES, "level ops"}

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gradprobe.capture.autograd.creation import REGISTRY
 from gradprobe.capture.autograd.graph import MAX_NODES, read_graph
 from gradprobe.capture.patching.patches import Patch
 
@@ -42,8 +43,12 @@ def reachable_ranges(outputs: Iterable[torch.Tensor]) -> list[tuple[int, int]]:
     """Return the sequence numbers of all nodes behind ``outputs``, as ranges of a first and a last number.
 
     Raises:
-        RuntimeError: If there are more than ``MAX_NODES`` nodes.
+        RuntimeError: If there are more than ``MAX_NODES`` nodes and the observer's library is not loaded.
     """
+    library = REGISTRY.library
+    if library is not None:
+        ranges: list[tuple[int, int]] = library.reachable_ranges(list(outputs))
+        return ranges
     graph = read_graph(outputs, read_saved=False)
     if graph.is_truncated:
         raise RuntimeError(f"cannot follow a backward pass: it goes through more than {MAX_NODES:,} nodes")

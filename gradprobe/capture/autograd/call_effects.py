@@ -11,7 +11,7 @@ import torch
 from torch.utils import _pytree
 
 from gradprobe.capture.autograd.graph import read_graph
-from gradprobe.capture.autograd.saved_storages import storage_of
+from gradprobe.capture.autograd.storages import storage_of
 from gradprobe.capture.autograd.version_counters import version_of
 
 PARAMETERS, BUFFERS, ARGUMENTS, RESULTS = range(4)

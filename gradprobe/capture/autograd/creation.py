@@ -1,9 +1,8 @@
-"""Creation sites of tensors, recorded without keeping any tensor alive."""
+"""Creation sites of tensors, known without keeping any tensor alive."""
 
 from __future__ import annotations
 
 import functools
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import CodeType
@@ -15,15 +14,13 @@ from gradprobe.capture.location.sites import line_span
 from gradprobe.capture.patching.patches import Patch
 
 CreationRecord = tuple[Callable[[], Any], int, CodeType | None, int, str, str, int, int]
-"""The creation of one tensor; a plain tuple, since one is made per operator, in C++ as well.
+"""The creation of one tensor; a plain tuple, since C++ makes it.
 
 [0] weak reference to the tensor, [1] time of its creation, [2] code object and [3] offset of the user's line, [4] operator,
 [5] module path, [6] time when its storage was created or -1, [7] thread.
 """
 
 _SPARE = 4_096
-_MAX_LATEST_VIEWS = 64
-"""Maximum number of views examined when a block is exited; older ones are rarely still referenced."""
 
 
 @dataclass(frozen=True)
@@ -54,49 +51,33 @@ class CreationSite:
 
 
 class CreationRegistry:
-    """The tensors that operators returned, by identity, for as long as they exist.
-
-    Each record has a weak reference, which shows whether an identity has been reused for another object. Records of freed
-    tensors are removed once they may be most of the table.
-    """
+    """The tensors that operators returned, for as long as they exist, as the observer of operators knows them."""
 
     def __init__(self) -> None:
-        self.entries: dict[int, CreationRecord] = {}
-        self.latest_views: deque[CreationRecord] = deque(maxlen=_MAX_LATEST_VIEWS)
-        self._sweep_at = _SPARE
+        self.library: Any = None
+        """The observer's library, None before its first use in this process."""
 
     def get(self, tensor: Any) -> CreationRecord | None:
         """Return the record of ``tensor``."""
-        record = self.entries.get(id(tensor))
-        return record if record is not None and record[0]() is tensor else None
+        if self.library is None:
+            return None
+        record: CreationRecord | None = self.library.find_creation(tensor)
+        return record
 
-    def made_at(self, tensor: Any) -> int:
-        """Return when the storage of ``tensor`` was created, on the recording's clock; -1 if that is unknown."""
-        record = self.get(tensor._base if tensor._is_view() else tensor)
-        return -1 if record is None else record[6]
+    def living(self) -> list[CreationRecord]:
+        """Return the records of all tensors that exist."""
+        records: list[CreationRecord] = [] if self.library is None else self.library.living()
+        return records
 
     def forget(self, tensor: Any) -> None:
         """Drop the weak reference to ``tensor``, since PyTorch swaps no tensor that has one."""
-        if self.get(tensor) is not None:
-            self.entries.pop(id(tensor), None)
-        # Not by `remove`: comparing entries compares the tensors behind their references.
-        others = [record for record in self.latest_views if record[0]() is not tensor]
-        self.latest_views.clear()
-        self.latest_views.extend(others)
+        if self.library is not None:
+            self.library.forget(tensor)
 
     def forget_parameters(self) -> None:
         """Drop the weak references to parameters, which modules may swap when they are converted or loaded."""
-        for key, record in self.entries.copy().items():  # in one step: other threads add to it
-            if isinstance(record[0](), torch.nn.Parameter):
-                self.entries.pop(key, None)
-
-    def sweep(self) -> None:
-        """Remove the records of freed tensors, if there may be many."""
-        if len(self.entries) > self._sweep_at:
-            for key, record in self.entries.copy().items():  # in one step: other threads add to it
-                if record[0]() is None:
-                    self.entries.pop(key, None)
-            self._sweep_at = next_sweep_size(len(self.entries), _SPARE)
+        if self.library is not None:
+            self.library.forget_instances(torch.nn.Parameter)
 
 
 def next_sweep_size(size: int, spare: int) -> int:
@@ -104,15 +85,20 @@ def next_sweep_size(size: int, spare: int) -> int:
     return 2 * size + spare
 
 
+def is_same_creation(one: CreationRecord | None, other: CreationRecord | None) -> bool:
+    """Return whether two records are of the same operator's result: no two operators of a thread have the same time."""
+    return one is not None and other is not None and one[1] == other[1] and one[7] == other[7] and one[0] is other[0]
+
+
 REGISTRY = CreationRegistry()
 """The tensors of this process that recordings at level ops saw."""
 
 
-def swap_patches(resolve_pending: Callable[[], None], forget: Callable[[Any], None]) -> list[Patch]:
+def swap_patches(forget: Callable[[Any], None]) -> list[Patch]:
     """Return the patch that drops weak references before ``torch.utils.swap_tensors``, which rejects them.
 
-    ``resolve_pending`` drops the references of pending operators, and ``forget`` all others to one tensor. A weak reference
-    of the program is the same object as gradprobe's, and still makes the swap fail.
+    ``forget`` drops all references to one tensor. A weak reference of the program is the same object as gradprobe's, and
+    still makes the swap fail.
     """
     original = getattr(torch.utils, "swap_tensors", None)
     if original is None:
@@ -120,7 +106,6 @@ def swap_patches(resolve_pending: Callable[[], None], forget: Callable[[Any], No
 
     @functools.wraps(original)
     def swap_tensors(t1: Any, t2: Any) -> None:
-        resolve_pending()
         forget(t1)
         forget(t2)
         original(t1, t2)

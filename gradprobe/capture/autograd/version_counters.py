@@ -28,16 +28,13 @@ def version_of(tensor: torch.Tensor) -> int | None:
 
 
 def version_patches(
-    on_failed_read: Callable[[torch.Tensor], None],
-    before_increment: Callable[[], None],
-    after_increment: Callable[[Any], None],
+    on_failed_read: Callable[[torch.Tensor], None], after_increment: Callable[[Any], None]
 ) -> list[Patch]:
     """Return the patches that observe the program's own use of version counters.
 
     Args:
         on_failed_read: Called with a tensor without a counter when reading its version raises.
-        before_increment: Called before the program increments counters itself, as custom operators do.
-        after_increment: Called after that with the tensors.
+        after_increment: Called with the tensors after the program incremented counters itself, as custom operators do.
     """
 
     def read(self: torch.Tensor) -> Any:
@@ -57,7 +54,6 @@ def version_patches(
         def increment(tensors: Any) -> None:
             if isinstance(tensors, Iterator):
                 tensors = list(tensors)  # an iterator can be read only once
-            before_increment()
             original(tensors)
             after_increment(tensors)
 

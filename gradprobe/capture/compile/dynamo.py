@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from gradprobe.capture.autograd.creation import REGISTRY
 from gradprobe.capture.detectors.detection_log import DetectionLog
 from gradprobe.capture.location.callers import unwrap_code
 from gradprobe.capture.location.frames import find_frame, read_local
@@ -35,6 +36,9 @@ _COMPILER = "convert_frame.py"
 _REASON_FUNCTIONS = ("get_and_maybe_log_recompilation_reasons", "get_and_maybe_log_recompilation_reason")
 """Names of the same function in newer and in older versions."""
 _CALL_DECISION = "_callback_from_stance"
+_CALL_START, _CALL_END = "_is_skip_guard_eval_unsafe_stance", "_maybe_set_eval_frame"
+"""Functions that Dynamo's wrapper calls before it looks at the thread's keys, and when it sets the evaluation of frames: for
+its own callback, and at the end as it was before."""
 _STAND_IN = "external_utils.py"
 """The file with the function that Dynamo compiles in place of a module's own call."""
 _MODE_CALLS = {"_set_grad_enabled": "set_grad_enabled", "_enter_inference_mode": "inference_mode"}
@@ -78,6 +82,8 @@ class DynamoObserver:
         self._called: dict[int, CodeType | None] = {}
         self._modes_at_start: dict[int, tuple[str, bool]] = {}
         self._starts: list[Any] | None = None
+        self._unobserved: dict[int, list[FrameType]] = {}
+        """The running calls of compiled code by thread, while the thread's operators are not observed."""
 
     def begin(self) -> None:
         """Start observing now, or as soon as the program imports ``torch._dynamo``."""
@@ -93,7 +99,7 @@ class DynamoObserver:
             self._starts.remove(self._on_compile_start)
         self._starts = None
         self._find_code = cache_by_identity(_code_behind)
-        for known in (self._reasons, self._called, self._modes_at_start):
+        for known in (self._reasons, self._called, self._modes_at_start, self._unobserved):
             known.clear()
 
     def take(self) -> list[tuple[str, str]]:
@@ -112,6 +118,8 @@ class DynamoObserver:
             (graphs, "call_user_compiler", self._wrap_backend_call),
             *((dynamo["convert_frame"], name, self._wrap_reasons) for name in _REASON_FUNCTIONS),
             (dynamo["eval_frame"], _CALL_DECISION, self._wrap_call_decision),
+            (dynamo["eval_frame"], _CALL_START, self._wrap_call_start),
+            (dynamo["eval_frame"], _CALL_END, self._wrap_call_end),
         )
         if not hasattr(dynamo["eval_frame"], _CALL_DECISION):
             text = f"torch {torch.__version__} does not show when compiled code is called: such calls are not counted"
@@ -171,6 +179,36 @@ class DynamoObserver:
             return original(callback)
 
         return callback_from_stance
+
+    # Dynamo's guards include the keys of the thread, and the observer's key is one of them: compiled code would be compiled
+    # again wherever a recording begins or ends.
+
+    def _wrap_call_start(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def start() -> Any:
+            try:
+                library, frame = REGISTRY.library, sys._getframe(1)
+                if library is not None and frame.f_code.co_name in _WRAPPERS and library.is_key_included():
+                    library.include_key(False)
+                    self._unobserved.setdefault(get_ident(), []).append(frame)
+            except Exception as error:
+                self._fault(error)
+            return original()
+
+        return start
+
+    def _wrap_call_end(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def set_eval_frame(callback: Any) -> Any:
+            result = original(callback)
+            try:
+                calls = self._unobserved.get(get_ident())
+                if calls and calls[-1] is sys._getframe(1) and callback is read_local(calls[-1], "prior"):
+                    calls.pop()
+                    REGISTRY.library.include_key(True)
+            except Exception as error:
+                self._fault(error)
+            return result
+
+        return set_eval_frame
 
     def _note(self, code: CodeType, nodes: Any) -> None:
         if len(self._notes) >= _MAX_NOTES:

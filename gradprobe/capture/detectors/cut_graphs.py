@@ -12,7 +12,7 @@ from sys import _getframe
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
+from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord, is_same_creation
 from gradprobe.capture.autograd.values import iter_tensors
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS, OPS_ON_GRAPH_RESULTS
@@ -87,7 +87,7 @@ class CutGraphDetector:
             return
         for operand in operands:
             cut = self._cut.get(id(operand))
-            if cut is None or REGISTRY.get(operand) is not cut.entry:
+            if cut is None or not is_same_creation(REGISTRY.get(operand), cut.entry):
                 continue
             if has_node:
                 del self._cut[id(operand)]

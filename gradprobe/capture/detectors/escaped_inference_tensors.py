@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
+from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord, is_same_creation
 from gradprobe.capture.autograd.values import iter_tensors
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.location.expressions import assignment_before, names_at
@@ -47,7 +47,7 @@ class EscapedTensorDetector:
 
     def _report_half_converted(self, operand: Any, entry: CreationRecord) -> None:
         converted = self._converted.get(id(operand))
-        if converted is not None and converted[0] is entry:
+        if converted is not None and is_same_creation(converted[0], entry):
             del self._converted[id(operand)]
             self._log.add("GP402", [converted[1], locate_creation(entry)], [find_creation_block(entry)])
 

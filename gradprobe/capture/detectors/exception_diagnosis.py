@@ -161,7 +161,7 @@ def _find_source(entry: CreationRecord) -> CreationRecord:
     """Return the record of the tensor that a view was taken from, found by its storage's creation time."""
     if entry[6] in (entry[1], -1):
         return entry
-    for other in list(REGISTRY.entries.values()):
+    for other in REGISTRY.living():
         if other[1] == entry[6]:
             return other
     return entry
@@ -170,7 +170,7 @@ def _find_source(entry: CreationRecord) -> CreationRecord:
 def _find_latest() -> CreationRecord | None:
     """Return the latest inference tensor still referenced: the best guess if no variable names one."""
     found: CreationRecord | None = None
-    for entry in list(REGISTRY.entries.values()):
+    for entry in REGISTRY.living():
         tensor = entry[0]()
         if tensor is not None and (found is None or entry[1] > found[1]) and _is_inference(tensor):
             found = entry

@@ -8,41 +8,44 @@ from typing import Any
 import torch
 
 from gradprobe.capture.autograd.graph import find_modified_saved_tensor
-from gradprobe.capture.autograd.saved_storages import SAVED_STORAGES, storage_of
+from gradprobe.capture.autograd.storages import storage_of
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.recording.notes import SourceLocation
 
-_MAX_SUSPECTS = 10_000
-"""Maximum number of modified storages tracked until the next backward."""
+Suspects = dict[int, tuple[int, int]]
+"""Addresses of storages that were written after a node had saved them, with code and offset of the line that wrote."""
 
 
 class ModifiedSavedTensorDetector:
-    """Detector of one thread: the storages that it wrote to after a node had saved them, and the lines."""
+    """Detector of one thread.
 
-    def __init__(self, log: DetectionLog, origin: Callable[[int], tuple[int, int] | None]) -> None:
-        self._log, self._origin = log, origin
-        self._suspects: dict[int, tuple[int, int]] = {}
+    Args:
+        log: Receives the detections.
+        origins_between: Returns the lines of the thread's nodes whose sequence numbers are in a range.
+        take_suspects: Returns the suspects of the thread, because a backward begins.
+    """
 
-    def on_storage_written(self, storage: int, code: int, offset: int) -> None:
-        """Note that an operator wrote to a tensor over ``storage``."""
-        if storage in SAVED_STORAGES.since_backward and len(self._suspects) < _MAX_SUSPECTS:
-            self._suspects[storage] = code, offset
+    def __init__(
+        self,
+        log: DetectionLog,
+        origins_between: Callable[[int, int], list[tuple[int, int]]],
+        take_suspects: Callable[[], Suspects],
+    ) -> None:
+        self._log, self._origins_between, self._take_suspects = log, origins_between, take_suspects
 
     def on_backward(self, outputs: list[torch.Tensor], backward_at: SourceLocation | None) -> None:
         """Report the first modified saved tensor that the backward that begins will meet."""
-        suspects, self._suspects = self._suspects, {}
+        suspects = self._take_suspects()
         if suspects:
             found = find_modified_saved_tensor(outputs)
             if found is not None:
                 self._report(*found, suspects, backward_at)
-        SAVED_STORAGES.since_backward.clear()
 
-    def _report(
-        self, node: Any, saved: Any, suspects: dict[int, tuple[int, int]], backward_at: SourceLocation | None
-    ) -> None:
+    def _report(self, node: Any, saved: Any, suspects: Suspects, backward_at: SourceLocation | None) -> None:
         held = self._log.codes.held
         writer = suspects.get(storage_of(saved))
-        origin = self._origin(type(node)._sequence_nr(node))
+        number = type(node)._sequence_nr(node)
+        origin = next(iter(self._origins_between(number, number)), None)
         modified = (
             None if writer is None else locate_instruction("modified in place here", held.get(writer[0]), writer[1])
         )

@@ -6,7 +6,7 @@ A line adds to its own last result again and again, and no backward reaches it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
@@ -19,7 +19,6 @@ from gradprobe.recording.notes import SourceLocation
 _MIN_STEPS = 5
 """Minimum number of additions at one line; shorter sums, such as of several losses, are ordinary."""
 _MAX_RELATED_LINES = 3
-_MAX_ORIGINS = 200_000
 
 
 @dataclass
@@ -31,14 +30,22 @@ class _Total:
     steps: int = 1
 
 
-class RunningTotalDetector:
-    """Running totals of one thread. ``origins`` maps recent node sequence numbers to their lines."""
+Origin = tuple[int, int]
+"""Identity of the code object and offset of the line that constructed a node."""
 
-    def __init__(self, log: DetectionLog) -> None:
-        self._log = log
+
+class RunningTotalDetector:
+    """Running totals of one thread.
+
+    Args:
+        log: Receives the detections.
+        origins_between: Returns the lines of the thread's nodes whose sequence numbers are in a range.
+    """
+
+    def __init__(self, log: DetectionLog, origins_between: Callable[[int, int], list[Origin]]) -> None:
+        self._log, self._origins_between = log, origins_between
         self._known: dict[tuple[int, int], _Total] = {}
         self._reached: set[tuple[int, int]] = set()
-        self.origins: dict[int, tuple[int, int]] = {}
 
     def on_sum(self, args: Any, result: Any, code: CodeType | None, offset: int, node: int) -> None:
         """Note that an addition constructed the node with sequence number ``node``."""
@@ -50,12 +57,6 @@ class RunningTotalDetector:
             known.steps, known.last = known.steps + 1, node
         else:
             self._known[key] = _Total(code, offset, node, node)
-
-    def on_node_created(self, node: int, code: int, offset: int) -> None:
-        """Note the line that constructed a node."""
-        if len(self.origins) >= _MAX_ORIGINS:
-            self.origins.clear()
-        self.origins[node] = code, offset
 
     def on_backward(self, runs: Iterable[tuple[int, int]]) -> None:
         """Note that a backward goes through the nodes in ``runs``."""
@@ -73,9 +74,7 @@ class RunningTotalDetector:
 
     def _locate_nodes(self, total: _Total, own: tuple[int, int]) -> list[SourceLocation | None]:
         """Return the lines that constructed most of the nodes that ``total`` keeps."""
-        places = Counter(
-            place for number, place in self.origins.items() if total.first <= number <= total.last and place != own
-        )
+        places = Counter(place for place in self._origins_between(total.first, total.last) if place != own)
         found: dict[SourceLocation | None, None] = {}
         for (code, offset), _ in places.most_common(4 * _MAX_RELATED_LINES):
             found[locate_instruction("graph built here", self._log.codes.held.get(code), offset)] = None

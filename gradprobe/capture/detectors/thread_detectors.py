@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Callable, Iterator
 from sys import _getframe
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
+from gradprobe.capture.autograd.creation import CreationRecord
 from gradprobe.capture.autograd.graph import leaf_tensors
 from gradprobe.capture.detectors.autocast_blocks import AutocastTracker, is_autocast_enabled
 from gradprobe.capture.detectors.cut_graphs import CutGraphDetector
@@ -20,8 +20,8 @@ from gradprobe.capture.detectors.exception_diagnosis import diagnose_exception
 from gradprobe.capture.detectors.exception_tracer import ExceptionTracer
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
-from gradprobe.capture.detectors.modified_saved_tensors import ModifiedSavedTensorDetector
-from gradprobe.capture.detectors.running_totals import RunningTotalDetector
+from gradprobe.capture.detectors.modified_saved_tensors import ModifiedSavedTensorDetector, Suspects
+from gradprobe.capture.detectors.running_totals import Origin, RunningTotalDetector
 from gradprobe.capture.location.frames import find_frame_of, read_local
 from gradprobe.capture.location.sites import TORCH_DIR
 from gradprobe.recording.events import (
@@ -41,17 +41,39 @@ _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENE
 _FUNCTIONAL = f"{TORCH_DIR}autograd/functional.py"
 
 
+class OperatorLedger(Protocol):
+    """What the observer of operators knows of one thread besides the operators themselves."""
+
+    def origins_between(self, first: int, last: int) -> list[Origin]:
+        """Return the lines that constructed the thread's nodes with sequence numbers from ``first`` to ``last``."""
+
+    def take_suspects(self) -> Suspects:
+        """Return the storages that were written after a node had saved them, because a backward begins."""
+
+    def views_of_older(self, moment: int) -> list[CreationRecord]:
+        """Return the records of the latest views that were made since ``moment``, of tensors that are older."""
+
+    def on_interest(self, interest: int) -> None:
+        """Note the class of operators that the detectors look at from now on."""
+
+
 class ThreadDetectors:
     """The detectors of one thread.
 
-    ``interest_cell`` is empty while no detector looks at operators; else its one item is their class, from
-    ``interest.py``. The dispatcher and the native core read the same list object.
+    ``interest`` is the class of operators that a detector looks at, from ``interest.py``.
     """
 
-    def __init__(self, log: DetectionLog, autocasts: AutocastTracker, fault: Callable[[Exception], None]) -> None:
-        self.interest_cell: list[int] = []
-        self.totals = RunningTotalDetector(log)
-        self.modified_saved = ModifiedSavedTensorDetector(log, lambda node: self.totals.origins.get(node))
+    def __init__(
+        self,
+        log: DetectionLog,
+        autocasts: AutocastTracker,
+        fault: Callable[[Exception], None],
+        ledger: OperatorLedger,
+    ) -> None:
+        self.interest = NO_OPS
+        self._ledger = ledger
+        self.totals = RunningTotalDetector(log, ledger.origins_between)
+        self.modified_saved = ModifiedSavedTensorDetector(log, ledger.origins_between, ledger.take_suspects)
         self._log, self._autocasts = log, autocasts
         self._cut_graphs, self._escaped_tensors = CutGraphDetector(log), EscapedTensorDetector(log)
         self._leaked_modes = LeakedModeDetector(log)
@@ -80,12 +102,16 @@ class ThreadDetectors:
         elif op & ACTION_MASK == EXIT:
             self._cut_graphs.on_exit(key)
             self._leaked_modes.on_exit(key)
-            self._log.exit_block(ident, key, time)
-            entered = self._entered.pop(key, time)
+            entered = self._entered.pop(key, -1)
+            if entered < 0:
+                entered = time
+            else:
+                self._log.exit_block(ident, key, time)
             if op == INFERENCE_MODE | EXIT:
                 self._check_autocast(ident, entered)
             if torch.is_grad_enabled() and code is not None and not code.co_filename.startswith(TORCH_DIR):
-                self._views += _views_of_older(ident, entered)
+                # PyTorch refuses to modify them in place after the block.
+                self._views += [v for v in self._ledger.views_of_older(entered) if _is_floating_view(v[0]())]
         elif op == SET_GRAD_ENABLED | CONSTRUCT and code is not None:
             if grad_after:
                 self._leaked_modes.on_grad_enabled()
@@ -106,7 +132,7 @@ class ThreadDetectors:
     def on_operator(
         self, name: str, args: Any, result: Any, code: CodeType | None, offset: int, has_node: bool
     ) -> None:
-        """Handle an operator of the class in ``interest_cell``; ``has_node`` if autograd constructed a node."""
+        """Handle an operator of the class in ``interest``; ``has_node`` if autograd constructed a node."""
         if self._restored_autocast is not None:
             locations, under = self._restored_autocast
             self._restored_autocast = None
@@ -141,8 +167,9 @@ class ThreadDetectors:
             interest = ALL_OPS
         else:
             interest = max(self._cut_graphs.interest, self._leaked_modes.interest)
-        if interest != (self.interest_cell[0] if self.interest_cell else NO_OPS):
-            self.interest_cell[:] = [interest] if interest else []
+        if interest != self.interest:
+            self.interest = interest
+            self._ledger.on_interest(interest)
 
     def _on_exception(self, error: BaseException, trace: Any) -> None:
         found = diagnose_exception(error, trace, self._log)
@@ -192,25 +219,6 @@ def locate_leaves(outputs: list[torch.Tensor]) -> Iterator[SourceLocation]:
             yield found
 
 
-def _views_of_older(ident: int, entered: int) -> list[CreationRecord]:
-    """Return the live views, created in a block, of tensors older than the block.
-
-    PyTorch refuses to modify them in place after the block.
-    """
-    found = []
-    try:
-        for entry in reversed(REGISTRY.latest_views):
-            if entry[1] >= entered > entry[6] >= 0:
-                tensor = entry[0]()
-                if tensor is not None and _is_floating_view(tensor):
-                    found.append(entry)
-            elif entry[1] < entered and entry[7] == ident:
-                break  # everything that the thread created before is older still
-    except RuntimeError:  # another thread added one
-        return []
-    return found
-
-
 def _is_floating_view(tensor: Any) -> bool:
     with torch._C.DisableTorchFunction():
-        return bool(tensor._is_view() and tensor.is_floating_point())
+        return tensor is not None and bool(tensor._is_view() and tensor.is_floating_point())

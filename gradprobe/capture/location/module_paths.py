@@ -6,6 +6,7 @@ Hooks on modules would give the same answer, but PyTorch leaves its fast paths w
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -21,6 +22,8 @@ class ModulePaths:
     def __init__(self) -> None:
         self.known: dict[int, tuple[weakref.ref[Any], str]] = {}
         """Paths by the identity of the module."""
+        self.on_change: Callable[..., object] = do_nothing
+        """Called when a path has changed, and when a module is freed, before its identity may be another's."""
 
     def path(self, frame: FrameType) -> str:
         """Return the path of the module called in ``frame``, of an outermost module its class in brackets."""
@@ -31,7 +34,7 @@ class ModulePaths:
         self._learn(frame)
         known = self.known.get(id(module))
         if known is None or known[0]() is not module:  # its parents do not list it as a child
-            known = self.known[id(module)] = weakref.ref(module), f"({type(module).__name__})"
+            known = self._add(module, f"({type(module).__name__})")
         return known[1]
 
     def path_above(self, frame: FrameType) -> str:
@@ -53,6 +56,7 @@ class ModulePaths:
     def forget(self) -> None:
         """Forget all paths at the end of a recording, since other modules may be outermost in the next one."""
         self.known.clear()
+        self.on_change()
 
     def _learn(self, frame: FrameType | None) -> None:
         root = None
@@ -61,4 +65,13 @@ class ModulePaths:
                 root = read_local(caller, "self")
         if root is not None:
             for name, module in root.named_modules():
-                self.known[id(module)] = weakref.ref(module), name or f"({type(root).__name__})"
+                self._add(module, name or f"({type(root).__name__})")
+            self.on_change()
+
+    def _add(self, module: Any, path: str) -> tuple[weakref.ref[Any], str]:
+        known = self.known[id(module)] = weakref.ref(module, self.on_change), path
+        return known
+
+
+def do_nothing(*_: object) -> None:
+    """Do nothing, since nobody else knows any path."""

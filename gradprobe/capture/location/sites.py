@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import functools
 import os
 import sys
 from types import CodeType
@@ -66,6 +67,7 @@ def make_site(code: CodeType | None, offset: Offset, number: int = NOWHERE) -> S
     )
 
 
+@functools.lru_cache(4_096)
 def line_span(code: CodeType, offset: int) -> tuple[int, int]:
     """Return the first and last line of the expression that the instruction at ``offset`` belongs to."""
     if sys.version_info >= (3, 11):

@@ -1,4 +1,4 @@
-"""The registry of per-thread dispatchers, with the patches that level ``ops`` needs.
+"""The registry of the threads whose operators are observed, with the patches that level ``ops`` needs.
 
 The patches observe version counters that the program reads or bumps by hand, tensors it swaps, autocast blocks, and work
 it submits to other threads.
@@ -10,7 +10,7 @@ from _thread import get_ident as thread
 from collections import Counter
 from collections.abc import Callable
 from sys import _getframe
-from types import CodeType, FrameType, MethodType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -23,7 +23,6 @@ from gradprobe.capture.autograd.creation import (
     find_holder_names,
     swap_patches,
 )
-from gradprobe.capture.autograd.saved_storages import SAVED_STORAGES
 from gradprobe.capture.autograd.version_counters import version_of, version_patches
 from gradprobe.capture.detectors.activation_hooks import report_activation_hooks
 from gradprobe.capture.detectors.autocast_blocks import AutocastTracker
@@ -35,9 +34,8 @@ from gradprobe.capture.detectors.thread_handoff import ThreadHandoffDetector
 from gradprobe.capture.location.frames import USER, FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.tasks import TaskLabels
-from gradprobe.capture.ops.dispatch_mode import ObserverMode, insert_mode, remove_mode
-from gradprobe.capture.ops.dispatcher import ThreadDispatcher, make_dispatcher
-from gradprobe.capture.ops.native.loader import core_status, load_core
+from gradprobe.capture.ops.native.loader import load_core
+from gradprobe.capture.ops.native.observer import NativeObserver, ObservedThread
 from gradprobe.capture.patching.patches import Patches
 from gradprobe.recording.events import (
     ACTION_MASK,
@@ -56,7 +54,7 @@ _is_inference = torch.is_inference_mode_enabled
 
 
 class ThreadRegistry:
-    """The dispatchers of all threads, and the dispatch modes on the threads' mode stacks."""
+    """The threads whose operators one session observes."""
 
     def __init__(
         self,
@@ -68,41 +66,49 @@ class ThreadRegistry:
         self._emit, self._now, self._fault, self._tasks = emit, now, fault, tasks
         self.codes = FrameClassifier()
         self.paths = ModulePaths()
-        self._dispatchers: dict[int, ThreadDispatcher] = {}
-        self._modes: dict[int, tuple[ObserverMode, int]] = {}
+        self._observer: NativeObserver | None = None
+        self._threads: dict[int, ObservedThread] = {}
+        self._depths: Counter[int] = Counter()
+        """The number of times that each thread is attached."""
         self._escaped = LiveInferenceTensors()
         self._patches = Patches()
         self.detection_log = DetectionLog(self.codes, now)
         self._autocasts = AutocastTracker(self.detection_log, thread, fault)
         self.handoffs = ThreadHandoffDetector(self.detection_log, now, self.resolve_pending, fault)
         self._hook_reports = self._installed = 0
-        self._native: Any = None
+        self._labels_tasks = False
 
     def attach_thread(self) -> None:
         """Observe the calling thread's operators from now on. Calls nest."""
         ident = thread()
-        mode, depth = self._modes.get(ident, (None, 0))
-        if not self._modes:
-            self._native = load_core() if core_status()[0] else None
-        if mode is None:
-            mode = ObserverMode()  # type: ignore[no-untyped-call]
-            # An attribute of the object: each thread has its own closure, whose variables are the thread's state.
-            dispatcher = self._get_dispatcher()
-            mode.__torch_dispatch__ = MethodType(dispatcher.dispatch, mode)  # type: ignore[method-assign]
-            insert_mode(mode)
-            dispatcher.core.start(mode)
+        if self._observer is None:
+            self._observer = NativeObserver(
+                load_core(), self._emit, self._now, self._fault, self.codes, self.paths, self._tasks
+            )
+            if self._labels_tasks:
+                self._observer.enable_tasks()
+        if ident not in self._threads:
+            self._threads[ident] = self._observer.attach(self._make_detectors)
         if not self._patches.are_applied:
             self._installed += 1
             if_installed = self._while_installed
             failed, bumped = if_installed(self._read_failed), if_installed(self._after_increment)
-            versions = version_patches(failed, self._before_increment, bumped)
             others = [
-                *swap_patches(self.resolve_pending, self._forget),
+                *swap_patches(self._forget),
                 *self._autocasts.patches(),
                 *self.handoffs.patches(),
             ]
-            self._patches.apply([*versions, *others])
-        self._modes[ident] = mode, depth + 1
+            self._patches.apply([*version_patches(failed, bumped), *others])
+        self._depths[ident] += 1
+
+    def _make_detectors(self, observed: ObservedThread) -> ThreadDetectors:
+        return ThreadDetectors(self.detection_log, self._autocasts, self._fault, observed)
+
+    def enable_task_labels(self) -> None:
+        """Look up the asyncio task of each operator from now on."""
+        self._labels_tasks = True
+        if self._observer is not None:
+            self._observer.enable_tasks()
 
     def _while_installed(self, step: Callable[[Any], None]) -> Callable[[Any], None]:
         """Wrap ``step`` so that it does nothing if this installation's patches are no longer applied.
@@ -123,97 +129,89 @@ class ThreadRegistry:
         return call
 
     def detach_thread(self) -> None:
-        """Undo one ``attach_thread`` of the calling thread; the last one removes the mode."""
+        """Undo one ``attach_thread`` of the calling thread."""
         ident = thread()
-        mode, depth = self._modes.get(ident, (None, 0))
-        if mode is None:
+        if ident not in self._threads:
             return
-        if depth > 1:
-            self._modes[ident] = mode, depth - 1
+        self._depths[ident] -= 1
+        if self._depths[ident] > 0:
             return
-        del self._modes[ident]
-        self.resolve_pending()
-        remove_mode(mode)
-        vars(mode).pop("__torch_dispatch__", None)  # it refers to the mode
-        dispatcher = self._dispatchers.pop(ident, None)
-        if dispatcher is not None:
-            self._safely(dispatcher.core.stop)
-            self._safely(dispatcher.detectors.on_thread_end)
+        del self._depths[ident]
+        observed = self._threads.pop(ident)
+        self._safely(observed.detach)
+        self._safely(observed.detectors.on_thread_end)
 
     def detach_thread_fully(self) -> None:
         """Undo all ``attach_thread`` calls of the calling thread at once."""
-        while thread() in self._modes:
+        while thread() in self._threads:
             self.detach_thread()
 
     def stop(self) -> None:
-        """Make the modes left on other threads' stacks pass all operators through."""
+        """Observe no thread any more."""
         # Cleared first: another thread may attach meanwhile, and a step that fails must not be retried at the next stop.
-        modes, self._modes = self._modes, {}
-        dispatchers, self._dispatchers = self._dispatchers, {}
-        for mode, _ in list(modes.values()):
-            vars(mode).pop("__torch_dispatch__", None)
-        for dispatcher in list(dispatchers.values()):
-            self._safely(dispatcher.core.stop)
-        if self._native is not None:
-            self._safely(self._native.uninstall)
+        threads, self._threads = self._threads, {}
+        self._depths.clear()
+        observer, self._observer = self._observer, None
+        for observed in list(threads.values()):
+            self._safely(observed.detach)
+        if observer is not None:
+            self._safely(observer.stop)
         self._safely(self._patches.restore)
-        self._safely(SAVED_STORAGES.clear)
-        self.detection_log.last_escaped = None
         self._safely(REGISTRY.forget_parameters)
+        self.detection_log.last_escaped = None
 
     def flush(self) -> None:
-        """Emit the operators buffered in the native cores of all threads."""
-        for dispatcher in list(self._dispatchers.values()):
-            self._safely(dispatcher.core.flush_each)
+        """Emit the operators of all threads so far."""
+        if self._observer is not None:
+            self._safely(self._observer.flush)
 
     def resolve_pending(self) -> None:
-        """Emit the calling thread's pending operators, because its modes are about to change."""
-        dispatcher = self._dispatchers.get(thread())
-        if dispatcher is not None:
+        """Emit the calling thread's operators so far, because its modes are about to change."""
+        observed = self._threads.get(thread())
+        if observed is not None:
             try:
-                dispatcher.resolve_pending()
+                observed.settle()
             except Exception as error:
                 self._fault(error)
 
     def on_event(self, event: Event) -> None:
-        """Resolve pending operators and run the detectors after a manager was entered or exited."""
-        dispatcher = self._dispatchers.get(thread())
-        if dispatcher is None:
+        """Emit the thread's operators and run the detectors after a manager was entered or exited."""
+        observed = self._threads.get(thread())
+        if observed is None:
             return
         try:
-            dispatcher.resolve_pending()
+            observed.settle()
         except Exception as error:
             self._fault(error)
         try:
             op, is_outside = event[0], not _is_inference()
             if op == _LEFT_INFERENCE and is_outside:
-                self._emit_escaped(dispatcher)
+                self._emit_escaped(observed)
             if op & ACTION_MASK == ENTER and event[5] and not event[7] and self._is_user_code(event[3]):
                 self._report_hooks()
-            dispatcher.detectors.on_event(event, is_outside and self._escaped.has_live())
+            observed.detectors.on_event(event, is_outside and self._escaped.has_live())
         except Exception as error:
             self._fault(error)
 
     def annotate_exception(self, error: BaseException) -> None:
         """Add a note to an exception of the program that leaves a recorded block."""
-        if self._modes:
+        if self._threads:
             self.resolve_pending()
             self._safely(lambda: annotate_exception(error, self.detection_log))
 
     def on_backward(self, outputs: list[torch.Tensor], runs: list[tuple[int, int]], frame: FrameType) -> None:
         """Run the detectors as a backward begins in ``frame``, which will reach the nodes in ``runs``."""
-        dispatcher = self._dispatchers.get(thread())
-        if dispatcher is not None:
+        observed = self._threads.get(thread())
+        if observed is not None:
             self.resolve_pending()
-            dispatcher.detectors.on_backward(outputs, runs, frame)
+            observed.detectors.on_backward(outputs, runs, frame)
 
     def _is_user_code(self, code: CodeType | None) -> bool:
         return code is not None and self.codes.kind(code) == USER
 
     def _forget(self, tensor: Any) -> None:
         REGISTRY.forget(tensor)
-        for tensors in (self._escaped, *(dispatcher.live_inference for dispatcher in self._dispatchers.values())):
-            tensors.forget(tensor)
+        self._escaped.forget(tensor)
 
     def _report_hooks(self) -> None:
         """Report tensors kept by forward hooks, on the 1st, 2nd, 4th, 8th ... time that grad is disabled."""
@@ -228,10 +226,10 @@ class ThreadRegistry:
         except Exception as error:
             self._fault(error)
 
-    def _emit_escaped(self, dispatcher: ThreadDispatcher) -> None:
+    def _emit_escaped(self, observed: ObservedThread) -> None:
         """Emit the inference tensors still referenced as a thread leaves inference mode, by creation site."""
         groups: dict[tuple[Any, ...], list[int]] = {}
-        for record in dispatcher.live_inference.take():
+        for record in observed.take_inference_tensors():
             tensor = record[0]()
             if tensor is not None:
                 group = groups.setdefault(_creation_key(record), [record[1], 0, 0])
@@ -262,17 +260,9 @@ class ThreadRegistry:
         except Exception as error:
             self._fault(error)
 
-    def _before_increment(self) -> None:
-        """Count the bumps that earlier operators made, before the program increments a counter by hand."""
-        dispatcher = self._dispatchers.get(thread())
-        if dispatcher is not None:
-            try:
-                with torch._C.DisableTorchFunction():
-                    dispatcher.resolve_operators(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
-            except Exception as error:
-                self._fault(error)
-
     def _after_increment(self, tensors: Any) -> None:
+        if REGISTRY.library is not None and REGISTRY.library.is_running():
+            return  # the operator's own account has the tensors that it writes
         with torch._C.DisableTorchFunction():
             bumped = [tensors] if isinstance(tensors, torch.Tensor) else tensors
             number = sum(version_of(tensor) is not None for tensor in bumped)
@@ -286,28 +276,6 @@ class ThreadRegistry:
             self._emit((OPERATOR, thread(), (*at, what, "", FORWARD, None), None, counts))
         except Exception as error:
             self._fault(error)
-
-    def _get_dispatcher(self) -> ThreadDispatcher:
-        dispatcher = self._dispatchers.get(thread())
-        if dispatcher is None:
-            detectors = ThreadDetectors(self.detection_log, self._autocasts, self._fault)
-            dispatcher = make_dispatcher(
-                self._emit,
-                self._now,
-                self._fault,
-                self.codes,
-                self.paths,
-                self._tasks,
-                self._dispatch_foreign,
-                detectors,
-                self._native,
-            )
-            self._dispatchers[thread()] = dispatcher
-        return dispatcher
-
-    def _dispatch_foreign(self, mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """Dispatch an operator of a thread that took over this mode, such as one of autograd's engine."""
-        return self._get_dispatcher().dispatch(mode, func, types, args, kwargs)
 
 
 def _creation_key(record: CreationRecord) -> tuple[int, int, str, str, int]:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradprobe.capture.autograd.values import iter_tensors
-from gradprobe.capture.ops.op_schema import OpPlan
+from gradprobe.comparison.measure.op_schema import OpSchema
 
 MECHANISM_TITLES: Final = {
     "nodes": "autograd node",
@@ -59,8 +59,8 @@ def count_mechanisms(call: Callable[[], object]) -> dict[str, float]:
 
 
 @cache
-def _plan(func: Any) -> OpPlan:
-    return OpPlan(func)
+def _plan(func: Any) -> OpSchema:
+    return OpSchema(func)
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -4,98 +4,137 @@
 #pragma once
 
 #include "frames.h"
-#include "objects.h"
+#include "names.h"
 
+#include <array>
+#include <atomic>
+#include <optional>
 #include <unordered_map>
 
 namespace gradprobe {
 
-// Compared with Python's when the core is loaded, as are the phases. The mask and the bit beside it are this file's only.
-enum FrameKind { SKIPPED, USER, MODULE_CALL, OPTIMIZER, KIND_MASK = 3, IS_DISPATCH = 4 };
-enum Phase { FORWARD, BACKWARD, IN_OPTIMIZER };
+// Compared with Python's when the library is loaded, as are the phases.
+enum FrameKind { SKIPPED, USER, MODULE_CALL, OPTIMIZER, OWN };
+enum Phase : uint8_t { FORWARD, BACKWARD, IN_OPTIMIZER };
 
-// The place where the program called an operator. The code is a borrowed reference: FrameClassifier keeps it alive.
+// The place where the program called an operator. FrameClassifier keeps the code object alive.
 struct Caller {
-  Caller() = default;
-  Caller(Caller&&) = default;
-  Caller& operator=(Caller&&) = default;
-  ~Caller() {
-    if (module) {  // an operator that fails leaves without the interpreter's lock
-      py::gil_scoped_acquire lock;
-      module = py::object();
-    }
-  }
-
   PyCodeObject* code = nullptr;
   int offset = 0;
-  py::object module;
+  NameId module = NO_NAME;
   Phase phase = FORWARD;
-  bool by_dispatch = false;  // a mode or a tensor subclass of the program calls it, as in dispatch_keys.py
+  bool is_own = false;  // gradprobe's own code calls it
 };
 
-constexpr int MAX_CALLER_FRAMES = 6, MODULE_DEPTH = 30;
+constexpr int MODULE_DEPTH = 30;
+
+// Holds the GIL where this version of Python shows its frames to a holder only.
+struct FrameAccess {
+#ifndef GRADPROBE_READS_FRAMES
+  py::gil_scoped_acquire lock;
+#endif
+};
+
+// The number of times that paths of modules changed or a module with a path was freed: what a thread has learned of them
+// before is not valid any more.
+inline std::atomic<uint64_t> module_paths_changed = 0;
 
 class CallerFinder {
  public:
-  explicit CallerFinder(const py::dict& context)
-      : learn_(context["learn"]),
-        paths_(context["module_paths"]),
-        find_path_(context["find_module_path"]),
-        module_call_(context["module_call_code"]),
-        empty_(py::str("")) {}
+  // The callables belong to the caller: no references are counted here, where the GIL is not held.
+  CallerFinder(py::handle learn, py::handle find_path, PyCodeObject* module_call)
+      : learn_(learn), find_path_(find_path), module_call_(module_call) {}
 
+  // Without the GIL: the frames of this thread stay as they are for as long as it is here. Only code and modules that are
+  // new to the thread are shown to Python.
   Caller locate() {
     Caller caller;
+    const FrameAccess access;
+    bool has_module = false;
     int outwards = 0;
     Frames frame;
     for (; frame; frame.next(), ++outwards) {
-      const int kind = kind_of(frame.code()) & KIND_MASK;
+      const int kind = kind_of(frame.code());
       if (kind == USER) {
         caller.code = frame.code();
         caller.offset = frame.offset();
         break;
       }
+      if (kind == OWN && outwards == 0) {
+        caller.is_own = true;
+        return caller;
+      }
       if (kind == OPTIMIZER) {
         caller.phase = IN_OPTIMIZER;
-      } else if (kind == MODULE_CALL && !caller.module) {
+      } else if (kind == MODULE_CALL && !has_module) {
         caller.module = path_of(frame, outwards);
+        has_module = true;
       }
     }
-    if (frame) {
-      Frames above = frame;
-      for (int i = 0; above && (i < MAX_CALLER_FRAMES || (!caller.module && i <= MODULE_DEPTH)); above.next(), ++i) {
-        if (i < MAX_CALLER_FRAMES && kind_of(above.code()) & IS_DISPATCH) caller.by_dispatch = true;
-        if (i > 0 && !caller.module && as_object(above.code()) == module_call_.ptr()) {
-          caller.module = path_of(above, outwards + i);
+    if (!has_module && frame) {
+      frame.next();
+      for (int i = 1; frame && i <= MODULE_DEPTH; frame.next(), ++i) {
+        if (frame.code() == module_call_) {
+          caller.module = path_of(frame, outwards + i);
+          break;
         }
       }
     }
-    if (!caller.module) caller.module = empty_;
     return caller;
   }
 
  private:
+  struct KnownKind {
+    PyCodeObject* code = nullptr;
+    int kind = SKIPPED;
+  };
+  struct KnownPath {
+    PyObject* module = nullptr;
+    NameId path = NO_NAME;
+  };
+
+  static size_t slot_of(const void* pointer, size_t slots) {
+    const auto address = reinterpret_cast<uintptr_t>(pointer);
+    return (address >> 4 ^ address >> 12) & (slots - 1);
+  }
+
   int kind_of(PyCodeObject* code) {
+    auto& recent = recent_kinds_[slot_of(code, recent_kinds_.size())];
+    if (recent.code == code) return recent.kind;
     const auto known = kinds_.find(code);
-    if (known != kinds_.end()) return known->second;
-    const int kind = learn_(py::handle(as_object(code))).cast<int>();
-    const bool is_dispatch = PyUnicode_CompareWithASCIIString(code->co_name, "__torch_dispatch__") == 0;
-    return kinds_[code] = kind | (is_dispatch ? IS_DISPATCH : 0);
-  }
-
-  py::object path_of(const Frames& frame, int outwards) {
-    PyObject* module = frame.first_local();
-    if (module != nullptr) {
-      PyObject* known = PyDict_GetItemWithError(paths_.ptr(), identity(module).ptr());
-      if (known != nullptr && leads_to(PyTuple_GET_ITEM(known, 0), module)) {
-        return borrowed(PyTuple_GET_ITEM(known, 1));
-      }
+    int kind = SKIPPED;
+    if (known != kinds_.end()) {
+      kind = known->second;
+    } else {
+      py::gil_scoped_acquire lock;
+      kind = kinds_[code] = learn_(py::handle(as_object(code))).cast<int>();
     }
-    return find_path_(stolen(as_object(frame_object(outwards))));
+    recent = {code, kind};
+    return kind;
   }
 
-  py::object learn_, paths_, find_path_, module_call_, empty_;
+  NameId path_of(const Frames& frame, int outwards) {
+    const uint64_t changed = module_paths_changed.load(std::memory_order_acquire);
+    if (changed != paths_valid_at_) {
+      recent_paths_.fill({});
+      paths_valid_at_ = changed;
+    }
+    PyObject* module = frame.first_local();
+    auto& recent = recent_paths_[slot_of(module, recent_paths_.size())];
+    if (module != nullptr && recent.module == module) return recent.path;
+    py::gil_scoped_acquire lock;
+    const auto path = Names::global().add(find_path_(stolen(as_object(frame_object(outwards)))).cast<std::string>());
+    // Finding it may have changed the paths: then this one is kept only until the next look.
+    if (module != nullptr) recent = {module, path};
+    return path;
+  }
+
+  py::handle learn_, find_path_;
+  PyCodeObject* module_call_;
   std::unordered_map<PyCodeObject*, int> kinds_;
+  std::array<KnownKind, 256> recent_kinds_;
+  std::array<KnownPath, 256> recent_paths_;
+  uint64_t paths_valid_at_ = 0;
 };
 
 }  // namespace gradprobe

@@ -18,10 +18,14 @@ namespace gradprobe {
 
 #ifdef GRADPROBE_READS_FRAMES
 
-// Valid while the caller holds the GIL and its Python frames wait for it; it may call Python meanwhile.
+// Valid while the Python frames of the calling thread wait for it, with the GIL or without; it may call Python meanwhile. A
+// thread that runs no Python has none.
 class Frames {
  public:
-  Frames() : at_(skip_incomplete(innermost(PyThreadState_Get()))) {}
+  Frames() {
+    const PyThreadState* thread = PyGILState_GetThisThreadState();
+    if (thread != nullptr) at_ = skip_incomplete(innermost(thread));
+  }
 
   explicit operator bool() const { return at_ != nullptr; }
 
@@ -41,11 +45,11 @@ class Frames {
   PyObject* first_local() const { return at_->localsplus[0]; }
 
  private:
-  static _PyInterpreterFrame* innermost(PyThreadState* thread) {
+  static _PyInterpreterFrame* innermost(const PyThreadState* thread) {
 #if PY_VERSION_HEX >= 0x030D0000
     return thread->current_frame;
 #else
-    return thread->cframe->current_frame;
+    return thread->cframe == nullptr ? nullptr : thread->cframe->current_frame;
 #endif
   }
 
@@ -54,12 +58,12 @@ class Frames {
     return frame;
   }
 
-  _PyInterpreterFrame* at_;
+  _PyInterpreterFrame* at_ = nullptr;
 };
 
 #else
 
-// Through frame objects: other versions of Python lay their frames out differently.
+// Through frame objects, with the GIL: other versions of Python lay their frames out differently.
 class Frames {
  public:
   Frames() : at_(PyThreadState_GetFrame(PyThreadState_Get())) {}

@@ -1,6 +1,6 @@
-"""Constants that the native core's C++ sources mirror, compared with theirs when the core is loaded.
+"""Constants that the observer's C++ sources mirror, compared with theirs when the library is loaded.
 
-A core whose numbers differ would count under the wrong name or skip operators, without any error.
+A library whose numbers differ would count under the wrong name or show operators to the wrong detectors, without any error.
 """
 
 from __future__ import annotations
@@ -8,17 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS, OPS_ON_GRAPH_RESULTS
-from gradprobe.capture.location.frames import MODULE_CALL, OPTIMIZER, SKIPPED, USER
-from gradprobe.capture.ops.attribution import PendingOp
-from gradprobe.capture.ops.dispatch_keys import MAX_CALLER_FRAMES
-from gradprobe.capture.ops.op_schema import COMPOSITE, KERNEL, PLAIN, PYTHON_ONLY
-from gradprobe.recording.op_rows import BACKWARD, FORWARD, IN_OPTIMIZER
+from gradprobe.capture.location.frames import MODULE_CALL, OPTIMIZER, OWN, SKIPPED, USER
+from gradprobe.recording.op_rows import BACKWARD, FORWARD, IN_OPTIMIZER, OpCounts
 
 MIRRORED_CONSTANTS: dict[str, int] = {
-    "PYTHON_ONLY": PYTHON_ONLY,
-    "PLAIN": PLAIN,
-    "KERNEL": KERNEL,
-    "COMPOSITE": COMPOSITE,
     "NO_OPS": NO_OPS,
     "OPS_ON_GRAPH_RESULTS": OPS_ON_GRAPH_RESULTS,
     "OPS_ON_GRAD_TENSORS": OPS_ON_GRAD_TENSORS,
@@ -27,13 +20,14 @@ MIRRORED_CONSTANTS: dict[str, int] = {
     "USER": USER,
     "MODULE_CALL": MODULE_CALL,
     "OPTIMIZER": OPTIMIZER,
+    "OWN": OWN,
     "FORWARD": FORWARD,
     "BACKWARD": BACKWARD,
     "IN_OPTIMIZER": IN_OPTIMIZER,
-    "MAX_CALLER_FRAMES": MAX_CALLER_FRAMES,
-    "PENDING_OP_WRITES": PendingOp._fields.index("writes"),
+    "NUMBER_OF_COUNTS": len(OpCounts._fields),
+    **{name.upper(): index for index, name in enumerate(OpCounts._fields)},
 }
-"""Values by the names under which the native module exports its own in ``CONSTANTS``."""
+"""Values by the names under which the library exports its own in ``CONSTANTS``."""
 
 
 def find_mismatch(module: Any) -> str | None:

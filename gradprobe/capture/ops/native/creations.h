@@ -1,0 +1,175 @@
+// Where each living tensor was created, by the address of its TensorImpl. A weak reference keeps the address from being used
+// again while a record exists, so a record is never another tensor's; it keeps neither the tensor's memory nor its graph.
+
+#pragma once
+
+#include "callers.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <optional>
+#include <vector>
+
+namespace gradprobe {
+
+using WeakTensor = c10::weak_intrusive_ptr<at::TensorImpl, at::UndefinedTensorImpl>;
+
+struct Creation {
+  int64_t made = -1;          // on the recording's clock; of two operators of a thread the later one has the later time
+  PyCodeObject* code = nullptr;
+  int offset = 0;
+  NameId op = NO_NAME;
+  NameId module = NO_NAME;
+  int64_t storage_made = -1;  // -1 if unknown
+  uint64_t thread = 0;
+};
+
+class SpinLock {
+ public:
+  void lock() {
+    while (held_.exchange(true, std::memory_order_acquire)) {
+      while (held_.load(std::memory_order_relaxed)) {
+      }
+    }
+  }
+  void unlock() { held_.store(false, std::memory_order_release); }
+
+ private:
+  std::atomic<bool> held_ = false;
+};
+
+inline WeakTensor weak_to(at::TensorImpl* impl) {
+  c10::raw::weak_intrusive_ptr::incref(impl);
+  return WeakTensor::reclaim(impl);
+}
+
+class Creations {
+ public:
+  static Creations& global() {
+    static Creations* creations = new Creations();  // never freed: threads may still run while the interpreter ends
+    return *creations;
+  }
+
+  void add(at::TensorImpl* impl, const Creation& creation) {
+    WeakTensor weak = weak_to(impl);
+    std::vector<WeakTensor> freed;  // released after the lock
+    Shard& shard = shard_of(impl);
+    const std::lock_guard<SpinLock> guard(shard.lock);
+    const size_t index = shard.find(impl);
+    if (index < shard.keys.size()) {
+      shard.entries[index].creation = creation;
+      return;
+    }
+    if (shard.keys.size() >= shard.sweep_at) shard.sweep(freed);
+    shard.keys.push_back(impl);
+    shard.entries.push_back({std::move(weak), creation});
+  }
+
+  std::optional<Creation> find(const at::TensorImpl* impl) {
+    Shard& shard = shard_of(impl);
+    const std::lock_guard<SpinLock> guard(shard.lock);
+    const size_t index = shard.find(impl);
+    if (index == shard.keys.size()) return std::nullopt;
+    return shard.entries[index].creation;
+  }
+
+  int64_t storage_made(const at::TensorImpl* impl) {
+    Shard& shard = shard_of(impl);
+    const std::lock_guard<SpinLock> guard(shard.lock);
+    const size_t index = shard.find(impl);
+    return index == shard.keys.size() ? -1 : shard.entries[index].creation.storage_made;
+  }
+
+  // The tensor at this address with its record, if it exists and was made at this time.
+  std::optional<std::pair<at::Tensor, Creation>> lock(const at::TensorImpl* impl, int64_t made) {
+    Shard& shard = shard_of(impl);
+    const std::lock_guard<SpinLock> guard(shard.lock);
+    const size_t index = shard.find(impl);
+    if (index == shard.keys.size() || shard.entries[index].creation.made != made) return std::nullopt;
+    auto strong = shard.entries[index].weak.lock();
+    if (!strong) return std::nullopt;
+    return std::make_pair(at::Tensor(std::move(strong)), shard.entries[index].creation);
+  }
+
+  void forget(const at::TensorImpl* impl) {
+    Shard& shard = shard_of(impl);
+    std::vector<WeakTensor> freed;
+    const std::lock_guard<SpinLock> guard(shard.lock);
+    const size_t index = shard.find(impl);
+    if (index < shard.keys.size()) shard.remove(index, freed);
+  }
+
+  // Drops the records that `is_chosen` chooses by their tensor, of those that exist.
+  template <typename Choose>
+  void forget_if(const Choose& is_chosen) {
+    for (const auto& known : living()) {
+      if (is_chosen(known.first)) forget(known.first.unsafeGetTensorImpl());
+    }
+  }
+
+  // The tensors that exist, with their records.
+  std::vector<std::pair<at::Tensor, Creation>> living() {
+    std::vector<std::pair<at::Tensor, Creation>> found;
+    for (Shard& shard : shards_) {
+      const std::lock_guard<SpinLock> guard(shard.lock);
+      for (Entry& entry : shard.entries) {
+        auto strong = entry.weak.lock();
+        if (strong) found.emplace_back(at::Tensor(std::move(strong)), entry.creation);
+      }
+    }
+    return found;
+  }
+
+ private:
+  struct Entry {
+    WeakTensor weak;
+    Creation creation;
+  };
+
+  // A few records in no order: to look through their addresses takes less time than to keep them in a tree or a table.
+  struct Shard {
+    static constexpr size_t SPARE = 4;
+
+    SpinLock lock;
+    std::vector<const at::TensorImpl*> keys;
+    std::vector<Entry> entries;
+    size_t sweep_at = SPARE;
+
+    size_t find(const at::TensorImpl* impl) const {
+      size_t index = 0;
+      while (index < keys.size() && keys[index] != impl) ++index;
+      return index;
+    }
+
+    void remove(size_t index, std::vector<WeakTensor>& freed) {
+      freed.push_back(std::move(entries[index].weak));
+      if (index + 1 < keys.size()) {
+        keys[index] = keys.back();
+        entries[index] = std::move(entries.back());
+      }
+      keys.pop_back();
+      entries.pop_back();
+    }
+
+    // Removes the records of freed tensors. Half of the records may be of those before it happens again.
+    void sweep(std::vector<WeakTensor>& freed) {
+      for (size_t index = 0; index < keys.size();) {
+        if (entries[index].weak.expired()) {
+          remove(index, freed);
+        } else {
+          ++index;
+        }
+      }
+      sweep_at = 2 * keys.size() + SPARE;
+    }
+  };
+
+  Shard& shard_of(const at::TensorImpl* impl) {
+    return shards_[(reinterpret_cast<uintptr_t>(impl) >> 4) * 0x9E3779B97F4A7C15ull >> 56];
+  }
+
+  std::array<Shard, 256> shards_;
+};
+
+}  // namespace gradprobe

@@ -1,0 +1,181 @@
+"""The observer of operators, and the threads that it observes: the library in ``observer.cpp`` as the rest of gradprobe
+sees it."""
+
+from __future__ import annotations
+
+from _thread import get_ident as thread
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
+from gradprobe.capture.detectors.modified_saved_tensors import Suspects
+from gradprobe.capture.detectors.running_totals import Origin
+from gradprobe.capture.detectors.thread_detectors import ThreadDetectors
+from gradprobe.capture.location.frames import MODULE_CALL_CODE, FrameClassifier
+from gradprobe.capture.location.module_paths import ModulePaths
+from gradprobe.capture.location.tasks import TaskLabels
+from gradprobe.capture.patching.compile_skip import skip_when_compiling
+from gradprobe.recording.events import OP_BATCH, OPERATOR, SAVING, Event, SharedEvent
+from gradprobe.recording.op_rows import OpCounts
+
+
+class NativeObserver:
+    """The observer of one session.
+
+    Args:
+        library: The module that ``load_core`` returns.
+        emit: Receives the events of operators.
+        now: The clock, in nanoseconds.
+        fault: Receives gradprobe's own errors.
+        codes: The kinds of code.
+        paths: The paths of modules.
+        tasks: The labels of asyncio tasks.
+    """
+
+    def __init__(
+        self,
+        library: Any,
+        emit: Callable[[Event], object],
+        now: Callable[[], int],
+        fault: Callable[[Exception], None],
+        codes: FrameClassifier,
+        paths: ModulePaths,
+        tasks: TaskLabels,
+    ) -> None:
+        self._library, self._now = library, now
+        context = {
+            "learn": codes.learn,
+            "find_module_path": paths.path,
+            "module_call_code": MODULE_CALL_CODE,
+            "task_label": tasks.label,
+            "fault": fault,
+            "make_event": _make_event,
+            "make_sequence": _make_sequence,
+            "make_saving": _make_saving,
+            "emit": emit,
+        }
+        # C++ calls these outside of every function that torch.compile was already made to skip.
+        skip_when_compiling(*(function for function in context.values() if hasattr(function, "__code__")))
+        self._observer = library.Observer(context)
+        self.flush: Callable[[], None] = self._observer.flush_all
+        """Emit the operators of all threads so far."""
+        self.enable_tasks: Callable[[], None] = lambda: self._observer.set_tasks(True)
+        """Ask for the asyncio task of each operator from now on."""
+        paths.on_change = library.module_paths_changed
+        REGISTRY.library = library
+
+    def attach(self, make_detectors: Callable[[ObservedThread], ThreadDetectors]) -> ObservedThread:
+        """Observe the calling thread."""
+        observed = ObservedThread(self._library, self._observer, self._now, make_detectors)
+        observed.attach()
+        return observed
+
+    def stop(self) -> None:
+        """Observe nothing more, in any thread."""
+        self._observer.flush_all()
+        self._observer.stop()
+        self._library.clear_saved()
+
+
+class ObservedThread:
+    """The calling thread under observation: its operators, and what the detectors ask about them."""
+
+    def __init__(
+        self,
+        library: Any,
+        observer: Any,
+        now: Callable[[], int],
+        make_detectors: Callable[[ObservedThread], ThreadDetectors],
+    ) -> None:
+        self._library, self._observer, self._now, self._ident = library, observer, now, thread()
+        self.detectors = make_detectors(self)
+
+    def attach(self) -> None:
+        """Begin to observe."""
+        callbacks = (
+            _without_function_modes(self.detectors.on_operator),
+            _without_function_modes(self.detectors.totals.on_sum),
+            self.detectors.on_subclass_view,
+        )
+        skip_when_compiling(*callbacks[:2])
+        self._observer.attach(*callbacks, self._now())
+
+    def settle(self) -> None:
+        """Emit the thread's operators so far, and the nodes that none of them constructed."""
+        self._observer.settle(self._ident, self._now())
+
+    def detach(self) -> None:
+        """Observe no more; from another thread, the key stays in the thread, where it does nothing."""
+        if thread() == self._ident:
+            self.settle()
+            self._library.include_key(False)
+        self._observer.forget_thread(self._ident)
+
+    def take_inference_tensors(self) -> list[CreationRecord]:
+        """Return the records of the inference tensors that were made since the last call and still exist."""
+        records: list[CreationRecord] = self._observer.take_inference_tensors(self._ident)
+        return records
+
+    # What the detectors ask: see OperatorLedger.
+
+    def origins_between(self, first: int, last: int) -> list[Origin]:
+        """Return the lines that constructed the thread's nodes with sequence numbers from ``first`` to ``last``."""
+        places: list[Origin] = self._observer.origins_between(self._ident, max(first, 0), last)
+        return places
+
+    def take_suspects(self) -> Suspects:
+        """Return the storages that were written after a node had saved them, because a backward begins."""
+        self._library.begin_backward()
+        suspects: Suspects = self._observer.take_suspects(self._ident)
+        return suspects
+
+    def views_of_older(self, moment: int) -> list[CreationRecord]:
+        """Return the records of the latest views that were made since ``moment``, of tensors that are older."""
+        records: list[CreationRecord] = self._observer.views_of_older(self._ident, moment)
+        return records
+
+    def on_interest(self, interest: int) -> None:
+        """Note the class of operators that the detectors look at from now on."""
+        self._observer.set_interest(self._ident, interest)
+
+
+def _without_function_modes(callback: Callable[..., None]) -> Callable[..., None]:
+    """Return ``callback`` so that what it reads is seen neither by function modes and tensor subclasses of the program nor
+    by ``torch.jit.trace``."""
+
+    def call(*arguments: Any) -> None:
+        tracing = torch._C._get_tracing_state()
+        if tracing is not None:
+            torch._C._set_tracing_state(None)  # type: ignore[arg-type]
+        try:
+            with torch._C.DisableTorchFunction():
+                callback(*arguments)
+        finally:
+            if tracing is not None:
+                torch._C._set_tracing_state(tracing)
+
+    return call
+
+
+def _make_event(
+    owner: int,
+    code: int,
+    offset: int,
+    op: str,
+    module: str,
+    phase: int,
+    task: str | None,
+    node: str | None,
+    counts: tuple[int, ...],
+) -> SharedEvent:
+    return SharedEvent((OPERATOR, owner, (code, offset, op, module, phase, task), node, OpCounts(*counts)))
+
+
+def _make_sequence(owner: int, events: tuple[SharedEvent, ...]) -> SharedEvent:
+    return SharedEvent((OP_BATCH, owner, events))
+
+
+def _make_saving(owner: int, event: SharedEvent, saved: tuple[tuple[int, int, int, bool], ...]) -> Event:
+    return (SAVING, owner, event, saved)

@@ -1,0 +1,630 @@
+// The operators of one thread: what each did to nodes, versions, views and storages. All of it is final when an operator
+// returns, since the observer is above autograd.
+
+#pragma once
+
+#include "tallies.h"
+
+#include <ATen/SequenceNumber.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/util/SmallVector.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/graph_task.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <deque>
+#include <memory>
+
+namespace gradprobe {
+
+// Classes of operators that a detector looks at: a mirror of interest.py.
+enum OpInterest { NO_OPS, OPS_ON_GRAPH_RESULTS, OPS_ON_GRAD_TENSORS, ALL_OPS };
+
+// What the schema says of an operator.
+struct OpPlan {
+  const c10::FunctionSchema* schema = nullptr;
+  NameId name = NO_NAME;
+  bool is_sum = false, may_alias = false;
+  size_t arguments = 0, returns = 0;
+  c10::SmallVector<uint16_t, 2> written;  // positions of the arguments that it modifies in place
+
+  explicit OpPlan(const c10::OperatorHandle& op);
+  OpPlan() = default;
+};
+
+inline OpPlan::OpPlan(const c10::OperatorHandle& op)
+    : schema(&op.schema()), arguments(op.schema().arguments().size()), returns(op.schema().returns().size()) {
+  const auto& known = op.operator_name();
+  std::string text = known.name;
+  const auto colons = text.find("::");
+  if (colons != std::string::npos) text.replace(colons, 2, ".");
+  if (!known.overload_name.empty()) text += "." + known.overload_name;
+  name = Names::global().add(text);
+  for (const char* sum : {"aten.add.", "aten.add_.", "aten.sub.", "aten.sub_."}) is_sum |= text.rfind(sum, 0) == 0;
+  const auto& schema_arguments = op.schema().arguments();
+  for (size_t i = 0; i < schema_arguments.size(); ++i) {
+    const auto* alias = schema_arguments[i].alias_info();
+    if (alias != nullptr && alias->isWrite()) written.push_back(static_cast<uint16_t>(i));
+  }
+  for (const auto& result : op.schema().returns()) may_alias |= result.alias_info() != nullptr;
+}
+
+// Calls `see` with each tensor in a value: itself, or the elements of a list.
+template <typename See>
+void visit_tensors(const c10::IValue& value, const See& see) {
+  if (value.isTensor()) {
+    if (value.toTensor().defined()) see(value.toTensor());
+  } else if (value.isList()) {
+    for (const c10::IValue& item : value.toListRef()) {
+      if (item.isTensor()) {
+        if (item.toTensor().defined()) see(item.toTensor());
+      } else if (!item.isNone()) {
+        return;
+      }
+    }
+  }
+}
+
+// The identity of a version counter, which views share with their base; null for a tensor without one.
+inline const void* counter_of(const at::TensorImpl* impl) {
+  const auto& counter = impl->version_counter();
+  static_assert(sizeof(counter) == sizeof(void*), "a version is more than a reference to its counter");
+  return counter.enabled() ? *reinterpret_cast<const void* const*>(&counter) : nullptr;
+}
+
+inline const c10::intrusive_ptr<Node>* raw_grad_fn(const at::Tensor& tensor) {
+  // Reading it the usual way would construct the node of a view again whose base was modified.
+  const auto* meta = torch::autograd::impl::get_autograd_meta(tensor);
+  return meta == nullptr || !meta->grad_fn_ ? nullptr : &meta->grad_fn_;
+}
+
+// The number of nodes that the thread had constructed when the operator began that it runs now. Hooks on saved tensors are
+// called within operators, and may change modes there.
+inline thread_local uint64_t running_since = UINT64_MAX;
+
+// The facts of a call before it runs.
+struct Call {
+  struct Argument {
+    const at::TensorImpl* impl;
+    const c10::StorageImpl* storage;
+  };
+  struct Write {
+    at::Tensor tensor;
+    const void* counter;
+    uint32_t version;
+  };
+
+  const OpPlan* plan = nullptr;
+  uint64_t before = 0;
+  bool has_graph_arguments = false, has_grad_arguments = false, has_subclass = false;
+  uint32_t normal_without_counter = 0, inference_with_counter = 0;
+  c10::SmallVector<Argument, 8> arguments;
+  c10::SmallVector<Write, 2> writes;
+  std::vector<c10::IValue> kept;  // the arguments themselves, while a detector looks at the operator
+
+  Call(const OpPlan& plan_, const torch::jit::Stack& stack, int interest) : plan(&plan_) {
+    before = at::sequence_number::peek();
+    const size_t first = stack.size() - plan->arguments;
+    for (size_t i = first; i < stack.size(); ++i) visit_tensors(stack[i], [this](const at::Tensor& t) { see(t); });
+    for (const uint16_t position : plan->written) {
+      visit_tensors(stack[first + position], [this](const at::Tensor& tensor) {
+        auto* impl = tensor.unsafeGetTensorImpl();
+        const void* counter = counter_of(impl);
+        writes.push_back({tensor, counter, counter == nullptr ? 0 : impl->version_counter().current_version()});
+      });
+    }
+    const bool is_looked_at = interest == ALL_OPS || (interest == OPS_ON_GRAD_TENSORS && has_grad_arguments) ||
+        (interest == OPS_ON_GRAPH_RESULTS && has_graph_arguments) || (plan->is_sum && has_graph_arguments);
+    if (is_looked_at) kept.assign(stack.begin() + static_cast<ptrdiff_t>(first), stack.end());
+  }
+
+ private:
+  void see(const at::Tensor& tensor) {
+    auto* impl = tensor.unsafeGetTensorImpl();
+    arguments.push_back({impl, storage_of(impl)});
+    if (tensor.requires_grad()) {
+      has_grad_arguments = true;
+      has_graph_arguments |= raw_grad_fn(tensor) != nullptr;
+    }
+    has_subclass |= impl->key_set().has(c10::DispatchKey::Python);
+    const bool is_inference = impl->is_inference();
+    if (is_inference == impl->version_counter().enabled()) ++(is_inference ? inference_with_counter : normal_without_counter);
+  }
+};
+
+// The Python side of a thread that was attached to the observer; the threads of autograd's engine have none.
+struct Detectors {
+  py::object on_operator, on_sum, on_subclass_view;
+};
+
+// What all threads of one observer share.
+struct Context {
+  explicit Context(const py::dict& given)
+      : learn(given["learn"]),
+        find_module_path(given["find_module_path"]),
+        module_call(given["module_call_code"]),
+        task_label(given["task_label"]),
+        fault(given["fault"]),
+        events(given["make_event"], given["make_sequence"], given["make_saving"], given["emit"]) {}
+
+  py::object learn, find_module_path, module_call, task_label, fault;
+  EventMaker events;
+  std::atomic<bool> is_on = true, may_have_tasks = false;
+};
+
+class ThreadLog {
+ public:
+  ThreadLog(std::shared_ptr<Context> context, uint64_t thread, int64_t now)
+      : context_(std::move(context)),
+        thread_(thread),
+        callers_(context_->learn, context_->find_module_path, reinterpret_cast<PyCodeObject*>(context_->module_call.ptr())),
+        time_(now),
+        last_(at::sequence_number::peek()) {}
+
+  std::atomic<int> interest = NO_OPS;
+  std::unique_ptr<Detectors> detectors;
+  int attached = 0;
+
+  bool is_on() const { return context_->is_on.load(std::memory_order_relaxed); }
+  uint64_t thread() const { return thread_; }
+  const std::shared_ptr<Context>& context() const { return context_; }
+
+  // Notes an operator that has returned. What goes wrong in it must not reach the program.
+  void note(const Call& call, const torch::jit::Stack& stack) {
+    try {
+      record(call, stack);
+    } catch (py::error_already_set& error) {
+      py::gil_scoped_acquire lock;
+      report(error);
+    } catch (const python_error&) {  // an interrupt of the program, see report()
+      throw;
+    } catch (const std::exception& error) {
+      py::gil_scoped_acquire lock;
+      context_->fault(borrowed(PyExc_RuntimeError)(error.what()));
+    }
+  }
+
+  // Emits what the thread has run up to a manager event of its own; `now` is the time of the operators that follow.
+  void settle(int64_t now) {
+    look_for_claims();
+    abandon_all();
+    const uint64_t count = std::min(at::sequence_number::peek(), running_since);
+    if (count > last_) add_nodes(TallyKey{nullptr, 0, no_operator()}, static_cast<int64_t>(count - last_));
+    last_ = std::max(last_, count);
+    time_ = std::max(time_ + 1, now);
+    flush();
+  }
+
+  // Emits the tallies; for any thread that holds the GIL.
+  void flush() {
+    std::unique_lock<std::recursive_mutex> turn(emitting_, std::try_to_lock);
+    if (!turn.owns_lock()) {
+      // Another thread emits them, and may need the GIL for it.
+      py::gil_scoped_release release;
+      turn.lock();
+    }
+    std::vector<Tally> taken;
+    taken.swap(spare_);  // not the member itself: what Python does while the events are made may lead here again
+    {
+      const std::lock_guard<SpinLock> guard(lock_);
+      tallies_.take(taken);
+    }
+    if (!taken.empty()) context_->events.emit(thread_, taken);
+    taken.clear();
+    spare_.swap(taken);
+  }
+
+  // The inference tensors made since the last call that still exist.
+  std::vector<std::pair<at::Tensor, Creation>> take_inference_tensors() {
+    std::deque<TensorRef> taken;
+    taken.swap(inference_);
+    sweep_inference_at_ = SPARE_INFERENCE;
+    return living_of(taken);
+  }
+
+  // The latest views that were made since a moment, of tensors that are older, and still exist.
+  std::vector<std::pair<at::Tensor, Creation>> views_of_older(int64_t moment) const {
+    std::deque<TensorRef> since;
+    for (const TensorRef& ref : views_) {
+      if (ref.made >= moment) since.push_back(ref);
+    }
+    auto found = living_of(since);
+    found.erase(std::remove_if(found.begin(), found.end(),
+                               [moment](const auto& view) {
+                                 return view.second.storage_made < 0 || view.second.storage_made >= moment;
+                               }),
+                found.end());
+    return found;
+  }
+
+  struct Origin {
+    uint64_t node;
+    PyCodeObject* code;
+    int offset;
+  };
+
+  // The places that constructed the nodes from `first` to `last`.
+  std::vector<Origin> origins_between(uint64_t first, uint64_t last) const {
+    const auto is_before = [](const Origin& origin, uint64_t number) { return origin.node < number; };
+    const auto start = std::lower_bound(origins_.begin(), origins_.end(), first, is_before);
+    std::vector<Origin> found;
+    for (auto it = start; it != origins_.end() && it->node <= last; ++it) found.push_back(*it);
+    return found;
+  }
+
+  // The storages that were written after a node had saved them, by their address, with the place of the write.
+  std::unordered_map<uintptr_t, std::pair<PyCodeObject*, int>> take_suspects() {
+    std::unordered_map<uintptr_t, std::pair<PyCodeObject*, int>> taken;
+    taken.swap(suspects_);
+    return taken;
+  }
+
+ private:
+  static constexpr size_t MAX_ORIGINS = 200'000, MAX_SUSPECTS = 10'000, MAX_VIEWS = 64, MAX_RESULTS = 8,
+                          SPARE_INFERENCE = 256;
+  static constexpr uint64_t MAX_OPS_UNCLAIMED = 64;
+
+  // A tensor whose record is among the creations, by address and time.
+  struct TensorRef {
+    const at::TensorImpl* impl;
+    int64_t made;
+  };
+
+  struct Unclaimed {
+    uint64_t node;
+    TallyKey place;
+    uint64_t since;
+  };
+
+  static NameId no_operator() {
+    static const NameId name = Names::global().add("(no operator)");
+    return name;
+  }
+  static NameId autograd_function() {
+    static const NameId name = Names::global().add("autograd.Function");
+    return name;
+  }
+
+  void record(const Call& call, const torch::jit::Stack& stack) {
+    const uint64_t after = at::sequence_number::peek();
+    if (!unclaimed_.empty()) look_for_claims();
+    Caller caller = callers_.locate();
+    if (caller.is_own) return;
+    if (torch::autograd::get_current_graph_task_id() != -1) caller.phase = BACKWARD;
+    TallyKey key{caller.code, caller.offset, call.plan->name, caller.module, NO_NAME, task(), caller.phase};
+    for (uint64_t node = last_; node < call.before; ++node) {
+      if (unclaimed_.size() < 10'000) unclaimed_.push_back({node, key, operators_});
+    }
+    last_ = after;
+    ++operators_;
+    ++time_;
+    Counts counts{};
+    counts[CALLS] = 1;
+    counts[NODES] = static_cast<int64_t>(after - call.before);
+    counts[NORMAL_WITHOUT_COUNTER] = call.normal_without_counter;
+    counts[INFERENCE_WITH_COUNTER] = call.inference_with_counter;
+    Creation creation{time_, caller.code, caller.offset, key.op, caller.module, time_, thread_};
+    if (!unclaimed_.empty()) last_results_.clear();
+    for (size_t i = stack.size() - call.plan->returns; i < stack.size(); ++i) {
+      visit_tensors(stack[i], [&](const at::Tensor& tensor) { see_result(call, tensor, creation, counts); });
+    }
+    if (!call.writes.empty()) count_writes(call, caller, counts);
+    std::vector<SavedStorage> saved;
+    others_.clear();
+    if (after > call.before) read_nodes(call, stack, caller, key, counts, saved);
+    add(key, counts, saved);
+    for (const NameId name : others_) {
+      key.node = name;
+      add_nodes(key, 1);
+    }
+    if (!unclaimed_.empty()) {
+      while (!unclaimed_.empty() && operators_ - unclaimed_.front().since > MAX_OPS_UNCLAIMED) abandon_first();
+    }
+    if (detectors) look(call, stack, caller, after > call.before);
+  }
+
+  NameId task() {
+    if (!context_->may_have_tasks.load(std::memory_order_relaxed)) return NO_NAME;
+    py::gil_scoped_acquire lock;
+    const py::object label = context_->task_label();
+    return label.is_none() ? NO_NAME : Names::global().add(label.cast<std::string>());
+  }
+
+  void see_result(const Call& call, const at::Tensor& tensor, Creation creation, Counts& counts) {
+    auto* impl = tensor.unsafeGetTensorImpl();
+    const auto* storage = storage_of(impl);
+    const at::TensorImpl* source = nullptr;
+    for (const auto& argument : call.arguments) {
+      if (argument.impl == impl) return;  // modified in place, or returned as it is
+      if (source == nullptr && storage != nullptr && argument.storage == storage) source = argument.impl;
+    }
+    const bool is_inference = impl->is_inference();
+    ++counts[is_inference ? INFERENCE_OUTPUTS : NORMAL_OUTPUTS];
+    const bool is_view = source != nullptr || (!is_inference && tensor.is_view());
+    if (is_view) {
+      ++counts[!is_inference && tensor.is_view() ? TRACKED_VIEWS : UNTRACKED_VIEWS];
+      creation.storage_made = source == nullptr ? -1 : Creations::global().storage_made(source);
+    } else if (!is_inference) {
+      ++counts[COUNTERS_CREATED];
+    }
+    Creations::global().add(impl, creation);
+    const TensorRef ref{impl, creation.made};
+    if (is_view) {
+      views_.push_back(ref);
+      if (views_.size() > MAX_VIEWS) views_.pop_front();
+    }
+    if (is_inference) {
+      inference_.push_back(ref);
+      if (inference_.size() > sweep_inference_at_) sweep_inference();
+    }
+    if (!unclaimed_.empty() && last_results_.size() < MAX_RESULTS) last_results_.push_back(ref);
+  }
+
+  void count_writes(const Call& call, const Caller& caller, Counts& counts) {
+    c10::SmallVector<const void*, 4> counted;
+    for (const auto& write : call.writes) {
+      const auto* impl = write.tensor.unsafeGetTensorImpl();
+      if (write.counter == nullptr) {
+        ++counts[UNCOUNTED_WRITES];
+      } else if (std::find(counted.begin(), counted.end(), write.counter) == counted.end()) {
+        counted.push_back(write.counter);
+        const auto* now = counter_of(impl);
+        counts[VERSION_BUMPS] +=
+            now == write.counter ? static_cast<int64_t>(impl->version_counter().current_version()) - write.version : 1;
+      }
+      auto* storage = storage_of(impl);
+      if (storage != nullptr && caller.phase != BACKWARD && suspects_.size() < MAX_SUSPECTS &&
+          SavedStorages::global().is_saved(storage)) {
+        suspects_[reinterpret_cast<uintptr_t>(storage)] = {caller.code, caller.offset};
+      }
+    }
+  }
+
+  // Reads the nodes that an operator constructed: the name of the last one, those of others, and what they saved.
+  void read_nodes(const Call& call, const torch::jit::Stack& stack, const Caller& caller, TallyKey& key, Counts& counts,
+                  std::vector<SavedStorage>& saved) {
+    if (origins_.size() >= MAX_ORIGINS) origins_.clear();
+    for (uint64_t node = call.before; node < last_; ++node) origins_.push_back({node, caller.code, caller.offset});
+    c10::SmallVector<const c10::StorageImpl*, 4> result_storages;
+    c10::SmallVector<c10::intrusive_ptr<Node>, 4> waiting;
+    const auto begin_at = [&](const at::Tensor& tensor) {
+      result_storages.push_back(storage_of(tensor.unsafeGetTensorImpl()));
+      const auto* node = raw_grad_fn(tensor);
+      if (node != nullptr) push_new(*node, call.before, waiting);
+    };
+    for (size_t i = stack.size() - call.plan->returns; i < stack.size(); ++i) visit_tensors(stack[i], begin_at);
+    for (const auto& write : call.writes) begin_at(write.tensor);
+    for (size_t i = 0; i < waiting.size() && i < 256; ++i) {
+      const c10::intrusive_ptr<Node> node = waiting[i];
+      NodeType& type = type_of(*node);
+      const NameId name = name_of(type, *node);
+      if (i == 0) {
+        key.node = name;
+      } else if (counts[NODES] > 1) {
+        --counts[NODES];
+        others_.push_back(name);
+      }
+      read_saved(type, node, result_storages, counts[HOOKED], saved);
+      if (type.is_copy_slices) {
+        const auto& inner = static_cast<const torch::autograd::CopySlices&>(*node).fn;
+        if (inner) read_saved(type_of(*inner), inner, result_storages, counts[HOOKED], saved);
+      }
+      for (const auto& edge : node->next_edges()) {
+        if (edge.function) push_new(edge.function, call.before, waiting);
+      }
+    }
+  }
+
+  static void push_new(const c10::intrusive_ptr<Node>& node, uint64_t first,
+                       c10::SmallVector<c10::intrusive_ptr<Node>, 4>& waiting) {
+    // AccumulateGrad has the highest number there is.
+    if (node->sequence_nr() < first || node->sequence_nr() == UINT64_MAX) return;
+    if (std::find(waiting.begin(), waiting.end(), node) == waiting.end()) waiting.push_back(node);
+  }
+
+  NodeType& type_of(const Node& node) {
+    const void* table = *reinterpret_cast<const void* const*>(&node);  // one for each type
+    auto& known = node_types_[table];
+    if (!known) known = std::make_unique<NodeType>(node);
+    return *known;
+  }
+
+  static NameId name_of(const NodeType& type, const Node& node) {
+    if (!type.is_python) return type.name;
+    py::gil_scoped_acquire lock;
+    return Names::global().add(node.name());
+  }
+
+  template <typename Storages>
+  void read_saved(NodeType& type, const c10::intrusive_ptr<Node>& node, const Storages& results, int64_t& hooked,
+                  std::vector<SavedStorage>& saved) {
+    const auto see_tensor = [&](const at::Tensor& tensor) {
+      auto* storage = storage_of(tensor.unsafeGetTensorImpl());
+      if (storage == nullptr) return;
+      const bool is_output = std::find(results.begin(), results.end(), storage) != results.end();
+      const int64_t made = is_output ? time_ : made_at(tensor);
+      const auto entry = SavedStorages::global().add(tensor, storage, made, is_output);
+      const auto is_same = [&entry](const SavedStorage& other) { return other.number == entry.number; };
+      if (std::find_if(saved.begin(), saved.end(), is_same) == saved.end()) saved.push_back(entry);
+    };
+    const auto see = [&](const SavedVariable& variable) {
+      if (variable.has_hooks()) {
+        ++hooked;
+        return;
+      }
+      const auto tensor = variable.get_raw_data();
+      if (tensor && tensor->defined()) see_tensor(*tensor);
+    };
+    if (!type.is_python) {
+      type.visit(node, see);
+      return;
+    }
+    py::gil_scoped_acquire lock;
+    PyObject* object = static_cast<const torch::autograd::PyNode&>(*node).pyobj();
+    if (object == nullptr) return;
+    for (const SavedVariable& variable : reinterpret_cast<THPFunction*>(object)->saved_variables) see(variable);
+    const auto attributes = py::reinterpret_steal<py::object>(PyObject_GetAttrString(object, "__dict__"));
+    if (!attributes) {
+      PyErr_Clear();
+      return;
+    }
+    for (const auto& item : py::dict(attributes)) {
+      if (THPVariable_Check(item.second.ptr())) see_tensor(THPVariable_Unpack(item.second.ptr()));
+    }
+  }
+
+  // When the storage of a saved input was made: that of its base if it is a view.
+  static int64_t made_at(const at::Tensor& tensor) {
+    const int64_t made = Creations::global().storage_made(tensor.unsafeGetTensorImpl());
+    if (made >= 0 || tensor.is_inference() || !tensor.is_view()) return made;
+    return Creations::global().storage_made(tensor._base().unsafeGetTensorImpl());
+  }
+
+  // The node of a custom Function is constructed before all operators of its forward, and becomes visible at the output
+  // of the last of them.
+  void look_for_claims() {
+    if (unclaimed_.empty()) return;
+    for (const TensorRef& ref : last_results_) {
+      const auto found = Creations::global().lock(ref.impl, ref.made);
+      if (!found) continue;
+      const auto* node = raw_grad_fn(found->first);
+      if (node != nullptr) claim(*node, found->first);
+    }
+  }
+
+  void claim(const c10::intrusive_ptr<Node>& node, const at::Tensor& output) {
+    const auto number = node->sequence_nr();
+    const auto found = std::find_if(unclaimed_.begin(), unclaimed_.end(),
+                                    [number](const Unclaimed& one) { return one.node == number; });
+    if (found == unclaimed_.end()) return;
+    NodeType& type = type_of(*node);
+    if (!type.is_python) return;
+    TallyKey key = found->place;
+    unclaimed_.erase(found);
+    key.op = autograd_function();
+    key.node = name_of(type, *node);
+    Counts counts{};
+    counts[CALLS] = counts[NODES] = 1;
+    std::vector<SavedStorage> saved;
+    const c10::StorageImpl* results[] = {storage_of(output.unsafeGetTensorImpl())};
+    read_saved(type, node, c10::ArrayRef<const c10::StorageImpl*>(results), counts[HOOKED], saved);
+    add(key, counts, saved);
+  }
+
+  void abandon_first() {
+    TallyKey key = unclaimed_.front().place;
+    unclaimed_.pop_front();
+    key.op = no_operator();
+    key.node = NO_NAME;
+    add_nodes(key, 1);
+  }
+
+  void abandon_all() {
+    while (!unclaimed_.empty()) abandon_first();
+    last_results_.clear();
+  }
+
+  void add_nodes(const TallyKey& key, int64_t number) {
+    Counts counts{};
+    counts[NODES] = number;
+    add(key, counts, {});
+  }
+
+  void add(const TallyKey& key, const Counts& counts, const std::vector<SavedStorage>& saved) {
+    const std::lock_guard<SpinLock> guard(lock_);
+    Tally& tally = tallies_.at(key);
+    for (size_t i = 0; i < NUMBER_OF_COUNTS; ++i) tally.counts[i] += counts[i];
+    tally.saved.insert(tally.saved.end(), saved.begin(), saved.end());
+  }
+
+  void look(const Call& call, const torch::jit::Stack& stack, const Caller& caller, bool has_node) {
+    const bool views_subclass = call.has_subclass && call.plan->may_alias && call.plan->written.empty() &&
+        c10::InferenceMode::is_enabled();
+    if (call.kept.empty() && !views_subclass) return;
+    py::gil_scoped_acquire lock;
+    if (views_subclass) detectors->on_subclass_view();
+    if (call.kept.empty()) return;
+    py::list arguments;
+    for (const auto& value : call.kept) {
+      if (value.isTensor() || value.isList()) arguments.append(as_python(value));
+    }
+    py::object result = py::none();
+    const size_t first = stack.size() - call.plan->returns;
+    if (call.plan->returns == 1) {
+      result = as_python(stack[first]);
+    } else {
+      py::list results;
+      for (size_t i = first; i < stack.size(); ++i) results.append(as_python(stack[i]));
+      result = py::tuple(results);
+    }
+    const auto code = caller.code == nullptr ? py::object(py::none()) : borrowed(as_object(caller.code));
+    const auto name = borrowed(Names::global().object(call.plan->name));
+    const py::tuple all(arguments);
+    if (interest.load(std::memory_order_relaxed) != NO_OPS) {
+      detectors->on_operator(name, all, result, code, caller.offset, has_node);
+    }
+    if (call.plan->is_sum && has_node) {
+      detectors->on_sum(all, result, code, caller.offset, last_ - 1);
+    }
+  }
+
+  static py::object as_python(const c10::IValue& value) {
+    if (value.isTensor()) return stolen(THPVariable_Wrap(value.toTensor()));
+    py::list tensors;
+    visit_tensors(value, [&tensors](const at::Tensor& tensor) { tensors.append(stolen(THPVariable_Wrap(tensor))); });
+    return std::move(tensors);
+  }
+
+  void sweep_inference() {
+    inference_.erase(std::remove_if(inference_.begin(), inference_.end(),
+                                    [](const TensorRef& ref) { return !Creations::global().lock(ref.impl, ref.made); }),
+                     inference_.end());
+    sweep_inference_at_ = 2 * inference_.size() + SPARE_INFERENCE;
+  }
+
+  static std::vector<std::pair<at::Tensor, Creation>> living_of(const std::deque<TensorRef>& refs) {
+    std::vector<std::pair<at::Tensor, Creation>> found;
+    for (const TensorRef& ref : refs) {
+      auto living = Creations::global().lock(ref.impl, ref.made);
+      if (living) found.push_back(std::move(*living));
+    }
+    return found;
+  }
+
+  // Reports a fault, unless the error is the program's: an interrupt that came while gradprobe's Python was running.
+  void report(py::error_already_set& error) {
+    if (error.matches(PyExc_Exception)) {
+      try {
+        context_->fault(error.value());
+        return;
+      } catch (py::error_already_set& interrupt) {
+        interrupt.restore();
+      }
+    } else {
+      error.restore();
+    }
+    python_error interrupt;
+    interrupt.persist();
+    throw interrupt;
+  }
+
+  const std::shared_ptr<Context> context_;
+  const uint64_t thread_;
+  CallerFinder callers_;
+  int64_t time_;
+  uint64_t last_, operators_ = 0;
+  std::deque<Unclaimed> unclaimed_;
+  std::deque<TensorRef> inference_, views_, last_results_;
+  size_t sweep_inference_at_ = SPARE_INFERENCE;
+  std::vector<NameId> others_;  // the names of the nodes beside the last one that the latest operator constructed
+  std::deque<Origin> origins_;
+  std::unordered_map<uintptr_t, std::pair<PyCodeObject*, int>> suspects_;
+  std::unordered_map<const void*, std::unique_ptr<NodeType>> node_types_;
+  SpinLock lock_;  // of the tallies, which another thread may take
+  Tallies tallies_;
+  std::vector<Tally> spare_;
+  std::recursive_mutex emitting_;
+};
+
+}  // namespace gradprobe
