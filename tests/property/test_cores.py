@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +26,7 @@ from gradprobe.capture.ops.native.loader import (
     locate_core_folder,
 )
 from gradprobe.capture.ops.native.mirrored import MIRRORED_CONSTANTS, find_mismatch
+from tests import warm_python
 from tests.property.test_operators import IMPURE, PURE, no_faults
 from tests.thoroughness import examples
 
@@ -231,12 +230,9 @@ def test_more_results_than_sixteen_bits_count_are_counted() -> None:
 
 
 @pytest.mark.parametrize("core", [pytest.param("native", marks=native), "python"])
-def test_what_a_handler_of_signals_raises_reaches_the_program(core: str) -> None:
-    environment = {**os.environ, CORE_VARIABLE: core}
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED], env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert done.stdout == "200 raised, 200 caught, no fault\n", done.stderr
+def test_what_a_handler_of_signals_raises_reaches_the_program(core: str, tmp_path: Path) -> None:
+    done = warm_python.run("-c", INTERRUPTED, cwd=tmp_path, env={**os.environ, CORE_VARIABLE: core})
+    assert done.stdout == b"200 raised, 200 caught, no fault\n", done.stderr.decode()
 
 
 def test_a_core_that_does_not_compile_is_an_error_with_the_compilers_first_words(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,11 +39,13 @@ def found_by_run(program: str, folder: Path) -> set[str]:
         alive.clear()
     finally:
         torch._C._set_grad_enabled(True)
+        if "torch._dynamo" in sys.modules:
+            torch._dynamo.reset()
     return set(recording.findings["rule"])
 
 
 def found_by_run_of_its_own(program: str, folder: Path) -> set[str]:
-    """Run a program in a process of its own: it compiles functions, or leaves its thread in a mode for good."""
+    """Run a program in a process of its own: it leaves its thread in a mode for good."""
     script = folder / "program.py"
     script.write_text(program, encoding="utf-8")
     done = warm_gradprobe("run", "--level=ops", "--force", "--output=run.gradprobe", script.name, cwd=folder)
@@ -84,7 +87,6 @@ def found_on_ranks(program: str, folder: Path) -> set[str]:
 
 
 OTHERWISE: dict[str, Callable[[str, Path], set[str]]] = {
-    "GP301": found_by_run_of_its_own,
     "GP705": found_by_run_of_its_own,
     "GP706": found_with_what_it_starts,
     "GP901": found_on_ranks,
