@@ -200,6 +200,7 @@ if __name__ == "__main__":
     import jinja2  # noqa: F401
     import numpy  # noqa: F401
     import pandas  # noqa: F401
+    import pytest  # noqa: F401
     import tabulate  # noqa: F401
     import torch  # noqa: F401
     import tqdm  # noqa: F401

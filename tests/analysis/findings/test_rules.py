@@ -14,7 +14,7 @@ import torch
 import gradprobe
 from gradprobe.analysis.findings.catalogue import RULES, SEVERITIES
 from gradprobe.scan.source_files import scan_paths
-from tests import warm_python
+from tests import ranks
 from tests.capabilities import needs_saved
 from tests.commands.running import warm_gradprobe
 
@@ -62,26 +62,11 @@ def found_with_what_it_starts(program: str, folder: Path) -> set[str]:
     return set(gradprobe.merge(folder.glob("run*.gradprobe")).findings["rule"])
 
 
-LAUNCHER = """
-import os, socket, sys
-from gradprobe.__main__ import main
-
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE="2")
-other = os.fork()
-os.environ["RANK"] = os.environ["LOCAL_RANK"] = "1" if other else "0"
-code = main(["run", *sys.argv[1:]])
-sys.exit(code or (os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) if other else 0))
-"""
-"""What a launcher of ranks does, without the time that each rank of it takes to import torch."""
-
-
 def found_on_ranks(program: str, folder: Path) -> set[str]:
     """Run a program as two ranks."""
     (folder / "program.py").write_text(program, encoding="utf-8")
-    words = ["--level=ops", "--force", "--output=run.gradprobe", "program.py"]
-    done = warm_python.run("-c", LAUNCHER, *words, cwd=folder)
+    words = ["run", "--level=ops", "--force", "--output=run.gradprobe", "program.py"]
+    done = ranks.run("-m", "gradprobe", *words, cwd=folder)
     assert done.returncode == 0, done.stderr.decode()
     return set(gradprobe.merge(folder.glob("run*.gradprobe")).findings["rule"])
 
