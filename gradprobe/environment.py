@@ -16,8 +16,8 @@ def environment(level: str | None = None, parent: int | None = None) -> dict[str
     """Return versions, machine and process, but no environment variables and no arguments.
 
     Args:
-        level: level of a recording, which adds ``level``, ``process`` and ``rank``. None, the default, describes what several
-            processes have in common, as a comparison needs.
+        level: level of a recording, which adds ``level``, ``process`` and ``rank``. None, the default, describes what
+            several processes have in common, as a comparison needs.
         parent: id of the process on whose behalf this one is recorded.
     """
     cuda: Any = torch.cuda

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio.events
+import gc
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +30,12 @@ OBSERVED: list[Any] = [
     torch.Tensor,
     torch.autograd,
 ]
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there before the first test to no collector: many tests collect, and have a garbage of their own."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,10 @@
 """``python WORDS`` without the seconds that the import of torch takes: a fork of a process that has torch already.
 
-The process that is forked, one for each process of pytest, has imported torch and pandas and nothing else: it has run no
-operator and has one thread. A fork of it then becomes what ``python`` makes of the words, and ends as an interpreter does.
-Tests in which it matters what is imported when, or how an interpreter starts, run ``python`` itself.
+The process that is forked, one for each process of pytest, has imported torch, pandas and other packages, and nothing of
+gradprobe: it has run no operator and has one thread. A fork of it then becomes what ``python`` makes of the words. It ends
+as an interpreter does, but after the last exit handler it leaves its modules to the system: to take them apart takes longer
+than most programs of tests. Tests in which it matters what is imported when, or how an interpreter starts or takes itself
+apart, run ``python`` itself.
 """
 
 from __future__ import annotations
@@ -154,6 +156,35 @@ def start(words: list[str]) -> None:
         exec(compile(Path(kind).read_bytes(), main.__file__, "exec"), main.__dict__)
 
 
+_status: list[int] = []
+"""The exit status of this process, once its program has come to its end."""
+
+
+def _run(words: list[str]) -> None:
+    try:
+        start(words)
+    except SystemExit as leaving:
+        code = leaving.code
+        _status.append(code & 0xFF if isinstance(code, int) else int(code is not None))
+        raise
+    except KeyboardInterrupt:
+        raise  # a signal is what ends such an interpreter
+    except BaseException:
+        _status.append(1)
+        raise
+    _status.append(0)
+
+
+def _leave() -> None:
+    """End this process; as the first exit handler that was registered it is the last one that is called."""
+    if _status:
+        with contextlib.suppress(Exception):  # an interpreter that cannot flush has a status of its own
+            for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+                if stream is not None:
+                    stream.flush()
+            os._exit(_status[-1])
+
+
 def _show_from_the_program_on(
     kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
 ) -> None:
@@ -163,15 +194,20 @@ def _show_from_the_program_on(
 
 
 if __name__ == "__main__":
+    atexit.register(_leave)
     import gc
 
+    import jinja2  # noqa: F401
     import numpy  # noqa: F401
     import pandas  # noqa: F401
+    import pytest  # noqa: F401
+    import tabulate  # noqa: F401
     import torch  # noqa: F401
+    import tqdm  # noqa: F401
 
     gc.collect()
     gc.freeze()  # else each child copies the pages of all objects as soon as it collects
     request = serve(sys.stdin.buffer, os.fdopen(os.dup(1), "wb"))
     if request is not None:
         sys.excepthook = _show_from_the_program_on
-        start(become(request))
+        _run(become(request))

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need the package playwright")
-
 
 @pytest.fixture(
     scope="module"
 )  # not longer: an event loop runs in this thread meanwhile, and other tests run their own
 def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need the package playwright")
     executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if executable is None:
         pytest.skip("browser tests need Chromium on the PATH")

@@ -7,9 +7,8 @@ import importlib
 import json
 import os
 import random
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,15 +18,19 @@ import torch
 
 import gradprobe
 from gradprobe.__main__ import main
+from gradprobe.comparison import compare
 from gradprobe.comparison.compare import compare_sources
 from gradprobe.comparison.measure import mechanisms
+from gradprobe.comparison.measure.bench import Bench
+from gradprobe.comparison.measure.call_timer import make_call_timer
 from gradprobe.comparison.settings import validate_settings
+from gradprobe.comparison.workers.worker_handles import InProcessWorker
 from gradprobe.comparison.workloads.sources import WorkloadSource
 from gradprobe.errors import GradprobeError
-from tests.commands.running import gradprobe as command
 from tests.commands.running import refused
+from tests.thoroughness import IS_THOROUGH
 
-SHORT_S = 1.0
+SHORT_S = 0.5
 
 TARGETS = """
 import os, signal, torch
@@ -76,6 +79,20 @@ number = 3
 """
 
 
+MEASURED = (
+    "dies",
+    "built",
+    "itself",
+    "only_with_grad",
+    "only_without",
+    "keeps",
+    "changes",
+    "draws",
+    "unlike",
+    "broken",
+)
+
+
 @pytest.fixture
 def targets(tmp_path: Path) -> Path:
     path = tmp_path / "targets.py"
@@ -83,9 +100,36 @@ def targets(tmp_path: Path) -> Path:
     return path
 
 
-def compared(targets: Path, name: str, **settings: object) -> gradprobe.Comparison:
-    chosen = validate_settings(**{"budget_s": SHORT_S, "processes": 1, **settings})
-    return compare_sources([WorkloadSource("name", f"{targets}:{name}")], chosen)
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> gradprobe.Comparison:
+    """One comparison of many targets in two processes, the first of which the first target ends."""
+    path = tmp_path_factory.mktemp("compared") / "targets.py"
+    path.write_text(TARGETS)
+    sources = [WorkloadSource("name", f"{path}:{name}") for name in MEASURED]
+    return compare_sources(sources, validate_settings(budget_s=4 * SHORT_S, processes=2, threads=1))
+
+
+def notes_of(compared: gradprobe.Comparison, name: str) -> str:
+    (found,) = (one for one in compared._outcome.workloads if one.workload == name)
+    return " ".join(found.notes)
+
+
+class HereWorker(InProcessWorker):
+    """A worker that is no process of its own, where it does not matter which process measures."""
+
+    def __init__(self, number: int, *, modes: Sequence[str], seed: int, **_: object) -> None:
+        super().__init__(Bench(modes, seed=seed, number=number, timer=make_call_timer(None)))
+
+    def wait_until_ready(self) -> int:
+        return torch.get_num_threads()
+
+
+@pytest.fixture
+def _measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "SubprocessWorker", HereWorker)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(sys.modules, "targets", None)
+    monkeypatch.delitem(sys.modules, "targets")
 
 
 def test_a_call_is_counted_in_each_mode() -> None:
@@ -155,46 +199,45 @@ def test_a_list_that_the_call_appends_to_is_new_for_each_block() -> None:
 
 
 @pytest.mark.parametrize("name", ["built", "itself"])
-def test_a_function_that_returns_a_call_or_is_one_is_measured(targets: Path, name: str) -> None:
-    table = compared(targets, name).table.set_index("mode")
-    assert table["nodes"].tolist() == [2, 0, 0]
+def test_a_function_that_returns_a_call_or_is_one_is_measured(compared: gradprobe.Comparison, name: str) -> None:
+    table = compared.table
+    assert table[table["workload"] == name]["nodes"].tolist() == [2, 0, 0]
 
 
-def test_a_mode_that_fails_is_a_result_with_its_error(targets: Path) -> None:
-    result = compared(targets, "only_without")
-    assert result.verdicts["only_without"]["grad"] == "unusable"
-    assert "a leaf Variable that requires grad" in result.table["error"][0]
-    result = compared(targets, "only_with_grad")
-    verdicts = next(iter(result.verdicts.values()))
+def test_a_mode_that_fails_is_a_result_with_its_error(compared: gradprobe.Comparison) -> None:
+    assert compared.verdicts["only_without"]["grad"] == "unusable"
+    errors = compared.table.set_index("workload")["error"]
+    assert "a leaf Variable that requires grad" in errors["only_without"].iloc[0]
+    verdicts = compared.verdicts["only_with_grad"]
     assert (verdicts["no_grad"], verdicts["inference_mode"]) == ("unusable", "unusable")
-    assert "no_grad is unusable here" in next(iter(result.advice.values()))
+    assert "no_grad is unusable here" in compared.advice["only_with_grad"]
 
 
-def test_a_call_that_fails_in_every_mode_says_so(targets: Path) -> None:
-    result = compared(targets, "broken")
-    assert next(iter(result.advice.values())) == "fails in every mode: ValueError: no data."
-    assert "no data" in str(result)
+def test_a_call_that_fails_in_every_mode_says_so(compared: gradprobe.Comparison) -> None:
+    assert compared.advice["broken"] == "fails in every mode: ValueError: no data."
+    assert "no data" in str(compared)
 
 
-def test_a_process_that_dies_gives_no_verdict(targets: Path) -> None:
-    result = compared(targets, "dies", processes=2)
-    assert set(next(iter(result.verdicts.values())).values()) == {"unusable"}
-    assert "SIGKILL" in str(result)
+def test_a_process_that_dies_gives_no_verdict_and_the_others_go_on(compared: gradprobe.Comparison) -> None:
+    assert set(compared.verdicts["dies"].values()) == {"unusable"}
+    assert "SIGKILL; 1 remained" in " ".join(compared.notes)
+    assert "SIGKILL" in str(compared)
 
 
-def test_outputs_that_differ_between_modes_are_a_result(targets: Path) -> None:
-    result = compared(targets, "unlike")
-    assert "returns different values here" in next(iter(result.advice.values()))
+def test_outputs_that_differ_between_modes_are_a_result(compared: gradprobe.Comparison) -> None:
+    assert "returns different values here" in compared.advice["unlike"]
+    assert "returns different values here" not in compared.advice["built"]
 
 
-def test_inference_tensors_that_stay_behind_are_named_with_their_holder(targets: Path) -> None:
-    result = compared(targets, "keeps")
-    assert "leaves 1 inference tensor behind, referenced by Linear.last" in " ".join(result.notes)
+def test_inference_tensors_that_stay_behind_are_named_with_their_holder(compared: gradprobe.Comparison) -> None:
+    assert "leaves 1 inference tensor behind, referenced by Linear.last" in notes_of(compared, "keeps")
+    assert "behind" not in notes_of(compared, "built")
 
 
 @pytest.mark.parametrize(("name", "note"), [("changes", "changes 1 of its inputs"), ("draws", "draws random numbers")])
-def test_what_has_to_be_restored_is_noted(targets: Path, name: str, note: str) -> None:
-    assert note in " ".join(compared(targets, name).notes)
+def test_what_has_to_be_restored_is_noted(compared: gradprobe.Comparison, name: str, note: str) -> None:
+    assert note in notes_of(compared, name)
+    assert note not in notes_of(compared, "built")
 
 
 @pytest.mark.parametrize(
@@ -219,6 +262,7 @@ def test_invalid_settings_are_named(settings: dict[str, object], expected: str) 
         gradprobe.compare(3)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("_measured_here")
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -237,6 +281,7 @@ def test_bad_usage_is_one_line(capsys: pytest.CaptureFixture[str], words: tuple[
     assert expected in refused(capsys, "compare", *words)
 
 
+@pytest.mark.usefixtures("_measured_here")
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("gone", "has no attribute gone"), ("number", "not a function"), ("needs", "without"), ("waits", "coroutine")],
@@ -247,23 +292,35 @@ def test_a_target_that_cannot_be_measured_is_one_line(
     assert expected in refused(capsys, "compare", f"{targets}:{name}", "--processes", "1", "--budget", "1")
 
 
-def test_the_command_writes_what_a_later_run_is_compared_with(targets: Path) -> None:
-    words = ("compare", f"{targets.name}:built", "--budget", "1", "--processes", "1", "--threads", "1")
-    first = command(*words, "-o", "first.json", "-o", "first.md", cwd=targets.parent)
-    assert first.returncode == 0, first.stderr.decode()
-    assert json.loads((targets.parent / "first.json").read_text())["kind"] == "comparison"
-    assert (targets.parent / "first.md").read_text().startswith("## gradprobe")
-    second = command(*words, "--against", "first.json", cwd=targets.parent)
-    assert second.returncode == 0, second.stderr.decode()
-    assert b"ratio_before" in second.stdout
-    apart = command(*words[:-1], "2", "--against", "first.json", cwd=targets.parent)
-    assert apart.returncode == 2
-    assert b"torch threads 1 then, 2 now" in apart.stderr
+def test_what_a_process_refuses_is_one_line(capsys: pytest.CaptureFixture[str], targets: Path) -> None:
+    said = refused(capsys, "compare", f"{targets}:gone", "--processes", "1", "--budget", "1")
+    assert "has no attribute gone" in said
 
 
-def test_the_suite_of_models_is_measured_whole() -> None:
+@pytest.mark.usefixtures("_measured_here")
+def test_the_command_writes_what_a_later_run_is_compared_with(
+    targets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(targets.parent)
+    words = ("compare", f"{targets.name}:built", "--budget", "1", "--processes", "1")
+    assert main([*words, "-o", "first.json", "-o", "first.md"]) == 0
+    assert json.loads(Path("first.json").read_text())["kind"] == "comparison"
+    assert Path("first.md").read_text().startswith("## gradprobe")
+    capsys.readouterr()
+    assert main([*words, "--against", "first.json"]) == 0
+    assert "ratio_before" in capsys.readouterr().out
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(HereWorker, "wait_until_ready", lambda self: threads + 1)
+    assert main([*words, "--against", "first.json"]) == 2
+    assert f"torch threads {threads} then, {threads + 1} now" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_measured_here")
+def test_the_suite_of_models_is_measured_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not IS_THOROUGH:
+        monkeypatch.setitem(sys.modules, "transformers", None)  # its import takes as long as all the rest
     result = compare_sources(
-        [WorkloadSource("suite", "models")], validate_settings(budget_s=4.0, processes=1, threads=1)
+        [WorkloadSource("suite", "models")], validate_settings(budget_s=2.0, processes=1, threads=1)
     )
     assert {"MLP", "encoder layer, fast path", "GPT decode with a key-value cache"} <= set(result.verdicts)
     assert not result.table["error"].any()
@@ -275,9 +332,9 @@ def test_the_suite_of_models_is_measured_whole() -> None:
 def test_a_mode_that_takes_another_path_is_named_with_what_it_leaves_out() -> None:
     encoder = torch.nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, batch_first=True).eval()
     linear = torch.nn.Linear(2, 2)
-    notes = gradprobe.compare(encoder, torch.ones(1, 2, 8), budget_s=4, processes=1).notes
+    notes = gradprobe.compare(encoder, torch.ones(1, 2, 8), budget_s=1, processes=1).notes
     assert any("another path under grad, without aten._transformer_encoder_layer_fwd" in note for note in notes)
-    notes = gradprobe.compare(linear, torch.ones(1, 2), budget_s=4, processes=1).notes
+    notes = gradprobe.compare(linear, torch.ones(1, 2), budget_s=1, processes=1).notes
     assert not any("another path" in note for note in notes)
 
 
@@ -328,14 +385,20 @@ def test_a_call_that_fails_only_in_a_fresh_process_is_measured_here(
     assert "imports it again" in " ".join(result.notes)
 
 
-def test_files_are_written_though_nobody_reads_the_report(targets: Path) -> None:
-    words = [sys.executable, "-m", "gradprobe", "compare", "targets.py:itself", "--budget", "0.1", "--processes", "1"]
+@pytest.mark.usefixtures("_measured_here")
+def test_files_are_written_though_nobody_reads_the_report(targets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    with os.fdopen(writer, "wb") as closed:
-        done = subprocess.run([*words, "-o", "it.json"], cwd=targets.parent, stdout=closed, check=False)
-    assert done.returncode == 0
-    assert (targets.parent / "it.json").exists()
+    output = targets.with_name("it.json")
+    with open(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(["compare", f"{targets}:itself", "--budget", "0.1", "--processes", "1", "-o", str(output)]) == 0
+    assert output.exists()
+
+
+@pytest.fixture(scope="module")
+def saved() -> str:
+    return gradprobe.compare(lambda: 1, budget_s=0.05).to_json()
 
 
 @pytest.mark.parametrize(
@@ -359,8 +422,10 @@ def test_files_are_written_though_nobody_reads_the_report(targets: Path) -> None
         (("costs_ns",), {"node": "1"}),
     ],
 )
-def test_a_damaged_file_is_refused_when_it_is_loaded(tmp_path: Path, path: tuple[Any, ...], value: object) -> None:
-    plain = json.loads(gradprobe.compare(lambda: 1, budget_s=0.05).to_json())
+def test_a_damaged_file_is_refused_when_it_is_loaded(
+    saved: str, tmp_path: Path, path: tuple[Any, ...], value: object
+) -> None:
+    plain = json.loads(saved)
     inner = plain
     for key in path[:-1]:
         inner = inner[key]
@@ -416,6 +481,7 @@ def test_a_failed_counting_pass_is_noted_with_its_reason(monkeypatch: pytest.Mon
     assert result.table["nodes"].isna().all()
 
 
+@pytest.mark.usefixtures("_measured_here")
 def test_the_command_needs_no_standard_error(
     targets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests import warm_python
 from tests.docs import generate
 from tests.docs.pages import PAGES, ROOT, fenced, read
+from tests.thoroughness import IS_THOROUGH
 
 ELSEWHERE = {"make demo", "make test"}  # run by whoever checks the project, and the latter runs this
 
@@ -21,7 +22,11 @@ def has_any(page: str) -> bool:
     return bool(fenced(page, "sh") or fenced(page, "python"))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if has_any(page)])
+def is_not_the_one_on_comparisons(page: str) -> bool:
+    return page != "docs/compare.md"  # what it writes to files, other pages print
+
+
+@pytest.mark.parametrize("page", sorted(filter(has_any, PAGES), key=is_not_the_one_on_comparisons))
 def test_every_command_and_program_of_the_page_runs(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     shown = []
@@ -35,7 +40,7 @@ def test_every_command_and_program_of_the_page_runs(page: str, tmp_path: Path) -
         words = [word for pattern in shlex.split(line) for word in expanded(pattern, tmp_path)]
         assert words[0] == "gradprobe", f"{page} has a command that this test does not know how to run: {line}"
         # Those that judge end with 1 where they find something, as the pages show.
-        shown.append(run(["-m", *words], tmp_path, 1 if words[1] in ("check", "scan") else 0))
+        shown.append(run_once(["-m", *words], tmp_path, 1 if words[1] in ("check", "scan") else 0))
     lines = {masked(line) for output in shown for line in output.splitlines()}
     for claimed in "".join(fenced(page, "text")).splitlines():
         assert masked(claimed) in lines, f"{page} shows a line that no command of it prints: {claimed}"
@@ -49,6 +54,20 @@ def expanded(pattern: str, folder: Path) -> list[str]:
     """Return a word as a shell expands it."""
     found = sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern)) if "*" in pattern else []
     return found or [pattern]
+
+
+_COMPARED: dict[tuple[str, ...], str] = {}
+"""What comparisons printed, by their words without those that name files to write."""
+
+
+def run_once(words: list[str], folder: Path, highest: int = 0) -> str:
+    """Run a command, but a comparison that only prints, which takes seconds, once for all pages that have it."""
+    if words[2] != "compare" or IS_THOROUGH:
+        return run(words, folder, highest)
+    key = tuple(word for place, word in enumerate(words) if "-o" not in (word, words[place - 1]))
+    if len(key) < len(words) or key not in _COMPARED:
+        _COMPARED[key] = run(words, folder, highest)
+    return _COMPARED[key]
 
 
 def run(words: list[str], folder: Path, highest: int = 0) -> str:

@@ -14,6 +14,7 @@ from gradprobe.__main__ import main
 from gradprobe.comparison.comparison_result import Comparison
 from tests import warm_python
 from tests.report.reading import Page
+from tests.thoroughness import IS_THOROUGH
 
 REPORTS = Path(gradprobe.__file__).parents[1] / "reports"
 if not REPORTS.is_dir():
@@ -74,6 +75,8 @@ def test_the_report_of_the_recording_has_the_structure_that_a_run_makes_today(tm
     (report,) = (report for report in make_reports.REPORTS if report.name == "serve")
     for command in report.commands:
         words = shlex.split(command.format(out=tmp_path / report.name, tmp=tmp_path))
+        if words[-1].endswith(".html") and not IS_THOROUGH:
+            continue  # it says the same
         done = warm_python.run("-m", *words, cwd=REPORTS.parent)
         assert done.returncode == 0, done.stderr.decode()
     committed = (REPORTS / "serve.md").read_text(encoding="utf-8")

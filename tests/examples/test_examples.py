@@ -17,6 +17,7 @@ import torch
 
 import gradprobe
 from tests import warm_python
+from tests.thoroughness import thorough
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TITLE = "gradprobe: gradient and inference modes"
@@ -309,14 +310,22 @@ def test_generate_gives_the_same_tokens_watched_and_unwatched_and_its_decorator_
 
 
 def test_generate_ends_in_a_report_and_a_sentence_that_names_the_decorator(
-    generation: ModuleType, tmp_path: Path
+    generation: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = python(EXAMPLES / "generate.py", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    lines = report_in(done.stdout).splitlines()
+    with torch.random.fork_rng(devices=[]):
+        assert example("generate").main() == 0
+    lines = report_in(capsys.readouterr().out).splitlines()
     _, line = inspect.getsourcelines(inspect.unwrap(generation.GenerationMixin.generate))
     place = f"{inspect.getsourcefile(generation)}:{line}"
     assert f"GenerationMixin.generate ran under the no_grad that decorates it at {place}." in lines[-3:]
+
+
+@thorough
+@pytest.mark.usefixtures("generation")
+def test_generate_is_a_program(tmp_path: Path) -> None:
+    done = python(EXAMPLES / "generate.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report_in(done.stdout)
 
 
 def test_generate_without_transformers_says_so_in_one_line_and_exits_with_two(

@@ -77,26 +77,27 @@ def test_a_cell_behaves_under_the_magic_as_without_it() -> None:
     assert [output.output_type for output in semicolon] == ["display_data"]
 
 
-@pytest.mark.parametrize(
-    ("cell", "types"),
-    [("1; # a remark", []), ("1\n# a remark;", ["execute_result"]), ("'a;'", ["execute_result"])],
-)
-def test_a_semicolon_silences_the_value_where_it_does_without_the_magic(cell: str, types: list[str]) -> None:
-    plain, magic = run("%load_ext gradprobe", cell, f"%%gradprobe\n{cell}")[1:]
-    assert [output.output_type for output in plain] == types
-    assert [output.output_type for output in magic] == [*types, "display_data"]
+def test_a_semicolon_silences_the_value_where_it_does_without_the_magic() -> None:
+    cases = {"1; # a remark": [], "1\n# a remark;": ["execute_result"], "'a;'": ["execute_result"]}
+    outputs = run("%load_ext gradprobe", *(text for cell in cases for text in (cell, f"%%gradprobe\n{cell}")))[1:]
+    for types, plain, magic in zip(cases.values(), outputs[::2], outputs[1::2], strict=True):
+        assert [output.output_type for output in plain] == types
+        assert [output.output_type for output in magic] == [*types, "display_data"]
 
 
 def test_a_cell_that_is_no_python_is_told_as_without_the_magic() -> None:
-    for cell in ("x = (1\n+", "if True:\nx = 1", "return 1"):
-        # The first line stands for the magic's, so that line numbers are the same.
-        plain, magic, after = run("%load_ext gradprobe", f"#\n{cell}", f"%%gradprobe\n{cell}", "1", allow_errors=True)[
-            1:
-        ]
+    cells = ("x = (1\n+", "if True:\nx = 1", "return 1")
+    # The first line stands for the magic's, so that line numbers are the same.
+    texts = [text for cell in cells for text in (f"#\n{cell}", f"%%gradprobe\n{cell}", "1")]
+    outputs = run("%load_ext gradprobe", *texts, allow_errors=True)[1:]
+    for number in range(len(cells)):
+        plain, magic, after = outputs[3 * number : 3 * number + 3]
+        place = 2 + 3 * number
         assert [output.output_type for output in magic] == ["error"]
         assert magic[0].ename == plain[0].ename
         assert re.sub(r"\d+\.py", "", magic[0].evalue) == re.sub(r"\d+\.py", "", plain[0].evalue)
-        assert "\n".join(magic[0].traceback).replace("In[3]", "In[2]") == "\n".join(plain[0].traceback)
+        trace = "\n".join(magic[0].traceback).replace(f"In[{place + 1}]", f"In[{place}]")
+        assert trace == "\n".join(plain[0].traceback)
         assert after[0].data["text/plain"] == "1"
 
 

@@ -136,6 +136,7 @@ def _frozen() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+        gc.freeze()
 
 
 def _compare(cases: list[Case], level: str, found: Compared) -> None:

@@ -16,8 +16,10 @@ import torch
 import gradprobe
 from gradprobe.recorder import Recorder
 from tests import warm_python
+from tests.thoroughness import IS_THOROUGH, thorough
 
 LEVELS = ["modes", "graph", "ops"]
+MOST_OF_ALL = [pytest.param("modes", marks=thorough), pytest.param("graph", marks=thorough), "ops"]
 WEIGHT = torch.ones(3, requires_grad=True)
 
 
@@ -58,7 +60,7 @@ def blocks(times: int) -> None:
         assert not torch.is_inference_mode_enabled()
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", MOST_OF_ALL)
 def test_64_threads(level: str) -> None:
     """64 threads enter and exit modes while recordings start and stop around them."""
     running = threading.Event()
@@ -84,7 +86,7 @@ def test_64_threads(level: str) -> None:
     assert min(recorded) >= 2 * 4
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", MOST_OF_ALL)
 def test_1000_tasks(level: str) -> None:
     """1000 tasks keep their modes across awaits while recordings start and stop."""
 
@@ -163,7 +165,7 @@ with gradprobe.record(level="ops"):
 
 def test_signals_that_change_modes_in_the_middle_of_a_hook_leave_them_right(tmp_path: Path) -> None:
     program = """
-import signal, torch, gradprobe
+import signal, sys, torch, gradprobe
 heard = 0
 def handler(*_):
     global heard
@@ -178,7 +180,7 @@ for level in ("modes", "graph", "ops"):
     with gradprobe.record(level=level) as recording:
         heard = 0
         signal.setitimer(signal.ITIMER_VIRTUAL, 0.0005, 0.0005)
-        while heard < 120:
+        while heard < int(sys.argv[1]):
             with torch.no_grad():
                 assert not (weight * 2).requires_grad
             assert (weight * 2).requires_grad
@@ -189,11 +191,11 @@ for level in ("modes", "graph", "ops"):
     assert all(blocks["closed"])
     assert len(recording.regions) - len(blocks) < len(blocks) / 5
 """
-    done = warm_python.run("-c", program, cwd=tmp_path)
+    done = warm_python.run("-c", program, "120" if IS_THOROUGH else "40", cwd=tmp_path)
     assert done.returncode == 0, done.stderr.decode()[-2_000:]
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", MOST_OF_ALL)
 def test_the_interpreter_ends_while_threads_are_recorded(level: str, tmp_path: Any) -> None:
     program = f"""
 import threading, time, torch, gradprobe

@@ -26,7 +26,7 @@ from tests.thoroughness import IS_THOROUGH
 
 HERE = f"{gradprobe.capture.__name__}."
 MODULES = [name.removeprefix(HERE) for _, name, _ in pkgutil.walk_packages(gradprobe.capture.__path__, HERE)]
-SAMPLE = MODULES if IS_THOROUGH else MODULES[::3]
+SAMPLE = MODULES if IS_THOROUGH else MODULES[::9]
 # A descriptor in PyTorch's place, which must raise as PyTorch's would; and the first function of a thread, which no code of
 # gradprobe calls that could catch its errors.
 NOT_INJECTED = {"__get__", "_write"}

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gradprobe.recorder import Recorder, get_session
+from tests.thoroughness import IS_THOROUGH
 
 MANAGERS = (torch.no_grad, torch.enable_grad, torch.set_grad_enabled, torch.inference_mode)
 METHODS = [(owner, name) for owner in MANAGERS for name in ("__enter__", "__exit__")]
@@ -87,8 +88,13 @@ def orders() -> list[tuple[str, ...]]:
     return found
 
 
-@pytest.mark.parametrize("order", orders(), ids=" ".join)
-@pytest.mark.parametrize("level", ["modes", "graph", "ops"])
+LEVELS = ["modes", "graph", "ops"]
+EACH = [
+    (level, order) for place, order in enumerate(orders()) for level in (LEVELS if IS_THOROUGH else [LEVELS[place % 3]])
+]
+
+
+@pytest.mark.parametrize(("level", "order"), EACH, ids=lambda one: one if isinstance(one, str) else " ".join(one))
 def test_every_order_sees_each_block_once(level: str, order: tuple[str, ...], originals: list[Any]) -> None:
     """Recordings and another tool, in every order, see each block once."""
     tool, recorder = Tool(), Recorder(level=level)

@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradprobe
-from tests.commands.running import gradprobe as command
+from tests.commands.running import warm_gradprobe as command
 
 LINES = Path(__file__).read_text(encoding="utf-8").splitlines()
 

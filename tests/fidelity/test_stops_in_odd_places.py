@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -31,11 +31,21 @@ def where_all_modes_are_down() -> None:
         _running.pop().stop()
 
 
-@pytest.fixture(autouse=True)
-def no_mode_stays() -> Iterator[None]:
-    yield
-    while torch._C._len_torch_dispatch_stack():
-        torch._C._pop_torch_dispatch_stack(None)
+@pytest.mark.parametrize("stop", [inside_an_operator, where_all_modes_are_down])
+def test_operators_work_after_a_recording_that_was_stopped(stop: Callable[[], None]) -> None:
+    recorder = gradprobe.record(level="ops")
+    _running.append(recorder)
+    recorder.start()
+
+    stop()
+
+    assert (torch.ones(2) + 1).tolist() == [2, 2]
+
+
+def in_another_thread() -> None:
+    thread = threading.Thread(target=_running.pop().stop)
+    thread.start()
+    thread.join()
 
 
 @pytest.mark.parametrize("stop", [inside_an_operator, where_all_modes_are_down, in_another_thread])

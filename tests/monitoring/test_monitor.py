@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 import gradprobe
 from gradprobe.monitoring.monitor import Monitor
 from gradprobe.recorder import get_session
+from tests import warm_python
 from tests.conftest import FakeClock
 
 MODEL = torch.nn.Linear(4, 2)
@@ -252,7 +253,7 @@ def test_a_recording_beside_a_monitor_keeps_its_names_and_threads() -> None:
     assert [*recording.regions["thread"]] == ["request 0", "request 1", "request 2"]
 
 
-def test_a_forked_process_counts_for_itself() -> None:
+def test_a_forked_process_counts_for_itself(tmp_path: Path) -> None:
     program = """
 import os, json, torch, gradprobe
 
@@ -271,8 +272,8 @@ os.waitpid(pid, 0)
 work(4)
 print(json.dumps(["parent", monitor.stop()["blocks"]]))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = warm_python.run("-c", program, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
     assert [json.loads(line) for line in done.stdout.splitlines()] == [["child", 2], ["parent", 7]]
 
 

@@ -63,16 +63,20 @@ def test_a_broken_budget_fails_its_test_with_what_was_expected_what_came_and_whe
     assert "tests recorded" not in text, "without --gradprobe there is no summary"
 
 
-def test_junit_last_failed_exit_first_and_workers_see_the_failure(run: Run, pytester: pytest.Pytester) -> None:
+def test_junit_last_failed_and_exit_first_see_the_failure(run: Run, pytester: pytest.Pytester) -> None:
     run(BUDGETS, "--junit-xml=junit.xml", "-p", "cacheprovider").assert_outcomes(passed=2, failed=4)
     assert 'failures="4"' in (pytester.path / "junit.xml").read_text()
     assert "max_nodes=1, but 2" in (pytester.path / "junit.xml").read_text()
     run(BUDGETS, "-p", "cacheprovider", "--lf").assert_outcomes(failed=4)
     run(BUDGETS, "-x").assert_outcomes(passed=1, failed=1)
+
+
+def test_in_a_worker_budgets_and_wrong_markers_fail_the_tests_that_have_them(run: Run) -> None:
     pytest.importorskip("xdist")
-    ended = run(BUDGETS, "-n", "2")
-    ended.assert_outcomes(passed=2, failed=4)
+    ended = run(f"{BUDGETS}\n@pytest.mark.gradprobe(max_node=0)\ndef test_wrong(): pass\n", "-n", "1")
+    ended.assert_outcomes(passed=2, failed=4, errors=1)
     assert "by aten.mul.Tensor at test_it.py" in ended.stdout.str()
+    assert "unknown keyword 'max_node' of the marker" in ended.stdout.str()
 
 
 def test_markers_of_classes_modules_parameters_and_async_tests(run: Run, pytester: pytest.Pytester) -> None:
@@ -125,13 +129,6 @@ def test_a_marker_that_says_nothing_sensible_is_refused(configure: Run, marker: 
     ended = configure(f"@pytest.mark.gradprobe({marker})\ndef test_it(): pass\n")
     assert f"ERROR: gradprobe: test_it.py::test_it: {said}" in ended.stderr.str()
     assert ended.ret == pytest.ExitCode.USAGE_ERROR
-
-
-def test_in_a_worker_it_fails_the_test_that_has_it(run: Run) -> None:
-    pytest.importorskip("xdist")
-    ended = run("@pytest.mark.gradprobe(max_node=0)\ndef test_it(): pass\ndef test_other(): pass\n", "-n", "1")
-    ended.assert_outcomes(passed=1, errors=1)
-    assert "unknown keyword 'max_node' of the marker" in ended.stdout.str()
 
 
 def test_a_lower_level_counts_nodes_without_naming_operators(run: Run) -> None:

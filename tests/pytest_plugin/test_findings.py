@@ -47,10 +47,13 @@ def test_findings_of_workers_arrive_and_those_that_the_project_silences_are_not_
     run: Run, pytester: pytest.Pytester
 ) -> None:
     pytest.importorskip("xdist")
-    words = ("--gradprobe", "--gradprobe-level=ops", "-n", "1")
-    assert "1 finding: 1 error." in run(TESTS, *words).stdout.str()
-    pytester.makepyprojecttoml('[tool.gradprobe]\nignore = ["GP4"]\n')
-    assert "Findings" not in run(TESTS, *words).stdout.str()
+    silenced = "def test_silenced():\n    with torch.inference_mode(), torch.enable_grad(): torch.ones(2) * 2\n"
+    words = ("--gradprobe", "--gradprobe-level=ops")
+    assert "GP103" in run(TESTS + silenced, *words).stdout.str()
+    pytester.makepyprojecttoml('[tool.gradprobe]\nignore = ["GP1"]\n')
+    told = run(TESTS + silenced, *words, "-n", "1").stdout.str()
+    assert "1 finding: 1 error." in told
+    assert "GP103" not in told
     pytester.makepyprojecttoml('[tool.gradprobe]\nignore = ["GP0"]\n')
     ended = run(TESTS, "--gradprobe")
     assert ended.ret == pytest.ExitCode.USAGE_ERROR

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,13 +63,15 @@ def test_a_comparison_can_be_asserted_and_its_failure_shows_the_interval(run: Ru
     ended = run(
         "def test_fast(grad_compare):\n"
         "    model = torch.nn.Linear(2, 2)\n"
-        "    grad_compare(model, torch.ones(1, 2), budget_s=0.5).assert_faster('inference_mode', by=0.9)\n"
+        "    grad_compare(model, torch.ones(1, 2), budget_s=0.5, processes=1).assert_faster('inference_mode', by=0.9)\n"
         "def test_modes(grad_compare):\n"
-        "    compared = grad_compare(torch.nn.Linear(2, 2), torch.ones(1, 2), budget_s=0.3, modes=('no_grad', 'grad'))\n"
+        "    model, x = torch.nn.Linear(2, 2), torch.ones(1, 2)\n"
+        "    compared = grad_compare(model, x, budget_s=0.3, processes=1, modes=('no_grad', 'grad'))\n"
         "    assert set(compared.table['mode']) == {'no_grad', 'grad'}\n"
         "    compared.assert_equivalent('inference_mode')\n"
         "def test_slower(grad_compare):\n"
-        "    grad_compare(torch.nn.Linear(2, 2), torch.ones(1, 2), budget_s=0.5).assert_equivalent('grad')\n"
+        "    model, x = torch.nn.Linear(2, 2), torch.ones(1, 2)\n"
+        "    grad_compare(model, x, budget_s=0.5, processes=1).assert_equivalent('grad')\n"
     )
     ended.assert_outcomes(failed=3)
     text = ended.stdout.str()
@@ -133,26 +137,25 @@ def test_a_baseline_is_saved_and_what_costs_more_fails(run: Run, pytester: pytes
     assert {path.name for path in saved.parent.iterdir()} == {"0001_first.json", "0002_second.json"}
 
 
-def test_times_of_another_machine_or_of_tests_side_by_side_are_not_compared(
-    run: Run, pytester: pytest.Pytester
-) -> None:
+def save_baseline_of_a_nanosecond(run: Run, pytester: pytest.Pytester) -> tuple[Path, dict[str, Any]]:
+    """Return the file and the content of a baseline in which every test took a nanosecond."""
     run(TESTS, "--gradprobe-save=first")
     (saved,) = (pytester.path / ".gradprobe").rglob("*.json")
     plain = json.loads(saved.read_text())
     for known in plain["tests"].values():
         known["duration_ns"] = 1
     saved.write_text(json.dumps(plain))
+    return saved, plain
+
+
+def test_times_of_another_machine_are_not_compared(run: Run, pytester: pytest.Pytester) -> None:
+    saved, plain = save_baseline_of_a_nanosecond(run, pytester)
     words = (f"--gradprobe-compare={saved}", "--gradprobe-compare-fail=time:10%")
     run(TESTS, *words).assert_outcomes(failed=3)
     saved.write_text(json.dumps({**plain, "machine": "another"}))
     ended = run(TESTS, *words)
     ended.assert_outcomes(passed=3)
     assert "Times were not compared: the baseline was made on another" in ended.stdout.str()
-    pytest.importorskip("xdist")
-    saved.write_text(json.dumps(plain))
-    ended = run(TESTS, *words, "-n", "1")
-    ended.assert_outcomes(passed=3)
-    assert "Times were not compared: tests ran in parallel" in ended.stdout.str()
 
 
 @pytest.mark.parametrize(
@@ -178,13 +181,19 @@ def test_a_baseline_that_is_none_is_refused(
     assert "unknown baseline 'nothing' from the command line (--gradprobe-compare)" in ended.stderr.str()
 
 
-def test_the_results_of_workers_arrive_even_if_one_of_them_crashes(run: Run, pytester: pytest.Pytester) -> None:
+def test_the_results_of_workers_arrive_even_if_one_crashes_and_their_times_are_not_compared(
+    run: Run, pytester: pytest.Pytester
+) -> None:
     pytest.importorskip("xdist")
+    saved, _ = save_baseline_of_a_nanosecond(run, pytester)
     ended = run(
-        TESTS + "def test_crashes():\n    import os; os._exit(1)\n", "-n", "1", "--gradprobe-report=json:out.json"
+        TESTS + "def test_crashes():\n    import os; os._exit(1)\n",
+        *("-n", "1", "--gradprobe-report=json:out.json"),
+        *(f"--gradprobe-compare={saved}", "--gradprobe-compare-fail=time:10%"),
     )
     ended.assert_outcomes(passed=3, failed=1)
     assert len(json.loads((pytester.path / "out.json").read_text())["tests"]) == 3
+    assert "Times were not compared: tests ran in parallel" in ended.stdout.str()
 
 
 def test_warnings_as_errors_interrupts_and_exits_leave_no_trace_of_ours(run: Run) -> None:

@@ -18,7 +18,7 @@ from gradprobe.report.formats.registry import find_format
 from gradprobe.report.formats.rendered import RenderOptions
 from tests.report import samples
 from tests.report.reading import Page
-from tests.thoroughness import examples
+from tests.thoroughness import IS_THOROUGH
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -91,7 +91,7 @@ FORMATS = ("terminal", "markdown", "html", "json", "csv")
 
 
 @settings(
-    max_examples=examples(40),
+    max_examples=40 if IS_THOROUGH else 4,  # beside those below
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

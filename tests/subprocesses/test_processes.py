@@ -16,6 +16,7 @@ import gradprobe
 from gradprobe.analysis.process_relations import find_collective_calls, find_graph_divergences, relate_processes
 from gradprobe.analysis.process_relations import group_by_rank as ranks_of
 from gradprobe.recording.notes import StartedProcess, read_started_processes
+from tests import ranks
 from tests.commands.running import gradprobe as run_gradprobe
 from tests.commands.running import python, warm_gradprobe
 from tests.thoroughness import thorough
@@ -65,11 +66,9 @@ def test_every_process_with_torch_has_a_file_that_says_who_started_it_where_and_
 ) -> None:
     script = tmp_path / "program.py"
     script.write_text(WORKERS, encoding="utf-8")
-    plain = python("program.py", cwd=tmp_path)
-    watched = run_gradprobe("run", "--follow", "--level", level, "-o", "run.gradprobe", "program.py", cwd=tmp_path)
-    assert (plain.returncode, watched.returncode) == (0, 0), watched.stderr
-    assert watched.stdout == plain.stdout
-    assert b"no torch" in plain.stdout
+    watched = warm_gradprobe("run", "--follow", "--level", level, "-o", "run.gradprobe", "program.py", cwd=tmp_path)
+    assert watched.returncode == 0, watched.stderr
+    assert watched.stdout == b"[0, 1, 2, 3]\nsub ['a']\n\nno torch\n\n"
     assert len(files_in(tmp_path)) == 1 + 2 + 1 + 1
     assert b"and 4 more" in watched.stderr
     recording = gradprobe.merge(files_in(tmp_path))
@@ -214,13 +213,13 @@ def test_each_rank_writes_a_file_and_their_report_says_where_they_part(tmp_path:
     assert [path.name for path in files_in(tmp_path)] == ["ddp.rank0.gradprobe", "ddp.rank1.gradprobe"]
     recording = gradprobe.merge(files_in(tmp_path))
     source = script.read_text(encoding="utf-8").splitlines()
-    ranks = ranks_of(recording._tables.processes)
-    assert [*ranks] == [0, 1]
-    (parting,) = find_graph_divergences(ranks)
+    grouped = ranks_of(recording._tables.processes)
+    assert [*grouped] == [0, 1]
+    (parting,) = find_graph_divergences(grouped)
     assert "loss = model(torch.ones" in source[parting.line[1] - 1]
     assert parting.nodes[0] == 0
     assert parting.nodes[1] > 0
-    parted = [one for one in find_collective_calls(ranks) if one.modes[0] != one.modes[1]]
+    parted = [one for one in find_collective_calls(grouped) if one.modes[0] != one.modes[1]]
     assert [(one.op, source[one.line[1] - 1].strip()) for one in parted] == [
         ("c10d.allreduce_", "dist.all_reduce(loss.detach())")
     ]
@@ -235,10 +234,11 @@ def test_each_rank_writes_a_file_and_their_report_says_where_they_part(tmp_path:
 
 @needs_gloo
 def test_ranks_gather_one_report_on_rank_0_without_a_file(tmp_path: Path) -> None:
-    done = torchrun(str(ROOT / "examples" / "fsdp.py"), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("gradprobe: gradient and inference modes") == 1
-    assert "The 2 ranks build graphs at the same lines and run collectives under the same modes." in done.stdout
+    done = ranks.run(str(ROOT / "examples" / "fsdp.py"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    printed = done.stdout.decode()
+    assert printed.count("gradprobe: gradient and inference modes") == 1
+    assert "The 2 ranks build graphs at the same lines and run collectives under the same modes." in printed
     assert files_in(tmp_path) == []
 
 

@@ -37,8 +37,8 @@ _REASON_FUNCTIONS = ("get_and_maybe_log_recompilation_reasons", "get_and_maybe_l
 """Names of the same function in newer and in older versions."""
 _CALL_DECISION = "_callback_from_stance"
 _CALL_START, _CALL_END = "_is_skip_guard_eval_unsafe_stance", "_maybe_set_eval_frame"
-"""Functions that Dynamo's wrapper calls before it looks at the thread's keys, and when it sets the evaluation of frames: for
-its own callback, and at the end as it was before."""
+"""Functions that Dynamo's wrapper calls before it looks at the thread's keys, and when it sets the evaluation of frames:
+for its own callback, and at the end as it was before."""
 _STAND_IN = "external_utils.py"
 """The file with the function that Dynamo compiles in place of a module's own call."""
 _MODE_CALLS = {"_set_grad_enabled": "set_grad_enabled", "_enter_inference_mode": "inference_mode"}

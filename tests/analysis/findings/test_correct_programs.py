@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,6 +20,7 @@ from gradprobe.comparison.workloads.suites import models_suite
 from gradprobe.comparison.workloads.workload import Workload
 from tests.capabilities import transformers_with_models
 from tests.examples.test_examples import example
+from tests.thoroughness import IS_THOROUGH, thorough
 
 
 def find_above_note(program: Callable[[], object]) -> list[Any]:
@@ -136,12 +138,34 @@ def test_correct_program(program: Callable[[], None]) -> None:
     assert find_above_note(program) == []
 
 
-WORKLOADS = models_suite.build_workloads()
+OF_TRANSFORMERS = "GPT-2 of transformers, forward"
+MODELS = [
+    "MLP",
+    "convnet with batch norm",
+    "encoder layer, fast path",
+    "encoder layer, slow path",
+    "GPT decode with a key-value cache",
+]
 
 
-@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda one: one.name)
-def test_model_suite(workload: Workload) -> None:
-    call = workload.build()
+@pytest.fixture(scope="module")
+def workloads() -> dict[str, Workload]:
+    """The models of the suite by name, those of transformers only where tests are thorough: importing it takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not IS_THOROUGH:
+            patch.setitem(sys.modules, "transformers", None)
+        return {one.name: one for one in models_suite.build_workloads()}
+
+
+def test_every_model_of_the_suite_is_tried(workloads: dict[str, Workload]) -> None:
+    assert {*workloads} - {OF_TRANSFORMERS} == {*MODELS}
+
+
+@pytest.mark.parametrize("name", [*MODELS, pytest.param(OF_TRANSFORMERS, marks=thorough)])
+def test_model_suite(name: str, workloads: dict[str, Workload]) -> None:
+    if name == OF_TRANSFORMERS:
+        transformers_with_models()
+    call = workloads[name].build()
 
     def program() -> None:
         for mode in (torch.no_grad(), torch.inference_mode(), torch.enable_grad()):
@@ -151,6 +175,7 @@ def test_model_suite(workload: Workload) -> None:
     assert find_above_note(program) == []
 
 
+@thorough
 def test_generate_and_training_step_of_transformers() -> None:
     transformers_with_models()
     generating = example("generate")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 import gradprobe
 from gradprobe.analysis.findings.catalogue import RULES, SEVERITIES
 from gradprobe.scan.source_files import scan_paths
+from tests import ranks
 from tests.capabilities import needs_saved
 from tests.commands.running import warm_gradprobe
 
@@ -39,11 +39,13 @@ def found_by_run(program: str, folder: Path) -> set[str]:
         alive.clear()
     finally:
         torch._C._set_grad_enabled(True)
+        if "torch._dynamo" in sys.modules:
+            torch._dynamo.reset()
     return set(recording.findings["rule"])
 
 
 def found_by_run_of_its_own(program: str, folder: Path) -> set[str]:
-    """Run a program in a process of its own: it compiles functions, or leaves its thread in a mode for good."""
+    """Run a program in a process of its own: it leaves its thread in a mode for good."""
     script = folder / "program.py"
     script.write_text(program, encoding="utf-8")
     done = warm_gradprobe("run", "--level=ops", "--force", "--output=run.gradprobe", script.name, cwd=folder)
@@ -63,16 +65,13 @@ def found_with_what_it_starts(program: str, folder: Path) -> set[str]:
 def found_on_ranks(program: str, folder: Path) -> set[str]:
     """Run a program as two ranks."""
     (folder / "program.py").write_text(program, encoding="utf-8")
-    words = ["--level=ops", "--force", "--output=run.gradprobe", "program.py"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "gradprobe", "run", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    words = ["run", "--level=ops", "--force", "--output=run.gradprobe", "program.py"]
+    done = ranks.run("-m", "gradprobe", *words, cwd=folder)
+    assert done.returncode == 0, done.stderr.decode()
     return set(gradprobe.merge(folder.glob("run*.gradprobe")).findings["rule"])
 
 
 OTHERWISE: dict[str, Callable[[str, Path], set[str]]] = {
-    "GP301": found_by_run_of_its_own,
     "GP705": found_by_run_of_its_own,
     "GP706": found_with_what_it_starts,
     "GP901": found_on_ranks,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-import subprocess
-import sys
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from gradprobe.capture.autograd.graph import MAX_NODES, GraphSummary, find_saved_values, read_graph
+from tests import warm_python
 from tests.capabilities import needs_saved
 
 KILO = 4000  # bytes of a thousand floats
@@ -374,7 +374,7 @@ def test_empty_under_compile() -> None:
 
 
 @needs_saved
-def test_first_read_of_process() -> None:
+def test_first_read_of_process(tmp_path: Path) -> None:
     """The floor of the counts is measured in it."""
     program = (
         "import torch; from gradprobe.capture.autograd.graph import read_graph\n"
@@ -382,7 +382,8 @@ def test_first_read_of_process() -> None:
         "out = (x + 1).sin()\n"
         "assert read_graph([out]).graph_bytes == 4000\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+    done = warm_python.run("-c", program, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_graph_deeper_than_limit() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from gradprobe.comparison.measure.mechanisms import MECHANISM_NAMES, count_mecha
 from gradprobe.comparison.stats.cost_model import CostDifference, fit_costs
 from gradprobe.comparison.workloads.suites import models_suite, ops_suite
 from gradprobe.comparison.workloads.workload import Workload, WorkloadCall
+from tests.thoroughness import IS_THOROUGH, share
 
 
 def under(mode: str, call: WorkloadCall) -> dict[str, float]:
@@ -18,7 +21,7 @@ def under(mode: str, call: WorkloadCall) -> dict[str, float]:
         return count_mechanisms(call)
 
 
-@pytest.mark.parametrize("workload", ops_suite.build_workloads(), ids=lambda workload: workload.name)
+@pytest.mark.parametrize("workload", ops_suite.build_workloads()[:: share(1)], ids=lambda workload: workload.name)
 @pytest.mark.parametrize("mode", ["grad", "no_grad"])
 def test_counts_equal_those_of_a_recording_without_composite_operators(workload: Workload, mode: str) -> None:
     call = workload.build()
@@ -52,7 +55,9 @@ def test_views_are_tracked_of_normal_tensors_only() -> None:
     assert under("no_grad", lambda: (x + x).view(2, 2).t())["tracked_views"] == 2
 
 
-def test_counting_leaves_results_and_gradients_as_they_are() -> None:
+def test_counting_leaves_results_and_gradients_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not IS_THOROUGH:
+        monkeypatch.setitem(sys.modules, "transformers", None)  # its import takes seconds
     for workload in models_suite.build_workloads():
         call = workload.build()
         with torch.no_grad():

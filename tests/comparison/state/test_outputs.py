@@ -55,22 +55,24 @@ def test_a_result_of_any_form_is_the_same_as_itself(made: Callable[[], Any]) -> 
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (Answer(ONE), Answer(ONE + 1)),
-        (Plain(ONE), Plain(ONE + 1)),
-        (np.ones(3), np.zeros(3)),
-        (b"a", b"b"),
-        ({"a": 1}, {"b": 1}),
-        ({1}, {2}),
-        (ONE, 3.0),
-        (EYE.to_sparse(), EYE.to_sparse() * 2),
-        (EYE.to_sparse(), EYE),
-        (nested(2, 3), nested(3, 2)),
-        (torch.tensor([INF, 1.0]), torch.tensor([-INF, 1.0])),
-        (torch.tensor([float("nan"), 1.0]), torch.tensor([1.0, 1.0])),
+        (lambda: Answer(ONE), lambda: Answer(ONE + 1)),
+        (lambda: Plain(ONE), lambda: Plain(ONE + 1)),
+        (lambda: np.ones(3), lambda: np.zeros(3)),
+        (lambda: b"a", lambda: b"b"),
+        (lambda: {"a": 1}, lambda: {"b": 1}),
+        (lambda: {1}, lambda: {2}),
+        (lambda: ONE, lambda: 3.0),
+        (lambda: EYE.to_sparse(), lambda: EYE.to_sparse() * 2),
+        (lambda: EYE.to_sparse(), lambda: EYE),
+        (lambda: nested(2, 3), lambda: nested(3, 2)),
+        (lambda: torch.tensor([INF, 1.0]), lambda: torch.tensor([-INF, 1.0])),
+        (lambda: torch.tensor([float("nan"), 1.0]), lambda: torch.tensor([1.0, 1.0])),
     ],
 )
-def test_different_results_of_any_form_are_distinguished(one: object, other: object) -> None:
-    assert compare_outputs(copy_outputs(one), copy_outputs(other)).matters
+def test_different_results_of_any_form_are_distinguished(
+    one: Callable[[], object], other: Callable[[], object]
+) -> None:
+    assert compare_outputs(copy_outputs(one()), copy_outputs(other())).matters
 
 
 def test_rounding_beside_an_infinite_value_is_rounding() -> None:

@@ -23,6 +23,7 @@ from gradprobe.comparison.stats.intervals import (
     decide_verdict,
     estimate_ratio,
 )
+from tests.thoroughness import IS_THOROUGH
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 4, 9, 30, 200])
@@ -48,12 +49,12 @@ def test_intervals_hold_the_truth_in_93_to_97_of_100_runs(kind: str, processes: 
         "t5": lambda: random.standard_t(5, size=processes),
         "laplace": lambda: random.laplace(size=processes),
     }[kind]
-    runs = 3000
+    runs = 3000 if IS_THOROUGH else 1000
     held = 0
     for seed in range(runs):
         found = estimate_ratio([[value] for value in draw()], seed=seed, resamples=500)
         held += found.low <= 0.0 <= found.high
-    assert 0.93 <= held / runs <= 0.97
+    assert 0.93 <= held / runs <= 0.97  # the numbers are the same each time, so that chance has no part in it
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> None:

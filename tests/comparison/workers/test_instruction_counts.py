@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import gradprobe
+from gradprobe.comparison import compare
 from gradprobe.comparison.settings import validate_settings
 from gradprobe.comparison.workers import instruction_counts
 from gradprobe.comparison.workloads.sources import WorkloadSource
+from tests.comparison.test_compare import HereWorker
 from tests.thoroughness import thorough
 
 needs_valgrind = pytest.mark.skipif(
@@ -126,6 +128,7 @@ def test_counting_is_limited_in_time(program: Path, monkeypatch: pytest.MonkeyPa
 
 def test_without_valgrind_the_report_says_so_and_the_column_stays_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(compare, "SubprocessWorker", HereWorker)
     comparison = gradprobe.compare(torch.sin, torch.ones(4), budget_s=0.5, processes=2, instructions=True)
     assert "Instructions were not counted: there is no valgrind on the path" in " ".join(str(comparison).split())
     assert all(map(math.isnan, comparison.table["instructions"]))

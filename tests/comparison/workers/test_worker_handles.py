@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gradprobe.comparison.workers.worker_handles import SubprocessWorker
-from tests.commands.running import gradprobe as command
 from tests.commands.running import refused
+from tests.commands.running import warm_gradprobe as command
 
 
 def test_a_module_that_compares_when_it_is_imported_starts_no_processes_of_processes(
