@@ -141,6 +141,9 @@ class ObservedThread:
         self._observer.set_interest(self._ident, interest)
 
 
+_set_tracing_state: Callable[[Any], None] = torch._C._set_tracing_state  # type: ignore[attr-defined]
+
+
 def _without_function_modes(callback: Callable[..., None]) -> Callable[..., None]:
     """Return ``callback`` so that what it reads is seen neither by function modes and tensor subclasses of the program nor
     by ``torch.jit.trace``."""
@@ -148,13 +151,13 @@ def _without_function_modes(callback: Callable[..., None]) -> Callable[..., None
     def call(*arguments: Any) -> None:
         tracing = torch._C._get_tracing_state()
         if tracing is not None:
-            torch._C._set_tracing_state(None)  # type: ignore[arg-type]
+            _set_tracing_state(None)
         try:
             with torch._C.DisableTorchFunction():
                 callback(*arguments)
         finally:
             if tracing is not None:
-                torch._C._set_tracing_state(tracing)
+                _set_tracing_state(tracing)
 
     return call
 
