@@ -1,5 +1,5 @@
-"""The library that observes operators: it is built at first use and refused where it is damaged, and it survives programs that
-replace operators or raise within it."""
+"""The library that observes operators: it is built at first use and refused where it is damaged, and it survives programs
+that replace operators or raise within it."""
 
 from __future__ import annotations
 
