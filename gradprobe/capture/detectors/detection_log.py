@@ -21,8 +21,9 @@ _MAX_DETECTIONS = 1_000
 
 
 @dataclass(slots=True)
-class _Block:
-    key: int
+class Block:
+    """A block that disables grad; still open while ``exited_ns`` is None."""
+
     entered_ns: int
     code: CodeType
     offset: int
@@ -36,7 +37,7 @@ class DetectionLog:
         self.codes, self.now = codes, now
         self.find_user_frame = codes.find_user_frame
         self._found: dict[tuple[Any, ...], tuple[Detection, int]] = {}
-        self._blocks: dict[int, deque[_Block]] = {}
+        self._blocks: dict[int, deque[Block]] = {}
         self.modified_saved: tuple[SourceLocation, ...] | None = None
         """Lines of the last saved tensor found modified: the backward that follows will raise."""
         self.last_escaped: CreationRecord | None = None
@@ -63,19 +64,14 @@ class DetectionLog:
         known, self._last_error = self._last_error, (id(error), str(error))
         return known == self._last_error
 
-    def enter_block(self, thread: int, key: int, time_ns: int, code: CodeType, offset: int) -> None:
-        """Note that a block that disables grad was entered."""
+    def enter_block(self, thread: int, time_ns: int, code: CodeType, offset: int) -> Block:
+        """Note that a block that disables grad was entered, and return it."""
         blocks = self._blocks.get(thread)
         if blocks is None:
             blocks = self._blocks[thread] = deque(maxlen=_MAX_BLOCKS)
-        blocks.append(_Block(key, time_ns, code, offset))
-
-    def exit_block(self, thread: int, key: int, time_ns: int) -> None:
-        """Note that the block with this key was exited."""
-        for block in reversed(self._blocks.get(thread, ())):
-            if block.key == key and block.exited_ns is None:
-                block.exited_ns = time_ns
-                return
+        block = Block(time_ns, code, offset)
+        blocks.append(block)
+        return block
 
     def locate_block(self, under: BlockAt) -> SourceLocation | None:
         """Return the line of the innermost block at a moment, if it is among the latest blocks."""

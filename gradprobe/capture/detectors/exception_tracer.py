@@ -22,14 +22,15 @@ class ExceptionTracer:
         self, codes: FrameClassifier, raised: Callable[[BaseException, Any], None], fault: Callable[[Exception], None]
     ) -> None:
         self._codes, self._raised, self._fault = codes, raised, fault
-        self._is_on = False
+        self.is_on = False
+        """True while the thread has the trace function."""
         self._on_event, self._on_call = self._make_functions()
 
     def begin(self, frame: FrameType | None) -> None:
         """Trace exceptions in ``frame``, in the frames around it, and in all functions called from now on."""
-        if self._is_on or sys.gettrace() is not None:
+        if self.is_on or sys.gettrace() is not None:
             return
-        self._is_on = True
+        self.is_on = True
         while frame is not None:
             if self._codes.kind(frame.f_code) == USER and frame.f_trace is None:
                 frame.f_trace, frame.f_trace_lines = self._on_event, False
@@ -38,8 +39,8 @@ class ExceptionTracer:
 
     def end(self) -> None:
         """Remove the trace function, unless the program has set another one since."""
-        if self._is_on:
-            self._is_on = False
+        if self.is_on:
+            self.is_on = False
             if sys.gettrace() is self._on_call:
                 sys.settrace(None)
 
@@ -48,7 +49,7 @@ class ExceptionTracer:
         kind: Callable[[CodeType], int] = self._codes.kind
 
         def on_event(frame: FrameType, event: str, argument: Any) -> Any:
-            if not self._is_on:
+            if not self.is_on:
                 frame.f_trace = None
                 return None
             if event == "exception" and isinstance(argument[1], RuntimeError):

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from gradprobe.capture.autograd.values import iter_tensors
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
-from gradprobe.capture.detectors.interest import NO_OPS, OPS_ON_GRAD_TENSORS
 from gradprobe.capture.location.sites import TORCH_DIR
 
 # Callers of generators that are meant to be suspended inside a block: context managers and test fixtures.
@@ -34,9 +33,9 @@ class LeakedModeDetector:
         self._reported: set[_ModeSet] = set()
 
     @property
-    def interest(self) -> int:
-        """Class of operators to look at, from ``interest.py``."""
-        return OPS_ON_GRAD_TENSORS if self._set else NO_OPS
+    def is_waiting(self) -> bool:
+        """Whether a mode was set whose function may return with it: operators on tensors that require grad tell."""
+        return bool(self._set)
 
     def on_call(self, key: int, code: CodeType, offset: int) -> None:
         """Note that ``set_grad_enabled(False)`` was called: a plain call, unless a block is entered with it."""

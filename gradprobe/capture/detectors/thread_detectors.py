@@ -14,11 +14,11 @@ from gradprobe.capture.autograd.creation import CreationRecord
 from gradprobe.capture.autograd.graph import leaf_tensors
 from gradprobe.capture.detectors.autocast_blocks import AutocastTracker, is_autocast_enabled
 from gradprobe.capture.detectors.cut_graphs import CutGraphDetector
-from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
+from gradprobe.capture.detectors.detection_log import Block, DetectionLog, locate_instruction
 from gradprobe.capture.detectors.escaped_inference_tensors import EscapedTensorDetector, locate_tensor_creation
 from gradprobe.capture.detectors.exception_diagnosis import diagnose_exception
 from gradprobe.capture.detectors.exception_tracer import ExceptionTracer
-from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS
+from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
 from gradprobe.capture.detectors.modified_saved_tensors import ModifiedSavedTensorDetector, Suspects
 from gradprobe.capture.detectors.running_totals import Origin, RunningTotalDetector
@@ -82,36 +82,44 @@ class ThreadDetectors:
         self._views: list[CreationRecord] = []
         self._callers: set[tuple[int, int]] = set()
         self._restored_autocast: tuple[list[SourceLocation | None], list[BlockAt]] | None = None
-        self._entered: dict[int, int] = {}
+        self._entered: dict[int, Block] = {}
+        self._has_views_of_older = False
 
-    def on_event(self, event: Event, escaped: bool) -> None:
-        """Handle a manager event; ``escaped`` if inference tensors are referenced outside inference mode."""
+    def on_event(self, event: Event, escaped: bool, has_views_of_older: bool) -> None:
+        """Handle a manager event.
+
+        Args:
+            event: The event, whose operators have been emitted.
+            escaped: Whether inference tensors are referenced outside inference mode.
+            has_views_of_older: Whether the thread has made views of tensors that are older than the event before.
+        """
         op, time, ident, code, offset, grad, inference, grad_after, _, key = event[:10]
-        if op & ACTION_MASK == ENTER:
-            if grad and not grad_after and offset == DECORATED:
-                self._cut_graphs.on_enter(key, code)
-            if grad and not grad_after:
-                self._leaked_modes.on_enter(key, code, offset)
-            else:
-                self._leaked_modes.on_exit(key)
-            if op == ENABLE_GRAD | ENTER and inference:
+        self._has_views_of_older |= has_views_of_older
+        action = op & ACTION_MASK
+        if action == ENTER:
+            if not grad_after:
+                if grad:
+                    self._on_grad_disabled(key, code, offset)
+                if code is not None:
+                    self._entered[key] = self._log.enter_block(ident, time, code, offset)
+            elif op == ENABLE_GRAD | ENTER and inference:
                 self._check_derivative(ident, time)
-            if not grad_after and code is not None:
-                self._log.enter_block(ident, key, time, code, offset)
-                self._entered[key] = time
-        elif op & ACTION_MASK == EXIT:
+            if not grad or grad_after:
+                self._leaked_modes.on_exit(key)
+        elif action == EXIT:
             self._cut_graphs.on_exit(key)
             self._leaked_modes.on_exit(key)
-            entered = self._entered.pop(key, -1)
-            if entered < 0:
-                entered = time
-            else:
-                self._log.exit_block(ident, key, time)
+            block = self._entered.pop(key, None)
+            if block is not None:
+                block.exited_ns = time
+            entered = time if block is None else block.entered_ns
             if op == INFERENCE_MODE | EXIT:
                 self._check_autocast(ident, entered)
-            if torch.is_grad_enabled() and code is not None and not code.co_filename.startswith(TORCH_DIR):
-                # PyTorch refuses to modify them in place after the block.
-                self._views += [v for v in self._ledger.views_of_older(entered) if _is_floating_view(v[0]())]
+            if self._has_views_of_older and torch.is_grad_enabled() and code is not None:
+                self._has_views_of_older = False
+                if not code.co_filename.startswith(TORCH_DIR):
+                    # PyTorch refuses to modify them in place after the block.
+                    self._views += [v for v in self._ledger.views_of_older(entered) if _is_floating_view(v[0]())]
         elif op == SET_GRAD_ENABLED | CONSTRUCT and code is not None:
             if grad_after:
                 self._leaked_modes.on_grad_enabled()
@@ -125,9 +133,14 @@ class ThreadDetectors:
             self._views.pop()
         if escaped or (self._views and torch.is_grad_enabled()):
             self._tracer.begin(self._log.find_user_frame(_getframe(1)))
-        else:
+        elif self._tracer.is_on:
             self._tracer.end()
         self._update_interest()
+
+    def _on_grad_disabled(self, key: int, code: CodeType | None, offset: int) -> None:
+        if offset == DECORATED:
+            self._cut_graphs.on_enter(key, code)
+        self._leaked_modes.on_enter(key, code, offset)
 
     def on_operator(
         self, name: str, args: Any, result: Any, code: CodeType | None, offset: int, has_node: bool
@@ -139,7 +152,7 @@ class ThreadDetectors:
             self._log.add("GP705", [*locations, locate_instruction("ran under it here", code, offset)], under)
         if self._cut_graphs.interest:
             self._cut_graphs.on_operator(args, result, code, offset, has_node)
-        if not has_node and self._leaked_modes.interest:
+        if not has_node and self._leaked_modes.is_waiting:
             self._leaked_modes.on_operator(args, code, offset)
         if self._has_escaped:
             self._escaped_tensors.on_operator(name, args, code, offset, has_node)
@@ -166,7 +179,9 @@ class ThreadDetectors:
         if self._has_escaped or self._restored_autocast is not None:
             interest = ALL_OPS
         else:
-            interest = max(self._cut_graphs.interest, self._leaked_modes.interest)
+            interest = self._cut_graphs.interest
+            if interest < OPS_ON_GRAD_TENSORS and self._leaked_modes.is_waiting:
+                interest = OPS_ON_GRAD_TENSORS
         if interest != self.interest:
             self.interest = interest
             self._ledger.on_interest(interest)

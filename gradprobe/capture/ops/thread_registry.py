@@ -179,17 +179,19 @@ class ThreadRegistry:
         observed = self._threads.get(thread())
         if observed is None:
             return
+        has_views_of_older = False
         try:
-            observed.settle()
+            has_views_of_older = observed.settle()
         except Exception as error:
             self._fault(error)
         try:
             op, is_outside = event[0], not _is_inference()
             if op == _LEFT_INFERENCE and is_outside:
                 self._emit_escaped(observed)
-            if op & ACTION_MASK == ENTER and event[5] and not event[7] and self._is_user_code(event[3]):
-                self._report_hooks()
-            observed.detectors.on_event(event, is_outside and self._escaped.has_live())
+            if op & ACTION_MASK == ENTER and event[5] and not event[7]:
+                self._report_hooks_at_times(event[3])
+            escaped = is_outside and self._escaped.has_live()
+            observed.detectors.on_event(event, escaped, has_views_of_older)
         except Exception as error:
             self._fault(error)
 
@@ -206,19 +208,20 @@ class ThreadRegistry:
             self.resolve_pending()
             observed.detectors.on_backward(outputs, runs, frame)
 
-    def _is_user_code(self, code: CodeType | None) -> bool:
-        return code is not None and self.codes.kind(code) == USER
-
     def _forget(self, tensor: Any) -> None:
         REGISTRY.forget(tensor)
         self._escaped.forget(tensor)
 
+    def _report_hooks_at_times(self, code: CodeType | None) -> None:
+        """Report tensors kept by forward hooks, on the 1st, 2nd, 4th, 8th ... time that the program disables grad."""
+        if code is not None and self.codes.kind(code) == USER:
+            self._hook_reports += 1
+            if self._hook_reports & (self._hook_reports - 1) == 0:
+                self._report_hooks()
+
     def _report_hooks(self) -> None:
-        """Report tensors kept by forward hooks, on the 1st, 2nd, 4th, 8th ... time that grad is disabled."""
-        self._hook_reports += 1
-        if self._hook_reports & (self._hook_reports - 1) == 0:
-            with torch._C.DisableTorchFunction():
-                report_activation_hooks(self.paths.roots(), self.detection_log)
+        with torch._C.DisableTorchFunction():
+            report_activation_hooks(self.paths.roots(), self.detection_log)
 
     def _safely(self, step: Callable[[], object]) -> None:
         try:
@@ -244,7 +247,7 @@ class ThreadRegistry:
 
     def emit_live_inference_tensors(self) -> None:
         """Emit the escaped inference tensors that are still referenced, and the modules that hold them."""
-        self._hook_reports = 0
+        self._hook_reports = 1
         self._safely(self._report_hooks)
         alive = [(record, tensor) for record in self._escaped.take() if (tensor := record[0]()) is not None]
         names = find_holder_names(self.paths.roots(), {id(tensor) for _, tensor in alive})

@@ -69,13 +69,8 @@ class Observer : public std::enable_shared_from_this<Observer> {
   std::shared_ptr<ThreadLog> log_of(uint64_t thread) {
     const std::lock_guard<std::mutex> guard(lock_);
     auto& log = logs_[thread];
-    if (!log) log = std::shared_ptr<ThreadLog>(new ThreadLog(context_, thread, latest_), &release);
+    if (!log) log = std::shared_ptr<ThreadLog>(new ThreadLog(context_, thread), &release);
     return log;
-  }
-
-  void settle(uint64_t thread, int64_t now) {
-    latest_ = now;
-    log_of(thread)->settle(now);
   }
 
   void flush_all() {
@@ -103,7 +98,6 @@ class Observer : public std::enable_shared_from_this<Observer> {
   const std::shared_ptr<Context> context_;
   std::mutex lock_;
   std::unordered_map<uint64_t, std::shared_ptr<ThreadLog>> logs_;
-  std::atomic<int64_t> latest_ = 0;
 };
 
 // What this thread knows of operators, and where it notes them.
@@ -293,10 +287,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   } catch (const c10::Error& error) {
     throw py::import_error(std::string("another library observes operators by the same key: ") + error.what_without_backtrace());
   }
+  py::class_<ThreadLog, std::shared_ptr<ThreadLog>>(module, "ThreadLog")
+      .def("settle", &ThreadLog::settle, "Emit the operators of this thread, which has changed its mode.");
   py::class_<Observer, std::shared_ptr<Observer>>(module, "Observer")
       .def(py::init<py::dict>())
       .def("attach", &attach, "Observe the calling thread.")
-      .def("settle", &Observer::settle, "Emit the operators of a thread, which is about to change its mode.")
+      .def("log_of", &Observer::log_of, "Return the log of a thread.")
       .def("flush_all", &Observer::flush_all, "Emit the operators of all threads so far.")
       .def("forget_thread", &Observer::forget_thread, "Emit the operators of a thread and forget it.")
       .def("set_tasks", &Observer::set_tasks, "Ask for the asyncio task of each operator, or not.")

@@ -91,6 +91,7 @@ class ObservedThread:
     ) -> None:
         self._library, self._observer, self._now, self._ident = library, observer, now, thread()
         self.detectors = make_detectors(self)
+        self._settle: Callable[[int], bool] = observer.log_of(self._ident).settle
 
     def attach(self) -> None:
         """Begin to observe."""
@@ -102,9 +103,13 @@ class ObservedThread:
         skip_when_compiling(*callbacks[:2])
         self._observer.attach(*callbacks, self._now())
 
-    def settle(self) -> None:
-        """Emit the thread's operators so far, and the nodes that none of them constructed."""
-        self._observer.settle(self._ident, self._now())
+    def settle(self) -> bool:
+        """Emit the thread's operators so far, and the nodes that none of them constructed.
+
+        Returns:
+            Whether the thread has made a view since the last call of a tensor that is older.
+        """
+        return self._settle(self._now())
 
     def detach(self) -> None:
         """Observe no more; from another thread, the key stays in the thread, where it does nothing."""

@@ -151,15 +151,16 @@ struct Context {
   py::object learn, find_module_path, module_call, task_label, fault;
   EventMaker events;
   std::atomic<bool> is_on = true, may_have_tasks = false;
+  std::atomic<int64_t> latest = 0;  // the time of the latest event of any thread
 };
 
 class ThreadLog {
  public:
-  ThreadLog(std::shared_ptr<Context> context, uint64_t thread, int64_t now)
+  ThreadLog(std::shared_ptr<Context> context, uint64_t thread)
       : context_(std::move(context)),
         thread_(thread),
         callers_(context_->learn, context_->find_module_path, reinterpret_cast<PyCodeObject*>(context_->module_call.ptr())),
-        time_(now),
+        time_(context_->latest),
         last_(at::sequence_number::peek()) {}
 
   std::atomic<int> interest = NO_OPS;
@@ -185,15 +186,18 @@ class ThreadLog {
     }
   }
 
-  // Emits what the thread has run up to a manager event of its own; `now` is the time of the operators that follow.
-  void settle(int64_t now) {
+  // Emits what the thread has run up to a manager event of its own; `now` is the time of the operators that follow. Returns
+  // whether the thread has made a view since the last time of a tensor that is older.
+  bool settle(int64_t now) {
     look_for_claims();
     abandon_all();
     const uint64_t count = std::min(at::sequence_number::peek(), running_since);
     if (count > last_) add_nodes(TallyKey{nullptr, 0, no_operator()}, static_cast<int64_t>(count - last_));
     last_ = std::max(last_, count);
-    time_ = std::max(time_ + 1, now);
+    context_->latest.store(now, std::memory_order_relaxed);
+    time_ = since_ = std::max(time_ + 1, now);
     flush();
+    return std::exchange(has_views_of_older_, false);
   }
 
   // Emits the tallies; for any thread that holds the GIL.
@@ -351,6 +355,7 @@ class ThreadLog {
     Creations::global().add(impl, creation);
     const TensorRef ref{impl, creation.made};
     if (is_view) {
+      has_views_of_older_ |= creation.storage_made >= 0 && creation.storage_made < since_;
       views_.push_back(ref);
       if (views_.size() > MAX_VIEWS) views_.pop_front();
     }
@@ -612,7 +617,8 @@ class ThreadLog {
   const std::shared_ptr<Context> context_;
   const uint64_t thread_;
   CallerFinder callers_;
-  int64_t time_;
+  int64_t time_, since_ = 0;
+  bool has_views_of_older_ = false;
   uint64_t last_, operators_ = 0;
   std::deque<Unclaimed> unclaimed_;
   std::deque<TensorRef> inference_, views_, last_results_;
