@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,6 @@ NAMES = {
     "modes": "gradprobe, `modes`",
     "graph": "gradprobe, `graph`",
     "ops": "gradprobe, `ops`",
-    "ops in Python": "gradprobe, `ops`, without the native core",
     "nothing": "a dispatch mode that does nothing",
     "profiler": "torch.profiler",
     "profiler, stacks": "torch.profiler, with stacks",
@@ -50,18 +48,4 @@ def _make_tool(arm: str) -> contextlib.AbstractContextManager[Any]:
         return torch.profiler.profile(activities=[cpu], with_stack="stacks" in arm)
     if arm.startswith("debug"):
         return DebugMode(record_stack_trace="stacks" in arm)
-    return _record_in_python() if arm == "ops in Python" else Recorder(level=arm)
-
-
-@contextlib.contextmanager
-def _record_in_python() -> Iterator[None]:
-    from gradprobe.capture.ops.native.loader import CORE_VARIABLE
-    from gradprobe.recorder import Recorder
-
-    before = os.environ.get(CORE_VARIABLE, "")
-    os.environ[CORE_VARIABLE] = "python"
-    try:
-        with Recorder(level="ops"):
-            yield
-    finally:
-        os.environ[CORE_VARIABLE] = before
+    return Recorder(level=arm)
