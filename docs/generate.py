@@ -329,25 +329,15 @@ def versions() -> str:
 
 
 def consequences() -> str:
-    """Return the table of what gradprobe does without a part of PyTorch or Python, and the parts that level ops needs."""
-    from gradprobe.capture.capabilities import OPTIONAL_TORCH_FEATURES, PYTHON_FEATURES, REQUIRED_FOR_OPS
+    """Return the table of what gradprobe does without a part of PyTorch or Python."""
+    from gradprobe.capture.capabilities import OPTIONAL_TORCH_FEATURES, PYTHON_FEATURES
 
     rows = [
         *((f"`{name}`", without) for name, without in OPTIONAL_TORCH_FEATURES.items()),
         *((f"`{name}` of Python", without) for name, (_, without) in PYTHON_FEATURES.items()),
     ]
-    needed = ",\n".join(f"`{name}`" for name in REQUIRED_FOR_OPS)
     return "\n".join(
-        [
-            "| if this is missing | then |",
-            "|---|---|",
-            *(f"| {name} | {without} |" for name, without in rows),
-            "",
-            "Level `ops` needs all of the following, and is refused with the name of the missing one; levels `modes` and "
-            "`graph` go on:",
-            "",
-            f"{needed}.",
-        ]
+        ["| if this is missing | then |", "|---|---|", *(f"| {name} | {without} |" for name, without in rows)]
     )
 
 

@@ -1,4 +1,4 @@
-"""Build the native core of level ops for this Python and this PyTorch; needs a C++ compiler and ninja."""
+"""Build the observer of operators for this Python and this PyTorch; needs a C++ compiler."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from gradprobe.errors import GradprobeError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``build-core``."""
-    parser.add_argument("--force", action="store_true", help="build again even if the core exists")
+    parser.add_argument("--force", action="store_true", help="build again even if it exists")
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Build the core and print its path."""
+    """Build the observer and print its path."""
     try:
         from gradprobe.capture.ops.native.builder import build_core
     except ModuleNotFoundError as error:
         raise GradprobeError(
-            f"cannot build the native core: {error.name} is not installed; install PyTorch first"
+            f"cannot build the observer of operators: {error.name} is not installed; install PyTorch first"
         ) from None
-    print(f"native core of level ops: {build_core(force=options.force)}")
+    print(f"observer of operators: {build_core(force=options.force)}")
     return 0

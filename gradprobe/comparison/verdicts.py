@@ -55,10 +55,7 @@ def _note_escapes(measured: MeasuredWorkload) -> list[str]:
 
 
 def _note_other_operators(measured: MeasuredWorkload) -> list[str]:
-    """Note operators that grad mode replaces by others.
-
-    Inference mode is left out: it dispatches composite operators whole, so that their names show no other path.
-    """
+    """Note operators that grad mode replaces by others."""
     kinds = {
         arm: set(measured.account.get(arm, {}).get("kinds", ()))
         for arm in (measured_modes.BASELINE, measured_modes.GRAD)

@@ -439,7 +439,7 @@ COMPARISON = Table(
         _measured("instructions", "Machine instructions of one call; missing unless they were asked for."),
         _measured("saved_tensors", "Tensors that one call saves for backward."),
         _measured("inference_tensors", "Inference tensors created by one call."),
-        _measured("operators", "Operators that one call runs, composite operators taken apart."),
+        _measured("operators", "Operators that one call runs; a composite operator counts once."),
         _measured(
             "explained",
             "Share of the measured difference to `no_grad` that the costs of the mechanisms explain.",

@@ -44,8 +44,8 @@ def measured(python: str) -> dict[str, Any]:
         )
         print(f"{python}: {name}: {ends[name] or 'yes'}", file=sys.stderr)
     parts = {name: there for name, there, _ in found["capabilities"]}
-    core = next((what for name, there, what in found["capabilities"] if name == "native core" and not there), None)
-    return {**found, "capabilities": parts, "core": core, "programs": ends}
+    refusal = next((what for name, there, what in found["capabilities"] if name == "level ops" and not there), None)
+    return {**found, "capabilities": parts, "refusal": refusal, "programs": ends}
 
 
 def tested(python: str, folder: str) -> None:

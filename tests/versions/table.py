@@ -10,14 +10,13 @@ from tabulate import tabulate
 from gradprobe.capture.capabilities import OPTIONAL_TORCH_FEATURES, PYTHON_FEATURES
 
 BEGIN, END = "<!-- table -->", "<!-- end of the table -->"
-OF_THE_MACHINE = {"CUDA device", "native core"}
+OF_THE_MACHINE = {"CUDA device", "level ops"}
 CONSEQUENCES = {
     **OPTIONAL_TORCH_FEATURES,
     **{name: without for name, (_, without) in PYTHON_FEATURES.items()},
     "calls of compiled code": "only compilations are counted",
     "autograd node counter": "nodes are not counted",
     "thread start": "threads may be confused",
-    "level ops": "only levels modes and graph are available",
 }
 """What gradprobe does without a part, in the words of today's code."""
 _MANAGERS = ("torch.no_grad.", "torch.enable_grad.", "torch.set_grad_enabled.", "torch.inference_mode.")
@@ -68,8 +67,8 @@ def _program(one: dict[str, Any], name: str, reasons: dict[str, int]) -> str:
 
 def _missing(one: dict[str, Any], name: str) -> str:
     """Return the sentence on a part that an environment lacks."""
-    if name == "native core":
-        return f"Level `ops` runs in Python, which is slower: `{one['core']}`."
+    if name == "level ops":
+        return f"Level `ops` is refused: {one['refusal']}."
     shown = f"`{name}` is missing" if "." in name else name
     return f"{shown}: {CONSEQUENCES[name]}."
 

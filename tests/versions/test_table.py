@@ -38,17 +38,17 @@ def test_a_gap_is_told_with_its_reason_and_a_fault_with_its_error() -> None:
     one = {
         "torch": "2.4.1",
         "python": "3.10.13",
-        "capabilities": {"torch.accelerator": False, "level ops": True, "native core": False},
-        "core": "it does not compile",
-        "programs": {"device time": "no device", "`monitor`": "ValueError: wrong", "`inspect`": None, "core": "x"},
-        "needs": {"device time": "torch.accelerator", "core": "native core"},
+        "capabilities": {"torch.accelerator": False, "thread start": True, "level ops": False},
+        "refusal": "it does not compile",
+        "programs": {"device time": "no device", "`monitor`": "ValueError: wrong", "`inspect`": None, "operators": "x"},
+        "needs": {"device time": "torch.accelerator", "operators": "level ops"},
     }
     text = table([one])
     rows = {cells[1].strip(): cells[2].strip() for line in text.splitlines() if len(cells := line.split("|")) == 4}
     assert rows["device time"] == rows["`torch.accelerator`"] == "no (1)"
     assert rows["`monitor`"] == "no (2)"
-    assert rows["`inspect`"] == rows["level ops"] == "yes"
-    assert rows["core"] == "no (3)"
+    assert rows["`inspect`"] == rows["thread start"] == "yes"
+    assert rows["operators"] == "no (3)"
     assert f"1. `torch.accelerator` is missing: {CONSEQUENCES['torch.accelerator']}." in text
     assert "2. A fault: ValueError: wrong" in text
-    assert "3. Level `ops` runs in Python, which is slower: `it does not compile`." in text
+    assert "3. Level `ops` is refused: it does not compile." in text

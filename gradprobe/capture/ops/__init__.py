@@ -1,1 +1,1 @@
-"""Level ``ops``: observation of one operator at a time."""
+"""Level ``ops``: observation of one operator at a time, by a library in C++."""

@@ -2,12 +2,12 @@
 
 Two engines count, because they answer different questions, and one row of the comparison table has columns of both.
 
-- `mechanisms.count_mechanisms` counts nodes, counters, bumps and views with a dispatch mode of its own that decomposes
-  composite operators in every mode. Under inference mode PyTorch dispatches them whole, so that without decomposition a
-  call would seem to do less there, and the differences between modes, from which costs are fitted, would be wrong.
-- `record_call` records the call at level `ops`, as a user's recording does: saved bytes, inference tensors, operators as
-  the program called them, and tensors that the call leaves behind. Decomposed operators would not be those that ran, and
-  a recording has no use for a second dispatch mode.
+- `mechanisms.count_mechanisms` counts nodes, counters, bumps and views with a dispatch mode, below autograd. Costs are
+  fitted from these counts, and the parts of a composite operator cost what other operators do, so it decomposes those
+  that inference mode dispatches whole.
+- `record_call` records the call at level `ops`, as a user's recording does, above autograd: saved bytes, inference
+  tensors, operators as the program called them, composite ones whole in every mode, and tensors that the call leaves
+  behind.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Mechanisms of PyTorch that one call uses, counted in a pass that is not timed.
 
 Nodes come from the thread's sequence number, saved tensors from hooks. The rest is counted by a dispatch mode that
-decomposes composite operators in every mode, since inference mode would otherwise show fewer of them (`counting_passes`
-says how this differs from a recording). Tracked views and version counters then follow from the kind of tensor: PyTorch,
-Autograd mechanics, Inference Mode, https://docs.pytorch.org/docs/stable/notes/autograd.html.
+decomposes composite operators in every mode: below autograd, inference mode would otherwise show fewer operators than
+``no_grad``. A recording observes above autograd, where they are whole in every mode (`counting_passes` says why both
+count). Tracked views and version counters then follow from the kind of tensor: PyTorch, Autograd mechanics, Inference
+Mode, https://docs.pytorch.org/docs/stable/notes/autograd.html.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The native core of level ``ops``: a C++ version of the dispatcher for most operators.
+"""The observer of operators: a C++ library that observes them by a dispatch key above autograd.
 
-``gradprobe build`` compiles it against the installed PyTorch. Without it the Python dispatcher handles every operator, with
-the same results.
+It is compiled on the machine that runs it, because what it uses of PyTorch has no stable interface: at the first use of
+level ``ops``, or by ``gradprobe build-core``.
 """
