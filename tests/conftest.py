@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio.events
 import gc
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,9 +13,12 @@ import hypothesis
 import pytest
 import torch
 
+from gradprobe.capture.ops.native.library_file import locate_core_folder
 from gradprobe.capture.ops.native.loader import load_core
 from tests.thoroughness import IS_THOROUGH
 
+# Programs that tests start have homes of their own, and building the observer takes a minute.
+os.environ["TORCH_EXTENSIONS_DIR"] = str(locate_core_folder().parent)
 # The same examples every time, so that a change is what makes a test fail; a thorough run looks for new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 if not IS_THOROUGH:
@@ -53,8 +57,9 @@ def pytorch_is_left_as_it_was() -> Iterator[None]:
         assert changed <= {"_event_loop_policy", "__slotnames__"}, (
             f"{owner.__name__} was left with other {sorted(changed)}"
         )
-    torch.empty(0)  # a thread whose recording was stopped in another one is observed until its next operator
-    assert not load_core().is_key_included(), "the operators of this thread are still observed"
+    is_observed = load_core().is_key_included()
+    load_core().include_key(False)
+    assert not is_observed, "the operators of this thread are still observed"
     assert left == modes, f"the test left grad mode and inference mode at {left}"
 
 

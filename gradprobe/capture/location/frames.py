@@ -17,8 +17,10 @@ MODULE_CALL_CODE: CodeType = torch.nn.Module._wrapped_call_impl.__code__
 Its frame is read rather than that of the function it calls, which has many local variables to copy.
 """
 SKIPPED, USER, MODULE_CALL, OPTIMIZER, OWN = range(5)
-"""Kinds of code; the observer's library uses the same numbers. ``OWN`` is gradprobe's."""
+"""Kinds of code; the observer's library uses the same numbers. ``OWN`` is that of gradprobe which
+looks at the program's tensors."""
 _OPTIMIZER_DIR = f"{TORCH_DIR}optim"
+_OBSERVING = (f"{GRADPROBE_DIR}capture", f"{GRADPROBE_DIR}inspection")
 _F_LOCALS_IS_SNAPSHOT = sys.version_info < (3, 13)
 
 
@@ -72,10 +74,10 @@ class FrameClassifier:
             kind = MODULE_CALL
         elif file.startswith(_OPTIMIZER_DIR):
             kind = OPTIMIZER
-        elif file.startswith(GRADPROBE_DIR):
+        elif file.startswith(_OBSERVING):
             kind = OWN
         else:
-            kind = SKIPPED if file.startswith(TORCH_DIR) else USER
+            kind = SKIPPED if file.startswith((TORCH_DIR, GRADPROBE_DIR)) else USER
         self.held[id(code)] = code
         self.kinds[id(code)] = kind
         return kind

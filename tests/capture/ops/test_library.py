@@ -14,7 +14,8 @@ import torch
 import gradprobe
 from gradprobe.__main__ import main
 from gradprobe.capture.ops.native import builder, loader, mirrored
-from gradprobe.capture.ops.native.loader import LIBRARY_NAME, core_status, locate_core_folder
+from gradprobe.capture.ops.native.library_file import LIBRARY_NAME, is_intact, locate_core_folder
+from gradprobe.capture.ops.native.loader import core_status
 from gradprobe.capture.ops.native.mirrored import MIRRORED_CONSTANTS, find_mismatch
 from tests import warm_python
 
@@ -86,7 +87,7 @@ def test_a_program_that_includes_headers_of_pytorch_compiles_at_the_first_use(
     )
     monkeypatch.setattr(builder, "SOURCE", source)
     built = builder.build_core()
-    assert loader.is_intact(built)
+    assert is_intact(built)
     assert builder.build_core() == built
     assert not list(built.parent.glob("tmp*"))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from gradprobe.capture.ops.native.loader import (
+from gradprobe.capture.ops.native.library_file import (
     CHECKSUM_FILE,
     FAILURE_FILE,
     LIBRARY_NAME,

@@ -1,41 +1,17 @@
-"""The library that observes operators: where it is kept, and how it is loaded or, at first use, built."""
+"""The library that observes operators as a module of Python, which is built at its first use."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.machinery
 import importlib.util
-import os
-import platform
-import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from gradprobe.capture.ops.native.builder import build_at_first_use
+from gradprobe.capture.ops.native.library_file import FAILURE_FILE, LIBRARY_NAME, is_intact, locate_core_folder
 from gradprobe.capture.ops.native.mirrored import find_mismatch
 from gradprobe.errors import GradprobeError
-
-LIBRARY_NAME = "gradprobe_core"
-FAILURE_FILE = "failed.txt"
-"""Name of the file that says why the library could not be built."""
-CHECKSUM_FILE = "sum.txt"
-"""Name of the file with the library's checksum. A damaged library is not loaded: it would end the program."""
-SOURCE = Path(__file__).parent / "observer.cpp"
-_HEADERS = sorted(Path(__file__).parent.glob("*.h"))
-
-
-def locate_core_folder() -> Path:
-    """Return the folder, among PyTorch's extensions, of the library for this Python, PyTorch and source."""
-    known = hashlib.sha256()
-    for part in (torch.__version__, torch.version.git_version, sys.version, platform.machine()):
-        known.update(f"{part}\n".encode())
-    for path in (SOURCE, *_HEADERS):
-        known.update(path.read_bytes())
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    root = os.environ.get("TORCH_EXTENSIONS_DIR") or Path(caches) / "torch_extensions"
-    return Path(root) / f"gradprobe-{known.hexdigest()[:16]}"
 
 
 def load_core() -> Any:
@@ -47,8 +23,6 @@ def load_core() -> Any:
     folder = locate_core_folder()
     module, why = _load(folder)
     if module is None and not (folder / f"{LIBRARY_NAME}.so").exists() and not (folder / FAILURE_FILE).exists():
-        from gradprobe.capture.ops.native.builder import build_at_first_use
-
         build_at_first_use()
         _load.cache_clear()
         module, why = _load(folder)
@@ -63,19 +37,6 @@ def core_status() -> tuple[bool, str]:
     if module is not None:
         return True, f"operators are observed by {locate_core_folder() / LIBRARY_NAME}.so"
     return False, f"operators are not observed: {why}"
-
-
-def compute_checksum(path: Path) -> str:
-    """Return the checksum of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def is_intact(path: Path) -> bool:
-    """Return whether the library exists and has the checksum that it was built with."""
-    try:
-        return compute_checksum(path) == (path.parent / CHECKSUM_FILE).read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
-        return False
 
 
 @functools.cache
