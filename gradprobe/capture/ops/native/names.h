@@ -1,4 +1,4 @@
-// Names by number: of operators, modules, autograd nodes and tasks. A record of an operator then needs no string and no
+// Names of operators, modules, autograd nodes and tasks, by number. A record of an operator then needs no string and no
 // Python object.
 
 #pragma once

@@ -1,4 +1,4 @@
-// The observer of operators: a fallback for a dispatch key that nothing uses. The key is above autograd, autocast and
+// The observer of operators, a fallback for a dispatch key that nothing uses. The key is above autograd, autocast and
 // functorch, so that an operator is complete when it returns, and composite operators arrive whole in every mode.
 //
 // A thread is observed while the key is in its set of included keys. Autograd's engine hands that set on to its threads.
@@ -168,6 +168,9 @@ void observe(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit
   int interest = NO_OPS;
   for (const auto& log : logs) interest = std::max(interest, log->interest.load(std::memory_order_relaxed));
   const Call call(thread.plan_of(op), *stack, interest);
+  if (call.has_subclass) {
+    for (const auto& log : logs) log->announce(call);
+  }
   run(op, rest, stack, call.before);
   for (const auto& log : thread.logs()) {  // again: the operator may have begun or ended a recording
     if (log->is_on()) log->note(call, *stack);
@@ -343,6 +346,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("begin_backward", [] { SavedStorages::global().begin_backward(); }, "Note that a backward begins.");
   module.def("clear_saved", [] { SavedStorages::global().clear(); }, "Release the addresses of saved storages.");
   module.def("reachable_ranges", &reachable_ranges, "Return the sequence numbers of the nodes behind tensors, as ranges.");
+  module.attr("KEYS") = py::cast(c10::DispatchKeySet(KEY));
   module.attr("CONSTANTS") = mirrored_constants();
 }
 

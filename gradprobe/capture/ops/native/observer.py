@@ -3,6 +3,7 @@ sees it."""
 
 from __future__ import annotations
 
+import functools
 from _thread import get_ident as thread
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from gradprobe.capture.location.frames import MODULE_CALL_CODE, FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.patching.compile_skip import skip_when_compiling
+from gradprobe.capture.patching.patches import Patch
 from gradprobe.recording.events import OP_BATCH, OPERATOR, SAVING, Event, SharedEvent
 from gradprobe.recording.op_rows import OpCounts
 
@@ -147,6 +149,23 @@ class ObservedThread:
 
 
 _set_tracing_state: Callable[[Any], None] = torch._C._set_tracing_state  # type: ignore[attr-defined]
+
+
+def higher_order_patches(library: Any) -> list[Patch]:
+    """Return the patch that keeps the observer's key from operators that take functions, such as ``torch.cond``.
+
+    Python chooses what runs for these operators by the highest key of the thread, and none is registered for this one.
+    """
+    original = getattr(torch._ops, "key_extractor", None)
+    if original is None:
+        return []
+
+    @functools.wraps(original)
+    def key_extractor(*arguments: Any) -> Any:
+        return original(*arguments) - library.KEYS
+
+    skip_when_compiling(key_extractor)
+    return [Patch(torch._ops, "key_extractor", key_extractor)]
 
 
 def _without_function_modes(callback: Callable[..., None]) -> Callable[..., None]:

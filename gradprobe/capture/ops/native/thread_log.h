@@ -1,4 +1,4 @@
-// The operators of one thread: what each did to nodes, versions, views and storages. All of it is final when an operator
+// What each operator of one thread did to nodes, versions, views and storages. All of it is final when an operator
 // returns, since the observer is above autograd.
 
 #pragma once
@@ -25,7 +25,7 @@ enum OpInterest { NO_OPS, OPS_ON_GRAPH_RESULTS, OPS_ON_GRAD_TENSORS, ALL_OPS };
 struct OpPlan {
   const c10::FunctionSchema* schema = nullptr;
   NameId name = NO_NAME;
-  bool is_sum = false, may_alias = false;
+  bool is_sum = false, is_detach = false, may_alias = false;
   size_t arguments = 0, returns = 0;
   c10::SmallVector<uint16_t, 2> written;  // positions of the arguments that it modifies in place
 
@@ -41,6 +41,7 @@ inline OpPlan::OpPlan(const c10::OperatorHandle& op)
   if (colons != std::string::npos) text.replace(colons, 2, ".");
   if (!known.overload_name.empty()) text += "." + known.overload_name;
   name = Names::global().add(text);
+  is_detach = text == "aten.detach" || text == "aten.alias";
   for (const char* sum : {"aten.add.", "aten.add_.", "aten.sub.", "aten.sub_."}) is_sum |= text.rfind(sum, 0) == 0;
   const auto& schema_arguments = op.schema().arguments();
   for (size_t i = 0; i < schema_arguments.size(); ++i) {
@@ -171,19 +172,18 @@ class ThreadLog {
   uint64_t thread() const { return thread_; }
   const std::shared_ptr<Context>& context() const { return context_; }
 
-  // Notes an operator that has returned. What goes wrong in it must not reach the program.
+  // Notes an operator that has returned.
   void note(const Call& call, const torch::jit::Stack& stack) {
-    try {
-      record(call, stack);
-    } catch (py::error_already_set& error) {
+    guarded([&] { record(call, stack); });
+  }
+
+  // Tells the detectors of a view of a tensor subclass in inference mode, which PyTorch may refuse.
+  void announce(const Call& call) {
+    if (!detectors || !call.plan->may_alias || !call.plan->written.empty() || !c10::InferenceMode::is_enabled()) return;
+    guarded([this] {
       py::gil_scoped_acquire lock;
-      report(error);
-    } catch (const python_error&) {  // an interrupt of the program, see report()
-      throw;
-    } catch (const std::exception& error) {
-      py::gil_scoped_acquire lock;
-      context_->fault(borrowed(PyExc_RuntimeError)(error.what()));
-    }
+      detectors->on_subclass_view();
+    });
   }
 
   // Emits what the thread has run up to a manager event of its own; `now` is the time of the operators that follow. Returns
@@ -288,6 +288,22 @@ class ThreadLog {
   static NameId autograd_function() {
     static const NameId name = Names::global().add("autograd.Function");
     return name;
+  }
+
+  // What goes wrong in a step must not reach the program.
+  template <typename Step>
+  void guarded(const Step& step) {
+    try {
+      step();
+    } catch (py::error_already_set& error) {
+      py::gil_scoped_acquire lock;
+      report(error);
+    } catch (const python_error&) {  // an interrupt of the program, see report()
+      throw;
+    } catch (const std::exception& error) {
+      py::gil_scoped_acquire lock;
+      context_->fault(borrowed(PyExc_RuntimeError)(error.what()));
+    }
   }
 
   void record(const Call& call, const torch::jit::Stack& stack) {
@@ -544,19 +560,17 @@ class ThreadLog {
   }
 
   void look(const Call& call, const torch::jit::Stack& stack, const Caller& caller, bool has_node) {
-    const bool views_subclass = call.has_subclass && call.plan->may_alias && call.plan->written.empty() &&
-        c10::InferenceMode::is_enabled();
-    if (call.kept.empty() && !views_subclass) return;
-    py::gil_scoped_acquire lock;
-    if (views_subclass) detectors->on_subclass_view();
     if (call.kept.empty()) return;
+    py::gil_scoped_acquire lock;
     py::list arguments;
     for (const auto& value : call.kept) {
       if (value.isTensor() || value.isList()) arguments.append(as_python(value));
     }
-    py::object result = py::none();
+    py::object result = py::tuple();
     const size_t first = stack.size() - call.plan->returns;
-    if (call.plan->returns == 1) {
+    if (call.plan->is_detach) {
+      // PyTorch may be about to make it a parameter or another subclass, which takes a tensor without a Python object.
+    } else if (call.plan->returns == 1) {
       result = as_python(stack[first]);
     } else {
       py::list results;
