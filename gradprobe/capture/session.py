@@ -183,8 +183,7 @@ class Session:
         """Restore PyTorch in a forked child, without touching any file that the parent writes to."""
         self.lock = threading.RLock()
         self._installation.abandon()
-        self._operators.detach_thread_fully()
-        self._operators.stop()
+        self._operators.abandon()
         self._demand.sinks.clear()
         self._demand.calls.clear()
         self._attached_from.clear()

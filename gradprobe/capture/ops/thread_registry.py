@@ -161,6 +161,15 @@ class ThreadRegistry:
         self._safely(REGISTRY.forget_parameters)
         self.detection_log.last_escaped = None
 
+    def abandon(self) -> None:
+        """Observe nothing more in a forked child, and emit nothing."""
+        self._threads.clear()
+        self._depths.clear()
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            self._safely(observer.abandon)
+        self._safely(self._patches.restore)
+
     def flush(self) -> None:
         """Emit the operators of all threads so far."""
         if self._observer is not None:

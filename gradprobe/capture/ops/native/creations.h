@@ -51,6 +51,14 @@ class Creations {
     return *creations;
   }
 
+  // What a fork must find unlocked: see observer.cpp.
+  void lock() {
+    for (Shard& shard : shards_) shard.lock.lock();
+  }
+  void unlock() {
+    for (Shard& shard : shards_) shard.lock.unlock();
+  }
+
   void add(at::TensorImpl* impl, const Creation& creation) {
     WeakTensor weak = weak_to(impl);
     std::vector<WeakTensor> freed;  // released after the lock

@@ -33,6 +33,10 @@ class Names {
     return number;
   }
 
+  // What a fork must find unlocked: see observer.cpp.
+  void lock() { lock_.lock(); }
+  void unlock() { lock_.unlock(); }
+
   // The name as a Python string, or None for NO_NAME. Needs the GIL.
   PyObject* object(NameId number) {
     if (number == NO_NAME) return Py_None;

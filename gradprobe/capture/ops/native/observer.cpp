@@ -32,6 +32,22 @@ std::atomic<uint64_t> observers_changed = 1;
 std::mutex observers_lock;
 std::vector<Observer*> observers;
 
+// Another thread may hold a lock at the moment of a fork, and in the child that thread does not exist. The locks of observers
+// and logs are theirs alone: a child uses none of those that it inherits.
+void lock_all() {
+  observers_lock.lock();
+  Names::global().lock();
+  Creations::global().lock();
+  SavedStorages::global().lock();
+}
+
+void unlock_all() {
+  SavedStorages::global().unlock();
+  Creations::global().unlock();
+  Names::global().unlock();
+  observers_lock.unlock();
+}
+
 uint64_t this_thread() { return static_cast<uint64_t>(pthread_self()); }
 
 bool can_take_gil() {
@@ -346,6 +362,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("begin_backward", [] { SavedStorages::global().begin_backward(); }, "Note that a backward begins.");
   module.def("clear_saved", [] { SavedStorages::global().clear(); }, "Release the addresses of saved storages.");
   module.def("reachable_ranges", &reachable_ranges, "Return the sequence numbers of the nodes behind tensors, as ranges.");
+  pthread_atfork(&lock_all, &unlock_all, &unlock_all);
   module.attr("KEYS") = py::cast(c10::DispatchKeySet(KEY));
   module.attr("CONSTANTS") = mirrored_constants();
 }

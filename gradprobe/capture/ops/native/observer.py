@@ -80,6 +80,11 @@ class NativeObserver:
         self._observer.stop()
         self._library.clear_saved()
 
+    def abandon(self) -> None:
+        """Observe nothing more in a forked child, where locks of the parent's threads may be held for ever."""
+        self._library.include_key(False)
+        self._observer.stop()
+
 
 class ObservedThread:
     """The calling thread under observation: its operators, and what the detectors ask about them."""

@@ -128,6 +128,14 @@ class SavedStorages {
     return *storages;
   }
 
+  // What a fork must find unlocked: see observer.cpp.
+  void lock() {
+    for (Shard& shard : shards_) shard.lock.lock();
+  }
+  void unlock() {
+    for (Shard& shard : shards_) shard.lock.unlock();
+  }
+
   // Returns the entry of a saved tensor's storage. `made` is when the storage was made if that is known, and `is_output`
   // whether it belongs to a result of the operator.
   SavedStorage add(const at::Tensor& tensor, c10::StorageImpl* storage, int64_t made, bool is_output) {
