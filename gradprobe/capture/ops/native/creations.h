@@ -9,6 +9,7 @@
 
 #include <array>
 #include <optional>
+#include <typeinfo>
 #include <vector>
 
 namespace gradprobe {
@@ -43,6 +44,10 @@ inline WeakTensor weak_to(at::TensorImpl* impl) {
   c10::raw::weak_intrusive_ptr::incref(impl);
   return WeakTensor::reclaim(impl);
 }
+
+// Returns whether nothing but what PyTorch releases with the last owner belongs to a tensor. A weak reference to another
+// kind, such as a sparse tensor or one of functorch, would keep the tensors alive that it consists of.
+inline bool can_be_weak(const at::TensorImpl& impl) { return typeid(impl) == typeid(at::TensorImpl); }
 
 class Creations {
  public:
@@ -91,13 +96,15 @@ class Creations {
 
   // The tensor at this address with its record, if it exists and was made at this time.
   std::optional<std::pair<at::Tensor, Creation>> lock(const at::TensorImpl* impl, int64_t made) {
-    Shard& shard = shard_of(impl);
-    const std::lock_guard<SpinLock> guard(shard.lock);
-    const size_t index = shard.find(impl);
-    if (index == shard.keys.size() || shard.entries[index].creation.made != made) return std::nullopt;
-    auto strong = shard.entries[index].weak.lock();
-    if (!strong) return std::nullopt;
-    return std::make_pair(at::Tensor(std::move(strong)), shard.entries[index].creation);
+    std::optional<Entry> found;
+    {
+      Shard& shard = shard_of(impl);
+      const std::lock_guard<SpinLock> guard(shard.lock);
+      const size_t index = shard.find(impl);
+      if (index == shard.keys.size() || shard.entries[index].creation.made != made) return std::nullopt;
+      found = shard.entries[index];
+    }
+    return revive(*found);
   }
 
   void forget(const at::TensorImpl* impl) {
@@ -118,13 +125,14 @@ class Creations {
 
   // The tensors that exist, with their records.
   std::vector<std::pair<at::Tensor, Creation>> living() {
-    std::vector<std::pair<at::Tensor, Creation>> found;
+    std::vector<Entry> all;
     for (Shard& shard : shards_) {
       const std::lock_guard<SpinLock> guard(shard.lock);
-      for (Entry& entry : shard.entries) {
-        auto strong = entry.weak.lock();
-        if (strong) found.emplace_back(at::Tensor(std::move(strong)), entry.creation);
-      }
+      all.insert(all.end(), shard.entries.begin(), shard.entries.end());
+    }
+    std::vector<std::pair<at::Tensor, Creation>> found;
+    for (const Entry& entry : all) {
+      if (auto living = revive(entry)) found.push_back(std::move(*living));
     }
     return found;
   }
@@ -134,6 +142,13 @@ class Creations {
     WeakTensor weak;
     Creation creation;
   };
+
+  // Takes the GIL if the tensor has a Python object: no lock of ours may be held, since its holder might wait for it.
+  static std::optional<std::pair<at::Tensor, Creation>> revive(const Entry& entry) {
+    auto strong = entry.weak.lock();
+    if (!strong) return std::nullopt;
+    return std::make_pair(at::Tensor(std::move(strong)), entry.creation);
+  }
 
   // A few records in no order: to look through their addresses takes less time than to keep them in a tree or a table.
   struct Shard {

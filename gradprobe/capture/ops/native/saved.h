@@ -146,7 +146,8 @@ class SavedStorages {
     auto [found, is_new] = shard.entries.try_emplace(storage);
     Entry& entry = found->second;
     if (is_new) {
-      entry.weak = WeakStorage(c10::intrusive_ptr<c10::StorageImpl>::reclaim_copy(storage));
+      c10::raw::weak_intrusive_ptr::incref(storage);
+      entry.weak = WeakStorage::reclaim(storage);
       entry.saved = {next_++, bytes, made, !is_output && tensor.is_leaf()};
     } else if (entry.saved.bytes != bytes || (entry.saved.made < 0 && !entry.saved.is_input)) {
       entry.saved.bytes = bytes;

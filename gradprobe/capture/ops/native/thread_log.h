@@ -368,6 +368,7 @@ class ThreadLog {
     } else if (!is_inference) {
       ++counts[COUNTERS_CREATED];
     }
+    if (!can_be_weak(*impl)) return;
     Creations::global().add(impl, creation);
     const TensorRef ref{impl, creation.made};
     if (is_view) {
