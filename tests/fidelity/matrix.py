@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import gc
 import sys
 import time
@@ -22,7 +21,6 @@ from typing import Any
 import torch
 from tabulate import tabulate
 from torch.utils import _pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradprobe
 from tests.fidelity.cases import FAMILIES, Case
@@ -32,13 +30,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"
 BEGIN, END = "<!-- table -->", "<!-- end of the table -->"
 SPARE_BYTES = 4_096
 """Maximum increase of the peak of tensor memory while recording."""
-
-
-class Nothing(TorchDispatchMode):
-    """Operators that take another path under any dispatch mode."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}))
 
 
 @dataclass
@@ -115,7 +106,7 @@ class Compared:
 
     cases: int = 0
     unrepeatable: list[str] = field(default_factory=list)
-    """Cases that differ from themselves, or under any dispatch mode, so that nothing can be said."""
+    """Cases that differ from themselves, so that nothing can be said."""
     differing: list[str] = field(default_factory=list)
 
 
@@ -147,16 +138,11 @@ def _compare(cases: list[Case], level: str, found: Compared) -> None:
         found.cases += 1
         if alone != watched:
             again = run(case, contextlib.nullcontext())
-            under_a_mode = run(case, Nothing())
             if again.alive != alone.alive:  # what a compiler keeps grows with each run
-                for one in (alone, watched, again, under_a_mode):
+                for one in (alone, watched, again):
                     one.alive = 0
-            if alone == watched:
-                continue
-            if again != alone or (level == "ops" and under_a_mode == watched):
-                found.unrepeatable.append(name)
-            else:
-                found.differing.append(name)
+            if alone != watched:
+                (found.differing if again == alone else found.unrepeatable).append(name)
 
 
 def peak(case: Callable[[], Any]) -> int:
@@ -175,7 +161,7 @@ def peak(case: Callable[[], Any]) -> int:
 
 
 def higher_peaks(cases: list[Case], level: str) -> list[tuple[str, int, int]]:
-    """Return the cases with a higher peak while recording than alone or under any mode, with both peaks."""
+    """Return the cases with a higher peak while recording than alone, with both peaks."""
     with _frozen():
         return list(_higher_peaks(cases, level))
 
@@ -190,16 +176,8 @@ def _higher_peaks(cases: list[Case], level: str) -> Iterator[tuple[str, int, int
                 case()
 
         while_watched = peak(watched)
-        if while_watched <= alone + SPARE_BYTES:
-            continue
-        # Of some operators PyTorch itself keeps more under any dispatch mode.
-        if level != "ops" or while_watched > peak(functools.partial(_under_a_mode, case)) + SPARE_BYTES:
+        if while_watched > alone + SPARE_BYTES:
             yield name, alone, while_watched
-
-
-def _under_a_mode(case: Callable[[], Any]) -> None:
-    with Nothing():
-        case()
 
 
 def main() -> None:

@@ -45,9 +45,7 @@ def test_errors_unchanged(
 def test_programs_unchanged(level: str) -> None:
     """Programs give the same and leave as many tensors."""
     found = compared(list(programs(1)), level)
-    # Where two gradients of a tensor come together, autograd adds in place unless there is any dispatch mode: the version
-    # of the sum is then lower.
-    assert set(found.unrepeatable) <= {"checkpointed"}
+    assert found.unrepeatable == []
     assert found.differing == []
 
 
