@@ -20,7 +20,7 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-cuda: $(INSTALLED)
 	$(BIN)/python -m pytest -m cuda

@@ -11,6 +11,7 @@ import pytest
 
 from tests.pytest_plugin.conftest import ALONE
 from tests.report.reading import Page
+from tests.thoroughness import thorough
 
 Run = Callable[..., pytest.RunResult]
 
@@ -181,6 +182,7 @@ def test_a_baseline_that_is_none_is_refused(
     assert "unknown baseline 'nothing' from the command line (--gradprobe-compare)" in ended.stderr.str()
 
 
+@thorough
 def test_the_results_of_workers_arrive_even_if_one_crashes_and_their_times_are_not_compared(
     run: Run, pytester: pytest.Pytester
 ) -> None:

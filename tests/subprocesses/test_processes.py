@@ -204,6 +204,7 @@ needs_gloo = pytest.mark.skipif(
 )
 
 
+@thorough
 @needs_gloo
 def test_each_rank_writes_a_file_and_their_report_says_where_they_part(tmp_path: Path) -> None:
     script = ROOT / "examples" / "ddp.py"
