@@ -34,12 +34,17 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of the command line, with a subparser per verb."""
+def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser of the command line, with a subparser per verb, or for the ``chosen`` one only.
+
+    ``run`` must import nothing that the program does not import, and others import pandas.
+    """
     parser = _Parser(prog="gradprobe", description="Show what PyTorch's grad modes and inference mode do in a program.")
     parser.add_argument("--version", action="version", version=f"gradprobe {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     for name in _VERBS:
+        if chosen is not None and chosen not in (name, *_ALIASES.get(name, ())):
+            continue
         module = import_module(f"gradprobe.commands.{name.replace('-', '_')}")
         summary = (module.__doc__ or "").strip()
         verb = verbs.add_parser(name, aliases=_ALIASES.get(name, ()), help=summary.splitlines()[0], description=summary)
@@ -50,7 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 a check failed, 2 bad usage or input."""
-    options = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    known = {*_VERBS, *(alias for aliases in _ALIASES.values() for alias in aliases)}
+    options = build_parser(words[0] if words and words[0] in known else None).parse_args(words)
     try:
         code = int(options.execute(options))
         if options.verb != "run" and sys.stdout is not None:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from gradprobe.errors import GradprobeError
 
+SUFFIX = ".gradprobe"
+"""Suffix of recordings."""
+
 
 def check_writable(path: Path, *, force: bool) -> None:
     """Raise ``GradprobeError`` unless a file can be created at ``path``, or with ``force`` replaced."""

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gradprobe._files import SUFFIX
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.contents import Contents
-from gradprobe.recording.sqlite_file import SUFFIX, read_file, write_file
+from gradprobe.recording.sqlite_file import read_file, write_file
 from gradprobe.result import Recording, StoredRecording
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gradprobe._rank import read_rank
 from gradprobe._version import __version__
 
 
@@ -37,15 +38,9 @@ def environment(level: str | None = None, parent: int | None = None) -> dict[str
         facts["process"] = os.getpid()
     facts["parent"] = parent
     if level is not None:
-        facts["rank"] = rank()
+        facts["rank"] = read_rank()
     facts["program"] = os.path.basename(sys.argv[0]) if sys.argv else ""
     return facts
-
-
-def rank() -> int | None:
-    """Return this process's rank in a job of torchrun or another launcher; None outside of one."""
-    text = os.environ.get("RANK", "")
-    return int(text) if text.isdecimal() else None
 
 
 def _machine() -> str:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from gradprobe._files import clear_path
+from gradprobe._files import SUFFIX, clear_path
 from gradprobe.errors import GradprobeError, InvalidArgument
 from gradprobe.recording.contents import Contents
-from gradprobe.recording.sqlite_file import SUFFIX, read_file, write_file
+from gradprobe.recording.sqlite_file import read_file, write_file
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,6 +25,7 @@ class ExitReport:
 
     def __init__(self) -> None:
         self.code = 0
+        self._reason: str | None = None
         self._process = os.getpid()
         self._recorder: Recorder | None = None
         self._output = self._shown = Path()
@@ -33,12 +34,19 @@ class ExitReport:
         self._folder = os.getcwd()
         self._follower: Follower | None = None
 
-    def expect(self, recorder: Recorder, output: Path, html: Path | None, rank: int | None) -> None:
-        """Remember what to stop and to report; ``rank`` is part of the file names if it is not None."""
-        self._recorder, self._output, self._shown, self._html = recorder, output.absolute(), output, html
-        self._rank = rank
+    def expect(self, output: Path, html: Path | None, rank: int | None) -> None:
+        """Remember what to report; ``rank`` is part of the file names if it is not None."""
+        self._output, self._shown, self._html, self._rank = output.absolute(), output, html, rank
         # Registered before any handler of the program, this is called after them, so that they are recorded too.
         atexit.register(self._stop)
+
+    def record(self, recorder: Recorder) -> None:
+        """Remember what to stop: the recorder, which has been started."""
+        self._recorder = recorder
+
+    def explain(self, reason: str) -> None:
+        """Remember why nothing could be recorded."""
+        self._reason = reason
 
     def follow(self, level: str, *, include_torch: bool) -> None:
         """Record the Python processes that this one starts as well."""
@@ -57,13 +65,20 @@ class ExitReport:
     def discard(self) -> None:
         """Remove the recording, because no program was run."""
         recorder, self._recorder = self._recorder, None
+        output, self._output = self._output, Path()
         if recorder is not None:
             recorder.stop()
-            self._output.unlink(missing_ok=True)
+            output.unlink(missing_ok=True)
 
     def __call__(self) -> None:
         """Report where the recording is, or end with exit code 2 if it could not be completed."""
-        if self._recorder is None or os.getpid() != self._process:
+        if os.getpid() != self._process or self._output == Path():
+            return
+        if self._recorder is None:
+            if self._reason is None:
+                print_to_stderr("gradprobe: nothing was recorded, because the program did not import torch")
+            elif self.code == 0:
+                os._exit(2)
             return
         failure = self._recorder._failure
         if not self._output.exists():

@@ -1,4 +1,4 @@
-"""Run a script or a module as python would, and record it.
+"""Run a script or a module as python would, and record it from the moment when it imports torch.
 
 The program keeps its arguments, exit code and traceback. The last line names the recording and the next command.
 """
@@ -8,16 +8,18 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import importlib.util
 import os
 import sys
 from pathlib import Path
 
-from gradprobe._files import check_writable, clear_path
+from gradprobe._files import SUFFIX, check_writable, clear_path
 from gradprobe._levels import DEFAULT_LEVEL, LEVELS
+from gradprobe._rank import read_rank
 from gradprobe.commands.exit_report import ExitReport
+from gradprobe.commands.import_hook import record_from_import
 from gradprobe.commands.program_runner import make_main_module, prepare_module, prepare_script, run_program
 from gradprobe.errors import GradprobeError
-from gradprobe.recording.sqlite_file import SUFFIX
 from gradprobe.subprocesses.follow_request import find_child_files
 
 
@@ -73,22 +75,16 @@ def execute(options: argparse.Namespace) -> int:
         del words[0]
     if not words:
         raise GradprobeError("cannot run: no program was given; name a script, or a module after -m")
+    if importlib.util.find_spec("torch") is None:
+        raise GradprobeError(f"cannot record: torch is not installed for {sys.executable}; install it there")
     ending = ExitReport()
-    # Registered before torch and all that it imports, this is called after the handlers of all of them.
+    # Registered before the program and all that it imports, this is called after the handlers of all of them.
     atexit.register(ending)
-    # Imported before the program's folder comes first on the path, where a file may have the name of a library. Not at
-    # the top of this file, because the other verbs work without torch.
-    try:
-        from gradprobe.environment import rank
-        from gradprobe.recorder import Recorder
-    except ModuleNotFoundError as error:
-        raise GradprobeError(
-            f"cannot record: {error.name} is not installed for {sys.executable}; install it there"
-        ) from None
     name, *arguments = words
     program = make_main_module()
+    own_path = list(sys.path)
     start = prepare_module(name) if options.module is not None else prepare_script(name, program)
-    job_rank = None if os.environ.get("WORLD_SIZE", "1") == "1" else rank()
+    job_rank = None if os.environ.get("WORLD_SIZE", "1") == "1" else read_rank()
     stem = name.rpartition(".")[2] if options.module is not None else Path(os.path.abspath(name)).stem
     output = _add_rank(options.output or Path(f"{stem}.{os.getpid()}{SUFFIX}"), job_rank)
     html = None if options.html is None else _add_rank(options.html, job_rank)
@@ -102,18 +98,10 @@ def execute(options: argparse.Namespace) -> int:
     if options.follow:
         for earlier in find_child_files(output):
             clear_path(earlier, force=options.force)
+    check_writable(output, force=options.force)
     sys.argv = [name, *arguments]
-    recorder = Recorder(
-        output.absolute(),
-        level=options.level,
-        include_torch=options.include_torch,
-        force=options.force,
-        profiler_ranges=options.profiler_ranges,
-    )
-    recorder.start()
-    ending.expect(recorder, output, html, job_rank)
-    if options.follow:
-        ending.follow(options.level, include_torch=options.include_torch)
+    ending.expect(output, html, job_rank)
+    record_from_import(options, ending, output.absolute(), own_path)
     sys.modules["__main__"] = program
     code = run_program(start, ending)
     if options.module is None:

@@ -14,6 +14,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from gradprobe._files import SUFFIX
 from gradprobe.errors import GradprobeError, RecordingError
 from gradprobe.recording import sqlite_fork
 from gradprobe.recording.contents import Batch, Contents, Fold, OpFold, Site, Thread
@@ -29,9 +30,6 @@ from gradprobe.recording.validation import (
     read_meta,
     refuse_computed_tables,
 )
-
-SUFFIX = ".gradprobe"
-"""Suffix of the files of recordings."""
 
 
 class Store:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import pandas as pd
-
 MISSING = "-"
 """Cell of a table for a value that was not measured or does not exist."""
 
@@ -21,6 +19,12 @@ class FormattedNumber(str):
         formatted = super().__new__(cls, text)
         formatted.value = value
         return formatted
+
+
+def _is_missing(value: Any) -> bool:
+    import pandas  # not at the top: messages of the command line need none of it, and it takes half a second
+
+    return bool(pandas.isna(value))
 
 
 def format_duration(ns: float) -> FormattedNumber:
@@ -39,12 +43,12 @@ def format_percentage(value: float) -> FormattedNumber:
 
 def format_count(value: Any) -> str:
     """Format a count, or return a dash if it was not measured."""
-    return MISSING if pd.isna(value) else FormattedNumber(f"{int(value):,}", int(value))
+    return MISSING if _is_missing(value) else FormattedNumber(f"{int(value):,}", int(value))
 
 
 def format_bytes(value: Any) -> str:
     """Format bytes in powers of 1024 with three significant digits, or return a dash if not measured."""
-    if pd.isna(value):
+    if _is_missing(value):
         return MISSING
     for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if value >= 1 << bits:
@@ -55,7 +59,7 @@ def format_bytes(value: Any) -> str:
 
 def format_location(file: Any, line: Any) -> str:
     """Format ``file:line``, relative to the working directory if that is shorter."""
-    if pd.isna(file):
+    if _is_missing(file):
         return "(unknown)"
     try:
         relative = os.path.relpath(file)
@@ -63,7 +67,7 @@ def format_location(file: Any, line: Any) -> str:
         relative = file
     shown = relative if len(relative) < len(file) else file
     shown = escape_unprintable(str(shown))
-    return shown if pd.isna(line) else f"{shown}:{int(line)}"
+    return shown if _is_missing(line) else f"{shown}:{int(line)}"
 
 
 def format_text(value: object) -> str:

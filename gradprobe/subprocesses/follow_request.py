@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gradprobe.recording.sqlite_file import SUFFIX
+from gradprobe._files import SUFFIX
 
 FOLLOW_VARIABLE = "GRADPROBE_FOLLOW"
 BOOT_FOLDER = str(Path(__file__).with_name("boot"))
