@@ -172,6 +172,8 @@ class Recorder:
         self._recording: Recording | None = None
         self._running = False
         self._process = os.getpid()
+        self._outlives_exit_handlers = False
+        """True if whoever started it also stops it, after the program's exit handlers."""
 
     def __enter__(self) -> Recording:
         return self.start()
@@ -386,8 +388,9 @@ def _after_fork_in_parent() -> None:
 
 def _stop_all() -> None:
     for recorder in list(_active):
-        with contextlib.suppress(Exception):
-            recorder.stop()
+        if not recorder._outlives_exit_handlers:
+            with contextlib.suppress(Exception):
+                recorder.stop()
 
 
 lifecycle.register(

@@ -43,6 +43,7 @@ class ExitReport:
     def record(self, recorder: Recorder) -> None:
         """Remember what to stop: the recorder, which has been started."""
         self._recorder = recorder
+        recorder._outlives_exit_handlers = True
 
     def explain(self, reason: str) -> None:
         """Remember why nothing could be recorded."""
