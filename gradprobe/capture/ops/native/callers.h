@@ -116,16 +116,25 @@ class CallerFinder {
   NameId path_of(const Frames& frame, int outwards) {
     const uint64_t changed = module_paths_changed.load(std::memory_order_acquire);
     if (changed != paths_valid_at_) {
+      paths_.clear();
       recent_paths_.fill({});
       paths_valid_at_ = changed;
     }
     PyObject* module = frame.first_local();
     auto& recent = recent_paths_[slot_of(module, recent_paths_.size())];
     if (module != nullptr && recent.module == module) return recent.path;
+    const auto known = paths_.find(module);
+    if (module != nullptr && known != paths_.end()) {
+      recent = {module, known->second};
+      return known->second;
+    }
     py::gil_scoped_acquire lock;
     const auto path = Names::global().add(find_path_(stolen(as_object(frame_object(outwards)))).cast<std::string>());
     // Finding it may have changed the paths: then this one is kept only until the next look.
-    if (module != nullptr) recent = {module, path};
+    if (module != nullptr) {
+      recent = {module, path};
+      paths_[module] = path;
+    }
     return path;
   }
 
@@ -133,6 +142,7 @@ class CallerFinder {
   PyCodeObject* module_call_;
   std::unordered_map<PyCodeObject*, int> kinds_;
   std::array<KnownKind, 256> recent_kinds_;
+  std::unordered_map<PyObject*, NameId> paths_;
   std::array<KnownPath, 256> recent_paths_;
   uint64_t paths_valid_at_ = 0;
 };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
@@ -21,14 +22,20 @@ _HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 
 def locate_core_folder() -> Path:
     """Return the folder, among PyTorch's extensions, of the library for this Python, PyTorch and source."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or Path(caches) / "torch_extensions"
+    return Path(root) / f"gradprobe-{_digest()[:16]}"
+
+
+@functools.cache
+def _digest() -> str:
+    # Once per process: the file that it has loaded stays the right one for it, also where the sources are replaced.
     known = hashlib.sha256()
     for part in (torch.__version__, torch.version.git_version, sys.version, platform.machine()):
         known.update(f"{part}\n".encode())
     for path in (SOURCE, *_HEADERS):
         known.update(path.read_bytes())
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    root = os.environ.get("TORCH_EXTENSIONS_DIR") or Path(caches) / "torch_extensions"
-    return Path(root) / f"gradprobe-{known.hexdigest()[:16]}"
+    return known.hexdigest()
 
 
 def compute_checksum(path: Path) -> str:
