@@ -37,7 +37,9 @@ class ExitReport:
     def expect(self, output: Path, html: Path | None, rank: int | None) -> None:
         """Remember what to report; ``rank`` is part of the file names if it is not None."""
         self._output, self._shown, self._html, self._rank = output.absolute(), output, html, rank
-        # Registered before any handler of the program, this is called after them, so that they are recorded too.
+        # Registered before any handler of the program and of its libraries, these are called after them, so that the
+        # handlers are recorded too; the last one registered is called first.
+        atexit.register(self)
         atexit.register(self._stop)
 
     def record(self, recorder: Recorder) -> None:
@@ -65,15 +67,15 @@ class ExitReport:
 
     def discard(self) -> None:
         """Remove the recording, because no program was run."""
+        atexit.unregister(self)
         recorder, self._recorder = self._recorder, None
-        output, self._output = self._output, Path()
         if recorder is not None:
             recorder.stop()
-            output.unlink(missing_ok=True)
+            self._output.unlink(missing_ok=True)
 
     def __call__(self) -> None:
         """Report where the recording is, or end with exit code 2 if it could not be completed."""
-        if os.getpid() != self._process or self._output == Path():
+        if os.getpid() != self._process:
             return
         if self._recorder is None:
             if self._reason is None:

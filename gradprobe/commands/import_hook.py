@@ -12,7 +12,6 @@ from pathlib import Path
 
 from gradprobe.capture.patching.post_import import PostImportHook
 from gradprobe.commands.exit_report import ExitReport, print_to_stderr
-from gradprobe.errors import GradprobeError
 
 
 def record_from_import(options: argparse.Namespace, ending: ExitReport, output: Path, own_path: list[str]) -> None:
@@ -42,7 +41,7 @@ def record_from_import(options: argparse.Namespace, ending: ExitReport, output: 
             ending.record(recorder)
             if options.follow:
                 ending.follow(options.level, include_torch=options.include_torch)
-        except GradprobeError as error:  # the program goes on
+        except Exception as error:  # the program goes on, whatever keeps gradprobe from recording it
             ending.explain(str(error))
             print_to_stderr(f"gradprobe: {error}")
         finally:

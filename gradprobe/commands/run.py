@@ -6,7 +6,6 @@ The program keeps its arguments, exit code and traceback. The last line names th
 from __future__ import annotations
 
 import argparse
-import atexit
 import contextlib
 import importlib.util
 import os
@@ -78,8 +77,6 @@ def execute(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("torch") is None:
         raise GradprobeError(f"cannot record: torch is not installed for {sys.executable}; install it there")
     ending = ExitReport()
-    # Registered before the program and all that it imports, this is called after the handlers of all of them.
-    atexit.register(ending)
     name, *arguments = words
     program = make_main_module()
     own_path = list(sys.path)

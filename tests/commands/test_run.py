@@ -193,6 +193,16 @@ def test_nothing_is_imported_that_the_program_has_not_imported(tmp_path: Path) -
     assert list(gradprobe.load(tmp_path / "r.gradprobe").regions["line"]) == [6]
 
 
+def test_a_program_goes_on_where_it_cannot_be_recorded(tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text("import os\nos.mkdir('r.gradprobe')\nimport torch\nprint(torch.ones(1).item())\n")
+    ended = run_gradprobe("run", "-o", "r.gradprobe", "s.py", cwd=tmp_path)
+    assert ended.stdout == b"1.0\n"
+    assert ended.stderr == b"gradprobe: cannot write " + bytes(tmp_path.resolve() / "r.gradprobe") + (
+        b": it is a folder; name a file in it\n"
+    )
+    assert ended.returncode == 2
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_run_behaves_exactly_as_python(case: str, tmp_path: Path) -> None:
     files, words, stdin = CASES[case]

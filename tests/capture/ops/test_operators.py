@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import gradprobe
+from gradprobe.capture.ops.native.loader import load_core
 from tests.capabilities import transformers_with_models
 
 transformers = transformers_with_models()
@@ -226,3 +227,17 @@ def test_tensors_made_of_numbers_are_born_and_have_counters() -> None:
     assert recording.births["op"].tolist() == ["aten.empty.memory_format"]
     assert recording.births["alive"].tolist() == [1]
     assert gradprobe.inspect(kept).born is not None
+
+
+def test_nodes_constructed_while_nothing_was_observed_are_counted_however_many() -> None:
+    x = torch.ones(2, requires_grad=True)
+    with gradprobe.record(level="ops") as recording, torch.enable_grad():
+        load_core().include_key(False)
+        for _ in range(1_000):
+            x * 2
+        load_core().include_key(True)
+        x + 1
+    assert no_faults(recording)
+    nodes = recording.ops.groupby("op")["nodes"].sum()
+    assert nodes.to_dict() == {"(no operator)": 1_000, "aten.add.Tensor": 1}
+    assert recording.regions["nodes"].iloc[0] == 1_001

@@ -4,10 +4,10 @@
 #pragma once
 
 #include "callers.h"
+#include "shards.h"
 
 #include <ATen/core/Tensor.h>
 
-#include <array>
 #include <optional>
 #include <typeinfo>
 #include <vector>
@@ -26,20 +26,6 @@ struct Creation {
   uint64_t thread = 0;
 };
 
-class SpinLock {
- public:
-  void lock() {
-    while (held_.exchange(true, std::memory_order_acquire)) {
-      while (held_.load(std::memory_order_relaxed)) {
-      }
-    }
-  }
-  void unlock() { held_.store(false, std::memory_order_release); }
-
- private:
-  std::atomic<bool> held_ = false;
-};
-
 inline WeakTensor weak_to(at::TensorImpl* impl) {
   c10::raw::weak_intrusive_ptr::incref(impl);
   return WeakTensor::reclaim(impl);
@@ -56,18 +42,13 @@ class Creations {
     return *creations;
   }
 
-  // What a fork must find unlocked: see observer.cpp.
-  void lock() {
-    for (Shard& shard : shards_) shard.lock.lock();
-  }
-  void unlock() {
-    for (Shard& shard : shards_) shard.lock.unlock();
-  }
+  void lock() { shards_.lock(); }
+  void unlock() { shards_.unlock(); }
 
   void add(at::TensorImpl* impl, const Creation& creation) {
     WeakTensor weak = weak_to(impl);
     std::vector<WeakTensor> freed;  // released after the lock
-    Shard& shard = shard_of(impl);
+    Shard& shard = shards_.of(impl);
     const std::lock_guard<SpinLock> guard(shard.lock);
     const size_t index = shard.find(impl);
     if (index < shard.keys.size()) {
@@ -80,7 +61,7 @@ class Creations {
   }
 
   std::optional<Creation> find(const at::TensorImpl* impl) {
-    Shard& shard = shard_of(impl);
+    Shard& shard = shards_.of(impl);
     const std::lock_guard<SpinLock> guard(shard.lock);
     const size_t index = shard.find(impl);
     if (index == shard.keys.size()) return std::nullopt;
@@ -88,7 +69,7 @@ class Creations {
   }
 
   int64_t storage_made(const at::TensorImpl* impl) {
-    Shard& shard = shard_of(impl);
+    Shard& shard = shards_.of(impl);
     const std::lock_guard<SpinLock> guard(shard.lock);
     const size_t index = shard.find(impl);
     return index == shard.keys.size() ? -1 : shard.entries[index].creation.storage_made;
@@ -98,7 +79,7 @@ class Creations {
   std::optional<std::pair<at::Tensor, Creation>> lock(const at::TensorImpl* impl, int64_t made) {
     std::optional<Entry> found;
     {
-      Shard& shard = shard_of(impl);
+      Shard& shard = shards_.of(impl);
       const std::lock_guard<SpinLock> guard(shard.lock);
       const size_t index = shard.find(impl);
       if (index == shard.keys.size() || shard.entries[index].creation.made != made) return std::nullopt;
@@ -108,7 +89,7 @@ class Creations {
   }
 
   void forget(const at::TensorImpl* impl) {
-    Shard& shard = shard_of(impl);
+    Shard& shard = shards_.of(impl);
     std::vector<WeakTensor> freed;
     const std::lock_guard<SpinLock> guard(shard.lock);
     const size_t index = shard.find(impl);
@@ -188,11 +169,7 @@ class Creations {
     }
   };
 
-  Shard& shard_of(const at::TensorImpl* impl) {
-    return shards_[(reinterpret_cast<uintptr_t>(impl) >> 4) * 0x9E3779B97F4A7C15ull >> 56];
-  }
-
-  std::array<Shard, 256> shards_;
+  Shards<Shard> shards_;
 };
 
 }  // namespace gradprobe

@@ -33,7 +33,7 @@ class Names {
     return number;
   }
 
-  // What a fork must find unlocked: see observer.cpp.
+  // For a fork: see observer.cpp.
   void lock() { lock_.lock(); }
   void unlock() { lock_.unlock(); }
 

@@ -10,6 +10,7 @@
 
 #include <pthread.h>
 
+#include <optional>
 #include <unordered_set>
 
 namespace gradprobe {
@@ -65,7 +66,7 @@ void release(ThreadLog* log) {
   delete log;
 }
 
-class Observer : public std::enable_shared_from_this<Observer> {
+class Observer {
  public:
   // Whatever owns a context owns it with the GIL: the observer, and logs.
   explicit Observer(const py::dict& context) : context_(std::make_shared<Context>(context)) {
@@ -100,7 +101,8 @@ class Observer : public std::enable_shared_from_this<Observer> {
 
   // A thread has ended, or is observed no more: another one may have its identifier next.
   void forget_thread(uint64_t thread) {
-    log_of(thread)->flush();
+    const auto log = log_of(thread);  // released after the lock: it refers to Python objects
+    log->flush();
     {
       const std::lock_guard<std::mutex> guard(lock_);
       logs_.erase(thread);
@@ -126,7 +128,7 @@ class ThisThread {
       const std::lock_guard<std::mutex> guard(observers_lock);
       for (Observer* observer : observers) found.push_back(observer->log_of(this_thread()));
       logs_.swap(found);
-      valid_at_ = observers_changed.load(std::memory_order_acquire);
+      valid_at_ = changed;
     }
     return logs_;
   }
@@ -183,13 +185,22 @@ void observe(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit
   }
   int interest = NO_OPS;
   for (const auto& log : logs) interest = std::max(interest, log->interest.load(std::memory_order_relaxed));
-  const Call call(thread.plan_of(op), *stack, interest);
-  if (call.has_subclass) {
-    for (const auto& log : logs) log->announce(call);
+  std::optional<Call> call;
+  try {
+    call.emplace(thread.plan_of(op), *stack, interest);
+  } catch (const std::exception& error) {  // a tensor that refuses a question
+    logs.front()->report_error(error);
   }
-  run(op, rest, stack, call.before);
+  if (!call) {
+    op.redispatchBoxed(rest, stack);
+    return;
+  }
+  if (call->has_subclass) {
+    for (const auto& log : logs) log->announce(*call);
+  }
+  run(op, rest, stack, call->before);
   for (const auto& log : thread.logs()) {  // again: the operator may have begun or ended a recording
-    if (log->is_on()) log->note(call, *stack);
+    if (log->is_on()) log->note(*call, *stack);
   }
 }
 
@@ -201,7 +212,7 @@ void take_key() {
   library->fallback(torch::CppFunction::makeFromBoxedFunction<&observe>());
 }
 
-// Attaches the calling thread. Calls nest.
+// Observes the calling thread.
 void attach(Observer& observer, const py::object& on_operator, const py::object& on_sum, const py::object& on_subclass_view,
             int64_t now) {
   static const auto* listening = new c10::RegistrationHandleRAII(
@@ -307,7 +318,25 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
     throw py::import_error(std::string("another library observes operators by the same key: ") + error.what_without_backtrace());
   }
   py::class_<ThreadLog, std::shared_ptr<ThreadLog>>(module, "ThreadLog")
-      .def("settle", &ThreadLog::settle, "Emit the operators of this thread, which has changed its mode.");
+      .def("settle", &ThreadLog::settle, "Emit the operators of this thread, which has changed its mode.")
+      .def("set_interest", [](ThreadLog& log, int interest) { log.interest = interest; })
+      .def("take_inference_tensors", [](ThreadLog& log) { return describe_all(log.take_inference_tensors()); })
+      .def("views_of_older", [](ThreadLog& log, int64_t moment) { return describe_all(log.views_of_older(moment)); })
+      .def("origins_between",
+           [](ThreadLog& log, uint64_t first, uint64_t last) {
+             py::list found;
+             for (const auto& origin : log.origins_between(first, last)) {
+               found.append(py::make_tuple(reinterpret_cast<uintptr_t>(origin.code), origin.offset));
+             }
+             return found;
+           })
+      .def("take_suspects", [](ThreadLog& log) {
+        py::dict found;
+        for (const auto& [storage, place] : log.take_suspects()) {
+          found[py::int_(storage)] = py::make_tuple(reinterpret_cast<uintptr_t>(place.first), place.second);
+        }
+        return found;
+      });
   py::class_<Observer, std::shared_ptr<Observer>>(module, "Observer")
       .def(py::init<py::dict>())
       .def("attach", &attach, "Observe the calling thread.")
@@ -315,29 +344,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("flush_all", &Observer::flush_all, "Emit the operators of all threads so far.")
       .def("forget_thread", &Observer::forget_thread, "Emit the operators of a thread and forget it.")
       .def("set_tasks", &Observer::set_tasks, "Ask for the asyncio task of each operator, or not.")
-      .def("stop", &Observer::stop, "Observe nothing more.")
-      .def("set_interest", [](Observer& self, uint64_t thread, int interest) { self.log_of(thread)->interest = interest; })
-      .def("take_inference_tensors",
-           [](Observer& self, uint64_t thread) { return describe_all(self.log_of(thread)->take_inference_tensors()); })
-      .def("views_of_older",
-           [](Observer& self, uint64_t thread, int64_t moment) {
-             return describe_all(self.log_of(thread)->views_of_older(moment));
-           })
-      .def("origins_between",
-           [](Observer& self, uint64_t thread, uint64_t first, uint64_t last) {
-             py::list found;
-             for (const auto& origin : self.log_of(thread)->origins_between(first, last)) {
-               found.append(py::make_tuple(reinterpret_cast<uintptr_t>(origin.code), origin.offset));
-             }
-             return found;
-           })
-      .def("take_suspects", [](Observer& self, uint64_t thread) {
-        py::dict found;
-        for (const auto& [storage, place] : self.log_of(thread)->take_suspects()) {
-          found[py::int_(storage)] = py::make_tuple(reinterpret_cast<uintptr_t>(place.first), place.second);
-        }
-        return found;
-      });
+      .def("stop", &Observer::stop, "Observe nothing more.");
   module.def("include_key", &include_key, "Let the operators of the calling thread be observed, or not.");
   module.def("is_key_included", &is_key_included, "Return whether the operators of the calling thread are observed.");
   module.def("find_creation", &find_creation, "Return the record of a tensor, or None.");

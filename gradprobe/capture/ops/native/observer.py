@@ -98,7 +98,8 @@ class ObservedThread:
     ) -> None:
         self._library, self._observer, self._now, self._ident = library, observer, now, thread()
         self.detectors = make_detectors(self)
-        self._settle: Callable[[int], bool] = observer.log_of(self._ident).settle
+        self._log = observer.log_of(self._ident)
+        self._settle: Callable[[int], bool] = self._log.settle
 
     def attach(self) -> None:
         """Begin to observe."""
@@ -127,30 +128,30 @@ class ObservedThread:
 
     def take_inference_tensors(self) -> list[CreationRecord]:
         """Return the records of the inference tensors that were made since the last call and still exist."""
-        records: list[CreationRecord] = self._observer.take_inference_tensors(self._ident)
+        records: list[CreationRecord] = self._log.take_inference_tensors()
         return records
 
     # What the detectors ask: see OperatorLedger.
 
     def origins_between(self, first: int, last: int) -> list[Origin]:
         """Return the lines that constructed the thread's nodes with sequence numbers from ``first`` to ``last``."""
-        places: list[Origin] = self._observer.origins_between(self._ident, max(first, 0), last)
+        places: list[Origin] = self._log.origins_between(max(first, 0), last)
         return places
 
     def take_suspects(self) -> Suspects:
         """Return the storages that were written after a node had saved them, because a backward begins."""
         self._library.begin_backward()
-        suspects: Suspects = self._observer.take_suspects(self._ident)
+        suspects: Suspects = self._log.take_suspects()
         return suspects
 
     def views_of_older(self, moment: int) -> list[CreationRecord]:
         """Return the records of the latest views that were made since ``moment``, of tensors that are older."""
-        records: list[CreationRecord] = self._observer.views_of_older(self._ident, moment)
+        records: list[CreationRecord] = self._log.views_of_older(moment)
         return records
 
     def on_interest(self, interest: int) -> None:
         """Note the class of operators that the detectors look at from now on."""
-        self._observer.set_interest(self._ident, interest)
+        self._log.set_interest(interest)
 
 
 _set_tracing_state: Callable[[Any], None] = torch._C._set_tracing_state  # type: ignore[attr-defined]

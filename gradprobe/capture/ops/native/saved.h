@@ -128,18 +128,13 @@ class SavedStorages {
     return *storages;
   }
 
-  // What a fork must find unlocked: see observer.cpp.
-  void lock() {
-    for (Shard& shard : shards_) shard.lock.lock();
-  }
-  void unlock() {
-    for (Shard& shard : shards_) shard.lock.unlock();
-  }
+  void lock() { shards_.lock(); }
+  void unlock() { shards_.unlock(); }
 
   // Returns the entry of a saved tensor's storage. `made` is when the storage was made if that is known, and `is_output`
   // whether it belongs to a result of the operator.
   SavedStorage add(const at::Tensor& tensor, c10::StorageImpl* storage, int64_t made, bool is_output) {
-    Shard& shard = shard_of(storage);
+    Shard& shard = shards_.of(storage);
     std::vector<WeakStorage> freed;  // released after the lock
     const int64_t bytes = static_cast<int64_t>(storage->nbytes());
     const std::lock_guard<SpinLock> guard(shard.lock);
@@ -161,7 +156,7 @@ class SavedStorages {
 
   // Returns whether a node has saved this storage since the last backward began.
   bool is_saved(c10::StorageImpl* storage) {
-    Shard& shard = shard_of(storage);
+    Shard& shard = shards_.of(storage);
     const std::lock_guard<SpinLock> guard(shard.lock);
     const auto found = shard.entries.find(storage);
     return found != shard.entries.end() && found->second.saved_in == pass_.load(std::memory_order_relaxed);
@@ -188,7 +183,7 @@ class SavedStorages {
   };
 
   struct Shard {
-    static constexpr size_t SPARE = 32;
+    static constexpr size_t SPARE = 8;
 
     SpinLock lock;
     std::unordered_map<c10::StorageImpl*, Entry> entries;
@@ -207,12 +202,7 @@ class SavedStorages {
     }
   };
 
-  Shard& shard_of(const c10::StorageImpl* storage) {
-    const auto address = reinterpret_cast<uintptr_t>(storage);
-    return shards_[(address >> 5 ^ address >> 11) % shards_.size()];
-  }
-
-  std::array<Shard, 64> shards_;
+  Shards<Shard> shards_;
   std::atomic<uint64_t> next_ = 1, pass_ = 1;
 };
 

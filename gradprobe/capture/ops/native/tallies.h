@@ -61,8 +61,6 @@ class Tallies {
     return all_.back();
   }
 
-  bool empty() const { return all_.empty(); }
-
   // Moves all tallies into `taken`, which is empty and lends its memory for those to come.
   void take(std::vector<Tally>& taken) {
     taken.swap(all_);

@@ -3,136 +3,17 @@
 
 #pragma once
 
+#include "call.h"
 #include "tallies.h"
 
-#include <ATen/SequenceNumber.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/InferenceMode.h>
-#include <c10/util/SmallVector.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/graph_task.h>
-#include <torch/csrc/autograd/variable.h>
 
 #include <deque>
 #include <memory>
 
 namespace gradprobe {
-
-// Classes of operators that a detector looks at: a mirror of interest.py.
-enum OpInterest { NO_OPS, OPS_ON_GRAPH_RESULTS, OPS_ON_GRAD_TENSORS, ALL_OPS };
-
-// What the schema says of an operator.
-struct OpPlan {
-  const c10::FunctionSchema* schema = nullptr;
-  NameId name = NO_NAME;
-  bool is_sum = false, is_detach = false, may_alias = false;
-  size_t arguments = 0, returns = 0;
-  c10::SmallVector<uint16_t, 2> written;  // positions of the arguments that it modifies in place
-
-  explicit OpPlan(const c10::OperatorHandle& op);
-  OpPlan() = default;
-};
-
-inline OpPlan::OpPlan(const c10::OperatorHandle& op)
-    : schema(&op.schema()), arguments(op.schema().arguments().size()), returns(op.schema().returns().size()) {
-  const auto& known = op.operator_name();
-  std::string text = known.name;
-  const auto colons = text.find("::");
-  if (colons != std::string::npos) text.replace(colons, 2, ".");
-  if (!known.overload_name.empty()) text += "." + known.overload_name;
-  name = Names::global().add(text);
-  is_detach = text == "aten.detach" || text == "aten.alias";
-  for (const char* sum : {"aten.add.", "aten.add_.", "aten.sub.", "aten.sub_."}) is_sum |= text.rfind(sum, 0) == 0;
-  const auto& schema_arguments = op.schema().arguments();
-  for (size_t i = 0; i < schema_arguments.size(); ++i) {
-    const auto* alias = schema_arguments[i].alias_info();
-    if (alias != nullptr && alias->isWrite()) written.push_back(static_cast<uint16_t>(i));
-  }
-  for (const auto& result : op.schema().returns()) may_alias |= result.alias_info() != nullptr;
-}
-
-// Calls `see` with each tensor in a value: itself, or the elements of a list.
-template <typename See>
-void visit_tensors(const c10::IValue& value, const See& see) {
-  if (value.isTensor()) {
-    if (value.toTensor().defined()) see(value.toTensor());
-  } else if (value.isList()) {
-    for (const c10::IValue& item : value.toListRef()) {
-      if (item.isTensor()) {
-        if (item.toTensor().defined()) see(item.toTensor());
-      } else if (!item.isNone()) {
-        return;
-      }
-    }
-  }
-}
-
-// The identity of a version counter, which views share with their base; null for a tensor without one.
-inline const void* counter_of(const at::TensorImpl* impl) {
-  const auto& counter = impl->version_counter();
-  static_assert(sizeof(counter) == sizeof(void*), "a version is more than a reference to its counter");
-  return counter.enabled() ? *reinterpret_cast<const void* const*>(&counter) : nullptr;
-}
-
-inline const c10::intrusive_ptr<Node>* raw_grad_fn(const at::Tensor& tensor) {
-  // Reading it the usual way would construct the node of a view again whose base was modified.
-  const auto* meta = torch::autograd::impl::get_autograd_meta(tensor);
-  return meta == nullptr || !meta->grad_fn_ ? nullptr : &meta->grad_fn_;
-}
-
-// The number of nodes that the thread had constructed when the operator began that it runs now. Hooks on saved tensors are
-// called within operators, and may change modes there.
-inline thread_local uint64_t running_since = UINT64_MAX;
-
-// The facts of a call before it runs.
-struct Call {
-  struct Argument {
-    const at::TensorImpl* impl;
-    const c10::StorageImpl* storage;
-  };
-  struct Write {
-    at::Tensor tensor;
-    const void* counter;
-    uint32_t version;
-  };
-
-  const OpPlan* plan = nullptr;
-  uint64_t before = 0;
-  bool has_graph_arguments = false, has_grad_arguments = false, has_subclass = false;
-  uint32_t normal_without_counter = 0, inference_with_counter = 0;
-  c10::SmallVector<Argument, 8> arguments;
-  c10::SmallVector<Write, 2> writes;
-  std::vector<c10::IValue> kept;  // the arguments themselves, while a detector looks at the operator
-
-  Call(const OpPlan& plan_, const torch::jit::Stack& stack, int interest) : plan(&plan_) {
-    before = at::sequence_number::peek();
-    const size_t first = stack.size() - plan->arguments;
-    for (size_t i = first; i < stack.size(); ++i) visit_tensors(stack[i], [this](const at::Tensor& t) { see(t); });
-    for (const uint16_t position : plan->written) {
-      visit_tensors(stack[first + position], [this](const at::Tensor& tensor) {
-        auto* impl = tensor.unsafeGetTensorImpl();
-        const void* counter = counter_of(impl);
-        writes.push_back({tensor, counter, counter == nullptr ? 0 : impl->version_counter().current_version()});
-      });
-    }
-    const bool is_looked_at = interest == ALL_OPS || (interest == OPS_ON_GRAD_TENSORS && has_grad_arguments) ||
-        (interest == OPS_ON_GRAPH_RESULTS && has_graph_arguments) || (plan->is_sum && has_graph_arguments);
-    if (is_looked_at) kept.assign(stack.begin() + static_cast<ptrdiff_t>(first), stack.end());
-  }
-
- private:
-  void see(const at::Tensor& tensor) {
-    auto* impl = tensor.unsafeGetTensorImpl();
-    arguments.push_back({impl, storage_of(impl)});
-    if (tensor.requires_grad()) {
-      has_grad_arguments = true;
-      has_graph_arguments |= raw_grad_fn(tensor) != nullptr;
-    }
-    has_subclass |= impl->key_set().has(c10::DispatchKey::Python);
-    const bool is_inference = impl->is_inference();
-    if (is_inference == impl->version_counter().enabled()) ++(is_inference ? inference_with_counter : normal_without_counter);
-  }
-};
 
 // The Python side of a thread that was attached to the observer; the threads of autograd's engine have none.
 struct Detectors {
@@ -166,15 +47,18 @@ class ThreadLog {
 
   std::atomic<int> interest = NO_OPS;
   std::unique_ptr<Detectors> detectors;
-  int attached = 0;
 
   bool is_on() const { return context_->is_on.load(std::memory_order_relaxed); }
-  uint64_t thread() const { return thread_; }
-  const std::shared_ptr<Context>& context() const { return context_; }
 
   // Notes an operator that has returned.
   void note(const Call& call, const torch::jit::Stack& stack) {
     guarded([&] { record(call, stack); });
+  }
+
+  // Reports what went wrong in the look at an operator.
+  void report_error(const std::exception& error) {
+    py::gil_scoped_acquire lock;
+    context_->fault(borrowed(PyExc_RuntimeError)(error.what()));
   }
 
   // Tells the detectors of a view of a tensor subclass in inference mode, which PyTorch may refuse.
@@ -267,7 +151,7 @@ class ThreadLog {
  private:
   static constexpr size_t MAX_ORIGINS = 200'000, MAX_SUSPECTS = 10'000, MAX_VIEWS = 64, MAX_RESULTS = 8,
                           SPARE_INFERENCE = 256;
-  static constexpr uint64_t MAX_OPS_UNCLAIMED = 64;
+  static constexpr uint64_t MAX_UNCLAIMED = 256, MAX_OPS_UNCLAIMED = 64;
 
   // A tensor whose record is among the creations, by address and time.
   struct TensorRef {
@@ -301,8 +185,7 @@ class ThreadLog {
     } catch (const python_error&) {  // an interrupt of the program, see report()
       throw;
     } catch (const std::exception& error) {
-      py::gil_scoped_acquire lock;
-      context_->fault(borrowed(PyExc_RuntimeError)(error.what()));
+      report_error(error);
     }
   }
 
@@ -313,9 +196,7 @@ class ThreadLog {
     if (caller.is_own) return;
     if (torch::autograd::get_current_graph_task_id() != -1) caller.phase = BACKWARD;
     TallyKey key{caller.code, caller.offset, call.plan->name, caller.module, NO_NAME, task(), caller.phase};
-    for (uint64_t node = last_; node < call.before; ++node) {
-      if (unclaimed_.size() < 10'000) unclaimed_.push_back({node, key, operators_});
-    }
+    if (call.before > last_) leave_unclaimed(last_, call.before, key);
     last_ = after;
     ++operators_;
     ++time_;
@@ -338,9 +219,7 @@ class ThreadLog {
       key.node = name;
       add_nodes(key, 1);
     }
-    if (!unclaimed_.empty()) {
-      while (!unclaimed_.empty() && operators_ - unclaimed_.front().since > MAX_OPS_UNCLAIMED) abandon_first();
-    }
+    while (!unclaimed_.empty() && operators_ - unclaimed_.front().since > MAX_OPS_UNCLAIMED) abandon_first();
     if (detectors) look(call, stack, caller, after > call.before);
   }
 
@@ -534,6 +413,17 @@ class ThreadLog {
     add(key, counts, saved);
   }
 
+  // Keeps the nodes from `first` to before `end` until an output shows where they belong. Of many, as a compiled function may
+  // construct while it is not observed, only the latest: nothing will show where the others belong.
+  void leave_unclaimed(uint64_t first, uint64_t end, TallyKey key) {
+    const uint64_t kept = end - std::min<uint64_t>(end - first, MAX_UNCLAIMED);
+    for (uint64_t node = kept; node < end; ++node) unclaimed_.push_back({node, key, operators_});
+    if (kept > first) {
+      key.op = no_operator();
+      add_nodes(key, static_cast<int64_t>(kept - first));
+    }
+  }
+
   void abandon_first() {
     TallyKey key = unclaimed_.front().place;
     unclaimed_.pop_front();
@@ -561,14 +451,18 @@ class ThreadLog {
   }
 
   void look(const Call& call, const torch::jit::Stack& stack, const Caller& caller, bool has_node) {
-    if (call.kept.empty()) return;
+    const size_t first = stack.size() - call.plan->returns;
+    const bool is_looked_at = !call.kept.empty() && interest.load(std::memory_order_relaxed) != NO_OPS;
+    // A running total has one element; other sums, such as a model's residuals, need no Python.
+    const bool may_be_total = !call.kept.empty() && call.plan->is_sum && has_node && stack[first].isTensor() &&
+        stack[first].toTensor().numel() == 1;
+    if (!is_looked_at && !may_be_total) return;
     py::gil_scoped_acquire lock;
     py::list arguments;
     for (const auto& value : call.kept) {
       if (value.isTensor() || value.isList()) arguments.append(as_python(value));
     }
     py::object result = py::tuple();
-    const size_t first = stack.size() - call.plan->returns;
     if (call.plan->is_detach) {
       // PyTorch may be about to make it a parameter or another subclass, which takes a tensor without a Python object.
     } else if (call.plan->returns == 1) {
@@ -581,12 +475,8 @@ class ThreadLog {
     const auto code = caller.code == nullptr ? py::object(py::none()) : borrowed(as_object(caller.code));
     const auto name = borrowed(Names::global().object(call.plan->name));
     const py::tuple all(arguments);
-    if (interest.load(std::memory_order_relaxed) != NO_OPS) {
-      detectors->on_operator(name, all, result, code, caller.offset, has_node);
-    }
-    if (call.plan->is_sum && has_node) {
-      detectors->on_sum(all, result, code, caller.offset, last_ - 1);
-    }
+    if (is_looked_at) detectors->on_operator(name, all, result, code, caller.offset, has_node);
+    if (may_be_total) detectors->on_sum(all, result, code, caller.offset, last_ - 1);
   }
 
   static py::object as_python(const c10::IValue& value) {
