@@ -149,7 +149,9 @@ class Installation:
 
     def _on_backward(self, outputs: list[torch.Tensor], frame: FrameType) -> None:
         if self._demand.counts_nodes:
-            ranges = reachable_ranges(outputs)
+            ranges = self._operators.begin_backward(outputs, frame) if self._demand.counts_operators else None
+            if ranges is None:
+                ranges = reachable_ranges(outputs)
             if self._demand.counts_operators:
                 self._operators.on_backward(outputs, ranges, frame)
             if ranges:

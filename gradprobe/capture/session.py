@@ -220,11 +220,14 @@ class Session:
         """Pass faults, detections and compilations to all sinks and those ``leaving``, and let them write."""
         faults = self._faults.take()
         seen, compiled = self._operators.detection_log.take(), self._dynamo.take()
+        flow = self._operators.flow.take(is_last=bool(leaving))
         for sink in (*self._demand.sinks, *self._router.call_sinks, *leaving):
             for text, times in faults.items():
                 sink.fault(text, times)
             for text, times in seen if sink.counts_operators else ():
                 sink.note(NoteKind.DETECTION, text, times)
+            for kind, text, times in flow if sink.counts_operators else ():
+                sink.note(kind, text, times)
             for kind, text in compiled:
                 sink.note(kind, text)
             sink.flush()

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from gradprobe.recording.events import EventBlock
+from gradprobe.recording.notes import Note
 from gradprobe.recording.op_rows import Operation, OpRows
-
-Note = tuple[str, str, int]
-"""Kind, text and count of something that a reader of the recording must know; see ``notes.py``."""
 
 
 @dataclass(frozen=True)

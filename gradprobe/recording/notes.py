@@ -14,6 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 
 _T = TypeVar("_T")
 
+Note = tuple[str, str, int]
+"""Kind, text and count of something that a reader of the recording must know."""
+
 
 class NoteKind(str, Enum):
     """Kinds of notes; the values are stored."""
@@ -36,6 +39,12 @@ class NoteKind(str, Enum):
     """A ``Compilation``."""
     STARTED_PROCESS = "started"
     """A ``StartedProcess``."""
+    FLOW_SITE = "flow site"
+    """A site of the flow ledger, as are the kinds that follow; see ``flow.py``."""
+    FLOW_LEAF = "flow leaf"
+    FLOW_EDGE = "flow edge"
+    GRAPH_PATH = "graph path"
+    GRAPH_COUNT = "graph count"
 
     __str__ = str.__str__
 

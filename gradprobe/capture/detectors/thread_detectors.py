@@ -18,10 +18,10 @@ from gradprobe.capture.detectors.detection_log import Block, DetectionLog, locat
 from gradprobe.capture.detectors.escaped_inference_tensors import EscapedTensorDetector, locate_tensor_creation
 from gradprobe.capture.detectors.exception_diagnosis import diagnose_exception
 from gradprobe.capture.detectors.exception_tracer import ExceptionTracer
+from gradprobe.capture.detectors.held_graphs import HeldGraphDetector
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
 from gradprobe.capture.detectors.modified_saved_tensors import ModifiedSavedTensorDetector, Suspects
-from gradprobe.capture.detectors.running_totals import Origin, RunningTotalDetector
 from gradprobe.capture.location.frames import find_frame_of, read_local
 from gradprobe.capture.location.sites import TORCH_DIR
 from gradprobe.recording.events import (
@@ -36,6 +36,9 @@ from gradprobe.recording.events import (
     Event,
 )
 from gradprobe.recording.notes import BlockAt, SourceLocation
+
+Origin = tuple[int, int]
+"""Identity of the code object and offset of the line that constructed a node."""
 
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _FUNCTIONAL = f"{TORCH_DIR}autograd/functional.py"
@@ -56,6 +59,9 @@ class OperatorLedger(Protocol):
     def on_interest(self, interest: int) -> None:
         """Note the class of operators that the detectors look at from now on."""
 
+    def list_held_graphs(self) -> list[tuple[Any, ...]]:
+        """Return the graphs that the program holds, by the line whose results hold them."""
+
 
 class ThreadDetectors:
     """The detectors of one thread.
@@ -69,10 +75,11 @@ class ThreadDetectors:
         autocasts: AutocastTracker,
         fault: Callable[[Exception], None],
         ledger: OperatorLedger,
+        roots: Callable[[], list[Any]],
     ) -> None:
         self.interest = NO_OPS
         self._ledger = ledger
-        self.totals = RunningTotalDetector(log, ledger.origins_between)
+        self.held = HeldGraphDetector(log, ledger.list_held_graphs, roots)
         self.modified_saved = ModifiedSavedTensorDetector(log, ledger.origins_between, ledger.take_suspects)
         self._log, self._autocasts = log, autocasts
         self._cut_graphs, self._escaped_tensors = CutGraphDetector(log), EscapedTensorDetector(log)
@@ -167,13 +174,14 @@ class ThreadDetectors:
         if frame.f_code.co_name == "backward" and read_local(frame, "create_graph"):
             at = self._log.locate_frame("backward here", frame)
             self._log.add("GP203", [at, next(iter(locate_leaves(outputs)), None)])
-        self.totals.on_backward(runs)
+        self.held.on_backward(runs)
         self.modified_saved.on_backward(outputs, self._log.locate_frame("backward here", frame))
 
     def on_thread_end(self) -> None:
         """Finish, because the thread is not observed any more."""
         self._tracer.end()
-        self.totals.on_thread_end()
+        self.held.look()
+        self.held.on_thread_end()
 
     def _update_interest(self) -> None:
         if self._has_escaped or self._restored_autocast is not None:

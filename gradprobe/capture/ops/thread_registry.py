@@ -34,6 +34,7 @@ from gradprobe.capture.detectors.thread_handoff import ThreadHandoffDetector
 from gradprobe.capture.location.frames import USER, FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.tasks import TaskLabels
+from gradprobe.capture.ops.flow_recorder import FlowRecorder
 from gradprobe.capture.ops.native.loader import load_core
 from gradprobe.capture.ops.native.observer import NativeObserver, ObservedThread, higher_order_patches
 from gradprobe.capture.patching.patches import Patches
@@ -73,6 +74,7 @@ class ThreadRegistry:
         self._escaped = LiveInferenceTensors()
         self._patches = Patches()
         self.detection_log = DetectionLog(self.codes, now)
+        self.flow = FlowRecorder(self.codes, self.paths)
         self._autocasts = AutocastTracker(self.detection_log, thread, fault)
         self.handoffs = ThreadHandoffDetector(self.detection_log, now, self.resolve_pending, fault)
         self._hook_reports = self._installed = 0
@@ -85,10 +87,11 @@ class ThreadRegistry:
             self._observer = NativeObserver(
                 load_core(), self._emit, self._now, self._fault, self.codes, self.paths, self._tasks
             )
+            self.flow.begin(load_core(), self._observer.take_flow)
             if self._labels_tasks:
                 self._observer.enable_tasks()
         if ident not in self._threads:
-            self._threads[ident] = self._observer.attach(self._make_detectors)
+            self._threads[ident] = self._observer.attach(self._make_detectors, self.flow.on_step)
         if not self._patches.are_applied:
             self._installed += 1
             if_installed = self._while_installed
@@ -103,7 +106,7 @@ class ThreadRegistry:
         self._depths[ident] += 1
 
     def _make_detectors(self, observed: ObservedThread) -> ThreadDetectors:
-        return ThreadDetectors(self.detection_log, self._autocasts, self._fault, observed)
+        return ThreadDetectors(self.detection_log, self._autocasts, self._fault, observed, self.paths.roots)
 
     def enable_task_labels(self) -> None:
         """Look up the asyncio task of each operator from now on."""
@@ -157,6 +160,7 @@ class ThreadRegistry:
             self._safely(observed.detach)
         if observer is not None:
             self._safely(observer.stop)
+            self._safely(self.flow.end)
         self._safely(self._patches.restore)
         self._safely(REGISTRY.forget_parameters)
         self.detection_log.last_escaped = None
@@ -210,6 +214,15 @@ class ThreadRegistry:
         if self._threads:
             self.resolve_pending()
             self._safely(lambda: annotate_exception(error, self.detection_log))
+
+    def begin_backward(self, outputs: list[torch.Tensor], frame: FrameType) -> list[tuple[int, int]] | None:
+        """Note a backward that begins in ``frame``.
+
+        Returns:
+            The sequence numbers of the nodes that it goes through, or None if the calling thread is not observed.
+        """
+        observed = self._threads.get(thread())
+        return None if observed is None else observed.begin_backward(outputs, self.codes.find_user_frame(frame))
 
     def on_backward(self, outputs: list[torch.Tensor], runs: list[tuple[int, int]], frame: FrameType) -> None:
         """Run the detectors as a backward begins in ``frame``, which will reach the nodes in ``runs``."""

@@ -6,7 +6,9 @@
 
 #include <ATen/SequenceNumber.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/util/SmallVector.h>
+#include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/variable.h>
 
 namespace gradprobe {
@@ -18,7 +20,7 @@ enum OpInterest { NO_OPS, OPS_ON_GRAPH_RESULTS, OPS_ON_GRAD_TENSORS, ALL_OPS };
 struct OpPlan {
   const c10::FunctionSchema* const schema;
   NameId name = NO_NAME;
-  bool is_sum = false, is_detach = false, may_alias = false;
+  bool is_detach = false, may_alias = false, begins_range = false;
   const size_t arguments, returns;
   c10::SmallVector<uint16_t, 2> written;  // positions of the arguments that it modifies in place
 
@@ -34,7 +36,7 @@ inline OpPlan::OpPlan(const c10::OperatorHandle& op)
   if (!known.overload_name.empty()) text += "." + known.overload_name;
   name = Names::global().add(text);
   is_detach = text == "aten.detach" || text == "aten.alias";
-  for (const char* sum : {"aten.add.", "aten.add_.", "aten.sub.", "aten.sub_."}) is_sum |= text.rfind(sum, 0) == 0;
+  begins_range = text == "profiler._record_function_enter_new";
   const auto& schema_arguments = op.schema().arguments();
   for (size_t i = 0; i < schema_arguments.size(); ++i) {
     const auto* alias = schema_arguments[i].alias_info();
@@ -81,6 +83,8 @@ struct Call {
   struct Argument {
     const at::TensorImpl* impl;
     const c10::StorageImpl* storage;
+    FlowId flow = NO_FLOW;
+    bool requires_grad = false, is_data_of_leaf = false;
   };
   struct Write {
     at::Tensor tensor;
@@ -90,7 +94,8 @@ struct Call {
 
   const OpPlan* plan = nullptr;
   uint64_t before = 0;
-  bool has_graph_arguments = false, has_grad_arguments = false, has_subclass = false;
+  bool has_graph_arguments = false, has_grad_arguments = false, has_subclass = false, begins_step = false;
+  bool is_backward = false;
   uint32_t normal_without_counter = 0, inference_with_counter = 0;
   c10::SmallVector<Argument, 8> arguments;
   c10::SmallVector<Write, 2> writes;
@@ -98,6 +103,8 @@ struct Call {
 
   Call(const OpPlan& plan_, const torch::jit::Stack& stack, int interest) : plan(&plan_) {
     before = at::sequence_number::peek();
+    is_backward = torch::autograd::get_current_graph_task_id() != -1;
+    is_grad_enabled_ = !is_backward && c10::GradMode::is_enabled() && !c10::InferenceMode::is_enabled();
     const size_t first = stack.size() - plan->arguments;
     for (size_t i = first; i < stack.size(); ++i) visit_tensors(stack[i], [this](const at::Tensor& t) { see(t); });
     for (const uint16_t position : plan->written) {
@@ -107,19 +114,50 @@ struct Call {
         writes.push_back({tensor, counter, counter == nullptr ? 0 : impl->version_counter().current_version()});
       });
     }
+    // Every optimizer, the program's own too, is called within a profiler range of this name.
+    if (plan->begins_range && stack[first].isString()) begins_step = stack[first].toStringRef().rfind("Optimizer.step#", 0) == 0;
     const bool is_looked_at = interest == ALL_OPS || (interest == OPS_ON_GRAD_TENSORS && has_grad_arguments) ||
-        (interest == OPS_ON_GRAPH_RESULTS && has_graph_arguments) || (plan->is_sum && has_graph_arguments);
+        (interest == OPS_ON_GRAPH_RESULTS && has_graph_arguments);
     if (is_looked_at) kept.assign(stack.begin() + static_cast<ptrdiff_t>(first), stack.end());
   }
 
+  // The number of a leaf, which it gets here for its first operator.
+  static FlowId leaf_of(at::TensorImpl* impl, c10::StorageImpl* storage) {
+    auto& nodes = FlowNodes::global();
+    const uint32_t epoch = nodes.epoch();
+    const auto [flow, known] = Creations::global().find_flow(impl, epoch);
+    if (known != NO_FLOW) return known;
+    if (!can_be_weak(*impl)) return flow;
+    const FlowId leaf = nodes.add_leaf(flow);
+    Creations::global().set_leaf(impl, leaf, epoch);
+    if (storage != nullptr) LeafStorages::global().add(storage, leaf);
+    return leaf;
+  }
+
  private:
+  static FlowId flow_of(const at::TensorImpl* impl) {
+    return Creations::global().find_flow(impl, FlowNodes::global().epoch()).first;
+  }
+
+  bool is_grad_enabled_ = false;
+
   void see(const at::Tensor& tensor) {
     auto* impl = tensor.unsafeGetTensorImpl();
-    arguments.push_back({impl, storage_of(impl)});
+    auto* storage = storage_of(impl);
+    Argument argument{impl, storage};
     if (tensor.requires_grad()) {
-      has_grad_arguments = true;
-      has_graph_arguments |= raw_grad_fn(tensor) != nullptr;
+      const bool is_leaf = raw_grad_fn(tensor) == nullptr;
+      has_grad_arguments = argument.requires_grad = true;
+      has_graph_arguments |= !is_leaf;
+      if (!is_backward) argument.flow = is_leaf ? leaf_of(impl, storage) : flow_of(impl);
+    } else if (is_grad_enabled_) {
+      argument.flow = flow_of(impl);
+      if (argument.flow == NO_FLOW && storage != nullptr) {
+        argument.flow = LeafStorages::global().find(storage);
+        argument.is_data_of_leaf = argument.flow != NO_FLOW;
+      }
     }
+    arguments.push_back(argument);
     has_subclass |= impl->key_set().has(c10::DispatchKey::Python);
     const bool is_inference = impl->is_inference();
     if (is_inference == impl->version_counter().enabled()) ++(is_inference ? inference_with_counter : normal_without_counter);

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "frames.h"
-#include "names.h"
+#include "graph_paths.h"
 
 #include <array>
 #include <atomic>
@@ -26,6 +26,8 @@ struct Caller {
 };
 
 constexpr int MODULE_DEPTH = 30;
+constexpr int MAX_FRAMES = 300;
+constexpr size_t MAX_PATH = 60;
 
 // Holds the GIL where this version of Python shows its frames to a holder only.
 struct FrameAccess {
@@ -46,7 +48,16 @@ class CallerFinder {
 
   // Without the GIL: the frames of this thread stay as they are for as long as it is here. Only code and modules that are
   // new to the thread are shown to Python.
-  Caller locate() {
+  Caller locate() { return locate(nullptr); }
+
+  // The same, with the lines of the program that led there, from the innermost outwards.
+  Caller locate_with_path(std::vector<CallSite>& path) {
+    path.clear();
+    return locate(&path);
+  }
+
+ private:
+  Caller locate(std::vector<CallSite>* path) {
     Caller caller;
     const FrameAccess access;
     bool has_module = false;
@@ -57,6 +68,7 @@ class CallerFinder {
       if (kind == USER) {
         caller.code = frame.code();
         caller.offset = frame.offset();
+        if (path != nullptr) path->push_back({caller.code, caller.offset});
         break;
       }
       if (kind == OWN && outwards == 0) {
@@ -70,19 +82,24 @@ class CallerFinder {
         has_module = true;
       }
     }
-    if (!has_module && frame) {
-      frame.next();
-      for (int i = 1; frame && i <= MODULE_DEPTH; frame.next(), ++i) {
-        if (frame.code() == module_call_) {
-          caller.module = path_of(frame, outwards + i);
-          break;
-        }
+    if (!frame) return caller;
+    frame.next();
+    for (int i = 1; frame; frame.next(), ++i) {
+      if (!has_module && i <= MODULE_DEPTH && frame.code() == module_call_) {
+        caller.module = path_of(frame, outwards + i);
+        has_module = true;
+      }
+      if (path == nullptr) {
+        if (has_module || i >= MODULE_DEPTH) break;
+      } else if (path->size() >= MAX_PATH || outwards + i >= MAX_FRAMES) {
+        break;
+      } else if (kind_of(frame.code()) == USER) {
+        path->push_back({frame.code(), frame.offset()});
       }
     }
     return caller;
   }
 
- private:
   struct KnownKind {
     PyCodeObject* code = nullptr;
     int kind = SKIPPED;

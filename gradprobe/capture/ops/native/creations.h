@@ -4,7 +4,7 @@
 #pragma once
 
 #include "callers.h"
-#include "shards.h"
+#include "flow.h"
 
 #include <ATen/core/Tensor.h>
 
@@ -24,6 +24,9 @@ struct Creation {
   NameId module = NO_NAME;
   int64_t storage_made = -1;  // -1 if unknown
   uint64_t thread = 0;
+  FlowId flow = NO_FLOW;      // the site that made the tensor or wrote it last
+  FlowId leaf = NO_FLOW;      // its own number if it is a leaf that an operator has taken
+  uint32_t epoch = 0;         // of both numbers
 };
 
 inline WeakTensor weak_to(at::TensorImpl* impl) {
@@ -66,6 +69,48 @@ class Creations {
     const size_t index = shard.find(impl);
     if (index == shard.keys.size()) return std::nullopt;
     return shard.entries[index].creation;
+  }
+
+  // Only the numbers of the flow, both NO_FLOW if the tensor has no record.
+  std::pair<FlowId, FlowId> find_flow(const at::TensorImpl* impl, uint32_t epoch) {
+    Shard& shard = shards_.of(impl);
+    const std::lock_guard<SpinLock> guard(shard.lock);
+    const size_t index = shard.find(impl);
+    if (index == shard.keys.size() || shard.entries[index].creation.epoch != epoch) return {NO_FLOW, NO_FLOW};
+    return {shard.entries[index].creation.flow, shard.entries[index].creation.leaf};
+  }
+
+  // Notes that a site has written the tensor, if it has a record.
+  void set_flow(const at::TensorImpl* impl, FlowId flow, uint32_t epoch) {
+    Shard& shard = shards_.of(impl);
+    const std::lock_guard<SpinLock> guard(shard.lock);
+    const size_t index = shard.find(impl);
+    if (index == shard.keys.size()) return;
+    auto& creation = shard.entries[index].creation;
+    if (creation.epoch != epoch) creation.leaf = NO_FLOW;
+    creation.flow = flow;
+    creation.epoch = epoch;
+  }
+
+  // Notes the number of a leaf. One that no operator has made gets a record of its own.
+  void set_leaf(at::TensorImpl* impl, FlowId leaf, uint32_t epoch) {
+    {
+      Shard& shard = shards_.of(impl);
+      const std::lock_guard<SpinLock> guard(shard.lock);
+      const size_t index = shard.find(impl);
+      if (index < shard.keys.size()) {
+        auto& creation = shard.entries[index].creation;
+        if (creation.epoch != epoch) creation.flow = NO_FLOW;
+        creation.leaf = leaf;
+        creation.epoch = epoch;
+        return;
+      }
+    }
+    if (!can_be_weak(*impl)) return;
+    Creation creation;
+    creation.leaf = leaf;
+    creation.epoch = epoch;
+    add(impl, creation);
   }
 
   int64_t storage_made(const at::TensorImpl* impl) {

@@ -9,6 +9,7 @@ from typing import Any
 
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS, OPS_ON_GRAPH_RESULTS
 from gradprobe.capture.location.frames import MODULE_CALL, OPTIMIZER, OWN, SKIPPED, USER
+from gradprobe.recording import flow
 from gradprobe.recording.op_rows import BACKWARD, FORWARD, IN_OPTIMIZER, OpCounts
 
 MIRRORED_CONSTANTS: dict[str, int] = {
@@ -24,6 +25,13 @@ MIRRORED_CONSTANTS: dict[str, int] = {
     "FORWARD": FORWARD,
     "BACKWARD": BACKWARD,
     "IN_OPTIMIZER": IN_OPTIMIZER,
+    **{
+        name: getattr(flow, name)
+        for name in (
+            *("CARRIED", "WITHOUT_GRAD", "CUT_BY_NO_GRAD", "CUT_BY_INFERENCE", "CUT_BY_DETACH", "CUT_BY_DATA"),
+            "NOT_DIFFERENTIABLE",
+        )
+    },
     "NUMBER_OF_COUNTS": len(OpCounts._fields),
     **{name.upper(): index for index, name in enumerate(OpCounts._fields)},
 }

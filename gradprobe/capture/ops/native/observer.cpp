@@ -3,7 +3,7 @@
 //
 // A thread is observed while the key is in its set of included keys. Autograd's engine hands that set on to its threads.
 
-#include "thread_log.h"
+#include "graphs.h"
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
@@ -40,9 +40,13 @@ void lock_all() {
   Names::global().lock();
   Creations::global().lock();
   SavedStorages::global().lock();
+  FlowNodes::global().lock();
+  LeafStorages::global().lock();
 }
 
 void unlock_all() {
+  LeafStorages::global().unlock();
+  FlowNodes::global().unlock();
   SavedStorages::global().unlock();
   Creations::global().unlock();
   Names::global().unlock();
@@ -65,6 +69,29 @@ void release(ThreadLog* log) {
   py::gil_scoped_acquire lock;
   delete log;
 }
+
+// The flow of several threads together.
+struct Flow {
+  std::map<std::pair<FlowId, FlowId>, FlowEdges::Counts> edges;
+  std::map<std::vector<std::pair<PyCodeObject*, int>>, GraphPaths::Counts> paths;
+
+  void add(ThreadLog& log) {
+    log.take_edges([this](FlowId from, FlowId to, const FlowEdges::Counts& counts) {
+      auto& sums = edges[{from, to}];
+      for (size_t i = 0; i < counts.size(); ++i) sums[i] += counts[i];
+    });
+    log.take_paths([this](const std::vector<CallSite>& frames, const GraphPaths::Counts& counts) {
+      std::vector<std::pair<PyCodeObject*, int>> key;
+      for (const CallSite& frame : frames) key.emplace_back(frame.code, frame.offset);
+      auto& sums = paths[key];
+      sums.built += counts.built;
+      sums.reached += counts.reached;
+      sums.forgotten += counts.forgotten;
+      sums.calls += counts.calls;
+      sums.bytes += counts.bytes;
+    });
+  }
+};
 
 class Observer {
  public:
@@ -90,13 +117,33 @@ class Observer {
     return log;
   }
 
+  Logs logs() {
+    const std::lock_guard<std::mutex> guard(lock_);
+    Logs all;
+    for (const auto& entry : logs_) all.push_back(entry.second);
+    return all;
+  }
+
   void flush_all() {
-    std::vector<std::shared_ptr<ThreadLog>> all;
+    for (const auto& log : logs()) log->flush();
+  }
+
+  // The edges and the paths that were used since the last time, as Python objects.
+  py::tuple take_flow() {
+    Flow flow;
     {
       const std::lock_guard<std::mutex> guard(lock_);
-      for (const auto& entry : logs_) all.push_back(entry.second);
+      std::swap(flow, of_ended_threads_);
     }
-    for (const auto& log : all) log->flush();
+    for (const auto& log : logs()) flow.add(*log);
+    py::list edges, paths;
+    for (const auto& [ends, counts] : flow.edges) edges.append(py::make_tuple(ends.first, ends.second, py::cast(counts)));
+    for (const auto& [frames, counts] : flow.paths) {
+      py::list lines;
+      for (const auto& [code, offset] : frames) lines.append(py::make_tuple(reinterpret_cast<uintptr_t>(code), offset));
+      paths.append(py::make_tuple(lines, py::make_tuple(counts.built, counts.reached, counts.forgotten, counts.calls, counts.bytes)));
+    }
+    return py::make_tuple(edges, paths);
   }
 
   // A thread has ended, or is observed no more: another one may have its identifier next.
@@ -105,6 +152,7 @@ class Observer {
     log->flush();
     {
       const std::lock_guard<std::mutex> guard(lock_);
+      of_ended_threads_.add(*log);
       logs_.erase(thread);
     }
     ++observers_changed;
@@ -116,6 +164,7 @@ class Observer {
   const std::shared_ptr<Context> context_;
   std::mutex lock_;
   std::unordered_map<uint64_t, std::shared_ptr<ThreadLog>> logs_;
+  Flow of_ended_threads_;
 };
 
 // What this thread knows of operators, and where it notes them.
@@ -213,14 +262,14 @@ void take_key() {
 }
 
 // Observes the calling thread.
-void attach(Observer& observer, const py::object& on_operator, const py::object& on_sum, const py::object& on_subclass_view,
-            int64_t now) {
+void attach(Observer& observer, const py::object& on_operator, const py::object& on_subclass_view, const py::object& on_step,
+            const py::object& on_growth, int64_t now) {
   static const auto* listening = new c10::RegistrationHandleRAII(
       c10::Dispatcher::singleton().addRegistrationListener(std::make_unique<Registrations>()));
   (void)listening;
   const auto log = observer.log_of(this_thread());
   ++observers_changed;
-  log->detectors = std::make_unique<Detectors>(Detectors{on_operator, on_sum, on_subclass_view});
+  log->detectors = std::make_unique<Detectors>(Detectors{on_operator, on_subclass_view, on_step, on_growth});
   log->settle(now);
   include_key(true);
 }
@@ -247,35 +296,53 @@ py::object find_creation(const py::object& tensor) {
   return found ? describe(value, *found) : py::none();
 }
 
-// The sequence numbers of all nodes behind some tensors, as ranges of a first and a last number. In PyTorch's own nodes: a
-// Python object for each would be kept, and a chain of those is freed by recursion.
-std::vector<std::pair<uint64_t, uint64_t>> reachable_ranges(const std::vector<at::Tensor>& roots) {
-  std::vector<Node*> waiting;
-  std::unordered_set<Node*> found;
-  std::vector<uint64_t> numbers;
-  const auto reach = [&](Node* node) {
-    if (node != nullptr && found.insert(node).second) waiting.push_back(node);
-  };
-  for (const auto& root : roots) {
-    const auto* node = raw_grad_fn(root);
-    if (node != nullptr) reach(node->get());
+FlowNode site_at(const py::object& code, int offset, const char* op) {
+  FlowNode site;
+  site.code = code.is_none() ? nullptr : reinterpret_cast<PyCodeObject*>(code.ptr());
+  site.offset = offset;
+  site.op = Names::global().add(op);
+  return site;
+}
+
+std::vector<std::pair<uint64_t, uint64_t>> note_backward(Observer& observer, const std::vector<at::Tensor>& roots,
+                                                         const py::object& code, int offset) {
+  const auto own = observer.log_of(this_thread());
+  return begin_backward(observer.logs(), own.get(), site_at(code, offset, "backward"), roots);
+}
+
+void note_step(Observer& observer, const std::vector<at::Tensor>& parameters, const py::object& code, int offset) {
+  std::vector<std::pair<FlowId, bool>> leaves;
+  for (const auto& parameter : parameters) {
+    if (!parameter.requires_grad() || !parameter.is_leaf()) continue;
+    if (const FlowId leaf = flow_of_leaf(parameter)) leaves.emplace_back(leaf, parameter.grad().defined());
   }
-  while (!waiting.empty()) {
-    Node* node = waiting.back();
-    waiting.pop_back();
-    if (node->sequence_nr() != UINT64_MAX) numbers.push_back(node->sequence_nr());  // that is an AccumulateGrad
-    for (const auto& edge : node->next_edges()) reach(edge.function.get());
+  observer.log_of(this_thread())->begin_step(site_at(code, offset, "step"), leaves);
+}
+
+py::tuple place_of(PyCodeObject* code, int offset) { return py::make_tuple(reinterpret_cast<uintptr_t>(code), offset); }
+
+// The sites and leaves from a number on: code, offset, operator, module, whether it is a leaf, the site that created it.
+py::list take_flow_nodes(FlowId first) {
+  py::list found;
+  auto& names = Names::global();
+  for (const auto& node : FlowNodes::global().since(first)) {
+    found.append(py::make_tuple(reinterpret_cast<uintptr_t>(node.code), node.offset, borrowed(names.object(node.op)),
+                                borrowed(names.object(node.module)), node.is_leaf, node.made_at));
   }
-  std::sort(numbers.begin(), numbers.end());
-  std::vector<std::pair<uint64_t, uint64_t>> ranges;
-  for (const uint64_t number : numbers) {
-    if (!ranges.empty() && number <= ranges.back().second + 1) {
-      ranges.back().second = number;
-    } else {
-      ranges.emplace_back(number, number);
-    }
+  return found;
+}
+
+py::list held_by_program(Observer& observer) {
+  py::list found;
+  for (const auto& [creation, graphs] : held_graphs(observer.logs())) {
+    py::list heads, places;
+    for (const auto& head : graphs.heads) heads.append(stolen(THPVariable_Wrap(head)));
+    for (const auto& [place, number] : graphs.places) places.append(py::make_tuple(place_of(place.first, place.second), number));
+    found.append(py::make_tuple(place_of(creation.code, creation.offset), borrowed(Names::global().object(creation.op)), heads,
+                                graphs.number, graphs.nodes, graphs.old_nodes, graphs.iterations.size(),
+                                graphs.most_of_one_place(), places, py::cast(graphs.samples)));
   }
-  return ranges;
+  return found;
 }
 
 py::dict mirrored_constants() {
@@ -306,6 +373,13 @@ py::dict mirrored_constants() {
   constants["NORMAL_WITHOUT_COUNTER"] = static_cast<int>(NORMAL_WITHOUT_COUNTER);
   constants["INFERENCE_WITH_COUNTER"] = static_cast<int>(INFERENCE_WITH_COUNTER);
   constants["NUMBER_OF_COUNTS"] = static_cast<int>(NUMBER_OF_COUNTS);
+  constants["CARRIED"] = static_cast<int>(CARRIED);
+  constants["WITHOUT_GRAD"] = static_cast<int>(WITHOUT_GRAD);
+  constants["CUT_BY_NO_GRAD"] = static_cast<int>(CUT_BY_NO_GRAD);
+  constants["CUT_BY_INFERENCE"] = static_cast<int>(CUT_BY_INFERENCE);
+  constants["CUT_BY_DETACH"] = static_cast<int>(CUT_BY_DETACH);
+  constants["CUT_BY_DATA"] = static_cast<int>(CUT_BY_DATA);
+  constants["NOT_DIFFERENTIABLE"] = static_cast<int>(NOT_DIFFERENTIABLE);
   return constants;
 }
 
@@ -343,6 +417,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("log_of", &Observer::log_of, "Return the log of a thread.")
       .def("flush_all", &Observer::flush_all, "Emit the operators of all threads so far.")
       .def("forget_thread", &Observer::forget_thread, "Emit the operators of a thread and forget it.")
+      .def("begin_backward", &note_backward, "Note a backward from these roots, called at a line; return its nodes as ranges.")
+      .def("begin_step", &note_step, "Note that an optimizer steps with these parameters, called at a line.")
+      .def("take_flow", &Observer::take_flow, "Return the edges and the paths that were used since the last time.")
+      .def("held_graphs", &held_by_program, "Return the graphs that the program holds.")
       .def("set_tasks", &Observer::set_tasks, "Ask for the asyncio task of each operator, or not.")
       .def("stop", &Observer::stop, "Observe nothing more.");
   module.def("include_key", &include_key, "Let the operators of the calling thread be observed, or not.");
@@ -368,7 +446,14 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("module_paths_changed", [](const py::args&) { ++module_paths_changed; }, "Forget what threads know of the paths of modules.");
   module.def("begin_backward", [] { SavedStorages::global().begin_backward(); }, "Note that a backward begins.");
   module.def("clear_saved", [] { SavedStorages::global().clear(); }, "Release the addresses of saved storages.");
-  module.def("reachable_ranges", &reachable_ranges, "Return the sequence numbers of the nodes behind tensors, as ranges.");
+  module.def("reachable_ranges", [](const std::vector<at::Tensor>& roots) { return begin_backward({}, nullptr, {}, roots); },
+             "Return the sequence numbers of the nodes behind tensors, as ranges.");
+  module.def("flow_nodes", &take_flow_nodes, "Return the sites and leaves of the flow from a number on.");
+  module.def("leaf_number", [](const at::Tensor& leaf) { return flow_of_leaf(leaf); }, "Return the number of a leaf in the flow.");
+  module.def("clear_flow", [] {
+    FlowNodes::global().clear();
+    LeafStorages::global().clear();
+  }, "Forget the sites and leaves of the flow.");
   pthread_atfork(&lock_all, &unlock_all, &unlock_all);
   module.attr("KEYS") = py::cast(c10::DispatchKeySet(KEY));
   module.attr("CONSTANTS") = mirrored_constants();

@@ -6,16 +6,18 @@ from __future__ import annotations
 import functools
 from _thread import get_ident as thread
 from collections.abc import Callable
+from sys import _getframe
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
 
 from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
 from gradprobe.capture.detectors.modified_saved_tensors import Suspects
-from gradprobe.capture.detectors.running_totals import Origin
-from gradprobe.capture.detectors.thread_detectors import ThreadDetectors
+from gradprobe.capture.detectors.thread_detectors import Origin, ThreadDetectors
 from gradprobe.capture.location.frames import MODULE_CALL_CODE, FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
+from gradprobe.capture.location.optimizers import find_stepping_optimizer
 from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.patching.compile_skip import skip_when_compiling
 from gradprobe.capture.patching.patches import Patch
@@ -46,7 +48,7 @@ class NativeObserver:
         paths: ModulePaths,
         tasks: TaskLabels,
     ) -> None:
-        self._library, self._now = library, now
+        self._library, self._now, self._codes = library, now, codes
         context = {
             "learn": codes.learn,
             "find_module_path": paths.path,
@@ -68,11 +70,20 @@ class NativeObserver:
         paths.on_change = library.module_paths_changed
         REGISTRY.library = library
 
-    def attach(self, make_detectors: Callable[[ObservedThread], ThreadDetectors]) -> ObservedThread:
-        """Observe the calling thread."""
-        observed = ObservedThread(self._library, self._observer, self._now, make_detectors)
+    def attach(
+        self,
+        make_detectors: Callable[[ObservedThread], ThreadDetectors],
+        on_step: Callable[[torch.optim.Optimizer], None],
+    ) -> ObservedThread:
+        """Observe the calling thread; ``on_step`` receives each optimizer that steps in it."""
+        observed = ObservedThread(self._library, self._observer, self._now, self._codes, on_step, make_detectors)
         observed.attach()
         return observed
+
+    def take_flow(self) -> tuple[list[Any], list[Any]]:
+        """Return the edges of the flow and the paths of calls that were used since the last time."""
+        edges, paths = self._observer.take_flow()
+        return edges, paths
 
     def stop(self) -> None:
         """Observe nothing more, in any thread."""
@@ -94,9 +105,12 @@ class ObservedThread:
         library: Any,
         observer: Any,
         now: Callable[[], int],
+        codes: FrameClassifier,
+        on_step: Callable[[torch.optim.Optimizer], None],
         make_detectors: Callable[[ObservedThread], ThreadDetectors],
     ) -> None:
         self._library, self._observer, self._now, self._ident = library, observer, now, thread()
+        self._codes, self._on_step = codes, on_step
         self.detectors = make_detectors(self)
         self._log = observer.log_of(self._ident)
         self._settle: Callable[[int], bool] = self._log.settle
@@ -105,10 +119,11 @@ class ObservedThread:
         """Begin to observe."""
         callbacks = (
             _without_function_modes(self.detectors.on_operator),
-            _without_function_modes(self.detectors.totals.on_sum),
             self.detectors.on_subclass_view,
+            _without_function_modes(self._note_step),
+            _without_function_modes(self.detectors.held.look),
         )
-        skip_when_compiling(*callbacks[:2])
+        skip_when_compiling(callbacks[0], *callbacks[2:])
         self._observer.attach(*callbacks, self._now())
 
     def settle(self) -> bool:
@@ -125,6 +140,30 @@ class ObservedThread:
             self.settle()
             self._library.include_key(False)
         self._observer.forget_thread(self._ident)
+
+    def begin_backward(self, outputs: list[torch.Tensor], frame: FrameType | None) -> list[tuple[int, int]]:
+        """Note a backward from ``outputs`` that is called in ``frame``.
+
+        Returns:
+            The sequence numbers of the nodes that it goes through, as ranges of a first and a last number.
+        """
+        ranges: list[tuple[int, int]] = self._observer.begin_backward(outputs, *_instruction(frame))
+        return ranges
+
+    def list_held_graphs(self) -> list[tuple[Any, ...]]:
+        """Return the graphs that the program holds, by the line whose results hold them."""
+        held: list[tuple[Any, ...]] = self._observer.held_graphs()
+        return held
+
+    def _note_step(self) -> None:
+        frame = _getframe(1)
+        optimizer = find_stepping_optimizer(frame)
+        if optimizer is None:
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        caller = self._codes.find_user_frame(frame)
+        self._observer.begin_step(parameters, *_instruction(caller))
+        self._on_step(optimizer)
 
     def take_inference_tensors(self) -> list[CreationRecord]:
         """Return the records of the inference tensors that were made since the last call and still exist."""
@@ -172,6 +211,10 @@ def higher_order_patches(library: Any) -> list[Patch]:
 
     skip_when_compiling(key_extractor)
     return [Patch(torch._ops, "key_extractor", key_extractor)]
+
+
+def _instruction(frame: FrameType | None) -> tuple[CodeType | None, int]:
+    return (None, 0) if frame is None else (frame.f_code, frame.f_lasti)
 
 
 def _without_function_modes(callback: Callable[..., None]) -> Callable[..., None]:

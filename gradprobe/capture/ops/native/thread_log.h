@@ -6,9 +6,8 @@
 #include "call.h"
 #include "tallies.h"
 
-#include <c10/core/InferenceMode.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/Exceptions.h>
-#include <torch/csrc/autograd/graph_task.h>
 
 #include <deque>
 #include <memory>
@@ -17,7 +16,7 @@ namespace gradprobe {
 
 // The Python side of a thread that was attached to the observer; the threads of autograd's engine have none.
 struct Detectors {
-  py::object on_operator, on_sum, on_subclass_view;
+  py::object on_operator, on_subclass_view, on_step, on_growth;
 };
 
 // What all threads of one observer share.
@@ -126,19 +125,72 @@ class ThreadLog {
     return found;
   }
 
-  struct Origin {
-    uint64_t node;
-    PyCodeObject* code;
-    int offset;
-  };
-
   // The places that constructed the nodes from `first` to `last`.
-  std::vector<Origin> origins_between(uint64_t first, uint64_t last) const {
-    const auto is_before = [](const Origin& origin, uint64_t number) { return origin.node < number; };
-    const auto start = std::lower_bound(origins_.begin(), origins_.end(), first, is_before);
-    std::vector<Origin> found;
-    for (auto it = start; it != origins_.end() && it->node <= last; ++it) found.push_back(*it);
+  std::vector<CallSite> origins_between(uint64_t first, uint64_t last) {
+    const std::lock_guard<SpinLock> guard(lock_);
+    std::vector<CallSite> found;
+    paths_.visit_between(first, last, [&found](uint64_t, const CallSite& at) { found.push_back(at); });
     return found;
+  }
+
+  // PyTorch's number for this thread, by which a node tells the thread that constructed it.
+  uint64_t number_in_torch() const { return number_in_torch_.load(std::memory_order_relaxed); }
+
+  // Notes that a backward, called at a site, begins at roots that these sites made and ends at these leaves.
+  void begin_backward(const FlowNode& site, const std::vector<FlowId>& roots, const std::vector<FlowId>& leaves) {
+    const std::lock_guard<SpinLock> guard(lock_);
+    auto& target = flow_.at(site);
+    for (const FlowId root : roots) FlowEdges::count(target, root, CARRIED);
+    for (const FlowId leaf : leaves) FlowEdges::count(target, leaf, CARRIED);
+    backwards_.push_back(at::sequence_number::peek());
+    if (backwards_.size() > MAX_MARKS) backwards_.pop_front();
+  }
+
+  // Notes that an optimizer steps with these parameters, each with whether it has a gradient.
+  void begin_step(const FlowNode& site, const std::vector<std::pair<FlowId, bool>>& parameters) {
+    const std::lock_guard<SpinLock> guard(lock_);
+    auto& target = flow_.at(site);
+    for (const auto& [leaf, has_grad] : parameters) FlowEdges::count(target, leaf, has_grad ? CARRIED : WITHOUT_GRAD);
+    steps_.push_back(at::sequence_number::peek());
+    if (steps_.size() > MAX_MARKS) steps_.pop_front();
+  }
+
+  // Notes that a backward goes through these nodes of the thread, whose numbers are sorted.
+  void reach(const std::vector<uint64_t>& numbers) {
+    const std::lock_guard<SpinLock> guard(lock_);
+    paths_.reach(numbers);
+  }
+
+  template <typename See>
+  void take_edges(const See& see) {
+    const std::lock_guard<SpinLock> guard(lock_);
+    flow_.take(see);
+  }
+
+  // Calls `see(frames, counts)` with each path and what it counted since the last time.
+  template <typename See>
+  void take_paths(const See& see) {
+    const std::lock_guard<SpinLock> guard(lock_);
+    paths_.take(see);
+  }
+
+  // Calls `see(place, age)` with each of these nodes of the thread: the line that constructed it, and the number of iterations
+  // that have ended since. An iteration ends with an optimizer's step, or with a backward if no optimizer has stepped yet.
+  template <typename See>
+  void visit_nodes(const std::vector<uint64_t>& numbers, const See& see) {
+    const std::lock_guard<SpinLock> guard(lock_);
+    const auto& ends = steps_.empty() ? backwards_ : steps_;
+    for (const uint64_t number : numbers) {
+      const CallSite* place = paths_.place_of(number);
+      if (place == nullptr) continue;
+      see(*place, static_cast<size_t>(ends.end() - std::upper_bound(ends.begin(), ends.end(), number)));
+    }
+  }
+
+  // The nodes that the running iteration has constructed are not judged: an exception has ended it.
+  void forgive() {
+    const std::lock_guard<SpinLock> guard(lock_);
+    paths_.forgive_since(backwards_.empty() ? 0 : backwards_.back());
   }
 
   // The storages that were written after a node had saved them, by their address, with the place of the write.
@@ -149,8 +201,8 @@ class ThreadLog {
   }
 
  private:
-  static constexpr size_t MAX_ORIGINS = 200'000, MAX_SUSPECTS = 10'000, MAX_VIEWS = 64, MAX_RESULTS = 8,
-                          SPARE_INFERENCE = 256;
+  static constexpr size_t MAX_MARKS = 100'000, MAX_SUSPECTS = 10'000, MAX_VIEWS = 64, MAX_RESULTS = 8,
+                          SPARE_INFERENCE = 256, FIRST_LOOK_AT_GROWTH = 48;
   static constexpr uint64_t MAX_UNCLAIMED = 256, MAX_OPS_UNCLAIMED = 64;
 
   // A tensor whose record is among the creations, by address and time.
@@ -192,9 +244,10 @@ class ThreadLog {
   void record(const Call& call, const torch::jit::Stack& stack) {
     const uint64_t after = at::sequence_number::peek();
     if (!unclaimed_.empty()) look_for_claims();
-    Caller caller = callers_.locate();
+    const bool builds = after > call.before;
+    Caller caller = builds ? callers_.locate_with_path(path_) : callers_.locate();
     if (caller.is_own) return;
-    if (torch::autograd::get_current_graph_task_id() != -1) caller.phase = BACKWARD;
+    if (call.is_backward) caller.phase = BACKWARD;
     TallyKey key{caller.code, caller.offset, call.plan->name, caller.module, NO_NAME, task(), caller.phase};
     if (call.before > last_) leave_unclaimed(last_, call.before, key);
     last_ = after;
@@ -206,21 +259,63 @@ class ThreadLog {
     counts[NORMAL_WITHOUT_COUNTER] = call.normal_without_counter;
     counts[INFERENCE_WITH_COUNTER] = call.inference_with_counter;
     Creation creation{time_, caller.code, caller.offset, key.op, caller.module, time_, thread_};
+    creation.epoch = FlowNodes::global().epoch();
+    if (caller.phase == FORWARD) creation.flow = follow(call, caller, key.op, builds);
     if (!unclaimed_.empty()) last_results_.clear();
     for (size_t i = stack.size() - call.plan->returns; i < stack.size(); ++i) {
       visit_tensors(stack[i], [&](const at::Tensor& tensor) { see_result(call, tensor, creation, counts); });
     }
-    if (!call.writes.empty()) count_writes(call, caller, counts);
+    if (!call.writes.empty()) {
+      count_writes(call, caller, counts);
+      for (const auto& write : call.writes) {
+        if (creation.flow == NO_FLOW) break;
+        Creations::global().set_flow(write.tensor.unsafeGetTensorImpl(), creation.flow, creation.epoch);
+      }
+    }
     std::vector<SavedStorage> saved;
     others_.clear();
-    if (after > call.before) read_nodes(call, stack, caller, key, counts, saved);
+    if (builds) read_nodes(call, stack, caller, key, counts, saved);
     add(key, counts, saved);
+    if (builds) note_origins(call.before, after, saved);
     for (const NameId name : others_) {
       key.node = name;
       add_nodes(key, 1);
     }
     while (!unclaimed_.empty() && operators_ - unclaimed_.front().since > MAX_OPS_UNCLAIMED) abandon_first();
-    if (detectors) look(call, stack, caller, after > call.before);
+    if (detectors) look(call, stack, caller, builds);
+  }
+
+  // Counts the ways from the sites that made the arguments to this one, and returns its number.
+  FlowId follow(const Call& call, const Caller& caller, NameId op, bool builds) {
+    Passage if_cut = NOT_DIFFERENTIABLE;
+    if (c10::InferenceMode::is_enabled()) {
+      if_cut = CUT_BY_INFERENCE;
+    } else if (!c10::GradMode::is_enabled()) {
+      if_cut = CUT_BY_NO_GRAD;
+    } else if (call.plan->is_detach) {
+      if_cut = CUT_BY_DETACH;
+    }
+    const std::lock_guard<SpinLock> guard(lock_);
+    auto& target = flow_.at({caller.code, caller.offset, op, caller.module});
+    for (const auto& argument : call.arguments) {
+      if (argument.flow == NO_FLOW) continue;
+      const auto is_it = [&argument](const Call::Write& write) { return write.tensor.unsafeGetTensorImpl() == argument.impl; };
+      // What a line writes without a node, such as a parameter that it initializes, has no gradient to lose there.
+      if (!builds && std::any_of(call.writes.begin(), call.writes.end(), is_it)) continue;
+      const Passage passage = argument.requires_grad ? (builds ? CARRIED : if_cut)
+          : argument.is_data_of_leaf                 ? CUT_BY_DATA
+                                                     : WITHOUT_GRAD;
+      FlowEdges::count(target, argument.flow, passage);
+    }
+    return target.id;
+  }
+
+  void note_origins(uint64_t first, uint64_t end, const std::vector<SavedStorage>& saved) {
+    int64_t bytes = 0;
+    for (const SavedStorage& storage : saved) bytes += storage.is_input ? 0 : storage.bytes;
+    if (number_in_torch() == 0) number_in_torch_ = at::RecordFunction::currentThreadId();
+    const std::lock_guard<SpinLock> guard(lock_);
+    paths_.add(first, end, paths_.intern(path_), bytes);
   }
 
   NameId task() {
@@ -285,8 +380,6 @@ class ThreadLog {
   // Reads the nodes that an operator constructed: the name of the last one, those of others, and what they saved.
   void read_nodes(const Call& call, const torch::jit::Stack& stack, const Caller& caller, TallyKey& key, Counts& counts,
                   std::vector<SavedStorage>& saved) {
-    if (origins_.size() >= MAX_ORIGINS) origins_.clear();
-    for (uint64_t node = call.before; node < last_; ++node) origins_.push_back({node, caller.code, caller.offset});
     c10::SmallVector<const c10::StorageImpl*, 4> result_storages;
     c10::SmallVector<c10::intrusive_ptr<Node>, 4> waiting;
     const auto begin_at = [&](const at::Tensor& tensor) {
@@ -451,12 +544,19 @@ class ThreadLog {
   }
 
   void look(const Call& call, const torch::jit::Stack& stack, const Caller& caller, bool has_node) {
+    if (call.begins_step) {
+      py::gil_scoped_acquire lock;
+      detectors->on_step();
+    }
+    // Rarely enough to take no time worth naming: each time when the program has run half as many operators again.
+    if (has_node && operators_ >= look_at_growth_at_) {
+      look_at_growth_at_ = operators_ + operators_ / 2;
+      py::gil_scoped_acquire lock;
+      detectors->on_growth();
+    }
     const size_t first = stack.size() - call.plan->returns;
     const bool is_looked_at = !call.kept.empty() && interest.load(std::memory_order_relaxed) != NO_OPS;
-    // A running total has one element; other sums, such as a model's residuals, need no Python.
-    const bool may_be_total = !call.kept.empty() && call.plan->is_sum && has_node && stack[first].isTensor() &&
-        stack[first].toTensor().numel() == 1;
-    if (!is_looked_at && !may_be_total) return;
+    if (!is_looked_at) return;
     py::gil_scoped_acquire lock;
     py::list arguments;
     for (const auto& value : call.kept) {
@@ -475,8 +575,7 @@ class ThreadLog {
     const auto code = caller.code == nullptr ? py::object(py::none()) : borrowed(as_object(caller.code));
     const auto name = borrowed(Names::global().object(call.plan->name));
     const py::tuple all(arguments);
-    if (is_looked_at) detectors->on_operator(name, all, result, code, caller.offset, has_node);
-    if (may_be_total) detectors->on_sum(all, result, code, caller.offset, last_ - 1);
+    detectors->on_operator(name, all, result, code, caller.offset, has_node);
   }
 
   static py::object as_python(const c10::IValue& value) {
@@ -529,10 +628,15 @@ class ThreadLog {
   std::deque<TensorRef> inference_, views_, last_results_;
   size_t sweep_inference_at_ = SPARE_INFERENCE;
   std::vector<NameId> others_;  // the names of the nodes beside the last one that the latest operator constructed
-  std::deque<Origin> origins_;
+  std::vector<CallSite> path_;  // of the latest operator that constructed a node
+  GraphPaths paths_;
+  FlowEdges flow_;
+  std::deque<uint64_t> backwards_, steps_;  // the number of nodes that the thread had constructed when each began
+  std::atomic<uint64_t> number_in_torch_ = 0;
+  uint64_t look_at_growth_at_ = FIRST_LOOK_AT_GROWTH;
   std::unordered_map<uintptr_t, std::pair<PyCodeObject*, int>> suspects_;
   std::unordered_map<const void*, std::unique_ptr<NodeType>> node_types_;
-  SpinLock lock_;  // of the tallies, which another thread may take
+  SpinLock lock_;  // of the tallies, the paths and the flow, which another thread may take
   Tallies tallies_;
   std::vector<Tally> spare_;
   std::recursive_mutex emitting_;

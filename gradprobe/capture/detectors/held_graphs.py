@@ -1,0 +1,134 @@
+"""Detector of graphs that the program keeps from iteration to iteration (GP201).
+
+A loss that is appended to a list, a sum of losses, a hook, a cache or a stored exception keeps the graph behind a tensor, and
+with it all that its nodes saved. What matters is only that graphs of several iterations are alive at once and that no backward
+pass uses them later; how they are kept is told afterwards, by what refers to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from sys import _getframe
+from typing import Any, NamedTuple
+
+import torch
+
+from gradprobe.capture.autograd.graph import read_graph
+from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
+from gradprobe.capture.location.holders import Holder, find_holder
+from gradprobe.recording.notes import SourceLocation
+
+_MIN_ITERATIONS = 3
+"""Minimum number of ended iterations whose nodes are alive at once."""
+_MIN_REPEATS = 4
+"""Minimum number of nodes of one line that are alive at once, in a program without a backward pass."""
+_MAX_PLACES = 4
+
+Place = tuple[int, int]
+"""Identity of a code object, and an offset in it."""
+
+
+class HeldGraphs(NamedTuple):
+    """The graphs behind the living results of one operator at one line, as the observer's library knows them."""
+
+    place: Place
+    op: str
+    heads: list[torch.Tensor]
+    number: int
+    nodes: int
+    old_nodes: int
+    iterations: int
+    repeats: int
+    places: list[tuple[Place, int]]
+    samples: list[int]
+
+
+@dataclass
+class _Growth:
+    """Graphs that were found to be kept; ``tentative`` while the program has run no backward pass."""
+
+    held: HeldGraphs
+    holder: Holder | None
+    held_bytes: int
+    tentative: bool
+
+
+class HeldGraphDetector:
+    """Detector of one thread.
+
+    Args:
+        log: Receives the detections.
+        list_held: Returns the graphs that the program holds.
+        roots: Returns the modules that were outermost in some call.
+    """
+
+    def __init__(
+        self, log: DetectionLog, list_held: Callable[[], Iterable[tuple[Any, ...]]], roots: Callable[[], list[Any]]
+    ) -> None:
+        self._log, self._list_held, self._roots = log, list_held, roots
+        self._found: dict[tuple[Place, str], _Growth] = {}
+        self._backwards = 0
+
+    def look(self) -> None:
+        """Look at the graphs that are alive."""
+        for values in self._list_held():
+            held = HeldGraphs(*values)
+            is_growth = held.iterations >= _MIN_ITERATIONS
+            tentative = not is_growth and self._backwards == 0 and held.repeats >= _MIN_REPEATS
+            if not is_growth and not tentative:
+                continue
+            key = (held.place, held.op)
+            known = self._found.get(key)
+            if known is None or known.holder is None or held.iterations >= 2 * known.held.iterations:
+                holder = find_holder(held.heads, self._log.codes, _getframe(1), self._roots())
+            else:
+                holder = known.holder
+            if holder is None and held.number == 0:
+                continue
+            self._found[key] = _Growth(held._replace(heads=[]), holder, _sum_bytes(held), tentative)
+
+    def on_backward(self, runs: Iterable[tuple[int, int]]) -> None:
+        """Note that a backward goes through the nodes in ``runs``: what it uses was not kept in vain."""
+        self._backwards += 1
+        for key, growth in list(self._found.items()):
+            samples = growth.held.samples
+            if growth.tentative or any(first <= node <= last for first, last in runs for node in samples):
+                del self._found[key]
+
+    def on_thread_end(self) -> None:
+        """Report what is kept."""
+        for growth in self._found.values():
+            held, holder = growth.held, growth.holder
+            main = self._locate("kept from here", held.place)
+            if main is None:
+                continue
+            places = sorted(held.places, key=lambda item: -item[1])
+            built = [self._locate("graph built here", place) for place, _ in places[:_MAX_PLACES] if place != held.place]
+            facts: dict[str, Any] = {
+                "number": held.number,
+                "nodes": held.nodes,
+                "iterations": held.iterations,
+                "bytes": growth.held_bytes,
+                "op": held.op,
+                "repeats": held.repeats,
+            }
+            locations = [main, *built]
+            if holder is not None:
+                facts |= {"holder": holder.name, "holder_kind": holder.kind, "holder_function": holder.function}
+                if holder.file:
+                    locations.insert(1, SourceLocation("held by", holder.file, holder.line, holder.function))
+            self._log.add("GP201", locations, **facts)
+        self._found.clear()
+
+    def _locate(self, role: str, place: Place) -> SourceLocation | None:
+        return locate_instruction(role, self._log.codes.held.get(place[0]), place[1])
+
+
+def _sum_bytes(held: HeldGraphs) -> int:
+    """Return the bytes that the graphs alone hold, from those of some of them."""
+    try:
+        alone = read_graph(held.heads).graph_bytes
+        return alone * held.number // max(len(held.heads), 1)
+    except Exception:  # a graph too large to be read: the number of nodes tells enough
+        return 0

@@ -1,0 +1,248 @@
+"""Holders of objects: the variable, attribute or container of the program that keeps an object alive, by its name.
+
+Looked for rarely, when something has grown. First down from the variables that the program can see, which gives the name that
+its author knows; then up from the object along its referrers, which also finds closures, caches and tracebacks.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import CellType, CodeType, FrameType, FunctionType, MethodType, ModuleType, TracebackType
+from typing import Any
+
+import torch
+
+from gradprobe.capture.location.frames import USER, FrameClassifier, walk_frames
+from gradprobe.capture.location.sites import GRADPROBE_DIR, TORCH_DIR
+
+_MAX_DEPTH = 6
+_MAX_ITEMS = 20_000
+"""Maximum number of objects looked at in one search."""
+_MAX_REFERRERS = 200
+_MAX_LEVELS = 6
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What keeps an object alive.
+
+    ``name`` is an expression such as ``history[...]`` or ``Trainer.losses[...]``, ``function`` the function whose variable it is,
+    "" for a global variable; ``kind`` is one of ``local``, ``global``, ``attribute``, ``closure``, ``cache``, ``traceback``,
+    ``generator``, ``other``.
+    """
+
+    name: str
+    kind: str
+    file: str = ""
+    line: int = 0
+    function: str = ""
+
+
+def find_holder(wanted: list[Any], codes: FrameClassifier, frame: FrameType | None, roots: list[Any]) -> Holder | None:
+    """Return what holds one of these objects, the program's variable if there is one.
+
+    Args:
+        wanted: The objects; what holds most of them is the answer.
+        codes: The kinds of code.
+        frame: The innermost frame to look at.
+        roots: Further objects to search, such as the outermost modules.
+    """
+    ids = {id(object_) for object_ in wanted}
+    own = {id(wanted), id(ids)}
+    for holder in _search_program(ids, codes, frame, roots):
+        return holder
+    for object_ in wanted[:2]:
+        found = _climb(object_, own, codes)
+        if found is not None:
+            return found
+    return None
+
+
+def _search_program(ids: set[int], codes: FrameClassifier, frame: FrameType | None, roots: list[Any]) -> Iterator[Holder]:
+    frames = [f for f in walk_frames(frame) if codes.kind(f.f_code) == USER]
+    here = sys._current_frames()
+    for other in here.values():
+        frames += [f for f in walk_frames(other) if codes.kind(f.f_code) == USER and f not in frames]
+    search = _Search(ids)
+    for each in frames:
+        if each.f_code.co_name == "<module>":
+            continue
+        variables = each.f_locals
+        try:
+            for name, value in list(variables.items()):
+                found = search.run(value, _name_self(name, value))
+                if found is not None:
+                    kind = "attribute" if "." in found.replace("...", "") else "local"
+                    yield Holder(found, kind, each.f_code.co_filename, each.f_code.co_firstlineno, _name(each.f_code))
+        finally:
+            if sys.version_info < (3, 13):
+                variables.clear()  # the snapshot lives as long as the frame
+    known: set[int] = set()
+    for each in frames:
+        if id(each.f_globals) in known:
+            continue
+        known.add(id(each.f_globals))
+        for name, value in list(each.f_globals.items()):
+            if isinstance(value, ModuleType | type) or name.startswith("__"):
+                continue
+            found = search.run(value, name)
+            if found is not None:
+                yield Holder(found, "global", str(each.f_globals.get("__file__") or each.f_code.co_filename))
+    for root in roots:
+        found = search.run(root, type(root).__name__)
+        if found is not None:
+            yield Holder(found, "attribute")
+
+
+def _name_self(name: str, value: Any) -> str:
+    return type(value).__name__ if name in ("self", "cls") else name
+
+
+def _name(code: CodeType) -> str:
+    return getattr(code, "co_qualname", code.co_name)
+
+
+class _Search:
+    """A search for objects among the members of others, the nearest first."""
+
+    def __init__(self, ids: set[int]) -> None:
+        self._ids = ids
+        self._seen: set[int] = set()
+        self._left = _MAX_ITEMS
+
+    def run(self, value: Any, name: str) -> str | None:
+        """Return the expression that leads from ``value``, called ``name``, to one of the objects."""
+        waiting = deque([(value, name, 0)])
+        while waiting and self._left > 0:
+            self._left -= 1
+            current, path, depth = waiting.popleft()
+            if id(current) in self._ids:
+                return path
+            if depth == _MAX_DEPTH or id(current) in self._seen or not _may_contain(current):
+                continue
+            self._seen.add(id(current))
+            waiting.extend((member, path + step, depth + 1) for step, member in _list_members(current))
+        return None
+
+
+def _may_contain(value: Any) -> bool:
+    if isinstance(value, str | bytes | int | float | complex | bool | torch.Tensor | type | ModuleType | None):
+        return False
+    return not type(value).__module__.startswith(("torch._C", "numpy"))
+
+
+def _list_members(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [(f"[{key!r}]" if isinstance(key, str) else "[...]", item) for key, item in list(dict.items(value))]
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return [("[...]", item) for item in list(value)[-2_000:]]
+    if isinstance(value, FunctionType):
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=False)
+        members = [(f".{name}", cell.cell_contents) for name, cell in cells if _is_filled(cell)]
+        members += [("(default)", default) for default in value.__defaults__ or ()]
+        wrapped = getattr(value, "__wrapped__", None)
+        return members if wrapped is None else [*members, ("", wrapped)]
+    if isinstance(value, MethodType):
+        return [("", value.__self__)]
+    if isinstance(value, BaseException):
+        return [*_list_attributes(value), *_list_traceback(value.__traceback__)]
+    return _list_attributes(value)
+
+
+def _list_attributes(value: Any) -> list[tuple[str, Any]]:
+    members: list[tuple[str, Any]] = []
+    attributes = getattr(value, "__dict__", None)
+    if isinstance(attributes, dict):
+        for name, item in list(attributes.items()):
+            if name in ("_modules", "_parameters", "_buffers") and isinstance(item, dict):
+                members += [(f".{key}", each) for key, each in list(item.items())]
+            else:
+                members.append((f".{name}", item))
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            descriptor = kind.__dict__.get(name)
+            if type(descriptor).__name__ == "member_descriptor":
+                try:
+                    members.append((f".{name}", descriptor.__get__(value)))
+                except AttributeError:  # not set
+                    continue
+    return members
+
+
+def _list_traceback(trace: TracebackType | None) -> list[tuple[str, Any]]:
+    members = []
+    while trace is not None:
+        variables = trace.tb_frame.f_locals
+        members += [(f" (traceback).{name}", value) for name, value in list(variables.items())]
+        trace = trace.tb_next
+    return members
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _climb(wanted: Any, own: set[int], codes: FrameClassifier) -> Holder | None:
+    """Return the named holder that is nearest along the referrers of an object."""
+    level: list[tuple[Any, str]] = [(wanted, "")]
+    seen = {id(level), id(wanted), *own}
+    for _ in range(_MAX_LEVELS):
+        following: list[tuple[Any, str]] = []
+        seen.add(id(following))
+        for value, path in level:
+            for referrer in gc.get_referrers(value)[:_MAX_REFERRERS]:
+                if id(referrer) in seen or isinstance(referrer, FrameType) and referrer is sys._getframe():
+                    continue
+                seen.add(id(referrer))
+                named = _name_root(referrer, value, path, codes)
+                if named is not None:
+                    return named
+                if not isinstance(referrer, FrameType | ModuleType):
+                    following.append((referrer, _step(referrer, value) + path))
+        level = following
+    return None
+
+
+def _step(container: Any, member: Any) -> str:
+    if isinstance(container, dict):
+        key = next((key for key, item in list(dict.items(container)) if item is member), None)
+        return f".{key}" if isinstance(key, str) and key.isidentifier() else "[...]"
+    return "[...]" if isinstance(container, list | tuple | set | frozenset | deque) else ""
+
+
+def _name_root(referrer: Any, value: Any, path: str, codes: FrameClassifier) -> Holder | None:
+    """Return the holder if ``referrer`` has a name of its own: a frame, a function, a generator, a module, an instance."""
+    if isinstance(referrer, FrameType):
+        if codes.kind(referrer.f_code) != USER:
+            return None
+        variables = referrer.f_locals
+        name = next((name for name, item in list(variables.items()) if item is value), "a variable")
+        if sys.version_info < (3, 13):
+            variables.clear()
+        code = referrer.f_code
+        kind = "generator" if code.co_flags & 0x2A0 else "local"
+        return Holder(name + path, kind, code.co_filename, code.co_firstlineno, _name(code))
+    if isinstance(referrer, FunctionType) and not referrer.__code__.co_filename.startswith((TORCH_DIR, GRADPROBE_DIR)):
+        code = referrer.__code__
+        return Holder(f"{referrer.__qualname__}{path}", "closure", code.co_filename, code.co_firstlineno, _name(code))
+    if isinstance(referrer, TracebackType):
+        code = referrer.tb_frame.f_code
+        return Holder("a stored exception", "traceback", code.co_filename, referrer.tb_lineno, _name(code))
+    if type(referrer).__name__ == "_lru_cache_wrapper":
+        function: Callable[..., Any] = referrer.__wrapped__
+        code = getattr(function, "__code__", None)
+        if code is not None:
+            return Holder(f"the cache of {_name(code)}", "cache", code.co_filename, code.co_firstlineno, _name(code))
+    if isinstance(referrer, dict) and "__name__" in referrer and "__builtins__" in referrer:
+        name = next((name for name, item in list(referrer.items()) if item is value), "")
+        return Holder(name + path, "global", str(referrer.get("__file__") or ""))
+    return None

@@ -1,0 +1,164 @@
+// Walks over autograd graphs: what a backward will reach, and which graphs the program still holds.
+
+#pragma once
+
+#include "thread_log.h"
+
+#include <torch/csrc/autograd/functions/accumulate_grad.h>
+
+#include <map>
+#include <set>
+#include <unordered_set>
+
+namespace gradprobe {
+
+using Logs = std::vector<std::shared_ptr<ThreadLog>>;
+using NodesByThread = std::unordered_map<uint64_t, std::vector<uint64_t>>;  // sequence numbers, by PyTorch's number of the thread
+
+constexpr uint64_t OF_A_LEAF = UINT64_MAX;  // the sequence number of each AccumulateGrad
+
+// In PyTorch's own nodes: a Python object for each would be kept, and a chain of those is freed by recursion.
+class GraphWalk {
+ public:
+  // Adds the nodes behind a tensor that no earlier one has led to. Returns whether there are any.
+  bool add(const at::Tensor& root) {
+    const auto* node = raw_grad_fn(root);
+    if (node == nullptr || !visit(node->get())) return false;
+    while (!waiting_.empty()) {
+      Node* next = waiting_.back();
+      waiting_.pop_back();
+      for (const auto& edge : next->next_edges()) {
+        if (edge.function) visit(edge.function.get());
+      }
+    }
+    return true;
+  }
+
+  NodesByThread take_nodes() {
+    for (auto& [thread, numbers] : nodes_) std::sort(numbers.begin(), numbers.end());
+    return std::move(nodes_);
+  }
+
+  const std::vector<at::Tensor>& leaves() const { return leaves_; }
+
+ private:
+  bool visit(Node* node) {
+    if (!found_.insert(node).second) return false;
+    if (node->sequence_nr() == OF_A_LEAF) {
+      const auto* accumulate = dynamic_cast<const torch::autograd::AccumulateGrad*>(node);
+      if (accumulate != nullptr && accumulate->variable.defined()) leaves_.push_back(accumulate->variable);
+    } else {
+      nodes_[node->thread_id()].push_back(node->sequence_nr());
+    }
+    waiting_.push_back(node);
+    return true;
+  }
+
+  std::vector<Node*> waiting_;
+  std::unordered_set<Node*> found_;
+  NodesByThread nodes_;
+  std::vector<at::Tensor> leaves_;
+};
+
+inline FlowId flow_of_leaf(const at::Tensor& tensor) {
+  auto* impl = tensor.unsafeGetTensorImpl();
+  return Call::leaf_of(impl, storage_of(impl));
+}
+
+inline FlowId flow_of_root(const at::Tensor& root) {
+  if (root.requires_grad() && raw_grad_fn(root) == nullptr) return flow_of_leaf(root);
+  return Creations::global().find_flow(root.unsafeGetTensorImpl(), FlowNodes::global().epoch()).first;
+}
+
+// Notes a backward from these roots in the logs of all threads that constructed its nodes, and, called at `site`, in the log of
+// the thread that runs it. Returns the sequence numbers as ranges of a first and a last one.
+inline std::vector<std::pair<uint64_t, uint64_t>> begin_backward(const Logs& logs, ThreadLog* own, const FlowNode& site,
+                                                                 const std::vector<at::Tensor>& roots) {
+  GraphWalk walk;
+  for (const auto& root : roots) walk.add(root);
+  std::vector<FlowId> starts, leaves;
+  for (const auto& root : roots) {
+    if (const FlowId flow = flow_of_root(root)) starts.push_back(flow);
+  }
+  for (const auto& leaf : walk.leaves()) {
+    if (const FlowId flow = flow_of_leaf(leaf)) leaves.push_back(flow);
+  }
+  const auto nodes = walk.take_nodes();
+  std::vector<uint64_t> all;
+  for (const auto& [thread, numbers] : nodes) {
+    for (const auto& log : logs) {
+      if (log->number_in_torch() == thread) log->reach(numbers);
+    }
+    all.insert(all.end(), numbers.begin(), numbers.end());
+  }
+  if (own != nullptr) own->begin_backward(site, starts, leaves);
+  std::sort(all.begin(), all.end());
+  std::vector<std::pair<uint64_t, uint64_t>> ranges;
+  for (const uint64_t number : all) {
+    if (!ranges.empty() && number <= ranges.back().second + 1) {
+      ranges.back().second = number;
+    } else {
+      ranges.emplace_back(number, number);
+    }
+  }
+  return ranges;
+}
+
+// The graphs behind the living results of one line.
+struct HeldGraphs {
+  std::vector<at::Tensor> heads;
+  int64_t number = 0, nodes = 0, old_nodes = 0;
+  std::set<size_t> iterations;                     // that ended since nodes among them were constructed
+  std::map<std::pair<PyCodeObject*, int>, int64_t> places;  // that constructed the nodes
+  std::vector<uint64_t> samples;                   // some of the nodes, old ones if there are any
+
+  int64_t most_of_one_place() const {
+    int64_t most = 0;
+    for (const auto& [place, number] : places) most = std::max(most, number);
+    return most;
+  }
+};
+
+// The graphs that the program holds, by the operator and line whose results hold them, those with the most nodes first. A node
+// that several tensors lead to belongs to the latest of them.
+inline std::vector<std::pair<Creation, HeldGraphs>> held_graphs(const Logs& logs) {
+  constexpr size_t MAX_HEADS = 8, MAX_GROUPS = 32;
+  constexpr size_t OLD = 2;  // an iteration's loss may still be alive while the next one runs
+  auto living = Creations::global().living();
+  living.erase(std::remove_if(living.begin(), living.end(),
+                              [](const auto& entry) {
+                                return raw_grad_fn(entry.first) == nullptr ||
+                                    entry.first.unsafeGetTensorImpl()->pyobj_slot()->load_pyobj() == nullptr;
+                              }),
+               living.end());
+  std::sort(living.begin(), living.end(), [](const auto& one, const auto& other) { return one.second.made > other.second.made; });
+  std::map<std::tuple<PyCodeObject*, int, NameId>, std::pair<Creation, HeldGraphs>> groups;
+  GraphWalk walk;
+  for (const auto& [tensor, creation] : living) {
+    const bool has_own = walk.add(tensor);
+    auto& [first, group] = groups.try_emplace({creation.code, creation.offset, creation.op}, creation, HeldGraphs{}).first->second;
+    ++group.number;
+    if (group.heads.size() < MAX_HEADS) group.heads.push_back(tensor);
+    if (!has_own) continue;
+    for (const auto& [thread, numbers] : walk.take_nodes()) {
+      group.nodes += static_cast<int64_t>(numbers.size());
+      if (group.samples.size() < MAX_HEADS) group.samples.push_back(numbers.front());
+      for (const auto& log : logs) {
+        if (log->number_in_torch() != thread) continue;
+        log->visit_nodes(numbers, [&, &group = group](const CallSite& at, size_t age) {
+          ++group.places[{at.code, at.offset}];
+          if (age < OLD) return;
+          ++group.old_nodes;
+          group.iterations.insert(age);
+        });
+      }
+    }
+  }
+  std::vector<std::pair<Creation, HeldGraphs>> found;
+  for (auto& [key, group] : groups) found.push_back(std::move(group));
+  std::sort(found.begin(), found.end(), [](const auto& one, const auto& other) { return one.second.nodes > other.second.nodes; });
+  if (found.size() > MAX_GROUPS) found.resize(MAX_GROUPS);
+  return found;
+}
+
+}  // namespace gradprobe
