@@ -26,17 +26,22 @@ PASSAGES = (
     "detach",
     "data",
     "not_differentiable",
+    "written",
 )
 """What became of gradient along an edge; the observer's library uses the same order.
 
 ``carried``: the tensor requires grad, and a node was constructed. ``without_grad``: the tensor does not require grad. The others
-name what cut the graph: the mode, ``detach()``, ``.data``, or an operator without a derivative.
+name what cut the graph: the mode, ``detach()``, ``.data``, or an operator without a derivative. ``written``: the operator wrote
+the tensor in place without a node.
+
+Of a leaf and a backward pass, ``carried`` counts the passes that reached the leaf, and ``without_grad`` those that began at the
+leaf itself. Of a leaf and an optimizer's step, they count the steps that found a gradient, and those that found none.
 """
-CARRIED, WITHOUT_GRAD, CUT_BY_NO_GRAD, CUT_BY_INFERENCE, CUT_BY_DETACH, CUT_BY_DATA, NOT_DIFFERENTIABLE = range(7)
+CARRIED, WITHOUT_GRAD, CUT_BY_NO_GRAD, CUT_BY_INFERENCE, CUT_BY_DETACH, CUT_BY_DATA, NOT_DIFFERENTIABLE, WRITTEN = range(8)
 CUTS = (CUT_BY_NO_GRAD, CUT_BY_INFERENCE, CUT_BY_DETACH, CUT_BY_DATA, NOT_DIFFERENTIABLE)
 
-BACKWARD_SITE, STEP_SITE = "backward", "step"
-"""Operators of the sites that stand for a backward pass and for an optimizer's step."""
+BACKWARD_SITE, GRAD_SITE, STEP_SITE = "backward", "autograd.grad", "optimizer.step"
+"""Operators of the sites that stand for ``backward()``, ``torch.autograd.grad`` and an optimizer's step."""
 
 
 class FlowSite(NamedTuple):

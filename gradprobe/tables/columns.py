@@ -377,6 +377,7 @@ FINDINGS = Table(
             },
         ),
         _text("fix", "What to write instead."),
+        _text("evidence", "What was seen, in numbers; empty if the message says it."),
     ),
 )
 

@@ -7,11 +7,14 @@ from typing import Any
 
 from gradprobe.analysis.findings import (
     compile_rules,
+    gradient_rules,
     graph_rules,
+    held_graph_rules,
     mode_rules,
     process_rules,
     tensor_rules,
     thread_rules,
+    unused_graph_rules,
     waste_rules,
 )
 from gradprobe.analysis.findings.evidence import Evidence
@@ -22,6 +25,9 @@ from gradprobe.tables.recording_tables import RecordingTables
 RECORDING_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     *mode_rules.RULES,
     *graph_rules.RULES,
+    *held_graph_rules.RULES,
+    *unused_graph_rules.RULES,
+    *gradient_rules.RULES,
     *tensor_rules.RULES,
     *compile_rules.RULES,
     *thread_rules.RULES,

@@ -79,10 +79,10 @@ _RULES = (
         "GP201",
         "running-total-keeps-graph",
         WARNING,
-        "A running total or a history keeps the graph of every step.",
-        "The sum of losses references the graph of each loss and every tensor saved in it, so memory grows with each "
+        "A running total, a history or another container keeps the graph of every step.",
+        "A tensor keeps the graph behind it alive, and with it every tensor saved for backward, so memory grows with each "
         "step.",
-        "Add numbers instead of graphs: `total += loss.item()` or `total += loss.detach()`.",
+        "Keep numbers instead of graphs: `loss.item()` or `loss.detach()`.",
     ),
     Rule(
         "GP202",
@@ -105,9 +105,10 @@ _RULES = (
     Rule(
         "GP204",
         "graph-built-and-dropped",
-        NOTE,
-        "Autograd nodes were created, but no backward pass reached them.",
-        "Creating a node costs time, and the tensors it saves occupy memory until the graph is freed.",
+        WARNING,
+        "Autograd nodes were constructed again and again, but no backward pass reached them.",
+        "Constructing a node costs time, and the tensors that it saves occupy memory until the graph is freed. A dry run, or a "
+        "few nodes among many, are reported as a note.",
         "Run code that needs no gradients under `torch.no_grad()` or `torch.inference_mode()`.",
     ),
     Rule(
@@ -181,6 +182,43 @@ _RULES = (
         "Operations on that tensor record nothing although its requires_grad is True, so no gradient reaches the inputs of "
         "the Function.",
         "Return `out.clone()` created outside inference mode, or use `torch.no_grad()` in `forward`.",
+    ),
+    Rule(
+        "GP511",
+        "parameter-gets-no-gradient",
+        WARNING,
+        "An optimizer steps with a parameter that took part in the forward pass but never gets a gradient.",
+        "Gradient flows back only along the operators that autograd recorded. Where a tensor is detached, computed under "
+        "no_grad or inference mode, read through `.data` or passed through an operator without a derivative, its way ends, and "
+        "the optimizer skips the parameters behind it without a word.",
+        "Remove the cut, or take the parameter out of the optimizer if it is meant to stay as it is.",
+    ),
+    Rule(
+        "GP512",
+        "loss-is-a-leaf",
+        ERROR,
+        "A backward pass begins at a leaf: the loss has no graph, and no parameter gets a gradient from it.",
+        "A tensor made from a number, a detached copy, or the result of code without grad has no history. Setting "
+        "`requires_grad` on it makes `backward()` succeed without any effect on the model.",
+        "Compute the loss from the model's output with operators that autograd records.",
+    ),
+    Rule(
+        "GP513",
+        "optimizer-holds-replaced-parameter",
+        ERROR,
+        "A parameter was replaced after the optimizer had been constructed: the optimizer updates one that nothing uses.",
+        "An optimizer keeps the tensor objects that it was given. A parameter or module that is assigned later gets gradients "
+        "that no step applies.",
+        "Construct the optimizer after the last change of the model, or add the new parameters with `add_param_group`.",
+    ),
+    Rule(
+        "GP514",
+        "gradient-nobody-takes",
+        WARNING,
+        "Backward passes compute gradients for parameters that no optimizer has and nothing writes.",
+        "Each pass costs the time of these gradients, and each `.grad` as much memory as its parameter. If the parameters are "
+        "meant to be trained, they are not.",
+        "Freeze them with `requires_grad_(False)` or run their part under `torch.no_grad()`; or add them to the optimizer.",
     ),
     Rule(
         "GP601",

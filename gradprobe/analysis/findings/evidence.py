@@ -11,9 +11,11 @@ from typing import Any
 import pandas as pd
 
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.flow_graph import FlowGraph
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region
 from gradprobe.recording.events import mode_name
+from gradprobe.recording.flow import FlowLedger, FlowSite, read_flow
 from gradprobe.recording.notes import BlockAt, Detection, SourceLocation, read_detections
 from gradprobe.tables.recording_tables import RecordingTables
 
@@ -81,6 +83,38 @@ class Evidence:
     def select_detections(self, rule: str) -> list[LocatedDetection]:
         """Return the detections of one rule."""
         return [located for located in self.detections if located.detection.rule == rule]
+
+    @cached_property
+    def flows(self) -> list[FlowLedger]:
+        """Flow of each process."""
+        return [read_flow(process.contents.notes) for process in self.processes]
+
+    @cached_property
+    def flow_graphs(self) -> list[FlowGraph]:
+        """Flow of each process as a graph."""
+        return [FlowGraph(ledger) for ledger in self.flows]
+
+    def locate_mode(self, site: FlowSite) -> tuple[RelatedLine, str, str] | None:
+        """Return the line that entered the mode under which most operators of a site ran, the manager and its form."""
+        ops = self.tables.ops
+        if ops.empty:
+            return None
+        rows = ops[(ops["file"] == site.file) & (ops["line"] == site.line) & (ops["op"] == site.op)]
+        rows = rows[rows["region"].notna()]
+        if rows.empty:
+            return None
+        number = int(rows.groupby("region")["count"].sum().idxmax())
+        for process in self.processes:
+            index = number - process.first_region
+            if not 0 <= index < len(process.history.regions):
+                continue
+            region: Region | None = process.history.regions[index]
+            while region is not None and region.inside == (True, False):
+                region = region.parent
+            at = None if region is None else locate_site(process, region.site, "mode entered here")
+            if region is not None and at is not None:
+                return at, region.manager, region.form
+        return None
 
     def iter_regions(self) -> Iterator[tuple[Process, Region]]:
         """Yield the user's blocks, without those of PyTorch's own code."""

@@ -20,7 +20,11 @@ class RelatedLine:
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem at a line. ``fix`` is empty unless something better than the rule's fix is known."""
+    """A problem at a line.
+
+    ``fix`` is empty unless something better than the rule's fix is known, ``level`` unless the severity is another than the
+    rule's. ``evidence`` says in numbers what was seen.
+    """
 
     rule: str
     message: str
@@ -30,11 +34,13 @@ class Finding:
     count: int = 1
     related: tuple[RelatedLine, ...] = ()
     fix: str = ""
+    evidence: str = ""
+    level: str = ""
 
     @property
     def severity(self) -> str:
-        """Severity of the rule: error, warning or note."""
-        return RULES[self.rule].severity
+        """Severity: error, warning or note."""
+        return self.level or RULES[self.rule].severity
 
     @property
     def advice(self) -> str:
@@ -46,7 +52,7 @@ class Finding:
         related = [{"file": place.file, "line": place.line, "role": place.role} for place in self.related]
         return (
             (self.rule, self.severity, self.message, self.file, self.line, self.function)
-            + (self.count, related, self.advice)
+            + (self.count, related, self.advice, self.evidence)
         )  # fmt: skip
 
 

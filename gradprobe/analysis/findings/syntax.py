@@ -47,6 +47,25 @@ class ParsedFile:
                 return node
         return None
 
+    def find_loop_at(self, line: int) -> int | None:
+        """Return the line of the innermost loop or comprehension around a line, in the same function."""
+        function = self.find_function_at(line)
+        kinds = ast.For | ast.AsyncFor | ast.While | ast.ListComp | ast.GeneratorExp | ast.SetComp | ast.DictComp
+        around = [
+            node.lineno
+            for node in ast.walk(self.tree if function is None else function)
+            if isinstance(node, kinds) and node.lineno <= line <= (node.end_lineno or line)
+        ]
+        return max(around, default=None)
+
+    def find_store(self, name: str, near: int) -> int | None:
+        """Return the line nearest to ``near`` that puts something into a container or attribute called ``name``.
+
+        ``total += x``, ``history.append(x)``, ``self.cache[key] = x`` and ``self.last = x`` do.
+        """
+        lines = [node.lineno for node in ast.walk(self.tree) if _stores(node, name)]
+        return min(lines, key=lambda line: (abs(line - near), line), default=None)
+
     def index_classes(self) -> dict[str, ast.ClassDef]:
         """Return the classes of the file by name, the last one of each name."""
         return {node.name: node for node in ast.walk(self.tree) if isinstance(node, ast.ClassDef)}
@@ -65,6 +84,33 @@ class ParsedFile:
             and any(ast.unparse(target) == name for target in node.targets)
         ]
         return max(lines, default=None)
+
+
+_STORING_METHODS = frozenset(
+    ("append", "appendleft", "add", "insert", "extend", "update", "setdefault", "put", "put_nowait", "push", "__setitem__")
+)
+
+
+def _stores(node: ast.AST, name: str) -> bool:
+    if isinstance(node, ast.Call):
+        method = node.func
+        if not isinstance(method, ast.Attribute) or method.attr not in _STORING_METHODS:
+            return False
+        return _is_called(method.value, name)
+    if isinstance(node, ast.AugAssign):
+        return _is_called(node.target, name)
+    if isinstance(node, ast.Assign):
+        return any(isinstance(t, ast.Subscript | ast.Attribute) and _is_called(t, name) for t in node.targets)
+    return False
+
+
+def _is_called(node: ast.AST, name: str) -> bool:
+    """Return whether an expression is the variable or attribute ``name``, or an item of it."""
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    if isinstance(node, ast.Call):  # history.setdefault(key, []).append(x)
+        return isinstance(node.func, ast.Attribute) and _is_called(node.func.value, name)
+    return (isinstance(node, ast.Name) and node.id == name) or (isinstance(node, ast.Attribute) and node.attr == name)
 
 
 def parse_file(file: str | None) -> ParsedFile | None:

@@ -222,7 +222,7 @@ class ThreadRegistry:
             The sequence numbers of the nodes that it goes through, or None if the calling thread is not observed.
         """
         observed = self._threads.get(thread())
-        return None if observed is None else observed.begin_backward(outputs, self.codes.find_user_frame(frame))
+        return None if observed is None else observed.begin_backward(outputs, frame)
 
     def on_backward(self, outputs: list[torch.Tensor], runs: list[tuple[int, int]], frame: FrameType) -> None:
         """Run the detectors as a backward begins in ``frame``, which will reach the nodes in ``runs``."""

@@ -121,6 +121,11 @@ struct Call {
     if (is_looked_at) kept.assign(stack.begin() + static_cast<ptrdiff_t>(first), stack.end());
   }
 
+  bool is_written(const at::TensorImpl* impl) const {
+    const auto is_it = [impl](const Write& write) { return write.tensor.unsafeGetTensorImpl() == impl; };
+    return std::any_of(writes.begin(), writes.end(), is_it);
+  }
+
   // The number of a leaf, which it gets here for its first operator.
   static FlowId leaf_of(at::TensorImpl* impl, c10::StorageImpl* storage) {
     auto& nodes = FlowNodes::global();
@@ -150,7 +155,7 @@ struct Call {
       has_grad_arguments = argument.requires_grad = true;
       has_graph_arguments |= !is_leaf;
       if (!is_backward) argument.flow = is_leaf ? leaf_of(impl, storage) : flow_of(impl);
-    } else if (is_grad_enabled_) {
+    } else if (is_grad_enabled_ || !plan->written.empty()) {
       argument.flow = flow_of(impl);
       if (argument.flow == NO_FLOW && storage != nullptr) {
         argument.flow = LeafStorages::global().find(storage);

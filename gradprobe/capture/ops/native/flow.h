@@ -24,7 +24,7 @@ constexpr FlowId NO_FLOW = 0;
 
 // What became of gradient between two sites: a mirror of recording/flow.py, compared with it when the library is loaded.
 enum Passage : uint8_t { CARRIED, WITHOUT_GRAD, CUT_BY_NO_GRAD, CUT_BY_INFERENCE, CUT_BY_DETACH, CUT_BY_DATA, NOT_DIFFERENTIABLE,
-                         NUMBER_OF_PASSAGES };
+                         WRITTEN, NUMBER_OF_PASSAGES };
 
 // An operator at a line, or a leaf: a parameter or another tensor that requires grad and that no operator computed.
 struct FlowNode {

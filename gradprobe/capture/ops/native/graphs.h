@@ -76,9 +76,10 @@ inline std::vector<std::pair<uint64_t, uint64_t>> begin_backward(const Logs& log
                                                                  const std::vector<at::Tensor>& roots) {
   GraphWalk walk;
   for (const auto& root : roots) walk.add(root);
-  std::vector<FlowId> starts, leaves;
+  std::vector<std::pair<FlowId, bool>> starts;
+  std::vector<FlowId> leaves;
   for (const auto& root : roots) {
-    if (const FlowId flow = flow_of_root(root)) starts.push_back(flow);
+    if (const FlowId flow = flow_of_root(root)) starts.emplace_back(flow, raw_grad_fn(root) == nullptr);
   }
   for (const auto& leaf : walk.leaves()) {
     if (const FlowId flow = flow_of_leaf(leaf)) leaves.push_back(flow);

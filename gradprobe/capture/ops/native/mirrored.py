@@ -30,6 +30,7 @@ MIRRORED_CONSTANTS: dict[str, int] = {
         for name in (
             *("CARRIED", "WITHOUT_GRAD", "CUT_BY_NO_GRAD", "CUT_BY_INFERENCE", "CUT_BY_DETACH", "CUT_BY_DATA"),
             "NOT_DIFFERENTIABLE",
+            "WRITTEN",
         )
     },
     "NUMBER_OF_COUNTS": len(OpCounts._fields),

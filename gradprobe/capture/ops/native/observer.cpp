@@ -305,9 +305,9 @@ FlowNode site_at(const py::object& code, int offset, const char* op) {
 }
 
 std::vector<std::pair<uint64_t, uint64_t>> note_backward(Observer& observer, const std::vector<at::Tensor>& roots,
-                                                         const py::object& code, int offset) {
+                                                         const py::object& code, int offset, const char* name) {
   const auto own = observer.log_of(this_thread());
-  return begin_backward(observer.logs(), own.get(), site_at(code, offset, "backward"), roots);
+  return begin_backward(observer.logs(), own.get(), site_at(code, offset, name), roots);
 }
 
 void note_step(Observer& observer, const std::vector<at::Tensor>& parameters, const py::object& code, int offset) {
@@ -316,7 +316,7 @@ void note_step(Observer& observer, const std::vector<at::Tensor>& parameters, co
     if (!parameter.requires_grad() || !parameter.is_leaf()) continue;
     if (const FlowId leaf = flow_of_leaf(parameter)) leaves.emplace_back(leaf, parameter.grad().defined());
   }
-  observer.log_of(this_thread())->begin_step(site_at(code, offset, "step"), leaves);
+  observer.log_of(this_thread())->begin_step(site_at(code, offset, "optimizer.step"), leaves);
 }
 
 py::tuple place_of(PyCodeObject* code, int offset) { return py::make_tuple(reinterpret_cast<uintptr_t>(code), offset); }
@@ -379,6 +379,7 @@ py::dict mirrored_constants() {
   constants["CUT_BY_INFERENCE"] = static_cast<int>(CUT_BY_INFERENCE);
   constants["CUT_BY_DETACH"] = static_cast<int>(CUT_BY_DETACH);
   constants["CUT_BY_DATA"] = static_cast<int>(CUT_BY_DATA);
+  constants["WRITTEN"] = static_cast<int>(WRITTEN);
   constants["NOT_DIFFERENTIABLE"] = static_cast<int>(NOT_DIFFERENTIABLE);
   return constants;
 }

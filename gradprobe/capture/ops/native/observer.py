@@ -21,6 +21,7 @@ from gradprobe.capture.location.optimizers import find_stepping_optimizer
 from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.patching.compile_skip import skip_when_compiling
 from gradprobe.capture.patching.patches import Patch
+from gradprobe.recording.flow import BACKWARD_SITE, GRAD_SITE
 from gradprobe.recording.events import OP_BATCH, OPERATOR, SAVING, Event, SharedEvent
 from gradprobe.recording.op_rows import OpCounts
 
@@ -147,7 +148,9 @@ class ObservedThread:
         Returns:
             The sequence numbers of the nodes that it goes through, as ranges of a first and a last number.
         """
-        ranges: list[tuple[int, int]] = self._observer.begin_backward(outputs, *_instruction(frame))
+        name = GRAD_SITE if frame is not None and frame.f_code.co_name == "grad" else BACKWARD_SITE
+        at = _instruction(self._codes.find_user_frame(frame))
+        ranges: list[tuple[int, int]] = self._observer.begin_backward(outputs, *at, name)
         return ranges
 
     def list_held_graphs(self) -> list[tuple[Any, ...]]:

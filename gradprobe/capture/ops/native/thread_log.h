@@ -136,11 +136,12 @@ class ThreadLog {
   // PyTorch's number for this thread, by which a node tells the thread that constructed it.
   uint64_t number_in_torch() const { return number_in_torch_.load(std::memory_order_relaxed); }
 
-  // Notes that a backward, called at a site, begins at roots that these sites made and ends at these leaves.
-  void begin_backward(const FlowNode& site, const std::vector<FlowId>& roots, const std::vector<FlowId>& leaves) {
+  // Notes that a backward, called at a site, begins at roots that these sites made, or that are leaves themselves, and ends at
+  // these leaves.
+  void begin_backward(const FlowNode& site, const std::vector<std::pair<FlowId, bool>>& roots, const std::vector<FlowId>& leaves) {
     const std::lock_guard<SpinLock> guard(lock_);
     auto& target = flow_.at(site);
-    for (const FlowId root : roots) FlowEdges::count(target, root, CARRIED);
+    for (const auto& [root, is_leaf] : roots) FlowEdges::count(target, root, is_leaf ? WITHOUT_GRAD : CARRIED);
     for (const FlowId leaf : leaves) FlowEdges::count(target, leaf, CARRIED);
     backwards_.push_back(at::sequence_number::peek());
     if (backwards_.size() > MAX_MARKS) backwards_.pop_front();
@@ -260,7 +261,11 @@ class ThreadLog {
     counts[INFERENCE_WITH_COUNTER] = call.inference_with_counter;
     Creation creation{time_, caller.code, caller.offset, key.op, caller.module, time_, thread_};
     creation.epoch = FlowNodes::global().epoch();
-    if (caller.phase == FORWARD) creation.flow = follow(call, caller, key.op, builds);
+    if (caller.phase == FORWARD) {
+      creation.flow = follow(call, caller, key.op, builds);
+    } else if (caller.phase == IN_OPTIMIZER && !call.writes.empty()) {
+      note_written_leaves(call, caller, key.op);
+    }
     if (!unclaimed_.empty()) last_results_.clear();
     for (size_t i = stack.size() - call.plan->returns; i < stack.size(); ++i) {
       visit_tensors(stack[i], [&](const at::Tensor& tensor) { see_result(call, tensor, creation, counts); });
@@ -299,15 +304,24 @@ class ThreadLog {
     auto& target = flow_.at({caller.code, caller.offset, op, caller.module});
     for (const auto& argument : call.arguments) {
       if (argument.flow == NO_FLOW) continue;
-      const auto is_it = [&argument](const Call::Write& write) { return write.tensor.unsafeGetTensorImpl() == argument.impl; };
       // What a line writes without a node, such as a parameter that it initializes, has no gradient to lose there.
-      if (!builds && std::any_of(call.writes.begin(), call.writes.end(), is_it)) continue;
-      const Passage passage = argument.requires_grad ? (builds ? CARRIED : if_cut)
+      const Passage passage = !builds && call.is_written(argument.impl) ? WRITTEN
+          : argument.requires_grad                                      ? (builds ? CARRIED : if_cut)
           : argument.is_data_of_leaf                 ? CUT_BY_DATA
                                                      : WITHOUT_GRAD;
       FlowEdges::count(target, argument.flow, passage);
     }
     return target.id;
+  }
+
+  void note_written_leaves(const Call& call, const Caller& caller, NameId op) {
+    const std::lock_guard<SpinLock> guard(lock_);
+    auto& target = flow_.at({caller.code, caller.offset, op, caller.module});
+    for (const auto& argument : call.arguments) {
+      if (argument.flow != NO_FLOW && argument.requires_grad && call.is_written(argument.impl)) {
+        FlowEdges::count(target, argument.flow, WRITTEN);
+      }
+    }
   }
 
   void note_origins(uint64_t first, uint64_t end, const std::vector<SavedStorage>& saved) {

@@ -1,0 +1,71 @@
+"""Rules about graphs that the program keeps alive longer than it uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.syntax import parse_file
+
+_FIXES = {
+    "closure": "Store `tensor.detach()` in the closure or hook.",
+    "cache": "Return `result.detach()` from the cached function, or cache under `torch.no_grad()`.",
+    "traceback": "Keep `str(error)`, or call `error.with_traceback(None)` before storing the exception.",
+    "generator": "Let the generator finish, or call its `close()`; detach what it keeps.",
+}
+
+
+def find_kept_graphs(evidence: Evidence) -> Iterator[Finding]:
+    """Yield GP201: the line that keeps the tensor, the line that computed it, and those whose graphs it keeps."""
+    for located in evidence.select_detections("GP201"):
+        yield _describe(located)
+
+
+def _describe(located: LocatedDetection) -> Finding:
+    facts = located.detection.facts
+    holder, number = str(facts.get("holder", "")), int(facts.get("number", 1))
+    held = int(facts.get("bytes", 0))
+    size = f" with {held:,} bytes saved for backward" if held else ""
+    subject = f"`{holder}`" if holder else "Something in the program"
+    iterations = int(facts.get("iterations", 0))
+    when = f"of {iterations:,} iterations that have ended" if iterations else "of every run of this line"
+    message = (
+        f"{subject} keeps autograd graphs {when}: {number:,} tensors keep {facts.get('nodes', 0):,} nodes{size} alive, and no "
+        "backward pass uses them again."
+    )
+    lines = [line for line in located.lines if line.role != "held by"]
+    stored = _find_store(located, holder)
+    if stored is not None:
+        computed = RelatedLine(lines[0].file, lines[0].line, "tensor computed here")
+        lines = [stored, computed, *lines[1:]]
+    main, function = lines[0], located.main.function
+    related: dict[tuple[str, int], RelatedLine] = {}
+    for line in lines[1:]:
+        if (line.file, line.line) != (main.file, main.line):
+            related.setdefault((line.file, line.line), line)
+    fix = _FIXES.get(str(facts.get("holder_kind", "")), "")
+    evidence_text = f"{number:,} tensors, {facts.get('nodes', 0):,} nodes and {held:,} bytes were alive at once"
+    return Finding(
+        "GP201", message, main.file, main.line, function, located.count, tuple(related.values()), fix, evidence=evidence_text
+    )
+
+
+def _find_store(located: LocatedDetection, holder: str) -> RelatedLine | None:
+    """Return the line that puts something into the holder, in the files that the detection names."""
+    name = holder.split("[")[0]
+    last = name.rsplit(".", 1)[-1]
+    if not last.isidentifier():
+        return None
+    places = [(located.main.file, located.main.line)]
+    places += [(line.file, line.line) for line in located.lines[1:]]
+    for file, line in places:
+        source = parse_file(file)
+        found = None if source is None else source.find_store(last, line)
+        if found is not None:
+            return RelatedLine(file, found, "stored here")
+    return None
+
+
+RULES = (find_kept_graphs,)
+"""Rules of this family; a recording is checked against each."""

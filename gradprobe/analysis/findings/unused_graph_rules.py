@@ -1,0 +1,117 @@
+"""Rules about graphs that no backward pass uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradprobe.analysis.call_tree import CallNode, UnusedCalls, build_call_tree, find_unused_calls
+from gradprobe.analysis.findings.catalogue import NOTE
+from gradprobe.analysis.findings.evidence import Evidence, is_library
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.syntax import parse_file
+from gradprobe.recording.flow import FlowLedger, Frame
+
+_MIN_TIMES = 2
+"""Minimum number of times for a warning: a single pass, such as a dry run, is by design."""
+_MIN_SHARE = 0.02
+"""Minimum share of all nodes of the program."""
+_LARGE = 64 << 20
+"""Bytes that are worth a warning even if they were saved once."""
+_MAX_BUILDING_LINES = 3
+
+
+def find_unused_graphs(evidence: Evidence) -> Iterator[Finding]:
+    """Yield GP204: lines whose calls built graphs that no backward pass reached, and the lines inside that built them."""
+    for ledger in evidence.flows:
+        root = build_call_tree(ledger.paths)
+        for calls in find_unused_calls(root):
+            finding = _describe(calls, ledger, root)
+            if finding is not None:
+                yield finding
+
+
+def _describe(calls: UnusedCalls, ledger: FlowLedger, root: CallNode) -> Finding | None:
+    main, caller = _choose_line(calls)
+    if main is None or _is_reached(root, calls, main):
+        return None
+    is_waste = _runs_a_model(calls, ledger) and calls.unused >= _MIN_SHARE * root.built and calls.times >= _MIN_TIMES
+    saved = f" and saved {_bytes(calls.saved_bytes)} for backward" if calls.saved_bytes else ""
+    reason = "no backward pass reached them" if root.reached else "no backward pass ran"
+    message = (
+        f"This builds an autograd graph that is never used: {calls.unused:,} nodes were constructed{saved}, but {reason}. "
+        "`eval()` does not disable grad."
+    )
+    related: list[RelatedLine] = []
+    loop = _find_loop(main)
+    if loop is not None:
+        related.append(RelatedLine(main.file, loop, "loop to run under torch.no_grad()"))
+    if caller is not None:
+        related.append(RelatedLine(caller.file, caller.line, "called here"))
+    others = [line.frame for line in calls.lines if line.frame is not None]
+    for frame in [*others, *(f for f in calls.innermost if not is_library(f.file))]:
+        place = RelatedLine(frame.file, frame.line, "graph built here")
+        known = {(line.file, line.line) for line in related} | {(main.file, main.line)}
+        if (place.file, place.line) not in known and len(related) < 2 + _MAX_BUILDING_LINES:
+            related.append(place)
+    evidence = f"{calls.unused:,} of {calls.unused:,} nodes unused in {calls.times:,} runs of the line"
+    severity = "" if is_waste or calls.saved_bytes >= _LARGE else NOTE
+    return Finding(
+        "GP204", message, main.file, main.line, main.function, calls.unused, tuple(related), evidence=evidence, level=severity
+    )
+
+
+def _is_reached(root: CallNode, calls: UnusedCalls, main: Frame) -> bool:
+    """Return whether a part of what the line calls was reached: then its graph is used, and only cut somewhere inside."""
+    node = root
+    for frame in calls.path:
+        node = node.children[frame]
+        if frame == main:
+            return node.reached > 0
+    return False
+
+
+def _choose_line(calls: UnusedCalls) -> tuple[Frame | None, Frame | None]:
+    """Return the line to put under a mode and the line that calls its function: the user's, outside of the model's code."""
+    inside = next((line.frame for line in calls.lines if line.frame is not None), None)
+    chain = [*calls.path, inside] if inside is not None else list(calls.path)
+    own = [frame for frame in chain if not is_library(frame.file)]
+    outside = [frame for frame in own if not _is_model_code(frame)]
+    chosen = (outside or own or [None])[-1]
+    if chosen is None:
+        return None, None
+    position = own.index(chosen)
+    caller = own[position - 1] if position and not _is_module_level(chosen) else None
+    return chosen, caller
+
+
+def _is_model_code(frame: Frame) -> bool:
+    return frame.function.rsplit(".", 1)[-1] in ("forward", "__call__", "call")
+
+
+def _is_module_level(frame: Frame) -> bool:
+    return frame.function == "<module>"
+
+
+def _runs_a_model(calls: UnusedCalls, ledger: FlowLedger) -> bool:
+    """Return whether the lines take parameters through operators of a module, or through some that save tensors."""
+    lines = {(frame.file, frame.line) for frame in calls.innermost}
+    for (source, target), _ in ledger.edges.items():
+        site = ledger.sites.get(target)
+        if site is None or (site.file, site.line) not in lines or source not in ledger.leaves:
+            continue
+        if site.module or calls.saved_bytes:
+            return True
+    return False
+
+
+def _find_loop(main: Frame) -> int | None:
+    source = parse_file(main.file)
+    return None if source is None else source.find_loop_at(main.line)
+
+
+def _bytes(number: int) -> str:
+    return f"{number / (1 << 20):,.1f} MiB" if number >= 1 << 20 else f"{number:,} bytes"
+
+
+RULES = (find_unused_graphs,)
+"""Rules of this family; a recording is checked against each."""
