@@ -62,11 +62,6 @@ class UnusedCalls:
         found = [leaf for line in self.lines for leaf in line.leaves()]
         return list(dict.fromkeys(leaf.frame for leaf in sorted(found, key=lambda leaf: -leaf.unused) if leaf.frame))
 
-    @property
-    def times(self) -> int:
-        """How often the lines ran: the number of operators of the innermost line that ran the fewest."""
-        return min((leaf.calls for line in self.lines for leaf in line.leaves()), default=0)
-
 
 def build_call_tree(paths: Mapping[tuple[Frame, ...], PathCounts]) -> CallNode:
     """Return the tree of all paths, which are given from the innermost line outwards."""

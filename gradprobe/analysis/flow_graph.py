@@ -54,7 +54,13 @@ class LeafUse:
     """Backward passes that began at the leaf itself."""
     steps_with_grad: int
     steps_without_grad: int
-    is_written: bool
+    writes: int
+    """Operators that wrote it in place without a node, but for those of the line that created it."""
+
+    @property
+    def is_updated(self) -> bool:
+        """True if the program updates the leaf as often as backward passes reach it."""
+        return self.writes >= max(2, self.backwards // 2)
 
     @property
     def steps(self) -> int:
@@ -91,7 +97,8 @@ class FlowGraph:
     def _read_leaf(self, number: int, leaf: FlowLeaf) -> LeafUse:
         sites, carried = [], []
         backwards = grads = roots = with_grad = without_grad = 0
-        is_written = False
+        writes = 0
+        made = self.sites.get(leaf.made_at)
         for target, counts in self.outgoing.get(number, {}).items():
             site = self.sites.get(target)
             if site is None:
@@ -105,13 +112,14 @@ class FlowGraph:
                 with_grad += counts[CARRIED]
                 without_grad += counts[WITHOUT_GRAD]
             else:
-                is_written |= counts[WRITTEN] > 0
+                if made is None or (made.file, made.line) != (site.file, site.line):
+                    writes += counts[WRITTEN]
                 if any(counts[:WRITTEN]):
                     sites.append(target)
                 if counts[CARRIED]:
                     carried.append(target)
         return LeafUse(
-            number, leaf, tuple(sites), tuple(carried), backwards, grads, roots, with_grad, without_grad, is_written
+            number, leaf, tuple(sites), tuple(carried), backwards, grads, roots, with_grad, without_grad, writes
         )
 
     @cached_property
@@ -158,6 +166,15 @@ class FlowGraph:
         if leading or not self.sinks:
             return leading
         return []
+
+    @cached_property
+    def sites_by_line(self) -> dict[tuple[str, int], list[int]]:
+        """Numbers of the sites of each line where nodes were constructed."""
+        found: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for number, site in self.sites.items():
+            if any(counts[CARRIED] for counts in self.incoming.get(number, {}).values()) and not self.is_sink(number):
+                found[site.file, site.line].append(number)
+        return found
 
     @cached_property
     def sinks(self) -> list[FlowSite]:

@@ -41,13 +41,15 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
         cut: dict[tuple[int, int], list[tuple[LeafUse, Cut]]] = {}
         cleared, ended = list[LeafUse](), dict[tuple[int, ...], list[LeafUse]]()
         for use in starved:
-            if use.backwards:
+            if use.backwards and use.carried:
                 cleared.append(use)
+            elif use.backwards:
+                yield from _describe_function(graph, use)
             elif use.sites:
                 cuts = graph.find_cuts(use)
                 if cuts:
                     cut.setdefault((cuts[0].site, cuts[0].passage), []).append((use, cuts[0]))
-                elif graph.sinks:
+                elif graph.sinks and not _has_loss_without_graph(graph):
                     ended.setdefault(tuple(graph.find_ends(use)), []).append(use)
         for (site, passage), entries in cut.items():
             yield _describe_cut(evidence, graph, site, passage, [use for use, _ in entries])
@@ -110,6 +112,27 @@ def _describe_cleared(graph: FlowGraph, uses: list[LeafUse]) -> Iterator[Finding
         yield _make("GP511", message, step, len(uses), related, fix, f"0 of {steps:,} steps found a gradient")
 
 
+def _describe_function(graph: FlowGraph, use: LeafUse) -> Iterator[Finding]:
+    """Yield a parameter that only a custom Function takes: its ``backward`` returns no gradient for it."""
+    for site in (graph.sites[number] for number in use.sites):
+        source = parse_file(site.file)
+        returned = None if source is None else source.find_backward_return(site.line)
+        if source is None or returned is None:
+            continue
+        applied = source.find_apply(site.line)
+        related = [_related(site, "parameter used here"), *_locate_way(graph, [use])]
+        if applied is not None:
+            related.insert(0, RelatedLine(site.file, applied, "Function applied here"))
+        message = (
+            f"{_list_names([use])} had no gradient in any of {use.steps:,} optimizer steps: the `backward` of this "
+            "autograd.Function returns None for it."
+        )
+        main = site._replace(line=returned)
+        fix = "Return the gradient of this input from `backward`."
+        yield _make("GP511", message, main, 1, related, fix, f"0 of {use.steps:,} steps found a gradient")
+        return
+
+
 def _describe_end(graph: FlowGraph, ends: tuple[int, ...], uses: list[LeafUse]) -> Iterator[Finding]:
     """Yield the parameters whose results no backward pass starts from: the way ends, and nothing has cut it."""
     sites = [graph.sites[number] for number in ends if number in graph.sites]
@@ -152,7 +175,7 @@ def find_losses_without_graph(evidence: Evidence) -> Iterator[Finding]:
                 mode = evidence.locate_mode(graph.sites[cut.site])
                 if mode is not None:
                     related.append(mode[0])
-            related += [_related(site, "value read here") for site in _find_exits(graph, main)]
+            related += [_related(site, "values leave the graph here") for site in _find_exits(graph, main)]
             message = (
                 f"`backward()` starts at a tensor without a graph: what this line makes is a new leaf, so no parameter gets a "
                 f"gradient from it ({use.roots:,} times)."
@@ -160,14 +183,18 @@ def find_losses_without_graph(evidence: Evidence) -> Iterator[Finding]:
             yield _make("GP512", message, main, use.roots, related, "", f"{use.roots:,} passes reached no parameter")
 
 
+def _has_loss_without_graph(graph: FlowGraph) -> bool:
+    return any(use.roots and not use.steps and not use.carried for use in graph.uses.values())
+
+
 def _find_exits(graph: FlowGraph, near: FlowSite) -> list[FlowSite]:
-    """Return the sites of the same function that read values out of tensors with a graph, the nearest first."""
-    found = []
-    for number, site in graph.sites.items():
-        if (site.file, site.function) == (near.file, near.function) and _short(site.op) in _EXITS:
-            if any(counts[NOT_DIFFERENTIABLE] for counts in graph.incoming.get(number, {}).values()):
-                found.append(site)
-    return sorted(found, key=lambda site: abs(site.line - near.line))[:1]
+    """Return the sites where results of parameters leave the graph and do not come back, the most likely ones first."""
+    starved = [use for use in graph.uses.values() if use.steps and not use.steps_with_grad]
+    reached = graph.follow(number for use in starved for number in use.carried)
+    cuts = [cut for cut in graph.cuts_after(reached) if cut.site not in graph.leading_to_sinks]
+    cuts.sort(key=lambda cut: (cut.passage == NOT_DIFFERENTIABLE and _short(graph.sites[cut.site].op) not in _EXITS, -cut.count))
+    sites = [graph.sites[cut.site] for cut in cuts]
+    return sorted(sites, key=lambda site: (site.file, site.function) != (near.file, near.function))[:2]
 
 
 _EXITS = ("item", "_local_scalar_dense", "is_nonzero", "equal")
@@ -176,23 +203,41 @@ _EXITS = ("item", "_local_scalar_dense", "is_nonzero", "equal")
 def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP513: the line that made the parameter in use, where the optimizer was constructed and where it steps."""
     for graph in evidence.flow_graphs:
-        stale = [u for u in graph.uses.values() if u.steps and not u.steps_with_grad and not u.carried and not u.backwards]
-        in_use = [u for u in graph.uses.values() if not u.steps and u.backwards]
+        uses = list(graph.uses.values())
+        stale = [u for u in uses if _is_stale(u)]
+        in_use = [u for u in uses if not u.steps and u.backwards and u.leaf.is_parameter and not u.is_updated]
+        if not stale or not in_use:
+            continue
+        trained = {u.leaf.name.split(".")[0] for u in uses if u.steps_with_grad}
+        by_line: dict[int, list[LeafUse]] = {}
         for use in in_use:
-            old = [other for other in stale if other.leaf.shape == use.leaf.shape and other.leaf.optimizer]
-            if not old:
-                continue
-            step = (_steps_of(graph, old) or graph.sinks)[0]
-            made = graph.sites.get(use.leaf.made_at) or step
-            constructed = _find_call(step.file, old[0].leaf.optimizer, step.line)
-            related = [_related(step, "optimizer steps here")]
-            if constructed is not None:
-                related.insert(0, RelatedLine(step.file, constructed, "optimizer constructed here"))
+            is_same = any(old.leaf.shape == use.leaf.shape for old in stale)
+            if is_same or use.leaf.name.split(".")[0] in trained:
+                by_line.setdefault(use.leaf.made_at, []).append(use)
+        for made_at, members in by_line.items():
+            step = (_steps_of(graph, stale) or graph.sinks)[0]
+            main = graph.sites.get(made_at) or step
+            related = [*_locate_construction(graph, stale), _related(step, "optimizer steps here")]
+            passes = max(use.backwards for use in members)
             message = (
-                f"{_list_names([use])} is used and gets gradients ({use.backwards:,} backward passes), but the optimizer holds "
-                f"another parameter of this shape, which nothing uses: it was replaced after the optimizer was constructed."
+                f"{_list_names(members)} gets gradients ({passes:,} backward passes), but the optimizer holds another parameter "
+                "in its place, which nothing uses: it was replaced after the optimizer was constructed."
             )
-            yield _make("GP513", message, made, use.backwards, related, "", f"{old[0].steps:,} steps found no gradient")
+            yield _make("GP513", message, main, passes, related, "", f"{stale[0].steps:,} steps found no gradient")
+
+
+def _is_stale(use: LeafUse) -> bool:
+    return bool(use.steps) and not use.steps_with_grad and not use.carried and not use.backwards
+
+
+def _locate_construction(graph: FlowGraph, uses: Sequence[LeafUse]) -> list[RelatedLine]:
+    """Return the line that constructed the optimizer of some parameters, from the source of the line that steps."""
+    for step in _steps_of(graph, uses)[:1]:
+        for name in {use.leaf.optimizer for use in uses if use.leaf.optimizer}:
+            line = _find_call(step.file, name, step.line)
+            if line is not None:
+                return [RelatedLine(step.file, line, "optimizer constructed here")]
+    return []
 
 
 def find_gradients_nobody_takes(evidence: Evidence) -> Iterator[Finding]:
@@ -201,11 +246,11 @@ def find_gradients_nobody_takes(evidence: Evidence) -> Iterator[Finding]:
         uses = list(graph.uses.values())
         if not any(use.steps_with_grad for use in uses):
             continue
-        stale = {u.leaf.shape for u in uses if u.steps and not u.carried and not u.backwards}
+        has_stale = any(map(_is_stale, uses))
         groups: dict[str, list[LeafUse]] = {}
         for use in uses:
-            is_taken = use.steps or use.is_written or use.backwards < _MIN_BACKWARDS
-            if not is_taken and use.carried and use.leaf.shape not in stale:
+            is_taken = use.steps or use.is_updated or use.backwards < _MIN_BACKWARDS
+            if not is_taken and use.carried and not (has_stale and use.leaf.is_parameter):
                 groups.setdefault(use.leaf.name.split(".")[0], []).append(use)
         trained = {use.leaf.name.split(".")[0] for use in uses if use.steps_with_grad}
         for root, members in groups.items():
@@ -221,6 +266,7 @@ def _describe_untaken(
     related = [_related(site, "backward called here") for site in graph.sinks[:2]]
     related += [_related(graph.sites[u.leaf.made_at], "created here") for u in uses[:1] if u.leaf.made_at in graph.sites]
     related.append(_related(first, "parameter used here"))
+    related += _locate_construction(graph, [use for use in graph.uses.values() if use.steps_with_grad])
     what = "are not in any optimizer" if len(uses) > 1 else "is not in any optimizer"
     message = (
         f"{_list_names(uses)} {what}, and nothing writes to it, but {passes:,} backward passes compute its gradient."

@@ -66,6 +66,30 @@ class ParsedFile:
         lines = [node.lineno for node in ast.walk(self.tree) if _stores(node, name)]
         return min(lines, key=lambda line: (abs(line - near), line), default=None)
 
+    def find_backward_return(self, line: int) -> int | None:
+        """Return the last ``return`` of the ``backward`` method of the class around a line."""
+        owner = self._find_class_at(line)
+        method = None if owner is None else next(
+            (f for f in owner.body if isinstance(f, ast.FunctionDef) and f.name == "backward"), None
+        )
+        returns = () if method is None else walk_scope(method, ast.Return)
+        return max((node.lineno for node in returns if isinstance(node, ast.Return)), default=None)
+
+    def find_apply(self, line: int) -> int | None:
+        """Return the first line that calls ``apply`` of the class around a line."""
+        owner = self._find_class_at(line)
+        name = "" if owner is None else f"{owner.name}.apply"
+        calls = (node for node in ast.walk(self.tree) if isinstance(node, ast.Call))
+        return min((c.lineno for c in calls if owner is not None and ast.unparse(c.func) == name), default=None)
+
+    def _find_class_at(self, line: int) -> ast.ClassDef | None:
+        around = [
+            node
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.ClassDef) and node.lineno <= line <= (node.end_lineno or line)
+        ]
+        return max(around, key=lambda node: node.lineno, default=None)
+
     def index_classes(self) -> dict[str, ast.ClassDef]:
         """Return the classes of the file by name, the last one of each name."""
         return {node.name: node for node in ast.walk(self.tree) if isinstance(node, ast.ClassDef)}

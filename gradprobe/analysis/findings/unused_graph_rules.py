@@ -9,7 +9,8 @@ from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.syntax import parse_file
-from gradprobe.recording.flow import FlowLedger, Frame
+from gradprobe.analysis.flow_graph import FlowGraph
+from gradprobe.recording.flow import Frame
 
 _MIN_TIMES = 2
 """Minimum number of times for a warning: a single pass, such as a dry run, is by design."""
@@ -22,19 +23,25 @@ _MAX_BUILDING_LINES = 3
 
 def find_unused_graphs(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP204: lines whose calls built graphs that no backward pass reached, and the lines inside that built them."""
-    for ledger in evidence.flows:
+    for ledger, graph in zip(evidence.flows, evidence.flow_graphs, strict=True):
         root = build_call_tree(ledger.paths)
         for calls in find_unused_calls(root):
-            finding = _describe(calls, ledger, root)
+            finding = _describe(calls, graph, root)
             if finding is not None:
                 yield finding
 
 
-def _describe(calls: UnusedCalls, ledger: FlowLedger, root: CallNode) -> Finding | None:
+def _describe(calls: UnusedCalls, graph: FlowGraph, root: CallNode) -> Finding | None:
     main, caller = _choose_line(calls)
     if main is None or _is_reached(root, calls, main):
         return None
-    is_waste = _runs_a_model(calls, ledger) and calls.unused >= _MIN_SHARE * root.built and calls.times >= _MIN_TIMES
+    times = _count_runs(calls, graph)
+    is_waste = (
+        _runs_a_model(calls, graph)
+        and calls.unused >= _MIN_SHARE * root.built
+        and times >= _MIN_TIMES
+        and not _trains_in_vain(graph)
+    )
     saved = f" and saved {_bytes(calls.saved_bytes)} for backward" if calls.saved_bytes else ""
     reason = "no backward pass reached them" if root.reached else "no backward pass ran"
     message = (
@@ -53,7 +60,7 @@ def _describe(calls: UnusedCalls, ledger: FlowLedger, root: CallNode) -> Finding
         known = {(line.file, line.line) for line in related} | {(main.file, main.line)}
         if (place.file, place.line) not in known and len(related) < 2 + _MAX_BUILDING_LINES:
             related.append(place)
-    evidence = f"{calls.unused:,} of {calls.unused:,} nodes unused in {calls.times:,} runs of the line"
+    evidence = f"{calls.unused:,} of {calls.unused:,} nodes unused in about {times:,} runs"
     severity = "" if is_waste or calls.saved_bytes >= _LARGE else NOTE
     return Finding(
         "GP204", message, main.file, main.line, main.function, calls.unused, tuple(related), evidence=evidence, level=severity
@@ -92,15 +99,30 @@ def _is_module_level(frame: Frame) -> bool:
     return frame.function == "<module>"
 
 
-def _runs_a_model(calls: UnusedCalls, ledger: FlowLedger) -> bool:
+def _count_runs(calls: UnusedCalls, graph: FlowGraph) -> int:
+    """Return about how often the lines ran: operators by operators that the line has, of the line that ran least."""
+    runs = []
+    for line in calls.lines:
+        for leaf in line.leaves():
+            sites = () if leaf.frame is None else graph.sites_by_line.get((leaf.frame.file, leaf.frame.line), ())
+            runs.append(leaf.calls // max(len(sites), 1))
+    return max(min(runs, default=0), 1)
+
+
+def _trains_in_vain(graph: FlowGraph) -> bool:
+    """Return whether optimizers step without any gradient: then the graph was meant to be used, and other rules say why not."""
+    steps = [use for use in graph.uses.values() if use.steps]
+    return bool(steps) and not any(use.steps_with_grad for use in steps)
+
+
+def _runs_a_model(calls: UnusedCalls, graph: FlowGraph) -> bool:
     """Return whether the lines take parameters through operators of a module, or through some that save tensors."""
     lines = {(frame.file, frame.line) for frame in calls.innermost}
-    for (source, target), _ in ledger.edges.items():
-        site = ledger.sites.get(target)
-        if site is None or (site.file, site.line) not in lines or source not in ledger.leaves:
-            continue
-        if site.module or calls.saved_bytes:
-            return True
+    for use in graph.uses.values():
+        for number in use.carried:
+            site = graph.sites[number]
+            if (site.file, site.line) in lines and (site.module or calls.saved_bytes):
+                return True
     return False
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any
@@ -20,6 +22,8 @@ SKIPPED, USER, MODULE_CALL, OPTIMIZER, OWN = range(5)
 """Kinds of code; the observer's library uses the same numbers. ``OWN`` is that of gradprobe which
 looks at the program's tensors."""
 _OPTIMIZER_DIR = f"{TORCH_DIR}optim"
+_STDLIB_DIR = f"{sysconfig.get_path('stdlib')}{os.sep}"
+_SITE_DIRS = tuple(f"{_STDLIB_DIR}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 _OBSERVING = (f"{GRADPROBE_DIR}capture", f"{GRADPROBE_DIR}inspection")
 _F_LOCALS_IS_SNAPSHOT = sys.version_info < (3, 13)
 
@@ -77,7 +81,8 @@ class FrameClassifier:
         elif file.startswith(_OBSERVING):
             kind = OWN
         else:
-            kind = SKIPPED if file.startswith((TORCH_DIR, GRADPROBE_DIR)) else USER
+            is_stdlib = file.startswith(_STDLIB_DIR) and not file.startswith(_SITE_DIRS)
+            kind = SKIPPED if is_stdlib or file.startswith((TORCH_DIR, GRADPROBE_DIR, "<frozen ")) else USER
         self.held[id(code)] = code
         self.kinds[id(code)] = kind
         return kind

@@ -104,7 +104,8 @@ struct Call {
   Call(const OpPlan& plan_, const torch::jit::Stack& stack, int interest) : plan(&plan_) {
     before = at::sequence_number::peek();
     is_backward = torch::autograd::get_current_graph_task_id() != -1;
-    is_grad_enabled_ = !is_backward && c10::GradMode::is_enabled() && !c10::InferenceMode::is_enabled();
+    // What inference mode makes cannot lead to a backward pass; what no_grad makes can.
+    follows_all_ = !is_backward && !c10::InferenceMode::is_enabled();
     const size_t first = stack.size() - plan->arguments;
     for (size_t i = first; i < stack.size(); ++i) visit_tensors(stack[i], [this](const at::Tensor& t) { see(t); });
     for (const uint16_t position : plan->written) {
@@ -144,18 +145,20 @@ struct Call {
     return Creations::global().find_flow(impl, FlowNodes::global().epoch()).first;
   }
 
-  bool is_grad_enabled_ = false;
+  bool follows_all_ = false;
 
   void see(const at::Tensor& tensor) {
     auto* impl = tensor.unsafeGetTensorImpl();
     auto* storage = storage_of(impl);
     Argument argument{impl, storage};
     if (tensor.requires_grad()) {
-      const bool is_leaf = raw_grad_fn(tensor) == nullptr;
+      const bool has_node = raw_grad_fn(tensor) != nullptr;
+      // A view of a tensor that requires grad has no node either if it was made under no_grad.
+      const bool is_leaf = !has_node && !torch::autograd::impl::get_autograd_meta(tensor)->is_view_;
       has_grad_arguments = argument.requires_grad = true;
-      has_graph_arguments |= !is_leaf;
+      has_graph_arguments |= has_node;
       if (!is_backward) argument.flow = is_leaf ? leaf_of(impl, storage) : flow_of(impl);
-    } else if (is_grad_enabled_ || !plan->written.empty()) {
+    } else if (follows_all_) {
       argument.flow = flow_of(impl);
       if (argument.flow == NO_FLOW && storage != nullptr) {
         argument.flow = LeafStorages::global().find(storage);

@@ -262,7 +262,7 @@ class ThreadLog {
     Creation creation{time_, caller.code, caller.offset, key.op, caller.module, time_, thread_};
     creation.epoch = FlowNodes::global().epoch();
     if (caller.phase == FORWARD) {
-      creation.flow = follow(call, caller, key.op, builds);
+      creation.flow = follow(call, stack, caller, key.op, builds);
     } else if (caller.phase == IN_OPTIMIZER && !call.writes.empty()) {
       note_written_leaves(call, caller, key.op);
     }
@@ -291,7 +291,8 @@ class ThreadLog {
   }
 
   // Counts the ways from the sites that made the arguments to this one, and returns its number.
-  FlowId follow(const Call& call, const Caller& caller, NameId op, bool builds) {
+  FlowId follow(const Call& call, const torch::jit::Stack& stack, const Caller& caller, NameId op, bool builds) {
+    bool carries = builds;
     Passage if_cut = NOT_DIFFERENTIABLE;
     if (c10::InferenceMode::is_enabled()) {
       if_cut = CUT_BY_INFERENCE;
@@ -299,6 +300,10 @@ class ThreadLog {
       if_cut = CUT_BY_NO_GRAD;
     } else if (call.plan->is_detach) {
       if_cut = CUT_BY_DETACH;
+    } else if (call.has_grad_arguments && !builds) {
+      // An operator may return its argument as it is.
+      const auto see = [&carries](const at::Tensor& result) { carries |= result.requires_grad(); };
+      for (size_t i = stack.size() - call.plan->returns; i < stack.size(); ++i) visit_tensors(stack[i], see);
     }
     const std::lock_guard<SpinLock> guard(lock_);
     auto& target = flow_.at({caller.code, caller.offset, op, caller.module});
@@ -306,7 +311,7 @@ class ThreadLog {
       if (argument.flow == NO_FLOW) continue;
       // What a line writes without a node, such as a parameter that it initializes, has no gradient to lose there.
       const Passage passage = !builds && call.is_written(argument.impl) ? WRITTEN
-          : argument.requires_grad                                      ? (builds ? CARRIED : if_cut)
+          : argument.requires_grad                                      ? (carries ? CARRIED : if_cut)
           : argument.is_data_of_leaf                 ? CUT_BY_DATA
                                                      : WITHOUT_GRAD;
       FlowEdges::count(target, argument.flow, passage);
