@@ -89,9 +89,13 @@ def _collect(node: CallNode, path: tuple[Frame, ...], found: list[UnusedCalls]) 
     for child in node.children.values():
         if child.reached > 0:
             _collect(child, inside, found)
-    if not unused:
-        return
-    while len(unused) == 1 and unused[0].children and unused[0].frame is not None and not unused[0].calls:
-        inside = (*inside, unused[0].frame)
-        unused = list(unused[0].children.values())
-    found.append(UnusedCalls(inside, tuple(sorted(unused, key=lambda child: -child.unused))))
+    for child in unused:
+        outside, at = inside, child
+        while len(at.children) == 1 and not at.calls and at.frame is not None:
+            outside = (*outside, at.frame)
+            at = next(iter(at.children.values()))
+        if at.children and not at.calls and at.frame is not None:
+            lines = tuple(sorted(at.children.values(), key=lambda node: -node.unused))
+            found.append(UnusedCalls((*outside, at.frame), lines))
+        else:
+            found.append(UnusedCalls(outside, (at,)))

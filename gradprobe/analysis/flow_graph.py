@@ -134,6 +134,10 @@ class FlowGraph:
                     waiting.append(source)
         return frozenset(found)
 
+    def mixes(self, number: int) -> bool:
+        """Return whether a site takes other tensors than leaves, as a layer takes its input and its weights."""
+        return any(source not in self.leaves for source in self.incoming.get(number, ()))
+
     def follow(self, starts: Iterable[int]) -> list[int]:
         """Return the sites that gradient can reach from some sites, the nearest first, the sites themselves included."""
         waiting = deque(starts)

@@ -149,11 +149,9 @@ class Installation:
 
     def _on_backward(self, outputs: list[torch.Tensor], frame: FrameType) -> None:
         if self._demand.counts_nodes:
-            ranges = self._operators.begin_backward(outputs, frame) if self._demand.counts_operators else None
+            ranges = self._operators.on_backward(outputs, frame) if self._demand.counts_operators else None
             if ranges is None:
                 ranges = reachable_ranges(outputs)
-            if self._demand.counts_operators:
-                self._operators.on_backward(outputs, ranges, frame)
             if ranges:
                 marker = (BACKWARD_PASS, self._now(), get_ident(), 0, 0, None)
                 self._append((OP_ROWS, "backwards", marker, ranges))

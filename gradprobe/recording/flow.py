@@ -101,7 +101,10 @@ _PATH_FIELDS = ("built", "reached", "forgotten", "calls", "saved_bytes")
 
 @dataclass
 class FlowLedger:
-    """The flow of one process: sites and leaves by number, edges by their ends, paths by their frames from the inside out."""
+    """The flow of one process: sites and leaves by number, edges by their ends, paths by their frames from the inside out.
+
+    An edge from 0 is one of tensors that nothing is known of, such as those made from NumPy arrays.
+    """
 
     sites: dict[int, FlowSite] = field(default_factory=dict)
     leaves: dict[int, FlowLeaf] = field(default_factory=dict)

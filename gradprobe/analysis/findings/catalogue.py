@@ -112,6 +112,15 @@ _RULES = (
         "Run code that needs no gradients under `torch.no_grad()` or `torch.inference_mode()`.",
     ),
     Rule(
+        "GP205",
+        "backward-repeats-earlier-iterations",
+        WARNING,
+        "A backward pass goes through the graphs of earlier iterations again.",
+        "A hidden state, a running value or a cached result carries its graph into the next iteration, and `retain_graph=True` "
+        "keeps what the earlier pass used. Each iteration takes longer and more memory than the one before.",
+        "Detach what is carried over: `state = state.detach()`, and leave out `retain_graph=True`.",
+    ),
+    Rule(
         "GP301",
         "compile-recompiles-per-mode",
         WARNING,

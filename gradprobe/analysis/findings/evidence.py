@@ -15,7 +15,7 @@ from gradprobe.analysis.flow_graph import FlowGraph
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region
 from gradprobe.recording.events import mode_name
-from gradprobe.recording.flow import FlowLedger, FlowSite, read_flow
+from gradprobe.recording.flow import FlowLedger, FlowSite, Frame, read_flow
 from gradprobe.recording.notes import BlockAt, Detection, SourceLocation, read_detections
 from gradprobe.tables.recording_tables import RecordingTables
 
@@ -114,6 +114,18 @@ class Evidence:
             at = None if region is None else locate_site(process, region.site, "mode entered here")
             if region is not None and at is not None:
                 return at, region.manager, region.form
+        return None
+
+    def locate_enabling(self, frame: Frame) -> RelatedLine | None:
+        """Return the line that enabled grad for the operators of a line, if a block did."""
+        ops = self.tables.ops
+        rows = ops[(ops["file"] == frame.file) & (ops["line"] == frame.line) & ops["region"].notna() & (ops["nodes"] > 0)]
+        for number in rows["region"].unique().tolist():
+            for process in self.processes:
+                index = int(number) - process.first_region
+                if 0 <= index < len(process.history.regions):
+                    region = process.history.regions[index]
+                    return locate_site(process, region.site, "grad enabled here") if region.inside[0] else None
         return None
 
     def iter_regions(self) -> Iterator[tuple[Process, Region]]:

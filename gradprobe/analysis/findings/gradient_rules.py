@@ -267,6 +267,10 @@ def _describe_untaken(
     related += [_related(graph.sites[u.leaf.made_at], "created here") for u in uses[:1] if u.leaf.made_at in graph.sites]
     related.append(_related(first, "parameter used here"))
     related += _locate_construction(graph, [use for use in graph.uses.values() if use.steps_with_grad])
+    if is_partial:
+        source = parse_file(first.file)
+        lines = [] if source is None else source.find_requires_grad()
+        related += [RelatedLine(first.file, line, "requires_grad set here") for line in lines[:2]]
     what = "are not in any optimizer" if len(uses) > 1 else "is not in any optimizer"
     message = (
         f"{_list_names(uses)} {what}, and nothing writes to it, but {passes:,} backward passes compute its gradient."

@@ -18,8 +18,30 @@ _FIXES = {
 
 def find_kept_graphs(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP201: the line that keeps the tensor, the line that computed it, and those whose graphs it keeps."""
+    found: dict[tuple[str | None, int | None], Finding] = {}
     for located in evidence.select_detections("GP201"):
-        yield _describe(located)
+        finding = _describe(located)
+        known = found.get((finding.file, finding.line))
+        if known is None or known.count < finding.count:
+            found[finding.file, finding.line] = finding
+    yield from found.values()
+
+
+def find_growing_backwards(evidence: Evidence) -> Iterator[Finding]:
+    """Yield GP205: the backward pass, and the lines whose nodes of earlier iterations it goes through again."""
+    worst: dict[tuple[str, int], LocatedDetection] = {}
+    for located in evidence.select_detections("GP205"):
+        key = (located.main.file, located.main.line)
+        known = worst.get(key)
+        if known is None or known.detection.facts["iterations"] < located.detection.facts["iterations"]:
+            worst[key] = located
+    for located in worst.values():
+        facts = located.detection.facts
+        message = (
+            f"This backward pass goes through {facts['nodes']:,} nodes of {facts['iterations']:,} iterations that an earlier pass "
+            "has already used: a tensor carries its graph from one iteration to the next, and each pass takes longer."
+        )
+        yield located.make_finding(message)
 
 
 def _describe(located: LocatedDetection) -> Finding:
@@ -34,7 +56,9 @@ def _describe(located: LocatedDetection) -> Finding:
         f"{subject} keeps autograd graphs {when}: {number:,} tensors keep {facts.get('nodes', 0):,} nodes{size} alive, and no "
         "backward pass uses them again."
     )
-    lines = [line for line in located.lines if line.role != "held by"]
+    kind = str(facts.get("holder_kind", ""))
+    is_elsewhere = kind in ("closure", "cache", "traceback", "generator")
+    lines = [line for line in located.lines if line.role != "held by" or is_elsewhere]
     stored = _find_store(located, holder)
     if stored is not None:
         computed = RelatedLine(lines[0].file, lines[0].line, "tensor computed here")
@@ -44,7 +68,7 @@ def _describe(located: LocatedDetection) -> Finding:
     for line in lines[1:]:
         if (line.file, line.line) != (main.file, main.line):
             related.setdefault((line.file, line.line), line)
-    fix = _FIXES.get(str(facts.get("holder_kind", "")), "")
+    fix = _FIXES.get(kind, "")
     evidence_text = f"{number:,} tensors, {facts.get('nodes', 0):,} nodes and {held:,} bytes were alive at once"
     return Finding(
         "GP201", message, main.file, main.line, function, located.count, tuple(related.values()), fix, evidence=evidence_text
@@ -67,5 +91,5 @@ def _find_store(located: LocatedDetection, holder: str) -> RelatedLine | None:
     return None
 
 
-RULES = (find_kept_graphs,)
+RULES = (find_kept_graphs, find_growing_backwards)
 """Rules of this family; a recording is checked against each."""

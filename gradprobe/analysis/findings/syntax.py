@@ -63,8 +63,19 @@ class ParsedFile:
 
         ``total += x``, ``history.append(x)``, ``self.cache[key] = x`` and ``self.last = x`` do.
         """
-        lines = [node.lineno for node in ast.walk(self.tree) if _stores(node, name)]
+        stores = [node for node in ast.walk(self.tree) if _stores(node, name)]
+        filling = [node for node in stores if not isinstance(node, ast.Assign) or isinstance(node.targets[0], ast.Subscript)]
+        lines = [int(getattr(node, "lineno", 0)) for node in filling or stores]
         return min(lines, key=lambda line: (abs(line - near), line), default=None)
+
+    def find_requires_grad(self) -> list[int]:
+        """Return the lines that set ``requires_grad``."""
+        return [
+            node.lineno
+            for node in ast.walk(self.tree)
+            if (isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".requires_grad_"))
+            or (isinstance(node, ast.Assign) and any(ast.unparse(t).endswith(".requires_grad") for t in node.targets))
+        ]
 
     def find_backward_return(self, line: int) -> int | None:
         """Return the last ``return`` of the ``backward`` method of the class around a line."""

@@ -16,6 +16,7 @@ _MIN_TIMES = 2
 """Minimum number of times for a warning: a single pass, such as a dry run, is by design."""
 _MIN_SHARE = 0.02
 """Minimum share of all nodes of the program."""
+_MIN_BYTES_PER_NODE = 32
 _LARGE = 64 << 20
 """Bytes that are worth a warning even if they were saved once."""
 _MAX_BUILDING_LINES = 3
@@ -25,16 +26,38 @@ def find_unused_graphs(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP204: lines whose calls built graphs that no backward pass reached, and the lines inside that built them."""
     for ledger, graph in zip(evidence.flows, evidence.flow_graphs, strict=True):
         root = build_call_tree(ledger.paths)
-        for calls in find_unused_calls(root):
-            finding = _describe(calls, graph, root)
-            if finding is not None:
-                yield finding
+        for calls in _group(find_unused_calls(root), root):
+            yield _describe(evidence, calls, graph, root)
 
 
-def _describe(calls: UnusedCalls, graph: FlowGraph, root: CallNode) -> Finding | None:
-    main, caller = _choose_line(calls)
-    if main is None or _is_reached(root, calls, main):
-        return None
+def _group(found: list[UnusedCalls], root: CallNode) -> list[UnusedCalls]:
+    """Join the calls that lines of the same run of a function make, and leave out those whose line is used otherwise."""
+    groups: dict[tuple[tuple[Frame, ...], str], list[UnusedCalls]] = {}
+    for calls in found:
+        main, _ = _choose_line(calls)
+        if main is not None and not _is_reached(root, calls, main):
+            before = calls.path[: calls.path.index(main)] if main in calls.path else calls.path
+            groups.setdefault((before, main.function), []).append(calls)
+    joined = []
+    for (before, _), members in groups.items():
+        lines = [line for calls in members for line in _lines_in(calls, before, root)]
+        joined.append(UnusedCalls(before, tuple(sorted(lines, key=lambda line: -line.unused))))
+    return joined
+
+
+def _lines_in(calls: UnusedCalls, before: tuple[Frame, ...], root: CallNode) -> tuple[CallNode, ...]:
+    """Return the lines of the function that the path ``before`` leads to."""
+    if len(calls.path) == len(before):
+        return calls.lines
+    node = root
+    for frame in calls.path[: len(before) + 1]:
+        node = node.children[frame]
+    return (node,)
+
+
+def _describe(evidence: Evidence, calls: UnusedCalls, graph: FlowGraph, root: CallNode) -> Finding:
+    main, caller = calls.lines[0].frame, next((f for f in reversed(calls.path) if not is_library(f.file)), None)
+    assert main is not None
     times = _count_runs(calls, graph)
     is_waste = (
         _runs_a_model(calls, graph)
@@ -52,13 +75,16 @@ def _describe(calls: UnusedCalls, graph: FlowGraph, root: CallNode) -> Finding |
     loop = _find_loop(main)
     if loop is not None:
         related.append(RelatedLine(main.file, loop, "loop to run under torch.no_grad()"))
-    if caller is not None:
+    enabling = next((at for frame in calls.innermost if (at := evidence.locate_enabling(frame)) is not None), None)
+    if enabling is not None:
+        related.insert(0, enabling)
+    if caller is not None and not _is_module_level(main):
         related.append(RelatedLine(caller.file, caller.line, "called here"))
     others = [line.frame for line in calls.lines if line.frame is not None]
     for frame in [*others, *(f for f in calls.innermost if not is_library(f.file))]:
         place = RelatedLine(frame.file, frame.line, "graph built here")
         known = {(line.file, line.line) for line in related} | {(main.file, main.line)}
-        if (place.file, place.line) not in known and len(related) < 2 + _MAX_BUILDING_LINES:
+        if (place.file, place.line) not in known and len(related) < 3 + _MAX_BUILDING_LINES:
             related.append(place)
     evidence = f"{calls.unused:,} of {calls.unused:,} nodes unused in about {times:,} runs"
     severity = "" if is_waste or calls.saved_bytes >= _LARGE else NOTE
@@ -116,12 +142,13 @@ def _trains_in_vain(graph: FlowGraph) -> bool:
 
 
 def _runs_a_model(calls: UnusedCalls, graph: FlowGraph) -> bool:
-    """Return whether the lines take parameters through operators of a module, or through some that save tensors."""
+    """Return whether the lines take parameters and other tensors together, in a module or where they save tensors."""
     lines = {(frame.file, frame.line) for frame in calls.innermost}
+    saves = calls.saved_bytes >= _MIN_BYTES_PER_NODE * calls.unused  # the norm of a parameter saves a number
     for use in graph.uses.values():
         for number in use.carried:
             site = graph.sites[number]
-            if (site.file, site.line) in lines and (site.module or calls.saved_bytes):
+            if (site.file, site.line) in lines and graph.mixes(number) and (site.module or saves):
                 return True
     return False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType
 from typing import Any
 
@@ -17,12 +17,14 @@ _MAX_ITEMS = 1_000
 """Maximum number of items looked at per container."""
 
 
-def report_activation_hooks(roots: Iterable[torch.nn.Module], log: DetectionLog) -> None:
-    """Report each forward hook of these modules whose variables hold a tensor that has a graph now."""
+def report_activation_hooks(
+    roots: Iterable[torch.nn.Module], was_reached: Callable[[torch.Tensor], bool], log: DetectionLog
+) -> None:
+    """Report each forward hook of these modules whose variables hold a tensor with a graph that no backward has reached."""
     for root in roots:
         for module in root.modules():
             for hook in list(module._forward_hooks.values()):
-                kept = next((tensor for tensor in _tensors_kept_by(hook) if _has_graph(tensor)), None)
+                kept = next((tensor for tensor in _tensors_kept_by(hook) if _has_graph(tensor) and not was_reached(tensor)), None)
                 if kept is not None and isinstance(hook, FunctionType):
                     code = hook.__code__
                     stored = SourceLocation("stored here", code.co_filename, code.co_firstlineno, code.co_name)

@@ -81,7 +81,8 @@ class HeldGraphDetector:
             key = (held.place, held.op)
             known = self._found.get(key)
             if known is None or known.holder is None or held.iterations >= 2 * known.held.iterations:
-                holder = find_holder(held.heads, self._log.codes, _getframe(1), self._roots())
+                older = held.heads[1:] or held.heads  # a variable of the running line holds the latest
+                holder = find_holder(older, self._log.codes, _getframe(1), self._roots())
             else:
                 holder = known.holder
             if holder is None and held.number == 0:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from sys import _getframe
 from types import CodeType, FrameType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -40,8 +40,24 @@ from gradprobe.recording.notes import BlockAt, SourceLocation
 Origin = tuple[int, int]
 """Identity of the code object and offset of the line that constructed a node."""
 
+_MIN_ITERATIONS_AGAIN = 3
+_MAX_PLACES_AGAIN = 4
+
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _FUNCTIONAL = f"{TORCH_DIR}autograd/functional.py"
+
+
+class BackwardPass(NamedTuple):
+    """What a backward pass goes through.
+
+    ``ranges`` of sequence numbers, each by its first and last one. ``again`` of its nodes an earlier pass has gone through; they
+    were constructed in ``iterations`` different iterations, at ``places``.
+    """
+
+    ranges: list[tuple[int, int]]
+    again: int
+    iterations: int
+    places: list[tuple[Origin, int]]
 
 
 class OperatorLedger(Protocol):
@@ -169,13 +185,23 @@ class ThreadDetectors:
         """Trace exceptions, because a tensor subclass is viewed in inference mode, which PyTorch may refuse."""
         self._tracer.begin(self._log.find_user_frame(_getframe(1)))
 
-    def on_backward(self, outputs: list[torch.Tensor], runs: list[tuple[int, int]], frame: FrameType) -> None:
-        """Handle a backward that begins in ``frame`` and goes through the nodes in ``runs``."""
+    def on_backward(self, outputs: list[torch.Tensor], backward: BackwardPass, frame: FrameType) -> None:
+        """Handle a backward that begins in ``frame``."""
         if frame.f_code.co_name == "backward" and read_local(frame, "create_graph"):
             at = self._log.locate_frame("backward here", frame)
             self._log.add("GP203", [at, next(iter(locate_leaves(outputs)), None)])
-        self.held.on_backward(runs)
+        self.held.on_backward(backward.ranges)
+        if backward.iterations >= _MIN_ITERATIONS_AGAIN:
+            self._report_growing_backward(backward, frame)
         self.modified_saved.on_backward(outputs, self._log.locate_frame("backward here", frame))
+
+    def _report_growing_backward(self, backward: BackwardPass, frame: FrameType) -> None:
+        """Report a backward that goes through the graphs of earlier iterations again, more of them in each iteration."""
+        at = self._log.locate_frame("backward here", frame)
+        places = sorted(backward.places, key=lambda item: -item[1])[:_MAX_PLACES_AGAIN]
+        held = self._log.codes.held
+        lines = [locate_instruction("graph of earlier iterations", held.get(code), offset) for (code, offset), _ in places]
+        self._log.add("GP205", [at, *lines], nodes=backward.again, iterations=backward.iterations)
 
     def on_thread_end(self) -> None:
         """Finish, because the thread is not observed any more."""

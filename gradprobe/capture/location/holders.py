@@ -143,7 +143,9 @@ def _list_members(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, FunctionType):
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=False)
         members = [(f".{name}", cell.cell_contents) for name, cell in cells if _is_filled(cell)]
-        members += [("(default)", default) for default in value.__defaults__ or ()]
+        defaults = value.__defaults__ or ()
+        names = value.__code__.co_varnames[: value.__code__.co_argcount][-len(defaults) :] if defaults else ()
+        members += [(f".{name}", default) for name, default in zip(names, defaults, strict=False)]
         wrapped = getattr(value, "__wrapped__", None)
         return members if wrapped is None else [*members, ("", wrapped)]
     if isinstance(value, MethodType):

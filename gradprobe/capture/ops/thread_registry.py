@@ -215,21 +215,20 @@ class ThreadRegistry:
             self.resolve_pending()
             self._safely(lambda: annotate_exception(error, self.detection_log))
 
-    def begin_backward(self, outputs: list[torch.Tensor], frame: FrameType) -> list[tuple[int, int]] | None:
-        """Note a backward that begins in ``frame``.
+    def on_backward(self, outputs: list[torch.Tensor], frame: FrameType) -> list[tuple[int, int]] | None:
+        """Run the detectors as a backward begins in ``frame``.
 
         Returns:
-            The sequence numbers of the nodes that it goes through, or None if the calling thread is not observed.
+            The sequence numbers of the nodes that it goes through, as ranges of a first and a last number, or None if the
+            calling thread is not observed.
         """
         observed = self._threads.get(thread())
-        return None if observed is None else observed.begin_backward(outputs, frame)
-
-    def on_backward(self, outputs: list[torch.Tensor], runs: list[tuple[int, int]], frame: FrameType) -> None:
-        """Run the detectors as a backward begins in ``frame``, which will reach the nodes in ``runs``."""
-        observed = self._threads.get(thread())
-        if observed is not None:
-            self.resolve_pending()
-            observed.detectors.on_backward(outputs, runs, frame)
+        if observed is None:
+            return None
+        self.resolve_pending()
+        backward = observed.begin_backward(outputs, frame)
+        observed.detectors.on_backward(outputs, backward, frame)
+        return backward.ranges
 
     def _forget(self, tensor: Any) -> None:
         REGISTRY.forget(tensor)
@@ -244,7 +243,9 @@ class ThreadRegistry:
 
     def _report_hooks(self) -> None:
         with torch._C.DisableTorchFunction():
-            report_activation_hooks(self.paths.roots(), self.detection_log)
+            observed = self._threads.get(thread())
+            if observed is not None:
+                report_activation_hooks(self.paths.roots(), observed.was_reached, self.detection_log)
 
     def _safely(self, step: Callable[[], object]) -> None:
         try:

@@ -58,23 +58,31 @@ class GraphPaths {
     return known.back();
   }
 
-  // Notes the nodes from `first` to before `end`, which one operator constructed.
-  void add(uint64_t first, uint64_t end, PathId path, int64_t bytes) {
+  // Notes the nodes from `first` to before `end`, which one operator constructed. Those of a backward pass are not judged: it may
+  // run a part of the forward pass again, as checkpointing does.
+  void add(uint64_t first, uint64_t end, PathId path, int64_t bytes, bool is_backward) {
     while (origins_.size() >= MAX_ORIGINS) forget_first();
-    for (uint64_t node = first; node < end; ++node) origins_.push_back({node, path, false});
+    for (uint64_t node = first; node < end; ++node) origins_.push_back({node, path, is_backward});
     Counts& counts = counts_[path];
     counts.built += static_cast<int64_t>(end - first);
+    counts.forgotten += is_backward ? static_cast<int64_t>(end - first) : 0;
     counts.bytes += bytes;
     ++counts.calls;
   }
 
-  // Notes that a backward goes through these nodes, whose numbers are sorted.
-  void reach(const std::vector<uint64_t>& numbers) {
+  // Notes that a backward goes through these nodes, whose numbers are sorted. Calls `see_again(node, place)` with those that an
+  // earlier one has gone through.
+  template <typename See>
+  void reach(const std::vector<uint64_t>& numbers, const See& see_again) {
     auto at = numbers.empty() ? origins_.end() : find(numbers.front());
     for (const uint64_t number : numbers) {
       while (at != origins_.end() && at->node < number) ++at;
       if (at == origins_.end()) break;
-      if (at->node != number || at->is_reached) continue;
+      if (at->node != number) continue;
+      if (at->is_reached) {
+        if (!paths_[at->path].empty()) see_again(number, paths_[at->path].front());
+        continue;
+      }
       at->is_reached = true;
       ++counts_[at->path].reached;
     }
@@ -87,6 +95,11 @@ class GraphPaths {
       at->is_reached = true;
       ++counts_[at->path].forgotten;
     }
+  }
+
+  bool is_reached(uint64_t node) const {
+    const auto found = find(node);
+    return found != origins_.end() && found->node == node && found->is_reached;
   }
 
   // The innermost line that constructed a node; null if that is not known any more.

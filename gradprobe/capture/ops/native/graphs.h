@@ -70,10 +70,15 @@ inline FlowId flow_of_root(const at::Tensor& root) {
   return Creations::global().find_flow(root.unsafeGetTensorImpl(), FlowNodes::global().epoch()).first;
 }
 
+// What a backward goes through.
+struct BackwardPass {
+  std::vector<std::pair<uint64_t, uint64_t>> ranges;  // of sequence numbers, each by its first and last one
+  ReachedAgain again;
+};
+
 // Notes a backward from these roots in the logs of all threads that constructed its nodes, and, called at `site`, in the log of
-// the thread that runs it. Returns the sequence numbers as ranges of a first and a last one.
-inline std::vector<std::pair<uint64_t, uint64_t>> begin_backward(const Logs& logs, ThreadLog* own, const FlowNode& site,
-                                                                 const std::vector<at::Tensor>& roots) {
+// the thread that runs it.
+inline BackwardPass begin_backward(const Logs& logs, ThreadLog* own, const FlowNode& site, const std::vector<at::Tensor>& roots) {
   GraphWalk walk;
   for (const auto& root : roots) walk.add(root);
   std::vector<std::pair<FlowId, bool>> starts;
@@ -85,16 +90,17 @@ inline std::vector<std::pair<uint64_t, uint64_t>> begin_backward(const Logs& log
     if (const FlowId flow = flow_of_leaf(leaf)) leaves.push_back(flow);
   }
   const auto nodes = walk.take_nodes();
+  BackwardPass pass;
   std::vector<uint64_t> all;
   for (const auto& [thread, numbers] : nodes) {
     for (const auto& log : logs) {
-      if (log->number_in_torch() == thread) log->reach(numbers);
+      if (log->number_in_torch() == thread) log->reach(numbers, pass.again);
     }
     all.insert(all.end(), numbers.begin(), numbers.end());
   }
   if (own != nullptr) own->begin_backward(site, starts, leaves);
   std::sort(all.begin(), all.end());
-  std::vector<std::pair<uint64_t, uint64_t>> ranges;
+  auto& ranges = pass.ranges;
   for (const uint64_t number : all) {
     if (!ranges.empty() && number <= ranges.back().second + 1) {
       ranges.back().second = number;
@@ -102,7 +108,7 @@ inline std::vector<std::pair<uint64_t, uint64_t>> begin_backward(const Logs& log
       ranges.emplace_back(number, number);
     }
   }
-  return ranges;
+  return pass;
 }
 
 // The graphs behind the living results of one line.
@@ -138,8 +144,12 @@ inline std::vector<std::pair<Creation, HeldGraphs>> held_graphs(const Logs& logs
   for (const auto& [tensor, creation] : living) {
     const bool has_own = walk.add(tensor);
     auto& [first, group] = groups.try_emplace({creation.code, creation.offset, creation.op}, creation, HeldGraphs{}).first->second;
+    if (group.heads.size() < MAX_HEADS) {
+      group.heads.push_back(tensor);
+    } else {
+      group.heads[1 + static_cast<size_t>(group.number) % (MAX_HEADS - 1)] = tensor;  // the latest one, and the oldest
+    }
     ++group.number;
-    if (group.heads.size() < MAX_HEADS) group.heads.push_back(tensor);
     if (!has_own) continue;
     for (const auto& [thread, numbers] : walk.take_nodes()) {
       group.nodes += static_cast<int64_t>(numbers.size());

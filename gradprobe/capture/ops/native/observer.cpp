@@ -304,10 +304,30 @@ FlowNode site_at(const py::object& code, int offset, const char* op) {
   return site;
 }
 
-std::vector<std::pair<uint64_t, uint64_t>> note_backward(Observer& observer, const std::vector<at::Tensor>& roots,
-                                                         const py::object& code, int offset, const char* name) {
+py::tuple place_of(PyCodeObject* code, int offset) { return py::make_tuple(reinterpret_cast<uintptr_t>(code), offset); }
+
+py::list count_places(const std::map<std::pair<PyCodeObject*, int>, int64_t>& places) {
+  py::list found;
+  for (const auto& [place, number] : places) found.append(py::make_tuple(place_of(place.first, place.second), number));
+  return found;
+}
+
+// The ranges of the nodes of a backward, and of those that an earlier one has gone through: how many, from how many iterations,
+// and the lines that constructed them.
+py::tuple note_backward(Observer& observer, const std::vector<at::Tensor>& roots, const py::object& code, int offset,
+                        const char* name) {
   const auto own = observer.log_of(this_thread());
-  return begin_backward(observer.logs(), own.get(), site_at(code, offset, name), roots);
+  const auto pass = begin_backward(observer.logs(), own.get(), site_at(code, offset, name), roots);
+  return py::make_tuple(pass.ranges, pass.again.nodes, pass.again.iterations.size(), count_places(pass.again.places));
+}
+
+bool was_reached(Observer& observer, const at::Tensor& tensor) {
+  const auto* node = raw_grad_fn(tensor);
+  if (node == nullptr) return false;
+  for (const auto& log : observer.logs()) {
+    if (log->number_in_torch() == (*node)->thread_id() && log->is_reached((*node)->sequence_nr())) return true;
+  }
+  return false;
 }
 
 void note_step(Observer& observer, const std::vector<at::Tensor>& parameters, const py::object& code, int offset) {
@@ -318,8 +338,6 @@ void note_step(Observer& observer, const std::vector<at::Tensor>& parameters, co
   }
   observer.log_of(this_thread())->begin_step(site_at(code, offset, "optimizer.step"), leaves);
 }
-
-py::tuple place_of(PyCodeObject* code, int offset) { return py::make_tuple(reinterpret_cast<uintptr_t>(code), offset); }
 
 // The sites and leaves from a number on: code, offset, operator, module, whether it is a leaf, the site that created it.
 py::list take_flow_nodes(FlowId first) {
@@ -335,12 +353,11 @@ py::list take_flow_nodes(FlowId first) {
 py::list held_by_program(Observer& observer) {
   py::list found;
   for (const auto& [creation, graphs] : held_graphs(observer.logs())) {
-    py::list heads, places;
+    py::list heads;
     for (const auto& head : graphs.heads) heads.append(stolen(THPVariable_Wrap(head)));
-    for (const auto& [place, number] : graphs.places) places.append(py::make_tuple(place_of(place.first, place.second), number));
     found.append(py::make_tuple(place_of(creation.code, creation.offset), borrowed(Names::global().object(creation.op)), heads,
                                 graphs.number, graphs.nodes, graphs.old_nodes, graphs.iterations.size(),
-                                graphs.most_of_one_place(), places, py::cast(graphs.samples)));
+                                graphs.most_of_one_place(), count_places(graphs.places), py::cast(graphs.samples)));
   }
   return found;
 }
@@ -419,6 +436,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("flush_all", &Observer::flush_all, "Emit the operators of all threads so far.")
       .def("forget_thread", &Observer::forget_thread, "Emit the operators of a thread and forget it.")
       .def("begin_backward", &note_backward, "Note a backward from these roots, called at a line; return its nodes as ranges.")
+      .def("was_reached", &was_reached, "Return whether a backward has gone through the node of a tensor.")
       .def("begin_step", &note_step, "Note that an optimizer steps with these parameters, called at a line.")
       .def("take_flow", &Observer::take_flow, "Return the edges and the paths that were used since the last time.")
       .def("held_graphs", &held_by_program, "Return the graphs that the program holds.")
@@ -447,7 +465,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("module_paths_changed", [](const py::args&) { ++module_paths_changed; }, "Forget what threads know of the paths of modules.");
   module.def("begin_backward", [] { SavedStorages::global().begin_backward(); }, "Note that a backward begins.");
   module.def("clear_saved", [] { SavedStorages::global().clear(); }, "Release the addresses of saved storages.");
-  module.def("reachable_ranges", [](const std::vector<at::Tensor>& roots) { return begin_backward({}, nullptr, {}, roots); },
+  module.def("reachable_ranges", [](const std::vector<at::Tensor>& roots) { return begin_backward({}, nullptr, {}, roots).ranges; },
              "Return the sequence numbers of the nodes behind tensors, as ranges.");
   module.def("flow_nodes", &take_flow_nodes, "Return the sites and leaves of the flow from a number on.");
   module.def("leaf_number", [](const at::Tensor& leaf) { return flow_of_leaf(leaf); }, "Return the number of a leaf in the flow.");

@@ -14,7 +14,7 @@ import torch
 
 from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
 from gradprobe.capture.detectors.modified_saved_tensors import Suspects
-from gradprobe.capture.detectors.thread_detectors import Origin, ThreadDetectors
+from gradprobe.capture.detectors.thread_detectors import BackwardPass, Origin, ThreadDetectors
 from gradprobe.capture.location.frames import MODULE_CALL_CODE, FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.optimizers import find_stepping_optimizer
@@ -142,16 +142,15 @@ class ObservedThread:
             self._library.include_key(False)
         self._observer.forget_thread(self._ident)
 
-    def begin_backward(self, outputs: list[torch.Tensor], frame: FrameType | None) -> list[tuple[int, int]]:
-        """Note a backward from ``outputs`` that is called in ``frame``.
-
-        Returns:
-            The sequence numbers of the nodes that it goes through, as ranges of a first and a last number.
-        """
+    def begin_backward(self, outputs: list[torch.Tensor], frame: FrameType | None) -> BackwardPass:
+        """Note a backward from ``outputs`` that is called in ``frame``."""
         name = GRAD_SITE if frame is not None and frame.f_code.co_name == "grad" else BACKWARD_SITE
         at = _instruction(self._codes.find_user_frame(frame))
-        ranges: list[tuple[int, int]] = self._observer.begin_backward(outputs, *at, name)
-        return ranges
+        return BackwardPass(*self._observer.begin_backward(outputs, *at, name))
+
+    def was_reached(self, tensor: torch.Tensor) -> bool:
+        """Return whether a backward has gone through the node of ``tensor``."""
+        return bool(self._observer.was_reached(tensor))
 
     def list_held_graphs(self) -> list[tuple[Any, ...]]:
         """Return the graphs that the program holds, by the line whose results hold them."""

@@ -10,7 +10,9 @@
 #include <torch/csrc/Exceptions.h>
 
 #include <deque>
+#include <map>
 #include <memory>
+#include <set>
 
 namespace gradprobe {
 
@@ -33,6 +35,14 @@ struct Context {
   EventMaker events;
   std::atomic<bool> is_on = true, may_have_tasks = false;
   std::atomic<int64_t> latest = 0;  // the time of the latest event of any thread
+};
+
+// The nodes of a backward that an earlier one has gone through: how many, by the iterations that ended since they were
+// constructed and by the line that did.
+struct ReachedAgain {
+  int64_t nodes = 0;
+  std::set<size_t> iterations;
+  std::map<std::pair<PyCodeObject*, int>, int64_t> places;
 };
 
 class ThreadLog {
@@ -157,9 +167,19 @@ class ThreadLog {
   }
 
   // Notes that a backward goes through these nodes of the thread, whose numbers are sorted.
-  void reach(const std::vector<uint64_t>& numbers) {
+  void reach(const std::vector<uint64_t>& numbers, ReachedAgain& again) {
     const std::lock_guard<SpinLock> guard(lock_);
-    paths_.reach(numbers);
+    const auto& ends = steps_.empty() ? backwards_ : steps_;
+    paths_.reach(numbers, [&](uint64_t node, const CallSite& at) {
+      ++again.nodes;
+      ++again.places[{at.code, at.offset}];
+      again.iterations.insert(static_cast<size_t>(ends.end() - std::upper_bound(ends.begin(), ends.end(), node)));
+    });
+  }
+
+  bool is_reached(uint64_t node) {
+    const std::lock_guard<SpinLock> guard(lock_);
+    return paths_.is_reached(node);
   }
 
   template <typename See>
@@ -281,7 +301,7 @@ class ThreadLog {
     others_.clear();
     if (builds) read_nodes(call, stack, caller, key, counts, saved);
     add(key, counts, saved);
-    if (builds) note_origins(call.before, after, saved);
+    if (builds) note_origins(call.before, after, saved, call.is_backward);
     for (const NameId name : others_) {
       key.node = name;
       add_nodes(key, 1);
@@ -308,7 +328,6 @@ class ThreadLog {
     const std::lock_guard<SpinLock> guard(lock_);
     auto& target = flow_.at({caller.code, caller.offset, op, caller.module});
     for (const auto& argument : call.arguments) {
-      if (argument.flow == NO_FLOW) continue;
       // What a line writes without a node, such as a parameter that it initializes, has no gradient to lose there.
       const Passage passage = !builds && call.is_written(argument.impl) ? WRITTEN
           : argument.requires_grad                                      ? (carries ? CARRIED : if_cut)
@@ -329,12 +348,12 @@ class ThreadLog {
     }
   }
 
-  void note_origins(uint64_t first, uint64_t end, const std::vector<SavedStorage>& saved) {
+  void note_origins(uint64_t first, uint64_t end, const std::vector<SavedStorage>& saved, bool is_backward) {
     int64_t bytes = 0;
     for (const SavedStorage& storage : saved) bytes += storage.is_input ? 0 : storage.bytes;
     if (number_in_torch() == 0) number_in_torch_ = at::RecordFunction::currentThreadId();
     const std::lock_guard<SpinLock> guard(lock_);
-    paths_.add(first, end, paths_.intern(path_), bytes);
+    paths_.add(first, end, paths_.intern(path_), bytes, is_backward);
   }
 
   NameId task() {
