@@ -78,6 +78,8 @@ def _locate_inference_mode_around(process: Process, region: Region) -> RelatedLi
 
 def find_cut_graphs(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP105: the call, the decorator, the line that lost the graph and the line that trains on it."""
+    if any(use.steps for graph in evidence.flow_graphs for use in graph.uses.values()):
+        return  # the flow tells which parameters of an optimizer get no gradient
     for located in evidence.select_detections("GP105"):
         yield located.make_finding(
             "This call goes through a decorator that disables grad: its inputs require grad, its result does not, and the "

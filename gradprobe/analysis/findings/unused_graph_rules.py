@@ -10,16 +10,17 @@ from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.flow_graph import FlowGraph
-from gradprobe.recording.flow import Frame
+from gradprobe.recording.flow import FlowSite, Frame
 
 _MIN_TIMES = 2
 """Minimum number of times for a warning: a single pass, such as a dry run, is by design."""
 _MIN_SHARE = 0.02
 """Minimum share of all nodes of the program."""
-_MIN_BYTES_PER_NODE = 32
 _LARGE = 64 << 20
 """Bytes that are worth a warning even if they were saved once."""
 _MAX_BUILDING_LINES = 3
+_LAYERS = ("linear", "matmul", "mm", "addmm", "bmm", "baddbmm", "einsum", "embedding", "conv", "rnn", "lstm", "gru", "scaled_dot")
+"""Operators by which a forward pass takes its weights, where no module runs; statistics of parameters use others."""
 
 
 def find_unused_graphs(evidence: Evidence) -> Iterator[Finding]:
@@ -142,15 +143,18 @@ def _trains_in_vain(graph: FlowGraph) -> bool:
 
 
 def _runs_a_model(calls: UnusedCalls, graph: FlowGraph) -> bool:
-    """Return whether the lines take parameters and other tensors together, in a module or where they save tensors."""
+    """Return whether the lines take parameters and other tensors together, as the layers of a model do."""
     lines = {(frame.file, frame.line) for frame in calls.innermost}
-    saves = calls.saved_bytes >= _MIN_BYTES_PER_NODE * calls.unused  # the norm of a parameter saves a number
     for use in graph.uses.values():
         for number in use.carried:
             site = graph.sites[number]
-            if (site.file, site.line) in lines and graph.mixes(number) and (site.module or saves):
+            if (site.file, site.line) in lines and graph.mixes(number) and (site.module or _is_layer(site)):
                 return True
     return False
+
+
+def _is_layer(site: FlowSite) -> bool:
+    return site.op.removeprefix("aten.").startswith(_LAYERS)
 
 
 def _find_loop(main: Frame) -> int | None:

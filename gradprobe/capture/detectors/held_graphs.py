@@ -7,6 +7,7 @@ pass uses them later; how they are kept is told afterwards, by what refers to th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from sys import _getframe
@@ -21,8 +22,8 @@ from gradprobe.recording.notes import SourceLocation
 
 _MIN_ITERATIONS = 3
 """Minimum number of ended iterations whose nodes are alive at once."""
-_MIN_REPEATS = 4
-"""Minimum number of nodes of one line that are alive at once, in a program without a backward pass."""
+_MIN_UNUSED = 4
+"""Minimum number of tensors of one line, or terms of one sum, that are alive at once and that no backward has reached."""
 _MAX_PLACES = 4
 
 Place = tuple[int, int]
@@ -38,15 +39,15 @@ class HeldGraphs(NamedTuple):
     number: int
     nodes: int
     old_nodes: int
+    unused_nodes: int
     iterations: int
-    repeats: int
     places: list[tuple[Place, int]]
     samples: list[int]
 
 
 @dataclass
 class _Growth:
-    """Graphs that were found to be kept; ``tentative`` while the program has run no backward pass."""
+    """Graphs that were found to be kept; ``tentative`` if a backward may still use them."""
 
     held: HeldGraphs
     holder: Holder | None
@@ -68,14 +69,12 @@ class HeldGraphDetector:
     ) -> None:
         self._log, self._list_held, self._roots = log, list_held, roots
         self._found: dict[tuple[Place, str], _Growth] = {}
-        self._backwards = 0
 
     def look(self) -> None:
         """Look at the graphs that are alive."""
-        for values in self._list_held():
-            held = HeldGraphs(*values)
+        for held in itertools.starmap(HeldGraphs, self._list_held()):
             is_growth = held.iterations >= _MIN_ITERATIONS
-            tentative = not is_growth and self._backwards == 0 and held.repeats >= _MIN_REPEATS
+            tentative = not is_growth and _may_grow(held)
             if not is_growth and not tentative:
                 continue
             key = (held.place, held.op)
@@ -85,16 +84,15 @@ class HeldGraphDetector:
                 holder = find_holder(older, self._log.codes, _getframe(1), self._roots())
             else:
                 holder = known.holder
-            if holder is None and held.number == 0:
+            if holder is None and tentative:
                 continue
             self._found[key] = _Growth(held._replace(heads=[]), holder, _sum_bytes(held), tentative)
 
     def on_backward(self, runs: Iterable[tuple[int, int]]) -> None:
         """Note that a backward goes through the nodes in ``runs``: what it uses was not kept in vain."""
-        self._backwards += 1
         for key, growth in list(self._found.items()):
             samples = growth.held.samples
-            if growth.tentative or any(first <= node <= last for first, last in runs for node in samples):
+            if any(first <= node <= last for first, last in runs for node in samples):
                 del self._found[key]
 
     def on_thread_end(self) -> None:
@@ -112,7 +110,6 @@ class HeldGraphDetector:
                 "iterations": held.iterations,
                 "bytes": growth.held_bytes,
                 "op": held.op,
-                "repeats": held.repeats,
             }
             locations = [main, *built]
             if holder is not None:
@@ -124,6 +121,23 @@ class HeldGraphDetector:
 
     def _locate(self, role: str, place: Place) -> SourceLocation | None:
         return locate_instruction(role, self._log.codes.held.get(place[0]), place[1])
+
+
+def _may_grow(held: HeldGraphs) -> bool:
+    """Return whether several results of one line are alive, or one that is a long sum, and no backward has reached them."""
+    if 2 * held.unused_nodes < held.nodes or held.unused_nodes < _MIN_UNUSED:
+        return False
+    return held.number >= _MIN_UNUSED or _count_terms(held.heads[0]) >= _MIN_UNUSED
+
+
+def _count_terms(tensor: torch.Tensor) -> int:
+    """Return how many nodes of the same type lead from a tensor straight backwards, as those of a running total do."""
+    node, number = tensor.grad_fn, 0
+    while node is not None and number < _MIN_UNUSED:
+        number += 1
+        name = node.name()
+        node = next((n for n, _ in node.next_functions if n is not None and n.name() == name), None)
+    return number
 
 
 def _sum_bytes(held: HeldGraphs) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable, Iterator
 from sys import _getframe
 from types import CodeType, FrameType
@@ -101,6 +102,9 @@ class ThreadDetectors:
         self._cut_graphs, self._escaped_tensors = CutGraphDetector(log), EscapedTensorDetector(log)
         self._leaked_modes = LeakedModeDetector(log)
         self._tracer = ExceptionTracer(log.codes, self._on_exception, fault)
+        self._second_order: (
+            tuple[SourceLocation | None, SourceLocation | None, list[weakref.ref[torch.Tensor]]] | None
+        ) = None
         self._has_escaped = False
         self._views: list[CreationRecord] = []
         self._callers: set[tuple[int, int]] = set()
@@ -187,13 +191,25 @@ class ThreadDetectors:
 
     def on_backward(self, outputs: list[torch.Tensor], backward: BackwardPass, frame: FrameType) -> None:
         """Handle a backward that begins in ``frame``."""
+        self._report_gradient_cycles()
         if frame.f_code.co_name == "backward" and read_local(frame, "create_graph"):
+            leaves = [weakref.ref(leaf) for leaf in leaf_tensors(outputs)]
             at = self._log.locate_frame("backward here", frame)
-            self._log.add("GP203", [at, next(iter(locate_leaves(outputs)), None)])
+            self._second_order = at, next(iter(locate_leaves(outputs)), None), leaves
         self.held.on_backward(backward.ranges)
         if backward.iterations >= _MIN_ITERATIONS_AGAIN:
             self._report_growing_backward(backward, frame)
         self.modified_saved.on_backward(outputs, self._log.locate_frame("backward here", frame))
+
+    def _report_gradient_cycles(self) -> None:
+        """Report the last backward with ``create_graph`` if its gradients with their graphs are still there."""
+        if self._second_order is None:
+            return
+        at, created, leaves = self._second_order
+        self._second_order = None
+        grads = (leaf.grad for ref in leaves if (leaf := ref()) is not None)
+        if any(grad is not None and grad.grad_fn is not None for grad in grads):
+            self._log.add("GP203", [at, created])
 
     def _report_growing_backward(self, backward: BackwardPass, frame: FrameType) -> None:
         """Report a backward that goes through the graphs of earlier iterations again, more of them in each iteration."""
@@ -206,6 +222,7 @@ class ThreadDetectors:
     def on_thread_end(self) -> None:
         """Finish, because the thread is not observed any more."""
         self._tracer.end()
+        self._report_gradient_cycles()
         self.held.look()
         self.held.on_thread_end()
 

@@ -102,19 +102,20 @@ class GraphPaths {
     return found != origins_.end() && found->node == node && found->is_reached;
   }
 
-  // The innermost line that constructed a node; null if that is not known any more.
-  const CallSite* place_of(uint64_t node) const {
-    const auto found = find(node);
-    if (found == origins_.end() || found->node != node || paths_[found->path].empty()) return nullptr;
-    return &paths_[found->path].front();
-  }
-
-  // The places that constructed the nodes from `first` to `last`.
+  // Calls `see(node, place)` with the nodes from `first` to `last`.
   template <typename See>
   void visit_between(uint64_t first, uint64_t last, const See& see) const {
     for (auto at = find(first); at != origins_.end() && at->node <= last; ++at) {
       if (!paths_[at->path].empty()) see(at->node, paths_[at->path].front());
     }
+  }
+
+  // Calls `see(place, is_reached)` with the innermost line that constructed a node, unless that is not known any more.
+  template <typename See>
+  void visit(uint64_t node, const See& see) const {
+    const auto found = find(node);
+    if (found == origins_.end() || found->node != node || paths_[found->path].empty()) return;
+    see(paths_[found->path].front(), found->is_reached);
   }
 
   // Calls `see(frames, counts)` with each path that has counted something since the last time.

@@ -114,16 +114,10 @@ inline BackwardPass begin_backward(const Logs& logs, ThreadLog* own, const FlowN
 // The graphs behind the living results of one line.
 struct HeldGraphs {
   std::vector<at::Tensor> heads;
-  int64_t number = 0, nodes = 0, old_nodes = 0;
+  int64_t number = 0, nodes = 0, old_nodes = 0, unused_nodes = 0;  // unused: no backward has reached them
   std::set<size_t> iterations;                     // that ended since nodes among them were constructed
   std::map<std::pair<PyCodeObject*, int>, int64_t> places;  // that constructed the nodes
   std::vector<uint64_t> samples;                   // some of the nodes, old ones if there are any
-
-  int64_t most_of_one_place() const {
-    int64_t most = 0;
-    for (const auto& [place, number] : places) most = std::max(most, number);
-    return most;
-  }
 };
 
 // The graphs that the program holds, by the operator and line whose results hold them, those with the most nodes first. A node
@@ -156,7 +150,8 @@ inline std::vector<std::pair<Creation, HeldGraphs>> held_graphs(const Logs& logs
       if (group.samples.size() < MAX_HEADS) group.samples.push_back(numbers.front());
       for (const auto& log : logs) {
         if (log->number_in_torch() != thread) continue;
-        log->visit_nodes(numbers, [&, &group = group](const CallSite& at, size_t age) {
+        log->visit_nodes(numbers, [&, &group = group](const CallSite& at, size_t age, bool is_reached) {
+          group.unused_nodes += is_reached ? 0 : 1;
           ++group.places[{at.code, at.offset}];
           if (age < OLD) return;
           ++group.old_nodes;

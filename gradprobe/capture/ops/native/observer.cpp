@@ -356,8 +356,8 @@ py::list held_by_program(Observer& observer) {
     py::list heads;
     for (const auto& head : graphs.heads) heads.append(stolen(THPVariable_Wrap(head)));
     found.append(py::make_tuple(place_of(creation.code, creation.offset), borrowed(Names::global().object(creation.op)), heads,
-                                graphs.number, graphs.nodes, graphs.old_nodes, graphs.iterations.size(),
-                                graphs.most_of_one_place(), count_places(graphs.places), py::cast(graphs.samples)));
+                                graphs.number, graphs.nodes, graphs.old_nodes, graphs.unused_nodes, graphs.iterations.size(),
+                                count_places(graphs.places), py::cast(graphs.samples)));
   }
   return found;
 }

@@ -195,16 +195,15 @@ class ThreadLog {
     paths_.take(see);
   }
 
-  // Calls `see(place, age)` with each of these nodes of the thread: the line that constructed it, and the number of iterations
-  // that have ended since. An iteration ends with an optimizer's step, or with a backward if no optimizer has stepped yet.
+  // Calls `see(place, age, is_reached)` with each of these nodes of the thread: the line that constructed it, the number of
+  // iterations that have ended since, and whether a backward has gone through it. An iteration ends with an optimizer's step, or with a backward if no optimizer has stepped yet.
   template <typename See>
   void visit_nodes(const std::vector<uint64_t>& numbers, const See& see) {
     const std::lock_guard<SpinLock> guard(lock_);
     const auto& ends = steps_.empty() ? backwards_ : steps_;
     for (const uint64_t number : numbers) {
-      const CallSite* place = paths_.place_of(number);
-      if (place == nullptr) continue;
-      see(*place, static_cast<size_t>(ends.end() - std::upper_bound(ends.begin(), ends.end(), number)));
+      const auto age = static_cast<size_t>(ends.end() - std::upper_bound(ends.begin(), ends.end(), number));
+      paths_.visit(number, [&](const CallSite& at, bool is_reached) { see(at, age, is_reached); });
     }
   }
 
