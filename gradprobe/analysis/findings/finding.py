@@ -20,7 +20,10 @@ class RelatedLine:
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem at a line. ``fix`` is empty unless something better than the rule's fix is known."""
+    """A problem at a line.
+
+    ``fix`` is empty unless something better than the rule's fix is known, ``level`` unless the severity is not the rule's.
+    """
 
     rule: str
     message: str
@@ -30,11 +33,12 @@ class Finding:
     count: int = 1
     related: tuple[RelatedLine, ...] = ()
     fix: str = ""
+    level: str = ""
 
     @property
     def severity(self) -> str:
-        """Severity of the rule: error, warning or note."""
-        return RULES[self.rule].severity
+        """Severity: error, warning or note."""
+        return self.level or RULES[self.rule].severity
 
     @property
     def advice(self) -> str:

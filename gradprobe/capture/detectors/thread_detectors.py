@@ -16,11 +16,10 @@ from gradprobe.capture.detectors.autocast_blocks import AutocastTracker, is_auto
 from gradprobe.capture.detectors.cut_graphs import CutGraphDetector
 from gradprobe.capture.detectors.detection_log import Block, DetectionLog, locate_instruction
 from gradprobe.capture.detectors.escaped_inference_tensors import EscapedTensorDetector, locate_tensor_creation
-from gradprobe.capture.detectors.exception_diagnosis import diagnose_exception
+from gradprobe.capture.detectors.exception_diagnosis import RefusalDetector
 from gradprobe.capture.detectors.exception_tracer import ExceptionTracer
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
-from gradprobe.capture.detectors.modified_saved_tensors import ModifiedSavedTensorDetector, Suspects
 from gradprobe.capture.detectors.running_totals import Origin, RunningTotalDetector
 from gradprobe.capture.location.frames import find_frame_of, read_local
 from gradprobe.capture.location.sites import TORCH_DIR
@@ -47,8 +46,8 @@ class OperatorLedger(Protocol):
     def origins_between(self, first: int, last: int) -> list[Origin]:
         """Return the lines that constructed the thread's nodes with sequence numbers from ``first`` to ``last``."""
 
-    def take_suspects(self) -> Suspects:
-        """Return the storages that were written after a node had saved them, because a backward begins."""
+    def writer_of(self, storage: int) -> tuple[int, int] | None:
+        """Return the line that wrote a storage last, since a node had saved it."""
 
     def views_of_older(self, moment: int) -> list[CreationRecord]:
         """Return the records of the latest views that were made since ``moment``, of tensors that are older."""
@@ -73,11 +72,11 @@ class ThreadDetectors:
         self.interest = NO_OPS
         self._ledger = ledger
         self.totals = RunningTotalDetector(log, ledger.origins_between)
-        self.modified_saved = ModifiedSavedTensorDetector(log, ledger.origins_between, ledger.take_suspects)
+        self.refusals = RefusalDetector(log, ledger)
         self._log, self._autocasts = log, autocasts
         self._cut_graphs, self._escaped_tensors = CutGraphDetector(log), EscapedTensorDetector(log)
         self._leaked_modes = LeakedModeDetector(log)
-        self._tracer = ExceptionTracer(log.codes, self._on_exception, fault)
+        self._tracer = ExceptionTracer(log.codes, self.refusals.on_traced, fault)
         self._has_escaped = False
         self._views: list[CreationRecord] = []
         self._callers: set[tuple[int, int]] = set()
@@ -168,7 +167,9 @@ class ThreadDetectors:
             at = self._log.locate_frame("backward here", frame)
             self._log.add("GP203", [at, next(iter(locate_leaves(outputs)), None)])
         self.totals.on_backward(runs)
-        self.modified_saved.on_backward(outputs, self._log.locate_frame("backward here", frame))
+        retains, creates = (read_local(frame, name) for name in ("retain_graph", "create_graph"))
+        frees = not (creates if retains is None else retains)
+        self.refusals.passes.add(self._log.locate_frame("backward here", frame), runs, frees=frees)
 
     def on_thread_end(self) -> None:
         """Finish, because the thread is not observed any more."""
@@ -185,11 +186,6 @@ class ThreadDetectors:
         if interest != self.interest:
             self.interest = interest
             self._ledger.on_interest(interest)
-
-    def _on_exception(self, error: BaseException, trace: Any) -> None:
-        found = diagnose_exception(error, trace, self._log)
-        if found is not None and not self._log.is_repeated(error):
-            self._log.add(found.rule, found.locations, found.under, error=str(error).split("\n")[0][:300])
 
     def _check_derivative(self, ident: int, time: int) -> None:
         """Report ``jacobian`` and the like, which enable grad inside inference mode without effect."""
