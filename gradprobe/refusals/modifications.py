@@ -107,6 +107,7 @@ REFUSALS = (
         "Size, stride or storage of a tensor from `.data` or `.detach()` is changed, which the tensor it shares "
         "memory with would not notice.",
         "Change the tensor itself under `torch.no_grad()`, or clone first.",
+        needs="an extension in C++: PyTorch's own operators allow it",
     ),
     Refusal(
         "data-replaced",

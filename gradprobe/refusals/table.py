@@ -70,6 +70,7 @@ WORDS = (
     "version",
     "dual Tensor",
     "Found dtype",
+    "Parameter or None",
 )
 """Words of which each message in the table has one; a message without any is not about autograd."""
 

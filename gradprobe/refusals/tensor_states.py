@@ -71,6 +71,16 @@ REFUSALS = (
         tensor="result",
     ),
     Refusal(
+        "tensor-for-parameter",
+        "GP623",
+        (r"cannot assign '.*' (as|object to) parameter '.*' \(torch\.nn\.Parameter or None",),
+        "A tensor is assigned in the place of a module's parameter. As the result of an operator it would not be "
+        "trained, and the optimizer would keep the parameter that it had.",
+        "Write into the parameter (`with torch.no_grad(): layer.weight.copy_(x)`), or assign a new "
+        "`torch.nn.Parameter` before the optimizer is created. For a computed weight use `torch.nn.utils.parametrize`.",
+        story="",
+    ),
+    Refusal(
         "exported",
         "GP622",
         (

@@ -83,7 +83,7 @@ REFUSALS = (
         (
             r"`initialize_buckets` must NOT be called during autograd execution",
             r"parameter gradient is not the expected DDP bucket view",
-            r"DistributedDataParallel is not needed when a module doesn't have any parameters that require a gradient",
+            r"DistributedDataParallel is not needed when a module doesn't have any parameters? that requires? a gradient",
             r"Compiled autograd is not compatible with C\+\+ DDP Reducer",
             r"gradients should not be modified during backward",
         ),

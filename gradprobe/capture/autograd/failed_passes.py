@@ -6,6 +6,7 @@ exception. Nothing here runs the program's hooks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -60,11 +61,11 @@ def find_freed_node(tensors: Iterable[torch.Tensor]) -> tuple[Any, Any] | None:
 
 def find_node_of_name(tensors: Iterable[torch.Tensor], message: str) -> Any:
     """Return the first node behind ``tensors`` whose name is in ``message``, or None."""
-    words = set(message.replace("'", " ").replace(",", " ").split())
+    words = set(re.findall(r"\w+", message.lower()))
     with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
         for node, _ in _nodes_with_users(tensors):
-            name = name_of(node)
-            if {name, name.removesuffix("Backward0"), name.removesuffix("Backward")} & words:
+            name = name_of(node).lower()
+            if {name, name.removesuffix("backward0"), name.removesuffix("backward")} & words:
                 return node
     return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType, FrameType
 from typing import Any
 
@@ -55,6 +55,15 @@ class DetectionLog:
         detection, count = self._found.get(key) or (Detection(rule, known, list(under), facts), 0)
         if count or len(self._found) < _MAX_DETECTIONS:
             self._found[key] = detection, count + 1
+
+    def revise(self, rule: str, locations: Sequence[SourceLocation | None], facts: dict[str, Any]) -> bool:
+        """Replace the facts of a detection, and return whether it is in the log, which is emptied from time to time."""
+        key = (rule, *(location for location in locations if location is not None))
+        found = self._found.get(key)
+        if found is None:
+            return False
+        self._found[key] = replace(found[0], facts=facts), found[1]
+        return True
 
     def enter_block(self, thread: int, time_ns: int, code: CodeType, offset: int) -> Block:
         """Note that a block that disables grad was entered, and return it."""

@@ -22,7 +22,7 @@ from gradprobe.capture.detectors.escaped_inference_tensors import find_creation_
 from gradprobe.capture.detectors.refusal_stories import Ledger, Refused, Story, Storyteller, tell_record
 from gradprobe.capture.detectors.refused_tensors import find_tensor, is_half_converted, is_inference
 from gradprobe.capture.location.frames import find_frame, forget_locals
-from gradprobe.capture.location.handlers import Catcher, FrameAt, find_catcher
+from gradprobe.capture.location.handlers import Catcher, FrameAt, find_catcher, is_of_python
 from gradprobe.capture.location.sites import GRADPROBE_DIR, TORCH_DIR
 from gradprobe.recording.notes import BlockAt, SourceLocation
 from gradprobe.refusals.refusal import Refusal
@@ -52,10 +52,12 @@ class Operands(NamedTuple):
 
 
 class _Known(NamedTuple):
+    """The latest exception; ``catcher`` is None until it is logged."""
+
     text: str
     error: int | None
     diagnosis: Diagnosis | None
-    is_logged: bool
+    catcher: Catcher | None
 
 
 class RefusalDetector:
@@ -65,12 +67,13 @@ class RefusalDetector:
         self._log = log
         self.passes = BackwardPasses()
         self._storyteller = Storyteller(log, ledger, self.passes)
-        self._latest = _Known("", None, None, False)
+        self._latest = _Known("", None, None, None)
 
     def on_operator(self, text: str, tensors: list[Any]) -> None:
         """Handle an exception that an operator throws."""
         frames = running_frames(sys._getframe(1))
-        self._see(text, None, RuntimeError, frames, frames, Operands(tensors))
+        kind = NotImplementedError if "implemented" in text else RuntimeError
+        self._see(text, None, kind, frames, frames, Operands(tensors))
 
     def on_call(self, error: Exception, trace: TracebackType | None, operands: Operands) -> None:
         """Handle an exception that leaves a method of a tensor or the engine."""
@@ -87,14 +90,16 @@ class RefusalDetector:
         self._see(str(error), id(error), type(error), frames, [], Operands())
 
     def diagnose_leaving(self, error: BaseException) -> Diagnosis | None:
-        """Return the diagnosis of an exception that leaves the recording, and log it unless that was done."""
+        """Return the diagnosis of an exception that leaves the recording, and log that nothing in it has caught it."""
         if not self._is_latest(error):
             self._see(str(error), id(error), type(error), trace_frames(error.__traceback__), [], Operands())
         known = self._latest
-        if known.diagnosis is not None and not known.is_logged:
-            self._log_detection(known.diagnosis, Catcher.NOBODY)
-            self._latest = known._replace(is_logged=True)
-        return known.diagnosis
+        found = known.diagnosis
+        if found is not None and known.catcher is not Catcher.NOBODY:
+            if known.catcher is None or not self._log.revise(found.rule, found.locations, found.facts):
+                self._log_detection(found, Catcher.NOBODY)
+            self._latest = known._replace(catcher=Catcher.NOBODY)
+        return found
 
     def _is_latest(self, error: BaseException) -> bool:
         """Return whether ``error`` is the latest exception that was diagnosed."""
@@ -126,14 +131,14 @@ class RefusalDetector:
         is_logged = diagnosis is not None and catcher in (Catcher.NOBODY, Catcher.PROGRAM)
         if is_logged and diagnosis is not None:
             self._log_detection(diagnosis, catcher)
-        self._latest = _Known(text, error, diagnosis, is_logged)
+        self._latest = _Known(text, error, diagnosis, catcher if is_logged else None)
 
     def _log_detection(self, diagnosis: Diagnosis, catcher: Catcher) -> None:
         caught = {"caught": True} if catcher is Catcher.PROGRAM else {}
         self._log.add(diagnosis.rule, diagnosis.locations, diagnosis.under, **diagnosis.facts, **caught)
 
     def _diagnose(self, refusal: Refusal, text: str, frames: list[FrameAt], operands: Operands) -> Diagnosis | None:
-        place = next((f for f in reversed(frames) if self._log.find_user_frame(f[0]) is f[0]), None)
+        place = self._find_place(frames)
         if place is None or (refusal.key == "inference-version" and _is_read_by_program(frames, self._log)):
             return None
         given = [*operands.roots, *operands.tensors]
@@ -145,8 +150,19 @@ class RefusalDetector:
             _tell_latest(story, self._log)
         elif rule == "GP401" and subject is not None and is_half_converted(subject.tensor):
             rule = "GP402"
-        facts = {"error": textwrap.shorten(text.split("\n")[0], _MAX_TEXT, placeholder=" ..."), "key": refusal.key, **story.facts}
+        facts = {
+            "error": textwrap.shorten(text.split("\n")[0], _MAX_TEXT, placeholder=" ..."),
+            "key": refusal.key,
+            **story.facts,
+        }
         return Diagnosis(rule, story.locations, story.under, facts)
+
+    def _find_place(self, frames: list[FrameAt]) -> FrameAt | None:
+        """Return the innermost line of the program or a library, which is neither PyTorch's nor Python's own."""
+        for frame, offset in reversed(frames):
+            if self._log.find_user_frame(frame) is frame and not is_of_python(frame.f_code.co_filename):
+                return frame, offset
+        return None
 
 
 def running_frames(frame: FrameType | None) -> list[FrameAt]:

@@ -61,10 +61,17 @@ def find_catcher(frames: Sequence[FrameAt], error: type[BaseException]) -> Catch
 def is_installed(file: str) -> bool:
     """Return whether a file belongs to PyTorch, another installed package or Python itself, and not to the program."""
     return (
-        file.startswith((TORCH_DIR, _STDLIB, "<frozen"))
+        file.startswith((TORCH_DIR, GRADPROBE_DIR))
         or f"{os.sep}site-packages{os.sep}" in file
         or f"{os.sep}dist-packages{os.sep}" in file
+        or is_of_python(file)
     )
+
+
+def is_of_python(file: str) -> bool:
+    """Return whether a file belongs to Python's standard library."""
+    packages = f"{os.sep}site-packages{os.sep}"
+    return file.startswith("<frozen") or (file.startswith(_STDLIB) and packages not in file)
 
 
 def _find_handler(frame: FrameType, offset: int, error: type[BaseException]) -> Catcher | None:

@@ -52,16 +52,18 @@ def refusal_patches(library: Any, on_call: OnCall) -> list[Patch]:
         if hasattr(owner, name)
     ]
     attributes = [
-        Patch(torch.Tensor, name, library.show_errors_of_set(getattr(torch.Tensor, name), on_method))
+        Patch(torch.Tensor, name, library.show_errors_of_attribute(getattr(torch.Tensor, name), on_method))
         for name in _ATTRIBUTES
     ]
-    return [*methods, *functions, *attributes, *_engine_patches(library, functools.partial(_show_backward, on_call))]
+    make_grads = library.show_errors_of_call(torch.autograd._make_grads, functools.partial(_show_make_grads, on_call))
+    starts = [Patch(torch.autograd, "_make_grads", make_grads)]
+    engine = _engine_patches(library, functools.partial(_show_backward, on_call))
+    return [*methods, *functions, *attributes, *starts, *engine]
 
 
 def _find_functions() -> list[tuple[Any, str]]:
     """Return the functions beside those of tensors that raise autograd's exceptions in Python or C++, by owner and name."""
     found: list[tuple[Any, str]] = [
-        (torch.autograd, "_make_grads"),
         (torch.optim.Optimizer, "add_param_group"),
         (torch.nn.Module, "register_parameter"),
     ]
@@ -82,6 +84,13 @@ def _engine_patches(library: Any, on_error: Callable[..., None]) -> list[Patch]:
 
 def _show_method(on_call: OnCall, error: Exception, trace: TracebackType | None, arguments: tuple[Any, ...]) -> None:
     on_call(error, trace, Operands(tensors=arguments))
+
+
+def _show_make_grads(
+    on_call: OnCall, error: Exception, trace: TracebackType | None, arguments: tuple[Any, ...]
+) -> None:
+    """Show an exception of ``_make_grads``, whose first argument are the roots."""
+    on_call(error, trace, Operands(roots=[root for root in arguments[0] if isinstance(root, torch.Tensor)]))
 
 
 def _show_backward(on_call: OnCall, error: Exception, trace: TracebackType | None, arguments: tuple[Any, ...]) -> None:

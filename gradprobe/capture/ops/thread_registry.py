@@ -102,7 +102,7 @@ class ThreadRegistry:
                 *higher_order_patches(load_core()),
                 *refusal_patches(load_core(), self._on_call_refused),
             ]
-            self._patches.apply([*version_patches(failed, bumped), *others])
+            self._patches.apply([*version_patches(load_core(), failed, bumped), *others])
             load_core().show_refusals(self._on_operator_refused, WORDS)
         self._depths[ident] += 1
 

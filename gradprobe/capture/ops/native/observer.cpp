@@ -378,7 +378,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       },
       "Show exceptions of operators, those whose text has one of the words, or no more if the callable is None.");
   module.def("show_errors_of_call", &show_errors_of_call, "Return a callable that shows the exceptions which leave another one.");
-  module.def("show_errors_of_set", &show_errors_of_set, "Return a descriptor that shows the exceptions of setting another one.");
+  module.def("show_errors_of_attribute", &show_errors_of_attribute, "Return a descriptor that shows the exceptions of another one.");
   module.def("clear_saved", [] { SavedStorages::global().clear(); }, "Release the addresses of saved storages.");
   module.def("reachable_ranges", &reachable_ranges, "Return the sequence numbers of the nodes behind tensors, as ranges.");
   pthread_atfork(&lock_all, &unlock_all, &unlock_all);

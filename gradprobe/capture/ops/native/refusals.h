@@ -43,6 +43,8 @@ inline std::string current_exception_text() {
     throw;
   } catch (const c10::Error& error) {
     return error.what_without_backtrace();
+  } catch (py::error_already_set& error) {  // an operator that is implemented in Python
+    return py::str(error.value()).cast<std::string>();
   } catch (const std::exception& error) {
     return error.what();
   } catch (...) {
@@ -115,26 +117,36 @@ struct ShownCall {
   }
 };
 
-// The same for an attribute that is set: a descriptor in the place of another one.
+// The same for an attribute that is read or set: a descriptor in the place of another one.
 struct ShownAttribute {
   static PyObject* get(PyObject* self, PyObject* object, PyObject* type) {
     PyObject* original = reinterpret_cast<ShownCall*>(self)->original;
-    if (object != nullptr && object != Py_None) return Py_TYPE(original)->tp_descr_get(original, object, type);
-    Py_INCREF(original);
-    return original;
+    if (object == nullptr || object == Py_None) {
+      Py_INCREF(original);
+      return original;
+    }
+    PyObject* value = Py_TYPE(original)->tp_descr_get(original, object, type);
+    if (value == nullptr) show(self, object, nullptr);
+    return value;
   }
 
   static int set(PyObject* self, PyObject* object, PyObject* value) {
-    auto* shown = reinterpret_cast<ShownCall*>(self);
-    const int failed = Py_TYPE(shown->original)->tp_descr_set(shown->original, object, value);
-    if (failed != 0) {
-      PyObject* arguments = value == nullptr ? PyTuple_Pack(1, object) : PyTuple_Pack(2, object, value);
-      if (arguments != nullptr) {
-        ShownCall::show(shown->on_error, arguments);
-        Py_DECREF(arguments);
-      }
-    }
+    PyObject* original = reinterpret_cast<ShownCall*>(self)->original;
+    const int failed = Py_TYPE(original)->tp_descr_set(original, object, value);
+    if (failed != 0) show(self, object, value);
     return failed;
+  }
+
+ private:
+  static void show(PyObject* self, PyObject* object, PyObject* value) {
+    PyObject *type, *error, *trace;
+    PyErr_Fetch(&type, &error, &trace);
+    PyObject* arguments = value == nullptr ? PyTuple_Pack(1, object) : PyTuple_Pack(2, object, value);
+    if (arguments == nullptr) PyErr_Clear();
+    PyErr_Restore(type, error, trace);
+    if (arguments == nullptr) return;
+    ShownCall::show(reinterpret_cast<ShownCall*>(self)->on_error, arguments);
+    Py_DECREF(arguments);
   }
 };
 
@@ -159,8 +171,8 @@ inline py::object show_errors_of_call(const py::object& original, const py::obje
   return make_shown(type, original, on_error);
 }
 
-// The same for an attribute that can be set.
-inline py::object show_errors_of_set(const py::object& original, const py::object& on_error) {
+// The same for an attribute that can be read and set.
+inline py::object show_errors_of_attribute(const py::object& original, const py::object& on_error) {
   static PyType_Slot slots[] = {{Py_tp_descr_get, reinterpret_cast<void*>(&ShownAttribute::get)},
                                 {Py_tp_descr_set, reinterpret_cast<void*>(&ShownAttribute::set)},
                                 {Py_tp_dealloc, reinterpret_cast<void*>(&ShownCall::free)},
