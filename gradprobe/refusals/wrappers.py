@@ -65,7 +65,7 @@ REFUSALS = (
         "before: they took no part in the loss, or a mode or `detach()` cut them off.",
         "Let all parameters take part in the loss, freeze those that do not before the model is wrapped, or pass "
         "`find_unused_parameters=True`.",
-        story="",
+        story="unreduced",
     ),
     Refusal(
         "ready-twice",

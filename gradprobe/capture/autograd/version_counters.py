@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -28,18 +29,20 @@ def version_of(tensor: torch.Tensor) -> int | None:
 
 
 def version_patches(
-    library: Any, on_failed_read: Callable[[torch.Tensor], None], after_increment: Callable[[Any], None]
+    library: Any,
+    on_failed_read: Callable[[Exception, TracebackType | None, torch.Tensor], None],
+    after_increment: Callable[[Any], None],
 ) -> list[Patch]:
     """Return the patches that observe the program's own use of version counters.
 
     Args:
         library: The observer's library.
-        on_failed_read: Called with a tensor without a counter when reading its version raises.
+        on_failed_read: Called with the exception, its traceback and the tensor when a read raises, as it has no counter.
         after_increment: Called with the tensors after the program incremented counters itself, as custom operators do.
     """
 
-    def show(error: Exception, trace: object, arguments: tuple[Any, ...]) -> None:
-        on_failed_read(arguments[0])
+    def show(error: Exception, trace: TracebackType | None, arguments: tuple[Any, ...]) -> None:
+        on_failed_read(error, trace, arguments[0])
 
     patches = [Patch(torch.Tensor, "_version", library.show_errors_of_attribute(_descriptor, show))]
     bindings: Any = torch._C

@@ -18,17 +18,18 @@ import torch
 from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
 from gradprobe.capture.detectors.backward_passes import BackwardPasses
 from gradprobe.capture.detectors.detection_log import DetectionLog
-from gradprobe.capture.detectors.escaped_inference_tensors import find_creation_block, locate_creation
 from gradprobe.capture.detectors.refusal_stories import Ledger, Refused, Story, Storyteller, tell_record
 from gradprobe.capture.detectors.refused_tensors import find_tensor, is_half_converted, is_inference
-from gradprobe.capture.location.frames import find_frame, forget_locals
+from gradprobe.capture.location.frames import forget_locals
 from gradprobe.capture.location.handlers import Catcher, FrameAt, find_catcher, is_of_python
-from gradprobe.capture.location.sites import GRADPROBE_DIR, TORCH_DIR
+from gradprobe.capture.location.sites import GRADPROBE_DIR
 from gradprobe.recording.notes import BlockAt, SourceLocation
 from gradprobe.refusals.refusal import Refusal
 from gradprobe.refusals.table import OTHER, find_refusal
 
 _MAX_TEXT = 300
+_QUESTIONS = ("inference-version", "exported")
+"""Rows of messages by which a program may find out what kind of tensor it has."""
 
 
 class Diagnosis(NamedTuple):
@@ -87,12 +88,12 @@ class RefusalDetector:
             return
         inner = trace_frames(trace)
         frames = running_frames(trace.tb_frame.f_back) + inner
-        self._see(str(error), id(error), type(error), frames, [], Operands())
+        self._see(str(error), id(error), type(error), frames, [], None)
 
     def diagnose_leaving(self, error: BaseException) -> Diagnosis | None:
         """Return the diagnosis of an exception that leaves the recording, and log that nothing in it has caught it."""
         if not self._is_latest(error):
-            self._see(str(error), id(error), type(error), trace_frames(error.__traceback__), [], Operands())
+            self._see(str(error), id(error), type(error), trace_frames(error.__traceback__), [], None)
         known = self._latest
         found = known.diagnosis
         if found is not None and known.catcher is not Catcher.NOBODY:
@@ -116,30 +117,32 @@ class RefusalDetector:
         kind: type[BaseException],
         frames: list[FrameAt],
         running: list[FrameAt],
-        operands: Operands,
+        operands: Operands | None,
     ) -> None:
         refusal = find_refusal(text)
+        if refusal is OTHER and operands is None:
+            refusal = None  # raised by the program or a library, for all that is known
         diagnosis, catcher = None, Catcher.NOBODY
         try:
-            if refusal is not None and not (refusal is OTHER and not (operands.tensors or operands.roots)):
+            if refusal is not None:
                 with torch._C.DisableTorchFunction():
-                    diagnosis = self._diagnose(refusal, text, frames, operands)
+                    diagnosis = self._diagnose(refusal, text, frames, operands or Operands())
             if diagnosis is not None:
                 catcher = find_catcher(frames, kind)
         finally:
             forget_locals(frame for frame, _ in running)
-        is_logged = diagnosis is not None and catcher in (Catcher.NOBODY, Catcher.PROGRAM)
+        is_logged = diagnosis is not None and _is_reported(catcher, refusal)
         if is_logged and diagnosis is not None:
             self._log_detection(diagnosis, catcher)
         self._latest = _Known(text, error, diagnosis, catcher if is_logged else None)
 
     def _log_detection(self, diagnosis: Diagnosis, catcher: Catcher) -> None:
-        caught = {"caught": True} if catcher is Catcher.PROGRAM else {}
+        caught = {} if catcher is Catcher.NOBODY else {"caught": True}
         self._log.add(diagnosis.rule, diagnosis.locations, diagnosis.under, **diagnosis.facts, **caught)
 
     def _diagnose(self, refusal: Refusal, text: str, frames: list[FrameAt], operands: Operands) -> Diagnosis | None:
         place = self._find_place(frames)
-        if place is None or (refusal.key == "inference-version" and _is_read_by_program(frames, self._log)):
+        if place is None:
             return None
         given = [*operands.roots, *operands.tensors]
         subject = find_tensor(refusal.tensor, given, frames) if refusal.tensor else None
@@ -185,24 +188,11 @@ def trace_frames(trace: TracebackType | None) -> list[FrameAt]:
     return found
 
 
-def report_failed_version_read(tensor: torch.Tensor, log: DetectionLog) -> None:
-    """Report a read of an inference tensor's ``_version`` by PyTorch's code, not by the program's."""
-    frame = find_frame(sys._getframe(1), lambda f: not f.f_code.co_filename.startswith(GRADPROBE_DIR))
-    if frame is None or not frame.f_code.co_filename.startswith(TORCH_DIR):
-        return
-    entry = REGISTRY.get(tensor)
-    locations = [log.locate_frame("used here", frame)]
-    locations += [] if entry is None else [locate_creation(entry)]
-    log.add(
-        "GP401", locations, [] if entry is None else [find_creation_block(entry)], error="its _version was asked for"
-    )
-
-
-def _is_read_by_program(frames: list[FrameAt], log: DetectionLog) -> bool:
-    """Return whether the program itself read ``_version``, and may expect the exception."""
-    outside = [frame for frame, _ in frames if not frame.f_code.co_filename.startswith(GRADPROBE_DIR)]
-    reads = outside and log.find_user_frame(outside[-1]) is outside[-1]
-    return bool(reads) and "_version" in outside[-1].f_code.co_names
+def _is_reported(catcher: Catcher, refusal: Refusal | None) -> bool:
+    """Return whether an exception is a finding: not if who catches it has raised it to find something out."""
+    if catcher is Catcher.RAISER:
+        return refusal is not None and refusal.key not in _QUESTIONS
+    return catcher in (Catcher.NOBODY, Catcher.PROGRAM)
 
 
 def _tell_latest(story: Story, log: DetectionLog) -> None:

@@ -25,8 +25,10 @@ from gradprobe.capture.detectors.lost_history import find_lost_history
 from gradprobe.capture.detectors.refused_tensors import NamedTensor
 from gradprobe.capture.location.expressions import assignment_before
 from gradprobe.capture.location.handlers import FrameAt
+from gradprobe.capture.location.sites import line_span
 from gradprobe.recording.notes import BlockAt, SourceLocation
 
+_MAX_NAMES = 20
 Place = tuple[int, int]
 """A line of the program: the identity of its code object, and the offset of the instruction."""
 
@@ -86,6 +88,7 @@ class Storyteller:
             "freed": self._tell_freed,
             "modified": self._tell_modified,
             "node": self._tell_node,
+            "unreduced": self._tell_unreduced,
         }
 
     def tell(self, story: str, refused: Refused) -> Story:
@@ -102,7 +105,7 @@ class Storyteller:
     def _tell_creation(self, refused: Refused) -> Story:
         story = Story([self._used(refused)])
         subject = refused.subject
-        record = None if subject is None else REGISTRY.get(subject.tensor)
+        record = None if subject is None else find_record(subject.tensor)
         if subject is None or record is None:
             return story
         tell_record(story, record)
@@ -112,7 +115,7 @@ class Storyteller:
     def _tell_view(self, refused: Refused) -> Story:
         story = Story([self._used(refused)])
         subject = refused.subject
-        record = None if subject is None else REGISTRY.get(subject.tensor)
+        record = None if subject is None else self._find_view(subject.tensor, refused.place)
         if subject is None or record is None:
             return story
         story.locations.append(locate_instruction("view made here", record[2], record[3]))
@@ -123,6 +126,20 @@ class Storyteller:
         if source is not record:
             story.locations.append(locate_instruction("of the tensor created here", source[2], source[3]))
         return story
+
+    def _find_view(self, tensor: Any, place: FrameAt) -> CreationRecord | None:
+        """Return the record of a view, or of the one that it was taken from if the failing line itself made it."""
+        record = find_record(tensor)
+        frame, offset = place
+        if record is None or record[2] is not frame.f_code or self._line_of(record) != line_span(frame.f_code, offset):
+            return record
+        others = [(view, other) for other in REGISTRY.living() if (view := other[0]()) is not None]
+        siblings = [other for view, other in others if view is not tensor and _base_of(view) is tensor._base]
+        return max((other for other in siblings if other[1] < record[1]), key=lambda other: other[1], default=record)
+
+    @staticmethod
+    def _line_of(record: CreationRecord) -> tuple[int, int] | None:
+        return None if record[2] is None else line_span(record[2], record[3])
 
     def _tell_wrapper(self, refused: Refused) -> Story:
         # No operator creates a wrapper subclass: the line that assigned the variable is used instead.
@@ -216,6 +233,16 @@ class Storyteller:
             story.facts["node"] = name_of(node)
         return story
 
+    def _tell_unreduced(self, refused: Refused) -> Story:
+        story = Story([self._used(refused)])
+        found = re.search(r"Parameter indices which did not receive grad for rank \d+: ([\d ]+)", refused.text)
+        wrapper = next((w for w in map(_self_of, reversed(refused.frames)) if hasattr(w, "reducer")), None)
+        if found is not None and wrapper is not None:
+            names = [name for name, parameter in wrapper.module.named_parameters() if parameter.requires_grad]
+            indices = [int(text) for text in found.group(1).split()]
+            story.facts["parameters"] = [names[i] for i in indices if i < len(names)][:_MAX_NAMES]
+        return story
+
     def _origin(self, role: str, node: Any) -> SourceLocation | None:
         number = sequence_number(node)
         places = self._ledger.origins_between(number, number)
@@ -225,6 +252,10 @@ class Storyteller:
         return locate_instruction(role, self._log.codes.held.get(place[0]), place[1])
 
 
+def _self_of(frame: FrameAt) -> Any:
+    return frame[0].f_locals.get("self")
+
+
 def tell_record(story: Story, record: CreationRecord) -> None:
     """Add where a tensor was created, and the tensor that it was taken from."""
     source = find_source(record)
@@ -232,6 +263,23 @@ def tell_record(story: Story, record: CreationRecord) -> None:
     if source is not record:
         story.locations.append(locate_instruction("taken from it here", record[2], record[3]))
     story.under.append(find_creation_block(source))
+
+
+def find_record(tensor: Any) -> CreationRecord | None:
+    """Return the record of a tensor, or of another one with its memory: ``.data`` is made by no operator."""
+    record = REGISTRY.get(tensor)
+    storage = 0 if record is not None else storage_of(tensor)
+    if storage == 0:
+        return record
+    for other in REGISTRY.living():
+        known = other[0]()
+        if known is not None and storage_of(known) == storage:
+            return other
+    return None
+
+
+def _base_of(tensor: Any) -> Any:
+    return None if tensor.is_inference() else tensor._base
 
 
 def find_source(record: CreationRecord) -> CreationRecord:

@@ -34,6 +34,8 @@ class Catcher(Enum):
     """No handler on the stack, or only one of a library that runs the program, such as a test runner or a thread pool."""
     PROGRAM = "program"
     """The program."""
+    RAISER = "raiser"
+    """The very function of the program that asks for what fails, which so finds out whether it can be had."""
     EXPECTED = "expected"
     """The program, by a block which says that it expects an exception."""
     LIBRARY = "library"
@@ -42,7 +44,7 @@ class Catcher(Enum):
 
 def find_catcher(frames: Sequence[FrameAt], error: type[BaseException]) -> Catcher:
     """Return who catches an exception of type ``error`` that is raised at the end of ``frames``."""
-    has_program = False
+    has_program, is_innermost = False, True
     for frame, offset in reversed(frames):
         file = frame.f_code.co_filename
         if file.startswith(GRADPROBE_DIR):
@@ -50,10 +52,11 @@ def find_catcher(frames: Sequence[FrameAt], error: type[BaseException]) -> Catch
         is_program = not is_installed(file)
         has_program |= is_program
         handler = _find_handler(frame, offset, error)
+        is_raiser, is_innermost = is_innermost and handler is Catcher.PROGRAM, False
         if handler is None:
             continue
         if handler is Catcher.EXPECTED or is_program:
-            return handler
+            return Catcher.RAISER if is_raiser else handler
         return Catcher.NOBODY if has_program else Catcher.LIBRARY
     return Catcher.NOBODY
 

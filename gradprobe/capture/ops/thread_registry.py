@@ -27,7 +27,7 @@ from gradprobe.capture.autograd.version_counters import version_of, version_patc
 from gradprobe.capture.detectors.activation_hooks import report_activation_hooks
 from gradprobe.capture.detectors.autocast_blocks import AutocastTracker
 from gradprobe.capture.detectors.detection_log import DetectionLog
-from gradprobe.capture.detectors.exception_diagnosis import Operands, report_failed_version_read
+from gradprobe.capture.detectors.exception_diagnosis import Operands
 from gradprobe.capture.detectors.exception_notes import annotate_exception
 from gradprobe.capture.detectors.thread_detectors import ThreadDetectors
 from gradprobe.capture.detectors.thread_handoff import ThreadHandoffDetector
@@ -115,21 +115,21 @@ class ThreadRegistry:
         if self._observer is not None:
             self._observer.enable_tasks()
 
-    def _while_installed(self, step: Callable[[Any], None]) -> Callable[[Any], None]:
+    def _while_installed(self, step: Callable[..., None]) -> Callable[..., None]:
         """Wrap ``step`` so that it does nothing if this installation's patches are no longer applied.
 
         Another tool that patched the same attribute may still call gradprobe's replacement after it was restored.
         """
         installed = self._installed
 
-        def call(tensors: Any) -> None:
+        def call(*arguments: Any) -> None:
             try:
                 is_live = self._patches.are_applied and installed == self._installed
             except Exception as error:
                 self._fault(error)
             else:
                 if is_live:
-                    step(tensors)
+                    step(*arguments)
 
         return call
 
@@ -282,12 +282,9 @@ class ThreadRegistry:
             marker = (ESCAPED_TENSORS, self._now(), owner, code, offset, (op, name, module, FORWARD))
             self._emit((OP_ROWS, "outliving", marker, [(0, 0, 0, count)]))
 
-    def _read_failed(self, tensor: torch.Tensor) -> None:
-        try:
-            report_failed_version_read(tensor, self.detection_log)
-            self._emit_manual_op("Tensor._version", OpCounts(calls=1, failed_version_reads=1))
-        except Exception as error:
-            self._fault(error)
+    def _read_failed(self, error: Exception, trace: TracebackType | None, tensor: torch.Tensor) -> None:
+        self._on_call_refused(error, trace, Operands([tensor]))
+        self._emit_manual_op("Tensor._version", OpCounts(calls=1, failed_version_reads=1))
 
     def _after_increment(self, tensors: Any) -> None:
         if REGISTRY.library is not None and REGISTRY.library.is_running():
