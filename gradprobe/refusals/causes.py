@@ -31,6 +31,11 @@ CAUSES = {
         "Keep the tensors and combine them with tensor operations (`torch.stack(losses).sum()`), without `.item()` or "
         "`torch.tensor(...)` in between.",
     ),
+    "frozen": Cause(
+        "It was computed by a module none of whose parameters requires grad.",
+        "Let the parameters that shall be trained require grad (`requires_grad_(True)`), or compute the loss from a "
+        "part that is trained.",
+    ),
     "operator": Cause(
         "An operator whose result has no derivative, such as a comparison or `argmax`, was applied to tensors that "
         "require grad.",

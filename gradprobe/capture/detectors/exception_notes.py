@@ -8,6 +8,8 @@ from typing import Any
 from gradprobe.capture.detectors.detection_log import DetectionLog
 from gradprobe.capture.detectors.exception_diagnosis import Diagnosis, RefusalDetector
 from gradprobe.recording.notes import SourceLocation
+from gradprobe.refusals.causes import CAUSES
+from gradprobe.refusals.table import BY_KEY
 
 _PREFIX = "gradprobe: "
 
@@ -33,7 +35,14 @@ def annotate_exception(error: BaseException, refusals: RefusalDetector, log: Det
 def _describe(found: Diagnosis, log: DetectionLog) -> str:
     locations = [location for location in found.locations if location is not None]
     locations += [location for under in found.under if (location := log.locate_block(under)) is not None]
-    return f"{_PREFIX}{found.rule}: {'; '.join(f'{at.role} {_at(at)}' for at in dict.fromkeys(locations))}"
+    lines = "; ".join(f"{at.role} {_at(at)}" for at in dict.fromkeys(locations))
+    return f"{_PREFIX}{found.rule}: {lines}\n{_PREFIX}{_advise(found)}"
+
+
+def _advise(found: Diagnosis) -> str:
+    """Return the edit for the cause of an exception."""
+    cause = CAUSES.get(str(found.facts.get("cause")))
+    return BY_KEY[found.facts["key"]].fix if cause is None else cause.fix
 
 
 def _at(location: SourceLocation) -> str:

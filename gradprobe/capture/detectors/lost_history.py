@@ -6,6 +6,7 @@ still runs.
 
 from __future__ import annotations
 
+from _thread import get_ident
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from gradprobe.capture.location.expressions import names_at
 from gradprobe.capture.location.handlers import FrameAt
 from gradprobe.recording.notes import BlockAt, SourceLocation
 
-_MAX_STEPS = 32
+_MAX_STEPS, _MAX_ITEMS = 32, 8
 _DETACHING = ("aten.detach", "aten.detach_", "aten.alias")
 _FROM_VALUES = ("aten.lift_fresh", "aten.tensor", "aten.scalar_tensor", "aten.from_file")
 
@@ -53,11 +54,16 @@ def find_lost_history(tensor: Any, frames: Sequence[FrameAt], log: DetectionLog)
         found = _explain(current, record, log)
         if found is not None:
             return found
-        operands = list(_operands(record, code_frames))
-        if fallback is None and any(_can_carry(t) and t.requires_grad for t in operands):
-            at = locate_instruction("result without derivative here", record[2], record[3])
-            fallback = LostHistory("operator", [at], [], record[4])
-        waiting += [operand for operand in operands if _can_carry(operand) and not operand.requires_grad]
+        named = list(_named_values(record, code_frames))
+        operands = [tensor for value in named for tensor in _tensors_in(value) if _can_carry(tensor)]
+        at = record[2], record[3]
+        if fallback is None and any(operand.requires_grad for operand in operands):
+            fallback = LostHistory("operator", [locate_instruction("without derivative here", *at)], [], record[4])
+        elif fallback is None and any(_is_frozen(value) for value in named):
+            fallback = LostHistory("frozen", [locate_instruction("frozen module called here", *at)], [], record[4])
+        waiting += [operand for operand in operands if not operand.requires_grad]
+    if fallback is None and not torch.is_grad_enabled():
+        fallback = LostHistory("mode", [], [BlockAt("grad disabled here", get_ident(), log.now())], "")
     return fallback or LostHistory("", [], [], "")
 
 
@@ -77,15 +83,24 @@ def _explain(tensor: Any, record: CreationRecord, log: DetectionLog) -> LostHist
     return None
 
 
-def _operands(record: CreationRecord, code_frames: dict[int, Any]) -> Iterator[Any]:
+def _named_values(record: CreationRecord, code_frames: dict[int, Any]) -> Iterator[Any]:
+    """Yield what the line that created a tensor names, if its function still runs."""
     frame = code_frames.get(id(record[2]))
-    if frame is None:
-        return
-    for _, value in names_at(frame, record[3]):
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from (item for item in value[:8] if isinstance(item, torch.Tensor))
+    if frame is not None:
+        yield from (value for _, value in names_at(frame, record[3]))
+
+
+def _tensors_in(value: Any) -> Iterator[Any]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        yield from (item for item in value[:_MAX_ITEMS] if isinstance(item, torch.Tensor))
+
+
+def _is_frozen(value: Any) -> bool:
+    """Return whether ``value`` is a module with parameters, none of which requires grad."""
+    parameters = list(value.parameters()) if isinstance(value, torch.nn.Module) else []
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 def _can_carry(tensor: Any) -> bool:

@@ -265,6 +265,22 @@ def no_graph_after_argmax() -> None:
     best.backward()  # at
 
 
+@raises("no-graph-at-root")
+def no_graph_of_a_frozen_module() -> None:
+    model = torch.nn.Linear(3, 1).requires_grad_(False)
+    loss = model(torch.ones(3)).sum()  # created
+    loss.backward()  # at
+
+
+@raises("no-graph-at-root")
+def no_graph_of_a_loss_of_another_function() -> None:
+    def loss_of(weight: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():  # mode
+            return weight.square().sum()  # created
+
+    loss_of(leaf()).backward()  # at
+
+
 @raises("no-gradient-edge")
 def no_gradient_edge() -> None:
     torch.autograd.graph.get_gradient_edge(torch.ones(3))

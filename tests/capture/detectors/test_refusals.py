@@ -214,6 +214,76 @@ def test_a_message_that_no_row_knows_is_a_note_if_an_operator_raises_it() -> Non
     assert finding["severity"] == "note"
 
 
+def recorded(program: Program) -> list[dict[str, object]]:
+    with gradprobe.record(level="ops") as recording:
+        thrown(program)
+    rows: list[dict[str, object]] = recording.findings.to_dict("records")
+    return [row for row in rows if row["severity"] != "note"]
+
+
+def line_of(program: Callable[..., object], mark: str) -> int:
+    return dict(marked_lines(program))[mark]
+
+
+def test_a_version_that_a_function_reads_without_a_handler_is_reported() -> None:
+    def read(tensor: torch.Tensor) -> int:
+        return int(tensor._version)  # at
+
+    def program() -> None:
+        read(table())
+
+    (finding,) = recorded(program)
+    assert (finding["rule"], finding["line"]) == ("GP401", line_of(read, "at"))
+    assert {line_of(table, "created"), line_of(table, "mode")} <= places_of(finding)
+
+
+def test_a_version_that_is_read_to_find_out_whether_there_is_one_is_not_reported() -> None:
+    def asked() -> None:
+        cached = table()
+        try:
+            cached._version
+        except RuntimeError:
+            return
+
+    with gradprobe.record(level="ops") as recording:
+        asked()
+    assert "GP401" not in set(recording.findings["rule"])
+
+
+def test_a_view_that_the_failing_line_takes_of_another_leads_to_that_one() -> None:
+    def program() -> None:
+        image = torch.zeros(4)  # base
+        with torch.no_grad():  # mode
+            pixels = image.view(2, 2)  # view
+        pixels[0] = leaf(2) * 2  # at
+
+    (finding,) = recorded(program)
+    assert set(dict(marked_lines(program)).values()) <= places_of(finding)
+
+
+def test_parameters_that_a_mode_keeps_from_ddp_are_named_with_the_mode() -> None:
+    class Frozen(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> object:
+            with torch.no_grad():  # mode
+                hidden = self.first(x)  # lost
+            return self.second(hidden)
+
+    def program() -> None:
+        with refusal_programs.one_rank():
+            model = torch.nn.parallel.DistributedDataParallel(Frozen())
+            model(torch.ones(2)).sum().backward()
+            model(torch.ones(2))  # at
+
+    (finding,) = recorded(program)
+    assert finding["line"] == line_of(program, "at")
+    assert "`first.weight`, `first.bias`" in str(finding["message"])
+    assert {line_of(Frozen.forward, "mode"), line_of(Frozen.forward, "lost")} <= places_of(finding)
+
+
 def test_each_iteration_that_fails_is_counted() -> None:
     weight = leaf()
     with gradprobe.record(level="ops") as recording:
