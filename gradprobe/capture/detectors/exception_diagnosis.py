@@ -28,8 +28,8 @@ from gradprobe.refusals.refusal import Refusal
 from gradprobe.refusals.table import OTHER, find_refusal
 
 _MAX_TEXT = 300
-_QUESTIONS = ("inference-version", "exported")
-"""Rows of messages by which a program may find out what kind of tensor it has."""
+_QUESTION = "inference-version"
+"""Row of the message by which a program may find out whether a tensor has a version counter: there is no other way."""
 
 
 class Diagnosis(NamedTuple):
@@ -191,7 +191,7 @@ def trace_frames(trace: TracebackType | None) -> list[FrameAt]:
 def _is_reported(catcher: Catcher, refusal: Refusal | None) -> bool:
     """Return whether an exception is a finding: not if who catches it has raised it to find something out."""
     if catcher is Catcher.RAISER:
-        return refusal is not None and refusal.key not in _QUESTIONS
+        return refusal is not None and refusal.key != _QUESTION
     return catcher in (Catcher.NOBODY, Catcher.PROGRAM)
 
 
