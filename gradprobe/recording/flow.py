@@ -37,7 +37,9 @@ the tensor in place without a node.
 Of a leaf and a backward pass, ``carried`` counts the passes that reached the leaf, and ``without_grad`` those that began at the
 leaf itself. Of a leaf and an optimizer's step, they count the steps that found a gradient, and those that found none.
 """
-CARRIED, WITHOUT_GRAD, CUT_BY_NO_GRAD, CUT_BY_INFERENCE, CUT_BY_DETACH, CUT_BY_DATA, NOT_DIFFERENTIABLE, WRITTEN = range(8)
+CARRIED, WITHOUT_GRAD, CUT_BY_NO_GRAD, CUT_BY_INFERENCE, CUT_BY_DETACH, CUT_BY_DATA, NOT_DIFFERENTIABLE, WRITTEN = (
+    range(8)
+)
 CUTS = (CUT_BY_NO_GRAD, CUT_BY_INFERENCE, CUT_BY_DETACH, CUT_BY_DATA, NOT_DIFFERENTIABLE)
 
 BACKWARD_SITE, GRAD_SITE, STEP_SITE = "backward", "autograd.grad", "optimizer.step"

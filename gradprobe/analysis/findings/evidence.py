@@ -119,7 +119,9 @@ class Evidence:
     def locate_enabling(self, frame: Frame) -> RelatedLine | None:
         """Return the line that enabled grad for the operators of a line, if a block did."""
         ops = self.tables.ops
-        rows = ops[(ops["file"] == frame.file) & (ops["line"] == frame.line) & ops["region"].notna() & (ops["nodes"] > 0)]
+        rows = ops[
+            (ops["file"] == frame.file) & (ops["line"] == frame.line) & ops["region"].notna() & (ops["nodes"] > 0)
+        ]
         for number in rows["region"].unique().tolist():
             for process in self.processes:
                 index = int(number) - process.first_region

@@ -192,7 +192,12 @@ def _find_exits(graph: FlowGraph, near: FlowSite) -> list[FlowSite]:
     starved = [use for use in graph.uses.values() if use.steps and not use.steps_with_grad]
     reached = graph.follow(number for use in starved for number in use.carried)
     cuts = [cut for cut in graph.cuts_after(reached) if cut.site not in graph.leading_to_sinks]
-    cuts.sort(key=lambda cut: (cut.passage == NOT_DIFFERENTIABLE and _short(graph.sites[cut.site].op) not in _EXITS, -cut.count))
+    cuts.sort(
+        key=lambda cut: (
+            cut.passage == NOT_DIFFERENTIABLE and _short(graph.sites[cut.site].op) not in _EXITS,
+            -cut.count,
+        )
+    )
     sites = [graph.sites[cut.site] for cut in cuts]
     return sorted(sites, key=lambda site: (site.file, site.function) != (near.file, near.function))[:2]
 
@@ -264,7 +269,9 @@ def _describe_untaken(
     called = _find_outer_call(ledger, uses, graph)
     passes = max(use.backwards for use in uses)
     related = [_related(site, "backward called here") for site in graph.sinks[:2]]
-    related += [_related(graph.sites[u.leaf.made_at], "created here") for u in uses[:1] if u.leaf.made_at in graph.sites]
+    related += [
+        _related(graph.sites[u.leaf.made_at], "created here") for u in uses[:1] if u.leaf.made_at in graph.sites
+    ]
     related.append(_related(first, "parameter used here"))
     related += _locate_construction(graph, [use for use in graph.uses.values() if use.steps_with_grad])
     if is_partial:
@@ -350,4 +357,3 @@ RULES = (
     find_gradients_nobody_takes,
 )
 """Rules of this family; a recording is checked against each."""
-

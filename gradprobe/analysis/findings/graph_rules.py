@@ -8,7 +8,6 @@ from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding
 
 
-
 def find_storing_hooks(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP202: the hook, and the call whose graph its container keeps."""
     for located in evidence.select_detections("GP202"):

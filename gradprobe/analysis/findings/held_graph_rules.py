@@ -71,7 +71,15 @@ def _describe(located: LocatedDetection) -> Finding:
     fix = _FIXES.get(kind, "")
     evidence_text = f"{number:,} tensors, {facts.get('nodes', 0):,} nodes and {held:,} bytes were alive at once"
     return Finding(
-        "GP201", message, main.file, main.line, function, located.count, tuple(related.values()), fix, evidence=evidence_text
+        "GP201",
+        message,
+        main.file,
+        main.line,
+        function,
+        located.count,
+        tuple(related.values()),
+        fix,
+        evidence=evidence_text,
     )
 
 

@@ -64,7 +64,9 @@ class ParsedFile:
         ``total += x``, ``history.append(x)``, ``self.cache[key] = x`` and ``self.last = x`` do.
         """
         stores = [node for node in ast.walk(self.tree) if _stores(node, name)]
-        filling = [node for node in stores if not isinstance(node, ast.Assign) or isinstance(node.targets[0], ast.Subscript)]
+        filling = [
+            node for node in stores if not isinstance(node, ast.Assign) or isinstance(node.targets[0], ast.Subscript)
+        ]
         lines = [int(getattr(node, "lineno", 0)) for node in filling or stores]
         return min(lines, key=lambda line: (abs(line - near), line), default=None)
 
@@ -80,8 +82,10 @@ class ParsedFile:
     def find_backward_return(self, line: int) -> int | None:
         """Return the last ``return`` of the ``backward`` method of the class around a line."""
         owner = self._find_class_at(line)
-        method = None if owner is None else next(
-            (f for f in owner.body if isinstance(f, ast.FunctionDef) and f.name == "backward"), None
+        method = (
+            None
+            if owner is None
+            else next((f for f in owner.body if isinstance(f, ast.FunctionDef) and f.name == "backward"), None)
         )
         returns = () if method is None else walk_scope(method, ast.Return)
         return max((node.lineno for node in returns if isinstance(node, ast.Return)), default=None)
@@ -122,7 +126,19 @@ class ParsedFile:
 
 
 _STORING_METHODS = frozenset(
-    ("append", "appendleft", "add", "insert", "extend", "update", "setdefault", "put", "put_nowait", "push", "__setitem__")
+    (
+        "append",
+        "appendleft",
+        "add",
+        "insert",
+        "extend",
+        "update",
+        "setdefault",
+        "put",
+        "put_nowait",
+        "push",
+        "__setitem__",
+    )
 )
 
 

@@ -1,4 +1,4 @@
-"""Rules about inference tensors in autograd, silently wrong results, and in-place modifications."""
+"""Rules about inference tensors in autograd, and results that are silently wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding
 
 _MESSAGES = {
-    "GP303": "A tensor subclass that was created in normal mode is viewed in inference mode, which PyTorch does not allow.",
     "GP401": "An inference tensor is used where autograd needs a normal tensor.",
     "GP402": (
         "An inference tensor was given new `.data` outside inference mode; it has no version counter but reports "
@@ -16,12 +15,12 @@ _MESSAGES = {
     ),
     "GP501": "A derivative is computed inside inference mode: no node is recorded, so the result is zero.",
     "GP502": (
-        "The input is an inference tensor that a custom Function returned: no node is recorded although its requires_grad "
-        "is True."
+        "The input is an inference tensor that a custom Function returned: no node is recorded although its "
+        "requires_grad is True."
     ),
-    "GP602": "A view that was created under no_grad or inference mode is modified in place with grad enabled.",
     "GP705": (
-        "Inference mode exits after the autocast block that was active at its entry has ended, and enables autocast again."
+        "Inference mode exits after the autocast block that was active at its entry has ended, and enables autocast "
+        "again."
     ),
 }
 
@@ -30,18 +29,9 @@ def report_detections(evidence: Evidence) -> Iterator[Finding]:
     """Yield findings that were detected completely at run time, with the text of PyTorch's exception."""
     for located in evidence.detections:
         message = _MESSAGES.get(located.detection.rule)
-        if message is not None:
+        if message is not None and "key" not in located.detection.facts:  # else the table of refusals explains it
             error = located.detection.facts.get("error")
             yield located.make_finding(f"{message} PyTorch: {error}" if error else message)
-
-
-def find_modified_saved_tensors(evidence: Evidence) -> Iterator[Finding]:
-    """Yield GP601: the modification, the forward line that saved the tensor, and the backward pass."""
-    for located in evidence.select_detections("GP601"):
-        node, shape = located.detection.facts.get("node", "a node"), located.detection.facts.get("shape", [])
-        yield located.make_finding(
-            f"This modifies a tensor of shape {shape} in place after {node} saved it and before the backward pass reads it."
-        )
 
 
 def find_inference_modules(evidence: Evidence) -> Iterator[Finding]:
@@ -59,7 +49,6 @@ def find_inference_modules(evidence: Evidence) -> Iterator[Finding]:
 
 RULES = (
     report_detections,
-    find_modified_saved_tensors,
     find_inference_modules,
 )
 """Rules of this family; a recording is checked against each."""

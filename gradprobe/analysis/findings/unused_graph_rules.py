@@ -19,7 +19,21 @@ _MIN_SHARE = 0.02
 _LARGE = 64 << 20
 """Bytes that are worth a warning even if they were saved once."""
 _MAX_BUILDING_LINES = 3
-_LAYERS = ("linear", "matmul", "mm", "addmm", "bmm", "baddbmm", "einsum", "embedding", "conv", "rnn", "lstm", "gru", "scaled_dot")
+_LAYERS = (
+    "linear",
+    "matmul",
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "einsum",
+    "embedding",
+    "conv",
+    "rnn",
+    "lstm",
+    "gru",
+    "scaled_dot",
+)
 """Operators by which a forward pass takes its weights, where no module runs; statistics of parameters use others."""
 
 
@@ -87,10 +101,18 @@ def _describe(evidence: Evidence, calls: UnusedCalls, graph: FlowGraph, root: Ca
         known = {(line.file, line.line) for line in related} | {(main.file, main.line)}
         if (place.file, place.line) not in known and len(related) < 3 + _MAX_BUILDING_LINES:
             related.append(place)
-    evidence = f"{calls.unused:,} of {calls.unused:,} nodes unused in about {times:,} runs"
+    seen = f"{calls.unused:,} of {calls.unused:,} nodes unused in about {times:,} runs"
     severity = "" if is_waste or calls.saved_bytes >= _LARGE else NOTE
     return Finding(
-        "GP204", message, main.file, main.line, main.function, calls.unused, tuple(related), evidence=evidence, level=severity
+        "GP204",
+        message,
+        main.file,
+        main.line,
+        main.function,
+        calls.unused,
+        tuple(related),
+        evidence=seen,
+        level=severity,
     )
 
 
@@ -110,9 +132,9 @@ def _choose_line(calls: UnusedCalls) -> tuple[Frame | None, Frame | None]:
     chain = [*calls.path, inside] if inside is not None else list(calls.path)
     own = [frame for frame in chain if not is_library(frame.file)]
     outside = [frame for frame in own if not _is_model_code(frame)]
-    chosen = (outside or own or [None])[-1]
-    if chosen is None:
+    if not own:
         return None, None
+    chosen = (outside or own)[-1]
     position = own.index(chosen)
     caller = own[position - 1] if position and not _is_module_level(chosen) else None
     return chosen, caller

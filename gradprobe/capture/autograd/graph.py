@@ -27,7 +27,7 @@ from gradprobe.capture.autograd.ownership import OwnerCounts
 
 _PREFIX = "_raw_saved_"
 _COPY_SLICES = "torch::autograd::CopySlices"
-_UNREADABLE = object()
+UNREADABLE = object()
 _names_of_cpp: dict[type, tuple[str, ...]] = {}
 _names_by_type: WeakKeyDictionary[type, tuple[str, ...]] = WeakKeyDictionary()
 
@@ -96,16 +96,16 @@ def read_graph(tensors: Iterable[torch.Tensor], *, read_saved: bool = True) -> G
         return GraphSummary()
     with torch._C.DisableTorchFunction():
         roots = list(tensors)
-        ends = [_history(root) for root in roots]
-        nodes = _reachable(ends)
-        counted = [node for node in nodes if not _is_leaf_node(node)]
+        ends = [history_of(root) for root in roots]
+        nodes = reachable_nodes(ends)
+        counted = [node for node in nodes if not is_leaf_node(node)]
         is_truncated = len(nodes) >= MAX_NODES
-        names = dict(Counter(_name(node) for node in counted))
+        names = dict(Counter(name_of(node) for node in counted))
         numbers = [type(node)._sequence_nr(node) for node in counted]
         if not read_saved:
-            return GraphSummary(len(counted), names, numbers, unread=ends.count(_UNREADABLE), is_truncated=is_truncated)
+            return GraphSummary(len(counted), names, numbers, unread=ends.count(UNREADABLE), is_truncated=is_truncated)
         with torch._C._DisableTorchDispatch():
-            unread = ends.count(_UNREADABLE) + is_truncated
+            unread = ends.count(UNREADABLE) + is_truncated
             return GraphSummary(len(counted), names, numbers, **_saved_totals(nodes, unread), is_truncated=is_truncated)
 
 
@@ -113,10 +113,10 @@ def find_saved_values(node: Any) -> SavedValues:
     """Return the values that an autograd node keeps for backward, without unpacking any."""
     saved = SavedValues(on_context=list(vars(node).values()) if isinstance(node, BackwardCFunction) else [])
     hooked = freed = unread = 0
-    for variable in _saved_variables(node):
+    for variable in saved_variables(node):
         if variable is None:
             freed += 1
-        elif not _can_be_read(type(variable)):
+        elif not can_be_read(type(variable)):
             unread += 1
         elif variable.unpack_hook is not None:
             hooked += 1  # its data is the value that the program's hook returned for the tensor
@@ -124,7 +124,7 @@ def find_saved_values(node: Any) -> SavedValues:
             saved.tensors.append(variable.data)
         else:
             freed += _was_freed(variable)
-    return replace(saved, hooked=hooked, freed=freed, unread=unread + (_name(node) == _COPY_SLICES))
+    return replace(saved, hooked=hooked, freed=freed, unread=unread + (name_of(node) == _COPY_SLICES))
 
 
 def find_saved_tensors(node: Any) -> tuple[list[Any], int]:
@@ -135,13 +135,13 @@ def find_saved_tensors(node: Any) -> tuple[list[Any], int]:
     kind = type(node)
     kept: list[Any] = list(vars(node).values()) if issubclass(kind, BackwardCFunction) else []
     hooked = 0
-    for name in _names_of_cpp.get(kind) or _raw_names(kind):
+    for name in _names_of_cpp.get(kind) or raw_names(kind):
         try:
             value = getattr(node, name)
         except RuntimeError:  # freed
             continue
         for variable in value if isinstance(value, tuple | list) else (value,):
-            if not _can_be_read(type(variable)):
+            if not can_be_read(type(variable)):
                 continue
             if variable.unpack_hook is not None:
                 hooked += 1
@@ -152,66 +152,27 @@ def find_saved_tensors(node: Any) -> tuple[list[Any], int]:
 
 def leaf_tensors(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
     """Yield the leaves that would receive a gradient from a backward of ``tensors``."""
-    for node in _reachable([_history(root) for root in tensors]):
-        if _is_leaf_node(node) and node.variable is not None:
+    for node in reachable_nodes([history_of(root) for root in tensors]):
+        if is_leaf_node(node) and node.variable is not None:
             yield node.variable
 
 
-_MODIFIED_TEXT = "modified by an inplace operation"
-
-
-def find_modified_saved_tensor(tensors: Iterable[torch.Tensor]) -> tuple[Any, torch.Tensor] | None:
-    """Return a node that saved a tensor which was modified in place since, and that tensor.
-
-    Only PyTorch knows the version at which a tensor was saved, so each variable is unpacked, except in nodes with hooks,
-    which unpacking would run.
-    """
-    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
-        for node in _reachable([_history(root) for root in tensors]):
-            variables = [] if _is_leaf_node(node) else [v for v in _saved_variables(node) if v is not None]
-            if any(not _can_be_read(type(variable)) or variable.unpack_hook is not None for variable in variables):
-                continue
-            for variable in variables:
-                if variable.data is not None and _was_modified(node, variable):
-                    return node, variable.data
-    return None
-
-
-def _was_modified(node: Any, variable: Any) -> bool:
-    try:
-        variable.unpack()
-    except RuntimeError as error:
-        if _MODIFIED_TEXT in str(error):
-            return True
-        # A node's own result can only be unpacked through the node, as the attributes without "raw" do.
-        return any(_raises_modified(node, name.replace("_raw", "", 1)) for name in _raw_names(type(node)))
-    return False
-
-
-def _raises_modified(node: Any, name: str) -> bool:
-    try:
-        getattr(node, name, None)
-    except RuntimeError as error:
-        return _MODIFIED_TEXT in str(error)
-    return False
-
-
-def _history(root: torch.Tensor) -> Any:
-    """Return the node that produced a tensor, None, or ``_UNREADABLE`` if PyTorch raises."""
+def history_of(root: torch.Tensor) -> Any:
+    """Return the node that produced a tensor, None, or ``UNREADABLE`` if PyTorch raises."""
     try:
         return BaseTensor(root).grad_fn
     except RuntimeError:  # a view made under no_grad, or one of several outputs, with a base modified in place since
-        return _UNREADABLE
+        return UNREADABLE
 
 
-def _reachable(ends: list[Any]) -> list[Any]:
+def reachable_nodes(ends: list[Any]) -> list[Any]:
     """Return the nodes that a backward could run, at most ``MAX_NODES`` of them.
 
     Not by recursion, since graphs are deeper than Python's limit. The maximum exists because PyTorch keeps the Python
     object of a node that was read, and frees a chain of those by recursion: a chain of 50,000 crashes the process,
     where otherwise the nodes would be freed one by one.
     """
-    found: dict[Any, None] = dict.fromkeys(end for end in ends if end not in (None, _UNREADABLE))
+    found: dict[Any, None] = dict.fromkeys(end for end in ends if end not in (None, UNREADABLE))
     waiting = list(found)
     while waiting and len(found) < MAX_NODES:
         for node, _ in waiting.pop().next_functions:
@@ -242,7 +203,7 @@ def _add_node(node: Any, owners: OwnerCounts) -> SavedValues:
 
     The owners of those tensors are counted next, so no other reference may exist.
     """
-    if _is_leaf_node(node):
+    if is_leaf_node(node):
         if node.variable is not None:
             owners.add_cpp_owner(node.variable)
         return SavedValues()
@@ -254,10 +215,10 @@ def _add_node(node: Any, owners: OwnerCounts) -> SavedValues:
     return replace(saved, tensors=[], on_context=[])
 
 
-def _saved_variables(node: Any) -> list[Any]:
+def saved_variables(node: Any) -> list[Any]:
     """Return PyTorch's saved variables of a node, None for each that was freed."""
     variables: list[Any] = []
-    for name in _raw_names(type(node)):
+    for name in raw_names(type(node)):
         try:
             value = getattr(node, name)
         except RuntimeError:  # a freed list raises, whereas a freed single variable is empty
@@ -285,7 +246,7 @@ def _has_readable_parts(kind: type) -> bool:
     return hasattr(kind, "data") and hasattr(kind, "unpack_hook")
 
 
-_can_be_read: Callable[[type], bool] = cache(_has_readable_parts)
+can_be_read: Callable[[type], bool] = cache(_has_readable_parts)
 """Return whether this PyTorch can show a saved variable of this type without unpacking it."""
 
 
@@ -294,7 +255,7 @@ def can_read_saved() -> bool:
     return _has_readable_parts(torch._C._autograd.SavedTensor)
 
 
-def _raw_names(kind: type) -> tuple[str, ...]:
+def raw_names(kind: type) -> tuple[str, ...]:
     names = _names_of_cpp.get(kind)
     if names is not None:
         return names
@@ -306,9 +267,9 @@ def _raw_names(kind: type) -> tuple[str, ...]:
     return names
 
 
-def _is_leaf_node(node: Any) -> bool:
+def is_leaf_node(node: Any) -> bool:
     return type(node).__name__ == "AccumulateGrad"
 
 
-def _name(node: Any) -> str:
+def name_of(node: Any) -> str:
     return str(type(node).name(node))  # on the type, since a custom function may set `name` on its ctx

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -28,24 +29,22 @@ def version_of(tensor: torch.Tensor) -> int | None:
 
 
 def version_patches(
-    on_failed_read: Callable[[torch.Tensor], None], after_increment: Callable[[Any], None]
+    library: Any,
+    on_failed_read: Callable[[Exception, TracebackType | None, torch.Tensor], None],
+    after_increment: Callable[[Any], None],
 ) -> list[Patch]:
     """Return the patches that observe the program's own use of version counters.
 
     Args:
-        on_failed_read: Called with a tensor without a counter when reading its version raises.
+        library: The observer's library.
+        on_failed_read: Called with the exception, its traceback and the tensor when a read raises, as it has no counter.
         after_increment: Called with the tensors after the program incremented counters itself, as custom operators do.
     """
 
-    def read(self: torch.Tensor) -> Any:
-        try:
-            return read_version(self)
-        except RuntimeError:
-            on_failed_read(self)
-            raise
+    def show(error: Exception, trace: TracebackType | None, arguments: tuple[Any, ...]) -> None:
+        on_failed_read(error, trace, arguments[0])
 
-    skip_when_compiling(read)
-    patches = [Patch(torch.Tensor, "_version", _VersionAttribute(read))]
+    patches = [Patch(torch.Tensor, "_version", library.show_errors_of_attribute(_descriptor, show))]
     bindings: Any = torch._C
     original = getattr(bindings, "_increment_version", None)
     if original is not None:
@@ -60,20 +59,3 @@ def version_patches(
         skip_when_compiling(increment)
         patches.append(Patch(bindings, "_increment_version", increment))
     return patches
-
-
-class _VersionAttribute:
-    """The attribute ``Tensor._version`` with another way to read it.
-
-    Read on the class, it returns PyTorch's own descriptor, by which function modes and subclasses of the program recognise
-    the attribute.
-    """
-
-    def __init__(self, read: Callable[[torch.Tensor], Any]) -> None:
-        self._read = read
-
-    def __get__(self, tensor: torch.Tensor | None, kind: type | None = None) -> Any:
-        return _descriptor if tensor is None else self._read(tensor)
-
-    def __set__(self, tensor: torch.Tensor, value: object) -> None:
-        _descriptor.__set__(tensor, value)

@@ -24,7 +24,10 @@ def report_activation_hooks(
     for root in roots:
         for module in root.modules():
             for hook in list(module._forward_hooks.values()):
-                kept = next((tensor for tensor in _tensors_kept_by(hook) if _has_graph(tensor) and not was_reached(tensor)), None)
+                kept = next(
+                    (tensor for tensor in _tensors_kept_by(hook) if _has_graph(tensor) and not was_reached(tensor)),
+                    None,
+                )
                 if kept is not None and isinstance(hook, FunctionType):
                     code = hook.__code__
                     stored = SourceLocation("stored here", code.co_filename, code.co_firstlineno, code.co_name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType, FrameType
 from typing import Any
 
@@ -38,11 +38,8 @@ class DetectionLog:
         self.find_user_frame = codes.find_user_frame
         self._found: dict[tuple[Any, ...], tuple[Detection, int]] = {}
         self._blocks: dict[int, deque[Block]] = {}
-        self.modified_saved: tuple[SourceLocation, ...] | None = None
-        """Lines of the last saved tensor found modified: the backward that follows will raise."""
         self.last_escaped: CreationRecord | None = None
         """Record of the last inference tensor that escaped from its mode, without a reference to the tensor."""
-        self._last_error: tuple[int, str] = (0, "")
 
     def add(
         self, rule: str, locations: Sequence[SourceLocation | None], under: Sequence[BlockAt] = (), **facts: Any
@@ -59,10 +56,14 @@ class DetectionLog:
         if count or len(self._found) < _MAX_DETECTIONS:
             self._found[key] = detection, count + 1
 
-    def is_repeated(self, error: BaseException) -> bool:
-        """Return whether ``error`` is the one of the last call: each frame that it passes asks once."""
-        known, self._last_error = self._last_error, (id(error), str(error))
-        return known == self._last_error
+    def revise(self, rule: str, locations: Sequence[SourceLocation | None], facts: dict[str, Any]) -> bool:
+        """Replace the facts of a detection, and return whether it is in the log, which is emptied from time to time."""
+        key = (rule, *(location for location in locations if location is not None))
+        found = self._found.get(key)
+        if found is None:
+            return False
+        self._found[key] = replace(found[0], facts=facts), found[1]
+        return True
 
     def enter_block(self, thread: int, time_ns: int, code: CodeType, offset: int) -> Block:
         """Note that a block that disables grad was entered, and return it."""

@@ -1,155 +1,186 @@
-"""Diagnosis of autograd's exceptions: the rule, the tensor concerned, and the line that created it."""
+"""Diagnosis of autograd's exceptions: the rule, the tensor concerned, and the lines that explain it.
+
+An exception comes here by up to three ways: from an operator or a method as it is thrown, from a trace function as it
+passes a frame of the program, and from the end of a recording that it leaves. Only the first way shows the operands, so
+the first diagnosis of an exception is kept until the next one.
+"""
 
 from __future__ import annotations
 
 import sys
-from _thread import get_ident
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
 import torch
 
 from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
-from gradprobe.capture.autograd.version_counters import version_of
-from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
-from gradprobe.capture.detectors.escaped_inference_tensors import find_creation_block, locate_creation
-from gradprobe.capture.location.expressions import assignment_before, names_at
-from gradprobe.capture.location.frames import find_frame
-from gradprobe.capture.location.sites import GRADPROBE_DIR, TORCH_DIR
+from gradprobe.capture.detectors.backward_passes import BackwardPasses
+from gradprobe.capture.detectors.detection_log import DetectionLog
+from gradprobe.capture.detectors.refusal_stories import Ledger, Refused, Story, Storyteller, tell_record
+from gradprobe.capture.detectors.refused_tensors import find_tensor, is_half_converted, is_inference
+from gradprobe.capture.location.frames import forget_locals
+from gradprobe.capture.location.handlers import Catcher, FrameAt, find_catcher, is_of_python
+from gradprobe.capture.location.sites import GRADPROBE_DIR
 from gradprobe.recording.notes import BlockAt, SourceLocation
+from gradprobe.refusals.refusal import Refusal
+from gradprobe.refusals.table import OTHER, find_refusal
+
+_MAX_TEXT = 300
+_QUESTION = "inference-version"
+"""Row of the message by which a program may find out whether a tensor has a version counter: there is no other way."""
 
 
 class Diagnosis(NamedTuple):
-    """The rule that an exception comes under, with the related lines and moments of blocks."""
+    """The rule that an exception comes under, with the related lines, moments of blocks and facts."""
 
     rule: str
     locations: list[SourceLocation | None]
     under: list[BlockAt]
+    facts: dict[str, Any]
 
 
-_Predicate = Callable[[Any], bool]
+class Operands(NamedTuple):
+    """What is known of the call that failed.
+
+    ``roots`` and ``inputs`` are those of a backward pass.
+    """
+
+    tensors: Sequence[Any] = ()
+    roots: Sequence[Any] = ()
+    inputs: Sequence[Any] = ()
 
 
-def _is_inference(tensor: Any) -> bool:
-    return bool(tensor.is_inference()) or not _has_counter(tensor)
+class _Known(NamedTuple):
+    """The latest exception; ``catcher`` is None until it is logged."""
+
+    text: str
+    error: int | None
+    diagnosis: Diagnosis | None
+    catcher: Catcher | None
 
 
-def _is_half_converted(tensor: Any) -> bool:
-    return not tensor.is_inference() and not _has_counter(tensor)
+class RefusalDetector:
+    """The exceptions of one thread that come from autograd."""
 
+    def __init__(self, log: DetectionLog, ledger: Ledger) -> None:
+        self._log = log
+        self.passes = BackwardPasses()
+        self._storyteller = Storyteller(log, ledger, self.passes)
+        self._latest = _Known("", None, None, None)
 
-def _is_wrapper(tensor: Any) -> bool:
-    return type(tensor) not in (torch.Tensor, torch.nn.Parameter)
+    def on_operator(self, text: str, tensors: list[Any]) -> None:
+        """Handle an exception that an operator throws."""
+        frames = running_frames(sys._getframe(1))
+        kind = NotImplementedError if "implemented" in text else RuntimeError
+        self._see(text, None, kind, frames, frames, Operands(tensors))
 
+    def on_call(self, error: Exception, trace: TracebackType | None, operands: Operands) -> None:
+        """Handle an exception that leaves a method of a tensor or the engine."""
+        if not self._is_latest(error):
+            frames = running_frames(sys._getframe(1))
+            self._see(str(error), id(error), type(error), frames + trace_frames(trace), frames, operands)
 
-def _is_view(tensor: Any) -> bool:
-    return bool(tensor._is_view())
+    def on_traced(self, error: BaseException, trace: TracebackType | None) -> None:
+        """Handle an exception that passes a frame of the program."""
+        if trace is None or self._is_latest(error):
+            return
+        inner = trace_frames(trace)
+        frames = running_frames(trace.tb_frame.f_back) + inner
+        self._see(str(error), id(error), type(error), frames, [], None)
 
+    def diagnose_leaving(self, error: BaseException) -> Diagnosis | None:
+        """Return the diagnosis of an exception that leaves the recording, and log that nothing in it has caught it."""
+        if not self._is_latest(error):
+            self._see(str(error), id(error), type(error), trace_frames(error.__traceback__), [], None)
+        known = self._latest
+        found = known.diagnosis
+        if found is not None and known.catcher is not Catcher.NOBODY:
+            if known.catcher is None or not self._log.revise(found.rule, found.locations, found.facts):
+                self._log_detection(found, Catcher.NOBODY)
+            self._latest = known._replace(catcher=Catcher.NOBODY)
+        return found
 
-def _has_counter(tensor: Any) -> bool:
-    return version_of(tensor) is not None
+    def _is_latest(self, error: BaseException) -> bool:
+        """Return whether ``error`` is the latest exception that was diagnosed."""
+        known = self._latest
+        if known.text != str(error) or known.error not in (None, id(error)):
+            return False
+        self._latest = known._replace(error=id(error))
+        return True
 
+    def _see(
+        self,
+        text: str,
+        error: int | None,
+        kind: type[BaseException],
+        frames: list[FrameAt],
+        running: list[FrameAt],
+        operands: Operands | None,
+    ) -> None:
+        refusal = find_refusal(text)
+        if refusal is OTHER and operands is None:
+            refusal = None  # raised by the program or a library, for all that is known
+        diagnosis, catcher = None, Catcher.NOBODY
+        try:
+            if refusal is not None:
+                with torch._C.DisableTorchFunction():
+                    diagnosis = self._diagnose(refusal, text, frames, operands or Operands())
+            if diagnosis is not None:
+                catcher = find_catcher(frames, kind)
+        finally:
+            forget_locals(frame for frame, _ in running)
+        is_logged = diagnosis is not None and _is_reported(catcher, refusal)
+        if is_logged and diagnosis is not None:
+            self._log_detection(diagnosis, catcher)
+        self._latest = _Known(text, error, diagnosis, catcher if is_logged else None)
 
-_CAUSES: tuple[tuple[str, str, _Predicate], ...] = (
-    ("Cannot set version_counter for inference tensor", "GP303", _is_wrapper),
-    ("Inference tensors cannot be saved for backward", "GP401", _is_inference),
-    ("Inplace update to inference tensor outside InferenceMode", "GP401", _is_inference),
-    ("Inference tensors do not track version counter", "GP401", _is_inference),
-    ("requires_grad=True on inference tensor outside InferenceMode", "GP401", _is_inference),
-    ("A view was created in no_grad mode", "GP602", _is_view),
-    ("A view was created in inference mode", "GP602", _is_view),
-)
-"""Parts of PyTorch's texts, each with its rule and a predicate of the tensors that it can mean."""
+    def _log_detection(self, diagnosis: Diagnosis, catcher: Catcher) -> None:
+        caught = {} if catcher is Catcher.NOBODY else {"caught": True}
+        self._log.add(diagnosis.rule, diagnosis.locations, diagnosis.under, **diagnosis.facts, **caught)
 
-
-_MODIFIED_TEXT = "has been modified by an inplace operation"
-
-
-def diagnose_exception(error: BaseException, trace: TracebackType | None, log: DetectionLog) -> Diagnosis | None:
-    """Return the diagnosis of ``error``, raised at the end of ``trace``, or None if no rule is cause it."""
-    if not isinstance(error, RuntimeError):
-        return None
-    text = str(error)
-    if _MODIFIED_TEXT in text and log.modified_saved is not None:
-        return Diagnosis("GP601", list(log.modified_saved), [])
-    cause = next(((rule, matches) for part, rule, matches in _CAUSES if part in text), None)
-    if cause is None:
-        return None
-    rule, matches = cause
-    frames = _frames(trace)
-    place = next((f for f in reversed(frames) if log.find_user_frame(f[0]) is f[0]), None)
-    if place is None:
-        return None
-    if "do not track version counter" in text and _is_read_by_program(frames, log):
-        return None
-    used = locate_instruction("used here", place[0].f_code, place[1])
-    with torch._C.DisableTorchFunction():
-        tensor, name = _find_tensor(frames, matches) or (None, None)
-        entry = None if tensor is None else REGISTRY.get(tensor)
-        if tensor is None and rule == "GP401":
-            # A tensor that no variable refers to is gone by now: PyTorch drops it before Python traces the exception.
-            known = [found for found in (_find_latest(), log.last_escaped) if found is not None]
-            entry = max(known, key=lambda found: found[1], default=None)
-        elif rule == "GP401" and _is_half_converted(tensor):
+    def _diagnose(self, refusal: Refusal, text: str, frames: list[FrameAt], operands: Operands) -> Diagnosis | None:
+        place = self._find_place(frames)
+        if place is None:
+            return None
+        given = [*operands.roots, *operands.tensors]
+        subject = find_tensor(refusal.tensor, given, frames) if refusal.tensor else None
+        refused = Refused(text, frames, place, operands.roots, operands.inputs, subject)
+        story = self._storyteller.tell(refusal.story, refused)
+        rule = refusal.rule
+        if rule == "GP401" and subject is None:
+            _tell_latest(story, self._log)
+        elif rule == "GP401" and subject is not None and is_half_converted(subject.tensor):
             rule = "GP402"
-    if rule in ("GP303", "GP602"):
-        return _diagnose_view(rule, used, tensor, entry, place, name, log)
-    if entry is None:
-        return Diagnosis(rule, [used], [])
-    source = _find_source(entry)
-    locations = [used, locate_creation(source)]
-    if source is not entry:
-        locations.append(locate_instruction("taken from it here", entry[2], entry[3]))
-    return Diagnosis(rule, locations, [find_creation_block(source)])
+        facts = {
+            "error": textwrap.shorten(text.split("\n")[0], _MAX_TEXT, placeholder=" ..."),
+            "key": refusal.key,
+            **story.facts,
+        }
+        return Diagnosis(rule, story.locations, story.under, facts)
+
+    def _find_place(self, frames: list[FrameAt]) -> FrameAt | None:
+        """Return the innermost line of the program or a library, which is neither PyTorch's nor Python's own."""
+        for frame, offset in reversed(frames):
+            if self._log.find_user_frame(frame) is frame and not is_of_python(frame.f_code.co_filename):
+                return frame, offset
+        return None
 
 
-def _is_read_by_program(frames: list[tuple[FrameType, int]], log: DetectionLog) -> bool:
-    """Return whether the program itself read ``_version``, and may expect the exception."""
-    outside = [frame for frame, _ in frames if not frame.f_code.co_filename.startswith(GRADPROBE_DIR)]
-    reads = outside and log.find_user_frame(outside[-1]) is outside[-1]
-    return bool(reads) and "_version" in outside[-1].f_code.co_names
+def running_frames(frame: FrameType | None) -> list[FrameAt]:
+    """Return the running frames from the outside in to ``frame``, without those of gradprobe that were called last."""
+    while frame is not None and frame.f_code.co_filename.startswith(GRADPROBE_DIR):
+        frame = frame.f_back
+    found = []
+    while frame is not None:
+        found.append((frame, frame.f_lasti))
+        frame = frame.f_back
+    return found[::-1]
 
 
-def report_failed_version_read(tensor: torch.Tensor, log: DetectionLog) -> None:
-    """Report a read of an inference tensor's ``_version`` by PyTorch's code, not by the program's."""
-    frame = find_frame(sys._getframe(1), lambda f: not f.f_code.co_filename.startswith(GRADPROBE_DIR))
-    if frame is None or not frame.f_code.co_filename.startswith(TORCH_DIR):
-        return
-    entry = REGISTRY.get(tensor)
-    locations = [log.locate_frame("used here", frame)]
-    locations += [] if entry is None else [locate_creation(entry)]
-    log.add(
-        "GP401", locations, [] if entry is None else [find_creation_block(entry)], error="its _version was asked for"
-    )
-
-
-def _diagnose_view(
-    rule: str,
-    used: SourceLocation | None,
-    tensor: Any,
-    entry: CreationRecord | None,
-    place: tuple[FrameType, int],
-    name: str | None,
-    log: DetectionLog,
-) -> Diagnosis:
-    locations: list[SourceLocation | None] = [used]
-    under: list[BlockAt] = []
-    if rule == "GP303":
-        # No operator creates a wrapper subclass: the line that assigned the variable is used instead.
-        locations.append(assignment_before("created here", place[0], name))
-        return Diagnosis(rule, locations, [BlockAt("inference mode entered here", get_ident(), log.now())])
-    if entry is not None:
-        locations.append(locate_instruction("view made here", entry[2], entry[3]))
-        under.append(BlockAt("mode entered here", entry[7], entry[1]))
-        base = None if tensor is None else REGISTRY.get(tensor._base) if tensor._base is not None else None
-        source = base or _find_source(entry)
-        if source is not entry:
-            locations.append(locate_instruction("of the tensor created here", source[2], source[3]))
-    return Diagnosis(rule, locations, under)
-
-
-def _frames(trace: TracebackType | None) -> list[tuple[FrameType, int]]:
+def trace_frames(trace: TracebackType | None) -> list[FrameAt]:
+    """Return the frames of a traceback, from the outside in."""
     found = []
     while trace is not None:
         found.append((trace.tb_frame, trace.tb_lasti))
@@ -157,14 +188,22 @@ def _frames(trace: TracebackType | None) -> list[tuple[FrameType, int]]:
     return found
 
 
-def _find_source(entry: CreationRecord) -> CreationRecord:
-    """Return the record of the tensor that a view was taken from, found by its storage's creation time."""
-    if entry[6] in (entry[1], -1):
-        return entry
-    for other in REGISTRY.living():
-        if other[1] == entry[6]:
-            return other
-    return entry
+def _is_reported(catcher: Catcher, refusal: Refusal | None) -> bool:
+    """Return whether an exception is a finding: not if who catches it has raised it to find something out."""
+    if catcher is Catcher.RAISER:
+        return refusal is not None and refusal.key != _QUESTION
+    return catcher in (Catcher.NOBODY, Catcher.PROGRAM)
+
+
+def _tell_latest(story: Story, log: DetectionLog) -> None:
+    """Add the latest inference tensor, for one that no variable refers to.
+
+    It is gone by now: PyTorch drops it before Python traces the exception.
+    """
+    known = [found for found in (_find_latest(), log.last_escaped) if found is not None]
+    record = max(known, key=lambda found: found[1], default=None)
+    if record is not None:
+        tell_record(story, record)
 
 
 def _find_latest() -> CreationRecord | None:
@@ -172,31 +211,6 @@ def _find_latest() -> CreationRecord | None:
     found: CreationRecord | None = None
     for entry in REGISTRY.living():
         tensor = entry[0]()
-        if tensor is not None and (found is None or entry[1] > found[1]) and _is_inference(tensor):
+        if tensor is not None and (found is None or entry[1] > found[1]) and is_inference(tensor):
             found = entry
     return found
-
-
-def _find_tensor(frames: list[tuple[FrameType, int]], matches: _Predicate) -> tuple[Any, str | None] | None:
-    """Return the tensor, and its name, that the failed expressions name, or else one among the variables."""
-    for frame, offset in reversed(frames):
-        for name, value in names_at(frame, offset):
-            for tensor in _tensors_in(value):
-                if matches(tensor):
-                    return tensor, name
-    for frame, _ in reversed(frames[-3:]):
-        for name, value in list(frame.f_locals.items()):
-            for tensor in _tensors_in(value):
-                if matches(tensor):
-                    return tensor, name
-    return None
-
-
-def _tensors_in(value: Any) -> Iterator[Any]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        yield from (item for item in value[:100] if isinstance(item, torch.Tensor))
-    elif isinstance(value, torch.nn.Module):
-        for module in value.modules():
-            yield from (t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None)

@@ -1,4 +1,4 @@
-"""Notes on exceptions: the lines that created the tensor concerned and entered the mode."""
+"""Notes on exceptions: the lines that created the tensor concerned and entered the mode, and what to do."""
 
 from __future__ import annotations
 
@@ -6,32 +6,43 @@ import logging
 from typing import Any
 
 from gradprobe.capture.detectors.detection_log import DetectionLog
-from gradprobe.capture.detectors.exception_diagnosis import diagnose_exception
+from gradprobe.capture.detectors.exception_diagnosis import Diagnosis, RefusalDetector
 from gradprobe.recording.notes import SourceLocation
+from gradprobe.refusals.causes import CAUSES
+from gradprobe.refusals.table import BY_KEY
 
 _PREFIX = "gradprobe: "
 
 
-def annotate_exception(error: BaseException, log: DetectionLog) -> None:
-    """Add a note to an exception caused by grad modes or inference tensors.
+def annotate_exception(error: BaseException, refusals: RefusalDetector, log: DetectionLog) -> None:
+    """Add a note to an exception that autograd raised, if it has none yet.
 
     The exception, its text and its traceback stay as they are. Python 3.10 has no notes; the note is logged there.
     """
     if any(str(note).startswith(_PREFIX) for note in getattr(error, "__notes__", ())):
         return
-    found = diagnose_exception(error, error.__traceback__, log)
+    found = refusals.diagnose_leaving(error)
     if found is None:
         return
-    locations = [location for location in found.locations if location is not None]
-    if found.rule != "GP601" and not log.is_repeated(error):  # which was reported when the backward began
-        log.add(found.rule, found.locations, found.under, error=str(error).split("\n")[0][:300])
-    locations += [location for under in found.under if (location := log.locate_block(under)) is not None]
-    text = f"{_PREFIX}{found.rule}: {'; '.join(f'{s.role} {_at(s)}' for s in locations)}"
+    text = _describe(found, log)
     add: Any = getattr(error, "add_note", None)
     if add is not None:
         add(text)
     else:
         logging.getLogger("gradprobe").warning(text)
+
+
+def _describe(found: Diagnosis, log: DetectionLog) -> str:
+    locations = [location for location in found.locations if location is not None]
+    locations += [location for under in found.under if (location := log.locate_block(under)) is not None]
+    lines = "; ".join(f"{at.role} {_at(at)}" for at in dict.fromkeys(locations))
+    return f"{_PREFIX}{found.rule}: {lines}\n{_PREFIX}{_advise(found)}"
+
+
+def _advise(found: Diagnosis) -> str:
+    """Return the edit for the cause of an exception."""
+    cause = CAUSES.get(str(found.facts.get("cause")))
+    return BY_KEY[found.facts["key"]].fix if cause is None else cause.fix
 
 
 def _at(location: SourceLocation) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 
 from gradprobe.capture.location.frames import USER, FrameClassifier
 
+_RAISED_BY_AUTOGRAD = (RuntimeError, TypeError, ValueError, BufferError, AssertionError)
+
 
 class ExceptionTracer:
     """The trace function of one thread. Call the methods in that thread."""
@@ -52,7 +54,7 @@ class ExceptionTracer:
             if not self.is_on:
                 frame.f_trace = None
                 return None
-            if event == "exception" and isinstance(argument[1], RuntimeError):
+            if event == "exception" and isinstance(argument[1], _RAISED_BY_AUTOGRAD):
                 try:
                     self._raised(argument[1], argument[2])
                 except Exception as error:  # it would replace the program's own exception

@@ -103,7 +103,9 @@ class HeldGraphDetector:
             if main is None:
                 continue
             places = sorted(held.places, key=lambda item: -item[1])
-            built = [self._locate("graph built here", place) for place, _ in places[:_MAX_PLACES] if place != held.place]
+            built = [
+                self._locate("graph built here", place) for place, _ in places[:_MAX_PLACES] if place != held.place
+            ]
             facts: dict[str, Any] = {
                 "number": held.number,
                 "nodes": held.nodes,

@@ -17,12 +17,11 @@ from gradprobe.capture.detectors.autocast_blocks import AutocastTracker, is_auto
 from gradprobe.capture.detectors.cut_graphs import CutGraphDetector
 from gradprobe.capture.detectors.detection_log import Block, DetectionLog, locate_instruction
 from gradprobe.capture.detectors.escaped_inference_tensors import EscapedTensorDetector, locate_tensor_creation
-from gradprobe.capture.detectors.exception_diagnosis import diagnose_exception
+from gradprobe.capture.detectors.exception_diagnosis import RefusalDetector
 from gradprobe.capture.detectors.exception_tracer import ExceptionTracer
 from gradprobe.capture.detectors.held_graphs import HeldGraphDetector
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
-from gradprobe.capture.detectors.modified_saved_tensors import ModifiedSavedTensorDetector, Suspects
 from gradprobe.capture.location.frames import find_frame_of, read_local
 from gradprobe.capture.location.sites import TORCH_DIR
 from gradprobe.recording.events import (
@@ -67,8 +66,8 @@ class OperatorLedger(Protocol):
     def origins_between(self, first: int, last: int) -> list[Origin]:
         """Return the lines that constructed the thread's nodes with sequence numbers from ``first`` to ``last``."""
 
-    def take_suspects(self) -> Suspects:
-        """Return the storages that were written after a node had saved them, because a backward begins."""
+    def writer_of(self, storage: int) -> tuple[int, int] | None:
+        """Return the line that wrote a storage last, since a node had saved it."""
 
     def views_of_older(self, moment: int) -> list[CreationRecord]:
         """Return the records of the latest views that were made since ``moment``, of tensors that are older."""
@@ -97,11 +96,11 @@ class ThreadDetectors:
         self.interest = NO_OPS
         self._ledger = ledger
         self.held = HeldGraphDetector(log, ledger.list_held_graphs, roots)
-        self.modified_saved = ModifiedSavedTensorDetector(log, ledger.origins_between, ledger.take_suspects)
+        self.refusals = RefusalDetector(log, ledger)
         self._log, self._autocasts = log, autocasts
         self._cut_graphs, self._escaped_tensors = CutGraphDetector(log), EscapedTensorDetector(log)
         self._leaked_modes = LeakedModeDetector(log)
-        self._tracer = ExceptionTracer(log.codes, self._on_exception, fault)
+        self._tracer = ExceptionTracer(log.codes, self.refusals.on_traced, fault)
         self._second_order: (
             tuple[SourceLocation | None, SourceLocation | None, list[weakref.ref[torch.Tensor]]] | None
         ) = None
@@ -199,7 +198,9 @@ class ThreadDetectors:
         self.held.on_backward(backward.ranges)
         if backward.iterations >= _MIN_ITERATIONS_AGAIN:
             self._report_growing_backward(backward, frame)
-        self.modified_saved.on_backward(outputs, self._log.locate_frame("backward here", frame))
+        retains, creates = (read_local(frame, name) for name in ("retain_graph", "create_graph"))
+        frees = not (creates if retains is None else retains)
+        self.refusals.passes.add(self._log.locate_frame("backward here", frame), backward.ranges, frees=frees)
 
     def _report_gradient_cycles(self) -> None:
         """Report the last backward with ``create_graph`` if its gradients with their graphs are still there."""
@@ -216,7 +217,9 @@ class ThreadDetectors:
         at = self._log.locate_frame("backward here", frame)
         places = sorted(backward.places, key=lambda item: -item[1])[:_MAX_PLACES_AGAIN]
         held = self._log.codes.held
-        lines = [locate_instruction("graph of earlier iterations", held.get(code), offset) for (code, offset), _ in places]
+        lines = [
+            locate_instruction("graph of earlier iterations", held.get(code), offset) for (code, offset), _ in places
+        ]
         self._log.add("GP205", [at, *lines], nodes=backward.again, iterations=backward.iterations)
 
     def on_thread_end(self) -> None:
@@ -236,11 +239,6 @@ class ThreadDetectors:
         if interest != self.interest:
             self.interest = interest
             self._ledger.on_interest(interest)
-
-    def _on_exception(self, error: BaseException, trace: Any) -> None:
-        found = diagnose_exception(error, trace, self._log)
-        if found is not None and not self._log.is_repeated(error):
-            self._log.add(found.rule, found.locations, found.under, error=str(error).split("\n")[0][:300])
 
     def _check_derivative(self, ident: int, time: int) -> None:
         """Report ``jacobian`` and the like, which enable grad inside inference mode without effect."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
@@ -57,6 +58,16 @@ def read_local(frame: FrameType, name: str) -> Any:
         # The snapshot lives as long as the frame, and would keep alive the objects that the frame releases.
         names.clear()
     return value
+
+
+def forget_locals(frames: Iterable[FrameType]) -> None:
+    """Empty the snapshots of local variables that were taken of running frames, which would keep objects alive.
+
+    Not for frames that a trace function is called for: Python copies its snapshot back into those.
+    """
+    for frame in frames if _F_LOCALS_IS_SNAPSHOT else ():
+        if frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # the variables of a module or class are no snapshot
+            frame.f_locals.clear()
 
 
 class FrameClassifier:

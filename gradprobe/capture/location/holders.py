@@ -11,7 +11,16 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import CellType, CodeType, FrameType, FunctionType, MethodType, ModuleType, TracebackType
+from types import (
+    CellType,
+    CodeType,
+    FrameType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+    TracebackType,
+)
 from typing import Any
 
 import torch
@@ -62,7 +71,9 @@ def find_holder(wanted: list[Any], codes: FrameClassifier, frame: FrameType | No
     return None
 
 
-def _search_program(ids: set[int], codes: FrameClassifier, frame: FrameType | None, roots: list[Any]) -> Iterator[Holder]:
+def _search_program(
+    ids: set[int], codes: FrameClassifier, frame: FrameType | None, roots: list[Any]
+) -> Iterator[Holder]:
     frames = [f for f in walk_frames(frame) if codes.kind(f.f_code) == USER]
     here = sys._current_frames()
     for other in here.values():
@@ -168,7 +179,7 @@ def _list_attributes(value: Any) -> list[tuple[str, Any]]:
         slots = kind.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             descriptor = kind.__dict__.get(name)
-            if type(descriptor).__name__ == "member_descriptor":
+            if isinstance(descriptor, MemberDescriptorType):
                 try:
                     members.append((f".{name}", descriptor.__get__(value)))
                 except AttributeError:  # not set
@@ -202,7 +213,7 @@ def _climb(wanted: Any, own: set[int], codes: FrameClassifier) -> Holder | None:
         seen.add(id(following))
         for value, path in level:
             for referrer in gc.get_referrers(value)[:_MAX_REFERRERS]:
-                if id(referrer) in seen or isinstance(referrer, FrameType) and referrer is sys._getframe():
+                if id(referrer) in seen or (isinstance(referrer, FrameType) and referrer is sys._getframe()):
                     continue
                 seen.add(id(referrer))
                 named = _name_root(referrer, value, path, codes)
@@ -241,9 +252,9 @@ def _name_root(referrer: Any, value: Any, path: str, codes: FrameClassifier) -> 
         return Holder("a stored exception", "traceback", code.co_filename, referrer.tb_lineno, _name(code))
     if type(referrer).__name__ == "_lru_cache_wrapper":
         function: Callable[..., Any] = referrer.__wrapped__
-        code = getattr(function, "__code__", None)
-        if code is not None:
-            return Holder(f"the cache of {_name(code)}", "cache", code.co_filename, code.co_firstlineno, _name(code))
+        if isinstance(function, FunctionType):
+            at = function.__code__
+            return Holder(f"the cache of {_name(at)}", "cache", at.co_filename, at.co_firstlineno, _name(at))
     if isinstance(referrer, dict) and "__name__" in referrer and "__builtins__" in referrer:
         name = next((name for name, item in list(referrer.items()) if item is value), "")
         return Holder(name + path, "global", str(referrer.get("__file__") or ""))

@@ -10,7 +10,7 @@ from _thread import get_ident as thread
 from collections import Counter
 from collections.abc import Callable
 from sys import _getframe
-from types import CodeType, FrameType
+from types import CodeType, FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from gradprobe.capture.autograd.version_counters import version_of, version_patc
 from gradprobe.capture.detectors.activation_hooks import report_activation_hooks
 from gradprobe.capture.detectors.autocast_blocks import AutocastTracker
 from gradprobe.capture.detectors.detection_log import DetectionLog
-from gradprobe.capture.detectors.exception_diagnosis import report_failed_version_read
+from gradprobe.capture.detectors.exception_diagnosis import Operands
 from gradprobe.capture.detectors.exception_notes import annotate_exception
 from gradprobe.capture.detectors.thread_detectors import ThreadDetectors
 from gradprobe.capture.detectors.thread_handoff import ThreadHandoffDetector
@@ -37,6 +37,7 @@ from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.ops.flow_recorder import FlowRecorder
 from gradprobe.capture.ops.native.loader import load_core
 from gradprobe.capture.ops.native.observer import NativeObserver, ObservedThread, higher_order_patches
+from gradprobe.capture.ops.refusal_hooks import refusal_patches
 from gradprobe.capture.patching.patches import Patches
 from gradprobe.recording.events import (
     ACTION_MASK,
@@ -49,6 +50,7 @@ from gradprobe.recording.events import (
     Event,
 )
 from gradprobe.recording.op_rows import FORWARD, OpCounts
+from gradprobe.refusals.table import WORDS
 
 _LEFT_INFERENCE = INFERENCE_MODE | EXIT
 _is_inference = torch.is_inference_mode_enabled
@@ -101,8 +103,10 @@ class ThreadRegistry:
                 *self._autocasts.patches(),
                 *self.handoffs.patches(),
                 *higher_order_patches(load_core()),
+                *refusal_patches(load_core(), self._on_call_refused),
             ]
-            self._patches.apply([*version_patches(failed, bumped), *others])
+            self._patches.apply([*version_patches(load_core(), failed, bumped), *others])
+            load_core().show_refusals(self._on_operator_refused, WORDS)
         self._depths[ident] += 1
 
     def _make_detectors(self, observed: ObservedThread) -> ThreadDetectors:
@@ -114,21 +118,21 @@ class ThreadRegistry:
         if self._observer is not None:
             self._observer.enable_tasks()
 
-    def _while_installed(self, step: Callable[[Any], None]) -> Callable[[Any], None]:
+    def _while_installed(self, step: Callable[..., None]) -> Callable[..., None]:
         """Wrap ``step`` so that it does nothing if this installation's patches are no longer applied.
 
         Another tool that patched the same attribute may still call gradprobe's replacement after it was restored.
         """
         installed = self._installed
 
-        def call(tensors: Any) -> None:
+        def call(*arguments: Any) -> None:
             try:
                 is_live = self._patches.are_applied and installed == self._installed
             except Exception as error:
                 self._fault(error)
             else:
                 if is_live:
-                    step(tensors)
+                    step(*arguments)
 
         return call
 
@@ -161,6 +165,7 @@ class ThreadRegistry:
         if observer is not None:
             self._safely(observer.stop)
             self._safely(self.flow.end)
+        self._safely(lambda: load_core().show_refusals(None, ()))
         self._safely(self._patches.restore)
         self._safely(REGISTRY.forget_parameters)
         self.detection_log.last_escaped = None
@@ -213,7 +218,18 @@ class ThreadRegistry:
         """Add a note to an exception of the program that leaves a recorded block."""
         if self._threads:
             self.resolve_pending()
-            self._safely(lambda: annotate_exception(error, self.detection_log))
+            observed = self._threads.get(thread()) or next(iter(self._threads.values()))
+            self._safely(lambda: annotate_exception(error, observed.detectors.refusals, self.detection_log))
+
+    def _on_operator_refused(self, text: str, tensors: list[Any], op: str) -> None:
+        observed = self._threads.get(thread())
+        if observed is not None:
+            self._safely(lambda: observed.detectors.refusals.on_operator(text, tensors))
+
+    def _on_call_refused(self, error: Exception, trace: TracebackType | None, operands: Operands) -> None:
+        observed = self._threads.get(thread())
+        if observed is not None:
+            self._safely(lambda: observed.detectors.refusals.on_call(error, trace, operands))
 
     def on_backward(self, outputs: list[torch.Tensor], frame: FrameType) -> list[tuple[int, int]] | None:
         """Run the detectors as a backward begins in ``frame``.
@@ -280,12 +296,9 @@ class ThreadRegistry:
             marker = (ESCAPED_TENSORS, self._now(), owner, code, offset, (op, name, module, FORWARD))
             self._emit((OP_ROWS, "outliving", marker, [(0, 0, 0, count)]))
 
-    def _read_failed(self, tensor: torch.Tensor) -> None:
-        try:
-            report_failed_version_read(tensor, self.detection_log)
-            self._emit_manual_op("Tensor._version", OpCounts(calls=1, failed_version_reads=1))
-        except Exception as error:
-            self._fault(error)
+    def _read_failed(self, error: Exception, trace: TracebackType | None, tensor: torch.Tensor) -> None:
+        self._on_call_refused(error, trace, Operands([tensor]))
+        self._emit_manual_op("Tensor._version", OpCounts(calls=1, failed_version_reads=1))
 
     def _after_increment(self, tensors: Any) -> None:
         if REGISTRY.library is not None and REGISTRY.library.is_running():

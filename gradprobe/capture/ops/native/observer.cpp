@@ -4,6 +4,7 @@
 // A thread is observed while the key is in its set of included keys. Autograd's engine hands that set on to its threads.
 
 #include "graphs.h"
+#include "refusals.h"
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
@@ -247,7 +248,14 @@ void observe(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit
   if (call->has_subclass) {
     for (const auto& log : logs) log->announce(*call);
   }
-  run(op, rest, stack, call->before);
+  const size_t first = stack->size() - call->plan->arguments;
+  try {
+    run(op, rest, stack, call->before);
+  } catch (...) {
+    for (const auto& log : thread.logs()) log->forgive();
+    show_operator_refusal(*call, *stack, first);
+    throw;
+  }
   for (const auto& log : thread.logs()) {  // again: the operator may have begun or ended a recording
     if (log->is_on()) log->note(*call, *stack);
   }
@@ -422,12 +430,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
              }
              return found;
            })
-      .def("take_suspects", [](ThreadLog& log) {
-        py::dict found;
-        for (const auto& [storage, place] : log.take_suspects()) {
-          found[py::int_(storage)] = py::make_tuple(reinterpret_cast<uintptr_t>(place.first), place.second);
-        }
-        return found;
+      .def("writer_of", [](ThreadLog& log, uintptr_t storage) -> py::object {
+        const auto place = log.writer_of(storage);
+        if (!place) return py::none();
+        return py::make_tuple(reinterpret_cast<uintptr_t>(place->first), place->second);
       });
   py::class_<Observer, std::shared_ptr<Observer>>(module, "Observer")
       .def(py::init<py::dict>())
@@ -463,7 +469,14 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       "Drop the records of the tensors of a type.");
   module.def("is_running", [] { return running_since != UINT64_MAX; }, "Return whether the thread runs an operator.");
   module.def("module_paths_changed", [](const py::args&) { ++module_paths_changed; }, "Forget what threads know of the paths of modules.");
-  module.def("begin_backward", [] { SavedStorages::global().begin_backward(); }, "Note that a backward begins.");
+  module.def(
+      "show_refusals",
+      [](const py::object& on_refusal, std::vector<std::string> words) {
+        RefusalListener::global() = {on_refusal.is_none() ? py::object() : on_refusal, std::move(words)};
+      },
+      "Show exceptions of operators, those whose text has one of the words, or no more if the callable is None.");
+  module.def("show_errors_of_call", &show_errors_of_call, "Return a callable that shows the exceptions which leave another one.");
+  module.def("show_errors_of_attribute", &show_errors_of_attribute, "Return a descriptor that shows the exceptions of another one.");
   module.def("clear_saved", [] { SavedStorages::global().clear(); }, "Release the addresses of saved storages.");
   module.def("reachable_ranges", [](const std::vector<at::Tensor>& roots) { return begin_backward({}, nullptr, {}, roots).ranges; },
              "Return the sequence numbers of the nodes behind tensors, as ranges.");

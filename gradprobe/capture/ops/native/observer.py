@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
-from gradprobe.capture.detectors.modified_saved_tensors import Suspects
 from gradprobe.capture.detectors.thread_detectors import BackwardPass, Origin, ThreadDetectors
 from gradprobe.capture.location.frames import MODULE_CALL_CODE, FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
@@ -21,8 +20,8 @@ from gradprobe.capture.location.optimizers import find_stepping_optimizer
 from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.patching.compile_skip import skip_when_compiling
 from gradprobe.capture.patching.patches import Patch
-from gradprobe.recording.flow import BACKWARD_SITE, GRAD_SITE
 from gradprobe.recording.events import OP_BATCH, OPERATOR, SAVING, Event, SharedEvent
+from gradprobe.recording.flow import BACKWARD_SITE, GRAD_SITE
 from gradprobe.recording.op_rows import OpCounts
 
 
@@ -179,11 +178,10 @@ class ObservedThread:
         places: list[Origin] = self._log.origins_between(max(first, 0), last)
         return places
 
-    def take_suspects(self) -> Suspects:
-        """Return the storages that were written after a node had saved them, because a backward begins."""
-        self._library.begin_backward()
-        suspects: Suspects = self._log.take_suspects()
-        return suspects
+    def writer_of(self, storage: int) -> tuple[int, int] | None:
+        """Return the line that wrote a storage last, since a node had saved it."""
+        place: tuple[int, int] | None = self._log.writer_of(storage)
+        return place
 
     def views_of_older(self, moment: int) -> list[CreationRecord]:
         """Return the records of the latest views that were made since ``moment``, of tensors that are older."""

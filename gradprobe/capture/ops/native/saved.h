@@ -148,21 +148,18 @@ class SavedStorages {
       entry.saved.bytes = bytes;
       entry.saved.made = made;
     }
-    entry.saved_in = pass_.load(std::memory_order_relaxed);
     const SavedStorage saved = entry.saved;
     if (is_new && shard.entries.size() >= shard.sweep_at) shard.sweep(freed);
     return saved;
   }
 
-  // Returns whether a node has saved this storage since the last backward began.
+  // Returns whether a node has saved this storage. It may have been freed since: which nodes a backward has freed is not known
+  // here, and the place of a write is asked for only if a backward fails.
   bool is_saved(c10::StorageImpl* storage) {
     Shard& shard = shards_.of(storage);
     const std::lock_guard<SpinLock> guard(shard.lock);
-    const auto found = shard.entries.find(storage);
-    return found != shard.entries.end() && found->second.saved_in == pass_.load(std::memory_order_relaxed);
+    return shard.entries.find(storage) != shard.entries.end();
   }
-
-  void begin_backward() { ++pass_; }
 
   void clear() {
     for (Shard& shard : shards_) {
@@ -179,7 +176,6 @@ class SavedStorages {
   struct Entry {
     WeakStorage weak{c10::intrusive_ptr<c10::StorageImpl>{}};
     SavedStorage saved;
-    uint64_t saved_in = 0;
   };
 
   struct Shard {
@@ -203,7 +199,7 @@ class SavedStorages {
   };
 
   Shards<Shard> shards_;
-  std::atomic<uint64_t> next_ = 1, pass_ = 1;
+  std::atomic<uint64_t> next_ = 1;
 };
 
 }  // namespace gradprobe

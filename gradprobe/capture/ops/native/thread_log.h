@@ -213,11 +213,10 @@ class ThreadLog {
     paths_.forgive_since(backwards_.empty() ? 0 : backwards_.back());
   }
 
-  // The storages that were written after a node had saved them, by their address, with the place of the write.
-  std::unordered_map<uintptr_t, std::pair<PyCodeObject*, int>> take_suspects() {
-    std::unordered_map<uintptr_t, std::pair<PyCodeObject*, int>> taken;
-    taken.swap(suspects_);
-    return taken;
+  // The place of the latest write to a storage, given by its address, since a node has saved it.
+  std::optional<std::pair<PyCodeObject*, int>> writer_of(uintptr_t storage) const {
+    const auto found = suspects_.find(storage);
+    return found == suspects_.end() ? std::nullopt : std::make_optional(found->second);
   }
 
  private:
@@ -407,8 +406,8 @@ class ThreadLog {
             now == write.counter ? static_cast<int64_t>(impl->version_counter().current_version()) - write.version : 1;
       }
       auto* storage = storage_of(impl);
-      if (storage != nullptr && caller.phase != BACKWARD && suspects_.size() < MAX_SUSPECTS &&
-          SavedStorages::global().is_saved(storage)) {
+      if (storage != nullptr && caller.phase != BACKWARD && SavedStorages::global().is_saved(storage)) {
+        if (suspects_.size() >= MAX_SUSPECTS) suspects_.clear();
         suspects_[reinterpret_cast<uintptr_t>(storage)] = {caller.code, caller.offset};
       }
     }

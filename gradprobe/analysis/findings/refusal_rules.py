@@ -1,0 +1,101 @@
+"""Rules about exceptions of autograd: each is explained by the table of refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, locate_site, rank_lines
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.refusals.causes import CAUSES
+from gradprobe.refusals.refusal import Refusal
+from gradprobe.refusals.table import BY_KEY
+
+_MAX_CUT_LINES, _MAX_NAMES = 3, 6
+
+
+def find_refusals(evidence: Evidence) -> Iterator[Finding]:
+    """Yield the exceptions that autograd raised, with why PyTorch refuses and what to do."""
+    for located in evidence.detections:
+        refusal = BY_KEY.get(str(located.detection.facts.get("key")))
+        if refusal is not None:
+            yield _make_finding(evidence, located, refusal)
+
+
+def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusal) -> Finding:
+    facts = located.detection.facts
+    cause = CAUSES.get(str(facts.get("cause")))
+    why = refusal.why
+    if located.detection.rule == "GP402":
+        why = (
+            "An inference tensor was given new `.data` outside inference mode; it has no version counter but reports "
+            "is_inference() == False."
+        )
+    sentences = [
+        why,
+        *_describe_tensor(facts),
+        *_describe_node(facts),
+        *_describe_parameters(facts),
+        *([] if cause is None else [cause.why]),
+    ]
+    if facts.get("caught"):
+        sentences.append("The program catches the exception.")
+    message = " ".join([*sentences, f"PyTorch: {facts.get('error', '')}"])
+    severity = refusal.caught if facts.get("caught") else refusal.severity
+    fix = "" if located.detection.rule == "GP402" else refusal.fix if cause is None else cause.fix
+    related = (*located.related, *_find_cut_modules(evidence, facts.get("parameters")))
+    return replace(located.make_finding(message, related), fix=fix, level=severity)
+
+
+def _find_cut_modules(evidence: Evidence, parameters: Any) -> Iterator[RelatedLine]:
+    """Yield where modules ran with grad disabled whose parameters got no gradient, and the blocks that disabled it."""
+    owners = {str(name).rpartition(".")[0] for name in parameters} if isinstance(parameters, list) else set()
+    for process, region in evidence.iter_regions() if owners else ():
+        if region.inside == (True, False):
+            continue
+        ops = evidence.select_ops(process, region)
+        ran = ops[ops["module"].map(lambda path: any(f".{path}".endswith(f".{owner}") for owner in owners))]
+        lines = rank_lines(ran[ran["line"].notna()], "ran without gradient here", _MAX_CUT_LINES)
+        block = locate_site(process, region.site, "grad disabled here")
+        if lines and block is not None:
+            yield from dict.fromkeys([*lines, block])
+
+
+def _describe_tensor(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield a sentence about the tensor that the message is about."""
+    shape = facts.get("shape")
+    if not isinstance(shape, list):
+        return
+    size = "with one element" if shape == [] else f"of shape {shape}"
+    if "node" in facts:
+        yield f"The tensor {size} was saved by {facts['node']}."
+    elif "index" in facts:
+        made = f", made by {facts['op']}" if facts.get("op") else ""
+        yield f"It is number {facts['index']} of those asked for, a tensor {size}{made}."
+    elif facts.get("op"):
+        name = f"`{facts['name']}`" if facts.get("name") else "It"
+        yield f"{name} is a tensor {size}, made by {facts['op']}."
+
+
+def _describe_node(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield sentences about the node of the graph at which a backward pass failed."""
+    versions = facts.get("versions")
+    if isinstance(versions, list) and len(versions) == 2:
+        yield f"Its version was {versions[1]} when it was saved and is {versions[0]} now."
+    if "node" in facts and "shape" not in facts:
+        yield f"The pass fails at {facts['node']}."
+    if facts.get("is_same_line"):
+        yield "The pass that freed it began at the same line, one iteration earlier."
+
+
+def _describe_parameters(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield a sentence about the parameters that got no gradient."""
+    parameters = facts.get("parameters")
+    if isinstance(parameters, list) and parameters:
+        names = ", ".join(f"`{name}`" for name in parameters[:_MAX_NAMES])
+        yield f"Without a gradient: {names}{' ...' if len(parameters) > _MAX_NAMES else ''}."
+
+
+RULES = (find_refusals,)
+"""Rules of this family; a recording is checked against each."""

@@ -1,0 +1,100 @@
+"""Hooks on what raises autograd's exceptions: operators, the engine of backward passes, and methods of tensors.
+
+They are C++ callables in the place of PyTorch's, so that the traceback of an exception stays as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from gradprobe.capture.detectors.exception_diagnosis import Operands
+from gradprobe.capture.patching.patches import Patch
+
+OnCall = Callable[[Exception, TracebackType | None, Operands], None]
+
+_METHODS = (
+    "numpy",
+    "requires_grad_",
+    "retain_grad",
+    "register_hook",
+    "register_post_accumulate_grad_hook",
+    "apply_",
+    "map_",
+    "__deepcopy__",
+    "__dlpack__",
+    "__setstate__",
+)
+_OF_REDUCER = ("prepare_for_forward", "prepare_for_backward", "_rebuild_buckets")
+_ATTRIBUTES = ("data", "requires_grad", "grad")
+
+
+def refusal_patches(library: Any, on_call: OnCall) -> list[Patch]:
+    """Return the patches that call ``on_call`` with exceptions that leave a method of a tensor or the engine.
+
+    Args:
+        library: The observer's library.
+        on_call: Receives the exception, its traceback below the call, and the operands.
+    """
+    on_method = functools.partial(_show_method, on_call)
+    methods = [
+        Patch(torch.Tensor, name, library.show_errors_of_call(getattr(torch.Tensor, name), on_method))
+        for name in _METHODS
+        if hasattr(torch.Tensor, name)
+    ]
+    functions = [
+        Patch(owner, name, library.show_errors_of_call(getattr(owner, name), on_method))
+        for owner, name in _find_functions()
+        if hasattr(owner, name)
+    ]
+    attributes = [
+        Patch(torch.Tensor, name, library.show_errors_of_attribute(getattr(torch.Tensor, name), on_method))
+        for name in _ATTRIBUTES
+    ]
+    make_grads = library.show_errors_of_call(torch.autograd._make_grads, functools.partial(_show_make_grads, on_call))
+    starts = [Patch(torch.autograd, "_make_grads", make_grads)]
+    engine = _engine_patches(library, functools.partial(_show_backward, on_call))
+    return [*methods, *functions, *attributes, *starts, *engine]
+
+
+def _find_functions() -> list[tuple[Any, str]]:
+    """Return the functions beside those of tensors that raise autograd's exceptions in Python or C++, by owner and name."""
+    found: list[tuple[Any, str]] = [
+        (torch.optim.Optimizer, "add_param_group"),
+        (torch.nn.Module, "register_parameter"),
+    ]
+    reducer = getattr(torch.distributed, "Reducer", None)
+    return found if reducer is None else found + [(reducer, name) for name in _OF_REDUCER]
+
+
+def _engine_patches(library: Any, on_error: Callable[..., None]) -> list[Patch]:
+    """Return the patch for the engine, which is one object for all backward passes."""
+    owner: Any = torch.autograd.Variable
+    engine = getattr(owner, "_execution_engine", None)
+    run = getattr(type(engine), "run_backward", None)
+    if run is None:
+        return []
+    watched = type(type(engine).__name__, (type(engine),), {"run_backward": library.show_errors_of_call(run, on_error)})
+    return [Patch(owner, "_execution_engine", watched())]
+
+
+def _show_method(on_call: OnCall, error: Exception, trace: TracebackType | None, arguments: tuple[Any, ...]) -> None:
+    on_call(error, trace, Operands(tensors=arguments))
+
+
+def _show_make_grads(
+    on_call: OnCall, error: Exception, trace: TracebackType | None, arguments: tuple[Any, ...]
+) -> None:
+    """Show an exception of ``_make_grads``, whose first argument are the roots."""
+    on_call(error, trace, Operands(roots=[root for root in arguments[0] if isinstance(root, torch.Tensor)]))
+
+
+def _show_backward(on_call: OnCall, error: Exception, trace: TracebackType | None, arguments: tuple[Any, ...]) -> None:
+    """Show an exception of ``run_backward``, whose arguments are the engine, roots, gradients, two flags, and inputs."""
+    roots = [root for root in arguments[1] if isinstance(root, torch.Tensor)] if len(arguments) > 1 else []
+    inputs = list(arguments[5]) if len(arguments) > 5 and isinstance(arguments[5], tuple) else []
+    on_call(error, trace, Operands(roots=roots, inputs=inputs))

@@ -1,0 +1,46 @@
+"""A refusal: a message of PyTorch, the rule it comes under, why PyTorch raises it, and what to do."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A family of messages with one cause.
+
+    Attributes:
+        key: Name of the row, which recordings store.
+        rule: Code of the rule.
+        texts: Regular expressions, of which the message matches one. They contain only what does not depend on the program.
+        why: What happened and why PyTorch refuses it, in one or two sentences.
+        fix: The edit for this cause, an imperative sentence.
+        tensor: Kind of the tensor that the message is about, by which it is found among the operands; "" for any.
+        story: Name of the lines that explain it: where the tensor was created, who freed the graph, and so on.
+        caught: Severity if the program catches the exception itself. A message that a program may provoke in order to
+            choose another way is a note.
+        severity: Severity if nothing catches it; "" for that of the rule.
+        needs: Why it cannot be raised in one process on a CPU, or "".
+    """
+
+    key: str
+    rule: str
+    texts: tuple[str, ...]
+    why: str
+    fix: str
+    tensor: str = ""
+    story: str = "created"
+    caught: str = WARNING
+    severity: str = ""
+    needs: str = ""
+    _patterns: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_patterns", tuple(re.compile(text, re.DOTALL) for text in self.texts))
+
+    def matches(self, message: str) -> bool:
+        """Return whether ``message`` is one of this family."""
+        return any(pattern.search(message) for pattern in self._patterns)
