@@ -5,26 +5,94 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradprobe.analysis.findings.evidence import Evidence, locate_site, rank_lines
+import pandas as pd
+
+from gradprobe.analysis.findings.evidence import Evidence, is_library, locate_site, rank_lines
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.analysis.findings.syntax import ParsedFile, parse_file
+from gradprobe.analysis.findings.left_modes import LeftMode, find_left_modes
+from gradprobe.analysis.findings.never_entered import find_never_entered, iter_statements
+from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile, delegates, parse_file
 from gradprobe.history.process import Process
-from gradprobe.history.records import Region
+from gradprobe.history.records import UNFINISHED, Region
 from gradprobe.recording.events import BACKWARD_PASS
 
 _MAX_UNRECORDED_LINES = 4
+_RESTORE = "Restore the mode that was found: `with torch.enable_grad():` instead of the call."
+
+
+_HOW = {
+    "call": "calls set_grad_enabled(False)",
+    "enter": "enters a context manager without a `with` statement",
+}
 
 
 def find_leaked_modes(evidence: Evidence) -> Iterator[Finding]:
-    """Yield GP101: a plain call that its function never undid, and where that cost the first gradient."""
-    callers = {(found.main.file, found.main.line): found.related for found in evidence.select_detections("called")}
-    for located in evidence.select_detections("GP101"):
-        main = located.main
-        message = (
-            f"{main.function} calls set_grad_enabled(False) and returns without restoring it; this thread records no graph "
-            "from here on."
+    """Yield GP101: a function that left grad disabled, and where that cost a gradient that the program wanted."""
+    for left in find_left_modes(evidence):
+        if left.form in _HOW and left.harm:
+            what = "is imported" if left.function == "<module>" else "returns"
+            message = (
+                f"{left.function} {_HOW[left.form]}, and grad is still disabled after it {what}: "
+                f"{_describe_victims(left)}."
+            )
+            related = (*([left.called_from] if left.called_from else ()), *left.victims)
+            yield Finding("GP101", message, left.file, left.line, left.function, 1, related, _fix(left))
+    yield from _find_enabling_calls(evidence)
+
+
+def _describe_victims(left: LeftMode) -> str:
+    kinds = [each.detection.facts.get("kind") for each in left.harm]
+    if "backward" in kinds:
+        return "a backward pass later finds no graph to go through"
+    lines = len(left.victims)
+    at = "the line below" if lines == 1 else f"{lines} lines below"
+    return f"{at} used tensors that require grad and recorded no graph"
+
+
+def _fix(left: LeftMode) -> str:
+    if left.form == "enter":
+        return (
+            "Enter it in a `with` statement, or call `__exit__` in a `finally` block; a class that enters it in its own "
+            "`__enter__` must exit it in `__exit__`."
         )
-        yield located.make_finding(message, (*located.related, *callers.get((main.file, main.line), ())))
+    return ""
+
+
+def _find_enabling_calls(evidence: Evidence) -> Iterator[Finding]:
+    """Yield GP101: a function called within a block that disables grad, which enabled grad for the rest of the block."""
+    for process, region in evidence.iter_regions():
+        outer = region.parent
+        if (
+            region.form != "call"
+            or outer is None
+            or outer.end_ns is None
+            or outer.internal
+            or UNFINISHED in outer.irregular
+        ):
+            continue
+        # Closed with the block around it: its own function had returned by then.
+        was_left = region.end_ns == outer.end_ns and process.place(region.site)[::2] != process.place(outer.site)[::2]
+        if not was_left or region.inside != (True, False) or outer.inside[0] or region.before[0]:
+            continue
+        at, block = locate_site(process, region.site, ""), locate_site(process, outer.site, "grad disabled here")
+        if at is None or block is None or is_library(block.file):
+            continue
+        function = process.place(region.site)[2]
+        ops = evidence.select_ops(process, region)
+        after = ops[(ops["nodes"] > 0) & (ops["function"] != function)] if len(ops) else ops
+        if after.empty:
+            continue
+        nodes = int(after["nodes"].sum())
+        message = (
+            f"{function} calls set_grad_enabled(True) inside a {outer.manager} block and returns: the rest of the block "
+            f"built {_count_nodes(nodes)}."
+        )
+        built = rank_lines(after, "builds a graph", 1)
+        yield Finding("GP101", message, at.file, at.line, function, 1, (block, *built), _RESTORE)
+
+
+def _count_nodes(number: int) -> str:
+    return f"{number:,} autograd node{'' if number == 1 else 's'}"
 
 
 def find_reentered_managers(evidence: Evidence) -> Iterator[Finding]:
@@ -55,18 +123,31 @@ def _find_creation(block: RelatedLine) -> Iterator[RelatedLine]:
 
 
 def find_enable_grad_in_inference_mode(evidence: Evidence) -> Iterator[Finding]:
-    """Yield GP103: a block that enables grad inside inference mode."""
+    """Yield GP103: a block that enables grad inside inference mode, and what recorded nothing in it.
+
+    Where operators were observed, one of them must have lost a gradient: library code enables grad around what may not
+    need any. Where they were not, only a block of the program's own counts.
+    """
+    lost = {block: each for each in evidence.select_detections("GP103") for block in each.blocks}
+    seen: set[tuple[str, int]] = set()
     for process, region in evidence.iter_regions():
         if region.manager not in ("enable_grad", "set_grad_enabled") or region.inside != (True, True):
             continue
         at, ops = locate_site(process, region.site, ""), evidence.select_ops(process, region)
-        if at is None or (process.counts_operators and ops.empty):
+        is_own = at is not None and not is_library(at.file) and region.manager == "enable_grad"
+        if at is None or (at.file, at.line) in seen or (region not in lost if process.counts_operators else not is_own):
             continue
+        seen.add((at.file, at.line))
         outer = _locate_inference_mode_around(process, region)
         related = [] if outer is None else [outer]
+        if region in lost:
+            related.append(RelatedLine(lost[region].main.file, lost[region].main.line, "records nothing"))
         related += rank_lines(ops, "records nothing", _MAX_UNRECORDED_LINES)
         message = f"{region.manager} has no effect here: inference mode is active, and no autograd node is recorded."
-        yield Finding("GP103", message, at.file, at.line, process.place(region.site)[2], 1, tuple(related))
+        unique = {(line.file, line.line): line for line in reversed(related)}
+        yield Finding(
+            "GP103", message, at.file, at.line, process.place(region.site)[2], 1, tuple(reversed(unique.values()))
+        )
 
 
 def _locate_inference_mode_around(process: Process, region: Region) -> RelatedLine | None:
@@ -74,6 +155,60 @@ def _locate_inference_mode_around(process: Process, region: Region) -> RelatedLi
     while outer is not None and outer.manager != "inference_mode":
         outer = outer.parent
     return None if outer is None else locate_site(process, outer.site, "inference mode entered here")
+
+
+def find_managers_never_entered(evidence: Evidence) -> Iterator[Finding]:
+    """Yield GP104: a context manager that the source creates and never enters, and the line after it that built a graph.
+
+    The source files that the recording names are read, the program's alone. Where operators were observed, a graph must
+    have been built after the statement.
+    """
+    tables = evidence.tables
+    observed = all(process.counts_operators for process in evidence.processes)
+    files = {*tables.sites["file"].dropna(), *(tables.ops["file"].dropna() if len(tables.ops) else ())}
+    for file in sorted(files):
+        source = None if is_library(file) else parse_file(file)
+        if source is None or not source.names.imports_torch:
+            continue
+        ops = tables.ops[tables.ops["file"] == file] if len(tables.ops) else tables.ops
+        lines = {
+            int(line)
+            for line in [*tables.sites.loc[tables.sites["file"] == file, "line"].dropna(), *ops["line"].dropna()]
+        }
+        for scope in source.iter_scopes():
+            end = getattr(scope, "end_lineno", None) or max(lines, default=0)
+            ran = {line for line in lines if getattr(scope, "lineno", 0) <= line <= end}
+            for unused in (each for s in iter_statements(scope) for each in find_never_entered(s, scope, source.names)):
+                at = unused.at.lineno
+                built = _find_first_graph_after(ops, source, scope, at)
+                if ran and (built is not None or not observed):
+                    message = (
+                        f"This {unused.how}: no block is entered, and the code after it runs with the mode as it was."
+                    )
+                    if built is not None:
+                        message += f" Line {built[0]} built {_count_nodes(built[1])}."
+                    related = () if built is None else (RelatedLine(file, built[0], "builds a graph all the same"),)
+                    name = getattr(scope, "name", "<module>")
+                    yield Finding("GP104", message, file, at, name, 1, related)
+
+
+def _find_first_graph_after(
+    ops: pd.DataFrame, source: ParsedFile, scope: ast.Module | FunctionNode, line: int
+) -> tuple[int, int] | None:
+    """Return the first line after another one in its function that built a graph, and the number of nodes.
+
+    Functions that the scope calls count if it has no such line of its own.
+    """
+    if ops.empty:
+        return None
+    built = ops[(ops["nodes"] > 0) & (ops["phase"] == "forward")].groupby("line")["nodes"].sum()
+    nodes = {int(str(at)): int(number) for at, number in built.items()}
+    own = [at for at in nodes if at >= line and source.find_scope_at(at) is scope]
+    if own:
+        return min(own), nodes[min(own)]
+    called = [at for at in nodes if source.find_scope_at(at) is not scope]
+    most = max(called, key=lambda at: nodes[at], default=None)
+    return None if most is None else (most, nodes[most])
 
 
 def find_cut_graphs(evidence: Evidence) -> Iterator[Finding]:
@@ -103,7 +238,7 @@ def _find_decorated_bases(source: ParsedFile, line: int, count: int) -> Iterator
     classes, names = source.index_classes(), source.names
     for child in classes.values():
         method = next((f for f in child.body if isinstance(f, ast.FunctionDef) and _contains(f, line)), None)
-        if method is None or names.find_grad_decorator(method) is not None:
+        if method is None or names.find_grad_decorator(method) is not None or delegates(method, names):
             continue
         for base in child.bases:
             overridden = _find_method(classes.get(ast.unparse(base)), method.name)
@@ -138,6 +273,7 @@ RULES = (
     find_leaked_modes,
     find_reentered_managers,
     find_enable_grad_in_inference_mode,
+    find_managers_never_entered,
     find_cut_graphs,
     find_undecorated_overrides_that_ran,
 )
