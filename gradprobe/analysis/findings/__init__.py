@@ -8,6 +8,7 @@ from typing import Any
 from gradprobe.analysis.findings import (
     compile_rules,
     graph_rules,
+    manager_rules,
     mode_rules,
     process_rules,
     tensor_rules,
@@ -21,6 +22,7 @@ from gradprobe.tables.recording_tables import RecordingTables
 
 RECORDING_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     *mode_rules.RULES,
+    *manager_rules.RULES,
     *graph_rules.RULES,
     *tensor_rules.RULES,
     *compile_rules.RULES,

@@ -40,7 +40,7 @@ class LeftMode:
 
     @cached_property
     def harm(self) -> tuple[LocatedDetection, ...]:
-        """What shows that a gradient was lost which the program wanted; empty if nothing does."""
+        """Detections that show a lost gradient which the program wanted; empty if none does."""
         kinds = defaultdict(list)
         for each in self.seen:
             if _is_after_block(each.detection.facts.get("within")):

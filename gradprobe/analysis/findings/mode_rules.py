@@ -5,13 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-import pandas as pd
-
 from gradprobe.analysis.findings.evidence import Evidence, is_library, locate_site, rank_lines
-from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, count_nodes
 from gradprobe.analysis.findings.left_modes import LeftMode, find_left_modes
-from gradprobe.analysis.findings.never_entered import find_never_entered, iter_statements
-from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile, delegates, parse_file
+from gradprobe.analysis.findings.syntax import ParsedFile, delegates, parse_file
 from gradprobe.history.process import Process
 from gradprobe.history.records import UNFINISHED, Region
 from gradprobe.recording.events import BACKWARD_PASS
@@ -85,41 +82,10 @@ def _find_enabling_calls(evidence: Evidence) -> Iterator[Finding]:
         nodes = int(after["nodes"].sum())
         message = (
             f"{function} calls set_grad_enabled(True) inside a {outer.manager} block and returns: the rest of the block "
-            f"built {_count_nodes(nodes)}."
+            f"built {count_nodes(nodes)}."
         )
         built = rank_lines(after, "builds a graph", 1)
         yield Finding("GP101", message, at.file, at.line, function, 1, (block, *built), _RESTORE)
-
-
-def _count_nodes(number: int) -> str:
-    return f"{number:,} autograd node{'' if number == 1 else 's'}"
-
-
-def find_reentered_managers(evidence: Evidence) -> Iterator[Finding]:
-    """Yield GP102: the inner block, and the outer block that has the same context manager object open."""
-    for process, outer in evidence.iter_regions():
-        for inner in outer.reentrant_regions:
-            at = locate_site(process, inner.site, "")
-            opened = locate_site(process, outer.site, "already open since here")
-            if at is None or opened is None or outer.before == outer.inside:
-                continue
-            related = (opened, *_find_creation(opened))
-            message = (
-                f"This {inner.manager} object is entered again while it is still open, so the thread ends up in the wrong "
-                "mode."
-            )
-            yield Finding("GP102", message, at.file, at.line, process.place(inner.site)[2], 1, related)
-
-
-def _find_creation(block: RelatedLine) -> Iterator[RelatedLine]:
-    """Yield the line that created the context manager which a ``with`` statement names."""
-    source = parse_file(block.file)
-    statement = None if source is None else source.find_block_at(block.line)
-    for item in statement.items if statement is not None else ():
-        if source is not None and isinstance(item.context_expr, ast.Name | ast.Attribute):
-            line = source.find_assignment(ast.unparse(item.context_expr), block.line)
-            if line is not None:
-                yield RelatedLine(block.file, line, "made here")
 
 
 def find_enable_grad_in_inference_mode(evidence: Evidence) -> Iterator[Finding]:
@@ -155,60 +121,6 @@ def _locate_inference_mode_around(process: Process, region: Region) -> RelatedLi
     while outer is not None and outer.manager != "inference_mode":
         outer = outer.parent
     return None if outer is None else locate_site(process, outer.site, "inference mode entered here")
-
-
-def find_managers_never_entered(evidence: Evidence) -> Iterator[Finding]:
-    """Yield GP104: a context manager that the source creates and never enters, and the line after it that built a graph.
-
-    The source files that the recording names are read, the program's alone. Where operators were observed, a graph must
-    have been built after the statement.
-    """
-    tables = evidence.tables
-    observed = all(process.counts_operators for process in evidence.processes)
-    files = {*tables.sites["file"].dropna(), *(tables.ops["file"].dropna() if len(tables.ops) else ())}
-    for file in sorted(files):
-        source = None if is_library(file) else parse_file(file)
-        if source is None or not source.names.imports_torch:
-            continue
-        ops = tables.ops[tables.ops["file"] == file] if len(tables.ops) else tables.ops
-        lines = {
-            int(line)
-            for line in [*tables.sites.loc[tables.sites["file"] == file, "line"].dropna(), *ops["line"].dropna()]
-        }
-        for scope in source.iter_scopes():
-            end = getattr(scope, "end_lineno", None) or max(lines, default=0)
-            ran = {line for line in lines if getattr(scope, "lineno", 0) <= line <= end}
-            for unused in (each for s in iter_statements(scope) for each in find_never_entered(s, scope, source.names)):
-                at = unused.at.lineno
-                built = _find_first_graph_after(ops, source, scope, at)
-                if ran and (built is not None or not observed):
-                    message = (
-                        f"This {unused.how}: no block is entered, and the code after it runs with the mode as it was."
-                    )
-                    if built is not None:
-                        message += f" Line {built[0]} built {_count_nodes(built[1])}."
-                    related = () if built is None else (RelatedLine(file, built[0], "builds a graph all the same"),)
-                    name = getattr(scope, "name", "<module>")
-                    yield Finding("GP104", message, file, at, name, 1, related)
-
-
-def _find_first_graph_after(
-    ops: pd.DataFrame, source: ParsedFile, scope: ast.Module | FunctionNode, line: int
-) -> tuple[int, int] | None:
-    """Return the first line after another one in its function that built a graph, and the number of nodes.
-
-    Functions that the scope calls count if it has no such line of its own.
-    """
-    if ops.empty:
-        return None
-    built = ops[(ops["nodes"] > 0) & (ops["phase"] == "forward")].groupby("line")["nodes"].sum()
-    nodes = {int(str(at)): int(number) for at, number in built.items()}
-    own = [at for at in nodes if at >= line and source.find_scope_at(at) is scope]
-    if own:
-        return min(own), nodes[min(own)]
-    called = [at for at in nodes if source.find_scope_at(at) is not scope]
-    most = max(called, key=lambda at: nodes[at], default=None)
-    return None if most is None else (most, nodes[most])
 
 
 def find_cut_graphs(evidence: Evidence) -> Iterator[Finding]:
@@ -271,9 +183,7 @@ def _find_method(owner: ast.ClassDef | None, name: str) -> ast.FunctionDef | Non
 
 RULES = (
     find_leaked_modes,
-    find_reentered_managers,
     find_enable_grad_in_inference_mode,
-    find_managers_never_entered,
     find_cut_graphs,
     find_undecorated_overrides_that_ran,
 )

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from gradprobe.analysis.findings.evidence import Evidence, locate_site, rank_lines
-from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, count_nodes
 from gradprobe.analysis.findings.held_modes import find_held_modes
 from gradprobe.analysis.findings.left_modes import find_left_modes
 from gradprobe.analysis.findings.syntax import get_first_line, parse_file, walk_scope
@@ -36,8 +36,8 @@ def find_unpropagated_thread_modes(evidence: Evidence) -> Iterator[Finding]:
         related = (submitted, *located.related) if built else located.related
         mode = "with grad disabled" if located.mode is None else f"under {located.mode}"
         message = (
-            f"Work submitted {mode} built {nodes:,} autograd {'node' if nodes == 1 else 'nodes'} in thread {thread}, and no "
-            "backward pass ran there: grad mode is thread-local, and every thread starts with grad enabled."
+            f"Work submitted {mode} built {count_nodes(nodes)} in thread {thread}, and no backward pass ran "
+            "there: grad mode is thread-local, and every thread starts with grad enabled."
         )
         yield Finding("GP701", message, at.file, at.line, None, located.count, related)
 
@@ -119,12 +119,12 @@ def find_modes_held_across_await(evidence: Evidence) -> Iterator[Finding]:
                 message += f" The blocks exited out of order and left the thread in {mode_name(*held.stuck_in)}."
             function = process.place(held.region.site)[2]
             yield Finding("GP704", message, at.file, at.line, function, 1, tuple(dict.fromkeys(lines)))
-    for (file, line), victims in lost.items():
-        if victims and (file, line) not in known:
-            lines = [*_find_suspension(file, line, _AWAITS, "awaits here")]
+    for (file, entered), victims in lost.items():
+        if victims and (file, entered) not in known:
+            lines = [*_find_suspension(file, entered, _AWAITS, "awaits here")]
             lines += [RelatedLine(v.file, v.line, "another task lost a gradient here") for v in victims]
             message = "This block is held open while its task waits, so other tasks of the thread run under it."
-            yield Finding("GP704", message, file, line, None, 1, tuple(dict.fromkeys(lines)))
+            yield Finding("GP704", message, file, entered, None, 1, tuple(dict.fromkeys(lines)))
 
 
 def _find_suspension(file: str, line: int, kinds: tuple[type[ast.AST], ...], role: str) -> list[RelatedLine]:
@@ -139,8 +139,9 @@ def find_exits_out_of_order(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP705: blocks that exited on another thread, and inference mode blocks that exited before one inside them."""
     closers = {(each.main.file, each.main.line): each.related for each in evidence.select_detections("closed")}
     for process in evidence.processes:
-        exits = {t.region: t for t in process.history.transitions if t.event == "exit" and t.region is not None}
-        for region in process.history.regions:
+        irregular = {region for region in process.history.regions if region.irregular}
+        exits = {t.region: t for t in process.history.transitions if t.event == "exit" and t.region in irregular}
+        for region in sorted(irregular, key=lambda each: each.number):
             wrong = next((each for each in region.irregular if each in (OUT_OF_ORDER, OTHER_THREAD)), None)
             at = locate_site(process, region.site, "")
             if wrong is None or at is None or region.internal or region.before == region.inside:

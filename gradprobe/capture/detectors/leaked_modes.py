@@ -34,8 +34,8 @@ _LOOKS = 64
 """Number of operators to look at for one change; half as many again after each of the thread's later events."""
 _ENTER_SET = SET_GRAD_ENABLED | ENTER
 LEFT, LOST, LEAF, FRESH, BACKWARD = "left", "operator", "leaf", "fresh", "backward"
-"""Kinds of evidence: nothing but the mode; an operator lost a gradient, that of a leaf which is no parameter, or of one that
-was even made afterwards; a backward pass had no graph."""
+"""Kinds of evidence: nothing but the mode; an operator lost a gradient, that of a leaf which is no parameter, or of one
+that was even made afterwards; a backward pass had no graph."""
 _BLOCK = (lambda: None).__code__
 """Stand-in for the code of blocks that exit with their function."""
 
@@ -69,6 +69,8 @@ class LeakedModeDetector:
         """The changes in force by thread, in their order; without threads that have none."""
         self._on_watch: Callable[[dict[int, CodeType]], None] = lambda quiet: None
         self._looks: dict[int, int] = {}
+        self._checked: ModeChange | None = None
+        self._checks = 0
         self._seen: dict[tuple[int, int, str], CodeType] = {}
         """What was reported; the code is kept, because its identity is part of the key."""
 
@@ -82,6 +84,8 @@ class LeakedModeDetector:
         op, time, ident, code, offset, grad, _, grad_after, _, key = event[:10]
         action = op & ACTION_MASK
         changes = self.open.get(ident, [])
+        if changes and not grad:
+            self._check_left(ident)
         if action == EXIT:
             if code is not None and code.co_flags & SUSPENDABLE:
                 self._note_close(event)
@@ -103,7 +107,6 @@ class LeakedModeDetector:
             self.quiet[id(code)] = code
         if changes:
             self._looks[ident] = max(self._looks.get(ident, 0), _LOOKS // 8)
-            self._check_left(ident)
 
     def forget_thread(self, ident: int) -> None:
         """Forget the changes of a thread, which ends."""
@@ -187,9 +190,14 @@ class LeakedModeDetector:
         return (None, 0) if change.is_for_good else (change, 0)
 
     def _check_left(self, ident: int) -> None:
-        change, now = self._find_left(ident)
-        if change is not None and not now and not torch.is_grad_enabled():
-            self._report(ident, change, LEFT, None, 0)
+        """Note that a function was left with its change in force; looked for less and less often while it runs."""
+        change = self.open[ident][-1]
+        self._checks = number = self._checks + 1 if change is self._checked else 1
+        self._checked = change
+        if number & (number - 1) == 0 and (id(change.code), change.offset, LEFT) not in self._seen:
+            left, now = self._find_left(ident)
+            if left is not None and not now:
+                self._report(ident, left, LEFT, None, 0)
 
     def _report(
         self,

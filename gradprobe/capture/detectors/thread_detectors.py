@@ -64,7 +64,7 @@ class OperatorLedger(Protocol):
 
 @dataclass(frozen=True)
 class SharedDetectors:
-    """What the detectors of all threads have in common.
+    """Parts that the detectors of all threads have in common.
 
     Attributes:
         log: Log of detections.

@@ -40,6 +40,7 @@ class Submission(NamedTuple):
     location: SourceLocation | None
     ident: int
     time_ns: int
+    inference: bool
 
 
 class BegunWork(NamedTuple):
@@ -97,6 +98,9 @@ class ThreadHandoffDetector:
             del self._running[ident]
         else:
             self._running[ident] = mark
+            by = [BlockAt("mode entered here", mark.ident, mark.time_ns)]
+            name = work.name if isinstance(work, threading.Thread) else thread_name(ident)
+            self._log.add("handed-over", [mark.location], by, thread=name, inference=mark.inference)
         return BegunWork(self._count(), self._backwards.get(ident, 0), outer, torch.is_grad_enabled())
 
     def on_backward(self, ident: int) -> None:
@@ -130,7 +134,7 @@ class ThreadHandoffDetector:
         if torch.is_grad_enabled():
             return self._running.get(get_ident())
         location = self._log.locate_frame("submitted here", _skip_library(_getframe(2)))
-        return Submission(location, get_ident(), self._now())
+        return Submission(location, get_ident(), self._now(), torch.is_inference_mode_enabled())
 
     def _mark_submitted(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)

@@ -1,4 +1,4 @@
-"""Modes that escape: programs that are wrong for one cause in different shapes, and programs that look alike and are right."""
+"""Modes that escape: programs that are wrong for one cause in different shapes, and right ones that look alike."""
 
 from __future__ import annotations
 
