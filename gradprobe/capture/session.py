@@ -57,7 +57,7 @@ class Session:
         self._encoder = EventEncoder(self.tables)
         self._mode_log = DetectionLog(FrameClassifier(), clock.now)
         """What is detected of modes, at every level."""
-        leaks = LeakedModeDetector(self._mode_log)
+        self._leaks = leaks = LeakedModeDetector(self._mode_log)
         self._operators = ThreadRegistry(self._queue.append, clock.now, self.fault, self.tasks, self._mode_log, leaks)
         self._dynamo = DynamoObserver(self._operators.detection_log, self.fault, clock.now, self.emit, self._task_label)
         current = current_accelerator()
@@ -125,6 +125,7 @@ class Session:
             raise
         self.choose_emit()
         self._encoder.begin_recording()
+        self._leaks.begin_recording()
         self._router.open(sink)
         if sink.counts_operators:
             self._operators.attach_thread()

@@ -108,6 +108,10 @@ class LeakedModeDetector:
         if changes:
             self._looks[ident] = max(self._looks.get(ident, 0), _LOOKS // 8)
 
+    def begin_recording(self) -> None:
+        """Report again what was reported to earlier recordings."""
+        self._seen.clear()
+
     def forget_thread(self, ident: int) -> None:
         """Forget the changes of a thread, which ends."""
         self._replace(ident, [])
