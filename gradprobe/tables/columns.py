@@ -165,7 +165,7 @@ MODES = Table(
         _count(
             "count", "Number of times; blocks that were added up because the recording reached its limit do not count."
         ),
-        _flag("outlived", "Whether the mode was found in force after its function had returned or was suspended."),
+        _flag("outlived", "Whether the mode was found active after its function had returned or was suspended."),
         _optional_text("lost_file", "File of the first line found to lose a gradient then; missing if none was found."),
         _optional_count("lost_line", "That line."),
     ),
