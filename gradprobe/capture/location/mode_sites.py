@@ -1,4 +1,4 @@
-"""Bytecode at a mode change, which shows whether the change can outlive the function that made it.
+"""Bytecode at a mode change, which shows whether the change can last longer than the function that made it.
 
 A ``with`` statement in a plain function exits its block before the function returns. Most programs have no other blocks, so
 nothing needs to be known of their changes one by one.
