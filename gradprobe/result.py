@@ -58,6 +58,7 @@ class Recording:
         regions (pandas.DataFrame): one row per block, and per plain call with what followed it.
         sites (pandas.DataFrame): one row per context manager and source line.
         ops (pandas.DataFrame): one row per region, operator, line and module; level ``"ops"`` only.
+        modes (pandas.DataFrame): one row per line and way in which a mode came about.
         births (pandas.DataFrame): creation sites of inference tensors that escaped; level ``"ops"`` only.
         findings (pandas.DataFrame): one row per finding.
         calls (pandas.DataFrame): one row per call of a probed function.
@@ -163,6 +164,24 @@ class Recording:
             recording.ops.groupby("op")["saved_bytes"].sum().nlargest(10)
         """
         return self._tables.ops
+
+    @property
+    def modes(self) -> pd.DataFrame:
+        """Table of how each mode came about: one row per line and way.
+
+        Columns: ``origin`` (``with``, ``decorator``, ``generator``, ``call``, or ``thread`` and ``process`` for what began
+        in another mode than the thread that started it had), ``manager``, ``file``, ``line``, ``owner`` (``program``,
+        ``library``, ``torch``), the modes before and from then on, and ``outlived``: whether the mode was found in force
+        after its function was left, with the line that lost a gradient by it.
+
+        Returns:
+            pandas.DataFrame: the table, empty if no mode was changed.
+
+        Example::
+
+            recording.modes.query("outlived")[["file", "line", "lost_line"]]
+        """
+        return self._tables.modes
 
     @property
     def births(self) -> pd.DataFrame:
@@ -368,8 +387,8 @@ class Recording:
             force (bool): alias of ``overwrite``.
 
         Returns:
-            dict of str or None: the texts by the name of the table (``sites``, ``transitions``, ``regions``, ``ops``,
-                ``births``, ``calls``, ``findings``), or None if ``path`` is given.
+            dict of str or None: the texts by the name of the table (``sites``, ``transitions``, ``regions``, ``modes``,
+                ``ops``, ``births``, ``calls``, ``findings``), or None if ``path`` is given.
 
         Raises:
             GradprobeError: one of the files exists or cannot be written; then none is touched.

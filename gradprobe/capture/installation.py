@@ -11,6 +11,8 @@ import torch
 
 from gradprobe.capture.autograd.backward import backward_patches, reachable_ranges
 from gradprobe.capture.compile.dynamo import DynamoObserver
+from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
+from gradprobe.capture.detectors.thread_handoff import ThreadHandoffDetector
 from gradprobe.capture.emit_chain import discard
 from gradprobe.capture.fault_log import FaultLog
 from gradprobe.capture.location.tasks import TaskLabels, loop_patches, may_have_event_loops
@@ -30,6 +32,8 @@ class Installation:
         demand: The present needs of sinks and probed calls.
         operators: The registry that observes the operators of each thread.
         dynamo: The observer of ``torch.compile``.
+        leaks: The detector of modes that are left changed.
+        handoffs: The detector of work that does not get the mode of the thread that submitted it.
         tasks: The labels of asyncio tasks.
         faults: Receives gradprobe's own errors.
         now: The clock, in nanoseconds.
@@ -43,6 +47,8 @@ class Installation:
         demand: Demand,
         operators: ThreadRegistry,
         dynamo: DynamoObserver,
+        leaks: LeakedModeDetector,
+        handoffs: ThreadHandoffDetector,
         tasks: TaskLabels,
         faults: FaultLog,
         *,
@@ -52,6 +58,7 @@ class Installation:
         lock: Callable[[], threading.RLock],
     ) -> None:
         self._demand, self._operators, self._dynamo, self._tasks = demand, operators, dynamo, tasks
+        self._leaks, self._handoffs = leaks, handoffs
         self._faults, self._fault = faults, faults.report
         self._now, self._emit, self._append, self._lock = now, emit, append, lock
         self._patches = Patches()
@@ -66,7 +73,8 @@ class Installation:
         if self._hooks is None or not self._hooks.are_current():
             if self._hooks is not None:
                 self._hooks.redirect(discard)  # some of them may be buried under those of another tool
-            self._hooks = build_hooks(emit, self._now, self._tasks, self._fault)
+            self._hooks = build_hooks(emit, self._leaks.examine, self._now, self._tasks, self._fault)
+            self._leaks.connect(self._hooks.set_quiet)
         if may_have_event_loops():
             self.enable_task_labels()
         self._installed = installed = self._installed + 1
@@ -89,6 +97,7 @@ class Installation:
                     self._emit, self._now, self._on_thread_start, self._on_thread_end, self._fault, is_live
                 ),
                 *loop_patches(self.enable_task_labels, self._fault),
+                *self._handoffs.patches(),
             ]
         )
         self._dynamo.begin()
@@ -118,13 +127,13 @@ class Installation:
             self._hooks.enable_task_labels()
         self._operators.enable_task_labels()
 
-    def _on_thread_start(self, started: threading.Thread) -> int | None:
+    def _on_thread_start(self, started: threading.Thread) -> object:
         try:
             if self._demand.sinks_count_operators:
                 self._operators.attach_thread()
-                if self._demand.counts_operators:
-                    return self._operators.handoffs.begin_work(started)
-                self._detach_again()
+                if not self._demand.counts_operators:
+                    self._detach_again()
+            return self._handoffs.begin_work(started)
         except Exception as error:
             self._fault(error)
         return None
@@ -144,10 +153,13 @@ class Installation:
                 lock.release()
 
     def _on_thread_end(self, started: threading.Thread, begun: object) -> None:
-        self._operators.handoffs.end_work(started, begun if isinstance(begun, int) else None)
+        self._handoffs.end_work(started, begun)
+        self._leaks.forget_thread(get_ident())
         self._operators.detach_thread()
 
     def _on_backward(self, outputs: list[torch.Tensor], frame: FrameType) -> None:
+        self._leaks.on_backward(get_ident(), outputs, frame)
+        self._handoffs.on_backward(get_ident())
         if self._demand.counts_nodes:
             ranges = self._operators.on_backward(outputs, frame) if self._demand.counts_operators else None
             if ranges is None:

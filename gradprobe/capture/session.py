@@ -16,11 +16,15 @@ from collections import deque
 from gradprobe.capture.autograd.node_counter import find_node_counter
 from gradprobe.capture.clock import Clock
 from gradprobe.capture.compile.dynamo import DynamoObserver
+from gradprobe.capture.detectors.detection_log import DetectionLog
+from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
+from gradprobe.capture.detectors.thread_handoff import ThreadHandoffDetector
 from gradprobe.capture.device.accelerator import Accelerator, current_accelerator
 from gradprobe.capture.device.device_timer import DeviceTimer
 from gradprobe.capture.emit_chain import EmitChain
 from gradprobe.capture.fault_log import FaultLog
 from gradprobe.capture.installation import Installation
+from gradprobe.capture.location.frames import FrameClassifier
 from gradprobe.capture.location.tasks import TaskLabels, may_have_event_loops
 from gradprobe.capture.modes.manager_hooks import Emit
 from gradprobe.capture.modes.profiler_ranges import ProfilerRanges
@@ -51,7 +55,10 @@ class Session:
         self._queue: deque[Event] = deque()
         self._emit: Emit = self._queue.append
         self._encoder = EventEncoder(self.tables)
-        self._operators = ThreadRegistry(self._queue.append, clock.now, self.fault, self.tasks)
+        self._mode_log = DetectionLog(FrameClassifier(), clock.now)
+        """What is detected of modes, at every level."""
+        self._leaks = leaks = LeakedModeDetector(self._mode_log)
+        self._operators = ThreadRegistry(self._queue.append, clock.now, self.fault, self.tasks, self._mode_log, leaks)
         self._dynamo = DynamoObserver(self._operators.detection_log, self.fault, clock.now, self.emit, self._task_label)
         current = current_accelerator()
         self.devices = None if current is None else self.make_device_timer(current)
@@ -60,6 +67,8 @@ class Session:
             self._demand,
             self._operators,
             self._dynamo,
+            leaks,
+            ThreadHandoffDetector(self._mode_log, clock.now, self._operators.resolve_pending, self.fault),
             self.tasks,
             self._faults,
             now=clock.now,
@@ -116,6 +125,7 @@ class Session:
             raise
         self.choose_emit()
         self._encoder.begin_recording()
+        self._leaks.begin_recording()
         self._router.open(sink)
         if sink.counts_operators:
             self._operators.attach_thread()
@@ -221,10 +231,11 @@ class Session:
         faults = self._faults.take()
         seen, compiled = self._operators.detection_log.take(), self._dynamo.take()
         flow = self._operators.flow.take(is_last=bool(leaving))
+        modes = self._mode_log.take()
         for sink in (*self._demand.sinks, *self._router.call_sinks, *leaving):
             for text, times in faults.items():
                 sink.fault(text, times)
-            for text, times in seen if sink.counts_operators else ():
+            for text, times in (*modes, *(seen if sink.counts_operators else ())):
                 sink.note(NoteKind.DETECTION, text, times)
             for kind, text, times in flow if sink.counts_operators else ():
                 sink.note(kind, text, times)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.syntax import delegates
 from gradprobe.analysis.imported_names import ImportedNames
 
 
@@ -75,16 +76,4 @@ def _summarize_method(function: ast.FunctionDef, names: ImportedNames) -> Method
     line = None if decorator is None else decorator.lineno
     body = [statement for statement in function.body if not isinstance(statement, ast.Expr)]
     is_abstract = all(isinstance(statement, ast.Raise | ast.Pass) for statement in body)
-    return MethodSummary(function.name, function.lineno, line, _delegates(function, names), is_abstract)
-
-
-def _delegates(function: ast.FunctionDef, names: ImportedNames) -> bool:
-    """Return whether a method calls the decorated method that it overrides, or sets a mode itself."""
-    for node in ast.walk(function):
-        if isinstance(node, ast.With) and any(names.resolve_manager(item.context_expr) for item in node.items):
-            return True
-        if isinstance(node, ast.Attribute) and node.attr == function.name and isinstance(node.value, ast.Call):
-            called = node.value.func
-            if isinstance(called, ast.Name) and called.id == "super":
-                return True
-    return False
+    return MethodSummary(function.name, function.lineno, line, delegates(function, names), is_abstract)

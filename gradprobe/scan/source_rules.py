@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.never_entered import find_never_entered
 from gradprobe.analysis.findings.syntax import FunctionNode, walk_scope
-from gradprobe.analysis.imported_names import GRAD_DISABLING, SET_GRAD_ENABLED_IN_C, ImportedNames
+from gradprobe.analysis.imported_names import SET_GRAD_ENABLED_IN_C, ImportedNames
 from gradprobe.scan.overrides import summarize_class
 from gradprobe.scan.set_modes import SetMode, read_set_mode
 
@@ -39,7 +40,7 @@ class FileScanner:
                 imports.append(node)
             elif isinstance(node, ast.ClassDef):
                 classes.append(node)
-        self.file, self.names = file, ImportedNames(imports)
+        self.file, self._tree, self.names = file, tree, ImportedNames(imports)
         self.findings: list[Finding] = []
         self.manager_uses: list[ManagerUse] = []
         self.classes = [summarize_class(file, node, self.names) for node in classes]
@@ -59,6 +60,9 @@ class FileScanner:
                 self._scan_block(statement, function, open_blocks)
             elif isinstance(statement, ast.Expr):
                 self._scan_expression(statement, function)
+            for unused in find_never_entered(statement, function or self._tree, self.names):
+                message = f"This {unused.how}: no block is entered, so it has no effect."
+                self._add("GP104", unused.at, message, function)
             for inner in _iter_bodies(statement):
                 self._scan_body(inner, function, open_blocks)
 
@@ -134,14 +138,7 @@ class FileScanner:
         if not isinstance(call, ast.Call):
             return
         manager = self.names.resolve_manager(call)
-        if manager in (*GRAD_DISABLING, "enable_grad"):
-            self._add(
-                "GP104",
-                call,
-                f"{manager}() creates a context manager that is never entered, so it has no effect.",
-                function,
-            )
-        elif function is not None and self._sets_grad_mode(call):
+        if function is not None and self._sets_grad_mode(call):
             self._add_use(call, "set_grad_enabled")
             if self._disables_grad(call) and not self._is_undone(function, call):
                 message = f"{function.name} calls set_grad_enabled(False) and returns without restoring the mode."

@@ -18,6 +18,7 @@ Level = Literal["", "modes", "graph", "ops"]
 
 MANAGERS = ("no_grad", "enable_grad", "set_grad_enabled", "inference_mode", "unknown")
 FORMS = ("with", "decorator", "generator", "call")
+OWNERS = ("program", "library", "torch")
 COMPARED_MODES = ("grad", "no_grad", "inference_mode", "inference_mode+parameters")
 VERDICTS = ("baseline", "faster", "slower", "equivalent", "undecided", "unusable")
 
@@ -135,6 +136,38 @@ TRANSITIONS = Table(
         _count("depth", "Number of blocks that were open around it in its thread and task."),
         _optional_count("region", "Row of `regions` that the transition begins or ends; missing if it does neither."),
         *_SOURCE,
+    ),
+)
+
+MODES = Table(
+    "modes",
+    "One row per line and way in which a mode came about: a change of the mode, or what a thread or process began with.",
+    (
+        _PROCESS,
+        _RANK,
+        _text("thread", "Name of the thread that was in the mode; of a thread or process that began, its own."),
+        _text(
+            "origin",
+            "What set the mode: a block of one of the forms, a plain call, or the beginning of a thread or process, which "
+            "does not take over the mode of the one that started it.",
+            choices=(*FORMS, "thread", "process"),
+        ),
+        _text("manager", "Context manager that set the mode; `unknown` where there is none.", choices=MANAGERS),
+        *_SOURCE,
+        _text("owner", "Whose code the line is.", choices=OWNERS),
+        _flag("grad_before", "Grad mode before; of a thread or process that began, in the thread that started it."),
+        _flag(
+            "inference_before",
+            "Inference mode before; of a thread or process that began, in the one that started it.",
+        ),
+        _flag("grad", "Grad mode from then on."),
+        _flag("inference", "Inference mode from then on."),
+        _count(
+            "count", "Number of times; blocks that were added up because the recording reached its limit do not count."
+        ),
+        _flag("outlived", "Whether the mode was found active after its function had returned or was suspended."),
+        _optional_text("lost_file", "File of the first line found to lose a gradient then; missing if none was found."),
+        _optional_count("lost_line", "That line."),
     ),
 )
 
@@ -452,5 +485,5 @@ COMPARISON = Table(
     ),
 )
 
-RECORDING_TABLES = (TRANSITIONS, REGIONS, SITES, OPS, BIRTHS, CALLS, FINDINGS)
+RECORDING_TABLES = (TRANSITIONS, REGIONS, SITES, MODES, OPS, BIRTHS, CALLS, FINDINGS)
 """Tables of a recording, in the order of the JSON report."""

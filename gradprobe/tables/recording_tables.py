@@ -11,6 +11,7 @@ from gradprobe.history.interpreter import ProgressIterator
 from gradprobe.history.process import Process, interpret_processes
 from gradprobe.recording.contents import Contents
 from gradprobe.tables import columns, dataframes
+from gradprobe.tables.mode_rows import build_mode_rows
 
 
 class RecordingTables:
@@ -54,6 +55,11 @@ class RecordingTables:
     def sites(self) -> pd.DataFrame:
         """DataFrame with one row per context manager and source line."""
         return dataframes.build_sites(self.processes)
+
+    @cached_property
+    def modes(self) -> pd.DataFrame:
+        """DataFrame with one row per line and way in which a mode came about."""
+        return dataframes.make_dataframe(columns.MODES, build_mode_rows(self.processes))
 
     @cached_property
     def calls(self) -> pd.DataFrame:

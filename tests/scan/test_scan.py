@@ -151,7 +151,7 @@ def test_a_scan_is_merged_with_a_recording(tmp_path: Path, capsys: pytest.Captur
         "def used():\n"
         "    with torch.inference_mode():\n"
         "        with torch.enable_grad():\n"
-        "            torch.ones(2) * 2\n"
+        "            torch.ones(2, requires_grad=True) * 2\n"
         "def unused():\n"
         "    with torch.no_grad():\n"
         "        yield 1\n"

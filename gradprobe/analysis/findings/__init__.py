@@ -10,6 +10,7 @@ from gradprobe.analysis.findings import (
     gradient_rules,
     graph_rules,
     held_graph_rules,
+    manager_rules,
     mode_rules,
     process_rules,
     refusal_rules,
@@ -25,6 +26,7 @@ from gradprobe.tables.recording_tables import RecordingTables
 
 RECORDING_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     *mode_rules.RULES,
+    *manager_rules.RULES,
     *graph_rules.RULES,
     *held_graph_rules.RULES,
     *unused_graph_rules.RULES,

@@ -24,10 +24,16 @@ from gradprobe.tables.recording_tables import RecordingTables
 class LocatedDetection:
     """A detection, its own lines and those of the blocks around it; ``mode`` is that of the first block."""
 
+    process: Process
     detection: Detection
     count: int
     lines: tuple[RelatedLine, ...]
-    mode: str | None
+    blocks: tuple[Region, ...]
+
+    @property
+    def mode(self) -> str | None:
+        """Mode of the first block around it; None without one."""
+        return mode_name(*self.blocks[0].inside) if self.blocks else None
 
     @property
     def main(self) -> SourceLocation:
@@ -70,14 +76,14 @@ class Evidence:
             for detection, count in read_detections(process.contents.notes):
                 if detection.locations:
                     lines = [RelatedLine(at.file, at.line, at.role) for at in detection.locations]
-                    mode = None
+                    blocks = []
                     for under in detection.under:
                         block = _find_block(process, under)
                         line = None if block is None else locate_site(process, block.site, under.role)
                         if block is not None and line is not None:
                             lines.append(line)
-                            mode = mode or mode_name(*block.inside)
-                    found.append(LocatedDetection(detection, count, tuple(lines), mode))
+                            blocks.append(block)
+                    found.append(LocatedDetection(process, detection, count, tuple(lines), tuple(blocks)))
         return found
 
     def select_detections(self, rule: str) -> list[LocatedDetection]:

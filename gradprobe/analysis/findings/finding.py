@@ -56,6 +56,11 @@ class Finding:
         )  # fmt: skip
 
 
+def count_nodes(number: int) -> str:
+    """Return a number of autograd nodes in words."""
+    return f"{number:,} autograd node{'' if number == 1 else 's'}"
+
+
 def merge_duplicates(findings: Iterable[Finding]) -> list[Finding]:
     """Merge equal findings, adding up their counts, and sort the most serious and most frequent first."""
     counts: dict[Finding, int] = {}

@@ -5,68 +5,115 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradprobe.analysis.findings.evidence import Evidence, locate_site, rank_lines
-from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.analysis.findings.syntax import ParsedFile, parse_file
+from gradprobe.analysis.findings.evidence import Evidence, is_library, locate_site, rank_lines
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, count_nodes
+from gradprobe.analysis.findings.left_modes import LeftMode, find_left_modes
+from gradprobe.analysis.findings.syntax import ParsedFile, delegates, parse_file
 from gradprobe.history.process import Process
-from gradprobe.history.records import Region
+from gradprobe.history.records import UNFINISHED, Region
 from gradprobe.recording.events import BACKWARD_PASS
 
 _MAX_UNRECORDED_LINES = 4
+_RESTORE = "Restore the mode that was found: `with torch.enable_grad():` instead of the call."
+
+
+_HOW = {
+    "call": "calls set_grad_enabled(False)",
+    "enter": "enters a context manager without a `with` statement",
+}
 
 
 def find_leaked_modes(evidence: Evidence) -> Iterator[Finding]:
-    """Yield GP101: a plain call that its function never undid, and where that cost the first gradient."""
-    callers = {(found.main.file, found.main.line): found.related for found in evidence.select_detections("called")}
-    for located in evidence.select_detections("GP101"):
-        main = located.main
-        message = (
-            f"{main.function} calls set_grad_enabled(False) and returns without restoring it; this thread records no graph "
-            "from here on."
-        )
-        yield located.make_finding(message, (*located.related, *callers.get((main.file, main.line), ())))
-
-
-def find_reentered_managers(evidence: Evidence) -> Iterator[Finding]:
-    """Yield GP102: the inner block, and the outer block that has the same context manager object open."""
-    for process, outer in evidence.iter_regions():
-        for inner in outer.reentrant_regions:
-            at = locate_site(process, inner.site, "")
-            opened = locate_site(process, outer.site, "already open since here")
-            if at is None or opened is None or outer.before == outer.inside:
-                continue
-            related = (opened, *_find_creation(opened))
+    """Yield GP101: a function that left grad disabled, and where that cost a gradient that the program wanted."""
+    for left in find_left_modes(evidence):
+        if left.form in _HOW and left.harm:
+            what = "is imported" if left.function == "<module>" else "returns"
             message = (
-                f"This {inner.manager} object is entered again while it is still open, so the thread ends up in the wrong "
-                "mode."
+                f"{left.function} {_HOW[left.form]}, and grad is still disabled after it {what}: "
+                f"{_describe_victims(left)}."
             )
-            yield Finding("GP102", message, at.file, at.line, process.place(inner.site)[2], 1, related)
+            related = (*([left.called_from] if left.called_from else ()), *left.victims)
+            yield Finding("GP101", message, left.file, left.line, left.function, 1, related, _fix(left))
+    yield from _find_enabling_calls(evidence)
 
 
-def _find_creation(block: RelatedLine) -> Iterator[RelatedLine]:
-    """Yield the line that created the context manager which a ``with`` statement names."""
-    source = parse_file(block.file)
-    statement = None if source is None else source.find_block_at(block.line)
-    for item in statement.items if statement is not None else ():
-        if source is not None and isinstance(item.context_expr, ast.Name | ast.Attribute):
-            line = source.find_assignment(ast.unparse(item.context_expr), block.line)
-            if line is not None:
-                yield RelatedLine(block.file, line, "made here")
+def _describe_victims(left: LeftMode) -> str:
+    kinds = [each.detection.facts.get("kind") for each in left.harm]
+    if "backward" in kinds:
+        return "a backward pass later finds no graph to go through"
+    lines = len(left.victims)
+    at = "the line below" if lines == 1 else f"{lines} lines below"
+    return f"{at} used tensors that require grad and recorded no graph"
+
+
+def _fix(left: LeftMode) -> str:
+    if left.form == "enter":
+        return (
+            "Enter it in a `with` statement, or call `__exit__` in a `finally` block; a class that enters it in its own "
+            "`__enter__` must exit it in `__exit__`."
+        )
+    return ""
+
+
+def _find_enabling_calls(evidence: Evidence) -> Iterator[Finding]:
+    """Yield GP101: a function called within a block that disables grad, which enabled grad for the rest of the block."""
+    for process, region in evidence.iter_regions():
+        outer = region.parent
+        if (
+            region.form != "call"
+            or outer is None
+            or outer.end_ns is None
+            or outer.internal
+            or UNFINISHED in outer.irregular
+        ):
+            continue
+        # Closed with the block around it: its own function had returned by then.
+        was_left = region.end_ns == outer.end_ns and process.place(region.site)[::2] != process.place(outer.site)[::2]
+        if not was_left or region.inside != (True, False) or outer.inside[0] or region.before[0]:
+            continue
+        at, block = locate_site(process, region.site, ""), locate_site(process, outer.site, "grad disabled here")
+        if at is None or block is None or is_library(block.file):
+            continue
+        function = process.place(region.site)[2]
+        ops = evidence.select_ops(process, region)
+        after = ops[(ops["nodes"] > 0) & (ops["function"] != function)] if len(ops) else ops
+        if after.empty:
+            continue
+        nodes = int(after["nodes"].sum())
+        message = (
+            f"{function} calls set_grad_enabled(True) inside a {outer.manager} block and returns: the rest of the block "
+            f"built {count_nodes(nodes)}."
+        )
+        built = rank_lines(after, "builds a graph", 1)
+        yield Finding("GP101", message, at.file, at.line, function, 1, (block, *built), _RESTORE)
 
 
 def find_enable_grad_in_inference_mode(evidence: Evidence) -> Iterator[Finding]:
-    """Yield GP103: a block that enables grad inside inference mode."""
+    """Yield GP103: a block that enables grad inside inference mode, and what recorded nothing in it.
+
+    Where operators were observed, one of them must have lost a gradient: library code enables grad around what may not
+    need any. Where they were not, only a block of the program's own counts.
+    """
+    lost = {block: each for each in evidence.select_detections("GP103") for block in each.blocks}
+    seen: set[tuple[str, int]] = set()
     for process, region in evidence.iter_regions():
         if region.manager not in ("enable_grad", "set_grad_enabled") or region.inside != (True, True):
             continue
         at, ops = locate_site(process, region.site, ""), evidence.select_ops(process, region)
-        if at is None or (process.counts_operators and ops.empty):
+        is_own = at is not None and not is_library(at.file) and region.manager == "enable_grad"
+        if at is None or (at.file, at.line) in seen or (region not in lost if process.counts_operators else not is_own):
             continue
+        seen.add((at.file, at.line))
         outer = _locate_inference_mode_around(process, region)
         related = [] if outer is None else [outer]
+        if region in lost:
+            related.append(RelatedLine(lost[region].main.file, lost[region].main.line, "records nothing"))
         related += rank_lines(ops, "records nothing", _MAX_UNRECORDED_LINES)
         message = f"{region.manager} has no effect here: inference mode is active, and no autograd node is recorded."
-        yield Finding("GP103", message, at.file, at.line, process.place(region.site)[2], 1, tuple(related))
+        unique = {(line.file, line.line): line for line in reversed(related)}
+        yield Finding(
+            "GP103", message, at.file, at.line, process.place(region.site)[2], 1, tuple(reversed(unique.values()))
+        )
 
 
 def _locate_inference_mode_around(process: Process, region: Region) -> RelatedLine | None:
@@ -105,7 +152,7 @@ def _find_decorated_bases(source: ParsedFile, line: int, count: int) -> Iterator
     classes, names = source.index_classes(), source.names
     for child in classes.values():
         method = next((f for f in child.body if isinstance(f, ast.FunctionDef) and _contains(f, line)), None)
-        if method is None or names.find_grad_decorator(method) is not None:
+        if method is None or names.find_grad_decorator(method) is not None or delegates(method, names):
             continue
         for base in child.bases:
             overridden = _find_method(classes.get(ast.unparse(base)), method.name)
@@ -138,7 +185,6 @@ def _find_method(owner: ast.ClassDef | None, name: str) -> ast.FunctionDef | Non
 
 RULES = (
     find_leaked_modes,
-    find_reentered_managers,
     find_enable_grad_in_inference_mode,
     find_cut_graphs,
     find_undecorated_overrides_that_ran,

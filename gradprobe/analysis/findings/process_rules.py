@@ -41,6 +41,14 @@ def find_unpropagated_process_modes(evidence: Evidence) -> Iterator[Finding]:
             )
             related = (RelatedLine(start.file, start.line, "process started here"), *built[1:])
             yield Finding("GP706", message, built[0].file, built[0].line, None, 1, related)
+    for located in evidence.select_detections("worker"):
+        mode = located.mode or "disabled grad"
+        message = (
+            f"A worker process that was started here under {mode} failed on a tensor that has a graph: a spawned process "
+            f"does not inherit the mode. Its error: {located.detection.facts.get('error')}"
+        )
+        main = located.main
+        yield Finding("GP706", message, main.file, main.line, main.function, located.count, located.related)
 
 
 def find_rank_graph_differences(evidence: Evidence) -> Iterator[Finding]:

@@ -38,6 +38,15 @@ class ParsedFile:
         # Of functions that begin on one line, the walk meets the inner one last.
         return max(reversed(around), key=get_first_line, default=None)
 
+    def find_scope_at(self, line: int) -> ast.Module | FunctionNode:
+        """Return the innermost function around a line, the module outside of functions."""
+        return self.find_function_at(line) or self.tree
+
+    def iter_scopes(self) -> Iterator[ast.Module | FunctionNode]:
+        """Yield the module and all its functions."""
+        yield self.tree
+        yield from (node for node in ast.walk(self.tree) if isinstance(node, FunctionNode))
+
     def find_block_at(self, line: int) -> ast.With | ast.AsyncWith | None:
         """Return the ``with`` statement whose head is on a line."""
         for node in ast.walk(self.tree):
@@ -206,3 +215,15 @@ def walk_scope(node: ast.AST, kinds: type[ast.AST] | tuple[type[ast.AST], ...]) 
         if isinstance(child, kinds):
             yield child
         yield from walk_scope(child, kinds)
+
+
+def delegates(function: FunctionNode, names: ImportedNames) -> bool:
+    """Return whether a method calls the decorated method that it overrides, or sets a mode itself."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.With) and any(names.resolve_manager(item.context_expr) for item in node.items):
+            return True
+        if isinstance(node, ast.Attribute) and node.attr == function.name and isinstance(node.value, ast.Call):
+            called = node.value.func
+            if isinstance(called, ast.Name) and called.id == "super":
+                return True
+    return False

@@ -6,9 +6,13 @@ import ast
 from collections.abc import Iterator
 
 from gradprobe.analysis.findings.evidence import Evidence, locate_site, rank_lines
-from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, count_nodes
+from gradprobe.analysis.findings.held_modes import find_held_modes
+from gradprobe.analysis.findings.left_modes import find_left_modes
 from gradprobe.analysis.findings.syntax import get_first_line, parse_file, walk_scope
-from gradprobe.history.records import HELD_ACROSS_TASKS, OTHER_THREAD, OUT_OF_ORDER
+from gradprobe.history.process import Process
+from gradprobe.history.records import OTHER_THREAD, OUT_OF_ORDER
+from gradprobe.recording.events import mode_name
 
 _MAX_BUILDING_LINES = 3
 _AWAITS = (ast.Await, ast.AsyncFor, ast.AsyncWith)
@@ -18,18 +22,39 @@ def find_unpropagated_thread_modes(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP701: the line that built a graph in another thread, and where the work was submitted."""
     ops = evidence.tables.ops
     for located in evidence.select_detections("GP701"):
-        main, thread = located.main, located.detection.facts.get("thread")
-        there = ops[(ops["thread"] == thread) & (ops["nodes"] > 0)] if len(ops) else ops
+        main, facts = located.main, located.detection.facts
+        thread, nodes = facts.get("thread"), int(facts.get("nodes", 0))
+        if nodes and _count_enabled_nodes(located.process, int(facts.get("ident", 0))) >= nodes:
+            continue
+        names = {
+            located.process.thread(number) for number in _find_threads(located.process, int(facts.get("ident", 0)))
+        }
+        there = ops[ops["thread"].isin(names) & (ops["nodes"] > 0)] if len(ops) else ops
         built = rank_lines(there, "builds a graph with gradients on", 1)
         submitted = RelatedLine(main.file, main.line, main.role)
         at = built[0] if built else submitted
         related = (submitted, *located.related) if built else located.related
         mode = "with grad disabled" if located.mode is None else f"under {located.mode}"
         message = (
-            f"Work submitted {mode} builds an autograd graph in thread {thread}: grad mode is thread-local and does not "
-            "propagate."
+            f"Work submitted {mode} built {count_nodes(nodes)} in thread {thread}, and no backward pass ran "
+            "there: grad mode is thread-local, and every thread starts with grad enabled."
         )
         yield Finding("GP701", message, at.file, at.line, None, located.count, related)
+
+
+def _count_enabled_nodes(process: Process, ident: int) -> int:
+    """Return the number of nodes built in blocks of a thread that enable grad on purpose."""
+    numbers = _find_threads(process, ident)
+    return sum(
+        region.nodes or 0
+        for region in process.history.regions
+        if region.thread in numbers and region.parent is None and region.inside == (True, False)
+    )
+
+
+def _find_threads(process: Process, ident: int) -> set[int]:
+    """Return the numbers of the threads that had an identifier, which is reused when a thread has ended."""
+    return {thread.id for thread in process.contents.threads.values() if thread.ident == ident}
 
 
 def find_decorated_coroutines(evidence: Evidence) -> Iterator[Finding]:
@@ -54,25 +79,52 @@ def find_decorated_coroutines(evidence: Evidence) -> Iterator[Finding]:
 
 def find_modes_held_across_yield(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP703: the line that ran under a suspended generator's block, the block and its ``yield``."""
-    for located in evidence.select_detections("GP703"):
-        related = list(located.related)
-        for block in located.related:
-            related += _find_suspension(block.file, block.line, (ast.Yield, ast.YieldFrom), "yields here")
-        message = "This runs under the mode of a block that a suspended generator holds open."
-        yield located.make_finding(message, tuple(related))
+    for left in find_left_modes(evidence):
+        if left.form != "generator" or not left.harm:
+            continue
+        at, *others = left.victims
+        block = RelatedLine(left.file, left.line, "block entered here")
+        yields = _find_suspension(left.file, left.line, (ast.Yield, ast.YieldFrom), "yields here")
+        message = (
+            f"This runs with grad disabled, because the generator {left.function} is suspended inside its block: it "
+            "records no graph, although tensors that require grad go in."
+        )
+        yield Finding("GP703", message, at.file, at.line, None, 1, (block, *yields, *others))
 
 
 def find_modes_held_across_await(evidence: Evidence) -> Iterator[Finding]:
-    """Yield GP704: blocks that changed the mode and were open while other tasks ran."""
-    for process, region in evidence.iter_regions():
-        if HELD_ACROSS_TASKS in region.irregular and region.before != region.inside and region.form == "with":
-            at = locate_site(process, region.site, "")
-            if at is not None:
-                related = tuple(_find_suspension(at.file, at.line, _AWAITS, "awaits here"))
-                message = (
-                    f"{region.manager} is held open while this task waits, so other tasks of the thread run under it."
-                )
-                yield Finding("GP704", message, at.file, at.line, process.place(region.site)[2], 1, related)
+    """Yield GP704: blocks that were open while other tasks ran, if one of those lost a gradient or the mode was left."""
+    lost = {(left.file, left.line): left.victims for left in find_left_modes(evidence) if left.form == "task"}
+    known: set[tuple[str, int]] = set()
+    for process in evidence.processes:
+        for held in find_held_modes(process):
+            at = locate_site(process, held.region.site, "")
+            if at is None or (at.file, at.line) in known:
+                continue
+            victims = lost.get((at.file, at.line), [])
+            if not victims and held.stuck_in is None:
+                continue
+            known.add((at.file, at.line))
+            lines = [*_find_suspension(at.file, at.line, _AWAITS, "awaits here")]
+            lines += [RelatedLine(v.file, v.line, "another task lost a gradient here") for v in victims]
+            lines += [
+                line
+                for other in held.others
+                if (line := locate_site(process, other.site, "another task entered a block here, and exited it later"))
+            ]
+            message = (
+                f"{held.region.manager} is held open while this task waits, so other tasks of the thread run under it."
+            )
+            if held.stuck_in is not None:
+                message += f" The blocks exited out of order and left the thread in {mode_name(*held.stuck_in)}."
+            function = process.place(held.region.site)[2]
+            yield Finding("GP704", message, at.file, at.line, function, 1, tuple(dict.fromkeys(lines)))
+    for (file, entered), victims in lost.items():
+        if victims and (file, entered) not in known:
+            lines = [*_find_suspension(file, entered, _AWAITS, "awaits here")]
+            lines += [RelatedLine(v.file, v.line, "another task lost a gradient here") for v in victims]
+            message = "This block is held open while its task waits, so other tasks of the thread run under it."
+            yield Finding("GP704", message, file, entered, None, 1, tuple(dict.fromkeys(lines)))
 
 
 def _find_suspension(file: str, line: int, kinds: tuple[type[ast.AST], ...], role: str) -> list[RelatedLine]:
@@ -84,14 +136,32 @@ def _find_suspension(file: str, line: int, kinds: tuple[type[ast.AST], ...], rol
 
 
 def find_exits_out_of_order(evidence: Evidence) -> Iterator[Finding]:
-    """Yield GP705: inference mode blocks that exited before a block inside them, or on another thread."""
-    for process, region in evidence.iter_regions():
-        wrong = next((each for each in region.irregular if each in (OUT_OF_ORDER, OTHER_THREAD)), None)
-        at = locate_site(process, region.site, "")
-        if wrong is not None and at is not None and region.manager == "inference_mode":
-            how = "out of order" if wrong == OUT_OF_ORDER else "on another thread"
-            message = f"This inference_mode block was exited {how} and restored a stale mode."
-            yield Finding("GP705", message, at.file, at.line, process.place(region.site)[2])
+    """Yield GP705: blocks that exited on another thread, and inference mode blocks that exited before one inside them."""
+    closers = {(each.main.file, each.main.line): each.related for each in evidence.select_detections("closed")}
+    for process in evidence.processes:
+        irregular = {region for region in process.history.regions if region.irregular}
+        exits = {t.region: t for t in process.history.transitions if t.event == "exit" and t.region in irregular}
+        for region in sorted(irregular, key=lambda each: each.number):
+            wrong = next((each for each in region.irregular if each in (OUT_OF_ORDER, OTHER_THREAD)), None)
+            at = locate_site(process, region.site, "")
+            if wrong is None or at is None or region.internal or region.before == region.inside:
+                continue
+            exited = exits.get(region)
+            if wrong == OTHER_THREAD and exited is not None:
+                message = (
+                    f"This {region.manager} block was entered in {process.thread(region.thread)} and exited in "
+                    f"{process.thread(exited.thread)}: the first thread stays in {mode_name(*region.inside)}, the other "
+                    f"one was set to {mode_name(*exited.after)}."
+                )
+            elif region.manager == "inference_mode":
+                message = f"This {region.manager} block exited out of order and restored a stale mode."
+            else:
+                continue
+            related = closers.get((at.file, at.line), ())
+            if exited is not None and not related:
+                line = locate_site(process, exited.site, "exited here")
+                related = () if line is None or line.line == at.line else (line,)
+            yield Finding("GP705", message, at.file, at.line, process.place(region.site)[2], 1, related)
 
 
 RULES = (

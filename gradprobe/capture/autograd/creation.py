@@ -134,29 +134,30 @@ class LiveInferenceTensors:
     """Inference tensors that may still be referenced after their block."""
 
     def __init__(self) -> None:
-        self._records: list[CreationRecord] = []
+        self.records: list[CreationRecord] = []
+        """Records of all of them, and of some that are not referenced any more."""
         self._sweep_at = _SPARE
 
     def add(self, record: CreationRecord) -> None:
         """Add the record of a tensor."""
-        self._records.append(record)
-        if len(self._records) > self._sweep_at:
-            self._records = [record for record in self._records if record[0]() is not None]
-            self._sweep_at = next_sweep_size(len(self._records), _SPARE)
+        self.records.append(record)
+        if len(self.records) > self._sweep_at:
+            self.records = [record for record in self.records if record[0]() is not None]
+            self._sweep_at = next_sweep_size(len(self.records), _SPARE)
 
     def forget(self, tensor: Any) -> None:
         """Drop the weak reference to ``tensor``."""
-        self._records = [record for record in self._records if record[0]() is not tensor]
+        self.records = [record for record in self.records if record[0]() is not tensor]
 
     def has_live(self) -> bool:
         """Return whether any of the tensors is still referenced."""
-        while self._records and self._records[-1][0]() is None:
-            self._records.pop()
-        return bool(self._records)
+        while self.records and self.records[-1][0]() is None:
+            self.records.pop()
+        return bool(self.records)
 
     def take(self) -> list[CreationRecord]:
         """Return the records of tensors that are still referenced, and forget all."""
-        records, self._records = self._records, []
+        records, self.records = self.records, []
         self._sweep_at = _SPARE
         return [record for record in records if record[0]() is not None]
 

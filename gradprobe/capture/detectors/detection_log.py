@@ -4,40 +4,30 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import CodeType, FrameType
 from typing import Any
 
 from gradprobe.capture.autograd.creation import CreationRecord
 from gradprobe.capture.location.frames import FrameClassifier
 from gradprobe.capture.location.sites import line_span
-from gradprobe.recording.events import DECORATED, GENERATOR
+from gradprobe.recording.events import ACTION_MASK, DECORATED, ENTER, EXIT, GENERATOR, Event
 from gradprobe.recording.notes import BlockAt, Detection, SourceLocation
 
-_MAX_BLOCKS = 1_000
-"""Maximum number of blocks of a thread that are kept to find the one in which a tensor was created."""
+_MAX_EVENTS = 2_000
+"""Maximum number of events of a thread that are kept to find the block in which a tensor was created."""
 _MAX_DETECTIONS = 1_000
 """Maximum number of distinct detections kept between two flushes."""
 
 
-@dataclass(slots=True)
-class Block:
-    """A block that disables grad; still open while ``exited_ns`` is None."""
-
-    entered_ns: int
-    code: CodeType
-    offset: int
-    exited_ns: int | None = None
-
-
 class DetectionLog:
-    """The detections since the log was last taken, and the blocks that disabled grad."""
+    """The detections since the log was last taken, and the latest manager events of each thread."""
 
     def __init__(self, codes: FrameClassifier, now: Callable[[], int]) -> None:
         self.codes, self.now = codes, now
         self.find_user_frame = codes.find_user_frame
         self._found: dict[tuple[Any, ...], tuple[Detection, int]] = {}
-        self._blocks: dict[int, deque[Block]] = {}
+        self._events: dict[int, deque[Event]] = {}
         self.last_escaped: CreationRecord | None = None
         """Record of the last inference tensor that escaped from its mode, without a reference to the tensor."""
 
@@ -65,21 +55,32 @@ class DetectionLog:
         self._found[key] = replace(found[0], facts=facts), found[1]
         return True
 
-    def enter_block(self, thread: int, time_ns: int, code: CodeType, offset: int) -> Block:
-        """Note that a block that disables grad was entered, and return it."""
-        blocks = self._blocks.get(thread)
-        if blocks is None:
-            blocks = self._blocks[thread] = deque(maxlen=_MAX_BLOCKS)
-        block = Block(time_ns, code, offset)
-        blocks.append(block)
-        return block
+    def events_of(self, thread: int) -> deque[Event]:
+        """Return the latest manager events of a thread, to which its next ones are to be added."""
+        return self._events.setdefault(thread, deque(maxlen=_MAX_EVENTS))
 
     def locate_block(self, under: BlockAt) -> SourceLocation | None:
-        """Return the line of the innermost block at a moment, if it is among the latest blocks."""
-        for block in reversed(self._blocks.get(under.thread, ())):
-            if block.entered_ns <= under.time_ns and (block.exited_ns is None or block.exited_ns >= under.time_ns):
-                return locate_instruction(under.role, block.code, block.offset)
+        """Return the line of the innermost block that disabled grad at a moment, if it was entered of late."""
+        exited: list[int] = []
+        for event in reversed(self._events.get(under.thread, ())):
+            op, time, _, code, offset, _, _, grad_after, _, key = event[:10]
+            action = op & ACTION_MASK
+            if time > under.time_ns or (time == under.time_ns and action == EXIT):
+                continue
+            if action == EXIT:
+                exited.append(key)
+            elif action == ENTER and key in exited:
+                exited.remove(key)
+            elif action == ENTER and not grad_after and code is not None:
+                return locate_instruction(under.role, code, offset)
         return None
+
+    def time_of_entry(self, thread: int, key: int, otherwise: int) -> int:
+        """Return when the block with this key was last entered in a thread."""
+        for event in reversed(self._events.get(thread, ())):
+            if event[9] == key and event[0] & ACTION_MASK == ENTER:
+                return int(event[1])
+        return otherwise
 
     def take(self) -> list[tuple[str, int]]:
         """Return all detections as text with their counts, and clear the log."""

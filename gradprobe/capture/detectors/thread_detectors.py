@@ -5,33 +5,34 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from sys import _getframe
 from types import CodeType, FrameType
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from gradprobe.capture.autograd.creation import CreationRecord
+from gradprobe.capture.autograd.creation import CreationRecord, LiveInferenceTensors
 from gradprobe.capture.autograd.graph import leaf_tensors
 from gradprobe.capture.detectors.autocast_blocks import AutocastTracker, is_autocast_enabled
 from gradprobe.capture.detectors.cut_graphs import CutGraphDetector
-from gradprobe.capture.detectors.detection_log import Block, DetectionLog, locate_instruction
+from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.detectors.escaped_inference_tensors import EscapedTensorDetector, locate_tensor_creation
 from gradprobe.capture.detectors.exception_diagnosis import RefusalDetector
 from gradprobe.capture.detectors.exception_tracer import ExceptionTracer
 from gradprobe.capture.detectors.held_graphs import HeldGraphDetector
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS
-from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
-from gradprobe.capture.location.frames import find_frame_of, read_local
+from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector, loses_gradient
+from gradprobe.capture.location.frames import USER, read_local
 from gradprobe.capture.location.sites import TORCH_DIR
 from gradprobe.recording.events import (
     ACTION_MASK,
-    CONSTRUCT,
     DECORATED,
     ENABLE_GRAD,
     ENTER,
     EXIT,
     INFERENCE_MODE,
+    NO_GRAD,
     SET_GRAD_ENABLED,
     Event,
 )
@@ -44,6 +45,7 @@ _MIN_ITERATIONS_AGAIN = 3
 _MAX_PLACES_AGAIN = 4
 
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_QUIET_IN_INFERENCE_MODE = frozenset({NO_GRAD | ENTER, NO_GRAD | EXIT, ENABLE_GRAD | EXIT, SET_GRAD_ENABLED | EXIT})
 _FUNCTIONAL = f"{TORCH_DIR}autograd/functional.py"
 
 
@@ -63,6 +65,9 @@ class BackwardPass(NamedTuple):
 class OperatorLedger(Protocol):
     """What the observer of operators knows of one thread besides the operators themselves."""
 
+    def emit_escaped(self) -> None:
+        """Emit the inference tensors that are still referenced as the thread leaves inference mode."""
+
     def origins_between(self, first: int, last: int) -> list[Origin]:
         """Return the lines that constructed the thread's nodes with sequence numbers from ``first`` to ``last``."""
 
@@ -79,94 +84,118 @@ class OperatorLedger(Protocol):
         """Return the graphs that the program holds, by the line whose results hold them."""
 
 
+@dataclass(frozen=True)
+class SharedDetectors:
+    """Parts that the detectors of all threads have in common.
+
+    Attributes:
+        log: Log of detections.
+        autocasts: Tracker of autocast blocks.
+        leaks: Detector of modes that are left changed.
+        escaped: Inference tensors that are still referenced.
+        report_hooks: Reports activations that forward hooks keep.
+        roots: Returns the modules that were outermost in some call.
+        on_step: Receives each optimizer that steps.
+        fault: Receives gradprobe's own errors.
+    """
+
+    log: DetectionLog
+    autocasts: AutocastTracker
+    leaks: LeakedModeDetector
+    escaped: LiveInferenceTensors
+    report_hooks: Callable[[], None]
+    roots: Callable[[], list[Any]]
+    on_step: Callable[[torch.optim.Optimizer], None]
+    fault: Callable[[Exception], None]
+
+
 class ThreadDetectors:
     """The detectors of one thread.
 
     ``interest`` is the class of operators that a detector looks at, from ``interest.py``.
     """
 
-    def __init__(
-        self,
-        log: DetectionLog,
-        autocasts: AutocastTracker,
-        fault: Callable[[Exception], None],
-        ledger: OperatorLedger,
-        roots: Callable[[], list[Any]],
-    ) -> None:
+    def __init__(self, shared: SharedDetectors, ident: int, ledger: OperatorLedger) -> None:
         self.interest = NO_OPS
-        self._ledger = ledger
-        self.held = HeldGraphDetector(log, ledger.list_held_graphs, roots)
+        self._ledger, self._ident = ledger, ident
+        log = shared.log
+        self.held = HeldGraphDetector(log, ledger.list_held_graphs, shared.roots)
         self.refusals = RefusalDetector(log, ledger)
-        self._log, self._autocasts = log, autocasts
+        self._log, self._autocasts, self._leaks = log, shared.autocasts, shared.leaks
+        self._escaped, self._report_hooks = shared.escaped, shared.report_hooks
         self._cut_graphs, self._escaped_tensors = CutGraphDetector(log), EscapedTensorDetector(log)
-        self._leaked_modes = LeakedModeDetector(log)
-        self._tracer = ExceptionTracer(log.codes, self.refusals.on_traced, fault)
+        self._tracer = ExceptionTracer(log.codes, self.refusals.on_traced, shared.fault)
         self._second_order: (
             tuple[SourceLocation | None, SourceLocation | None, list[weakref.ref[torch.Tensor]]] | None
         ) = None
         self._has_escaped = False
         self._views: list[CreationRecord] = []
-        self._callers: set[tuple[int, int]] = set()
         self._restored_autocast: tuple[list[SourceLocation | None], list[BlockAt]] | None = None
-        self._entered: dict[int, Block] = {}
+        self._vain: dict[int, BlockAt] = {}
+        self._events = log.events_of(ident)
+        self._number_of_events = 0
         self._has_views_of_older = False
+        self._is_quiet = False
 
-    def on_event(self, event: Event, escaped: bool, has_views_of_older: bool) -> None:
+    def on_event(self, event: Event, has_views_of_older: bool) -> None:
         """Handle a manager event.
 
         Args:
             event: The event, whose operators have been emitted.
-            escaped: Whether inference tensors are referenced outside inference mode.
             has_views_of_older: Whether the thread has made views of tensors that are older than the event before.
         """
-        op, time, ident, code, offset, grad, inference, grad_after, _, key = event[:10]
+        self._events.append(event)
+        self._number_of_events = number = self._number_of_events + 1
+        # Most blocks disable grad in a plain `with` statement and concern no detector. Any other event is looked at: by
+        # decorators, within inference mode, while something is waited for, and a few for what is looked for at times.
+        if (
+            self._is_quiet
+            and not has_views_of_older
+            and event[4] >= 0
+            and (not event[6] or event[0] in _QUIET_IN_INFERENCE_MODE)
+            and not self._leaks.open
+            and not self._escaped.records
+            and number & (number - 1)
+        ):
+            return
         self._has_views_of_older |= has_views_of_older
+        self._look_at(event)
+        if not number & (number - 1) and event[3] is not None and self._log.codes.kind(event[3]) == USER:
+            self._report_hooks()
+
+    def _look_at(self, event: Event) -> None:
+        op, time, ident, code, offset, grad, inference, grad_after, _, key = event[:10]
         action = op & ACTION_MASK
+        is_outside = not torch.is_inference_mode_enabled()
         if action == ENTER:
-            if not grad_after:
-                if grad:
-                    self._on_grad_disabled(key, code, offset)
-                if code is not None:
-                    self._entered[key] = self._log.enter_block(ident, time, code, offset)
+            if not grad_after and grad and offset == DECORATED:
+                self._cut_graphs.on_enter(key, code)
             elif op == ENABLE_GRAD | ENTER and inference:
                 self._check_derivative(ident, time)
-            if not grad or grad_after:
-                self._leaked_modes.on_exit(key)
+            if grad_after is True and inference is True and code is not None and not is_outside:
+                self._vain[key] = BlockAt("inference mode entered here", ident, time)
         elif action == EXIT:
             self._cut_graphs.on_exit(key)
-            self._leaked_modes.on_exit(key)
-            block = self._entered.pop(key, None)
-            if block is not None:
-                block.exited_ns = time
-            entered = time if block is None else block.entered_ns
+            self._vain.pop(key, None)
             if op == INFERENCE_MODE | EXIT:
-                self._check_autocast(ident, entered)
+                if is_outside:
+                    self._ledger.emit_escaped()
+                self._check_autocast(ident, self._log.time_of_entry(ident, key, time))
             if self._has_views_of_older and torch.is_grad_enabled() and code is not None:
                 self._has_views_of_older = False
                 if not code.co_filename.startswith(TORCH_DIR):
                     # PyTorch refuses to modify them in place after the block.
+                    entered = self._log.time_of_entry(ident, key, time)
                     self._views += [v for v in self._ledger.views_of_older(entered) if _is_floating_view(v[0]())]
-        elif op == SET_GRAD_ENABLED | CONSTRUCT and code is not None:
-            if grad_after:
-                self._leaked_modes.on_grad_enabled()
-            elif grad:
-                self._leaked_modes.on_call(key, code, offset)
-                self._log_caller(code, offset)
-        else:
-            self._leaked_modes.on_exit(key)
-        self._has_escaped = escaped
+        self._has_escaped = is_outside and self._escaped.has_live()
         while self._views and self._views[-1][0]() is None:
             self._views.pop()
-        if escaped or (self._views and torch.is_grad_enabled()):
+        if self._has_escaped or (self._views and torch.is_grad_enabled()):
             self._tracer.begin(self._log.find_user_frame(_getframe(1)))
         elif self._tracer.is_on:
             self._tracer.end()
         self._update_interest()
-
-    def _on_grad_disabled(self, key: int, code: CodeType | None, offset: int) -> None:
-        if offset == DECORATED:
-            self._cut_graphs.on_enter(key, code)
-        self._leaked_modes.on_enter(key, code, offset)
+        self._is_quiet = not (self._views or self._tracer.is_on or self.interest)
 
     def on_operator(
         self, name: str, args: Any, result: Any, code: CodeType | None, offset: int, has_node: bool
@@ -178,8 +207,10 @@ class ThreadDetectors:
             self._log.add("GP705", [*locations, locate_instruction("ran under it here", code, offset)], under)
         if self._cut_graphs.interest:
             self._cut_graphs.on_operator(args, result, code, offset, has_node)
-        if not has_node and self._leaked_modes.is_waiting:
-            self._leaked_modes.on_operator(args, code, offset)
+        if not has_node and self._vain:
+            self._on_vain_operator(args, result, code, offset)
+        if not has_node and self._leaks.wants_operators(self._ident):
+            self._leaks.on_operator(self._ident, args, result, code, offset)
         if self._has_escaped:
             self._escaped_tensors.on_operator(name, args, code, offset, has_node)
         self._update_interest()
@@ -234,7 +265,7 @@ class ThreadDetectors:
             interest = ALL_OPS
         else:
             interest = self._cut_graphs.interest
-            if interest < OPS_ON_GRAD_TENSORS and self._leaked_modes.is_waiting:
+            if interest < OPS_ON_GRAD_TENSORS and (self._vain or self._leaks.wants_operators(self._ident)):
                 interest = OPS_ON_GRAD_TENSORS
         if interest != self.interest:
             self.interest = interest
@@ -263,16 +294,11 @@ class ThreadDetectors:
         under = [BlockAt("inference mode entered here", ident, entered + 1)]
         self._restored_autocast = [closed, self._autocasts.last[ident]], under
 
-    def _log_caller(self, code: CodeType, offset: int) -> None:
-        """Log the caller of a function that calls ``set_grad_enabled``, once per line."""
-        if (id(code), offset) in self._callers or code.co_name == "<module>":
-            return
-        self._callers.add((id(code), offset))
-        frame = find_frame_of(_getframe(1), code)
-        if frame is not None:
-            caller = self._log.locate_frame("called from here", frame.f_back)
-            if caller is not None:
-                self._log.add("called", [locate_instruction("set here", code, offset), caller])
+    def _on_vain_operator(self, args: Any, result: Any, code: CodeType | None, offset: int) -> None:
+        """Report an operator that enabling grad was meant for, but that gets no node because of inference mode."""
+        if loses_gradient(args, result):
+            key, under = self._vain.popitem()
+            self._log.add("GP103", [locate_instruction("records nothing", code, offset)], [under], key=key)
 
 
 def locate_leaves(outputs: list[torch.Tensor]) -> Iterator[SourceLocation]:

@@ -57,6 +57,8 @@ class ManagerHooks:
     originals: list[Any]
     redirect: Callable[[Emit], None]
     enable_task_labels: Callable[[], None]
+    set_quiet: Callable[[dict[int, CodeType]], None]
+    """Set the code objects, by identity, whose events ``examine`` need not see."""
 
     def are_current(self) -> bool:
         """Return whether the methods to replace are still those that the hooks were built for."""
@@ -95,12 +97,13 @@ def is_known_method(owner: type, name: str) -> bool:
 
 
 def build_hooks(
-    emit: Emit, now: Callable[[], int], tasks: TaskLabels, fault: Callable[[Exception], None]
+    emit: Emit, examine: Emit, now: Callable[[], int], tasks: TaskLabels, fault: Callable[[Exception], None]
 ) -> ManagerHooks:
     """Build hooks for the four context managers.
 
     Args:
         emit: Called once per event.
+        examine: Called before it with the events of code that is not quiet.
         now: The clock, in nanoseconds.
         tasks: The labels of asyncio tasks.
         fault: Receives gradprobe's own errors.
@@ -112,6 +115,11 @@ def build_hooks(
     by_decorator, by_generator, by_stack, by_clone = DECORATOR_CODE, GENERATOR_CODE, EXIT_STACK_CODE, CLONE_CODE
     by_drop_in_clone = DROP_IN_CLONE_CODE
     tasks_run = False
+    quiet: dict[int, CodeType] = {}
+
+    def set_quiet(codes: dict[int, CodeType]) -> None:
+        nonlocal quiet
+        quiet = codes
 
     def redirect(other: Emit) -> None:
         nonlocal emit
@@ -132,7 +140,10 @@ def build_hooks(
                 if code is by_decorator or code is by_generator or code is by_stack:
                     code, offset = find_caller(frame)
                 task = label() if tasks_run else None
-                emit((op, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task))
+                event = (op, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task)
+                if id(code) not in quiet:
+                    examine(event)
+                emit(event)
             except Exception as error:
                 fault(error)
 
@@ -145,7 +156,10 @@ def build_hooks(
             try:
                 frame = _getframe(1)
                 code, offset = frame.f_code, frame.f_lasti
-                emit((op, now(), thread(), code, offset, grad, NOT_READ, mode, NOT_READ, id(self), exc_type))
+                event = (op, now(), thread(), code, offset, grad, NOT_READ, mode, NOT_READ, id(self), exc_type)
+                if id(code) not in quiet:
+                    examine(event)
+                emit(event)
             except Exception as error:
                 fault(error)
 
@@ -162,7 +176,10 @@ def build_hooks(
             if code is by_clone or code is by_drop_in_clone:
                 code, offset = find_caller(frame)
             task = label() if tasks_run else None
-            emit((_SET_INIT, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task))
+            event = (_SET_INIT, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task)
+            if grad != mode or id(code) not in quiet:  # an alias hides from the code's names what it calls
+                examine(event)
+            emit(event)
         except Exception as error:
             fault(error)
 
@@ -176,7 +193,10 @@ def build_hooks(
             if code is by_stack:  # a decorator constructs an object for each call, and that event has the place
                 code, offset = find_caller(frame)
             task = label() if tasks_run else None
-            emit((_SET_ENTER, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task))
+            event = (_SET_ENTER, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task)
+            if id(code) not in quiet:
+                examine(event)
+            emit(event)
         except Exception as error:
             fault(error)
 
@@ -191,7 +211,10 @@ def build_hooks(
             if code is by_decorator or code is by_generator or code is by_stack:
                 code, offset = find_caller(frame)
             task = label() if tasks_run else None
-            emit((_INFERENCE_ENTER, now(), thread(), code, offset, grad, inference, not mode, mode, id(self), task))
+            event = (_INFERENCE_ENTER, now(), thread(), code, offset, grad, inference, not mode, mode, id(self), task)
+            if id(code) not in quiet:
+                examine(event)
+            emit(event)
         except Exception as error:
             fault(error)
 
@@ -202,7 +225,22 @@ def build_hooks(
             frame = _getframe(1)
             code, offset = frame.f_code, frame.f_lasti
             unread = NOT_READ
-            emit((_INFERENCE_EXIT, now(), thread(), code, offset, grad, inference, unread, unread, id(self), exc_type))
+            event = (
+                _INFERENCE_EXIT,
+                now(),
+                thread(),
+                code,
+                offset,
+                grad,
+                inference,
+                unread,
+                unread,
+                id(self),
+                exc_type,
+            )
+            if id(code) not in quiet:
+                examine(event)
+            emit(event)
         except Exception as error:
             fault(error)
 
@@ -217,7 +255,9 @@ def build_hooks(
                 code, offset = find_caller(frame)
                 task = label() if tasks_run else None
                 extra = (arguments[0] if arguments else None) if op & ACTION_MASK == EXIT else task
-                emit((op, now(), thread(), code, offset, grad, inference, is_grad(), is_inference(), id(self), extra))
+                event = (op, now(), thread(), code, offset, grad, inference, is_grad(), is_inference(), id(self), extra)
+                examine(event)
+                emit(event)
             except Exception as error:
                 fault(error)
             return result
@@ -247,7 +287,7 @@ def build_hooks(
         # TorchScript compiles the source that it finds through `__wrapped__`, which must be PyTorch's.
         patches.append(Patch(owner, name, functools.wraps(original)(hook)))
     originals = [getattr(patch.owner, patch.name) for patch in patches]
-    return ManagerHooks(patches, originals, redirect, enable_task_labels)
+    return ManagerHooks(patches, originals, redirect, enable_task_labels, set_quiet)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from _thread import get_ident as thread
 from collections import Counter
 from collections.abc import Callable
 from sys import _getframe
-from types import CodeType, FrameType, TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -29,9 +29,8 @@ from gradprobe.capture.detectors.autocast_blocks import AutocastTracker
 from gradprobe.capture.detectors.detection_log import DetectionLog
 from gradprobe.capture.detectors.exception_diagnosis import Operands
 from gradprobe.capture.detectors.exception_notes import annotate_exception
-from gradprobe.capture.detectors.thread_detectors import ThreadDetectors
-from gradprobe.capture.detectors.thread_handoff import ThreadHandoffDetector
-from gradprobe.capture.location.frames import USER, FrameClassifier
+from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
+from gradprobe.capture.detectors.thread_detectors import SharedDetectors
 from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.ops.flow_recorder import FlowRecorder
@@ -39,21 +38,9 @@ from gradprobe.capture.ops.native.loader import load_core
 from gradprobe.capture.ops.native.observer import NativeObserver, ObservedThread, higher_order_patches
 from gradprobe.capture.ops.refusal_hooks import refusal_patches
 from gradprobe.capture.patching.patches import Patches
-from gradprobe.recording.events import (
-    ACTION_MASK,
-    ENTER,
-    ESCAPED_TENSORS,
-    EXIT,
-    INFERENCE_MODE,
-    OP_ROWS,
-    OPERATOR,
-    Event,
-)
+from gradprobe.recording.events import ESCAPED_TENSORS, OP_ROWS, OPERATOR, Event
 from gradprobe.recording.op_rows import FORWARD, OpCounts
 from gradprobe.refusals.table import WORDS
-
-_LEFT_INFERENCE = INFERENCE_MODE | EXIT
-_is_inference = torch.is_inference_mode_enabled
 
 
 class ThreadRegistry:
@@ -65,9 +52,11 @@ class ThreadRegistry:
         now: Callable[[], int],
         fault: Callable[[Exception], None],
         tasks: TaskLabels,
+        mode_log: DetectionLog,
+        leaks: LeakedModeDetector,
     ) -> None:
         self._emit, self._now, self._fault, self._tasks = emit, now, fault, tasks
-        self.codes = FrameClassifier()
+        self.codes = mode_log.codes
         self.paths = ModulePaths()
         self._observer: NativeObserver | None = None
         self._threads: dict[int, ObservedThread] = {}
@@ -78,8 +67,17 @@ class ThreadRegistry:
         self.detection_log = DetectionLog(self.codes, now)
         self.flow = FlowRecorder(self.codes, self.paths)
         self._autocasts = AutocastTracker(self.detection_log, thread, fault)
-        self.handoffs = ThreadHandoffDetector(self.detection_log, now, self.resolve_pending, fault)
-        self._hook_reports = self._installed = 0
+        self._shared = SharedDetectors(
+            self.detection_log,
+            self._autocasts,
+            leaks,
+            self._escaped,
+            self._report_hooks,
+            self.paths.roots,
+            self.flow.on_step,
+            fault,
+        )
+        self._installed = 0
         self._labels_tasks = False
 
     def attach_thread(self) -> None:
@@ -93,7 +91,7 @@ class ThreadRegistry:
             if self._labels_tasks:
                 self._observer.enable_tasks()
         if ident not in self._threads:
-            self._threads[ident] = self._observer.attach(self._make_detectors, self.flow.on_step)
+            self._threads[ident] = self._observer.attach(self._shared, self._emit_escaped)
         if not self._patches.are_applied:
             self._installed += 1
             if_installed = self._while_installed
@@ -101,16 +99,12 @@ class ThreadRegistry:
             others = [
                 *swap_patches(self._forget),
                 *self._autocasts.patches(),
-                *self.handoffs.patches(),
                 *higher_order_patches(load_core()),
                 *refusal_patches(load_core(), self._on_call_refused),
             ]
             self._patches.apply([*version_patches(load_core(), failed, bumped), *others])
             load_core().show_refusals(self._on_operator_refused, WORDS)
         self._depths[ident] += 1
-
-    def _make_detectors(self, observed: ObservedThread) -> ThreadDetectors:
-        return ThreadDetectors(self.detection_log, self._autocasts, self._fault, observed, self.paths.roots)
 
     def enable_task_labels(self) -> None:
         """Look up the asyncio task of each operator from now on."""
@@ -195,24 +189,12 @@ class ThreadRegistry:
 
     def on_event(self, event: Event) -> None:
         """Emit the thread's operators and run the detectors after a manager was entered or exited."""
-        observed = self._threads.get(thread())
-        if observed is None:
-            return
-        has_views_of_older = False
-        try:
-            has_views_of_older = observed.settle()
-        except Exception as error:
-            self._fault(error)
-        try:
-            op, is_outside = event[0], not _is_inference()
-            if op == _LEFT_INFERENCE and is_outside:
-                self._emit_escaped(observed)
-            if op & ACTION_MASK == ENTER and event[5] and not event[7]:
-                self._report_hooks_at_times(event[3])
-            escaped = is_outside and self._escaped.has_live()
-            observed.detectors.on_event(event, escaped, has_views_of_older)
-        except Exception as error:
-            self._fault(error)
+        observed = self._threads.get(event[2])
+        if observed is not None:
+            try:
+                observed.detectors.on_event(event, observed.settle_at(event[1]))
+            except Exception as error:
+                self._fault(error)
 
     def annotate_exception(self, error: BaseException) -> None:
         """Add a note to an exception of the program that leaves a recorded block."""
@@ -250,13 +232,6 @@ class ThreadRegistry:
         REGISTRY.forget(tensor)
         self._escaped.forget(tensor)
 
-    def _report_hooks_at_times(self, code: CodeType | None) -> None:
-        """Report tensors kept by forward hooks, on the 1st, 2nd, 4th, 8th ... time that the program disables grad."""
-        if code is not None and self.codes.kind(code) == USER:
-            self._hook_reports += 1
-            if self._hook_reports & (self._hook_reports - 1) == 0:
-                self._report_hooks()
-
     def _report_hooks(self) -> None:
         with torch._C.DisableTorchFunction():
             observed = self._threads.get(thread())
@@ -287,7 +262,6 @@ class ThreadRegistry:
 
     def emit_live_inference_tensors(self) -> None:
         """Emit the escaped inference tensors that are still referenced, and the modules that hold them."""
-        self._hook_reports = 1
         self._safely(self._report_hooks)
         alive = [(record, tensor) for record in self._escaped.take() if (tensor := record[0]()) is not None]
         names = find_holder_names(self.paths.roots(), {id(tensor) for _, tensor in alive})

@@ -10,7 +10,7 @@ from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.units import escape_unprintable
 from gradprobe.tables.recording_tables import RecordingTables
 
-ATTACHED_TABLES = ("transitions", "regions", "ops", "births", "calls", "findings")
+ATTACHED_TABLES = ("transitions", "regions", "modes", "ops", "births", "calls", "findings")
 
 
 def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:

@@ -46,7 +46,8 @@ def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendere
             {key: _to_json_value(cell) for key, cell in row.items()} for row in frame.head(MAX_ROWS).to_dict("records")
         ]
 
-    body = {name: list_rows(name) for name in ("transitions", "regions", "sites", "ops", "births", "calls", "findings")}
+    names = ("transitions", "regions", "sites", "modes", "ops", "births", "calls", "findings")
+    body = {name: list_rows(name) for name in names}
     environments = [process.environment for process in tables.processes]
     report = {
         "schema": SCHEMA,

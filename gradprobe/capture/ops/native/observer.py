@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
-from gradprobe.capture.detectors.thread_detectors import BackwardPass, Origin, ThreadDetectors
+from gradprobe.capture.detectors.thread_detectors import BackwardPass, Origin, SharedDetectors, ThreadDetectors
 from gradprobe.capture.location.frames import MODULE_CALL_CODE, FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.optimizers import find_stepping_optimizer
@@ -70,13 +70,14 @@ class NativeObserver:
         paths.on_change = library.module_paths_changed
         REGISTRY.library = library
 
-    def attach(
-        self,
-        make_detectors: Callable[[ObservedThread], ThreadDetectors],
-        on_step: Callable[[torch.optim.Optimizer], None],
-    ) -> ObservedThread:
-        """Observe the calling thread; ``on_step`` receives each optimizer that steps in it."""
-        observed = ObservedThread(self._library, self._observer, self._now, self._codes, on_step, make_detectors)
+    def attach(self, shared: SharedDetectors, emit_escaped: Callable[[ObservedThread], None]) -> ObservedThread:
+        """Observe the calling thread.
+
+        Args:
+            shared: What its detectors have in common with those of other threads.
+            emit_escaped: Emits the inference tensors that are still referenced as the thread leaves inference mode.
+        """
+        observed = ObservedThread(self._library, self._observer, self._now, shared, emit_escaped)
         observed.attach()
         return observed
 
@@ -105,15 +106,15 @@ class ObservedThread:
         library: Any,
         observer: Any,
         now: Callable[[], int],
-        codes: FrameClassifier,
-        on_step: Callable[[torch.optim.Optimizer], None],
-        make_detectors: Callable[[ObservedThread], ThreadDetectors],
+        shared: SharedDetectors,
+        emit_escaped: Callable[[ObservedThread], None],
     ) -> None:
         self._library, self._observer, self._now, self._ident = library, observer, now, thread()
-        self._codes, self._on_step = codes, on_step
-        self.detectors = make_detectors(self)
+        self._codes, self._on_step, self._emit_escaped = shared.log.codes, shared.on_step, emit_escaped
+        self.detectors = ThreadDetectors(shared, self._ident, self)
         self._log = observer.log_of(self._ident)
-        self._settle: Callable[[int], bool] = self._log.settle
+        self.settle_at: Callable[[int], bool] = self._log.settle
+        """Emit the thread's operators up to a moment, as ``settle`` does for the present one."""
 
     def attach(self) -> None:
         """Begin to observe."""
@@ -132,7 +133,7 @@ class ObservedThread:
         Returns:
             Whether the thread has made a view since the last call of a tensor that is older.
         """
-        return self._settle(self._now())
+        return self.settle_at(self._now())
 
     def detach(self) -> None:
         """Observe no more; from another thread, the key stays in the thread, where it does nothing."""
@@ -172,6 +173,10 @@ class ObservedThread:
         return records
 
     # What the detectors ask: see OperatorLedger.
+
+    def emit_escaped(self) -> None:
+        """Emit the inference tensors that are still referenced as the thread leaves inference mode."""
+        self._emit_escaped(self)
 
     def origins_between(self, first: int, last: int) -> list[Origin]:
         """Return the lines that constructed the thread's nodes with sequence numbers from ``first`` to ``last``."""
