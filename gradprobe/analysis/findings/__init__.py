@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gradprobe.analysis.findings import (
+    alias_rules,
     compile_rules,
     gradient_rules,
     graph_rules,
@@ -31,6 +32,7 @@ RECORDING_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     *held_graph_rules.RULES,
     *unused_graph_rules.RULES,
     *gradient_rules.RULES,
+    *alias_rules.RULES,
     *tensor_rules.RULES,
     *refusal_rules.RULES,
     *compile_rules.RULES,

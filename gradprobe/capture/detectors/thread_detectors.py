@@ -14,6 +14,7 @@ import torch
 
 from gradprobe.capture.autograd.creation import CreationRecord, LiveInferenceTensors
 from gradprobe.capture.autograd.graph import leaf_tensors
+from gradprobe.capture.detectors.aliases import AliasDetector
 from gradprobe.capture.detectors.autocast_blocks import AutocastTracker, is_autocast_enabled
 from gradprobe.capture.detectors.cut_graphs import CutGraphDetector
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
@@ -120,6 +121,7 @@ class ThreadDetectors:
         self._ledger, self._ident = ledger, ident
         log = shared.log
         self.held = HeldGraphDetector(log, ledger.list_held_graphs, shared.roots)
+        self.aliases = AliasDetector(log)
         self.refusals = RefusalDetector(log, ledger)
         self._log, self._autocasts, self._leaks = log, shared.autocasts, shared.leaks
         self._escaped, self._report_hooks = shared.escaped, shared.report_hooks

@@ -21,6 +21,7 @@ struct OpPlan {
   const c10::FunctionSchema* const schema;
   NameId name = NO_NAME;
   bool is_detach = false, may_alias = false, begins_range = false;
+  bool compares = false, copies = false, stacks = false;
   const size_t arguments, returns;
   c10::SmallVector<uint16_t, 2> written;  // positions of the arguments that it modifies in place
 
@@ -36,6 +37,11 @@ inline OpPlan::OpPlan(const c10::OperatorHandle& op)
   if (!known.overload_name.empty()) text += "." + known.overload_name;
   name = Names::global().add(text);
   is_detach = text == "aten.detach" || text == "aten.alias";
+  for (const char* name : {"aten.sub.Tensor", "aten.eq.Tensor", "aten.equal", "aten.allclose", "aten.isclose", "aten.dist"}) {
+    compares |= text == name;
+  }
+  copies = text == "aten.copy_";
+  stacks = text == "aten.stack";
   begins_range = text == "profiler._record_function_enter_new";
   const auto& schema_arguments = op.schema().arguments();
   for (size_t i = 0; i < schema_arguments.size(); ++i) {
@@ -78,6 +84,9 @@ inline const c10::intrusive_ptr<Node>* raw_grad_fn(const at::Tensor& tensor) {
 // called within operators, and may change modes there.
 inline thread_local uint64_t running_since = UINT64_MAX;
 
+// Uses of several tensors over one memory that can hardly be meant so: all of them show what was written last.
+enum AliasUse { NO_ALIASES, COPIED_ONTO_ITSELF, COMPARED_WITH_ITSELF, STACKED_ON_ITSELF };
+
 // The facts of a call before it runs.
 struct Call {
   struct Argument {
@@ -96,6 +105,7 @@ struct Call {
   uint64_t before = 0;
   bool has_graph_arguments = false, has_grad_arguments = false, has_subclass = false, begins_step = false;
   bool is_backward = false;
+  AliasUse alias_use = NO_ALIASES;
   uint32_t normal_without_counter = 0, inference_with_counter = 0;
   c10::SmallVector<Argument, 8> arguments;
   c10::SmallVector<Write, 2> writes;
@@ -117,7 +127,8 @@ struct Call {
     }
     // Every optimizer, the program's own too, is called within a profiler range of this name.
     if (plan->begins_range && stack[first].isString()) begins_step = stack[first].toStringRef().rfind("Optimizer.step#", 0) == 0;
-    const bool is_looked_at = interest == ALL_OPS || (interest == OPS_ON_GRAD_TENSORS && has_grad_arguments) ||
+    if (plan->compares || plan->copies || plan->stacks) alias_use = find_alias_use();
+    const bool is_looked_at = alias_use != NO_ALIASES || interest == ALL_OPS || (interest == OPS_ON_GRAD_TENSORS && has_grad_arguments) ||
         (interest == OPS_ON_GRAPH_RESULTS && has_graph_arguments);
     if (is_looked_at) kept.assign(stack.begin() + static_cast<ptrdiff_t>(first), stack.end());
   }
@@ -143,6 +154,25 @@ struct Call {
  private:
   static FlowId flow_of(const at::TensorImpl* impl) {
     return Creations::global().find_flow(impl, FlowNodes::global().epoch()).first;
+  }
+
+  static bool is_same_memory(const Argument& one, const Argument& other) {
+    if (one.impl == other.impl || one.storage == nullptr || other.storage == nullptr || one.storage->data() == nullptr) return false;
+    return one.storage->data() == other.storage->data() && one.impl->storage_offset() == other.impl->storage_offset() &&
+        one.impl->numel() == other.impl->numel() && one.impl->numel() > 0;
+  }
+
+  AliasUse find_alias_use() const {
+    constexpr size_t MIN_STACKED = 3;
+    if (plan->stacks) {
+      if (arguments.size() < MIN_STACKED) return NO_ALIASES;
+      const auto is_first = [this](const Argument& other) { return is_same_memory(arguments[0], other); };
+      return std::all_of(arguments.begin() + 1, arguments.end(), is_first) ? STACKED_ON_ITSELF : NO_ALIASES;
+    }
+    if (arguments.size() != 2 || !is_same_memory(arguments[0], arguments[1])) return NO_ALIASES;
+    // `x - x.detach()` has the value 0 and a gradient, which is how it is meant.
+    if (plan->compares) return has_grad_arguments && c10::GradMode::is_enabled() ? NO_ALIASES : COMPARED_WITH_ITSELF;
+    return COPIED_ONTO_ITSELF;
   }
 
   bool follows_all_ = false;

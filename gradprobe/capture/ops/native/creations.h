@@ -27,6 +27,7 @@ struct Creation {
   FlowId flow = NO_FLOW;      // the site that made the tensor or wrote it last
   FlowId leaf = NO_FLOW;      // its own number if it is a leaf that an operator has taken
   uint32_t epoch = 0;         // of both numbers
+  uint32_t version = 0;       // of a view: that of its counter as the view was made
 };
 
 inline WeakTensor weak_to(at::TensorImpl* impl) {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradprobe.capture.detectors.aliases import COMPARED_WITH_ITSELF, COPIED_ONTO_ITSELF, STACKED_ON_ITSELF
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS, OPS_ON_GRAPH_RESULTS
 from gradprobe.capture.location.frames import MODULE_CALL, OPTIMIZER, OWN, SKIPPED, USER
 from gradprobe.recording import flow
@@ -33,6 +34,9 @@ MIRRORED_CONSTANTS: dict[str, int] = {
             "WRITTEN",
         )
     },
+    "COPIED_ONTO_ITSELF": COPIED_ONTO_ITSELF,
+    "COMPARED_WITH_ITSELF": COMPARED_WITH_ITSELF,
+    "STACKED_ON_ITSELF": STACKED_ON_ITSELF,
     "NUMBER_OF_COUNTS": len(OpCounts._fields),
     **{name.upper(): index for index, name in enumerate(OpCounts._fields)},
 }

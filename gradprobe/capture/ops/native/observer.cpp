@@ -271,13 +271,13 @@ void take_key() {
 
 // Observes the calling thread.
 void attach(Observer& observer, const py::object& on_operator, const py::object& on_subclass_view, const py::object& on_step,
-            const py::object& on_growth, int64_t now) {
+            const py::object& on_growth, const py::object& on_aliases, int64_t now) {
   static const auto* listening = new c10::RegistrationHandleRAII(
       c10::Dispatcher::singleton().addRegistrationListener(std::make_unique<Registrations>()));
   (void)listening;
   const auto log = observer.log_of(this_thread());
   ++observers_changed;
-  log->detectors = std::make_unique<Detectors>(Detectors{on_operator, on_subclass_view, on_step, on_growth});
+  log->detectors = std::make_unique<Detectors>(Detectors{on_operator, on_subclass_view, on_step, on_growth, on_aliases});
   log->settle(now);
   include_key(true);
 }
@@ -398,6 +398,9 @@ py::dict mirrored_constants() {
   constants["NORMAL_WITHOUT_COUNTER"] = static_cast<int>(NORMAL_WITHOUT_COUNTER);
   constants["INFERENCE_WITH_COUNTER"] = static_cast<int>(INFERENCE_WITH_COUNTER);
   constants["NUMBER_OF_COUNTS"] = static_cast<int>(NUMBER_OF_COUNTS);
+  constants["COPIED_ONTO_ITSELF"] = static_cast<int>(COPIED_ONTO_ITSELF);
+  constants["COMPARED_WITH_ITSELF"] = static_cast<int>(COMPARED_WITH_ITSELF);
+  constants["STACKED_ON_ITSELF"] = static_cast<int>(STACKED_ON_ITSELF);
   constants["CARRIED"] = static_cast<int>(CARRIED);
   constants["WITHOUT_GRAD"] = static_cast<int>(WITHOUT_GRAD);
   constants["CUT_BY_NO_GRAD"] = static_cast<int>(CUT_BY_NO_GRAD);

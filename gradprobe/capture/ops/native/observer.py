@@ -123,6 +123,7 @@ class ObservedThread:
             self.detectors.on_subclass_view,
             _without_function_modes(self._note_step),
             _without_function_modes(self.detectors.held.look),
+            _without_function_modes(self.detectors.aliases.on_aliases),
         )
         skip_when_compiling(callbacks[0], *callbacks[2:])
         self._observer.attach(*callbacks, self._now())

@@ -18,7 +18,7 @@ namespace gradprobe {
 
 // The Python side of a thread that was attached to the observer; the threads of autograd's engine have none.
 struct Detectors {
-  py::object on_operator, on_subclass_view, on_step, on_growth;
+  py::object on_operator, on_subclass_view, on_step, on_growth, on_aliases;
 };
 
 // What all threads of one observer share.
@@ -375,6 +375,7 @@ class ThreadLog {
     if (is_view) {
       ++counts[!is_inference && tensor.is_view() ? TRACKED_VIEWS : UNTRACKED_VIEWS];
       creation.storage_made = source == nullptr ? -1 : Creations::global().storage_made(source);
+      if (impl->version_counter().enabled()) creation.version = impl->version_counter().current_version();
     } else if (!is_inference) {
       ++counts[COUNTERS_CREATED];
     }
@@ -591,6 +592,7 @@ class ThreadLog {
       detectors->on_growth();
     }
     const size_t first = stack.size() - call.plan->returns;
+    if (call.alias_use != NO_ALIASES) show_aliases(call, caller);
     const bool is_looked_at = !call.kept.empty() && interest.load(std::memory_order_relaxed) != NO_OPS;
     if (!is_looked_at) return;
     py::gil_scoped_acquire lock;
@@ -612,6 +614,27 @@ class ThreadLog {
     const auto name = borrowed(Names::global().object(call.plan->name));
     const py::tuple all(arguments);
     detectors->on_operator(name, all, result, code, caller.offset, has_node);
+  }
+
+  // Shows tensors over one memory to the detectors: the number of the leaf that it belongs to, and what is known of each tensor,
+  // its place of creation and how often it was written since then.
+  void show_aliases(const Call& call, const Caller& caller) {
+    FlowId leaf = NO_FLOW;
+    std::vector<std::pair<Creation, int64_t>> known;
+    for (const auto& argument : call.arguments) {
+      if (leaf == NO_FLOW) leaf = LeafStorages::global().find(const_cast<c10::StorageImpl*>(argument.storage));
+      const auto found = Creations::global().find(argument.impl);
+      if (!found || found->code == nullptr) continue;
+      const auto& counter = argument.impl->version_counter();
+      known.emplace_back(*found, counter.enabled() ? int64_t(counter.current_version()) - found->version : 0);
+    }
+    py::gil_scoped_acquire lock;
+    py::list made;
+    for (const auto& [creation, writes] : known) {
+      made.append(py::make_tuple(reinterpret_cast<uintptr_t>(creation.code), creation.offset, writes));
+    }
+    detectors->on_aliases(static_cast<int>(call.alias_use), reinterpret_cast<uintptr_t>(caller.code), caller.offset,
+                          static_cast<int64_t>(call.arguments.size()), leaf, made);
   }
 
   static py::object as_python(const c10::IValue& value) {
