@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.fidelity.cases import large, modules, operators, programs, refusals
-from tests.fidelity.matrix import SPARE_BYTES, compared, higher_peaks, peak
+from tests.fidelity.cases import kinds, large, modules, operators, programs, refusals
+from tests.fidelity.matrix import LEVELS, SPARE_BYTES, compared, higher_peaks, peak
 from tests.thoroughness import IS_THOROUGH, share, thorough
 
 pytest.importorskip("expecttest", reason="PyTorch's databases need the package expecttest")
@@ -45,6 +45,14 @@ def test_errors_unchanged(
 def test_programs_unchanged(level: str) -> None:
     """Programs give the same and leave as many tensors."""
     found = compared(list(programs(1)), level)
+    assert found.unrepeatable == []
+    assert found.differing == []
+
+
+@thorough  # test_kinds.py compares what they return, in fewer runs
+@pytest.mark.parametrize("level", LEVELS)
+def test_kinds_unchanged(level: str) -> None:
+    found = compared(list(kinds(1)), level)
     assert found.unrepeatable == []
     assert found.differing == []
 

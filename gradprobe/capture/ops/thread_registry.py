@@ -297,4 +297,6 @@ def _creation_key(record: CreationRecord) -> tuple[int, int, str, str, int]:
 
 
 def _nbytes(tensor: Any) -> int:
-    return int(tensor.numel() * tensor.element_size())
+    number = tensor.numel()
+    # Reading the number of a symbolic size would make it a constant of the program that is being traced.
+    return int(number * tensor.element_size()) if isinstance(number, int) else 0

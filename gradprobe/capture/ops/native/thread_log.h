@@ -57,7 +57,7 @@ class ThreadLog {
 
   // Reports what went wrong in the look at an operator.
   void report_error(const std::exception& error) {
-    py::gil_scoped_acquire lock;
+    const OwnPython lock;
     context_->fault(borrowed(PyExc_RuntimeError)(error.what()));
   }
 
@@ -65,7 +65,7 @@ class ThreadLog {
   void announce(const Call& call) {
     if (!detectors || !call.plan->may_alias || !call.plan->written.empty() || !c10::InferenceMode::is_enabled()) return;
     guarded([this] {
-      py::gil_scoped_acquire lock;
+      const OwnPython lock;
       detectors->on_subclass_view();
     });
   }
@@ -180,7 +180,7 @@ class ThreadLog {
     try {
       step();
     } catch (py::error_already_set& error) {
-      py::gil_scoped_acquire lock;
+      const OwnPython lock;
       report(error);
     } catch (const python_error&) {  // an interrupt of the program, see report()
       throw;
@@ -225,7 +225,7 @@ class ThreadLog {
 
   NameId task() {
     if (!context_->may_have_tasks.load(std::memory_order_relaxed)) return NO_NAME;
-    py::gil_scoped_acquire lock;
+    const OwnPython lock;
     const py::object label = context_->task_label();
     return label.is_none() ? NO_NAME : Names::global().add(label.cast<std::string>());
   }
@@ -333,7 +333,7 @@ class ThreadLog {
 
   static NameId name_of(const NodeType& type, const Node& node) {
     if (!type.is_python) return type.name;
-    py::gil_scoped_acquire lock;
+    const OwnPython lock;
     return Names::global().add(node.name());
   }
 
@@ -361,7 +361,7 @@ class ThreadLog {
       type.visit(node, see);
       return;
     }
-    py::gil_scoped_acquire lock;
+    const OwnPython lock;
     PyObject* object = static_cast<const torch::autograd::PyNode&>(*node).pyobj();
     if (object == nullptr) return;
     for (const SavedVariable& variable : reinterpret_cast<THPFunction*>(object)->saved_variables) see(variable);
@@ -455,9 +455,9 @@ class ThreadLog {
     const bool is_looked_at = !call.kept.empty() && interest.load(std::memory_order_relaxed) != NO_OPS;
     // A running total has one element; other sums, such as a model's residuals, need no Python.
     const bool may_be_total = !call.kept.empty() && call.plan->is_sum && has_node && stack[first].isTensor() &&
-        stack[first].toTensor().numel() == 1;
+        has_one_element(stack[first].toTensor());
     if (!is_looked_at && !may_be_total) return;
-    py::gil_scoped_acquire lock;
+    const OwnPython lock;
     py::list arguments;
     for (const auto& value : call.kept) {
       if (value.isTensor() || value.isList()) arguments.append(as_python(value));
@@ -477,6 +477,12 @@ class ThreadLog {
     const py::tuple all(arguments);
     if (is_looked_at) detectors->on_operator(name, all, result, code, caller.offset, has_node);
     if (may_be_total) detectors->on_sum(all, result, code, caller.offset, last_ - 1);
+  }
+
+  // A subclass may compute its size in Python, and a symbol of a tracer has no number.
+  static bool has_one_element(const at::Tensor& tensor) {
+    const auto* impl = tensor.unsafeGetTensorImpl();
+    return !impl->is_python_dispatch() && !impl->has_symbolic_sizes_strides() && impl->numel() == 1;
   }
 
   static py::object as_python(const c10::IValue& value) {
