@@ -60,6 +60,7 @@ def record(
     max_events: int = DEFAULT_LIMIT,
     overwrite: bool = False,
     profiler_ranges: bool = False,
+    composite_parts: bool = False,
     limit: int | None = None,
     force: bool = False,
 ) -> Recorder:
@@ -83,6 +84,9 @@ def record(
         overwrite (bool): replace an existing file at ``path``. Default: False.
         profiler_ranges (bool): show blocks, named by context manager and line, as ranges in what torch.profiler records
             meanwhile. Default: False.
+        composite_parts (bool): record the parts of composite operators too, such as ``aten.addmm`` of ``aten.linear``, for
+            level ``"ops"``. What the parts do counts with them, and the composite operator has a row with its calls.
+            Default: False.
         limit (int, optional): alias of ``max_events``.
         force (bool): alias of ``overwrite``.
 
@@ -90,7 +94,7 @@ def record(
         Recorder: a context manager that is not started yet; its block gets the ``Recording``.
 
     Raises:
-        InvalidArgument: ``level``, ``on_full`` or ``max_events`` has a value that is not allowed.
+        InvalidArgument: ``level``, ``on_full``, ``max_events`` or ``composite_parts`` has a value that is not allowed.
         GradprobeError: this PyTorch cannot record at ``level``. On entering: ``path`` exists or cannot be written.
 
     Example::
@@ -112,6 +116,7 @@ def record(
         max_events=max_events,
         overwrite=overwrite,
         profiler_ranges=profiler_ranges,
+        composite_parts=composite_parts,
         limit=limit,
         force=force,
         enabled=_switch.is_enabled(),
@@ -147,6 +152,7 @@ class Recorder:
         max_events: int = DEFAULT_LIMIT,
         overwrite: bool = False,
         profiler_ranges: bool = False,
+        composite_parts: bool = False,
         limit: int | None = None,
         force: bool = False,
         enabled: bool = True,
@@ -161,6 +167,9 @@ class Recorder:
         self._max_events = max_events if limit is None else limit
         if self._max_events < 0:
             raise InvalidArgument(f"max_events must be 0 or more, got {self._max_events}")
+        if composite_parts and level != "ops":
+            raise InvalidArgument(f"composite_parts must be False below level 'ops', got level {level!r}")
+        self._composite_parts = composite_parts
         self._include_torch = include_torch
         self._on_full = on_full
         self._overwrite = overwrite or force
@@ -213,6 +222,7 @@ class Recorder:
             limit=self._max_events,
             on_full=self._on_full,
             names_ranges=self._profiler_ranges,
+            counts_parts=self._composite_parts,
         )
         writer.meta(
             environment=environment(self._level, self._parent),
@@ -227,6 +237,12 @@ class Recorder:
         if self._profiler_ranges and not profiler_ranges.can_name_ranges():
             writer.note(
                 NoteKind.LEVEL, f"torch {torch.__version__} cannot show named ranges in the trace of torch.profiler"
+            )
+        if self._composite_parts:
+            writer.note(
+                NoteKind.LEVEL,
+                "parts of composite operators are counted instead of the operators that they make up, which have rows with "
+                "their calls alone; modes differ in what they run as parts",
             )
         self._writer, self._running, self._process = writer, True, os.getpid()
         with session.lock:

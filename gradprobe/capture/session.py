@@ -117,6 +117,7 @@ class Session:
         self.choose_emit()
         self._encoder.begin_recording()
         self._router.open(sink)
+        self._operators.show_parts(self._demand.counts_parts)
         if sink.counts_operators:
             self._operators.attach_thread()
             self._attached_from[id(sink)] = get_ident()
@@ -139,6 +140,7 @@ class Session:
         self._operators.flush()  # of threads that have no event of their own
         self._router.close(sink)
         self._demand.sinks.remove(sink)
+        self._operators.show_parts(self._demand.counts_parts)
         if not self._demand.counts_operators:
             self._operators.stop()
             self._operators.paths.forget()

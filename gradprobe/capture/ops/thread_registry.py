@@ -76,7 +76,7 @@ class ThreadRegistry:
         self._autocasts = AutocastTracker(self.detection_log, thread, fault)
         self.handoffs = ThreadHandoffDetector(self.detection_log, now, self.resolve_pending, fault)
         self._hook_reports = self._installed = 0
-        self._labels_tasks = False
+        self._labels_tasks = self._shows_parts = False
 
     def attach_thread(self) -> None:
         """Observe the calling thread's operators from now on. Calls nest."""
@@ -87,6 +87,7 @@ class ThreadRegistry:
             )
             if self._labels_tasks:
                 self._observer.enable_tasks()
+            self._observer.show_parts(self._shows_parts)
         if ident not in self._threads:
             self._threads[ident] = self._observer.attach(self._make_detectors)
         if not self._patches.are_applied:
@@ -110,6 +111,12 @@ class ThreadRegistry:
         self._labels_tasks = True
         if self._observer is not None:
             self._observer.enable_tasks()
+
+    def show_parts(self, is_shown: bool) -> None:
+        """Observe the parts of composite operators too, or not, in all threads."""
+        self._shows_parts = is_shown
+        if self._observer is not None:
+            self._observer.show_parts(is_shown)
 
     def _while_installed(self, step: Callable[[Any], None]) -> Callable[[Any], None]:
         """Wrap ``step`` so that it does nothing if this installation's patches are no longer applied.

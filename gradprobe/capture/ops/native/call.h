@@ -18,7 +18,7 @@ enum OpInterest { NO_OPS, OPS_ON_GRAPH_RESULTS, OPS_ON_GRAD_TENSORS, ALL_OPS };
 struct OpPlan {
   const c10::FunctionSchema* const schema;
   NameId name = NO_NAME;
-  bool is_sum = false, is_detach = false, may_alias = false;
+  bool is_sum = false, is_detach = false, may_alias = false, is_composite = false;
   const size_t arguments, returns;
   c10::SmallVector<uint16_t, 2> written;  // positions of the arguments that it modifies in place
 
@@ -33,6 +33,7 @@ inline OpPlan::OpPlan(const c10::OperatorHandle& op)
   if (colons != std::string::npos) text.replace(colons, 2, ".");
   if (!known.overload_name.empty()) text += "." + known.overload_name;
   name = Names::global().add(text);
+  is_composite = op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd);
   is_detach = text == "aten.detach" || text == "aten.alias";
   for (const char* sum : {"aten.add.", "aten.add_.", "aten.sub.", "aten.sub_."}) is_sum |= text.rfind(sum, 0) == 0;
   const auto& schema_arguments = op.schema().arguments();

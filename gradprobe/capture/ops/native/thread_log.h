@@ -32,7 +32,7 @@ struct Context {
 
   py::object learn, find_module_path, module_call, task_label, fault;
   EventMaker events;
-  std::atomic<bool> is_on = true, may_have_tasks = false;
+  std::atomic<bool> is_on = true, may_have_tasks = false, sees_parts = false;
   std::atomic<int64_t> latest = 0;  // the time of the latest event of any thread
 };
 
@@ -48,11 +48,29 @@ class ThreadLog {
   std::atomic<int> interest = NO_OPS;
   std::unique_ptr<Detectors> detectors;
 
+  bool sees_parts() const { return context_->sees_parts.load(std::memory_order_relaxed); }
+
   bool is_on() const { return context_->is_on.load(std::memory_order_relaxed); }
 
   // Notes an operator that has returned.
   void note(const Call& call, const torch::jit::Stack& stack) {
     guarded([&] { record(call, stack); });
+  }
+
+  // Notes a composite operator whose parts are noted already: what they did is theirs alone.
+  void note_composite(const Call& call) {
+    guarded([&] {
+      Caller caller = callers_.locate();
+      if (caller.is_own) return;
+      if (torch::autograd::get_current_graph_task_id() != -1) caller.phase = BACKWARD;
+      const TallyKey key{caller.code, caller.offset, call.plan->name, caller.module, NO_NAME, task(), caller.phase};
+      const uint64_t after = at::sequence_number::peek();
+      Counts counts{};
+      counts[CALLS] = 1;
+      counts[NODES] = static_cast<int64_t>(after - std::max(last_, call.before));
+      last_ = after;
+      add(key, counts, {});
+    });
   }
 
   // Reports what went wrong in the look at an operator.
