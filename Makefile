@@ -32,7 +32,7 @@ fidelity: $(INSTALLED) sanitize
 
 # The observer of operators with AddressSanitizer and UndefinedBehaviorSanitizer: what they find ends the tests. It is compiled for
 # minutes, into a folder of its own. Python's own allocator would hide its objects from the sanitizers.
-SANITIZED := TORCH_EXTENSIONS_DIR=$(CURDIR)/build/sanitized \
+SANITIZED := TORCH_EXTENSIONS_DIR=$(CURDIR)/$(VENV)/sanitized \
 	CXX='c++ -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined'
 NATIVE_TESTS := tests/capture/ops tests/property/test_operators.py tests/fidelity/test_operators_change_nothing.py \
 	tests/fidelity/test_kinds.py tests/fidelity/test_concurrency.py

@@ -14,7 +14,10 @@ pytest.importorskip("expecttest", reason="PyTorch's databases need the package e
 MOST_OF_ALL = [pytest.param("modes", marks=thorough), pytest.param("graph", marks=thorough), "ops"]
 
 
-@pytest.mark.parametrize(("level", "one_in"), [("modes", 40), ("graph", 40), ("ops", 12)])
+@pytest.mark.parametrize(
+    ("level", "one_in"),
+    [pytest.param("modes", 40, marks=thorough), pytest.param("graph", 40, marks=thorough), ("ops", 12)],
+)
 def test_operators_give_the_same_bits_traits_gradients_errors_and_warnings_and_leave_as_many_tensors(
     level: str, one_in: int
 ) -> None:
