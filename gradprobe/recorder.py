@@ -7,7 +7,6 @@ import os
 import sys
 import warnings
 from _thread import get_ident
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -26,10 +25,10 @@ from gradprobe.capture.ops.native.loader import load_core
 from gradprobe.capture.session import Session
 from gradprobe.environment import environment
 from gradprobe.errors import GradprobeError, InvalidArgument
-from gradprobe.recording.contents import Contents
+from gradprobe.live_contents import LiveRecording, describe_failure
 from gradprobe.recording.events import RECORDING_BEGINS, RECORDING_ENDS, THREAD, Event
 from gradprobe.recording.notes import NoteKind
-from gradprobe.recording.sqlite_file import Store, read_file
+from gradprobe.recording.sqlite_file import Store
 from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, STOP, Writer
 from gradprobe.result import Recording
 
@@ -252,7 +251,7 @@ class Recorder:
                 session.attach(writer)
                 session.emit(_mode_event(THREAD | RECORDING_BEGINS, session, None))
                 _active.add(self)
-        source = LiveRecording(self, writer, path)
+        source = LiveRecording(session, writer, path, lambda: self._running)
         self._recording = recording = Recording(source, include_torch=self._include_torch)
         return recording
 
@@ -327,40 +326,7 @@ class Recorder:
     @property
     def _failure(self) -> str | None:
         """Reason why the file could not be written to its end, and how much is missing; None if it could."""
-        return None if self._writer is None else _describe_failure(self._writer)
-
-
-class LiveRecording:
-    """Source of a recording that its recorder still writes, or has written."""
-
-    def __init__(self, recorder: Recorder, writer: Writer, path: Path | None) -> None:
-        self._recorder, self._writer, self._path = recorder, writer, path
-
-    @property
-    def is_final(self) -> bool:
-        """True once the recorder is stopped, and in a process that was forked while it ran."""
-        return not self._recorder._running or self._recorder._process != os.getpid()
-
-    def read(self) -> list[Contents]:
-        """Return what is recorded so far; after the end, what the file contains."""
-        writer, runs_here = self._writer, not self.is_final
-        if self._path is not None and not self._recorder._running:
-            contents = read_file(self._path)
-        else:
-            session = get_session(self._recorder._clock)
-            with session.lock:
-                if runs_here:
-                    session.drain()
-                contents = writer.store.read()
-        # Why it has no end, which is not in the file if that cannot be written.
-        reason = _describe_failure(writer) or ("it still runs" if runs_here else None)
-        return [
-            contents if reason is None else replace(contents, notes=[*contents.notes, (NoteKind.CUT_OFF, reason, 1)])
-        ]
-
-
-def _describe_failure(writer: Writer) -> str | None:
-    return None if writer.failure is None else f"{writer.failure}; {writer.lost} events after that are missing"
+        return None if self._writer is None else describe_failure(self._writer)
 
 
 def _shortcomings(level: str, enabled: bool) -> list[str]:
