@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check unit test-cuda fidelity versions format benchmarks reports reports-cuda docs generate columns clean
+.PHONY: demo test check unit test-cuda fidelity sanitize versions format benchmarks reports reports-cuda docs generate columns wheels clean
 
 demo: $(INSTALLED)
 	$(BIN)/gradprobe run --force -o handbook.gradprobe examples/handbook.py
@@ -25,10 +25,23 @@ unit: $(INSTALLED)
 test-cuda: $(INSTALLED)
 	$(BIN)/python -m pytest -m cuda
 
-fidelity: $(INSTALLED)
+fidelity: $(INSTALLED) sanitize
 	GRADPROBE_TESTS=thorough $(BIN)/python -m pytest -n 2
 	$(BIN)/python -m tests.fidelity.matrix
 	$(BIN)/python -m tests.fidelity.killing 200
+
+# The observer of operators with AddressSanitizer and UndefinedBehaviorSanitizer: what they find ends the tests. It is compiled for
+# minutes, into a folder of its own. Python's own allocator would hide its objects from the sanitizers.
+SANITIZED := TORCH_EXTENSIONS_DIR=$(CURDIR)/$(VENV)/sanitized \
+	CXX='c++ -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined'
+NATIVE_TESTS := tests/capture/ops tests/property/test_operators.py tests/fidelity/test_operators_change_nothing.py \
+	tests/fidelity/test_kinds.py tests/fidelity/test_concurrency.py
+
+sanitize: $(INSTALLED)
+	$(SANITIZED) $(BIN)/gradprobe build-core
+	$(SANITIZED) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+		LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+		$(BIN)/python -m pytest $(NATIVE_TESTS)
 
 # For example: make versions PYTHONS="old/bin/python new/bin/python" TESTS=capture,recording
 versions: $(INSTALLED)
@@ -58,6 +71,12 @@ reports-cuda: $(INSTALLED)
 # The site, in build/site; it needs no network, neither to be built nor to be read.
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
+
+# A wheel that brings the observer of operators for the PyTorch of this environment, in dist.
+wheels: $(INSTALLED)
+	$(BIN)/gradprobe build-core
+	GRADPROBE_SHIPPED=$$($(BIN)/python -m gradprobe.capture.ops.native.library_file) \
+		$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 # The parts of the documentation that come from the code.
 generate: $(INSTALLED)

@@ -34,6 +34,7 @@ PACKAGE = ROOT / "gradprobe"
 API_PAGES: Mapping[str, tuple[str, str]] = {
     "recorder": ("recording", "Recording a program"),
     "result": ("recording", "Recording a program"),
+    "stored_recordings": ("recording", "Recording a program"),
     "distributed": ("recording", "Recording a program"),
     "environment": ("recording", "Recording a program"),
     "managers": ("managers", "Drop-in context managers"),

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from gradprobe.monitoring.monitor import Monitor, monitor
     from gradprobe.probing import Probe, probe
     from gradprobe.recorder import Recorder, record
-    from gradprobe.result import Recording, load, merge
+    from gradprobe.result import Recording
+    from gradprobe.stored_recordings import load, merge
 
 _HOMES = {
     "Problem": "analysis.tensor_problems",
@@ -66,8 +67,8 @@ _HOMES = {
     "Recorder": "recorder",
     "record": "recorder",
     "Recording": "result",
-    "load": "result",
-    "merge": "result",
+    "load": "stored_recordings",
+    "merge": "stored_recordings",
     "disable": "_switch",
     "enable": "_switch",
 }

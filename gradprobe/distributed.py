@@ -11,7 +11,8 @@ from gradprobe._files import SUFFIX
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.contents import Contents
 from gradprobe.recording.sqlite_file import read_file, write_file
-from gradprobe.result import Recording, StoredRecording
+from gradprobe.result import Recording
+from gradprobe.stored_recordings import StoredRecording
 
 
 def gather(recording: Recording, *, dst: int = 0, group: Any = None) -> Recording | None:

@@ -14,7 +14,8 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from IPython.display import display
 
 from gradprobe.recorder import LEVELS, record
-from gradprobe.result import Recording, StoredRecording
+from gradprobe.result import Recording
+from gradprobe.stored_recordings import StoredRecording
 
 _BLANK = (tokenize.ENDMARKER, tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT)
 

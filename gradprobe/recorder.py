@@ -7,7 +7,6 @@ import os
 import sys
 import warnings
 from _thread import get_ident
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -26,10 +25,10 @@ from gradprobe.capture.ops.native.loader import load_core
 from gradprobe.capture.session import Session
 from gradprobe.environment import environment
 from gradprobe.errors import GradprobeError, InvalidArgument
-from gradprobe.recording.contents import Contents
+from gradprobe.live_contents import LiveRecording, describe_failure
 from gradprobe.recording.events import RECORDING_BEGINS, RECORDING_ENDS, THREAD, Event
 from gradprobe.recording.notes import NoteKind
-from gradprobe.recording.sqlite_file import Store, read_file
+from gradprobe.recording.sqlite_file import Store
 from gradprobe.recording.writer import AGGREGATE, DEFAULT_LIMIT, STOP, Writer
 from gradprobe.result import Recording
 
@@ -60,6 +59,7 @@ def record(
     max_events: int = DEFAULT_LIMIT,
     overwrite: bool = False,
     profiler_ranges: bool = False,
+    composite_parts: bool = False,
     limit: int | None = None,
     force: bool = False,
 ) -> Recorder:
@@ -83,6 +83,9 @@ def record(
         overwrite (bool): replace an existing file at ``path``. Default: False.
         profiler_ranges (bool): show blocks, named by context manager and line, as ranges in what torch.profiler records
             meanwhile. Default: False.
+        composite_parts (bool): record the parts of composite operators too, such as ``aten.addmm`` of ``aten.linear``, for
+            level ``"ops"``. What the parts do counts with them, and the composite operator has a row with its calls.
+            Default: False.
         limit (int, optional): alias of ``max_events``.
         force (bool): alias of ``overwrite``.
 
@@ -90,7 +93,7 @@ def record(
         Recorder: a context manager that is not started yet; its block gets the ``Recording``.
 
     Raises:
-        InvalidArgument: ``level``, ``on_full`` or ``max_events`` has a value that is not allowed.
+        InvalidArgument: ``level``, ``on_full``, ``max_events`` or ``composite_parts`` has a value that is not allowed.
         GradprobeError: this PyTorch cannot record at ``level``. On entering: ``path`` exists or cannot be written.
 
     Example::
@@ -112,6 +115,7 @@ def record(
         max_events=max_events,
         overwrite=overwrite,
         profiler_ranges=profiler_ranges,
+        composite_parts=composite_parts,
         limit=limit,
         force=force,
         enabled=_switch.is_enabled(),
@@ -147,6 +151,7 @@ class Recorder:
         max_events: int = DEFAULT_LIMIT,
         overwrite: bool = False,
         profiler_ranges: bool = False,
+        composite_parts: bool = False,
         limit: int | None = None,
         force: bool = False,
         enabled: bool = True,
@@ -161,6 +166,9 @@ class Recorder:
         self._max_events = max_events if limit is None else limit
         if self._max_events < 0:
             raise InvalidArgument(f"max_events must be 0 or more, got {self._max_events}")
+        if composite_parts and level != "ops":
+            raise InvalidArgument(f"composite_parts must be False below level 'ops', got level {level!r}")
+        self._composite_parts = composite_parts
         self._include_torch = include_torch
         self._on_full = on_full
         self._overwrite = overwrite or force
@@ -213,6 +221,7 @@ class Recorder:
             limit=self._max_events,
             on_full=self._on_full,
             names_ranges=self._profiler_ranges,
+            counts_parts=self._composite_parts,
         )
         writer.meta(
             environment=environment(self._level, self._parent),
@@ -228,6 +237,12 @@ class Recorder:
             writer.note(
                 NoteKind.LEVEL, f"torch {torch.__version__} cannot show named ranges in the trace of torch.profiler"
             )
+        if self._composite_parts:
+            writer.note(
+                NoteKind.LEVEL,
+                "parts of composite operators are counted instead of the operators that they make up, which have rows with "
+                "their calls alone; modes differ in what they run as parts",
+            )
         self._writer, self._running, self._process = writer, True, os.getpid()
         with session.lock:
             # Under the lock: the session may forget what the writer has counted so far, until it serves the writer.
@@ -236,7 +251,7 @@ class Recorder:
                 session.attach(writer)
                 session.emit(_mode_event(THREAD | RECORDING_BEGINS, session, None))
                 _active.add(self)
-        source = LiveRecording(self, writer, path)
+        source = LiveRecording(session, writer, path, lambda: self._running)
         self._recording = recording = Recording(source, include_torch=self._include_torch)
         return recording
 
@@ -311,40 +326,7 @@ class Recorder:
     @property
     def _failure(self) -> str | None:
         """Reason why the file could not be written to its end, and how much is missing; None if it could."""
-        return None if self._writer is None else _describe_failure(self._writer)
-
-
-class LiveRecording:
-    """Source of a recording that its recorder still writes, or has written."""
-
-    def __init__(self, recorder: Recorder, writer: Writer, path: Path | None) -> None:
-        self._recorder, self._writer, self._path = recorder, writer, path
-
-    @property
-    def is_final(self) -> bool:
-        """True once the recorder is stopped, and in a process that was forked while it ran."""
-        return not self._recorder._running or self._recorder._process != os.getpid()
-
-    def read(self) -> list[Contents]:
-        """Return what is recorded so far; after the end, what the file contains."""
-        writer, runs_here = self._writer, not self.is_final
-        if self._path is not None and not self._recorder._running:
-            contents = read_file(self._path)
-        else:
-            session = get_session(self._recorder._clock)
-            with session.lock:
-                if runs_here:
-                    session.drain()
-                contents = writer.store.read()
-        # Why it has no end, which is not in the file if that cannot be written.
-        reason = _describe_failure(writer) or ("it still runs" if runs_here else None)
-        return [
-            contents if reason is None else replace(contents, notes=[*contents.notes, (NoteKind.CUT_OFF, reason, 1)])
-        ]
-
-
-def _describe_failure(writer: Writer) -> str | None:
-    return None if writer.failure is None else f"{writer.failure}; {writer.lost} events after that are missing"
+        return None if self._writer is None else describe_failure(self._writer)
 
 
 def _shortcomings(level: str, enabled: bool) -> list[str]:

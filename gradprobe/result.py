@@ -1,16 +1,16 @@
-"""``Recording``, the result of recording a program; ``load`` and ``merge`` read one from files."""
+"""``Recording``, the result of recording a program."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from gradprobe._files import SUFFIX, clear_path
-from gradprobe.errors import GradprobeError, InvalidArgument
+from gradprobe._files import clear_path
+from gradprobe.errors import GradprobeError
 from gradprobe.recording.contents import Contents
-from gradprobe.recording.sqlite_file import read_file, write_file
+from gradprobe.recording.sqlite_file import write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,19 +29,6 @@ class RecordingSource(Protocol):
 
     def read(self) -> Sequence[Contents]:
         """Return the contents as they are now, one per process."""
-
-
-class StoredRecording:
-    """A recording that no longer changes, such as the contents of files."""
-
-    is_final = True
-
-    def __init__(self, contents: Sequence[Contents]) -> None:
-        self._contents = contents
-
-    def read(self) -> Sequence[Contents]:
-        """Return the contents, one per process."""
-        return self._contents
 
 
 class Recording:
@@ -461,63 +448,3 @@ class Recording:
 
         options = RenderOptions(torch_trace=torch_trace)
         save_report(self._tables, Path(path), find_format(format_name), options, force=overwrite)
-
-
-def load(path: AnyPath, *, include_torch: bool | None = None) -> Recording:
-    """Read the recording in a file. Reading runs no code from the file and needs no torch.
-
-    Args:
-        path (str or os.PathLike): file that ``record``, ``Recording.save`` or ``gradprobe run`` wrote.
-        include_torch (bool, optional): show or hide the blocks that PyTorch's own code enters. Default: None, as it was
-            recorded.
-
-    Returns:
-        Recording: the recording, complete or up to the moment at which its process was killed.
-
-    Raises:
-        RecordingError: the file is missing, is not a recording, is damaged, or has a newer schema.
-
-    Example::
-
-        recording = gradprobe.load("run.gradprobe")
-        print(recording)
-    """
-    return Recording(StoredRecording([read_file(Path(path))]), include_torch=include_torch)
-
-
-def merge(paths: Iterable[AnyPath], *, include_torch: bool | None = None) -> Recording:
-    """Read the recordings of several processes or ranks onto one time axis.
-
-    The axis begins with the earliest recording. The clock of each process is placed on it by the wall clock at its start.
-
-    Args:
-        paths (iterable of str or os.PathLike): files of the processes, one each.
-        include_torch (bool, optional): show or hide the blocks that PyTorch's own code enters. Default: None, as they were
-            recorded.
-
-    Returns:
-        Recording: all recordings as one; the column ``process`` distinguishes them.
-
-    Raises:
-        InvalidArgument: ``paths`` is empty, one path instead of several, or the same recording twice.
-        RecordingError: as for ``load``.
-
-    Example::
-
-        recording = gradprobe.merge(sorted(Path("runs").glob("*.gradprobe")))
-    """
-    if isinstance(paths, str | os.PathLike):
-        raise InvalidArgument(f"paths must be a list of paths, got one path; use load({os.fspath(paths)!r}) to read it")
-    given = [Path(path) for path in paths]
-    contents = [read_file(path) for path in given]
-    known: dict[object, Path] = {}
-    for path, content in zip(given, contents, strict=True):
-        identity = [content.meta.get(name) for name in ("began_wall_ns", "began_ns", "environment")]
-        other = known.setdefault(repr(identity), path)
-        if other is not path:
-            raise InvalidArgument(
-                f"cannot merge {path}: it is the same recording as {other}, which would count twice; give it once"
-            )
-    if not contents:
-        raise InvalidArgument(f"cannot merge an empty list of recordings; give the {SUFFIX} files of the processes")
-    return Recording(StoredRecording(contents), include_torch=include_torch)

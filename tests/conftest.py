@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio.events
 import gc
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,8 @@ hypothesis.settings.register_profile("repeatable", derandomize=True)
 if not IS_THOROUGH:
     hypothesis.settings.load_profile("repeatable")
 
+MODULES_WORTH_A_FREEZE = 50
+
 OBSERVED: list[Any] = [
     torch.no_grad,
     torch.enable_grad,
@@ -36,10 +39,16 @@ OBSERVED: list[Any] = [
 ]
 
 
-def pytest_collection_finish() -> None:
-    """Leave what is there before the first test to no collector: many tests collect, and have a garbage of their own."""
-    gc.collect()
-    gc.freeze()
+_frozen_modules = 0
+
+
+def pytest_runtest_setup() -> None:
+    """Leave what was imported before a test to no collector: many tests collect, and have a garbage of their own."""
+    global _frozen_modules
+    if len(sys.modules) >= _frozen_modules + MODULES_WORTH_A_FREEZE:
+        _frozen_modules = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)

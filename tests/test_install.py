@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import subprocess
 import sys
 import zipfile
@@ -16,27 +17,45 @@ import pytest
 
 import gradprobe
 from gradprobe.__main__ import main
+from gradprobe.capture.ops.native.library_file import LIBRARY_NAME, locate_core_folder
 from gradprobe.pytest_plugin import plugin
+from tests import warm_python
 from tests.commands.running import PATIENCE_S, python
 
 ROOT = Path(gradprobe.__file__).parents[1]
 
 
+RUN_INSTALLED = """
+import sys; sys.path.insert(1, SITE)
+import gradprobe.__main__ as command
+assert command.__file__.startswith(SITE), command.__file__
+sys.exit(command.main(sys.argv[1:]))
+"""
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    with zipfile.ZipFile(build_wheel(tmp_path_factory.mktemp("wheel"))) as archive:
+        yield archive
+
+
+def build_wheel(folder: Path, *libraries: Path) -> Path:
+    """Build a wheel with ``libraries`` into ``folder``, by what pip would call."""
     pytest.importorskip("hatchling")
     if not (ROOT / "pyproject.toml").exists():
         pytest.skip("this is not a source tree")
-    folder = tmp_path_factory.mktemp("wheel")
-    program = (
-        "import sys; from hatchling.build import build_wheel; from pathlib import Path\n"
-        "print(build_wheel(sys.argv[1]))\n"
+    words = [
+        sys.executable,
+        "-c",
+        "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))",
+        str(folder),
+    ]
+    environment = {**os.environ, "GRADPROBE_SHIPPED": os.pathsep.join(map(str, libraries))}
+    built = subprocess.run(
+        words, cwd=ROOT, env=environment, capture_output=True, check=False, timeout=PATIENCE_S, text=True
     )
-    words = [sys.executable, "-c", program, str(folder)]
-    built = subprocess.run(words, cwd=ROOT, capture_output=True, check=False, timeout=PATIENCE_S, text=True)
     assert built.returncode == 0, built.stderr
-    with zipfile.ZipFile(folder / built.stdout.splitlines()[-1]) as archive:
-        yield archive
+    return folder / built.stdout.splitlines()[-1]
 
 
 def read(wheel: zipfile.ZipFile, name: str) -> str:
@@ -72,15 +91,35 @@ def test_the_entry_point_is_the_command_line(wheel: zipfile.ZipFile) -> None:
 def test_the_wheel_works_without_the_source_tree(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path / "site")
     (tmp_path / "s.py").write_text("import torch\nwith torch.no_grad():\n    print('ran')\n")
-    program = (
-        f"import sys; sys.path.insert(1, {str(tmp_path / 'site')!r})\n"
-        "import gradprobe.__main__ as command\n"
-        "assert command.__file__.startswith(sys.path[1]), command.__file__\n"
-        "sys.exit(command.main(sys.argv[1:]))\n"
-    )
-    ended = python("-c", program, "run", "-o", "r.gradprobe", "s.py", cwd=tmp_path)
+    program = RUN_INSTALLED.replace("SITE", repr(str(tmp_path / "site")))
+    ended = warm_python.run("-c", program, "run", "-o", "r.gradprobe", "s.py", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (0, b"ran\n"), ended.stderr.decode()
     assert list(gradprobe.load(tmp_path / "r.gradprobe").transitions["line"]) == [2, 2]
-    ended = python("-c", program, "report", "r.gradprobe", "-o", "r.html", cwd=tmp_path)
+    ended = warm_python.run("-c", program, "report", "r.gradprobe", "-o", "r.html", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr.decode()
     assert "s.py:2" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_a_wheel_with_the_observer_needs_no_compiler(tmp_path: Path) -> None:
+    """It is one for this kind of Python and machine, and a library in it that is damaged is not loaded."""
+    pytest.importorskip("pip")
+    built = build_wheel(tmp_path, locate_core_folder())
+    assert not built.name.endswith("none-any.whl")
+    install = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", "site", str(built)]
+    installed = python(*install, cwd=tmp_path)
+    assert installed.returncode == 0, installed.stderr.decode()
+    (tmp_path / "s.py").write_text("import torch\ntorch.ones(2).add_(1)\n")
+    program = RUN_INSTALLED.replace("SITE", repr(str(tmp_path / "site")))
+    environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(tmp_path / "none"), "CXX": "no-such-compiler"}
+
+    record = ["-c", program, "run", "--level", "ops", "--force", "-o", "r.gradprobe", "s.py"]
+    ended = warm_python.run(*record, cwd=tmp_path, env=environment)
+    said = b"gradprobe: recorded to r.gradprobe; see: gradprobe report r.gradprobe\n"
+    assert (ended.returncode, ended.stderr) == (0, said)
+    assert list(gradprobe.load(tmp_path / "r.gradprobe").ops["op"]) == ["aten.ones", "aten.add_.Tensor"]
+    assert not (tmp_path / "none").exists()
+
+    (library,) = (tmp_path / "site").rglob(f"{LIBRARY_NAME}.so")
+    library.write_bytes(b"no library")
+    ended = warm_python.run(*record, cwd=tmp_path, env=environment)
+    assert b"no C++ compiler (no-such-compiler)" in ended.stderr

@@ -127,6 +127,7 @@ class Session:
         self._encoder.begin_recording()
         self._leaks.begin_recording()
         self._router.open(sink)
+        self._operators.show_parts(self._demand.counts_parts)
         if sink.counts_operators:
             self._operators.attach_thread()
             self._attached_from[id(sink)] = get_ident()
@@ -149,6 +150,7 @@ class Session:
         self._operators.flush()  # of threads that have no event of their own
         self._router.close(sink)
         self._demand.sinks.remove(sink)
+        self._operators.show_parts(self._demand.counts_parts)
         if not self._demand.counts_operators:
             self._operators.stop()
             self._operators.paths.forget()

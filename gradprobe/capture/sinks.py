@@ -17,12 +17,14 @@ class Sink(Protocol):
         keeps_events: True if the sites, threads and names that events refer to by number must stay known.
         counts_nodes: True to receive the autograd node counter with each event.
         counts_operators: True to receive operators.
+        counts_parts: True to receive the parts of composite operators too.
         names_ranges: True to show blocks as ranges in the trace of ``torch.profiler``.
     """
 
     keeps_events: bool
     counts_nodes: bool
     counts_operators: bool
+    counts_parts: bool
     names_ranges: bool
 
     def accept(self, block: EventBlock) -> None: ...
@@ -53,6 +55,11 @@ class Demand:
     def counts_operators(self) -> bool:
         """Return whether a sink or a call needs operators."""
         return self.calls[OPS] > 0 or any(sink.counts_operators for sink in self.sinks)
+
+    @property
+    def counts_parts(self) -> bool:
+        """Return whether a sink needs the parts of composite operators."""
+        return any(sink.counts_parts for sink in self.sinks)
 
     @property
     def counts_nodes(self) -> bool:

@@ -59,6 +59,7 @@ class WriterThread:
         work = self._work
         for tick in count(1):
             time.sleep(TICK_S / 10 if self._is_slowed else TICK_S)
+            _leave_to_the_program()
             with work.lock:
                 if work.is_idle and not self._queue:
                     self.is_running = False
@@ -83,3 +84,11 @@ class WriterThread:
             step()
         except Exception as error:
             self._fault(error)
+
+
+def _leave_to_the_program() -> None:
+    """Drop the profile and trace functions that a tool of the program has set in all threads, this one included."""
+    if sys.getprofile() is not None:
+        sys.setprofile(None)
+    if sys.gettrace() is not None:
+        sys.settrace(None)

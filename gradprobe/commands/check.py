@@ -11,7 +11,7 @@ from gradprobe.analysis.time_by_mode import sum_by_mode
 from gradprobe.commands import findings_output
 from gradprobe.errors import GradprobeError
 from gradprobe.report.units import format_location
-from gradprobe.result import merge
+from gradprobe.stored_recordings import merge
 from gradprobe.tables.recording_tables import RecordingTables
 
 _MAX_LINES = 3

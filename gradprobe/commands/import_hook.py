@@ -36,6 +36,7 @@ def record_from_import(options: argparse.Namespace, ending: ExitReport, output: 
                 include_torch=options.include_torch,
                 force=options.force,
                 profiler_ranges=options.profiler_ranges,
+                composite_parts=options.composite_parts,
             )
             recorder.start()
             ending.record(recorder)

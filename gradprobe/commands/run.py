@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``run``; everything after the program is left to the program."""
     parser.usage = (
         "gradprobe run [-h] [-o FILE] [--level LEVEL] [--html FILE] [--subprocesses] [--include-torch] "
-        "[--profiler-ranges] [--force] (SCRIPT | -m MODULE) [ARGS ...]"
+        "[--profiler-ranges] [--composite-parts] [--force] (SCRIPT | -m MODULE) [ARGS ...]"
     )
     # The program's own options must not be taken for beginnings of these.
     parser.allow_abbrev = False
@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profiler-ranges", action="store_true", help="name the blocks in recordings of the program's torch.profiler"
     )
+    parser.add_argument(
+        "--composite-parts",
+        action="store_true",
+        help="with --level ops, record the parts of composite operators too",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
     parser.add_argument(
         "-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="run a module instead of a script"
@@ -72,6 +77,10 @@ def execute(options: argparse.Namespace) -> int:
     words = [*(options.module or ()), *options.script]
     if options.module is None and words[:1] == ["--"]:
         del words[0]
+    if options.composite_parts and options.level != "ops":
+        raise GradprobeError(
+            f"--composite-parts must not be given at level {options.level!r}: it is for level 'ops'; add --level ops"
+        )
     if not words:
         raise GradprobeError("cannot run: no program was given; name a script, or a module after -m")
     if importlib.util.find_spec("torch") is None:

@@ -13,8 +13,8 @@ from gradprobe.analysis.findings.finding import Finding, merge_duplicates
 from gradprobe.commands import findings_output
 from gradprobe.commands.messages import print_message
 from gradprobe.report.units import escape_unprintable, pluralize
-from gradprobe.result import merge
 from gradprobe.scan.source_files import ScanResult, scan_paths
+from gradprobe.stored_recordings import merge
 from gradprobe.tables.recording_tables import RecordingTables
 
 

@@ -17,7 +17,7 @@ class MonitorSink:
 
     keeps_events = False
     counts_operators = False
-    names_ranges = False
+    counts_parts = names_ranges = False
 
     def __init__(self, tables: SymbolTables, *, counts_nodes: bool, on_built: Callable[[BuiltGraph], object]) -> None:
         self.counts_nodes = counts_nodes

@@ -26,14 +26,24 @@ class Writer:
     """Writer of one recording.
 
     Past ``limit`` events it folds (``on_full="aggregate"``) or accepts no more (``"stop"``). ``names_ranges`` asks the
-    capture to name blocks in the trace of torch.profiler too.
+    capture to name blocks in the trace of torch.profiler too, and ``counts_parts`` to note the
+    parts of composite operators.
     """
 
     def __init__(
-        self, store: Store, tables: SymbolTables, *, level: str, limit: int, on_full: str, names_ranges: bool = False
+        self,
+        store: Store,
+        tables: SymbolTables,
+        *,
+        level: str,
+        limit: int,
+        on_full: str,
+        names_ranges: bool = False,
+        counts_parts: bool = False,
     ) -> None:
         self.store = store
         self.names_ranges = names_ranges
+        self.counts_parts = counts_parts
         self.keeps_events = True
         self.counts_nodes = level != "modes"
         self.counts_operators = level == "ops"

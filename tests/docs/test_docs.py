@@ -64,6 +64,8 @@ def run_once(words: list[str], folder: Path, highest: int = 0) -> str:
     """Run a command, but a comparison that only prints, which takes seconds, once for all pages that have it."""
     if words[2] != "compare" or IS_THOROUGH:
         return run(words, folder, highest)
+    # Each process that measures imports torch, which takes longer than it measures.
+    words = ["1" if before == "--processes" else word for before, word in zip(["", *words], words, strict=False)]
     key = tuple(word for place, word in enumerate(words) if "-o" not in (word, words[place - 1]))
     if len(key) < len(words) or key not in _COMPARED:
         _COMPARED[key] = run(words, folder, highest)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import gradprobe
+from tests import warm_python
 
 nbclient = pytest.importorskip("nbclient", reason="notebooks are run by the package nbclient")
 nbformat = pytest.importorskip("nbformat", reason="notebooks are read by the package nbformat")
@@ -112,13 +111,12 @@ shell.run_cell("%%gradprobe\\nwith torch.no_grad():\\n    pass\\n'the value'", s
 
 def test_a_terminal_gets_the_text_report(tmp_path: Path) -> None:
     surroundings = {**os.environ, "IPYTHONDIR": str(tmp_path), "PYTHONPATH": str(NOTEBOOK.parents[1])}
-    done = subprocess.run(
-        [sys.executable, "-c", TERMINAL], capture_output=True, text=True, timeout=300, env=surroundings
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.index("'the value'") < done.stdout.index("gradprobe: gradient and inference modes")
-    assert re.search(r":2 +<module> +no_grad", done.stdout)
-    assert "<div" not in done.stdout
+    done = warm_python.run("-c", TERMINAL, cwd=tmp_path, env=surroundings)
+    shown = done.stdout.decode()
+    assert done.returncode == 0, done.stderr.decode()
+    assert shown.index("'the value'") < shown.index("gradprobe: gradient and inference modes")
+    assert re.search(r":2 +<module> +no_grad", shown)
+    assert "<div" not in shown
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree
 
+from tests.fidelity.kinds import KINDS
 from tests.fidelity.test_watching_changes_nothing import PROGRAMS
 
 Case = tuple[str, Callable[[], Any]]
@@ -133,6 +134,12 @@ def programs(share: int) -> Iterator[Case]:
     """Yield whole programs, all of them for any share."""
     others = (autocast, sparse, nested, subclass, fake, compiled, complex_views, distributed, large)
     for program in (*PROGRAMS, *others, *ODD):
+        yield program.__name__, program
+
+
+def kinds(share: int) -> Iterator[Case]:
+    """Yield programs of kinds that other ways of observing would crash or change, all of them for any share."""
+    for program in KINDS:
         yield program.__name__, program
 
 
@@ -359,4 +366,5 @@ FAMILIES: dict[str, Callable[[int], Iterator[Case]]] = {
     "modules": modules,
     "refusals": refusals,
     "programs": programs,
+    "kinds": kinds,
 }

@@ -133,6 +133,7 @@ def _frozen() -> Iterator[None]:
 def _compare(cases: list[Case], level: str, found: Compared) -> None:
     for name, case in cases:
         run(case, contextlib.nullcontext())  # some warnings come once per process
+        gc.freeze()  # and so do imports, whose objects each later look for tensors would go through
         alone = run(case, contextlib.nullcontext())
         watched = run(case, gradprobe.record(level=level))
         found.cases += 1
@@ -169,6 +170,7 @@ def higher_peaks(cases: list[Case], level: str) -> list[tuple[str, int, int]]:
 def _higher_peaks(cases: list[Case], level: str) -> Iterator[tuple[str, int, int]]:
     for name, case in cases:
         peak(case)  # the caches that a first run fills belong to neither
+        gc.freeze()
         alone = peak(case)
 
         def watched(case: Callable[[], Any] = case) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.fidelity.cases import large, modules, operators, programs, refusals
-from tests.fidelity.matrix import SPARE_BYTES, compared, higher_peaks, peak
+from tests.fidelity.cases import kinds, large, modules, operators, programs, refusals
+from tests.fidelity.matrix import LEVELS, SPARE_BYTES, compared, higher_peaks, peak
 from tests.thoroughness import IS_THOROUGH, share, thorough
 
 pytest.importorskip("expecttest", reason="PyTorch's databases need the package expecttest")
@@ -14,7 +14,10 @@ pytest.importorskip("expecttest", reason="PyTorch's databases need the package e
 MOST_OF_ALL = [pytest.param("modes", marks=thorough), pytest.param("graph", marks=thorough), "ops"]
 
 
-@pytest.mark.parametrize(("level", "one_in"), [("modes", 40), ("graph", 40), ("ops", 12)])
+@pytest.mark.parametrize(
+    ("level", "one_in"),
+    [pytest.param("modes", 40, marks=thorough), pytest.param("graph", 40, marks=thorough), ("ops", 12)],
+)
 def test_operators_give_the_same_bits_traits_gradients_errors_and_warnings_and_leave_as_many_tensors(
     level: str, one_in: int
 ) -> None:
@@ -45,6 +48,14 @@ def test_errors_unchanged(
 def test_programs_unchanged(level: str) -> None:
     """Programs give the same and leave as many tensors."""
     found = compared(list(programs(1)), level)
+    assert found.unrepeatable == []
+    assert found.differing == []
+
+
+@thorough  # test_kinds.py compares what they return, in fewer runs
+@pytest.mark.parametrize("level", LEVELS)
+def test_kinds_unchanged(level: str) -> None:
+    found = compared(list(kinds(1)), level)
     assert found.unrepeatable == []
     assert found.differing == []
 

@@ -13,7 +13,8 @@ import torch
 from gradprobe.analysis.comparison_outcome import ArmResult, ComparisonOutcome, WorkloadResult
 from gradprobe.recorder import Recorder
 from gradprobe.recording.contents import Contents
-from gradprobe.result import Recording, StoredRecording
+from gradprobe.result import Recording
+from gradprobe.stored_recordings import StoredRecording
 from gradprobe.tables import columns, dataframes
 from gradprobe.tables.recording_tables import RecordingTables
 from tests.conftest import FakeClock

@@ -78,7 +78,7 @@ class ThreadRegistry:
             fault,
         )
         self._installed = 0
-        self._labels_tasks = False
+        self._labels_tasks = self._shows_parts = False
 
     def attach_thread(self) -> None:
         """Observe the calling thread's operators from now on. Calls nest."""
@@ -90,6 +90,7 @@ class ThreadRegistry:
             self.flow.begin(load_core(), self._observer.take_flow)
             if self._labels_tasks:
                 self._observer.enable_tasks()
+            self._observer.show_parts(self._shows_parts)
         if ident not in self._threads:
             self._threads[ident] = self._observer.attach(self._shared, self._emit_escaped)
         if not self._patches.are_applied:
@@ -111,6 +112,12 @@ class ThreadRegistry:
         self._labels_tasks = True
         if self._observer is not None:
             self._observer.enable_tasks()
+
+    def show_parts(self, is_shown: bool) -> None:
+        """Observe the parts of composite operators too, or not, in all threads."""
+        self._shows_parts = is_shown
+        if self._observer is not None:
+            self._observer.show_parts(is_shown)
 
     def _while_installed(self, step: Callable[..., None]) -> Callable[..., None]:
         """Wrap ``step`` so that it does nothing if this installation's patches are no longer applied.
@@ -298,4 +305,6 @@ def _creation_key(record: CreationRecord) -> tuple[int, int, str, str, int]:
 
 
 def _nbytes(tensor: Any) -> int:
-    return int(tensor.numel() * tensor.element_size())
+    number = tensor.numel()
+    # Reading the number of a symbolic size would make it a constant of the program that is being traced.
+    return int(number * tensor.element_size()) if isinstance(number, int) else 0

@@ -133,7 +133,22 @@ def modes_by_hand() -> None:
     base.sum().backward()
 
 
-@pytest.mark.parametrize("program", [training, second_order, serving, modes_by_hand], ids=lambda one: one.__name__)
+def checked_gradients() -> None:
+    """PyTorch's own checks call a function many times, and keep no graph of it."""
+
+    def normalized(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return (x @ weight).softmax(-1).sum(0)
+
+    x = torch.rand(2, 3, dtype=torch.double, requires_grad=True)
+    weight = torch.rand(3, 2, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(normalized, (x, weight), check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(normalized, (x, weight))
+
+
+CORRECT = [training, second_order, serving, modes_by_hand, checked_gradients]
+
+
+@pytest.mark.parametrize("program", CORRECT, ids=lambda one: one.__name__)
 def test_correct_program(program: Callable[[], None]) -> None:
     assert find_above_note(program) == []
 

@@ -49,7 +49,7 @@ def build_at_first_use() -> None:
 
 
 def build_core(*, force: bool = False) -> Path:
-    """Build the library for this Python and this PyTorch unless it exists, and return its file.
+    """Build the library for this Python and this PyTorch on this machine unless it exists, and return its file.
 
     Args:
         force: Build it even if it exists. Default: False.

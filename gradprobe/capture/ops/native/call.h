@@ -20,7 +20,7 @@ enum OpInterest { NO_OPS, OPS_ON_GRAPH_RESULTS, OPS_ON_GRAD_TENSORS, ALL_OPS };
 struct OpPlan {
   const c10::FunctionSchema* const schema;
   NameId name = NO_NAME;
-  bool is_detach = false, may_alias = false, begins_range = false;
+  bool is_detach = false, may_alias = false, is_composite = false, begins_range = false;
   bool compares = false, copies = false, stacks = false;
   const size_t arguments, returns;
   c10::SmallVector<uint16_t, 2> written;  // positions of the arguments that it modifies in place
@@ -36,6 +36,7 @@ inline OpPlan::OpPlan(const c10::OperatorHandle& op)
   if (colons != std::string::npos) text.replace(colons, 2, ".");
   if (!known.overload_name.empty()) text += "." + known.overload_name;
   name = Names::global().add(text);
+  is_composite = op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd);
   is_detach = text == "aten.detach" || text == "aten.alias";
   for (const char* name : {"aten.sub.Tensor", "aten.eq.Tensor", "aten.equal", "aten.allclose", "aten.isclose", "aten.dist"}) {
     compares |= text == name;
@@ -158,6 +159,10 @@ struct Call {
 
   static bool is_same_memory(const Argument& one, const Argument& other) {
     if (one.impl == other.impl || one.storage == nullptr || other.storage == nullptr || one.storage->data() == nullptr) return false;
+    // A subclass may compute its size in Python, and a symbol of a tracer has no number.
+    for (const auto* impl : {one.impl, other.impl}) {
+      if (impl->is_python_dispatch() || impl->has_symbolic_sizes_strides()) return false;
+    }
     return one.storage->data() == other.storage->data() && one.impl->storage_offset() == other.impl->storage_offset() &&
         one.impl->numel() == other.impl->numel() && one.impl->numel() > 0;
   }

@@ -32,7 +32,7 @@ constexpr size_t MAX_PATH = 60;
 // Holds the GIL where this version of Python shows its frames to a holder only.
 struct FrameAccess {
 #ifndef GRADPROBE_READS_FRAMES
-  py::gil_scoped_acquire lock;
+  const OwnPython lock;
 #endif
 };
 
@@ -122,7 +122,7 @@ class CallerFinder {
     if (known != kinds_.end()) {
       kind = known->second;
     } else {
-      py::gil_scoped_acquire lock;
+      const OwnPython lock;
       kind = kinds_[code] = learn_(py::handle(as_object(code))).cast<int>();
     }
     recent = {code, kind};
@@ -144,7 +144,7 @@ class CallerFinder {
       recent = {module, known->second};
       return known->second;
     }
-    py::gil_scoped_acquire lock;
+    const OwnPython lock;
     const auto path = Names::global().add(find_path_(stolen(as_object(frame_object(outwards)))).cast<std::string>());
     // Finding it may have changed the paths: then this one is kept only until the next look.
     if (module != nullptr) {

@@ -1,4 +1,5 @@
-"""The library that observes operators as a module of Python, which is built at its first use."""
+"""The library that observes operators as a module of Python: the one that a wheel brought, or one that is built at its
+first use."""
 
 from __future__ import annotations
 
@@ -9,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.capture.ops.native.builder import build_at_first_use
-from gradprobe.capture.ops.native.library_file import FAILURE_FILE, LIBRARY_NAME, is_intact, locate_core_folder
+from gradprobe.capture.ops.native.library_file import (
+    FAILURE_FILE,
+    LIBRARY_NAME,
+    is_intact,
+    locate_core_folder,
+    locate_shipped_folder,
+)
 from gradprobe.capture.ops.native.mirrored import find_mismatch
 from gradprobe.errors import GradprobeError
 
@@ -20,8 +27,8 @@ def load_core() -> Any:
     Raises:
         GradprobeError: There is none and it cannot be built, or it is damaged.
     """
+    module, why, _ = _load_any()
     folder = locate_core_folder()
-    module, why = _load(folder)
     if module is None and not (folder / f"{LIBRARY_NAME}.so").exists() and not (folder / FAILURE_FILE).exists():
         build_at_first_use()
         _load.cache_clear()
@@ -33,10 +40,20 @@ def load_core() -> Any:
 
 def core_status() -> tuple[bool, str]:
     """Return whether operators can be observed, and a sentence about it. Builds nothing."""
-    module, why = _load(locate_core_folder())
+    module, why, folder = _load_any()
     if module is not None:
-        return True, f"operators are observed by {locate_core_folder() / LIBRARY_NAME}.so"
+        return True, f"operators are observed by {folder / LIBRARY_NAME}.so"
     return False, f"operators are not observed: {why}"
+
+
+def _load_any() -> tuple[Any, str, Path]:
+    """Return the library that came with the installation, else the one that was built here, with its folder."""
+    shipped = locate_shipped_folder()
+    module, _ = _load(shipped)  # one that does not load, as on an older system, is no reason not to build
+    if module is not None:
+        return module, "", shipped
+    folder = locate_core_folder()
+    return *_load(folder), folder
 
 
 @functools.cache

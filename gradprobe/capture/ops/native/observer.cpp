@@ -160,6 +160,7 @@ class Observer {
   }
 
   void set_tasks(bool may_have_tasks) { context_->may_have_tasks = may_have_tasks; }
+  void set_parts(bool sees_parts) { context_->sees_parts = sees_parts; }
 
  private:
   const std::shared_ptr<Context> context_;
@@ -171,6 +172,9 @@ class Observer {
 // What this thread knows of operators, and where it notes them.
 class ThisThread {
  public:
+  const c10::FunctionSchema* composite = nullptr;  // the operator whose parts it runs now, and notes
+  uint64_t noted = 0;                              // the number of operators so far
+
   std::vector<std::shared_ptr<ThreadLog>>& logs() {
     const uint64_t changed = observers_changed.load(std::memory_order_acquire);
     if (changed != valid_at_) {
@@ -223,10 +227,41 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::St
   op.redispatchBoxed(keys, stack);
 }
 
+// The operator whose parts the thread observes while it runs; none while it runs a part that is whole.
+class Within {
+ public:
+  Within(ThisThread& thread, const c10::FunctionSchema* composite) : thread_(thread), outer_(thread.composite) {
+    thread.composite = composite;
+  }
+  ~Within() { thread_.composite = outer_; }
+
+ private:
+  ThisThread& thread_;
+  const c10::FunctionSchema* const outer_;
+};
+
+using PartsAreNotSeen = std::optional<c10::impl::ExcludeDispatchKeyGuard>;
+
+// Runs a composite operator with the key on, so that its parts are observed; returns whether it had any.
+bool run_with_parts(ThisThread& thread, const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack,
+                    uint64_t before, PartsAreNotSeen& not_seen) {
+  const Within within(thread, &op.schema());
+  const uint64_t noted = thread.noted;
+  not_seen.reset();
+  run(op, keys, stack, before);
+  not_seen.emplace(KEY);
+  return thread.noted != noted;
+}
+
 void observe(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
-  const c10::impl::ExcludeDispatchKeyGuard parts_are_not_seen(KEY);
   const auto rest = keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, KEY);
   auto& thread = here();
+  // Autocast and functorch call an operator again, below themselves, and functorch with the keys that it began with.
+  if (running_since != UINT64_MAX && (thread.composite == nullptr || thread.composite == &op.schema())) {
+    op.redispatchBoxed(rest, stack);
+    return;
+  }
+  PartsAreNotSeen not_seen(std::in_place, KEY);
   auto& logs = thread.logs();
   if (logs.empty()) {  // the recording was stopped in another thread
     include_key(false);
@@ -234,7 +269,11 @@ void observe(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit
     return;
   }
   int interest = NO_OPS;
-  for (const auto& log : logs) interest = std::max(interest, log->interest.load(std::memory_order_relaxed));
+  bool sees_parts = false;
+  for (const auto& log : logs) {
+    interest = std::max(interest, log->interest.load(std::memory_order_relaxed));
+    sees_parts |= log->sees_parts();
+  }
   std::optional<Call> call;
   try {
     call.emplace(thread.plan_of(op), *stack, interest);
@@ -248,16 +287,29 @@ void observe(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit
   if (call->has_subclass) {
     for (const auto& log : logs) log->announce(*call);
   }
+  bool has_parts = false;
   const size_t first = stack->size() - call->plan->arguments;
   try {
-    run(op, rest, stack, call->before);
+    // What a subclass or a mode of the program runs for an operator is no part of it.
+    if (sees_parts && call->plan->is_composite && !call->has_subclass && !c10::impl::dispatch_mode_enabled()) {
+      has_parts = run_with_parts(thread, op, rest, stack, call->before, not_seen);
+    } else {
+      const Within within(thread, nullptr);
+      run(op, rest, stack, call->before);
+    }
   } catch (...) {
     for (const auto& log : thread.logs()) log->forgive();
     show_operator_refusal(*call, *stack, first);
     throw;
   }
+  ++thread.noted;
   for (const auto& log : thread.logs()) {  // again: the operator may have begun or ended a recording
-    if (log->is_on()) log->note(*call, *stack);
+    if (!log->is_on() || (thread.composite != nullptr && !log->sees_parts())) continue;
+    if (has_parts && log->sees_parts()) {
+      log->note_composite(*call);
+    } else {
+      log->note(*call, *stack);
+    }
   }
 }
 
@@ -449,6 +501,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("begin_step", &note_step, "Note that an optimizer steps with these parameters, called at a line.")
       .def("take_flow", &Observer::take_flow, "Return the edges and the paths that were used since the last time.")
       .def("held_graphs", &held_by_program, "Return the graphs that the program holds.")
+      .def("set_parts", &Observer::set_parts, "Note the parts of composite operators too, or not.")
       .def("set_tasks", &Observer::set_tasks, "Ask for the asyncio task of each operator, or not.")
       .def("stop", &Observer::stop, "Observe nothing more.");
   module.def("include_key", &include_key, "Let the operators of the calling thread be observed, or not.");

@@ -67,6 +67,8 @@ class NativeObserver:
         """Emit the operators of all threads so far."""
         self.enable_tasks: Callable[[], None] = lambda: self._observer.set_tasks(True)
         """Ask for the asyncio task of each operator from now on."""
+        self.show_parts: Callable[[bool], None] = self._observer.set_parts
+        """Observe the parts of composite operators too, or not."""
         paths.on_change = library.module_paths_changed
         REGISTRY.library = library
 

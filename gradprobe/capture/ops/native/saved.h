@@ -12,6 +12,7 @@
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include <malloc.h>
 
@@ -35,6 +36,29 @@ struct Reveal {
   friend VariablesMember listed_variables() { return member; }
 };
 template struct Reveal<&TensorArgs::_saved_variables>;
+
+// Returns whether the sizes that a node saved may be symbols of a tracer, as in `torch.export` with dynamic shapes. Listing the
+// saved variables asks each size for its number, and the tracer would take that for a condition of the program.
+inline bool may_save_symbols(const Node& node) {
+  using Modes = c10::impl::TorchDispatchModeTLS;
+  if (Modes::get_mode(c10::impl::TorchDispatchModeKey::FAKE) || Modes::get_mode(c10::impl::TorchDispatchModeKey::PROXY)) {
+    return true;
+  }
+  const auto has_symbols = [](const torch::autograd::InputMetadata& metadata) {
+    if (metadata.was_default_constructed() || metadata.is_cpp_nested_tensor()) return false;
+    const auto sizes = metadata.shape_as_dim_vector();
+    return std::any_of(sizes.begin(), sizes.end(), [](const c10::SymInt& size) {
+      return size.is_heap_allocated() && !size.toSymNodeImplUnowned()->is_nested_int();
+    });
+  };
+  for (uint32_t i = 0; i < node.num_inputs(); ++i) {
+    if (has_symbols(node.input_metadata(i))) return true;
+  }
+  for (const auto& edge : node.next_edges()) {
+    if (edge.function && has_symbols(edge.function->input_metadata(edge.input_nr))) return true;
+  }
+  return false;
+}
 
 inline std::vector<const SavedVariable*> list_saved_variables(const c10::intrusive_ptr<Node>& node) {
   // PyTorch unpacks them while it lists them, and detaches those that are results: no mode or tracer may see that.
@@ -74,7 +98,7 @@ class NodeType {
       }
       return;
     }
-    if (!is_listed_) return;
+    if (!is_listed_ || may_save_symbols(*node)) return;
     try {
       const auto variables = list_saved_variables(node);
       learn(*node, variables);
@@ -136,7 +160,8 @@ class SavedStorages {
   SavedStorage add(const at::Tensor& tensor, c10::StorageImpl* storage, int64_t made, bool is_output) {
     Shard& shard = shards_.of(storage);
     std::vector<WeakStorage> freed;  // released after the lock
-    const int64_t bytes = static_cast<int64_t>(storage->nbytes());
+    const c10::SymInt& size = storage->sym_nbytes();
+    const int64_t bytes = size.is_heap_allocated() ? 0 : size.as_int_unchecked();  // a symbol of a tracer is no memory
     const std::lock_guard<SpinLock> guard(shard.lock);
     auto [found, is_new] = shard.entries.try_emplace(storage);
     Entry& entry = found->second;

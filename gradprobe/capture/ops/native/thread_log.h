@@ -33,7 +33,7 @@ struct Context {
 
   py::object learn, find_module_path, module_call, task_label, fault;
   EventMaker events;
-  std::atomic<bool> is_on = true, may_have_tasks = false;
+  std::atomic<bool> is_on = true, may_have_tasks = false, sees_parts = false;
   std::atomic<int64_t> latest = 0;  // the time of the latest event of any thread
 };
 
@@ -57,6 +57,8 @@ class ThreadLog {
   std::atomic<int> interest = NO_OPS;
   std::unique_ptr<Detectors> detectors;
 
+  bool sees_parts() const { return context_->sees_parts.load(std::memory_order_relaxed); }
+
   bool is_on() const { return context_->is_on.load(std::memory_order_relaxed); }
 
   // Notes an operator that has returned.
@@ -64,9 +66,25 @@ class ThreadLog {
     guarded([&] { record(call, stack); });
   }
 
+  // Notes a composite operator whose parts are noted already: what they did is theirs alone.
+  void note_composite(const Call& call) {
+    guarded([&] {
+      Caller caller = callers_.locate();
+      if (caller.is_own) return;
+      if (torch::autograd::get_current_graph_task_id() != -1) caller.phase = BACKWARD;
+      const TallyKey key{caller.code, caller.offset, call.plan->name, caller.module, NO_NAME, task(), caller.phase};
+      const uint64_t after = at::sequence_number::peek();
+      Counts counts{};
+      counts[CALLS] = 1;
+      counts[NODES] = static_cast<int64_t>(after - std::max(last_, call.before));
+      last_ = after;
+      add(key, counts, {});
+    });
+  }
+
   // Reports what went wrong in the look at an operator.
   void report_error(const std::exception& error) {
-    py::gil_scoped_acquire lock;
+    const OwnPython lock;
     context_->fault(borrowed(PyExc_RuntimeError)(error.what()));
   }
 
@@ -74,7 +92,7 @@ class ThreadLog {
   void announce(const Call& call) {
     if (!detectors || !call.plan->may_alias || !call.plan->written.empty() || !c10::InferenceMode::is_enabled()) return;
     guarded([this] {
-      py::gil_scoped_acquire lock;
+      const OwnPython lock;
       detectors->on_subclass_view();
     });
   }
@@ -251,7 +269,7 @@ class ThreadLog {
     try {
       step();
     } catch (py::error_already_set& error) {
-      py::gil_scoped_acquire lock;
+      const OwnPython lock;
       report(error);
     } catch (const python_error&) {  // an interrupt of the program, see report()
       throw;
@@ -356,7 +374,7 @@ class ThreadLog {
 
   NameId task() {
     if (!context_->may_have_tasks.load(std::memory_order_relaxed)) return NO_NAME;
-    py::gil_scoped_acquire lock;
+    const OwnPython lock;
     const py::object label = context_->task_label();
     return label.is_none() ? NO_NAME : Names::global().add(label.cast<std::string>());
   }
@@ -463,7 +481,7 @@ class ThreadLog {
 
   static NameId name_of(const NodeType& type, const Node& node) {
     if (!type.is_python) return type.name;
-    py::gil_scoped_acquire lock;
+    const OwnPython lock;
     return Names::global().add(node.name());
   }
 
@@ -491,7 +509,7 @@ class ThreadLog {
       type.visit(node, see);
       return;
     }
-    py::gil_scoped_acquire lock;
+    const OwnPython lock;
     PyObject* object = static_cast<const torch::autograd::PyNode&>(*node).pyobj();
     if (object == nullptr) return;
     for (const SavedVariable& variable : reinterpret_cast<THPFunction*>(object)->saved_variables) see(variable);
@@ -582,20 +600,20 @@ class ThreadLog {
 
   void look(const Call& call, const torch::jit::Stack& stack, const Caller& caller, bool has_node) {
     if (call.begins_step) {
-      py::gil_scoped_acquire lock;
+      const OwnPython lock;
       detectors->on_step();
     }
     // Rarely enough to take no time worth naming: each time when the program has run half as many operators again.
     if (has_node && operators_ >= look_at_growth_at_) {
       look_at_growth_at_ = operators_ + operators_ / 2;
-      py::gil_scoped_acquire lock;
+      const OwnPython lock;
       detectors->on_growth();
     }
     const size_t first = stack.size() - call.plan->returns;
     if (call.alias_use != NO_ALIASES) show_aliases(call, caller);
     const bool is_looked_at = !call.kept.empty() && interest.load(std::memory_order_relaxed) != NO_OPS;
     if (!is_looked_at) return;
-    py::gil_scoped_acquire lock;
+    const OwnPython lock;
     py::list arguments;
     for (const auto& value : call.kept) {
       if (value.isTensor() || value.isList()) arguments.append(as_python(value));
@@ -628,7 +646,7 @@ class ThreadLog {
       const auto& counter = argument.impl->version_counter();
       known.emplace_back(*found, counter.enabled() ? int64_t(counter.current_version()) - found->version : 0);
     }
-    py::gil_scoped_acquire lock;
+    const OwnPython lock;
     py::list made;
     for (const auto& [creation, writes] : known) {
       made.append(py::make_tuple(reinterpret_cast<uintptr_t>(creation.code), creation.offset, writes));
