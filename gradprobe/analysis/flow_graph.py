@@ -12,6 +12,7 @@ from gradprobe.recording.flow import (
     CARRIED,
     CUTS,
     GRAD_SITE,
+    NOT_DIFFERENTIABLE,
     STEP_SITE,
     WITHOUT_GRAD,
     WRITTEN,
@@ -20,6 +21,7 @@ from gradprobe.recording.flow import (
     FlowSite,
 )
 
+_MAX_STEPS_FROM_GRADIENT = 6
 _SINKS = (BACKWARD_SITE, GRAD_SITE)
 
 
@@ -54,13 +56,8 @@ class LeafUse:
     """Backward passes that began at the leaf itself."""
     steps_with_grad: int
     steps_without_grad: int
-    writes: int
-    """Operators that wrote it in place without a node, but for those of the line that created it."""
-
-    @property
-    def is_updated(self) -> bool:
-        """True if the program updates the leaf as often as backward passes reach it."""
-        return self.writes >= max(2, self.backwards // 2)
+    is_updated: bool
+    """True if an operator wrote it in place with what a backward pass had computed."""
 
     @property
     def steps(self) -> int:
@@ -97,8 +94,7 @@ class FlowGraph:
     def _read_leaf(self, number: int, leaf: FlowLeaf) -> LeafUse:
         sites, carried = [], []
         backwards = grads = roots = with_grad = without_grad = 0
-        writes = 0
-        made = self.sites.get(leaf.made_at)
+        is_updated = False
         for target, counts in self.outgoing.get(number, {}).items():
             site = self.sites.get(target)
             if site is None:
@@ -112,15 +108,23 @@ class FlowGraph:
                 with_grad += counts[CARRIED]
                 without_grad += counts[WITHOUT_GRAD]
             else:
-                if made is None or (made.file, made.line) != (site.file, site.line):
-                    writes += counts[WRITTEN]
+                is_updated = is_updated or (counts[WRITTEN] > 0 and self._takes_gradient(target))
                 if any(counts[:WRITTEN]):
                     sites.append(target)
                 if counts[CARRIED]:
                     carried.append(target)
         return LeafUse(
-            number, leaf, tuple(sites), tuple(carried), backwards, grads, roots, with_grad, without_grad, writes
+            number, leaf, tuple(sites), tuple(carried), backwards, grads, roots, with_grad, without_grad, is_updated
         )
+
+    def _takes_gradient(self, number: int) -> bool:
+        """Return whether a site takes the result of a backward pass, directly or through a few operators."""
+        level = {number}
+        for _ in range(_MAX_STEPS_FROM_GRADIENT):
+            level = {source for site in level for source in self.incoming.get(site, ()) if source not in self.leaves}
+            if any(map(self.is_sink, level)):
+                return True
+        return False
 
     @cached_property
     def leading_to_sinks(self) -> frozenset[int]:
@@ -152,14 +156,14 @@ class FlowGraph:
 
     def cuts_after(self, sources: Iterable[int]) -> list[Cut]:
         """Return the edges out of these sites and leaves that cut the graph, in their order."""
-        return [
-            Cut(source, target, passage, counts[passage])
-            for source in sources
-            for target, counts in self.outgoing.get(source, {}).items()
-            if not self.is_sink(target) and not self.is_step(target)
-            for passage in CUTS
-            if counts[passage]
-        ]
+        cuts = []
+        for source in sources:
+            for target, counts in self.outgoing.get(source, {}).items():
+                if self.is_sink(source) and counts[WITHOUT_GRAD] and target in self.leading_to_sinks:
+                    cuts.append(Cut(source, source, NOT_DIFFERENTIABLE, counts[WITHOUT_GRAD]))
+                elif not self.is_sink(target) and not self.is_step(target):
+                    cuts += [Cut(source, target, passage, counts[passage]) for passage in CUTS if counts[passage]]
+        return cuts
 
     def find_cuts(self, use: LeafUse) -> list[Cut]:
         """Return where the ways of a leaf to the backward passes are cut, the nearest first."""

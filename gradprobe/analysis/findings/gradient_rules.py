@@ -15,6 +15,7 @@ from gradprobe.recording.flow import (
     CUT_BY_DETACH,
     CUT_BY_INFERENCE,
     CUT_BY_NO_GRAD,
+    GRAD_SITE,
     NOT_DIFFERENTIABLE,
     WITHOUT_GRAD,
     FlowLedger,
@@ -62,6 +63,8 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
 def _describe_cut(evidence: Evidence, graph: FlowGraph, number: int, passage: int, uses: list[LeafUse]) -> Finding:
     site, steps = graph.sites[number], max(use.steps for use in uses)
     how, fix = _REASONS[passage]
+    if site.op == GRAD_SITE:
+        how, fix = "computes gradients without a graph of their own", "Pass `create_graph=True`."
     related = []
     rule, mode = "GP511", evidence.locate_mode(site) if passage in (CUT_BY_NO_GRAD, CUT_BY_INFERENCE) else None
     if mode is not None:
@@ -232,7 +235,7 @@ def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _is_stale(use: LeafUse) -> bool:
-    return bool(use.steps) and not use.steps_with_grad and not use.carried and not use.backwards
+    return bool(use.steps) and not use.steps_with_grad and not use.sites and not use.backwards
 
 
 def _locate_construction(graph: FlowGraph, uses: Sequence[LeafUse]) -> list[RelatedLine]:

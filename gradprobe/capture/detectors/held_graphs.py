@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradprobe.capture.autograd.graph import read_graph
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.location.holders import Holder, find_holder
 from gradprobe.recording.notes import SourceLocation
@@ -36,6 +35,7 @@ class HeldGraphs(NamedTuple):
     place: Place
     op: str
     heads: list[torch.Tensor]
+    saved_bytes: int
     number: int
     nodes: int
     old_nodes: int
@@ -51,7 +51,6 @@ class _Growth:
 
     held: HeldGraphs
     holder: Holder | None
-    held_bytes: int
     tentative: bool
 
 
@@ -86,7 +85,7 @@ class HeldGraphDetector:
                 holder = known.holder
             if holder is None and tentative:
                 continue
-            self._found[key] = _Growth(held._replace(heads=[]), holder, _sum_bytes(held), tentative)
+            self._found[key] = _Growth(held._replace(heads=[]), holder, tentative)
 
     def on_backward(self, runs: Iterable[tuple[int, int]]) -> None:
         """Note that a backward goes through the nodes in ``runs``: what it uses was not kept in vain."""
@@ -110,7 +109,7 @@ class HeldGraphDetector:
                 "number": held.number,
                 "nodes": held.nodes,
                 "iterations": held.iterations,
-                "bytes": growth.held_bytes,
+                "bytes": held.saved_bytes,
                 "op": held.op,
             }
             locations = [main, *built]
@@ -140,12 +139,3 @@ def _count_terms(tensor: torch.Tensor) -> int:
         name = node.name()
         node = next((n for n, _ in node.next_functions if n is not None and n.name() == name), None)
     return number
-
-
-def _sum_bytes(held: HeldGraphs) -> int:
-    """Return the bytes that the graphs alone hold, from those of some of them."""
-    try:
-        alone = read_graph(held.heads).graph_bytes
-        return alone * held.number // max(len(held.heads), 1)
-    except Exception:  # a graph too large to be read: the number of nodes tells enough
-        return 0

@@ -164,7 +164,7 @@ struct Call {
       if (impl->is_python_dispatch() || impl->has_symbolic_sizes_strides()) return false;
     }
     return one.storage->data() == other.storage->data() && one.impl->storage_offset() == other.impl->storage_offset() &&
-        one.impl->numel() == other.impl->numel() && one.impl->numel() > 0;
+        one.impl->numel() > 0 && one.impl->sizes() == other.impl->sizes() && one.impl->strides() == other.impl->strides();
   }
 
   AliasUse find_alias_use() const {

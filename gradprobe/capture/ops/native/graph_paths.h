@@ -58,14 +58,15 @@ class GraphPaths {
     return known.back();
   }
 
-  // Notes the nodes from `first` to before `end`, which one operator constructed. Those of a backward pass are not judged: it may
-  // run a part of the forward pass again, as checkpointing does.
-  void add(uint64_t first, uint64_t end, PathId path, int64_t bytes, bool is_backward) {
+  // Notes the nodes from `first` to before `end`, which one operator constructed. Not judged are those of a
+  // backward pass, which may run a part of the forward pass again, as checkpointing does, and those that autocast constructs under
+  // no_grad, for the weights that it casts.
+  void add(uint64_t first, uint64_t end, PathId path, int64_t bytes, bool is_judged) {
     while (origins_.size() >= MAX_ORIGINS) forget_first();
-    for (uint64_t node = first; node < end; ++node) origins_.push_back({node, path, is_backward});
+    for (uint64_t node = first; node < end; ++node) origins_.push_back({node, path, !is_judged});
     Counts& counts = counts_[path];
     counts.built += static_cast<int64_t>(end - first);
-    counts.forgotten += is_backward ? static_cast<int64_t>(end - first) : 0;
+    counts.forgotten += is_judged ? 0 : static_cast<int64_t>(end - first);
     counts.bytes += bytes;
     ++counts.calls;
   }

@@ -6,6 +6,8 @@
 
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 
+#include <cstring>
+#include <functional>
 #include <map>
 #include <set>
 #include <unordered_set>
@@ -20,15 +22,17 @@ constexpr uint64_t OF_A_LEAF = UINT64_MAX;  // the sequence number of each Accum
 // In PyTorch's own nodes: a Python object for each would be kept, and a chain of those is freed by recursion.
 class GraphWalk {
  public:
+  explicit GraphWalk(std::function<void(const c10::intrusive_ptr<Node>&)> on_node = {}) : on_node_(std::move(on_node)) {}
+
   // Adds the nodes behind a tensor that no earlier one has led to. Returns whether there are any.
   bool add(const at::Tensor& root) {
     const auto* node = raw_grad_fn(root);
-    if (node == nullptr || !visit(node->get())) return false;
+    if (node == nullptr || !visit(*node)) return false;
     while (!waiting_.empty()) {
       Node* next = waiting_.back();
       waiting_.pop_back();
       for (const auto& edge : next->next_edges()) {
-        if (edge.function) visit(edge.function.get());
+        if (edge.function) visit(edge.function);
       }
     }
     return true;
@@ -42,8 +46,10 @@ class GraphWalk {
   const std::vector<at::Tensor>& leaves() const { return leaves_; }
 
  private:
-  bool visit(Node* node) {
+  bool visit(const c10::intrusive_ptr<Node>& owned) {
+    Node* node = owned.get();
     if (!found_.insert(node).second) return false;
+    if (on_node_) on_node_(owned);
     if (node->sequence_nr() == OF_A_LEAF) {
       const auto* accumulate = dynamic_cast<const torch::autograd::AccumulateGrad*>(node);
       if (accumulate != nullptr && accumulate->variable.defined()) leaves_.push_back(accumulate->variable);
@@ -54,6 +60,7 @@ class GraphWalk {
     return true;
   }
 
+  std::function<void(const c10::intrusive_ptr<Node>&)> on_node_;
   std::vector<Node*> waiting_;
   std::unordered_set<Node*> found_;
   NodesByThread nodes_;
@@ -78,7 +85,8 @@ struct BackwardPass {
 
 // Notes a backward from these roots in the logs of all threads that constructed its nodes, and, called at `site`, in the log of
 // the thread that runs it.
-inline BackwardPass begin_backward(const Logs& logs, ThreadLog* own, const FlowNode& site, const std::vector<at::Tensor>& roots) {
+inline BackwardPass begin_backward(const Logs& logs, ThreadLog* own, const FlowNode& site, const std::vector<at::Tensor>& roots,
+                                   bool ends_iteration = true) {
   GraphWalk walk;
   for (const auto& root : roots) walk.add(root);
   std::vector<std::pair<FlowId, bool>> starts;
@@ -98,7 +106,7 @@ inline BackwardPass begin_backward(const Logs& logs, ThreadLog* own, const FlowN
     }
     all.insert(all.end(), numbers.begin(), numbers.end());
   }
-  if (own != nullptr) own->begin_backward(site, starts, leaves);
+  if (own != nullptr) own->begin_backward(site, starts, leaves, ends_iteration);
   std::sort(all.begin(), all.end());
   auto& ranges = pass.ranges;
   for (const uint64_t number : all) {
@@ -111,9 +119,34 @@ inline BackwardPass begin_backward(const Logs& logs, ThreadLog* own, const FlowN
   return pass;
 }
 
+// Adds up the bytes of the storages that nodes of PyTorch saved, each storage once.
+class SavedBytes {
+ public:
+  void add(const c10::intrusive_ptr<Node>& node) {
+    auto& type = types_[*reinterpret_cast<const void* const*>(node.get())];  // its table of virtual functions
+    if (!type) type = std::make_unique<NodeType>(*node);
+    if (type->is_python) return;
+    type->visit(node, [this](const SavedVariable& variable) {
+      if (variable.has_hooks()) return;
+      const auto tensor = variable.get_raw_data();
+      if (!tensor || !tensor->defined() || tensor->is_leaf()) return;
+      const auto* storage = storage_of(tensor->unsafeGetTensorImpl());
+      if (storage != nullptr && storages_.insert(storage).second) bytes_ += static_cast<int64_t>(storage->sym_nbytes().maybe_as_int().value_or(0));
+    });
+  }
+
+  int64_t take() { return std::exchange(bytes_, 0); }
+
+ private:
+  std::unordered_map<const void*, std::unique_ptr<NodeType>> types_;
+  std::unordered_set<const void*> storages_;
+  int64_t bytes_ = 0;
+};
+
 // The graphs behind the living results of one line.
 struct HeldGraphs {
   std::vector<at::Tensor> heads;
+  int64_t bytes = 0;  // of the storages that the nodes saved, but for those of leaves
   int64_t number = 0, nodes = 0, old_nodes = 0, unused_nodes = 0;  // unused: no backward has reached them
   std::set<size_t> iterations;                     // that ended since nodes among them were constructed
   std::map<std::pair<PyCodeObject*, int>, int64_t> places;  // that constructed the nodes
@@ -134,7 +167,8 @@ inline std::vector<std::pair<Creation, HeldGraphs>> held_graphs(const Logs& logs
                living.end());
   std::sort(living.begin(), living.end(), [](const auto& one, const auto& other) { return one.second.made > other.second.made; });
   std::map<std::tuple<PyCodeObject*, int, NameId>, std::pair<Creation, HeldGraphs>> groups;
-  GraphWalk walk;
+  SavedBytes saved;
+  GraphWalk walk([&saved](const c10::intrusive_ptr<Node>& node) { saved.add(node); });
   for (const auto& [tensor, creation] : living) {
     const bool has_own = walk.add(tensor);
     auto& [first, group] = groups.try_emplace({creation.code, creation.offset, creation.op}, creation, HeldGraphs{}).first->second;
@@ -145,6 +179,7 @@ inline std::vector<std::pair<Creation, HeldGraphs>> held_graphs(const Logs& logs
     }
     ++group.number;
     if (!has_own) continue;
+    group.bytes += saved.take();
     for (const auto& [thread, numbers] : walk.take_nodes()) {
       group.nodes += static_cast<int64_t>(numbers.size());
       if (group.samples.size() < MAX_HEADS) group.samples.push_back(numbers.front());

@@ -377,7 +377,8 @@ py::list count_places(const std::map<std::pair<PyCodeObject*, int>, int64_t>& pl
 py::tuple note_backward(Observer& observer, const std::vector<at::Tensor>& roots, const py::object& code, int offset,
                         const char* name) {
   const auto own = observer.log_of(this_thread());
-  const auto pass = begin_backward(observer.logs(), own.get(), site_at(code, offset, name), roots);
+  const auto pass = begin_backward(observer.logs(), own.get(), site_at(code, offset, name), roots,
+                                   std::strcmp(name, "backward") == 0);
   return py::make_tuple(pass.ranges, pass.again.nodes, pass.again.iterations.size(), count_places(pass.again.places));
 }
 
@@ -416,7 +417,7 @@ py::list held_by_program(Observer& observer) {
     py::list heads;
     for (const auto& head : graphs.heads) heads.append(stolen(THPVariable_Wrap(head)));
     found.append(py::make_tuple(place_of(creation.code, creation.offset), borrowed(Names::global().object(creation.op)), heads,
-                                graphs.number, graphs.nodes, graphs.old_nodes, graphs.unused_nodes, graphs.iterations.size(),
+                                graphs.bytes, graphs.number, graphs.nodes, graphs.old_nodes, graphs.unused_nodes, graphs.iterations.size(),
                                 count_places(graphs.places), py::cast(graphs.samples)));
   }
   return found;

@@ -165,12 +165,15 @@ class ThreadLog {
   uint64_t number_in_torch() const { return number_in_torch_.load(std::memory_order_relaxed); }
 
   // Notes that a backward, called at a site, begins at roots that these sites made, or that are leaves themselves, and ends at
-  // these leaves.
-  void begin_backward(const FlowNode& site, const std::vector<std::pair<FlowId, bool>>& roots, const std::vector<FlowId>& leaves) {
+  // these leaves. `autograd.grad` ends no iteration.
+  void begin_backward(const FlowNode& site, const std::vector<std::pair<FlowId, bool>>& roots, const std::vector<FlowId>& leaves,
+                      bool ends_iteration) {
     const std::lock_guard<SpinLock> guard(lock_);
     auto& target = flow_.at(site);
     for (const auto& [root, is_leaf] : roots) FlowEdges::count(target, root, is_leaf ? WITHOUT_GRAD : CARRIED);
     for (const FlowId leaf : leaves) FlowEdges::count(target, leaf, CARRIED);
+    latest_backward_ = target.id;
+    if (!ends_iteration) return;
     backwards_.push_back(at::sequence_number::peek());
     if (backwards_.size() > MAX_MARKS) backwards_.pop_front();
   }
@@ -299,7 +302,9 @@ class ThreadLog {
     creation.epoch = FlowNodes::global().epoch();
     if (caller.phase == FORWARD) {
       creation.flow = follow(call, stack, caller, key.op, builds);
-    } else if (caller.phase == IN_OPTIMIZER && !call.writes.empty()) {
+    } else if (caller.phase == BACKWARD) {
+      creation.flow = latest_backward_;
+    } else if (!call.writes.empty()) {
       note_written_leaves(call, caller, key.op);
     }
     if (!unclaimed_.empty()) last_results_.clear();
@@ -317,7 +322,7 @@ class ThreadLog {
     others_.clear();
     if (builds) read_nodes(call, stack, caller, key, counts, saved);
     add(key, counts, saved);
-    if (builds) note_origins(call.before, after, saved, call.is_backward);
+    if (builds) note_origins(call.before, after, saved, !call.is_backward && c10::GradMode::is_enabled());
     for (const NameId name : others_) {
       key.node = name;
       add_nodes(key, 1);
@@ -364,12 +369,12 @@ class ThreadLog {
     }
   }
 
-  void note_origins(uint64_t first, uint64_t end, const std::vector<SavedStorage>& saved, bool is_backward) {
+  void note_origins(uint64_t first, uint64_t end, const std::vector<SavedStorage>& saved, bool is_judged) {
     int64_t bytes = 0;
     for (const SavedStorage& storage : saved) bytes += storage.is_input ? 0 : storage.bytes;
     if (number_in_torch() == 0) number_in_torch_ = at::RecordFunction::currentThreadId();
     const std::lock_guard<SpinLock> guard(lock_);
-    paths_.add(first, end, paths_.intern(path_), bytes, is_backward);
+    paths_.add(first, end, paths_.intern(path_), bytes, is_judged);
   }
 
   NameId task() {
@@ -708,6 +713,7 @@ class ThreadLog {
   std::vector<CallSite> path_;  // of the latest operator that constructed a node
   GraphPaths paths_;
   FlowEdges flow_;
+  FlowId latest_backward_ = NO_FLOW;
   std::deque<uint64_t> backwards_, steps_;  // the number of nodes that the thread had constructed when each began
   std::atomic<uint64_t> number_in_torch_ = 0;
   uint64_t look_at_growth_at_ = FIRST_LOOK_AT_GROWTH;
