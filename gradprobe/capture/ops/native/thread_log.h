@@ -183,8 +183,6 @@ class ThreadLog {
     const std::lock_guard<SpinLock> guard(lock_);
     auto& target = flow_.at(site);
     for (const auto& [leaf, has_grad] : parameters) FlowEdges::count(target, leaf, has_grad ? CARRIED : WITHOUT_GRAD);
-    steps_.push_back(at::sequence_number::peek());
-    if (steps_.size() > MAX_MARKS) steps_.pop_front();
   }
 
   // Notes that a backward goes through these nodes of the thread, whose numbers are sorted.
@@ -243,7 +241,7 @@ class ThreadLog {
  private:
   static constexpr size_t MAX_MARKS = 100'000, MAX_SUSPECTS = 10'000, MAX_VIEWS = 64, MAX_RESULTS = 8,
                           SPARE_INFERENCE = 256, FIRST_LOOK_AT_GROWTH = 48;
-  static constexpr uint64_t MAX_UNCLAIMED = 256, MAX_OPS_UNCLAIMED = 64;
+  static constexpr uint64_t FIRST_STEPS = 64, STEPS_PER_LOOK = 17, MAX_UNCLAIMED = 256, MAX_OPS_UNCLAIMED = 64;
 
   // A tensor whose record is among the creations, by address and time.
   struct TensorRef {
@@ -603,8 +601,18 @@ class ThreadLog {
     tally.saved.insert(tally.saved.end(), saved.begin(), saved.end());
   }
 
+  // Notes that an optimizer steps. Returns whether its parameters are to be looked at, which takes Python: the first steps, and
+  // then one in so many that the optimizers of a program take turns.
+  bool mark_step() {
+    const std::lock_guard<SpinLock> guard(lock_);
+    steps_.push_back(at::sequence_number::peek());
+    if (steps_.size() > MAX_MARKS) steps_.pop_front();
+    ++number_of_steps_;
+    return number_of_steps_ <= FIRST_STEPS || number_of_steps_ % STEPS_PER_LOOK == 0;
+  }
+
   void look(const Call& call, const torch::jit::Stack& stack, const Caller& caller, bool has_node) {
-    if (call.begins_step) {
+    if (call.begins_step && mark_step()) {
       const OwnPython lock;
       detectors->on_step();
     }
@@ -716,7 +724,7 @@ class ThreadLog {
   FlowId latest_backward_ = NO_FLOW;
   std::deque<uint64_t> backwards_, steps_;  // the number of nodes that the thread had constructed when each began
   std::atomic<uint64_t> number_in_torch_ = 0;
-  uint64_t look_at_growth_at_ = FIRST_LOOK_AT_GROWTH;
+  uint64_t look_at_growth_at_ = FIRST_LOOK_AT_GROWTH, number_of_steps_ = 0;
   std::unordered_map<uintptr_t, std::pair<PyCodeObject*, int>> suspects_;
   std::unordered_map<const void*, std::unique_ptr<NodeType>> node_types_;
   SpinLock lock_;  // of the tallies, the paths and the flow, which another thread may take
