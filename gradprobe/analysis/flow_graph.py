@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from gradprobe.history.leaf_uses import LeafUse, read_leaf_uses
 from gradprobe.recording.flow import (
     BACKWARD_SITE,
     CARRIED,
@@ -15,8 +16,6 @@ from gradprobe.recording.flow import (
     NOT_DIFFERENTIABLE,
     STEP_SITE,
     WITHOUT_GRAD,
-    WRITTEN,
-    FlowLeaf,
     FlowLedger,
     FlowSite,
 )
@@ -39,36 +38,11 @@ class Cut:
     count: int
 
 
-@dataclass(frozen=True)
-class LeafUse:
-    """What a recording knows of one leaf."""
-
-    number: int
-    leaf: FlowLeaf
-    sites: tuple[int, ...]
-    """Sites that took it, without backward passes and steps."""
-    carried: tuple[int, ...]
-    """Those of them where a node was constructed for it."""
-    backwards: int
-    grads: int
-    """Passes of ``autograd.grad`` that reached it."""
-    roots: int
-    """Backward passes that began at the leaf itself."""
-    steps_with_grad: int
-    steps_without_grad: int
-    is_updated: bool
-    """True if an operator wrote it in place with what a backward pass had computed."""
-
-    @property
-    def steps(self) -> int:
-        """Number of steps of optimizers that have the leaf."""
-        return self.steps_with_grad + self.steps_without_grad
-
-
 class FlowGraph:
     """The flow of one process as a graph."""
 
     def __init__(self, ledger: FlowLedger) -> None:
+        self._ledger = ledger
         self.sites, self.leaves = ledger.sites, ledger.leaves
         self.outgoing: dict[int, dict[int, list[int]]] = defaultdict(dict)
         self.incoming: dict[int, dict[int, list[int]]] = defaultdict(dict)
@@ -89,33 +63,10 @@ class FlowGraph:
     @cached_property
     def uses(self) -> dict[int, LeafUse]:
         """All leaves."""
-        return {number: self._read_leaf(number, leaf) for number, leaf in self.leaves.items()}
-
-    def _read_leaf(self, number: int, leaf: FlowLeaf) -> LeafUse:
-        sites, carried = [], []
-        backwards = grads = roots = with_grad = without_grad = 0
-        is_updated = False
-        for target, counts in self.outgoing.get(number, {}).items():
-            site = self.sites.get(target)
-            if site is None:
-                continue
-            if site.op == BACKWARD_SITE:
-                backwards += counts[CARRIED]
-                roots += counts[WITHOUT_GRAD]
-            elif site.op == GRAD_SITE:
-                grads += counts[CARRIED]
-            elif site.op == STEP_SITE:
-                with_grad += counts[CARRIED]
-                without_grad += counts[WITHOUT_GRAD]
-            else:
-                is_updated = is_updated or (counts[WRITTEN] > 0 and self._takes_gradient(target))
-                if any(counts[:WRITTEN]):
-                    sites.append(target)
-                if counts[CARRIED]:
-                    carried.append(target)
-        return LeafUse(
-            number, leaf, tuple(sites), tuple(carried), backwards, grads, roots, with_grad, without_grad, is_updated
-        )
+        uses = read_leaf_uses(self._ledger)
+        for use in uses.values():
+            use.is_updated = any(map(self._takes_gradient, use.written))
+        return uses
 
     def _takes_gradient(self, number: int) -> bool:
         """Return whether a site takes the result of a backward pass, directly or through a few operators."""

@@ -15,7 +15,7 @@ from gradprobe.analysis.flow_graph import FlowGraph
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region
 from gradprobe.recording.events import mode_name
-from gradprobe.recording.flow import FlowLedger, FlowSite, Frame, read_flow
+from gradprobe.recording.flow import FlowLedger, FlowSite, Frame
 from gradprobe.recording.notes import BlockAt, Detection, SourceLocation, read_detections
 from gradprobe.tables.recording_tables import RecordingTables
 
@@ -93,7 +93,7 @@ class Evidence:
     @cached_property
     def flows(self) -> list[FlowLedger]:
         """Flow of each process."""
-        return [read_flow(process.contents.notes) for process in self.processes]
+        return [process.flow for process in self.processes]
 
     @cached_property
     def flow_graphs(self) -> list[FlowGraph]:

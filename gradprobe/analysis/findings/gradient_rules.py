@@ -9,7 +9,8 @@ from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.syntax import parse_file
-from gradprobe.analysis.flow_graph import Cut, FlowGraph, LeafUse
+from gradprobe.analysis.flow_graph import Cut, FlowGraph
+from gradprobe.history.leaf_uses import LeafUse
 from gradprobe.recording.flow import (
     CUT_BY_DATA,
     CUT_BY_DETACH,
