@@ -15,6 +15,7 @@ from gradprobe.recording.sqlite_file import write_file
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gradprobe.analysis.why.explanation import Explanation
     from gradprobe.tables.recording_tables import RecordingTables
 
 AnyPath = str | os.PathLike[str]
@@ -310,6 +311,27 @@ class Recording:
         if len(environments) == 1:
             return environments[0]
         return {**environments[0], "processes": environments} if environments else {}
+
+    def why(self, target: str) -> Explanation:
+        """Explain a line, a parameter or a module: how gradient gets there or does not, and what keeps its graphs.
+
+        Args:
+            target (str): ``FILE:LINE``, or the dotted name of a parameter or module, of which the last parts are enough.
+
+        Returns:
+            Explanation: the story; ``str()`` of it is the text.
+
+        Raises:
+            InvalidArgument: the recording has nothing of this name; the message has the nearest names.
+
+        Example::
+
+            print(recording.why("encoder.weight"))
+            print(recording.why("train.py:31"))
+        """
+        from gradprobe.analysis.why.targets import explain
+
+        return explain(self._tables, target)
 
     def save(self, path: AnyPath, *, overwrite: bool = False, force: bool = False) -> None:
         """Save the recording of one process to a file that ``load`` reads.

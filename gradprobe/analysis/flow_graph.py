@@ -50,6 +50,10 @@ class FlowGraph:
             self.outgoing[source][target] = counts
             self.incoming[target][source] = counts
 
+    def name_of(self, number: int) -> str:
+        """Return a short name of a site or leaf for messages."""
+        return self._ledger.name_of(number)
+
     def is_sink(self, number: int) -> bool:
         """Return whether a site stands for a backward pass."""
         site = self.sites.get(number)
@@ -105,6 +109,39 @@ class FlowGraph:
                     waiting.append(target)
         return list(found)
 
+    def find_sinks(self, starts: Iterable[int]) -> list[int]:
+        """Return the backward passes that gradient can come from to some sites, the nearest first."""
+        return [number for number in self.follow(starts) if self.is_sink(number)]
+
+    def find_leaves(self, sites: Iterable[int]) -> list[int]:
+        """Return the leaves whose gradient goes through some sites, the nearest first."""
+        waiting = deque(sites)
+        found = dict.fromkeys(waiting)
+        while waiting:
+            for source, counts in self.incoming.get(waiting.popleft(), {}).items():
+                if counts[CARRIED] and source not in found:
+                    found[source] = None
+                    waiting.append(source)
+        return [number for number in found if number in self.leaves]
+
+    def find_way(self, start: int) -> list[int]:
+        """Return the sites on a shortest way of gradient from a site to a backward pass, empty if there is none."""
+        before: dict[int, int | None] = {start: None}
+        waiting = deque([start])
+        while waiting:
+            number: int | None = waiting.popleft()
+            if number is not None and self.is_sink(number):
+                way = []
+                while number is not None:
+                    way.append(number)
+                    number = before[number]
+                return way[::-1]
+            for target, counts in self.outgoing.get(number or 0, {}).items():
+                if counts[CARRIED] and target not in before and target in self.sites:
+                    before[target] = number
+                    waiting.append(target)
+        return []
+
     def cuts_after(self, sources: Iterable[int]) -> list[Cut]:
         """Return the edges out of these sites and leaves that cut the graph, in their order."""
         cuts = []
@@ -115,6 +152,13 @@ class FlowGraph:
                 elif not self.is_sink(target) and not self.is_step(target):
                     cuts += [Cut(source, target, passage, counts[passage]) for passage in CUTS if counts[passage]]
         return cuts
+
+    def cuts_at(self, number: int) -> list[Cut]:
+        """Return the edges into a site that cut the graph, unless it is a backward pass or a step."""
+        if self.is_sink(number) or self.is_step(number):
+            return []
+        edges = self.incoming.get(number, {}).items()
+        return [Cut(source, number, p, counts[p]) for source, counts in edges for p in CUTS if counts[p]]
 
     def find_cuts(self, use: LeafUse) -> list[Cut]:
         """Return where the ways of a leaf to the backward passes are cut, the nearest first."""

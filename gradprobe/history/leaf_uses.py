@@ -18,14 +18,14 @@ from gradprobe.recording.flow import (
 
 @dataclass
 class LeafUse:
-    """What a recording knows of one leaf."""
+    """Uses and gradients of one leaf."""
 
     number: int
     leaf: FlowLeaf
     sites: list[int] = field(default_factory=list)
     """Sites that took it, without backward passes and steps."""
     carried: list[int] = field(default_factory=list)
-    """Those of them where a node was constructed for it."""
+    """Sites among them where a node was constructed for it."""
     uses: int = 0
     uses_with_grad: int = 0
     backwards: int = 0

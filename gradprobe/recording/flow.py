@@ -28,7 +28,7 @@ PASSAGES = (
     "not_differentiable",
     "written",
 )
-"""What became of gradient along an edge; the observer's library uses the same order.
+"""Outcomes for gradient along an edge; the observer's library uses the same order.
 
 ``carried``: the tensor requires grad, and a node was constructed. ``without_grad``: the tensor does not require grad. The others
 name what cut the graph: the mode, ``detach()``, ``.data``, or an operator without a derivative. ``written``: the operator wrote
@@ -80,7 +80,7 @@ class Frame(NamedTuple):
 
 @dataclass
 class PathCounts:
-    """What the operators on one path of calls constructed.
+    """Counts of what the operators on one path of calls constructed.
 
     Nodes constructed, those that a backward reached, those not judged because an exception ended their iteration; operators;
     bytes that they saved for backward, without parameters.
