@@ -87,9 +87,9 @@ class Knowledge:
     def list_sinks(self, story: Story, starts: Iterable[SiteAt]) -> str:
         """Return the backward passes that start from what these sites lead to, as text."""
         found = []
-        for at in starts:
-            for number in at.graph.find_sinks([at.number]):
-                site = at.graph.sites[number]
+        for graph, numbers in group_by_graph(starts):
+            for number in graph.find_sinks(numbers):
+                site = graph.sites[number]
                 found.append(f"`{site.op}` at {story.name('backward called here', site.file, site.line)}")
         return join_names(found)
 
@@ -132,6 +132,14 @@ def lines_of_finding(finding: Finding) -> Iterator[Line]:
     """Yield the main line of a finding and the related ones."""
     yield finding.file or "", finding.line or 0
     yield from ((related.file, related.line) for related in finding.related)
+
+
+def group_by_graph(sites: Iterable[SiteAt]) -> list[tuple[FlowGraph, list[int]]]:
+    """Return the numbers of sites for each process."""
+    found: dict[int, tuple[FlowGraph, list[int]]] = {}
+    for at in sites:
+        found.setdefault(id(at.graph), (at.graph, []))[1].append(at.number)
+    return list(found.values())
 
 
 def describe_sites(sites: Iterable[SiteAt]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gradprobe.analysis.cut_reasons import MODE_CUTS
 from gradprobe.analysis.flow_graph import Cut, FlowGraph
 from gradprobe.analysis.why.explanation import Explanation, Story, join_names, many, show_place
-from gradprobe.analysis.why.knowledge import Knowledge, Line, SiteAt, describe_sites
+from gradprobe.analysis.why.knowledge import Knowledge, Line, SiteAt, describe_sites, group_by_graph
 from gradprobe.recording.flow import CARRIED, PathCounts
 
 _MAX_CUTS = 2
@@ -74,7 +74,7 @@ def _describe_gradient(own: list[SiteAt], carrying: list[SiteAt], cuts: list[Cut
         return "A backward pass starts here."
     if any(at.graph.is_step(at.number) for at in own):
         return f"An optimizer steps here: {_describe_steps(own)}."
-    if any(at.graph.find_sinks([at.number]) for at in carrying):
+    if any(graph.find_sinks(numbers) for graph, numbers in group_by_graph(carrying)):
         return "Gradient passes here."
     if carrying or counts.built > counts.reached:
         return "A graph is built here, and no backward pass starts from what is computed from it."
@@ -98,13 +98,9 @@ def _describe_steps(own: list[SiteAt]) -> str:
 
 
 def _list_leaves(carrying: list[SiteAt]) -> str:
+    inside = [at for at in carrying if not at.graph.is_sink(at.number)]
     return join_names(
-        [
-            at.graph.name_of(number)
-            for at in carrying
-            if not at.graph.is_sink(at.number)
-            for number in at.graph.find_leaves([at.number])
-        ]
+        [graph.name_of(leaf) for graph, numbers in group_by_graph(inside) for leaf in graph.find_leaves(numbers)]
     )
 
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 
+from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.why.explanation import Explanation, join_names, show_place
 from gradprobe.analysis.why.knowledge import Knowledge, Line, SiteAt, lines_of_finding
 from gradprobe.analysis.why.line_story import tell_line
@@ -25,7 +26,7 @@ def explain(tables: RecordingTables, target: str) -> Explanation:
         InvalidArgument: The recording has nothing of this name, or several things.
     """
     knowledge = Knowledge(tables)
-    at = re.fullmatch(r"(.+):(\d+)", target)
+    at = re.fullmatch(r"(.+):(\d+)", target, re.DOTALL)
     if at is not None:
         return tell_line(knowledge, _find_line(knowledge, at.group(1), int(at.group(2))))
     if knowledge.is_empty():
@@ -78,15 +79,15 @@ def _modules_by_name(knowledge: Knowledge, leaves: Iterable[str]) -> dict[str, l
     prefixes = dict.fromkeys(
         name.rsplit(".", depth)[0] for name in leaves for depth in range(1, name.count(".") + 1) if " " not in name
     )
+    by_path: dict[str, list[str]] = {}
+    for name in prefixes:
+        by_path.setdefault(name.partition(".")[2], []).append(name)
     found: dict[str, list[SiteAt]] = {name: [] for name in prefixes}
     for at in knowledge.sites:
         path = at.site.module
         if not path:
             continue
-        if path.startswith("("):
-            owners = [path.strip("()")]
-        else:
-            owners = [name for name in prefixes if name.partition(".")[2] == path] or [path]
+        owners = [path.strip("()")] if path.startswith("(") else by_path.get(path, [path])
         for owner in owners:
             for depth in range(owner.count(".") + 1):
                 found.setdefault(owner.rsplit(".", depth)[0], []).append(at)
@@ -97,6 +98,8 @@ def _find_line(knowledge: Knowledge, file: str, line: int) -> Line:
     """Return a line that the recording knows, with the file as it names it."""
     known = _lines_of(knowledge)
     files = [name for name in known if _is_same_file(name, file)]
+    if len(files) == 1:
+        line = _find_recorded_line(files[0], line, known[files[0]])
     exact = [name for name in files if line in known[name]]
     if len(exact) == 1:
         return exact[0], line
@@ -115,6 +118,14 @@ def _find_line(knowledge: Knowledge, file: str, line: int) -> Line:
         f"cannot explain {file}:{line}: nothing was recorded in that file"
         + (f"; the nearest are {nearest}" if nearest else "; the recording is empty")
     )
+
+
+def _find_recorded_line(file: str, line: int, known: set[int]) -> int:
+    """Return the line of a statement's recorded part for any line of it: a call in several lines runs at the first."""
+    source = None if line in known else parse_file(file)
+    span = None if source is None else source.find_statement(line)
+    inside = [] if span is None else [number for number in known if span[0] <= number <= span[1]]
+    return min(inside, key=lambda number: abs(number - line), default=line)
 
 
 def _is_same_file(known: str, given: str) -> bool:
