@@ -93,6 +93,24 @@ class Knowledge:
                 found.append(f"`{site.op}` at {story.name('backward called here', site.file, site.line)}")
         return join_names(found)
 
+    @cached_property
+    def _calls(self) -> dict[FlowSite, int]:
+        ops = self.tables.ops[["file", "line", "function", "op", "module", "count"]].dropna()
+        found: Counter[FlowSite] = Counter()
+        for *place, count in ops.itertuples(index=False):
+            found[FlowSite(*place)] += int(count)
+        return found
+
+    def describe_calls(self, sites: Iterable[SiteAt]) -> str:
+        """Return the operators of some sites as text, the most frequent first."""
+        found: Counter[str] = Counter()
+        for at in sites:
+            # Backward passes and steps are not in the table of operators.
+            edges = at.graph.incoming.get(at.number, {}).values()
+            times = self._calls.get(at.site) or max((sum(counts) for counts in edges), default=0)
+            found[shorten(at.site.op)] += times
+        return join_names([f"`{op}`" + (f" {many(n, 'time')}" if n else "") for op, n in found.most_common()])
+
     def tell_holders(self, story: Story, lines: Collection[Line]) -> None:
         """Add what keeps the graphs of these lines."""
         for located in self.evidence.select_detections("GP201"):
@@ -140,16 +158,6 @@ def group_by_graph(sites: Iterable[SiteAt]) -> list[tuple[FlowGraph, list[int]]]
     for at in sites:
         found.setdefault(id(at.graph), (at.graph, []))[1].append(at.number)
     return list(found.values())
-
-
-def describe_sites(sites: Iterable[SiteAt]) -> str:
-    """Return the operators of some sites as text, the most frequent first."""
-    found: Counter[str] = Counter()
-    for at in sites:
-        incoming = at.graph.incoming.get(at.number, {})
-        times = max((sum(counts) for counts in incoming.values()), default=0)
-        found[shorten(at.site.op)] += times
-    return join_names([f"`{op}`" + (f" {many(n, 'time')}" if n else "") for op, n in found.most_common()])
 
 
 def shorten(op: str) -> str:

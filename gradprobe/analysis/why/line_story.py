@@ -5,7 +5,7 @@ from __future__ import annotations
 from gradprobe.analysis.cut_reasons import MODE_CUTS
 from gradprobe.analysis.flow_graph import Cut, FlowGraph
 from gradprobe.analysis.why.explanation import Explanation, Story, join_names, many, show_place
-from gradprobe.analysis.why.knowledge import Knowledge, Line, SiteAt, describe_sites, group_by_graph
+from gradprobe.analysis.why.knowledge import Knowledge, Line, SiteAt, group_by_graph
 from gradprobe.recording.flow import CARRIED, PathCounts
 
 _MAX_CUTS = 2
@@ -16,8 +16,10 @@ CutAt = tuple[FlowGraph, Cut]
 def tell_line(knowledge: Knowledge, line: Line) -> Explanation:
     """Return the story of a line."""
     own = [at for at in knowledge.sites if (at.site.file, at.site.line) == line]
-    carrying = [at for at in own if _carries(at)]
-    cuts, counts = _find_cuts(own), knowledge.count_paths([line])
+    passes = [at for at in own if at.graph.is_sink(at.number)]
+    carrying = [at for at in own if at not in passes and not at.graph.is_step(at.number) and _carries(at)]
+    # A backward pass begins with a gradient of ones, for which it reads its root.
+    cuts, counts = [] if passes else _find_cuts(own), knowledge.count_paths([line])
     story = Story(_describe(line, own))
     story.name("this line", *line)
     set_here = _describe_managers(knowledge, line)
@@ -28,9 +30,10 @@ def tell_line(knowledge: Knowledge, line: Line) -> Explanation:
         story.cause = f"Gradient ends here: {text}."
     else:
         story.cause = _describe_gradient(own, carrying, cuts, counts)
-    story.tell("Runs", describe_sites(own))
+    story.tell("Runs", knowledge.describe_calls(own))
+    story.tell("Reaches", _list_leaves(passes))
     story.tell("Gradient for", _list_leaves(carrying))
-    story.tell("Gradient from", knowledge.list_sinks(story, [at for at in carrying if not at.graph.is_sink(at.number)]))
+    story.tell("Gradient from", knowledge.list_sinks(story, carrying))
     for cut in cuts[1 if story.fix else 0 : _MAX_CUTS]:
         story.tell("Cut", knowledge.describe_cut(story, *cut)[0])
     story.tell("Under", _list_modes(knowledge, story, line))
@@ -97,10 +100,10 @@ def _describe_steps(own: list[SiteAt]) -> str:
     return f"{fed:,} of {many(len(uses), 'parameter')} ever had a gradient"
 
 
-def _list_leaves(carrying: list[SiteAt]) -> str:
-    inside = [at for at in carrying if not at.graph.is_sink(at.number)]
+def _list_leaves(sites: list[SiteAt]) -> str:
+    """Return the leaves whose gradient goes through some sites, as text."""
     return join_names(
-        [graph.name_of(leaf) for graph, numbers in group_by_graph(inside) for leaf in graph.find_leaves(numbers)]
+        [graph.name_of(leaf) for graph, numbers in group_by_graph(sites) for leaf in graph.find_leaves(numbers)]
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from gradprobe.analysis.why.explanation import Explanation, Story, join_names, many
-from gradprobe.analysis.why.knowledge import Knowledge, SiteAt, describe_sites
+from gradprobe.analysis.why.knowledge import Knowledge, SiteAt
 from gradprobe.analysis.why.parameter_story import LeafAt
 
 _MAX_LINES = 3
@@ -33,7 +33,7 @@ def tell_module(knowledge: Knowledge, name: str, sites: list[SiteAt], leaves: li
     else:
         story.cause = "It has no parameter that requires grad."
     lines = list(dict.fromkeys((at.site.file, at.site.line) for at in sites))
-    story.tell("Runs", describe_sites(sites))
+    story.tell("Runs", knowledge.describe_calls(sites))
     story.tell("At", join_names([story.name("module runs here", *line) for line in lines], _MAX_LINES))
     if reached and starved:
         story.tell("With gradient", join_names([use.leaf.name for use in reached]))

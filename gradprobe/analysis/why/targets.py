@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.why.explanation import Explanation, join_names, show_place
@@ -52,11 +52,12 @@ def explain(tables: RecordingTables, target: str) -> Explanation:
 
 def _list_nearest(target: str, names: Iterable[str]) -> str:
     """Return the names most like a target, compared as a whole and by their last parts."""
-    known = {name: name for name in names}
-    for name in list(known):
-        for start in range(1, name.count(".") + 1):
-            known.setdefault(".".join(name.split(".")[start:]), name)
-    near = difflib.get_close_matches(target, known, n=2 * _MAX_NEAREST, cutoff=0.4)
+    known: dict[str, str] = {}
+    for name in names:
+        parts = name.lower().split(".")
+        for start in range(len(parts)):
+            known.setdefault(".".join(parts[start:]), name)
+    near = difflib.get_close_matches(target.lower(), known, n=2 * _MAX_NEAREST, cutoff=0.4)
     found = join_names([known[name] for name in near][:_MAX_NEAREST], _MAX_NEAREST)
     return (
         f"the recording has no such parameter or module; the nearest are {found}"
@@ -87,11 +88,24 @@ def _modules_by_name(knowledge: Knowledge, leaves: Iterable[str]) -> dict[str, l
         path = at.site.module
         if not path:
             continue
-        owners = [path.strip("()")] if path.startswith("(") else by_path.get(path, [path])
+        owners = [path.strip("()")] if path.startswith("(") else _complete(path, by_path)
         for owner in owners:
             for depth in range(owner.count(".") + 1):
                 found.setdefault(owner.rsplit(".", depth)[0], []).append(at)
     return found
+
+
+def _complete(path: str, by_path: Mapping[str, list[str]]) -> list[str]:
+    """Return the names of a module from its path, which lacks the class of the outermost module.
+
+    The module itself may have no parameters, but one around it has.
+    """
+    parts = path.split(".")
+    for end in range(len(parts), 0, -1):
+        known = by_path.get(".".join(parts[:end]))
+        if known is not None:
+            return [".".join([name, *parts[end:]]) for name in known]
+    return [path]
 
 
 def _find_line(knowledge: Knowledge, file: str, line: int) -> Line:
