@@ -42,6 +42,7 @@ API_PAGES: Mapping[str, tuple[str, str]] = {
     "_switch": ("probes", "Probes, and the switch"),
     "comparison": ("comparison", "Comparing modes"),
     "inspection": ("inspection", "Inspecting a tensor"),
+    "tensor_explanation": ("inspection", "Inspecting a tensor"),
     "analysis": ("inspection", "Inspecting a tensor"),
     "capture": ("inspection", "Inspecting a tensor"),
     "monitoring": ("monitoring", "Monitoring a service"),

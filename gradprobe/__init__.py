@@ -19,6 +19,7 @@ from gradprobe._version import __version__
 if TYPE_CHECKING:
     from gradprobe._switch import disable, enable
     from gradprobe.analysis.tensor_problems import Problem
+    from gradprobe.analysis.why.explanation import Explanation, Place
     from gradprobe.capture.autograd.creation import CreationSite
     from gradprobe.comparison.compare import compare
     from gradprobe.comparison.comparison_result import Comparison
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from gradprobe.recorder import Recorder, record
     from gradprobe.result import Recording
     from gradprobe.stored_recordings import load, merge
+    from gradprobe.tensor_explanation import why
 
 _HOMES = {
     "Problem": "analysis.tensor_problems",
@@ -49,6 +51,9 @@ _HOMES = {
     "InvalidArgument": "errors",
     "RecordingError": "errors",
     "gather": "distributed",
+    "Explanation": "analysis.why.explanation",
+    "Place": "analysis.why.explanation",
+    "why": "tensor_explanation",
     "Inspection": "inspection",
     "TensorKind": "inspection",
     "inspect": "inspection",
@@ -76,11 +81,13 @@ _HOMES = {
 __all__ = [
     "Comparison",
     "CreationSite",
+    "Explanation",
     "GradprobeError",
     "GraphBuilt",
     "Inspection",
     "InvalidArgument",
     "Monitor",
+    "Place",
     "Probe",
     "Problem",
     "Recorder",
@@ -104,6 +111,7 @@ __all__ = [
     "probe",
     "record",
     "set_grad_enabled",
+    "why",
 ]
 
 

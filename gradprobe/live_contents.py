@@ -41,7 +41,7 @@ class LiveRecording:
         else:
             with self._session.lock:
                 if runs_here:
-                    self._session.drain()
+                    self._session.drain(takes_all=True)
                 contents = writer.store.read()
         # Why it has no end, which is not in the file if that cannot be written.
         reason = describe_failure(writer) or ("it still runs" if runs_here else None)

@@ -179,6 +179,7 @@ class Recorder:
         self._writer: Writer | None = None
         self._recording: Recording | None = None
         self._running = False
+        self._began_ns = 0
         self._process = os.getpid()
         self._outlives_exit_handlers = False
         """True if whoever started it also stops it, after the program's exit handlers."""
@@ -223,12 +224,13 @@ class Recorder:
             names_ranges=self._profiler_ranges,
             counts_parts=self._composite_parts,
         )
+        self._began_ns = self._clock.now()
         writer.meta(
             environment=environment(self._level, self._parent),
             include_torch=self._include_torch,
             limit=self._max_events,
             began_wall_ns=self._clock.wall(),
-            began_ns=self._clock.now(),
+            began_ns=self._began_ns,
             reads_saved=can_read_saved(),
         )
         for text in _shortcomings(self._level, self._enabled):
@@ -327,6 +329,12 @@ class Recorder:
     def _failure(self) -> str | None:
         """Reason why the file could not be written to its end, and how much is missing; None if it could."""
         return None if self._writer is None else describe_failure(self._writer)
+
+
+def find_open_recording(level: str) -> Recording | None:
+    """Return the recording at ``level`` that was opened first, None if none is open in this process."""
+    is_open = [r for r in list(_active) if r._running and r._level == level and r._process == os.getpid()]
+    return min(is_open, key=lambda recorder: recorder._began_ns).recording if is_open else None
 
 
 def _shortcomings(level: str, enabled: bool) -> list[str]:

@@ -15,6 +15,7 @@ from gradprobe.recording.sqlite_file import write_file
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gradprobe.analysis.why.explanation import Explanation
     from gradprobe.tables.recording_tables import RecordingTables
 
 AnyPath = str | os.PathLike[str]
@@ -49,6 +50,10 @@ class Recording:
         births (pandas.DataFrame): creation sites of inference tensors that escaped; level ``"ops"`` only.
         findings (pandas.DataFrame): one row per finding.
         calls (pandas.DataFrame): one row per call of a probed function.
+        flow (pandas.DataFrame): one row per way of tensors and what became of gradient on it; level ``"ops"`` only.
+        parameters (pandas.DataFrame): one row per leaf: its uses, gradients and steps; level ``"ops"`` only.
+        graphs (pandas.DataFrame): one row per path of calls that constructed nodes; level ``"ops"`` only.
+        custody (pandas.DataFrame): one row per holder that keeps graphs beyond their use; level ``"ops"`` only.
         environment (dict): versions, machine and process.
 
     Example::
@@ -220,6 +225,74 @@ class Recording:
         return self._tables.calls
 
     @property
+    def flow(self) -> pd.DataFrame:
+        """Table of the flow of tensors: which line took what another line had made, and what became of gradient.
+
+        One row per way and per ``passage``: ``carried`` if a node was constructed, ``without_grad`` if the tensor does not
+        require grad, or what cut the graph (``no_grad``, ``inference_mode``, ``detach``, ``data``, ``not_differentiable``,
+        ``written``). A way begins at an operator (``source_op``) or at a leaf (``leaf``), and ends at an operator, a
+        ``backward`` or an ``optimizer.step`` (``target_op``).
+
+        Returns:
+            pandas.DataFrame: the table, the ways taken most often first; empty below level ``"ops"``.
+
+        Example::
+
+            recording.flow.query("passage == 'detach'")[["source_line", "target_line", "count"]]
+        """
+        return self._tables.flow
+
+    @property
+    def parameters(self) -> pd.DataFrame:
+        """Table of leaves: parameters, and other tensors that require grad and that no operator computed.
+
+        Columns: ``name``, ``shape``, ``optimizer``, ``file`` and ``line`` where it was created, ``uses`` and
+        ``uses_with_grad``, ``backward_passes`` that reached it, ``steps_with_grad`` and ``steps_without_grad`` of its
+        optimizer, ``writes`` and further ones.
+
+        Returns:
+            pandas.DataFrame: the table, those with names first; empty below level ``"ops"``.
+
+        Example::
+
+            recording.parameters.query("steps_without_grad > 0 and steps_with_grad == 0")["name"]
+        """
+        return self._tables.parameters
+
+    @property
+    def graphs(self) -> pd.DataFrame:
+        """Table of autograd graphs by path of calls: what was constructed, and what backward passes used of it.
+
+        ``file``, ``line`` and ``function`` are those of the innermost line, ``path`` has all of them. ``nodes`` were
+        constructed, ``reached_nodes`` of them a backward pass has gone through, ``unused_nodes`` none has.
+
+        Returns:
+            pandas.DataFrame: the table, the most nodes first; empty below level ``"ops"``.
+
+        Example::
+
+            recording.graphs.groupby(["file", "line"])["unused_nodes"].sum().nlargest(5)
+        """
+        return self._tables.graphs
+
+    @property
+    def custody(self) -> pd.DataFrame:
+        """Table of what keeps autograd graphs beyond their use: the holder, and what it keeps.
+
+        Columns: ``holder`` (such as ``history[...]``), ``kind`` (``local``, ``global``, ``attribute``, ``closure``,
+        ``cache``, ``traceback``, ``generator``, ``other``), the line that computed the tensors, ``tensors``, ``nodes``,
+        ``bytes`` and ``iterations``. It is known when the recording has ended.
+
+        Returns:
+            pandas.DataFrame: the table, the most nodes first; empty below level ``"ops"``.
+
+        Example::
+
+            recording.custody[["holder", "nodes", "bytes"]]
+        """
+        return self._tables.custody
+
+    @property
     def environment(self) -> dict[str, Any]:
         """Versions, machine and process that were recorded.
 
@@ -238,6 +311,27 @@ class Recording:
         if len(environments) == 1:
             return environments[0]
         return {**environments[0], "processes": environments} if environments else {}
+
+    def why(self, target: str) -> Explanation:
+        """Explain a line, a parameter or a module: how gradient gets there or does not, and what keeps its graphs.
+
+        Args:
+            target (str): ``FILE:LINE``, or the dotted name of a parameter or module, of which the last parts are enough.
+
+        Returns:
+            Explanation: the story; ``str()`` of it is the text.
+
+        Raises:
+            InvalidArgument: the recording has nothing of this name; the message has the nearest names.
+
+        Example::
+
+            print(recording.why("encoder.weight"))
+            print(recording.why("train.py:31"))
+        """
+        from gradprobe.analysis.why.targets import explain
+
+        return explain(self._tables, target)
 
     def save(self, path: AnyPath, *, overwrite: bool = False, force: bool = False) -> None:
         """Save the recording of one process to a file that ``load`` reads.
@@ -375,7 +469,8 @@ class Recording:
 
         Returns:
             dict of str or None: the texts by the name of the table (``sites``, ``transitions``, ``regions``, ``modes``,
-                ``ops``, ``births``, ``calls``, ``findings``), or None if ``path`` is given.
+                ``ops``, ``births``, ``calls``, ``flow``, ``parameters``, ``graphs``, ``custody``, ``findings``), or None if
+                ``path`` is given.
 
         Raises:
             GradprobeError: one of the files exists or cannot be written; then none is touched.

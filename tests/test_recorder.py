@@ -18,6 +18,7 @@ import gradprobe
 from gradprobe.recorder import Recorder, get_session
 from gradprobe.recording.writer import Writer
 from gradprobe.tables import columns
+from gradprobe.tables.ledger_columns import CUSTODY, FLOW, GRAPHS, PARAMETERS
 from tests.conftest import FakeClock
 
 
@@ -382,6 +383,7 @@ def test_an_empty_recording_has_all_tables_and_a_report() -> None:
         ("findings", columns.FINDINGS),
         ("calls", columns.CALLS),
         ("births", columns.BIRTHS),
+        *((table.name, table) for table in (FLOW, PARAMETERS, GRAPHS, CUSTODY)),
     ):
         table = getattr(recording, name)
         assert list(table.columns) == expected.names
@@ -482,7 +484,7 @@ def test_csv_is_returned_by_table_or_written_beside_one_another(tmp_path: Path) 
     with gradprobe.record() as recording, torch.no_grad():
         pass
     texts = recording.to_csv()
-    assert set(texts) == {"sites", "transitions", "regions", "ops", "births", "calls", "findings"}
+    assert set(texts) == {table.name for table in columns.RECORDING_TABLES}
     recording.to_csv(tmp_path / "a.csv")
     recording.to_csv(tmp_path / "a.csv", overwrite=True)
     assert (tmp_path / "a.csv").read_bytes().decode() == texts["sites"]

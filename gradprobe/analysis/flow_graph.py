@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from gradprobe.history.leaf_uses import LeafUse, read_leaf_uses
 from gradprobe.recording.flow import (
     BACKWARD_SITE,
     CARRIED,
@@ -15,8 +16,6 @@ from gradprobe.recording.flow import (
     NOT_DIFFERENTIABLE,
     STEP_SITE,
     WITHOUT_GRAD,
-    WRITTEN,
-    FlowLeaf,
     FlowLedger,
     FlowSite,
 )
@@ -39,42 +38,21 @@ class Cut:
     count: int
 
 
-@dataclass(frozen=True)
-class LeafUse:
-    """What a recording knows of one leaf."""
-
-    number: int
-    leaf: FlowLeaf
-    sites: tuple[int, ...]
-    """Sites that took it, without backward passes and steps."""
-    carried: tuple[int, ...]
-    """Those of them where a node was constructed for it."""
-    backwards: int
-    grads: int
-    """Passes of ``autograd.grad`` that reached it."""
-    roots: int
-    """Backward passes that began at the leaf itself."""
-    steps_with_grad: int
-    steps_without_grad: int
-    is_updated: bool
-    """True if an operator wrote it in place with what a backward pass had computed."""
-
-    @property
-    def steps(self) -> int:
-        """Number of steps of optimizers that have the leaf."""
-        return self.steps_with_grad + self.steps_without_grad
-
-
 class FlowGraph:
     """The flow of one process as a graph."""
 
     def __init__(self, ledger: FlowLedger) -> None:
+        self._ledger = ledger
         self.sites, self.leaves = ledger.sites, ledger.leaves
         self.outgoing: dict[int, dict[int, list[int]]] = defaultdict(dict)
         self.incoming: dict[int, dict[int, list[int]]] = defaultdict(dict)
         for (source, target), counts in ledger.edges.items():
             self.outgoing[source][target] = counts
             self.incoming[target][source] = counts
+
+    def name_of(self, number: int) -> str:
+        """Return a short name of a site or leaf for messages."""
+        return self._ledger.name_of(number)
 
     def is_sink(self, number: int) -> bool:
         """Return whether a site stands for a backward pass."""
@@ -89,33 +67,10 @@ class FlowGraph:
     @cached_property
     def uses(self) -> dict[int, LeafUse]:
         """All leaves."""
-        return {number: self._read_leaf(number, leaf) for number, leaf in self.leaves.items()}
-
-    def _read_leaf(self, number: int, leaf: FlowLeaf) -> LeafUse:
-        sites, carried = [], []
-        backwards = grads = roots = with_grad = without_grad = 0
-        is_updated = False
-        for target, counts in self.outgoing.get(number, {}).items():
-            site = self.sites.get(target)
-            if site is None:
-                continue
-            if site.op == BACKWARD_SITE:
-                backwards += counts[CARRIED]
-                roots += counts[WITHOUT_GRAD]
-            elif site.op == GRAD_SITE:
-                grads += counts[CARRIED]
-            elif site.op == STEP_SITE:
-                with_grad += counts[CARRIED]
-                without_grad += counts[WITHOUT_GRAD]
-            else:
-                is_updated = is_updated or (counts[WRITTEN] > 0 and self._takes_gradient(target))
-                if any(counts[:WRITTEN]):
-                    sites.append(target)
-                if counts[CARRIED]:
-                    carried.append(target)
-        return LeafUse(
-            number, leaf, tuple(sites), tuple(carried), backwards, grads, roots, with_grad, without_grad, is_updated
-        )
+        uses = read_leaf_uses(self._ledger)
+        for use in uses.values():
+            use.is_updated = any(map(self._takes_gradient, use.written))
+        return uses
 
     def _takes_gradient(self, number: int) -> bool:
         """Return whether a site takes the result of a backward pass, directly or through a few operators."""
@@ -154,6 +109,39 @@ class FlowGraph:
                     waiting.append(target)
         return list(found)
 
+    def find_sinks(self, starts: Iterable[int]) -> list[int]:
+        """Return the backward passes that gradient can come from to some sites, the nearest first."""
+        return [number for number in self.follow(starts) if self.is_sink(number)]
+
+    def find_leaves(self, sites: Iterable[int]) -> list[int]:
+        """Return the leaves whose gradient goes through some sites, the nearest first."""
+        waiting = deque(sites)
+        found = dict.fromkeys(waiting)
+        while waiting:
+            for source, counts in self.incoming.get(waiting.popleft(), {}).items():
+                if counts[CARRIED] and source not in found:
+                    found[source] = None
+                    waiting.append(source)
+        return [number for number in found if number in self.leaves]
+
+    def find_way(self, start: int) -> list[int]:
+        """Return the sites on a shortest way of gradient from a site to a backward pass, empty if there is none."""
+        before: dict[int, int | None] = {start: None}
+        waiting = deque([start])
+        while waiting:
+            number: int | None = waiting.popleft()
+            if number is not None and self.is_sink(number):
+                way = []
+                while number is not None:
+                    way.append(number)
+                    number = before[number]
+                return way[::-1]
+            for target, counts in self.outgoing.get(number or 0, {}).items():
+                if counts[CARRIED] and target not in before and target in self.sites:
+                    before[target] = number
+                    waiting.append(target)
+        return []
+
     def cuts_after(self, sources: Iterable[int]) -> list[Cut]:
         """Return the edges out of these sites and leaves that cut the graph, in their order."""
         cuts = []
@@ -164,6 +152,13 @@ class FlowGraph:
                 elif not self.is_sink(target) and not self.is_step(target):
                     cuts += [Cut(source, target, passage, counts[passage]) for passage in CUTS if counts[passage]]
         return cuts
+
+    def cuts_at(self, number: int) -> list[Cut]:
+        """Return the edges into a site that cut the graph, unless it is a backward pass or a step."""
+        if self.is_sink(number) or self.is_step(number):
+            return []
+        edges = self.incoming.get(number, {}).items()
+        return [Cut(source, number, p, counts[p]) for source, counts in edges for p in CUTS if counts[p]]
 
     def find_cuts(self, use: LeafUse) -> list[Cut]:
         """Return where the ways of a leaf to the backward passes are cut, the nearest first."""

@@ -209,10 +209,10 @@ class Session:
 
     # Run by the writer thread.
 
-    def drain(self) -> None:
-        """Empty the queue into the sinks, and let them write."""
+    def drain(self, *, takes_all: bool = False) -> None:
+        """Empty the queue into the sinks, and let them write; ``takes_all`` with what is otherwise read about once a second."""
         self.empty_queue(close_tallies=True)
-        self.flush()
+        self.flush(takes_all=takes_all)
 
     def choose_emit(self) -> None:
         """Let the hooks emit by the cheapest chain that serves all sinks; a long queue adds a wait."""
@@ -228,11 +228,11 @@ class Session:
         self._operators.flush()
         self._router.empty_queue(close_tallies=close_tallies)
 
-    def flush(self, *leaving: Sink) -> None:
+    def flush(self, *leaving: Sink, takes_all: bool = False) -> None:
         """Pass faults, detections and compilations to all sinks and those ``leaving``, and let them write."""
         faults = self._faults.take()
         seen, compiled = self._operators.detection_log.take(), self._dynamo.take()
-        flow = self._operators.flow.take(is_last=bool(leaving))
+        flow = self._operators.flow.take(at_once=takes_all or bool(leaving))
         modes = self._mode_log.take()
         for sink in (*self._demand.sinks, *self._router.call_sinks, *leaving):
             for text, times in faults.items():

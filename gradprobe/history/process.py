@@ -9,10 +9,12 @@ from typing import Any
 
 from gradprobe.history.device_times import DeviceTime, compute_device_times
 from gradprobe.history.interpreter import ProgressIterator, interpret
+from gradprobe.history.leaf_uses import LeafUse, read_leaf_uses
 from gradprobe.history.op_totals import OpTotals
 from gradprobe.history.records import History, Region
 from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import COMPILED_CALL
+from gradprobe.recording.flow import FlowLedger, read_flow
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,16 @@ class Process:
     def op_totals(self) -> OpTotals:
         """Totals of what operators did in it."""
         return OpTotals(self.contents, self.history)
+
+    @cached_property
+    def flow(self) -> FlowLedger:
+        """Flow of tensors through it, and the graphs that it constructed."""
+        return read_flow(self.contents.notes)
+
+    @cached_property
+    def leaf_uses(self) -> dict[int, LeafUse]:
+        """Uses of its leaves, by number."""
+        return read_leaf_uses(self.flow)
 
     @cached_property
     def device_times(self) -> dict[Region, DeviceTime]:

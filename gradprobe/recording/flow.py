@@ -28,7 +28,7 @@ PASSAGES = (
     "not_differentiable",
     "written",
 )
-"""What became of gradient along an edge; the observer's library uses the same order.
+"""Outcomes for gradient along an edge; the observer's library uses the same order.
 
 ``carried``: the tensor requires grad, and a node was constructed. ``without_grad``: the tensor does not require grad. The others
 name what cut the graph: the mode, ``detach()``, ``.data``, or an operator without a derivative. ``written``: the operator wrote
@@ -80,7 +80,7 @@ class Frame(NamedTuple):
 
 @dataclass
 class PathCounts:
-    """What the operators on one path of calls constructed.
+    """Counts of what the operators on one path of calls constructed.
 
     Nodes constructed, those that a backward reached, those not judged because an exception ended their iteration; operators;
     bytes that they saved for backward, without parameters.
@@ -172,7 +172,7 @@ def read_flow(notes: Iterable[Note]) -> FlowLedger:
                 paths[int(number)] = tuple(Frame(str(file), int(line), str(name)) for file, line, name in frames)
             else:
                 later.append((kind, values, count))
-        except (ValueError, TypeError):
+        except _MALFORMED:
             continue
     for kind, values, count in later:
         try:
@@ -185,9 +185,13 @@ def read_flow(notes: Iterable[Note]) -> FlowLedger:
                 counts = ledger.paths.setdefault(paths[int(number)], PathCounts())
                 if name in _PATH_FIELDS:
                     setattr(counts, name, getattr(counts, name) + count)
-        except (ValueError, TypeError, KeyError):
+        except (*_MALFORMED, KeyError):
             continue
     return ledger
+
+
+_MALFORMED = (ValueError, TypeError, OverflowError, RecursionError)
+"""Errors of reading a note of an edited file: no JSON, other values, numbers without end, lists that are too deep."""
 
 
 def _merge_leaves(one: FlowLeaf | None, other: FlowLeaf) -> FlowLeaf:

@@ -91,6 +91,11 @@ class Detection:
     under: Sequence[BlockAt] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def read_count(self, name: str) -> int:
+        """Return a fact that is a number, 0 if there is none or an edited file has something else there."""
+        value = self.facts.get(name)
+        return value if type(value) is int and value >= 0 else 0
+
     def text(self) -> str:
         """Return the detection as a line of JSON."""
         return json.dumps([self.rule, self.locations, self.under, self.facts])
@@ -207,6 +212,6 @@ def _parse(
             continue
         try:
             record = parse(json.loads(text))
-        except (ValueError, TypeError, AttributeError, OverflowError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             continue
         yield record, count

@@ -1,4 +1,4 @@
-"""Generator of ``docs/columns.md`` and of the rows in the JSON schemas, from ``columns.py``.
+"""Generator of ``docs/columns.md`` and of the rows in the JSON schemas, from ``columns.py`` and ``ledger_columns.py``.
 
 Run ``python -m gradprobe.tables.column_reference`` in a source tree after a column has changed.
 """
@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gradprobe.tables.columns import COMPARISON, RECORDING_TABLES, Column, Table
+from gradprobe.tables.column_definition import Column, Table
+from gradprobe.tables.columns import COMPARISON, RECORDING_TABLES
 
 PAGE = Path("docs/columns.md")
 SCHEMAS = Path("gradprobe/report/schemas")
@@ -31,7 +32,7 @@ _JSON_TYPES = {
 _INTRODUCTION = """\
 # Columns
 
-Generated from `gradprobe/tables/columns.py` by `make columns`.
+Generated from `gradprobe/tables/columns.py` and `gradprobe/tables/ledger_columns.py` by `make columns`.
 
 What was not measured is missing, never 0: `NA` in `Int64` columns, `NaN` in others, null in JSON, an empty cell in CSV.
 *Level* is the lowest recording level that fills a column. `str` columns have the dtype of text of the installed pandas:

@@ -7,14 +7,27 @@ differ. Names and units stay as they are; columns may be added.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-Dtype = Literal["bool", "int64", "Int64", "float64", "str", "object"]
-"""pandas dtype of a column; ``str`` is the default dtype of pandas for text."""
-
-Level = Literal["", "modes", "graph", "ops"]
-"""Lowest recording level that fills a column; empty if levels do not apply."""
+from gradprobe.tables.column_definition import (
+    FILE,
+    FUNCTION,
+    LINE,
+    PROCESS,
+    RANK,
+    SOURCE,
+    Column,
+    Table,
+    count_column,
+    flag_column,
+    optional_count_column,
+    optional_text_column,
+    size_column,
+    text_column,
+    time_column,
+)
+from gradprobe.tables.ledger_columns import CUSTODY, FLOW, GRAPHS, PARAMETERS
 
 MANAGERS = ("no_grad", "enable_grad", "set_grad_enabled", "inference_mode", "unknown")
 FORMS = ("with", "decorator", "generator", "call")
@@ -23,91 +36,17 @@ COMPARED_MODES = ("grad", "no_grad", "inference_mode", "inference_mode+parameter
 VERDICTS = ("baseline", "faster", "slower", "equivalent", "undecided", "unusable")
 
 
-@dataclass(frozen=True)
-class Column:
-    """Column of a table."""
-
-    name: str
-    dtype: Dtype
-    meaning: str
-    unit: str = ""
-    level: Level = "modes"
-    choices: tuple[str, ...] = ()
-    """Values of the column, if they are few."""
-    is_optional: bool = False
-    """True if a ``str`` or ``float64`` column may lack values; an ``Int64`` column always may."""
-    json: Mapping[str, Any] = field(default_factory=lambda: {"minimum": 0})
-    """Keywords of the JSON schema of a numeric or ``object`` column, in addition to its type."""
-
-    @property
-    def can_be_missing(self) -> bool:
-        """True if a row may lack a value: NaN or NA in the DataFrame, null in JSON."""
-        return self.is_optional or self.dtype == "Int64"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Table: its name, the description of a row, and its columns in order."""
-
-    name: str
-    row: str
-    columns: tuple[Column, ...]
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the columns in order."""
-        return [column.name for column in self.columns]
-
-    def __getitem__(self, name: str) -> Column:
-        """Return the column with this name."""
-        return next(column for column in self.columns if column.name == name)
-
-
-def _text(name: str, meaning: str, *, choices: tuple[str, ...] = (), level: Level = "modes") -> Column:
-    return Column(name, "str", meaning, choices=choices, level=level)
-
-
-def _optional_text(name: str, meaning: str, *, level: Level = "modes") -> Column:
-    return Column(name, "str", meaning, is_optional=True, level=level)
-
-
-def _flag(name: str, meaning: str) -> Column:
-    return Column(name, "bool", meaning)
-
-
-def _count(name: str, meaning: str, *, level: Level = "modes", unit: str = "") -> Column:
-    return Column(name, "int64", meaning, unit=unit, level=level)
-
-
-def _optional_count(name: str, meaning: str, *, level: Level = "modes", unit: str = "") -> Column:
-    return Column(name, "Int64", meaning, unit=unit, level=level)
-
-
-def _bytes(name: str, meaning: str, *, level: Level = "ops") -> Column:
-    return Column(name, "Int64", meaning, unit="bytes", level=level)
-
-
-def _time(name: str, meaning: str) -> Column:
-    return Column(name, "int64", meaning, unit="ns")
-
-
-_FILE = _optional_text("file", "Source file; missing if it is not known.")
-_LINE = _optional_count("line", "Line of the user's code in that file; missing if it is not known.")
-_FUNCTION = _optional_text(
-    "function", "Qualified name of the function that contains the line; missing if it is not known."
+_THREAD = text_column(
+    "thread", "Name of the thread, with a number if an earlier thread of the process had the same name."
 )
-_SOURCE = (_FILE, _LINE, _FUNCTION)
-_PROCESS = _count("process", "Process id.")
-_RANK = _optional_count("rank", "Rank in the distributed job; missing outside of one.")
-_THREAD = _text("thread", "Name of the thread, with a number if an earlier thread of the process had the same name.")
-_TASK = _optional_text("task", "Name of the asyncio task; missing outside of one.")
-_WHERE = (_PROCESS, _RANK, _THREAD, _TASK)
-_MANAGER = _text(
+_TASK = optional_text_column("task", "Name of the asyncio task; missing outside of one.")
+_WHERE = (PROCESS, RANK, _THREAD, _TASK)
+_MANAGER = text_column(
     "manager",
     "Context manager that set the mode; `unknown` if the mode was found changed and no context manager had announced it.",
     choices=MANAGERS,
 )
-_FORM = _text(
+_FORM = text_column(
     "form",
     "How the context manager was used: in a `with` statement, as a decorator of a function or of a generator function, "
     "or as a plain call of `set_grad_enabled`.",
@@ -118,24 +57,26 @@ TRANSITIONS = Table(
     "transitions",
     "One row per enter, exit and set of a mode, in the order in which they happened.",
     (
-        _count("order", "Position of the transition in the recording, from 0."),
-        _time("time_ns", "Time since the recording began."),
+        count_column("order", "Position of the transition in the recording, from 0."),
+        time_column("time_ns", "Time since the recording began."),
         *_WHERE,
         _MANAGER,
         _FORM,
-        _text(
+        text_column(
             "event",
             "Whether a block was entered or exited, or a plain call set the mode.",
             choices=("enter", "exit", "set"),
         ),
-        _flag("grad_before", "Grad mode before the transition."),
-        _flag("inference_before", "Inference mode before the transition."),
-        _flag("grad_after", "Grad mode after the transition."),
-        _flag("inference_after", "Inference mode after the transition."),
-        _flag("redundant", "Whether both modes are the same before and after."),
-        _count("depth", "Number of blocks that were open around it in its thread and task."),
-        _optional_count("region", "Row of `regions` that the transition begins or ends; missing if it does neither."),
-        *_SOURCE,
+        flag_column("grad_before", "Grad mode before the transition."),
+        flag_column("inference_before", "Inference mode before the transition."),
+        flag_column("grad_after", "Grad mode after the transition."),
+        flag_column("inference_after", "Inference mode after the transition."),
+        flag_column("redundant", "Whether both modes are the same before and after."),
+        count_column("depth", "Number of blocks that were open around it in its thread and task."),
+        optional_count_column(
+            "region", "Row of `regions` that the transition begins or ends; missing if it does neither."
+        ),
+        *SOURCE,
     ),
 )
 
@@ -143,51 +84,59 @@ MODES = Table(
     "modes",
     "One row per line and way in which a mode came about: a change of the mode, or what a thread or process began with.",
     (
-        _PROCESS,
-        _RANK,
-        _text("thread", "Name of the thread that was in the mode; of a thread or process that began, its own."),
-        _text(
+        PROCESS,
+        RANK,
+        text_column("thread", "Name of the thread that was in the mode; of a thread or process that began, its own."),
+        text_column(
             "origin",
             "What set the mode: a block of one of the forms, a plain call, or the beginning of a thread or process, which "
             "does not take over the mode of the one that started it.",
             choices=(*FORMS, "thread", "process"),
         ),
-        _text("manager", "Context manager that set the mode; `unknown` where there is none.", choices=MANAGERS),
-        *_SOURCE,
-        _text("owner", "Whose code the line is.", choices=OWNERS),
-        _flag("grad_before", "Grad mode before; of a thread or process that began, in the thread that started it."),
-        _flag(
+        text_column("manager", "Context manager that set the mode; `unknown` where there is none.", choices=MANAGERS),
+        *SOURCE,
+        text_column("owner", "Whose code the line is.", choices=OWNERS),
+        flag_column(
+            "grad_before", "Grad mode before; of a thread or process that began, in the thread that started it."
+        ),
+        flag_column(
             "inference_before",
             "Inference mode before; of a thread or process that began, in the one that started it.",
         ),
-        _flag("grad", "Grad mode from then on."),
-        _flag("inference", "Inference mode from then on."),
-        _count(
+        flag_column("grad", "Grad mode from then on."),
+        flag_column("inference", "Inference mode from then on."),
+        count_column(
             "count", "Number of times; blocks that were added up because the recording reached its limit do not count."
         ),
-        _flag("outlived", "Whether the mode was found active after its function had returned or was suspended."),
-        _optional_text("lost_file", "File of the first line found to lose a gradient then; missing if none was found."),
-        _optional_count("lost_line", "That line."),
+        flag_column("outlived", "Whether the mode was found active after its function had returned or was suspended."),
+        optional_text_column(
+            "lost_file", "File of the first line found to lose a gradient then; missing if none was found."
+        ),
+        optional_count_column("lost_line", "That line."),
     ),
 )
 
-_NODES = _optional_count(
+_NODES = optional_count_column(
     "nodes",
     "Autograd nodes constructed, including those of regions inside; `AccumulateGrad` nodes do not count.",
     level="graph",
 )
-_SELF_NODES = _optional_count("self_nodes", "Autograd nodes constructed outside of regions inside.", level="graph")
-_SAVED_BYTES = _bytes("saved_bytes", "Size of the storages saved for backward, each counted once per region.")
-_GRAPH_BYTES = _bytes(
+_SELF_NODES = optional_count_column(
+    "self_nodes", "Autograd nodes constructed outside of regions inside.", level="graph"
+)
+_SAVED_BYTES = size_column("saved_bytes", "Size of the storages saved for backward, each counted once per region.")
+_GRAPH_BYTES = size_column(
     "graph_bytes", "Part of `saved_bytes` that was allocated within the region, so that only the graph keeps it alive."
 )
-_BUMPS = _optional_count("version_bumps", "Increments of version counters.", level="ops")
-_COUNTERS = _optional_count("counters_created", "Normal tensors returned by operators that are not views.", level="ops")
-_TRACKED = _optional_count("tracked_views", "Views that keep a reference to their base.", level="ops")
-_UNTRACKED = _optional_count("untracked_views", "Views that do not keep a reference to their base.", level="ops")
-_INFERENCE = _optional_count("inference_tensors", "Inference tensors returned by operators.", level="ops")
+_BUMPS = optional_count_column("version_bumps", "Increments of version counters.", level="ops")
+_COUNTERS = optional_count_column(
+    "counters_created", "Normal tensors returned by operators that are not views.", level="ops"
+)
+_TRACKED = optional_count_column("tracked_views", "Views that keep a reference to their base.", level="ops")
+_UNTRACKED = optional_count_column("untracked_views", "Views that do not keep a reference to their base.", level="ops")
+_INFERENCE = optional_count_column("inference_tensors", "Inference tensors returned by operators.", level="ops")
 _WRITES = "In-place writes to tensors that have no version counter."
-_BACKWARD = _optional_count(
+_BACKWARD = optional_count_column(
     "backward_nodes",
     "Nodes of the region that a later `backward` or `grad` call in the same thread could reach; missing in a recording "
     "that reached its limit.",
@@ -212,15 +161,17 @@ REGIONS = Table(
             "Number of the region, to which other tables refer.",
             json={"type": "integer", "minimum": 0},
         ),
-        _optional_count("parent", "Region around this one; missing for an outermost region."),
+        optional_count_column("parent", "Region around this one; missing for an outermost region."),
         _MANAGER,
         _FORM,
-        *_SOURCE,
+        *SOURCE,
         *_WHERE,
-        _count("depth", "Number of blocks that were open around it in its thread and task; plain calls do not count."),
-        _time("start_ns", "Time of its beginning since the recording began."),
-        _time("duration_ns", "Time from enter to exit, including the regions inside."),
-        _time("self_ns", "Time from enter to exit, without the regions inside."),
+        count_column(
+            "depth", "Number of blocks that were open around it in its thread and task; plain calls do not count."
+        ),
+        time_column("start_ns", "Time of its beginning since the recording began."),
+        time_column("duration_ns", "Time from enter to exit, including the regions inside."),
+        time_column("self_ns", "Time from enter to exit, without the regions inside."),
         _DEVICE_NS,
         _NODES,
         _SELF_NODES,
@@ -229,30 +180,36 @@ REGIONS = Table(
         _COUNTERS,
         _TRACKED,
         _INFERENCE,
-        _text("error", "Type of the exception that passed through the block; empty if there was none."),
-        _flag("closed", "Whether the block was exited; a plain call that is still active at the end is not closed."),
-        _flag("redundant", "Whether both modes are the same before and inside."),
-        _text("irregular", "What was unusual about the region, separated by commas; empty if nothing was."),
-        _bytes("self_saved_bytes", "Size of the storages saved for backward outside of regions inside."),
-        _bytes("self_graph_bytes", "Part of `self_saved_bytes` that was allocated within the region."),
-        _optional_count("self_version_bumps", "Increments of version counters outside of regions inside.", level="ops"),
-        _optional_count("self_counters_created", "Normal tensors returned outside of regions inside.", level="ops"),
-        _optional_count(
+        text_column("error", "Type of the exception that passed through the block; empty if there was none."),
+        flag_column(
+            "closed", "Whether the block was exited; a plain call that is still active at the end is not closed."
+        ),
+        flag_column("redundant", "Whether both modes are the same before and inside."),
+        text_column("irregular", "What was unusual about the region, separated by commas; empty if nothing was."),
+        size_column("self_saved_bytes", "Size of the storages saved for backward outside of regions inside."),
+        size_column("self_graph_bytes", "Part of `self_saved_bytes` that was allocated within the region."),
+        optional_count_column(
+            "self_version_bumps", "Increments of version counters outside of regions inside.", level="ops"
+        ),
+        optional_count_column(
+            "self_counters_created", "Normal tensors returned outside of regions inside.", level="ops"
+        ),
+        optional_count_column(
             "self_tracked_views",
             "Views with a reference to their base, created outside of regions inside.",
             level="ops",
         ),
         _UNTRACKED,
         _GRAPH_BYTES,
-        _optional_count("uncounted_writes", _WRITES, level="ops"),
+        optional_count_column("uncounted_writes", _WRITES, level="ops"),
         _BACKWARD,
-        _text(
+        text_column(
             "compiled",
             "Functions compiled by `torch.compile` that ran directly in the region, with the number of calls if it is "
             "not one; empty if there were none.",
         ),
-        _optional_count("device", "Index of the accelerator; missing without one.", level="graph"),
-        _optional_count(
+        optional_count_column("device", "Index of the accelerator; missing without one.", level="graph"),
+        optional_count_column(
             "device_lag_ns", "Time by which the device was behind the processor at the exit.", level="graph", unit="ns"
         ),
         Column(
@@ -263,7 +220,7 @@ REGIONS = Table(
             "graph",
             json={},
         ),
-        _bytes(
+        size_column(
             "device_peak_bytes",
             "Maximum growth of that memory within the block; missing if the process had used more before.",
             level="graph",
@@ -281,20 +238,20 @@ SITES = Table(
     "One row per context manager and source line, the longest total time first; includes blocks that were added up because "
     "the recording reached its limit.",
     (
-        *_SOURCE,
+        *SOURCE,
         _MANAGER,
         _FORM,
-        _count("count", "Number of blocks and plain calls."),
-        _time("total_ns", "Sum of the durations, including the regions inside."),
-        _time("self_ns", "Sum of the durations, without the regions inside."),
+        count_column("count", "Number of blocks and plain calls."),
+        time_column("total_ns", "Sum of the durations, including the regions inside."),
+        time_column("self_ns", "Sum of the durations, without the regions inside."),
         Column("median_ns", "float64", "Median duration of one block.", "ns"),
         _sum_over_regions(_NODES),
         _sum_over_regions(_SAVED_BYTES),
         _sum_over_regions(_BUMPS),
         _sum_over_regions(_DEVICE_NS),
         _sum_over_regions(_SELF_NODES),
-        _count("redundant", "Number of blocks and plain calls that changed neither mode."),
-        _count(
+        count_column("redundant", "Number of blocks and plain calls that changed neither mode."),
+        count_column(
             "errors",
             "Number of blocks that an exception passed through, except those by which generators and coroutines end.",
         ),
@@ -307,7 +264,7 @@ SITES = Table(
     ),
 )
 
-_MODULE = _text(
+_MODULE = text_column(
     "module", "Dotted path of the innermost module whose call was running; empty if there was none.", level="ops"
 )
 
@@ -320,43 +277,47 @@ OPS = Table(
     "ops",
     "One row per region, operator, source line and module; empty below level `ops`.",
     _at_level_ops(
-        _optional_count("region", "Region in which the operator ran; missing if it ran in none, or was added up."),
-        _text("op", "Name of the operator, such as `aten.mm`."),
-        *_SOURCE,
-        _count("count", "Number of calls."),
-        _optional_count("nodes", "Autograd nodes constructed by these calls."),
-        _bytes(
+        optional_count_column(
+            "region", "Region in which the operator ran; missing if it ran in none, or was added up."
+        ),
+        text_column("op", "Name of the operator, such as `aten.mm`."),
+        *SOURCE,
+        count_column("count", "Number of calls."),
+        optional_count_column("nodes", "Autograd nodes constructed by these calls."),
+        size_column(
             "saved_bytes",
             "Size of the storages saved for backward; each counts in the first row of its region that saved it.",
         ),
         _BUMPS,
         _COUNTERS,
         _TRACKED,
-        _count("inference_outputs", "Inference tensors returned."),
-        _count("normal_outputs", "Normal tensors returned."),
+        count_column("inference_outputs", "Inference tensors returned."),
+        count_column("normal_outputs", "Normal tensors returned."),
         _UNTRACKED,
-        _bytes(
+        size_column(
             "graph_bytes",
             "Part of `saved_bytes` that only the graph keeps alive: activations, but not parameters and inputs.",
         ),
-        _optional_count("uncounted_writes", _WRITES),
-        _count(
+        optional_count_column("uncounted_writes", _WRITES),
+        count_column(
             "hooked", "Saved tensors that went to saved-tensor hooks of the user's program, whose bytes are not known."
         ),
-        _count("failed_version_reads", "Reads of `_version` that raised an exception."),
-        _count(
+        count_column("failed_version_reads", "Reads of `_version` that raised an exception."),
+        count_column(
             "normal_without_counter",
             "Parameters read and tensors written that report to be normal and have no version counter.",
         ),
-        _count(
+        count_column(
             "inference_with_counter",
             "Parameters read and tensors written that report to be inference tensors and have a version counter.",
         ),
         _MODULE,
-        _optional_text("node", "Name of the autograd node that was constructed; missing if there was none."),
-        _text("phase", "Part of training in which the operator ran.", choices=("forward", "backward", "optimizer")),
-        _PROCESS,
-        _RANK,
+        optional_text_column("node", "Name of the autograd node that was constructed; missing if there was none."),
+        text_column(
+            "phase", "Part of training in which the operator ran.", choices=("forward", "backward", "optimizer")
+        ),
+        PROCESS,
+        RANK,
         _THREAD,
     ),
 )
@@ -366,17 +327,17 @@ BIRTHS = Table(
     "One row per place and region where inference tensors were created that were still alive when their thread left "
     "inference mode; empty below level `ops`.",
     _at_level_ops(
-        _text("op", "Name of the operator that created the tensors."),
-        *_SOURCE,
+        text_column("op", "Name of the operator that created the tensors."),
+        *SOURCE,
         _MODULE,
-        _optional_count("region", "Region in which they were created; missing if it is not known."),
-        _PROCESS,
-        _RANK,
+        optional_count_column("region", "Region in which they were created; missing if it is not known."),
+        PROCESS,
+        RANK,
         _THREAD,
-        _count("count", "Number of tensors."),
-        _count("bytes", "Size of the tensors when their thread left inference mode.", unit="bytes"),
-        _count("alive", "Number of tensors that were still alive at the end of the recording."),
-        _text(
+        count_column("count", "Number of tensors."),
+        count_column("bytes", "Size of the tensors when their thread left inference mode.", unit="bytes"),
+        count_column("alive", "Number of tensors that were still alive at the end of the recording."),
+        text_column(
             "held_by", "Module attributes that keep references to these tensors, separated by commas; empty if none do."
         ),
     ),
@@ -386,10 +347,10 @@ FINDINGS = Table(
     "findings",
     "One row per finding, the worst first.",
     (
-        _text("rule", "Code of the rule, such as `GP101`."),
-        _text("severity", "Severity of the finding.", choices=("error", "warning", "note")),
-        _text("message", "What happens, under which mode, and what it costs."),
-        *_SOURCE,
+        text_column("rule", "Code of the rule, such as `GP101`."),
+        text_column("severity", "Severity of the finding.", choices=("error", "warning", "note")),
+        text_column("message", "What happens, under which mode, and what it costs."),
+        *SOURCE,
         Column("count", "int64", "Number of times it happened.", json={"minimum": 1}),
         Column(
             "related",
@@ -409,8 +370,8 @@ FINDINGS = Table(
                 },
             },
         ),
-        _text("fix", "What to write instead."),
-        _text("evidence", "What was seen, in numbers; empty if the message says it."),
+        text_column("fix", "What to write instead."),
+        text_column("evidence", "What was seen, in numbers; empty if the message says it."),
     ),
 )
 
@@ -418,31 +379,33 @@ CALLS = Table(
     "calls",
     "One row per call of a probed function.",
     (
-        _FUNCTION,
-        _FILE,
-        _LINE,
+        FUNCTION,
+        FILE,
+        LINE,
         *_WHERE,
-        _time("start_ns", "Time of the call since the recording began."),
-        _time("duration_ns", "Time in which the body ran, without the time that a generator or coroutine waits."),
-        _count("steps", "Number of times the body started or was resumed; 1 for a plain function."),
-        _optional_count("nodes", "Autograd nodes constructed while the body ran.", level="graph"),
-        _text("error", "Type of the exception that ended the call; empty if there was none."),
-        _flag("closed", "Whether the call ended before the recording did."),
-        _optional_count("returned_nodes", "Autograd nodes in the graph behind the returned tensors.", level="graph"),
-        _bytes("returned_saved_bytes", "Size of the storages that this graph saved for backward.", level="graph"),
-        _bytes("returned_graph_bytes", "Part of these storages that only this graph keeps alive.", level="graph"),
-        _optional_count(
+        time_column("start_ns", "Time of the call since the recording began."),
+        time_column("duration_ns", "Time in which the body ran, without the time that a generator or coroutine waits."),
+        count_column("steps", "Number of times the body started or was resumed; 1 for a plain function."),
+        optional_count_column("nodes", "Autograd nodes constructed while the body ran.", level="graph"),
+        text_column("error", "Type of the exception that ended the call; empty if there was none."),
+        flag_column("closed", "Whether the call ended before the recording did."),
+        optional_count_column(
+            "returned_nodes", "Autograd nodes in the graph behind the returned tensors.", level="graph"
+        ),
+        size_column("returned_saved_bytes", "Size of the storages that this graph saved for backward.", level="graph"),
+        size_column("returned_graph_bytes", "Part of these storages that only this graph keeps alive.", level="graph"),
+        optional_count_column(
             "returned_hooked",
             "Saved tensors of this graph that went to saved-tensor hooks of the program.",
             level="graph",
         ),
-        _optional_count("returned_unread", "Saved tensors of this graph that could not be read.", level="graph"),
-        _optional_count("parameter_bumps", "Increments of version counters of parameters.", level="graph"),
-        _optional_count("buffer_bumps", "Increments of version counters of buffers.", level="graph"),
-        _optional_count(
+        optional_count_column("returned_unread", "Saved tensors of this graph that could not be read.", level="graph"),
+        optional_count_column("parameter_bumps", "Increments of version counters of parameters.", level="graph"),
+        optional_count_column("buffer_bumps", "Increments of version counters of buffers.", level="graph"),
+        optional_count_column(
             "argument_bumps", "Increments of version counters of tensors among the arguments.", level="graph"
         ),
-        _optional_count("result_bumps", "Increments of version counters of the returned tensors.", level="graph"),
+        optional_count_column("result_bumps", "Increments of version counters of the returned tensors.", level="graph"),
     ),
 )
 
@@ -458,13 +421,13 @@ COMPARISON = Table(
     "comparison",
     "One row per workload and mode of a comparison.",
     (
-        _text("workload", "Name of the workload.", level=""),
-        _text("mode", "Mode under which the workload ran.", choices=COMPARED_MODES, level=""),
+        text_column("workload", "Name of the workload.", level=""),
+        text_column("mode", "Mode under which the workload ran.", choices=COMPARED_MODES, level=""),
         _measured("median_ns", "Median time of one call.", "ns"),
         _measured("ratio", "Time relative to `no_grad`; below 1 is faster.", json=_RATIO),
         _measured("ci_low", "Lower end of the 95 % confidence interval of `ratio`.", json=_RATIO),
         _measured("ci_high", "Upper end of the 95 % confidence interval of `ratio`.", json=_RATIO),
-        _text("verdict", "How the mode compares with `no_grad`.", choices=VERDICTS, level=""),
+        text_column("verdict", "How the mode compares with `no_grad`.", choices=VERDICTS, level=""),
         _measured("nodes", "Autograd nodes constructed by one call."),
         _measured("counters_created", "Version counters created by one call."),
         _measured("version_bumps", "Increments of version counters by one call."),
@@ -480,10 +443,10 @@ COMPARISON = Table(
             json={},
         ),
         Column("rounds", "int64", "Number of measured rounds, over all processes.", level=""),
-        _text("difference", "How the outputs differ from those under `no_grad`; empty if they do not.", level=""),
-        _text("error", "Why the mode cannot be used; empty if it can.", level=""),
+        text_column("difference", "How the outputs differ from those under `no_grad`; empty if they do not.", level=""),
+        text_column("error", "Why the mode cannot be used; empty if it can.", level=""),
     ),
 )
 
-RECORDING_TABLES = (TRANSITIONS, REGIONS, SITES, MODES, OPS, BIRTHS, CALLS, FINDINGS)
+RECORDING_TABLES = (TRANSITIONS, REGIONS, SITES, MODES, OPS, BIRTHS, CALLS, FLOW, PARAMETERS, GRAPHS, CUSTODY, FINDINGS)
 """Tables of a recording, in the order of the JSON report."""

@@ -15,7 +15,8 @@ from gradprobe.history.process import Process
 from gradprobe.history.records import Region, Transition
 from gradprobe.recording.events import ACTION_MASK, CONSTRUCT, MANAGERS, SET_GRAD_ENABLED
 from gradprobe.recording.op_rows import RETURNS_FIELDS
-from gradprobe.tables.columns import BIRTHS, CALLS, OPS, REGIONS, SITES, TRANSITIONS, Column, Table
+from gradprobe.tables.column_definition import Column, Table
+from gradprobe.tables.columns import BIRTHS, CALLS, OPS, REGIONS, SITES, TRANSITIONS
 from gradprobe.tables.region_cells import backward_nodes, count_nodes, device_ns, duration_ns, sum_operators
 from gradprobe.tables.site_sums import SiteSum
 

@@ -10,7 +10,7 @@ import pandas as pd
 from gradprobe.history.interpreter import ProgressIterator
 from gradprobe.history.process import Process, interpret_processes
 from gradprobe.recording.contents import Contents
-from gradprobe.tables import columns, dataframes
+from gradprobe.tables import columns, dataframes, ledger_tables
 from gradprobe.tables.mode_rows import build_mode_rows
 
 
@@ -75,6 +75,26 @@ class RecordingTables:
     def births(self) -> pd.DataFrame:
         """DataFrame with one row per place where inference tensors were created that escaped inference mode."""
         return dataframes.build_births(self.processes)
+
+    @cached_property
+    def flow(self) -> pd.DataFrame:
+        """DataFrame with one row per way that tensors took, and per thing that became of gradient on it."""
+        return ledger_tables.build_flow(self.processes)
+
+    @cached_property
+    def parameters(self) -> pd.DataFrame:
+        """DataFrame with one row per leaf."""
+        return ledger_tables.build_parameters(self.processes)
+
+    @cached_property
+    def graphs(self) -> pd.DataFrame:
+        """DataFrame with one row per path of calls that constructed nodes."""
+        return ledger_tables.build_graphs(self.processes)
+
+    @cached_property
+    def custody(self) -> pd.DataFrame:
+        """DataFrame with one row per holder that keeps graphs."""
+        return ledger_tables.build_custody(self.processes)
 
     @cached_property
     def findings(self) -> pd.DataFrame:

@@ -13,8 +13,10 @@ import gradprobe
 from gradprobe.analysis.comparison_table import build_comparison_table
 from gradprobe.recording.op_rows import RETURNS_FIELDS
 from gradprobe.tables import column_reference
-from gradprobe.tables.columns import CALLS, COMPARISON, OPS, RECORDING_TABLES, REGIONS, SITES, Table
+from gradprobe.tables.column_definition import Table
+from gradprobe.tables.columns import CALLS, COMPARISON, OPS, RECORDING_TABLES, REGIONS, SITES
 from gradprobe.tables.dataframes import TEXT_DTYPE
+from gradprobe.tables.ledger_columns import FLOW, GRAPHS, PARAMETERS
 from tests.report import samples
 
 ROOT = Path(__file__).parents[2]
@@ -70,10 +72,12 @@ def test_a_level_fills_the_columns_of_its_own_and_of_lower_levels(level: str) ->
     kept += probed()
     frames = [(REGIONS, recording.regions), (SITES, recording.sites), (CALLS, probed.recording.calls)]
     if level == "ops":
-        frames.append((OPS, recording.ops))
+        frames += [(OPS, recording.ops), (FLOW, recording.flow)]
+        frames += [(PARAMETERS, recording.parameters), (GRAPHS, recording.graphs)]
     else:
         assert recording.ops.empty
-        assert recording.births.empty
+        for name in ("births", "flow", "parameters", "graphs", "custody"):
+            assert getattr(recording, name).empty
     for table, frame in frames:
         for column in table.columns:
             if column.name in OTHERWISE_MISSING:

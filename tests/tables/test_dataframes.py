@@ -13,7 +13,7 @@ import gradprobe
 from gradprobe.analysis.time_by_mode import sum_by_mode
 from gradprobe.capture.clock import Clock
 from gradprobe.recorder import Recorder
-from gradprobe.tables.columns import Column, Table
+from gradprobe.tables.column_definition import Column, Table
 from gradprobe.tables.dataframes import make_dataframe
 from tests.conftest import FakeClock
 

@@ -15,7 +15,7 @@ from gradprobe.analysis.flow_graph import FlowGraph
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region
 from gradprobe.recording.events import mode_name
-from gradprobe.recording.flow import FlowLedger, FlowSite, Frame, read_flow
+from gradprobe.recording.flow import FlowLedger, FlowSite, Frame
 from gradprobe.recording.notes import BlockAt, Detection, SourceLocation, read_detections
 from gradprobe.tables.recording_tables import RecordingTables
 
@@ -93,7 +93,7 @@ class Evidence:
     @cached_property
     def flows(self) -> list[FlowLedger]:
         """Flow of each process."""
-        return [read_flow(process.contents.notes) for process in self.processes]
+        return [process.flow for process in self.processes]
 
     @cached_property
     def flow_graphs(self) -> list[FlowGraph]:
@@ -109,18 +109,22 @@ class Evidence:
         rows = rows[rows["region"].notna()]
         if rows.empty:
             return None
-        number = int(rows.groupby("region")["count"].sum().idxmax())
+        process, region = self._find_region(int(rows.groupby("region")["count"].sum().idxmax()))
+        while region is not None and region.inside == (True, False):
+            region = region.parent
+        return _locate_mode(process, region)
+
+    def locate_region(self, number: int) -> tuple[RelatedLine, str, str] | None:
+        """Return the line that entered the mode of a region, the manager and its form; None if grad is enabled there."""
+        process, region = self._find_region(number)
+        return None if region is None or region.inside == (True, False) else _locate_mode(process, region)
+
+    def _find_region(self, number: int) -> tuple[Process | None, Region | None]:
         for process in self.processes:
             index = number - process.first_region
-            if not 0 <= index < len(process.history.regions):
-                continue
-            region: Region | None = process.history.regions[index]
-            while region is not None and region.inside == (True, False):
-                region = region.parent
-            at = None if region is None else locate_site(process, region.site, "mode entered here")
-            if region is not None and at is not None:
-                return at, region.manager, region.form
-        return None
+            if 0 <= index < len(process.history.regions):
+                return process, process.history.regions[index]
+        return None, None
 
     def locate_enabling(self, frame: Frame) -> RelatedLine | None:
         """Return the line that enabled grad for the operators of a line, if a block did."""
@@ -152,6 +156,13 @@ class Evidence:
     def _ops_by_region(self) -> dict[int, pd.DataFrame]:
         ops = self.tables.ops
         return {int(str(number)): rows for number, rows in ops.groupby("region")} if len(ops) else {}
+
+
+def _locate_mode(process: Process | None, region: Region | None) -> tuple[RelatedLine, str, str] | None:
+    if process is None or region is None:
+        return None
+    at = locate_site(process, region.site, "mode entered here")
+    return None if at is None else (at, region.manager, region.form)
 
 
 def locate_site(process: Process, site: int, role: str) -> RelatedLine | None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
+from gradprobe.analysis.cut_reasons import MODE_CUTS, advise_leaving, find_reason
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.syntax import parse_file
-from gradprobe.analysis.flow_graph import Cut, FlowGraph, LeafUse
+from gradprobe.analysis.flow_graph import Cut, FlowGraph
+from gradprobe.history.leaf_uses import LeafUse
 from gradprobe.recording.flow import (
-    CUT_BY_DATA,
-    CUT_BY_DETACH,
-    CUT_BY_INFERENCE,
-    CUT_BY_NO_GRAD,
-    GRAD_SITE,
     NOT_DIFFERENTIABLE,
     WITHOUT_GRAD,
     FlowLedger,
@@ -25,14 +22,6 @@ from gradprobe.recording.flow import (
 
 _MIN_BACKWARDS = 2
 _MAX_NAMES = 3
-
-_REASONS = {
-    CUT_BY_NO_GRAD: ("runs under no_grad", "Run this line with grad enabled."),
-    CUT_BY_INFERENCE: ("runs in inference mode", "Run this line outside inference mode."),
-    CUT_BY_DETACH: ("detaches it", "Remove the `detach()`."),
-    CUT_BY_DATA: ("reads it through `.data`", "Use the tensor itself instead of `.data`."),
-    NOT_DIFFERENTIABLE: ("has no derivative", "Use a differentiable operation, or a surrogate gradient."),
-}
 
 
 def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
@@ -62,15 +51,13 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
 
 def _describe_cut(evidence: Evidence, graph: FlowGraph, number: int, passage: int, uses: list[LeafUse]) -> Finding:
     site, steps = graph.sites[number], max(use.steps for use in uses)
-    how, fix = _REASONS[passage]
-    if site.op == GRAD_SITE:
-        how, fix = "computes gradients without a graph of their own", "Pass `create_graph=True`."
+    how, fix = find_reason(site.op, passage)
     related = []
-    rule, mode = "GP511", evidence.locate_mode(site) if passage in (CUT_BY_NO_GRAD, CUT_BY_INFERENCE) else None
+    rule, mode = "GP511", evidence.locate_mode(site) if passage in MODE_CUTS else None
     if mode is not None:
         at, manager, form = mode
         related.append(at)
-        fix = f"Leave {manager}, entered at {at.file.rsplit('/', 1)[-1]}:{at.line}, out of the training path."
+        fix = advise_leaving(manager, at.file, at.line)
         rule = "GP105" if form == "decorator" else rule
     related += _locate_way(graph, uses, number)
     names = _list_names(uses)

@@ -33,27 +33,26 @@ def find_growing_backwards(evidence: Evidence) -> Iterator[Finding]:
     for located in evidence.select_detections("GP205"):
         key = (located.main.file, located.main.line)
         known = worst.get(key)
-        if known is None or known.detection.facts["iterations"] < located.detection.facts["iterations"]:
+        if known is None or known.detection.read_count("iterations") < located.detection.read_count("iterations"):
             worst[key] = located
     for located in worst.values():
-        facts = located.detection.facts
+        read = located.detection.read_count
         message = (
-            f"This backward pass goes through {facts['nodes']:,} nodes of {facts['iterations']:,} iterations that an earlier pass "
+            f"This backward pass goes through {read('nodes'):,} nodes of {read('iterations'):,} iterations that an earlier pass "
             "has already used: a tensor carries its graph from one iteration to the next, and each pass takes longer."
         )
         yield located.make_finding(message)
 
 
 def _describe(located: LocatedDetection) -> Finding:
-    facts = located.detection.facts
-    holder, number = str(facts.get("holder", "")), int(facts.get("number", 1))
-    held = int(facts.get("bytes", 0))
+    facts, read = located.detection.facts, located.detection.read_count
+    holder, number, nodes, held = str(facts.get("holder", "")), read("number"), read("nodes"), read("bytes")
     size = f" with {held:,} bytes saved for backward" if held else ""
     subject = f"`{holder}`" if holder else "Something in the program"
-    iterations = int(facts.get("iterations", 0))
+    iterations = read("iterations")
     when = f"of {iterations:,} iterations that have ended" if iterations else "of every run of this line"
     message = (
-        f"{subject} keeps autograd graphs {when}: {number:,} tensors keep {facts.get('nodes', 0):,} nodes{size} alive, and no "
+        f"{subject} keeps autograd graphs {when}: {number:,} tensors keep {nodes:,} nodes{size} alive, and no "
         "backward pass uses them again."
     )
     kind = str(facts.get("holder_kind", ""))
@@ -69,7 +68,7 @@ def _describe(located: LocatedDetection) -> Finding:
         if (line.file, line.line) != (main.file, main.line):
             related.setdefault((line.file, line.line), line)
     fix = _FIXES.get(kind, "")
-    evidence_text = f"{number:,} tensors, {facts.get('nodes', 0):,} nodes and {held:,} bytes were alive at once"
+    evidence_text = f"{number:,} tensors, {nodes:,} nodes and {held:,} bytes were alive at once"
     return Finding(
         "GP201",
         message,

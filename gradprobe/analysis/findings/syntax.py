@@ -79,6 +79,17 @@ class ParsedFile:
         lines = [int(getattr(node, "lineno", 0)) for node in filling or stores]
         return min(lines, key=lambda line: (abs(line - near), line), default=None)
 
+    def find_statement(self, line: int) -> tuple[int, int] | None:
+        """Return the first and last line of the statement that a line is part of, of a compound one without its body."""
+        spans = []
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.stmt):
+                body = getattr(node, "body", None)
+                last = body[0].lineno - 1 if body else node.end_lineno or node.lineno
+                if node.lineno <= line <= max(last, node.lineno):
+                    spans.append((node.lineno, max(last, node.lineno)))
+        return max(spans, default=None)
+
     def find_requires_grad(self) -> list[int]:
         """Return the lines that set ``requires_grad``."""
         return [

@@ -75,10 +75,10 @@ class FlowRecorder:
                 self._named[number] = leaf
                 self._notes.append(write_leaf(number, leaf))
 
-    def take(self, *, is_last: bool = False) -> list[Note]:
-        """Return the notes since the last time, not more often than about once a second unless it is the last time."""
+    def take(self, *, at_once: bool = False) -> list[Note]:
+        """Return the notes since the last time; without ``at_once``, not more often than about once a second."""
         began = time.monotonic()
-        if began >= self._next_take or is_last:
+        if began >= self._next_take or at_once:
             self._collect()
             took = time.monotonic() - began
             self._next_take = began + max(_MIN_INTERVAL_S, took / _MAX_SHARE)

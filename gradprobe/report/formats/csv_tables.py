@@ -8,9 +8,10 @@ from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.analysis.comparison_table import build_comparison_table
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.units import escape_unprintable
+from gradprobe.tables.columns import RECORDING_TABLES, SITES
 from gradprobe.tables.recording_tables import RecordingTables
 
-ATTACHED_TABLES = ("transitions", "regions", "modes", "ops", "births", "calls", "findings")
+ATTACHED_TABLES = tuple(table.name for table in RECORDING_TABLES if table is not SITES)
 
 
 def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:

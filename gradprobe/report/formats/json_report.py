@@ -18,7 +18,7 @@ from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.findings.suppression import SuppressedFinding
 from gradprobe.analysis.time_by_mode import sum_by_mode, sum_hidden_ns
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
-from gradprobe.tables.columns import FINDINGS
+from gradprobe.tables.columns import FINDINGS, RECORDING_TABLES
 from gradprobe.tables.recording_tables import RecordingTables
 
 SCHEMA = 1
@@ -46,8 +46,7 @@ def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendere
             {key: _to_json_value(cell) for key, cell in row.items()} for row in frame.head(MAX_ROWS).to_dict("records")
         ]
 
-    names = ("transitions", "regions", "sites", "modes", "ops", "births", "calls", "findings")
-    body = {name: list_rows(name) for name in names}
+    body = {name: list_rows(name) for name in [table.name for table in RECORDING_TABLES]}
     environments = [process.environment for process in tables.processes]
     report = {
         "schema": SCHEMA,

@@ -411,6 +411,14 @@ py::list take_flow_nodes(FlowId first) {
   return found;
 }
 
+// The site that made a tensor or wrote it last, the leaf that it is, and the leaf whose memory it has; 0 where there is none.
+py::tuple find_flow(const at::Tensor& tensor) {
+  auto* impl = tensor.unsafeGetTensorImpl();
+  const auto [site, leaf] = Creations::global().find_flow(impl, FlowNodes::global().epoch());
+  auto* storage = storage_of(impl);
+  return py::make_tuple(site, leaf, storage == nullptr ? NO_FLOW : LeafStorages::global().find(storage));
+}
+
 py::list held_by_program(Observer& observer) {
   py::list found;
   for (const auto& [creation, graphs] : held_graphs(observer.logs())) {
@@ -539,6 +547,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
              "Return the sequence numbers of the nodes behind tensors, as ranges.");
   module.def("flow_nodes", &take_flow_nodes, "Return the sites and leaves of the flow from a number on.");
   module.def("leaf_number", [](const at::Tensor& leaf) { return flow_of_leaf(leaf); }, "Return the number of a leaf in the flow.");
+  module.def("find_flow", &find_flow, "Return the numbers of a tensor in the flow: its site, its leaf, the leaf whose memory it has.");
   module.def("clear_flow", [] {
     FlowNodes::global().clear();
     LeafStorages::global().clear();

@@ -1,0 +1,27 @@
+"""Explain a line, a parameter or a module of a recording: how gradient gets there or does not. Works without torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from gradprobe.result import merge
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``why``."""
+    parser.add_argument("files", nargs="+", type=Path, metavar="RECORDING", help="recordings to ask, one per process")
+    parser.add_argument(
+        "target",
+        metavar="TARGET",
+        help="line as FILE:LINE, or the dotted name of a parameter or module, of which the last parts are enough",
+    )
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Print the story of the target."""
+    text = f"{merge(options.files).why(options.target)}\n"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    return 0
