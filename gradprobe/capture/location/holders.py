@@ -103,6 +103,17 @@ def _search_program(
             found = search.run(value, name)
             if found is not None:
                 yield Holder(found, "global", str(each.f_globals.get("__file__") or each.f_code.co_filename))
+    files = {code.co_filename for code in list(codes.held.values()) if codes.kind(code) == USER}
+    for module in list(sys.modules.values()):
+        names = getattr(module, "__dict__", None)
+        is_own = getattr(module, "__name__", "") == "__main__" or getattr(module, "__file__", None) in files
+        if not is_own or not isinstance(names, dict) or id(names) in known:
+            continue
+        for name, value in list(names.items()):
+            if not isinstance(value, ModuleType | type) and not name.startswith("__"):
+                found = search.run(value, name)
+                if found is not None:
+                    yield Holder(found, "global", str(names.get("__file__") or ""))
     for root in roots:
         found = search.run(root, type(root).__name__)
         if found is not None:

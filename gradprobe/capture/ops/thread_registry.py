@@ -241,9 +241,8 @@ class ThreadRegistry:
 
     def _report_hooks(self) -> None:
         with torch._C.DisableTorchFunction():
-            observed = self._threads.get(thread())
-            if observed is not None:
-                report_activation_hooks(self.paths.roots(), observed.was_reached, self.detection_log)
+            if self._observer is not None:
+                report_activation_hooks(self.paths.roots(), self._observer.was_reached, self.detection_log)
 
     def _safely(self, step: Callable[[], object]) -> None:
         try:
