@@ -146,14 +146,14 @@ def _describe_end(graph: FlowGraph, ends: tuple[int, ...], uses: list[LeafUse]) 
     names = _list_names(uses)
     if any(use.grads for use in uses):
         message = (
-            f"{names} got no gradient in any of {steps:,} optimizer steps: `torch.autograd.grad` reaches them, but it returns "
-            "the gradients instead of storing them in `.grad`."
+            f"{names} got no gradient in any of {steps:,} optimizer steps: `torch.autograd.grad` reaches them, but "
+            "it returns the gradients instead of storing them in `.grad`."
         )
         fix = "Assign the returned gradients to `.grad`, or call `backward()`."
     else:
         message = (
-            f"{names} took part in the forward pass but got no gradient in any of {steps:,} optimizer steps: no backward pass "
-            "starts from what is computed here."
+            f"{names} took part in the forward pass but got no gradient in any of {steps:,} optimizer steps: no "
+            "backward pass starts from what is computed here."
         )
         fix = "Add this result to the loss, or take the parameters out of the optimizer."
     text = f"0 of {steps:,} steps found a gradient"
@@ -180,8 +180,8 @@ def find_losses_without_graph(evidence: Evidence) -> Iterator[Finding]:
                     related.append(mode[0])
             related += [_related(site, "values leave the graph here") for site in _find_exits(graph, main)]
             message = (
-                f"`backward()` starts at a tensor without a graph: what this line makes is a new leaf, so no parameter gets a "
-                f"gradient from it ({use.roots:,} times)."
+                "`backward()` starts at a tensor without a graph: what this line makes is a new leaf, so no "
+                f"parameter gets a gradient from it ({use.roots:,} times)."
             )
             yield _make("GP512", message, main, use.roots, related, "", f"{use.roots:,} passes reached no parameter")
 
@@ -228,8 +228,9 @@ def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
             related = [*_locate_construction(graph, stale), _related(step, "optimizer steps here")]
             passes = max(use.backwards for use in members)
             message = (
-                f"{_list_names(members)} gets gradients ({passes:,} backward passes), but the optimizer holds another parameter "
-                "in its place, which nothing uses: it was replaced after the optimizer was constructed."
+                f"{_list_names(members)} gets gradients ({passes:,} backward passes), but the optimizer holds "
+                "another parameter in its place, which nothing uses: it was replaced after the optimizer was "
+                "constructed."
             )
             yield _make("GP513", message, main, passes, related, "", f"{stale[0].steps:,} steps found no gradient")
 
@@ -281,11 +282,10 @@ def _describe_untaken(
         source = parse_file(first.file)
         lines = [] if source is None else source.find_requires_grad()
         related += [RelatedLine(first.file, line, "requires_grad set here") for line in lines[:2]]
-    what = "are not in any optimizer" if len(uses) > 1 else "is not in any optimizer"
+    are, them, theirs = ("are", "them", "their gradients") if len(uses) > 1 else ("is", "it", "its gradient")
     message = (
-        f"{_list_names(uses)} {what}, and nothing writes to it, but {passes:,} backward passes compute its gradient."
-        if len(uses) == 1
-        else f"{_list_names(uses)} {what}, and nothing writes to them, but {passes:,} backward passes compute their gradients."
+        f"{_list_names(uses)} {are} not in any optimizer, and nothing writes to {them}, but {passes:,} backward passes "
+        f"compute {theirs}."
     )
     if is_partial:
         message += f" Other parameters of {root} are trained."

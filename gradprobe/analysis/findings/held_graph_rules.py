@@ -38,8 +38,9 @@ def find_growing_backwards(evidence: Evidence) -> Iterator[Finding]:
     for located in worst.values():
         facts = located.detection.facts
         message = (
-            f"This backward pass goes through {facts['nodes']:,} nodes of {facts['iterations']:,} iterations that an earlier pass "
-            "has already used: a tensor carries its graph from one iteration to the next, and each pass takes longer."
+            f"This backward pass goes through {facts['nodes']:,} nodes of {facts['iterations']:,} iterations that "
+            "an earlier pass has already used: a tensor carries its graph from one iteration to the next, and each "
+            "pass takes longer."
         )
         yield located.make_finding(message)
 
@@ -53,8 +54,8 @@ def _describe(located: LocatedDetection) -> Finding:
     iterations = int(facts.get("iterations", 0))
     when = f"of {iterations:,} iterations that have ended" if iterations else "of every run of this line"
     message = (
-        f"{subject} keeps autograd graphs {when}: {number:,} tensors keep {facts.get('nodes', 0):,} nodes{size} alive, and no "
-        "backward pass uses them again."
+        f"{subject} keeps autograd graphs {when}: {number:,} tensors keep {facts.get('nodes', 0):,} nodes{size} "
+        "alive, and no backward pass uses them again."
     )
     kind = str(facts.get("holder_kind", ""))
     is_elsewhere = kind in ("closure", "cache", "traceback", "generator")

@@ -159,7 +159,7 @@ def _count_runs(calls: UnusedCalls, graph: FlowGraph) -> int:
 
 
 def _trains_in_vain(graph: FlowGraph) -> bool:
-    """Return whether optimizers step without any gradient: then the graph was meant to be used, and other rules say why not."""
+    """Return whether optimizers step without any gradient: the graph was meant to be used, and other rules say why not."""
     steps = [use for use in graph.uses.values() if use.steps]
     return bool(steps) and not any(use.steps_with_grad for use in steps)
 

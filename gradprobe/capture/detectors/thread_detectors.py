@@ -53,8 +53,8 @@ _FUNCTIONAL = f"{TORCH_DIR}autograd/functional.py"
 class BackwardPass(NamedTuple):
     """What a backward pass goes through.
 
-    ``ranges`` of sequence numbers, each by its first and last one. ``again`` of its nodes an earlier pass has gone through; they
-    were constructed in ``iterations`` different iterations, at ``places``.
+    ``ranges`` of sequence numbers, each by its first and last one. ``again`` of its nodes an earlier pass has gone
+    through; they were constructed in ``iterations`` different iterations, at ``places``.
     """
 
     ranges: list[tuple[int, int]]
