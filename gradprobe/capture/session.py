@@ -136,6 +136,7 @@ class Session:
     def detach(self, sink: Sink) -> None:
         """Deliver the remaining events of ``sink``, and remove the hooks if it was the last one."""
         if sink.counts_operators:
+            self._operators.report_hooks()
             # When it is stopped in another thread, the operators of that thread may belong to another recording.
             if self._attached_from.pop(id(sink), None) == get_ident():
                 self._operators.detach_thread()

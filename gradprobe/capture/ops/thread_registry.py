@@ -239,11 +239,16 @@ class ThreadRegistry:
         REGISTRY.forget(tensor)
         self._escaped.forget(tensor)
 
+    def report_hooks(self) -> None:
+        """Report tensors kept by forward hooks as a recording ends, while the observer still knows its threads."""
+        self.resolve_pending()
+        self._hook_reports = 1
+        self._safely(self._report_hooks)
+
     def _report_hooks(self) -> None:
         with torch._C.DisableTorchFunction():
-            observed = self._threads.get(thread())
-            if observed is not None:
-                report_activation_hooks(self.paths.roots(), observed.was_reached, self.detection_log)
+            if self._observer is not None:
+                report_activation_hooks(self.paths.roots(), self._observer.was_reached, self.detection_log)
 
     def _safely(self, step: Callable[[], object]) -> None:
         try:
