@@ -79,6 +79,12 @@ class ParsedFile:
         lines = [int(getattr(node, "lineno", 0)) for node in filling or stores]
         return min(lines, key=lambda line: (abs(line - near), line), default=None)
 
+    def find_call(self, name: str, near: int) -> int | None:
+        """Return the line nearest to ``near`` that calls a function or class of this name."""
+        calls = (node for node in ast.walk(self.tree) if isinstance(node, ast.Call))
+        lines = [node.lineno for node in calls if ast.unparse(node.func).rsplit(".", 1)[-1] == name]
+        return min(lines, key=lambda line: abs(line - near), default=None)
+
     def find_requires_grad(self) -> list[int]:
         """Return the lines that set ``requires_grad``."""
         return [
