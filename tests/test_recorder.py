@@ -482,7 +482,7 @@ def test_csv_is_returned_by_table_or_written_beside_one_another(tmp_path: Path) 
     with gradprobe.record() as recording, torch.no_grad():
         pass
     texts = recording.to_csv()
-    assert set(texts) == {"sites", "transitions", "regions", "ops", "births", "calls", "findings"}
+    assert set(texts) == {"sites", "modes", "transitions", "regions", "ops", "births", "calls", "findings"}
     recording.to_csv(tmp_path / "a.csv")
     recording.to_csv(tmp_path / "a.csv", overwrite=True)
     assert (tmp_path / "a.csv").read_bytes().decode() == texts["sites"]

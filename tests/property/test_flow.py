@@ -42,7 +42,9 @@ def run_passes(made: Tensors, passes: list[list[int]]) -> tuple[set[Any], int]:
 
 @given(STEPS, ROOTS)
 @settings(max_examples=examples(20), deadline=None)
-def test_nodes_built_and_reached_are_those_of_a_walk(steps: list[tuple[int, int, int]], passes: list[list[int]]) -> None:
+def test_nodes_built_and_reached_are_those_of_a_walk(
+    steps: list[tuple[int, int, int]], passes: list[list[int]]
+) -> None:
     with gradprobe.record(level="ops") as recording, torch.enable_grad():
         made = run(steps, OPERATORS)
         reached, arrived = run_passes(made, passes)

@@ -403,8 +403,8 @@ _RULES = (
         "copied-onto-itself",
         WARNING,
         "A tensor is copied onto itself, because what was kept of it is an alias.",
-        "`state_dict()`, `.data`, `detach()` and views share their memory with the tensor. A snapshot made of them follows each "
-        "later write, and to restore it changes nothing.",
+        "`state_dict()`, `.data`, `detach()` and views share their memory with the tensor. A snapshot made of them follows "
+        "each later write, and to restore it changes nothing.",
         "Copy when the snapshot is taken: `copy.deepcopy(model.state_dict())` or `tensor.clone()`.",
     ),
     Rule(
@@ -412,8 +412,8 @@ _RULES = (
         "compared-with-itself",
         WARNING,
         "A tensor is compared with an alias of itself.",
-        "`.data`, `detach()` and views share their memory with the tensor: what was kept to be compared with changes together "
-        "with it, and the difference is always 0.",
+        "`.data`, `detach()` and views share their memory with the tensor: what was kept to be compared with changes "
+        "together with it, and the difference is always 0.",
         "Keep a copy: `tensor.detach().clone()`.",
     ),
     Rule(
@@ -421,8 +421,8 @@ _RULES = (
         "stack-of-aliases",
         WARNING,
         "All tensors of a stack share one memory.",
-        "`torch.from_numpy`, views and buffers that are written in place show what was written last. A history of them holds one "
-        "value many times.",
+        "`torch.from_numpy`, views and buffers that are written in place show what was written last. A history of them holds "
+        "one value many times.",
         "Copy each value as it is stored: `tensor.clone()` or `torch.tensor(array)`.",
     ),
     Rule(
