@@ -421,8 +421,8 @@ _RULES = (
         "stack-of-aliases",
         WARNING,
         "All tensors of a stack share one memory.",
-        "`torch.from_numpy`, views and buffers that are written in place show what was written last. A history of them holds "
-        "one value many times.",
+        "`torch.from_numpy`, views and buffers that are written in place show what was written last. A history of them "
+        "holds one value many times.",
         "Copy each value as it is stored: `tensor.clone()` or `torch.tensor(array)`.",
     ),
     Rule(
