@@ -28,6 +28,7 @@ def test_counts_of_a_line_include_those_of_the_lines_inside_its_call() -> None:
     assert (root.built, main.built, train.built, train.reached, train.unused) == (11, 11, 10, 6, 4)
     assert train.saved_bytes == 60 * 4 / 6  # the share of what was not used
     assert [leaf.built for leaf in main.leaves()] == [4, 6, 1]
+    assert [node.own_built for node in main.walk()] == [0, 0, 4, 6, 1]
 
 
 def test_all_lines_used_leaves_nothing() -> None:

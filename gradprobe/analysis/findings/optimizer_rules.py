@@ -74,7 +74,7 @@ def _describe_untaken(
     graph: FlowGraph, ledger: FlowLedger, root: str, uses: list[LeafUse], *, is_partial: bool
 ) -> Finding:
     first = graph.sites[uses[0].carried[0]]
-    called = _find_outer_call(ledger, uses, graph)
+    called = _find_outer_call(ledger, uses, graph, is_partial=is_partial)
     passes = max(use.backwards for use in uses)
     related = [relate(site, "backward called here") for site in graph.sinks[:2]]
     related += [relate(graph.sites[u.leaf.made_at], "created here") for u in uses[:1] if u.leaf.made_at in graph.sites]
@@ -100,13 +100,17 @@ def _describe_untaken(
     return make_finding("GP514", message, main, len(uses), related, fix, f"{passes:,} passes, {len(uses):,} parameters")
 
 
-def _find_outer_call(ledger: FlowLedger, uses: Sequence[LeafUse], graph: FlowGraph) -> Frame | None:
-    """Return the line outside of any ``forward`` that calls the module with these parameters."""
+def _find_outer_call(
+    ledger: FlowLedger, uses: Sequence[LeafUse], graph: FlowGraph, *, is_partial: bool
+) -> Frame | None:
+    """Return the line that calls the module with these parameters, or the part of a module if others of it are trained."""
     lines = {(graph.sites[n].file, graph.sites[n].line) for use in uses for n in use.carried}
     for path, counts in ledger.paths.items():
         if not path or not counts.reached or (path[0].file, path[0].line) not in lines:
             continue
-        for frame in path:
+        inside = [number for number, frame in enumerate(path) if frame.function.rsplit(".", 1)[-1] == "forward"]
+        first = 0 if not inside else (inside[0] if is_partial else inside[-1]) + 1
+        for frame in path[first:]:
             if frame.function.rsplit(".", 1)[-1] != "forward" and not is_library(frame.file):
                 return frame
     return None
