@@ -41,14 +41,14 @@ class Cut:
 
 @dataclass(frozen=True)
 class LeafUse:
-    """What a recording knows of one leaf."""
+    """Account of one leaf: the sites that took it, passes and steps."""
 
     number: int
     leaf: FlowLeaf
     sites: tuple[int, ...]
     """Sites that took it, without backward passes and steps."""
     carried: tuple[int, ...]
-    """Those of them where a node was constructed for it."""
+    """Sites among them where a node was constructed for it."""
     backwards: int
     grads: int
     """Passes of ``autograd.grad`` that reached it."""

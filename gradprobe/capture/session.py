@@ -56,7 +56,7 @@ class Session:
         self._emit: Emit = self._queue.append
         self._encoder = EventEncoder(self.tables)
         self._mode_log = DetectionLog(FrameClassifier(), clock.now)
-        """What is detected of modes, at every level."""
+        """Detections about modes, at every level."""
         self._leaks = leaks = LeakedModeDetector(self._mode_log)
         self._operators = ThreadRegistry(self._queue.append, clock.now, self.fault, self.tasks, self._mode_log, leaks)
         self._dynamo = DynamoObserver(self._operators.detection_log, self.fault, clock.now, self.emit, self._task_label)

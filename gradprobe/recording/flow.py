@@ -28,7 +28,7 @@ PASSAGES = (
     "not_differentiable",
     "written",
 )
-"""What became of gradient along an edge; the observer's library uses the same order.
+"""Fates of gradient along an edge; the observer's library uses the same order.
 
 ``carried``: the tensor requires grad, and a node was constructed. ``without_grad``: the tensor does not require grad.
 The others name what cut the graph: the mode, ``detach()``, ``.data``, or an operator without a derivative. ``written``:
@@ -81,7 +81,7 @@ class Frame(NamedTuple):
 
 @dataclass
 class PathCounts:
-    """What the operators on one path of calls constructed.
+    """Counts of the operators on one path of calls.
 
     Nodes constructed, those that a backward reached, those not judged because an exception ended their iteration;
     operators; bytes that they saved for backward, without parameters.

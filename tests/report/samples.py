@@ -134,4 +134,5 @@ def finding(file: str | Path | None, line: int | None, name: str = "leak") -> tu
         3,
         [{"file": f"{name}.py", "line": 7, "role": "entered here"}],
         f"del {name}",
+        f"3 graphs of {name}",
     )

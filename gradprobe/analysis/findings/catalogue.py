@@ -224,7 +224,7 @@ _RULES = (
     ),
     Rule(
         "GP514",
-        "gradient-nobody-takes",
+        "gradient-without-optimizer",
         WARNING,
         "Backward passes compute gradients for parameters that no optimizer has and nothing writes.",
         "Each pass costs the time of these gradients, and each `.grad` as much memory as its parameter. If the "

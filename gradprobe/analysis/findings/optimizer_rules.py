@@ -53,7 +53,7 @@ def _is_stale(use: LeafUse) -> bool:
     return bool(use.steps) and not use.steps_with_grad and not use.sites and not use.backwards
 
 
-def find_gradients_nobody_takes(evidence: Evidence) -> Iterator[Finding]:
+def find_untaken_gradients(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP514: where parameters are used that get gradients, but that no optimizer has and nothing writes."""
     for graph, ledger in zip(evidence.flow_graphs, evidence.flows, strict=True):
         uses = list(graph.uses.values())
@@ -116,5 +116,5 @@ def _find_outer_call(
     return None
 
 
-RULES = (find_replaced_parameters, find_gradients_nobody_takes)
+RULES = (find_replaced_parameters, find_untaken_gradients)
 """Rules of this family; a recording is checked against each."""

@@ -38,7 +38,7 @@ _MAX_LEVELS = 6
 
 @dataclass(frozen=True)
 class Holder:
-    """What keeps an object alive.
+    """Variable, attribute or other place that keeps an object alive.
 
     ``name`` is an expression such as ``history[...]`` or ``Trainer.losses[...]``, ``function`` the function whose
     variable it is, "" for a global variable; ``kind`` is one of ``local``, ``global``, ``attribute``, ``closure``,
