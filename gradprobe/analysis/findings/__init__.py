@@ -21,6 +21,7 @@ from gradprobe.analysis.findings import (
     unused_graph_rules,
     waste_rules,
 )
+from gradprobe.analysis.findings.consequences import drop_consequences
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding, merge_duplicates
 from gradprobe.analysis.findings.suppression import Suppression
@@ -47,7 +48,7 @@ RECORDING_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
 def find_all(tables: RecordingTables) -> list[Finding]:
     """Return the findings of all rules in a recording, the most serious first."""
     evidence = Evidence(tables)
-    return merge_duplicates(finding for rule in RECORDING_RULES for finding in rule(evidence))
+    return merge_duplicates(drop_consequences(finding for rule in RECORDING_RULES for finding in rule(evidence)))
 
 
 def build_finding_rows(tables: RecordingTables) -> list[tuple[Any, ...]]:
