@@ -27,6 +27,17 @@ class CallNode:
         self.unused += counts.unused
         self.saved_bytes += counts.saved_bytes * counts.unused / max(counts.built, 1)
 
+    @property
+    def own_built(self) -> int:
+        """Nodes that operators of the line itself constructed, outside of the lines inside its call."""
+        return self.built - sum(child.built for child in self.children.values())
+
+    def walk(self) -> Iterator[CallNode]:
+        """Yield the line and all lines inside its call."""
+        yield self
+        for child in self.children.values():
+            yield from child.walk()
+
     def leaves(self) -> Iterator[CallNode]:
         """Yield the innermost lines."""
         if not self.children:

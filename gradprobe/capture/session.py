@@ -56,7 +56,7 @@ class Session:
         self._emit: Emit = self._queue.append
         self._encoder = EventEncoder(self.tables)
         self._mode_log = DetectionLog(FrameClassifier(), clock.now)
-        """What is detected of modes, at every level."""
+        """Detections about modes, at every level."""
         self._leaks = leaks = LeakedModeDetector(self._mode_log)
         self._operators = ThreadRegistry(self._queue.append, clock.now, self.fault, self.tasks, self._mode_log, leaks)
         self._dynamo = DynamoObserver(self._operators.detection_log, self.fault, clock.now, self.emit, self._task_label)
@@ -136,6 +136,7 @@ class Session:
     def detach(self, sink: Sink) -> None:
         """Deliver the remaining events of ``sink``, and remove the hooks if it was the last one."""
         if sink.counts_operators:
+            self._operators.report_hooks()
             # When it is stopped in another thread, the operators of that thread may belong to another recording.
             if self._attached_from.pop(id(sink), None) == get_ident():
                 self._operators.detach_thread()
@@ -210,7 +211,7 @@ class Session:
     # Run by the writer thread.
 
     def drain(self, *, takes_all: bool = False) -> None:
-        """Empty the queue into the sinks, and let them write; ``takes_all`` with what is otherwise read about once a second."""
+        """Empty the queue into the sinks, and let them write; ``takes_all`` with what is else read once a second."""
         self.empty_queue(close_tallies=True)
         self.flush(takes_all=takes_all)
 

@@ -1,12 +1,12 @@
 """Records of the flow of tensors through the program, and of the graphs that it constructed.
 
-A site is an operator at a line. A leaf is a parameter, or another tensor that requires grad and that no operator computed. An
-edge leads from the site or leaf that made a tensor to the site that took it, and counts what became of gradient there. A
-backward pass and an optimizer's step are sites too: the edges from a leaf to them count the passes that reached it, and the
-steps that found a gradient or none.
+A site is an operator at a line. A leaf is a parameter, or another tensor that requires grad and that no operator
+computed. An edge leads from the site or leaf that made a tensor to the site that took it, and counts what became of
+gradient there. A backward pass and an optimizer's step are sites too: the edges from a leaf to them count the passes
+that reached it, and the steps that found a gradient or none.
 
-All are kept as notes: a line of JSON that identifies the record, and a count that adds up. Their number is bounded by the size
-of the program.
+All are kept as notes: a line of JSON that identifies the record, and a count that adds up. Their number is bounded by
+the size of the program.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ PASSAGES = (
 )
 """Outcomes for gradient along an edge; the observer's library uses the same order.
 
-``carried``: the tensor requires grad, and a node was constructed. ``without_grad``: the tensor does not require grad. The others
-name what cut the graph: the mode, ``detach()``, ``.data``, or an operator without a derivative. ``written``: the operator wrote
-the tensor in place without a node.
+``carried``: the tensor requires grad, and a node was constructed. ``without_grad``: the tensor does not require grad.
+The others name what cut the graph: the mode, ``detach()``, ``.data``, or an operator without a derivative. ``written``:
+the operator wrote the tensor in place without a node.
 
-Of a leaf and a backward pass, ``carried`` counts the passes that reached the leaf, and ``without_grad`` those that began at the
-leaf itself. Of a leaf and an optimizer's step, they count the steps that found a gradient, and those that found none.
+Of a leaf and a backward pass, ``carried`` counts the passes that reached the leaf, and ``without_grad`` those that
+began at the leaf itself. Of a leaf and an optimizer's step, they count the steps that found a gradient, and those that
+found none.
 """
 CARRIED, WITHOUT_GRAD, CUT_BY_NO_GRAD, CUT_BY_INFERENCE, CUT_BY_DETACH, CUT_BY_DATA, NOT_DIFFERENTIABLE, WRITTEN = (
     range(8)
@@ -59,8 +60,8 @@ class FlowSite(NamedTuple):
 class FlowLeaf(NamedTuple):
     """A tensor that requires grad and that no operator computed.
 
-    ``made_at`` is the number of the site that created it, 0 if it is older than the recording. ``name`` is the dotted name of a
-    parameter, "" if none is known; ``optimizer`` the class of the optimizer that has it.
+    ``made_at`` is the number of the site that created it, 0 if it is older than the recording. ``name`` is the dotted
+    name of a parameter, "" if none is known; ``optimizer`` the class of the optimizer that has it.
     """
 
     made_at: int
@@ -82,8 +83,8 @@ class Frame(NamedTuple):
 class PathCounts:
     """Counts of what the operators on one path of calls constructed.
 
-    Nodes constructed, those that a backward reached, those not judged because an exception ended their iteration; operators;
-    bytes that they saved for backward, without parameters.
+    Nodes constructed, those that a backward reached, those not judged because an exception ended their iteration;
+    operators; bytes that they saved for backward, without parameters.
     """
 
     built: int = 0

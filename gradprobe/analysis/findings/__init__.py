@@ -13,6 +13,7 @@ from gradprobe.analysis.findings import (
     held_graph_rules,
     manager_rules,
     mode_rules,
+    optimizer_rules,
     process_rules,
     refusal_rules,
     tensor_rules,
@@ -20,6 +21,7 @@ from gradprobe.analysis.findings import (
     unused_graph_rules,
     waste_rules,
 )
+from gradprobe.analysis.findings.consequences import drop_consequences
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding, merge_duplicates
 from gradprobe.analysis.findings.suppression import Suppression
@@ -33,6 +35,7 @@ RECORDING_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     *unused_graph_rules.RULES,
     *gradient_rules.RULES,
     *alias_rules.RULES,
+    *optimizer_rules.RULES,
     *tensor_rules.RULES,
     *refusal_rules.RULES,
     *compile_rules.RULES,
@@ -45,7 +48,7 @@ RECORDING_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
 def find_all(tables: RecordingTables) -> list[Finding]:
     """Return the findings of all rules in a recording, the most serious first."""
     evidence = Evidence(tables)
-    return merge_duplicates(finding for rule in RECORDING_RULES for finding in rule(evidence))
+    return merge_duplicates(drop_consequences(finding for rule in RECORDING_RULES for finding in rule(evidence)))
 
 
 def build_finding_rows(tables: RecordingTables) -> list[tuple[Any, ...]]:

@@ -17,8 +17,8 @@ def find_copies_onto_themselves(evidence: Evidence) -> Iterator[Finding]:
         name, writers = _describe_leaf(evidence, located)
         writes = located.detection.facts.get("writes", 0)
         message = (
-            f"This copies {name or 'a tensor'} onto itself: the source is an alias of the target, not an earlier state of it, and "
-            f"was written {writes:,} times since the alias was made."
+            f"This copies {name or 'a tensor'} onto itself: the source is an alias of the target, not an earlier "
+            f"state of it, and was written {writes:,} times since the alias was made."
         )
         yield located.make_finding(message, (*located.related, *writers))
 
@@ -30,8 +30,8 @@ def find_comparisons_with_themselves(evidence: Evidence) -> Iterator[Finding]:
         if not name and not located.detection.facts.get("writes", 0):
             continue
         message = (
-            f"This compares {name or 'a tensor'} with an alias of itself: the difference is always 0, because what was kept follows "
-            "each write."
+            f"This compares {name or 'a tensor'} with an alias of itself: the difference is always 0, because what "
+            "was kept follows each write."
         )
         yield located.make_finding(message, (*located.related, *writers))
 
@@ -41,8 +41,8 @@ def find_stacks_of_aliases(evidence: Evidence) -> Iterator[Finding]:
     for located in evidence.select_detections("GP608"):
         number = located.detection.facts.get("number", 0)
         message = (
-            f"All {number:,} tensors that are stacked here share one memory: each of them shows what was written last, not the "
-            "value from when it was stored."
+            f"All {number:,} tensors that are stacked here share one memory: each of them shows what was written "
+            "last, not the value from when it was stored."
         )
         yield located.make_finding(message)
 

@@ -108,8 +108,8 @@ _RULES = (
         "graph-built-and-dropped",
         WARNING,
         "Autograd nodes were constructed again and again, but no backward pass reached them.",
-        "Constructing a node costs time, and the tensors that it saves occupy memory until the graph is freed. A dry run, or a "
-        "few nodes among many, are reported as a note.",
+        "Constructing a node costs time, and the tensors that it saves occupy memory until the graph is freed. A dry "
+        "run, or a few nodes among many, are reported as a note.",
         "Run code that needs no gradients under `torch.no_grad()` or `torch.inference_mode()`.",
     ),
     Rule(
@@ -117,8 +117,9 @@ _RULES = (
         "backward-repeats-earlier-iterations",
         WARNING,
         "A backward pass goes through the graphs of earlier iterations again.",
-        "A hidden state, a running value or a cached result carries its graph into the next iteration, and `retain_graph=True` "
-        "keeps what the earlier pass used. Each iteration takes longer and more memory than the one before.",
+        "A hidden state, a running value or a cached result carries its graph into the next iteration, and "
+        "`retain_graph=True` keeps what the earlier pass used. Each iteration takes longer and more memory than the one "
+        "before.",
         "Detach what is carried over: `state = state.detach()`, and leave out `retain_graph=True`.",
     ),
     Rule(
@@ -199,8 +200,8 @@ _RULES = (
         WARNING,
         "An optimizer steps with a parameter that took part in the forward pass but never gets a gradient.",
         "Gradient flows back only along the operators that autograd recorded. Where a tensor is detached, computed under "
-        "no_grad or inference mode, read through `.data` or passed through an operator without a derivative, its way ends, and "
-        "the optimizer skips the parameters behind it without a word.",
+        "no_grad or inference mode, read through `.data` or passed through an operator without a derivative, its way "
+        "ends, and the optimizer skips the parameters behind it without a word.",
         "Remove the cut, or take the parameter out of the optimizer if it is meant to stay as it is.",
     ),
     Rule(
@@ -217,17 +218,17 @@ _RULES = (
         "optimizer-holds-replaced-parameter",
         ERROR,
         "A parameter was replaced after the optimizer had been constructed: the optimizer updates one that nothing uses.",
-        "An optimizer keeps the tensor objects that it was given. A parameter or module that is assigned later gets gradients "
-        "that no step applies.",
+        "An optimizer keeps the tensor objects that it was given. A parameter or module that is assigned later gets "
+        "gradients that no step applies.",
         "Construct the optimizer after the last change of the model, or add the new parameters with `add_param_group`.",
     ),
     Rule(
         "GP514",
-        "gradient-nobody-takes",
+        "gradient-without-optimizer",
         WARNING,
         "Backward passes compute gradients for parameters that no optimizer has and nothing writes.",
-        "Each pass costs the time of these gradients, and each `.grad` as much memory as its parameter. If the parameters are "
-        "meant to be trained, they are not.",
+        "Each pass costs the time of these gradients, and each `.grad` as much memory as its parameter. If the "
+        "parameters are meant to be trained, they are not.",
         "Freeze them with `requires_grad_(False)` or run their part under `torch.no_grad()`; or add them to the optimizer.",
     ),
     Rule(
@@ -402,8 +403,8 @@ _RULES = (
         "copied-onto-itself",
         WARNING,
         "A tensor is copied onto itself, because what was kept of it is an alias.",
-        "`state_dict()`, `.data`, `detach()` and views share their memory with the tensor. A snapshot made of them follows each "
-        "later write, and to restore it changes nothing.",
+        "`state_dict()`, `.data`, `detach()` and views share their memory with the tensor. A snapshot made of them follows "
+        "each later write, and to restore it changes nothing.",
         "Copy when the snapshot is taken: `copy.deepcopy(model.state_dict())` or `tensor.clone()`.",
     ),
     Rule(
@@ -411,8 +412,8 @@ _RULES = (
         "compared-with-itself",
         WARNING,
         "A tensor is compared with an alias of itself.",
-        "`.data`, `detach()` and views share their memory with the tensor: what was kept to be compared with changes together "
-        "with it, and the difference is always 0.",
+        "`.data`, `detach()` and views share their memory with the tensor: what was kept to be compared with changes "
+        "together with it, and the difference is always 0.",
         "Keep a copy: `tensor.detach().clone()`.",
     ),
     Rule(
@@ -420,8 +421,8 @@ _RULES = (
         "stack-of-aliases",
         WARNING,
         "All tensors of a stack share one memory.",
-        "`torch.from_numpy`, views and buffers that are written in place show what was written last. A history of them holds one "
-        "value many times.",
+        "`torch.from_numpy`, views and buffers that are written in place show what was written last. A history of them "
+        "holds one value many times.",
         "Copy each value as it is stored: `tensor.clone()` or `torch.tensor(array)`.",
     ),
     Rule(

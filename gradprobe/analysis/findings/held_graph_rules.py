@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
@@ -19,7 +20,11 @@ _FIXES = {
 def find_kept_graphs(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP201: the line that keeps the tensor, the line that computed it, and those whose graphs it keeps."""
     found: dict[tuple[str | None, int | None], Finding] = {}
+    # What a growing backward goes through again is used, and carried on rather than forgotten.
+    growing = {(line.file, line.line) for located in evidence.select_detections("GP205") for line in located.lines}
     for located in evidence.select_detections("GP201"):
+        if any((line.file, line.line) in growing for line in located.lines):
+            continue
         finding = _describe(located)
         known = found.get((finding.file, finding.line))
         if known is None or known.count < finding.count:
@@ -38,10 +43,11 @@ def find_growing_backwards(evidence: Evidence) -> Iterator[Finding]:
     for located in worst.values():
         read = located.detection.read_count
         message = (
-            f"This backward pass goes through {read('nodes'):,} nodes of {read('iterations'):,} iterations that an earlier pass "
-            "has already used: a tensor carries its graph from one iteration to the next, and each pass takes longer."
+            f"This backward pass goes through {read('nodes'):,} nodes of {read('iterations'):,} iterations that an earlier "
+            "pass has already used: a tensor carries its graph from one iteration to the next, and each pass takes longer."
         )
-        yield located.make_finding(message)
+        seen = f"{read('nodes'):,} nodes of {read('iterations'):,} iterations in one pass"
+        yield replace(located.make_finding(message), evidence=seen)
 
 
 def _describe(located: LocatedDetection) -> Finding:

@@ -19,7 +19,7 @@ class NeverEntered:
     manager: str
     at: ast.expr
     how: str
-    """What the source does with it."""
+    """Use that the source makes of it."""
 
 
 def find_never_entered(

@@ -90,6 +90,12 @@ class ParsedFile:
                     spans.append((node.lineno, max(last, node.lineno)))
         return max(spans, default=None)
 
+    def find_call(self, name: str, near: int) -> int | None:
+        """Return the line nearest to ``near`` that calls a function or class of this name."""
+        calls = (node for node in ast.walk(self.tree) if isinstance(node, ast.Call))
+        lines = [node.lineno for node in calls if ast.unparse(node.func).rsplit(".", 1)[-1] == name]
+        return min(lines, key=lambda line: abs(line - near), default=None)
+
     def find_requires_grad(self) -> list[int]:
         """Return the lines that set ``requires_grad``."""
         return [

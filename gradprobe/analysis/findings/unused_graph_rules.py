@@ -10,7 +10,7 @@ from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.flow_graph import FlowGraph
-from gradprobe.recording.flow import FlowSite, Frame
+from gradprobe.recording.flow import FlowLedger, FlowSite, Frame
 
 _MIN_TIMES = 2
 """Minimum number of times for a warning: a single pass, such as a dry run, is by design."""
@@ -42,7 +42,23 @@ def find_unused_graphs(evidence: Evidence) -> Iterator[Finding]:
     for ledger, graph in zip(evidence.flows, evidence.flow_graphs, strict=True):
         root = build_call_tree(ledger.paths)
         for calls in _group(find_unused_calls(root), root):
-            yield _describe(evidence, calls, graph, root)
+            if not _is_cut(calls, graph, ledger):
+                yield _describe(evidence, calls, graph, root)
+
+
+def _is_cut(calls: UnusedCalls, graph: FlowGraph, ledger: FlowLedger) -> bool:
+    """Return whether these are the only calls that use some parameters, and an optimizer waits for their gradients.
+
+    Then the graph was meant to be used, and GP511 says where it is cut.
+    """
+    waiting = [use for use in graph.uses.values() if use.steps and not use.steps_with_grad]
+    lines = {(graph.sites[number].file, graph.sites[number].line) for use in waiting for number in use.carried}
+    inside = (node for line in calls.lines for node in line.walk())
+    here = sum(node.own_built for node in inside if node.frame and (node.frame.file, node.frame.line) in lines)
+    all_built = sum(
+        counts.built for path, counts in ledger.paths.items() if path and (path[0].file, path[0].line) in lines
+    )
+    return 0 < here == all_built
 
 
 def _group(found: list[UnusedCalls], root: CallNode) -> list[UnusedCalls]:
@@ -159,7 +175,7 @@ def _count_runs(calls: UnusedCalls, graph: FlowGraph) -> int:
 
 
 def _trains_in_vain(graph: FlowGraph) -> bool:
-    """Return whether optimizers step without any gradient: then the graph was meant to be used, and other rules say why not."""
+    """Return whether optimizers step without any gradient: the graph was meant to be used, and other rules say why not."""
     steps = [use for use in graph.uses.values() if use.steps]
     return bool(steps) and not any(use.steps_with_grad for use in steps)
 

@@ -1,4 +1,4 @@
-"""What made a backward pass fail, found in the graph that it left behind.
+"""Cause of a failed backward pass, found in the graph that it left behind.
 
 A node that fails keeps what it saved, and the nodes before it keep their edges, so the graph can still be walked after the
 exception. Nothing here runs the program's hooks.

@@ -42,7 +42,7 @@ class Diagnosis(NamedTuple):
 
 
 class Operands(NamedTuple):
-    """What is known of the call that failed.
+    """Facts about the call that failed.
 
     ``roots`` and ``inputs`` are those of a backward pass.
     """

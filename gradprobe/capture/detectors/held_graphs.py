@@ -1,8 +1,8 @@
 """Detector of graphs that the program keeps from iteration to iteration (GP201).
 
-A loss that is appended to a list, a sum of losses, a hook, a cache or a stored exception keeps the graph behind a tensor, and
-with it all that its nodes saved. What matters is only that graphs of several iterations are alive at once and that no backward
-pass uses them later; how they are kept is told afterwards, by what refers to them.
+A loss that is appended to a list, a sum of losses, a hook, a cache or a stored exception keeps the graph behind a
+tensor, and with it all that its nodes saved. What matters is only that graphs of several iterations are alive at once
+and that no backward pass uses them later; how they are kept is told afterwards, by what refers to them.
 """
 
 from __future__ import annotations

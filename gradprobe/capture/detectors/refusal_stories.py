@@ -34,7 +34,7 @@ Place = tuple[int, int]
 
 
 class Ledger(Protocol):
-    """What the observer of operators knows of one thread."""
+    """Facts about one thread that the observer of operators knows."""
 
     def origins_between(self, first: int, last: int) -> list[Place]:
         """Return the lines that constructed the thread's nodes with sequence numbers from ``first`` to ``last``."""
@@ -45,7 +45,7 @@ class Ledger(Protocol):
 
 @dataclass
 class Refused:
-    """What is known of one exception.
+    """Facts about one exception.
 
     Attributes:
         text: The message.

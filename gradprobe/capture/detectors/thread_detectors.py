@@ -51,10 +51,10 @@ _FUNCTIONAL = f"{TORCH_DIR}autograd/functional.py"
 
 
 class BackwardPass(NamedTuple):
-    """What a backward pass goes through.
+    """Nodes that a backward pass goes through.
 
-    ``ranges`` of sequence numbers, each by its first and last one. ``again`` of its nodes an earlier pass has gone through; they
-    were constructed in ``iterations`` different iterations, at ``places``.
+    ``ranges`` of sequence numbers, each by its first and last one. ``again`` of its nodes an earlier pass has gone
+    through; they were constructed in ``iterations`` different iterations, at ``places``.
     """
 
     ranges: list[tuple[int, int]]
@@ -64,7 +64,7 @@ class BackwardPass(NamedTuple):
 
 
 class OperatorLedger(Protocol):
-    """What the observer of operators knows of one thread besides the operators themselves."""
+    """Facts about one thread that the observer of operators knows besides the operators themselves."""
 
     def emit_escaped(self) -> None:
         """Emit the inference tensors that are still referenced as the thread leaves inference mode."""

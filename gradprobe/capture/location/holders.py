@@ -1,7 +1,8 @@
 """Holders of objects: the variable, attribute or container of the program that keeps an object alive, by its name.
 
-Looked for rarely, when something has grown. First down from the variables that the program can see, which gives the name that
-its author knows; then up from the object along its referrers, which also finds closures, caches and tracebacks.
+Looked for rarely, when something has grown. First down from the variables that the program can see, which gives the
+name that its author knows; then up from the object along its referrers, which also finds closures, caches and
+tracebacks.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ _MAX_LEVELS = 6
 
 @dataclass(frozen=True)
 class Holder:
-    """What keeps an object alive.
+    """Variable, attribute or other place that keeps an object alive.
 
-    ``name`` is an expression such as ``history[...]`` or ``Trainer.losses[...]``, ``function`` the function whose variable it is,
-    "" for a global variable; ``kind`` is one of ``local``, ``global``, ``attribute``, ``closure``, ``cache``, ``traceback``,
-    ``generator``, ``other``.
+    ``name`` is an expression such as ``history[...]`` or ``Trainer.losses[...]``, ``function`` the function whose
+    variable it is, "" for a global variable; ``kind`` is one of ``local``, ``global``, ``attribute``, ``closure``,
+    ``cache``, ``traceback``, ``generator``, ``other``.
     """
 
     name: str

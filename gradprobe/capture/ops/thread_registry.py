@@ -239,6 +239,12 @@ class ThreadRegistry:
         REGISTRY.forget(tensor)
         self._escaped.forget(tensor)
 
+    def report_hooks(self) -> None:
+        """Report tensors kept by forward hooks as a recording ends, while the observer still knows its threads."""
+        self.resolve_pending()
+        self._hook_reports = 1
+        self._safely(self._report_hooks)
+
     def _report_hooks(self) -> None:
         with torch._C.DisableTorchFunction():
             if self._observer is not None:

@@ -516,7 +516,8 @@ RIGHT = {
             return net(x)
 
     with torch.no_grad(), ThreadPoolExecutor(2) as pool:
-        list(pool.map(keep, [torch.ones(2, 3)] * 4))
+        kept = list(pool.map(keep, [torch.ones(2, 3)] * 4))
+    torch.cat(kept).sum().backward()
     """,
     "managers that are used later": TRAIN
     + """

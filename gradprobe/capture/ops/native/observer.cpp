@@ -122,6 +122,7 @@ class Observer {
     const std::lock_guard<std::mutex> guard(lock_);
     Logs all;
     for (const auto& entry : logs_) all.push_back(entry.second);
+    all.insert(all.end(), ended_.begin(), ended_.end());
     return all;
   }
 
@@ -147,14 +148,25 @@ class Observer {
     return py::make_tuple(edges, paths);
   }
 
-  // A thread has ended, or is observed no more: another one may have its identifier next.
+  // A thread has ended, or is observed no more: another one may have its identifier next. A backward in another thread may still
+  // go through its nodes, as after `DataParallel`, whose threads end with the forward pass.
   void forget_thread(uint64_t thread) {
-    const auto log = log_of(thread);  // released after the lock: it refers to Python objects
+    const auto log = log_of(thread);  // released after the lock, as is the oldest: they refer to Python objects
     log->flush();
+    std::shared_ptr<ThreadLog> oldest;
     {
       const std::lock_guard<std::mutex> guard(lock_);
-      of_ended_threads_.add(*log);
       logs_.erase(thread);
+      if (log->number_in_torch() == 0) {
+        of_ended_threads_.add(*log);
+      } else {
+        ended_.push_back(log);
+      }
+      if (ended_.size() > MAX_ENDED) {
+        oldest = ended_.front();
+        ended_.pop_front();
+        of_ended_threads_.add(*oldest);
+      }
     }
     ++observers_changed;
   }
@@ -163,10 +175,13 @@ class Observer {
   void set_parts(bool sees_parts) { context_->sees_parts = sees_parts; }
 
  private:
+  static constexpr size_t MAX_ENDED = 64;
+
   const std::shared_ptr<Context> context_;
   std::mutex lock_;
   std::unordered_map<uint64_t, std::shared_ptr<ThreadLog>> logs_;
-  Flow of_ended_threads_;
+  std::deque<std::shared_ptr<ThreadLog>> ended_;  // the latest threads that have constructed nodes
+  Flow of_ended_threads_;                         // what earlier ones have counted
 };
 
 // What this thread knows of operators, and where it notes them.

@@ -1,0 +1,121 @@
+"""Rules about parameters that get gradients and that no optimizer has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from gradprobe.analysis.findings.evidence import Evidence, is_library
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.flow_lines import (
+    find_steps,
+    list_names,
+    locate_construction,
+    make_finding,
+    relate,
+)
+from gradprobe.analysis.findings.syntax import parse_file
+from gradprobe.analysis.flow_graph import FlowGraph
+from gradprobe.history.leaf_uses import LeafUse
+from gradprobe.recording.flow import FlowLedger, FlowSite, Frame
+
+_MIN_BACKWARDS = 2
+
+
+def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
+    """Yield GP513: the line that made the parameter in use, where the optimizer was constructed and where it steps."""
+    for graph in evidence.flow_graphs:
+        uses = list(graph.uses.values())
+        stale = [u for u in uses if _is_stale(u)]
+        in_use = [u for u in uses if not u.steps and u.backwards and u.leaf.is_parameter and not u.is_updated]
+        if not stale or not in_use:
+            continue
+        trained = {u.leaf.name.split(".")[0] for u in uses if u.steps_with_grad}
+        by_line: dict[int, list[LeafUse]] = {}
+        for use in in_use:
+            is_same = any(old.leaf.shape == use.leaf.shape for old in stale)
+            if is_same or use.leaf.name.split(".")[0] in trained:
+                by_line.setdefault(use.leaf.made_at, []).append(use)
+        for made_at, members in by_line.items():
+            step = (find_steps(graph, stale) or graph.sinks)[0]
+            main = graph.sites.get(made_at) or step
+            related = [*locate_construction(graph, stale), relate(step, "optimizer steps here")]
+            passes = max(use.backwards for use in members)
+            message = (
+                f"{list_names(members)} gets gradients ({passes:,} backward passes), but the optimizer holds "
+                "another parameter in its place, which nothing uses: it was replaced after the optimizer was "
+                "constructed."
+            )
+            yield make_finding(
+                "GP513", message, main, passes, related, "", f"{stale[0].steps:,} steps found no gradient"
+            )
+
+
+def _is_stale(use: LeafUse) -> bool:
+    return bool(use.steps) and not use.steps_with_grad and not use.sites and not use.backwards
+
+
+def find_untaken_gradients(evidence: Evidence) -> Iterator[Finding]:
+    """Yield GP514: where parameters are used that get gradients, but that no optimizer has and nothing writes."""
+    for graph, ledger in zip(evidence.flow_graphs, evidence.flows, strict=True):
+        uses = list(graph.uses.values())
+        if not any(use.steps_with_grad for use in uses):
+            continue
+        has_stale = any(map(_is_stale, uses))
+        groups: dict[str, list[LeafUse]] = {}
+        for use in uses:
+            is_taken = use.steps or use.is_updated or use.backwards < _MIN_BACKWARDS
+            if not is_taken and use.carried and not (has_stale and use.leaf.is_parameter):
+                groups.setdefault(use.leaf.name.split(".")[0], []).append(use)
+        trained = {use.leaf.name.split(".")[0] for use in uses if use.steps_with_grad}
+        for root, members in groups.items():
+            yield _describe_untaken(graph, ledger, root, members, is_partial=bool(root) and root in trained)
+
+
+def _describe_untaken(
+    graph: FlowGraph, ledger: FlowLedger, root: str, uses: list[LeafUse], *, is_partial: bool
+) -> Finding:
+    first = graph.sites[uses[0].carried[0]]
+    called = _find_outer_call(ledger, uses, graph, is_partial=is_partial)
+    passes = max(use.backwards for use in uses)
+    related = [relate(site, "backward called here") for site in graph.sinks[:2]]
+    related += [relate(graph.sites[u.leaf.made_at], "created here") for u in uses[:1] if u.leaf.made_at in graph.sites]
+    related.append(relate(first, "parameter used here"))
+    related += locate_construction(graph, [use for use in graph.uses.values() if use.steps_with_grad])
+    if is_partial:
+        source = parse_file(first.file)
+        lines = [] if source is None else source.find_requires_grad()
+        related += [RelatedLine(first.file, line, "requires_grad set here") for line in lines[:2]]
+    are, them, theirs = ("are", "them", "their gradients") if len(uses) > 1 else ("is", "it", "its gradient")
+    message = (
+        f"{list_names(uses)} {are} not in any optimizer, and nothing writes to {them}, but {passes:,} backward passes "
+        f"compute {theirs}."
+    )
+    if is_partial:
+        message += f" Other parameters of {root} are trained."
+    fix = (
+        "Add them to the optimizer, or freeze them with `requires_grad_(False)`."
+        if is_partial or not root
+        else f"Run {root} under `torch.no_grad()`, or freeze it with `requires_grad_(False)`."
+    )
+    main = first if called is None else FlowSite(*called, "", "")
+    return make_finding("GP514", message, main, len(uses), related, fix, f"{passes:,} passes, {len(uses):,} parameters")
+
+
+def _find_outer_call(
+    ledger: FlowLedger, uses: Sequence[LeafUse], graph: FlowGraph, *, is_partial: bool
+) -> Frame | None:
+    """Return the line that calls the module with these parameters, or the part of a module if others of it are trained."""
+    lines = {(graph.sites[n].file, graph.sites[n].line) for use in uses for n in use.carried}
+    for path, counts in ledger.paths.items():
+        if not path or not counts.reached or (path[0].file, path[0].line) not in lines:
+            continue
+        inside = [number for number, frame in enumerate(path) if frame.function.rsplit(".", 1)[-1] == "forward"]
+        first = 0 if not inside else (inside[0] if is_partial else inside[-1]) + 1
+        for frame in path[first:]:
+            if frame.function.rsplit(".", 1)[-1] != "forward" and not is_library(frame.file):
+                return frame
+    return None
+
+
+RULES = (find_replaced_parameters, find_untaken_gradients)
+"""Rules of this family; a recording is checked against each."""

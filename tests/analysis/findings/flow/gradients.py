@@ -1,0 +1,262 @@
+"""Programs whose gradients do not arrive or are taken by no optimizer, and programs that look alike and are right."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tests.analysis.findings.flow.parts import Net, Program, batches, sgd, step
+
+
+def encoder_under_inference_mode() -> None:
+    encoder, head = nn.Linear(4, 4), nn.Linear(4, 1)
+    optimizer = sgd(encoder, head)
+    for x in batches():
+        with torch.no_grad():  # with
+            features = encoder(x)  # at
+        step(optimizer, head(features.clone()).mean())  # with
+
+
+def detached_features() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        features = model.embed(x)
+        features = features.detach()  # at
+        step(optimizer, model.head(features).mean())
+
+
+def weight_read_through_data() -> None:
+    scale, model = nn.Parameter(torch.ones(4)), Net()
+    optimizer = torch.optim.SGD([scale, *model.parameters()], lr=0.01)
+    for x in batches():
+        step(optimizer, model(x * scale.data))  # at
+
+
+def gate_by_comparison() -> None:
+    gate, model = nn.Linear(4, 1), Net()
+    optimizer = sgd(gate, model)
+    for x in batches():
+        is_open = gate(x) > 0  # at
+        step(optimizer, model(x * is_open))
+
+
+def function_that_returns_none() -> None:
+    class Scale(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(weight)
+            return x * weight
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+            (weight,) = ctx.saved_tensors
+            return grads[0] * weight, None  # at
+
+    weight, model = nn.Parameter(torch.ones(4)), nn.Linear(4, 4)
+    optimizer = torch.optim.SGD([weight, *model.parameters()], lr=0.01)
+    for x in batches():
+        step(optimizer, Scale.apply(model(x), weight).mean())  # with
+
+
+def gradients_cleared_before_the_step() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        model(x).backward()  # with
+        optimizer.zero_grad()  # with
+        optimizer.step()  # at
+
+
+def head_that_is_in_no_loss() -> None:
+    model, auxiliary = Net(), nn.Linear(4, 1)
+    optimizer = sgd(model, auxiliary)
+    for x in batches():
+        auxiliary(model.embed(x)).mean()  # at
+        step(optimizer, model(x))
+
+
+STARVED: list[Program] = [
+    encoder_under_inference_mode,
+    detached_features,
+    weight_read_through_data,
+    gate_by_comparison,
+    function_that_returns_none,
+    gradients_cleared_before_the_step,
+    head_that_is_in_no_loss,
+]
+
+
+def frozen_encoder() -> None:
+    encoder, head = nn.Linear(4, 4).requires_grad_(False), nn.Linear(4, 1)
+    optimizer = sgd(head)
+    for x in batches():
+        step(optimizer, head(encoder(x)).mean())
+
+
+def adversaries() -> None:
+    generator, critic = nn.Linear(4, 4), nn.Linear(4, 1)
+    of_generator, of_critic = sgd(generator), sgd(critic)
+    for x in batches():
+        fake = generator(x)
+        step(of_critic, critic(fake.detach()).mean() - critic(x).mean())
+        step(of_generator, -critic(fake).mean())
+
+
+def straight_through() -> None:
+    gate, model = nn.Linear(4, 4), Net()
+    optimizer = sgd(gate, model)
+    for x in batches():
+        soft = gate(x).sigmoid()
+        hard = (soft > 0.5).float()
+        step(optimizer, model(x * (hard - soft).detach() + soft))
+
+
+def expert_that_nothing_chooses() -> None:
+    experts, model = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)]), Net()
+    optimizer = sgd(experts, model)
+    for number, x in enumerate(batches()):
+        step(optimizer, model(experts[number % 2](x)))
+
+
+def warm_up_without_encoder() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    for number, x in enumerate(batches(8)):
+        features = model.embed(x)
+        step(optimizer, model.head(features.detach() if number < 4 else features).mean())
+
+
+def soft_target_of_an_average() -> None:
+    model = Net()
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, (model(x) - average(x)).square())
+        with torch.no_grad():
+            for mine, theirs in zip(average.parameters(), model.parameters(), strict=True):
+                mine.lerp_(theirs, 0.1)
+
+
+def parameters_updated_by_hand() -> None:
+    model, scale = Net(), torch.ones(4, requires_grad=True)
+    optimizer = sgd(model)
+    for x in batches():
+        scale.grad = None
+        step(optimizer, model(x * scale))
+        with torch.no_grad():
+            assert scale.grad is not None
+            scale -= 0.01 * scale.grad
+
+
+def inputs_that_are_perturbed() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        attacked = x.clone().requires_grad_()
+        model(attacked).backward()
+        assert attacked.grad is not None
+        step(optimizer, model((attacked + 0.1 * attacked.grad.sign()).detach()))
+
+
+def parameters_added_later() -> None:
+    model = Net()
+    optimizer = sgd(model.body)
+    model.head = nn.Linear(4, 1)
+    optimizer.add_param_group({"params": [*model.head.parameters()]})
+    for x in batches():
+        step(optimizer, model(x))
+
+
+RIGHT: list[Program] = [
+    frozen_encoder,
+    adversaries,
+    straight_through,
+    expert_that_nothing_chooses,
+    warm_up_without_encoder,
+    soft_target_of_an_average,
+    parameters_updated_by_hand,
+    inputs_that_are_perturbed,
+    parameters_added_later,
+]
+
+
+def number_made_a_tensor() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        error = model(x).item()  # with
+        loss = torch.tensor(error, requires_grad=True)  # at
+        step(optimizer, loss)
+
+
+def copy_that_requires_grad() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        output = model(x)
+        loss = output.detach().requires_grad_()  # at
+        step(optimizer, loss)
+
+
+def metric_in_numpy() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        score = np.mean(model.embed(x).detach().numpy())
+        step(optimizer, torch.tensor(float(score)).requires_grad_())  # at
+
+
+LEAVES: list[Program] = [number_made_a_tensor, copy_that_requires_grad, metric_in_numpy]
+
+
+def head_replaced() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    model.head = nn.Linear(4, 2)  # at
+    for x in batches():
+        step(optimizer, model(x))
+
+
+def weight_initialized_again() -> None:
+    model = nn.Linear(4, 1)
+    optimizer = sgd(model)
+    model.weight = nn.Parameter(torch.full((1, 4), 0.1))  # at
+    for x in batches():
+        step(optimizer, model(x).mean())
+
+
+REPLACED: list[Program] = [head_replaced, weight_initialized_again]
+
+
+def teacher_with_a_graph() -> None:
+    teacher, student = Net(), Net()
+    optimizer = sgd(student)
+    for x in batches():
+        aim = teacher(x)  # at
+        step(optimizer, (student(x) - aim).square())
+
+
+def loss_network() -> None:
+    model, judge = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8))
+    optimizer = sgd(model)
+
+    def distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return (judge(one) - judge(other)).square().mean()  # at
+
+    for x in batches():
+        step(optimizer, distance(model(x), x))
+
+
+def center_that_no_optimizer_has() -> None:
+    model, centers = nn.Linear(4, 4), nn.Parameter(torch.zeros(4))
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, (model(x) - centers).square().mean())  # at
+
+
+UNTAKEN: list[Program] = [teacher_with_a_graph, loss_network, center_that_no_optimizer_has]

@@ -1,0 +1,61 @@
+"""Rules on graphs and gradients find programs of different shape with one cause, and leave look-alikes alone."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import gradprobe
+from gradprobe.recording.notes import NoteKind
+from tests.analysis.findings.flow import gradients, held_graphs, unused_graphs
+from tests.analysis.findings.flow.parts import Program
+
+WRONG = {
+    "GP204": unused_graphs.WRONG,
+    "GP201": held_graphs.KEPT,
+    "GP205": held_graphs.GROWING,
+    "GP511": gradients.STARVED,
+    "GP512": gradients.LEAVES,
+    "GP513": gradients.REPLACED,
+    "GP514": gradients.UNTAKEN,
+}
+ALSO = {held_graphs.cached_results: "GP204"}
+"""What is found besides: a graph that is kept and that no backward pass has ever used."""
+RIGHT = [*unused_graphs.RIGHT, *held_graphs.USED, *held_graphs.REPEATED, *gradients.RIGHT]
+
+
+def record(program: Program) -> list[dict[str, object]]:
+    with gradprobe.record(level="ops") as recording:
+        program()
+    (process,) = recording._tables.processes
+    assert [text for kind, text, _ in process.contents.notes if kind == NoteKind.FAULT] == []
+    found: list[dict[str, object]] = recording.findings.to_dict("records")
+    return [finding for finding in found if finding["severity"] != "note"]
+
+
+def marked(program: Program, mark: str) -> set[int]:
+    lines, first = inspect.getsourcelines(program)
+    return {number for number, line in enumerate(lines, first) if line.rstrip().endswith(f"# {mark}")}
+
+
+@pytest.mark.parametrize(
+    ("code", "program"),
+    [pytest.param(code, one, id=f"{code}-{one.__name__}") for code, programs in WRONG.items() for one in programs],
+)
+def test_a_wrong_program_is_found_with_its_lines(code: str, program: Program) -> None:
+    found = record(program)
+    (finding,) = (finding for finding in found if finding["rule"] == code)
+    assert {one["rule"] for one in found} <= {code, ALSO.get(program)}
+    related = finding["related"]
+    assert isinstance(related, list)
+    if marked(program, "at"):
+        assert {finding["line"]} == marked(program, "at")
+    assert marked(program, "with") <= {place["line"] for place in related}
+    assert finding["evidence"]
+    assert finding["fix"]
+
+
+@pytest.mark.parametrize("program", [pytest.param(one, id=one.__name__) for one in RIGHT])
+def test_a_right_program_that_looks_alike_has_nothing_above_a_note(program: Program) -> None:
+    assert record(program) == []
