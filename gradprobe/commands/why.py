@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gradprobe.result import merge
+from gradprobe.stored_recordings import merge
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
