@@ -81,7 +81,7 @@ class Frame(NamedTuple):
 
 @dataclass
 class PathCounts:
-    """Counts of what the operators on one path of calls constructed.
+    """Sums over the operators on one path of calls, and the nodes that they constructed.
 
     Nodes constructed, those that a backward reached, those not judged because an exception ended their iteration;
     operators; bytes that they saved for backward, without parameters.

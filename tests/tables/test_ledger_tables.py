@@ -19,7 +19,8 @@ import gradprobe
 from gradprobe.analysis.analyzed_tables import AnalyzedTables
 from gradprobe.recording.contents import Contents
 from gradprobe.recording.notes import NoteKind
-from gradprobe.result import Recording, StoredRecording
+from gradprobe.result import Recording
+from gradprobe.stored_recordings import StoredRecording
 from gradprobe.tables import columns
 from tests.thoroughness import IS_THOROUGH
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from gradprobe.analysis.cut_reasons import CUT_REASONS, MODE_CUTS, advise_leaving
+from gradprobe.analysis.cut_reasons import MODE_CUTS, advise_leaving, find_reason
 from gradprobe.analysis.findings import find_all
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding
@@ -75,7 +75,7 @@ class Knowledge:
         """Return where and why an edge cuts the graph, and the fix."""
         site = graph.sites[cut.site]
         story.told.add((site.file, site.line))
-        how, fix = CUT_REASONS[cut.passage]
+        how, fix = find_reason(site.op, cut.passage)
         where = f"`{shorten(site.op)}` at {story.name('cut here', site.file, site.line)}"
         mode = self.evidence.locate_mode(site) if cut.passage in MODE_CUTS else None
         if mode is not None:

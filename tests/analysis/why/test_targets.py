@@ -15,7 +15,8 @@ import torch
 
 import gradprobe
 from gradprobe.recording.notes import NoteKind
-from gradprobe.result import Recording, StoredRecording
+from gradprobe.result import Recording
+from gradprobe.stored_recordings import StoredRecording
 
 Run = Callable[..., Recording]
 
