@@ -116,7 +116,7 @@ class Session:
 
     def attach(self, sink: Sink) -> None:
         """Install the hooks unless they are in place, and let ``sink`` receive all events from here on."""
-        sinks = self._demand.sinks
+        sinks, is_first = self._demand.sinks, self._demand.is_idle
         sinks.append(sink)
         try:
             self._installation.install(self._emit)
@@ -125,7 +125,7 @@ class Session:
             raise
         self.choose_emit()
         self._encoder.begin_recording()
-        self._leaks.begin_recording()
+        self._leaks.begin_recording(is_first=is_first)
         self._router.open(sink)
         self._operators.show_parts(self._demand.counts_parts)
         if sink.counts_operators:

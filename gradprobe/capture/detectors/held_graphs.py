@@ -21,7 +21,7 @@ from gradprobe.recording.notes import SourceLocation
 
 _MIN_ITERATIONS = 3
 """Minimum number of ended iterations whose nodes are alive at once."""
-_MIN_UNUSED = 4
+_MIN_UNUSED = 5
 """Minimum number of tensors of one line, or terms of one sum, that are alive at once and that no backward has reached."""
 _MAX_PLACES = 4
 

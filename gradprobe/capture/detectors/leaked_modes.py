@@ -108,9 +108,12 @@ class LeakedModeDetector:
         if changes:
             self._looks[ident] = max(self._looks.get(ident, 0), _LOOKS // 8)
 
-    def begin_recording(self) -> None:
-        """Report again what was reported to earlier recordings."""
+    def begin_recording(self, *, is_first: bool) -> None:
+        """Report again what was reported to earlier recordings, and forget what happened before the only recording began."""
         self._seen.clear()
+        if is_first:
+            for ident in list(self.open):
+                self._replace(ident, [])
 
     def forget_thread(self, ident: int) -> None:
         """Forget the changes of a thread, which ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
@@ -24,7 +25,11 @@ SKIPPED, USER, MODULE_CALL, OPTIMIZER, OWN = range(5)
 looks at the program's tensors."""
 _OPTIMIZER_DIR = f"{TORCH_DIR}optim"
 _STDLIB_DIR = f"{sysconfig.get_path('stdlib')}{os.sep}"
-_SITE_DIRS = tuple(f"{_STDLIB_DIR}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
+_NOT_SKIPPED = (
+    # It enters and exits managers for the program, which the detectors of modes look at.
+    contextlib.__file__,
+    *(f"{_STDLIB_DIR}{name}{os.sep}" for name in ("site-packages", "dist-packages")),
+)
 _OBSERVING = (f"{GRADPROBE_DIR}capture", f"{GRADPROBE_DIR}inspection")
 _F_LOCALS_IS_SNAPSHOT = sys.version_info < (3, 13)
 
@@ -92,7 +97,7 @@ class FrameClassifier:
         elif file.startswith(_OBSERVING):
             kind = OWN
         else:
-            is_stdlib = file.startswith(_STDLIB_DIR) and not file.startswith(_SITE_DIRS)
+            is_stdlib = file.startswith(_STDLIB_DIR) and not file.startswith(_NOT_SKIPPED)
             kind = SKIPPED if is_stdlib or file.startswith((TORCH_DIR, GRADPROBE_DIR, "<frozen ")) else USER
         self.held[id(code)] = code
         self.kinds[id(code)] = kind
