@@ -108,9 +108,11 @@ class LeakedModeDetector:
         if changes:
             self._looks[ident] = max(self._looks.get(ident, 0), _LOOKS // 8)
 
-    def begin_recording(self) -> None:
-        """Report again what was reported to earlier recordings."""
+    def begin_recording(self, ident: int) -> None:
+        """Report again what was reported to earlier recordings, but for changes of this thread that are undone by now."""
         self._seen.clear()
+        if torch.is_grad_enabled():
+            self.forget_thread(ident)
 
     def forget_thread(self, ident: int) -> None:
         """Forget the changes of a thread, which ends."""

@@ -48,7 +48,7 @@ class FlowRecorder:
         self._library, self._take_flow = library, take_flow
 
     def on_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Note the parameters of an optimizer that is about to step, on the 1st, 2nd, 4th, 8th ... of the steps looked at."""
+        """Note the parameters of an optimizer that is about to step, on the 1st, 2nd, 4th, 8th ... step looked at."""
         steps = self._optimizers[optimizer] = self._optimizers.get(optimizer, 0) + 1
         if steps & (steps - 1) == 0:
             self.name_parameters()
