@@ -116,7 +116,7 @@ class Session:
 
     def attach(self, sink: Sink) -> None:
         """Install the hooks unless they are in place, and let ``sink`` receive all events from here on."""
-        sinks, is_first = self._demand.sinks, self._demand.is_idle
+        sinks = self._demand.sinks
         sinks.append(sink)
         try:
             self._installation.install(self._emit)
@@ -125,7 +125,7 @@ class Session:
             raise
         self.choose_emit()
         self._encoder.begin_recording()
-        self._leaks.begin_recording(is_first=is_first)
+        self._leaks.begin_recording(get_ident())
         self._router.open(sink)
         self._operators.show_parts(self._demand.counts_parts)
         if sink.counts_operators:
@@ -136,10 +136,10 @@ class Session:
     def detach(self, sink: Sink) -> None:
         """Deliver the remaining events of ``sink``, and remove the hooks if it was the last one."""
         if sink.counts_operators:
-            self._operators.report_hooks()
+            self._operators.report_kept()
             # When it is stopped in another thread, the operators of that thread may belong to another recording.
             if self._attached_from.pop(id(sink), None) == get_ident():
-                self._operators.detach_thread()
+                self._operators.detach_thread(is_reported=True)
             else:
                 self._operators.resolve_pending()
             self._operators.emit_live_inference_tensors()

@@ -55,7 +55,7 @@ class _Growth:
 
 
 class HeldGraphDetector:
-    """Detector of one thread.
+    """Detector of all threads: what one of them keeps, a backward pass in another may use.
 
     Args:
         log: Receives the detections.
@@ -92,11 +92,12 @@ class HeldGraphDetector:
         for key, growth in list(self._found.items()):
             samples = growth.held.samples
             if any(first <= node <= last for first, last in runs for node in samples):
-                del self._found[key]
+                self._found.pop(key, None)
 
-    def on_thread_end(self) -> None:
+    def report(self) -> None:
         """Report what is kept."""
-        for growth in self._found.values():
+        found, self._found = self._found, {}
+        for growth in found.values():
             held, holder = growth.held, growth.holder
             main = self._locate("kept from here", held.place)
             if main is None:
@@ -118,7 +119,6 @@ class HeldGraphDetector:
                 if holder.file:
                     locations.insert(1, SourceLocation("held by", holder.file, holder.line, holder.function))
             self._log.add("GP201", locations, **facts)
-        self._found.clear()
 
     def _locate(self, role: str, place: Place) -> SourceLocation | None:
         return locate_instruction(role, self._log.codes.held.get(place[0]), place[1])

@@ -108,12 +108,11 @@ class LeakedModeDetector:
         if changes:
             self._looks[ident] = max(self._looks.get(ident, 0), _LOOKS // 8)
 
-    def begin_recording(self, *, is_first: bool) -> None:
-        """Report again what was reported to earlier recordings, and forget what happened before the only recording began."""
+    def begin_recording(self, ident: int) -> None:
+        """Report again what was reported to earlier recordings, but for changes of this thread that are undone by now."""
         self._seen.clear()
-        if is_first:
-            for ident in list(self.open):
-                self._replace(ident, [])
+        if torch.is_grad_enabled():
+            self.forget_thread(ident)
 
     def forget_thread(self, ident: int) -> None:
         """Forget the changes of a thread, which ends."""

@@ -81,9 +81,6 @@ class OperatorLedger(Protocol):
     def on_interest(self, interest: int) -> None:
         """Note the class of operators that the detectors look at from now on."""
 
-    def list_held_graphs(self) -> list[tuple[Any, ...]]:
-        """Return the graphs that the program holds, by the line whose results hold them."""
-
 
 @dataclass(frozen=True)
 class SharedDetectors:
@@ -94,8 +91,8 @@ class SharedDetectors:
         autocasts: Tracker of autocast blocks.
         leaks: Detector of modes that are left changed.
         escaped: Inference tensors that are still referenced.
+        held: Detector of graphs that the program keeps.
         report_hooks: Reports activations that forward hooks keep.
-        roots: Returns the modules that were outermost in some call.
         on_step: Receives each optimizer that steps.
         fault: Receives gradprobe's own errors.
     """
@@ -104,8 +101,8 @@ class SharedDetectors:
     autocasts: AutocastTracker
     leaks: LeakedModeDetector
     escaped: LiveInferenceTensors
+    held: HeldGraphDetector
     report_hooks: Callable[[], None]
-    roots: Callable[[], list[Any]]
     on_step: Callable[[torch.optim.Optimizer], None]
     fault: Callable[[Exception], None]
 
@@ -120,7 +117,7 @@ class ThreadDetectors:
         self.interest = NO_OPS
         self._ledger, self._ident = ledger, ident
         log = shared.log
-        self.held = HeldGraphDetector(log, ledger.list_held_graphs, shared.roots)
+        self.held = shared.held
         self.aliases = AliasDetector(log)
         self.refusals = RefusalDetector(log, ledger)
         self._log, self._autocasts, self._leaks = log, shared.autocasts, shared.leaks
@@ -259,8 +256,6 @@ class ThreadDetectors:
         """Finish, because the thread is not observed any more."""
         self._tracer.end()
         self._report_gradient_cycles()
-        self.held.look()
-        self.held.on_thread_end()
 
     def _update_interest(self) -> None:
         if self._has_escaped or self._restored_autocast is not None:

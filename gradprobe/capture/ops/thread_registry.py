@@ -29,6 +29,7 @@ from gradprobe.capture.detectors.autocast_blocks import AutocastTracker
 from gradprobe.capture.detectors.detection_log import DetectionLog
 from gradprobe.capture.detectors.exception_diagnosis import Operands
 from gradprobe.capture.detectors.exception_notes import annotate_exception
+from gradprobe.capture.detectors.held_graphs import HeldGraphDetector
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
 from gradprobe.capture.detectors.thread_detectors import SharedDetectors
 from gradprobe.capture.location.module_paths import ModulePaths
@@ -67,13 +68,14 @@ class ThreadRegistry:
         self.detection_log = DetectionLog(self.codes, now)
         self.flow = FlowRecorder(self.codes, self.paths)
         self._autocasts = AutocastTracker(self.detection_log, thread, fault)
+        self._held = HeldGraphDetector(self.detection_log, self._list_held_graphs, self.paths.roots)
         self._shared = SharedDetectors(
             self.detection_log,
             self._autocasts,
             leaks,
             self._escaped,
+            self._held,
             self._report_hooks,
-            self.paths.roots,
             self.flow.on_step,
             fault,
         )
@@ -137,8 +139,8 @@ class ThreadRegistry:
 
         return call
 
-    def detach_thread(self) -> None:
-        """Undo one ``attach_thread`` of the calling thread."""
+    def detach_thread(self, *, is_reported: bool = False) -> None:
+        """Undo one ``attach_thread`` of the calling thread, the last of which reports what is kept unless that is done."""
         ident = thread()
         if ident not in self._threads:
             return
@@ -149,6 +151,8 @@ class ThreadRegistry:
         observed = self._threads.pop(ident)
         self._safely(observed.detach)
         self._safely(observed.detectors.on_thread_end)
+        if not self._threads and not is_reported:
+            self._safely(self._report_held_graphs)
 
     def detach_thread_fully(self) -> None:
         """Undo all ``attach_thread`` calls of the calling thread at once."""
@@ -239,11 +243,19 @@ class ThreadRegistry:
         REGISTRY.forget(tensor)
         self._escaped.forget(tensor)
 
-    def report_hooks(self) -> None:
-        """Report tensors kept by forward hooks as a recording ends, while the observer still knows its threads."""
+    def report_kept(self) -> None:
+        """Report what is kept with its graph as a recording ends, while the observer still knows its threads."""
         self.resolve_pending()
-        self._hook_reports = 1
         self._safely(self._report_hooks)
+        self._safely(self._report_held_graphs)
+
+    def _list_held_graphs(self) -> list[tuple[Any, ...]]:
+        return [] if self._observer is None else self._observer.list_held_graphs()
+
+    def _report_held_graphs(self) -> None:
+        with torch._C.DisableTorchFunction():
+            self._held.look()
+            self._held.report()
 
     def _report_hooks(self) -> None:
         with torch._C.DisableTorchFunction():
@@ -274,7 +286,6 @@ class ThreadRegistry:
 
     def emit_live_inference_tensors(self) -> None:
         """Emit the escaped inference tensors that are still referenced, and the modules that hold them."""
-        self._safely(self._report_hooks)
         alive = [(record, tensor) for record in self._escaped.take() if (tensor := record[0]()) is not None]
         names = find_holder_names(self.paths.roots(), {id(tensor) for _, tensor in alive})
         groups = Counter((*_creation_key(record), names.get(id(tensor))) for record, tensor in alive)

@@ -88,6 +88,11 @@ class NativeObserver:
         edges, paths = self._observer.take_flow()
         return edges, paths
 
+    def list_held_graphs(self) -> list[tuple[Any, ...]]:
+        """Return the graphs that the program holds, by the line whose results hold them."""
+        held: list[tuple[Any, ...]] = self._observer.held_graphs()
+        return held
+
     def was_reached(self, tensor: torch.Tensor) -> bool:
         """Return whether a backward has gone through the node of ``tensor``."""
         return bool(self._observer.was_reached(tensor))
@@ -154,11 +159,6 @@ class ObservedThread:
         name = GRAD_SITE if frame is not None and frame.f_code.co_name == "grad" else BACKWARD_SITE
         at = _instruction(self._codes.find_user_frame(frame))
         return BackwardPass(*self._observer.begin_backward(outputs, *at, name))
-
-    def list_held_graphs(self) -> list[tuple[Any, ...]]:
-        """Return the graphs that the program holds, by the line whose results hold them."""
-        held: list[tuple[Any, ...]] = self._observer.held_graphs()
-        return held
 
     def _note_step(self) -> None:
         frame = _getframe(1)
