@@ -12,11 +12,15 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from types import (
+    AsyncGeneratorType,
     CellType,
     CodeType,
+    CoroutineType,
     FrameType,
     FunctionType,
+    GeneratorType,
     MemberDescriptorType,
     MethodType,
     ModuleType,
@@ -34,6 +38,7 @@ _MAX_ITEMS = 20_000
 """Maximum number of objects looked at in one search."""
 _MAX_REFERRERS = 200
 _MAX_LEVELS = 6
+_SUSPENDABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 
 
 @dataclass(frozen=True)
@@ -244,17 +249,29 @@ def _step(container: Any, member: Any) -> str:
     return "[...]" if isinstance(container, list | tuple | set | frozenset | deque) else ""
 
 
+def _find_frame(referrer: Any) -> FrameType | None:
+    """Return the frame whose variables a referrer has; a generator has no frame object until one is asked for."""
+    if isinstance(referrer, FrameType):
+        return referrer
+    if isinstance(referrer, GeneratorType):
+        return referrer.gi_frame
+    if isinstance(referrer, CoroutineType):
+        return referrer.cr_frame
+    return referrer.ag_frame if isinstance(referrer, AsyncGeneratorType) else None
+
+
 def _name_root(referrer: Any, value: Any, path: str, codes: FrameClassifier) -> Holder | None:
     """Return the holder if ``referrer`` has a name of its own: a frame, a function, a generator, a module, an instance."""
-    if isinstance(referrer, FrameType):
-        if codes.kind(referrer.f_code) != USER:
+    frame = _find_frame(referrer)
+    if frame is not None:
+        if codes.kind(frame.f_code) != USER:
             return None
-        variables = referrer.f_locals
+        variables = frame.f_locals
         name = next((name for name, item in list(variables.items()) if item is value), "a variable")
         if sys.version_info < (3, 13):
             variables.clear()
-        code = referrer.f_code
-        kind = "generator" if code.co_flags & 0x2A0 else "local"
+        code = frame.f_code
+        kind = "generator" if code.co_flags & _SUSPENDABLE else "local"
         return Holder(name + path, kind, code.co_filename, code.co_firstlineno, _name(code))
     if isinstance(referrer, FunctionType) and not referrer.__code__.co_filename.startswith((TORCH_DIR, GRADPROBE_DIR)):
         code = referrer.__code__
