@@ -93,6 +93,7 @@ class FlowRecorder:
         self._library = self._take_flow = None
         self._next_node, self._paths = 1, {}
         self._named.clear()
+        self._optimizers.clear()
 
     def _collect(self) -> None:
         if self._library is None or self._take_flow is None:
