@@ -1,0 +1,64 @@
+"""Catalogue of the rules about gradients that do not arrive, and results that differ without an error."""
+
+from __future__ import annotations
+
+from gradprobe.analysis.findings.catalogue.rule import ERROR, WARNING, Rule
+
+RULES = (
+    Rule(
+        "GP501",
+        "derivative-is-zero-in-inference-mode",
+        ERROR,
+        "A derivative is computed inside inference mode, where no graph is recorded.",
+        "`torch.autograd.functional` enables grad, which has no effect in inference mode, so the output looks "
+        "independent of the input: the result is zero, without an error.",
+        "Call it under `torch.no_grad()` or outside inference mode.",
+    ),
+    Rule(
+        "GP502",
+        "function-output-is-inference-tensor",
+        ERROR,
+        "A custom Function returns an inference tensor: it has a grad_fn, but the graph ends there.",
+        "Operations on that tensor record nothing although its requires_grad is True, so no gradient reaches the "
+        "inputs of the Function.",
+        "Return `out.clone()` created outside inference mode, or use `torch.no_grad()` in `forward`.",
+    ),
+    Rule(
+        "GP511",
+        "parameter-gets-no-gradient",
+        WARNING,
+        "An optimizer steps with a parameter that took part in the forward pass but never gets a gradient.",
+        "Gradient flows back only along the operators that autograd recorded. Where a tensor is detached, computed under "
+        "no_grad or inference mode, read through `.data` or passed through an operator without a derivative, its way "
+        "ends, and the optimizer skips the parameters behind it without a word.",
+        "Remove the cut, or take the parameter out of the optimizer if it is meant to stay as it is.",
+    ),
+    Rule(
+        "GP512",
+        "loss-is-a-leaf",
+        ERROR,
+        "A backward pass begins at a leaf: the loss has no graph, and no parameter gets a gradient from it.",
+        "A tensor made from a number, a detached copy, or the result of code without grad has no history. Setting "
+        "`requires_grad` on it makes `backward()` succeed without any effect on the model.",
+        "Compute the loss from the model's output with operators that autograd records.",
+    ),
+    Rule(
+        "GP513",
+        "optimizer-holds-replaced-parameter",
+        ERROR,
+        "A parameter was replaced after the optimizer had been constructed: the optimizer updates one that nothing uses.",
+        "An optimizer keeps the tensor objects that it was given. A parameter or module that is assigned later gets "
+        "gradients that no step applies.",
+        "Construct the optimizer after the last change of the model, or add the new parameters with `add_param_group`.",
+    ),
+    Rule(
+        "GP514",
+        "gradient-without-optimizer",
+        WARNING,
+        "Backward passes compute gradients for parameters that no optimizer has and nothing writes.",
+        "Each pass costs the time of these gradients, and each `.grad` as much memory as its parameter. If the "
+        "parameters are meant to be trained, they are not.",
+        "Freeze them with `requires_grad_(False)` or run their part under `torch.no_grad()`; or add them to the optimizer.",
+    ),
+)
+"""Rules, by their codes."""

@@ -1,0 +1,36 @@
+"""Catalogue of the rules about inference tensors."""
+
+from __future__ import annotations
+
+from gradprobe.analysis.findings.catalogue.rule import ERROR, NOTE, Rule
+
+RULES = (
+    Rule(
+        "GP401",
+        "inference-tensor-meets-autograd",
+        ERROR,
+        "An inference tensor is used where autograd needs a normal tensor.",
+        "A tensor created in inference mode has no version counter: autograd cannot save it for backward, and it "
+        "cannot be modified in place outside inference mode.",
+        "Create it outside inference mode, or use `x.clone()` outside inference mode.",
+    ),
+    Rule(
+        "GP402",
+        "half-converted-tensor",
+        ERROR,
+        "An inference tensor was given new `.data` outside inference mode, as `module.to()` does.",
+        "The tensor reports is_inference() == False but still has no version counter: saving it for backward, "
+        "modifying it in place and reading its `_version` all raise an error.",
+        "Build and convert the module outside inference mode, or replace each parameter: "
+        "`layer.weight = torch.nn.Parameter(layer.weight.data.clone())`.",
+    ),
+    Rule(
+        "GP403",
+        "module-built-in-inference-mode",
+        NOTE,
+        "Parameters, buffers or attributes of a module are inference tensors that escape inference mode.",
+        "The module cannot be trained, modified in place or loaded from a state dict outside inference mode.",
+        "Build, move and load modules outside inference mode.",
+    ),
+)
+"""Rules, by their codes."""
