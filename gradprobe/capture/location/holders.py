@@ -34,8 +34,8 @@ from gradprobe.capture.location.frames import USER, FrameClassifier, walk_frames
 from gradprobe.capture.location.sites import GRADPROBE_DIR, TORCH_DIR
 
 _MAX_DEPTH = 6
-_MAX_ITEMS = 20_000
-"""Maximum number of objects looked at in one search."""
+_MAX_ITEMS, _MAX_ITEMS_OF_VARIABLE = 100_000, 5_000
+"""Maximum number of objects looked at in one search, and behind one variable: a large one must not hide the others."""
 _MAX_REFERRERS = 200
 _MAX_LEVELS = 6
 _SUSPENDABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
@@ -145,7 +145,8 @@ class _Search:
     def run(self, value: Any, name: str) -> str | None:
         """Return the expression that leads from ``value``, called ``name``, to one of the objects."""
         waiting = deque([(value, name, 0)])
-        while waiting and self._left > 0:
+        last = max(self._left - _MAX_ITEMS_OF_VARIABLE, 0)
+        while waiting and self._left > last:
             self._left -= 1
             current, path, depth = waiting.popleft()
             if id(current) in self._ids:

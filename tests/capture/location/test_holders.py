@@ -196,3 +196,10 @@ def test_a_search_changes_no_count_of_references() -> None:
     look([history[0]], sys._getframe())
     after = sys.getrefcount(history[0])
     assert after == before
+
+
+def test_a_large_variable_does_not_hide_the_others() -> None:
+    large = [[[] for _ in range(100)] for _ in range(200)]
+    kept = [torch.ones(1)]
+    holder = look([kept[0]], sys._getframe())
+    assert (holder.name, len(large)) == ("kept[...]", 200)
