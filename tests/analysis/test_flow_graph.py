@@ -30,7 +30,7 @@ def test_a_leaf_knows_its_passes_its_steps_and_what_wrote_it() -> None:
     made.edge(leaf, grad, carried=2)
     made.edge(leaf, step, carried=3, without_grad=1)
     use = FlowGraph(made.ledger).uses[leaf]
-    assert (use.sites, use.carried) == ((used,), (used,))
+    assert (use.sites, use.carried) == ([used], [used])
     assert (use.backwards, use.roots, use.grads) == (4, 1, 2)
     assert (use.steps, use.steps_with_grad, use.steps_without_grad) == (4, 3, 1)
     assert use.is_updated
