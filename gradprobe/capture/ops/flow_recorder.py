@@ -59,7 +59,7 @@ class FlowRecorder:
             return
         names: dict[int, tuple[Any, str, str]] = {}
         for root in self._module_paths.roots():
-            for name, parameter in root.named_parameters():
+            for name, parameter in _list_parameters(root):
                 names.setdefault(id(parameter), (parameter, f"{type(root).__name__}.{name}", ""))
         for optimizer in list(self._optimizers):
             for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
@@ -128,3 +128,18 @@ class FlowRecorder:
         if known is None:
             return "", 0, ""
         return known.co_filename, line_span(known, offset)[0] or 0, getattr(known, "co_qualname", known.co_name)
+
+
+def _list_parameters(root: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the parameters of a module with their dotted names, without calling methods that its class may override."""
+    waiting, seen = [("", root)], {id(root)}
+    while waiting:
+        prefix, module = waiting.pop()
+        members = vars(module)
+        for name, parameter in list(members.get("_parameters", {}).items()):
+            if parameter is not None:
+                yield prefix + name, parameter
+        for name, child in list(members.get("_modules", {}).items()):
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                waiting.append((f"{prefix}{name}.", child))
