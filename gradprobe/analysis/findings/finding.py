@@ -61,6 +61,11 @@ def count_nodes(number: int) -> str:
     return f"{number:,} autograd node{'' if number == 1 else 's'}"
 
 
+def count_iterations(number: int) -> str:
+    """Return a number of iterations in words."""
+    return f"{number:,} iteration{'' if number == 1 else 's'}"
+
+
 def merge_duplicates(findings: Iterable[Finding]) -> list[Finding]:
     """Merge equal findings, adding up their counts, and sort the most serious and most frequent first."""
     counts: dict[Finding, int] = {}

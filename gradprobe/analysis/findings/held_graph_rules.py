@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
-from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, count_iterations
 from gradprobe.analysis.findings.syntax import parse_file
 
 _FIXES = {
@@ -56,7 +56,7 @@ def _describe(located: LocatedDetection) -> Finding:
     size = f" with {held:,} bytes saved for backward" if held else ""
     subject = f"`{holder}`" if holder else "Something in the program"
     iterations = read("iterations")
-    when = f"of {iterations:,} iterations that have ended" if iterations else "of every run of this line"
+    when = f"of {count_iterations(iterations)} that ended earlier" if iterations else "of every run of this line"
     message = (
         f"{subject} keeps autograd graphs {when}: {number:,} tensors keep {nodes:,} nodes{size} alive, and no "
         "backward pass uses them again."
@@ -67,7 +67,7 @@ def _describe(located: LocatedDetection) -> Finding:
     stored = _find_store(located, holder)
     if stored is not None:
         computed = RelatedLine(lines[0].file, lines[0].line, "tensor computed here")
-        lines = [stored, computed, *lines[1:]]
+        lines = [stored, computed, *lines[1:], *_find_container(stored, holder)]
     main, function = lines[0], located.main.function
     related: dict[tuple[str, int], RelatedLine] = {}
     for line in lines[1:]:
@@ -86,6 +86,14 @@ def _describe(located: LocatedDetection) -> Finding:
         fix,
         evidence=evidence_text,
     )
+
+
+def _find_container(stored: RelatedLine, holder: str) -> list[RelatedLine]:
+    """Return the line that makes the container which a line stores into."""
+    source = parse_file(stored.file)
+    name = holder.split("[")[0].rsplit(".", 1)[-1]
+    line = None if source is None else source.find_container(name, stored.line)
+    return [] if line is None else [RelatedLine(stored.file, line, "container made here")]
 
 
 def _find_store(located: LocatedDetection, holder: str) -> RelatedLine | None:

@@ -183,7 +183,33 @@ def _find_method(owner: ast.ClassDef | None, name: str) -> ast.FunctionDef | Non
     return next((f for f in body if isinstance(f, ast.FunctionDef) and f.name == name), None)
 
 
+def find_enabling_inference_mode(evidence: Evidence) -> Iterator[Finding]:
+    """Yield GP107: ``inference_mode(False)`` in a block that disables grad, that block, and lines that built a graph."""
+    found: dict[tuple[str, int], Finding] = {}
+    for process, region in evidence.iter_regions():
+        is_enabling = (region.before, region.inside) == ((False, False), (True, False))
+        at = locate_site(process, region.site, "") if is_enabling and region.manager == "inference_mode" else None
+        ops = evidence.select_ops(process, region)
+        built = rank_lines(ops[ops["nodes"] > 0], "builds a graph here", _MAX_UNRECORDED_LINES)
+        if at is None or not built or (at.file, at.line) in found:
+            continue
+        outer = region.parent
+        while outer is not None and outer.inside[0]:
+            outer = outer.parent
+        around = None if outer is None else locate_site(process, outer.site, "grad disabled here")
+        related = [*([] if around is None else [around]), *built]
+        nodes = int(ops["nodes"].sum())
+        message = (
+            "inference_mode(False) enables grad here although the block around it disables it: "
+            f"{count_nodes(nodes)} constructed inside."
+        )
+        function = process.place(region.site)[2]
+        found[at.file, at.line] = Finding("GP107", message, at.file, at.line, function, 1, tuple(related))
+    yield from found.values()
+
+
 RULES = (
+    find_enabling_inference_mode,
     find_leaked_modes,
     find_enable_grad_in_inference_mode,
     find_cut_graphs,

@@ -96,6 +96,18 @@ class ParsedFile:
         lines = [node.lineno for node in calls if ast.unparse(node.func).rsplit(".", 1)[-1] == name]
         return min(lines, key=lambda line: abs(line - near), default=None)
 
+    def find_container(self, name: str, before: int) -> int | None:
+        """Return the last line before ``before`` that assigns a new list, dict or other container to ``name``."""
+        lines = [
+            node.lineno
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.Assign | ast.AnnAssign)
+            and node.lineno < before
+            and isinstance(node.value, ast.List | ast.Dict | ast.Call | ast.Set)
+            and any(_is_called(t, name) for t in (node.targets if isinstance(node, ast.Assign) else [node.target]))
+        ]
+        return max(lines, default=None)
+
     def find_requires_grad(self) -> list[int]:
         """Return the lines that set ``requires_grad``."""
         return [

@@ -132,7 +132,7 @@ class ThreadDetectors:
         self._restored_autocast: tuple[list[SourceLocation | None], list[BlockAt]] | None = None
         self._vain: dict[int, BlockAt] = {}
         self._events = log.events_of(ident)
-        self._number_of_events = 0
+        self._number_of_events = self._reported_hooks_at = 0
         self._has_views_of_older = False
         self._is_quiet = False
 
@@ -144,7 +144,9 @@ class ThreadDetectors:
             has_views_of_older: Whether the thread has made views of tensors that are older than the event before.
         """
         self._events.append(event)
-        self._number_of_events = number = self._number_of_events + 1
+        if event[3] is not None and self._log.codes.kind(event[3]) == USER:
+            self._number_of_events += 1
+        number = self._number_of_events
         # Most blocks disable grad in a plain `with` statement and concern no detector. Any other event is looked at: by
         # decorators, within inference mode, while something is waited for, and a few for what is looked for at times.
         if (
@@ -154,12 +156,13 @@ class ThreadDetectors:
             and (not event[6] or event[0] in _QUIET_IN_INFERENCE_MODE)
             and not self._leaks.open
             and not self._escaped.records
-            and number & (number - 1)
+            and (number & (number - 1) or number == self._reported_hooks_at)
         ):
             return
         self._has_views_of_older |= has_views_of_older
         self._look_at(event)
-        if not number & (number - 1) and event[3] is not None and self._log.codes.kind(event[3]) == USER:
+        if number > self._reported_hooks_at and not number & (number - 1):
+            self._reported_hooks_at = number
             self._report_hooks()
 
     def _look_at(self, event: Event) -> None:

@@ -215,7 +215,8 @@ class ThreadLog {
   }
 
   // Calls `see(place, age, is_reached)` with each of these nodes of the thread: the line that constructed it, the number of
-  // iterations that have ended since, and whether a backward has gone through it. An iteration ends with an optimizer's step, or with a backward if no optimizer has stepped yet.
+  // iterations that have ended since, and whether a backward has gone through it. An iteration ends with an optimizer's step, or
+  // with a backward if no optimizer has stepped yet.
   template <typename See>
   void visit_nodes(const std::vector<uint64_t>& numbers, const See& see) {
     const std::lock_guard<SpinLock> guard(lock_);
