@@ -139,7 +139,7 @@ def _list_parameters(root: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]
         for name, parameter in list(members.get("_parameters", {}).items()):
             if parameter is not None:
                 yield prefix + name, parameter
-        for name, child in list(members.get("_modules", {}).items()):
+        for name, child in reversed(list(members.get("_modules", {}).items())):
             if child is not None and id(child) not in seen:
                 seen.add(id(child))
                 waiting.append((f"{prefix}{name}.", child))
