@@ -64,8 +64,8 @@ RULES = (
         "inference-mode-false-enables-grad",
         WARNING,
         "`inference_mode(False)` enables grad inside a block that disables it.",
-        "Leaving inference mode sets grad mode too: `torch.inference_mode(False)` enables grad whatever the block around "
-        "it has set, so operators inside build a graph under `no_grad`.",
+        "Leaving inference mode sets grad mode too: `torch.inference_mode(False)` enables grad even if the block around it "
+        "disables it, so operators inside build a graph under `no_grad`.",
         "Disable grad again inside: `with torch.inference_mode(False), torch.no_grad():`.",
     ),
     Rule(
