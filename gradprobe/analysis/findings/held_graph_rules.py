@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
 from gradprobe.analysis.findings.finding import Finding, RelatedLine, count_iterations
 from gradprobe.analysis.findings.syntax import parse_file
@@ -85,6 +86,8 @@ def _describe(located: LocatedDetection) -> Finding:
         tuple(related.values()),
         fix,
         evidence=evidence_text,
+        # What nothing named refers to may be a cycle that the garbage collector has not come to yet.
+        level="" if holder else NOTE,
     )
 
 
