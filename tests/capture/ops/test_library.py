@@ -3,6 +3,7 @@ that replace operators or raise within it."""
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from gradprobe.capture.ops.native import builder, loader, mirrored
 from gradprobe.capture.ops.native.library_file import LIBRARY_NAME, is_intact, locate_core_folder
 from gradprobe.capture.ops.native.loader import core_status
 from gradprobe.capture.ops.native.mirrored import MIRRORED_CONSTANTS, find_mismatch
+from gradprobe.capture.ops.native.observer import ObservedThread
 from tests import warm_python
 
 INTERRUPTED = """
@@ -152,3 +154,17 @@ def test_more_results_than_sixteen_bits_count_are_counted() -> None:
     with gradprobe.record(level="ops") as recording, torch.inference_mode():
         torch.zeros(66_000).unbind()
     assert recording.ops["untracked_views"].sum() == 66_000
+
+
+def test_nothing_of_a_thread_stays_after_its_recording() -> None:
+    """The library refers to what refers to it, and no garbage collector sees that."""
+
+    def count_threads() -> int:
+        gc.collect()
+        return sum(type(one) is ObservedThread for one in gc.get_objects())
+
+    before = count_threads()
+    for _ in range(3):
+        with gradprobe.record(level="ops"):
+            torch.ones(2).exp()
+    assert count_threads() == before

@@ -498,6 +498,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   }
   py::class_<ThreadLog, std::shared_ptr<ThreadLog>>(module, "ThreadLog")
       .def("settle", &ThreadLog::settle, "Emit the operators of this thread, which has changed its mode.")
+      .def("drop_detectors", [](ThreadLog& log) { log.detectors.reset(); },
+           "Forget the detectors, which refer to this log; for the thread itself, once it is observed no more.")
       .def("set_interest", [](ThreadLog& log, int interest) { log.interest = interest; })
       .def("take_inference_tensors", [](ThreadLog& log) { return describe_all(log.take_inference_tensors()); })
       .def("views_of_older", [](ThreadLog& log, int64_t moment) { return describe_all(log.views_of_older(moment)); })

@@ -149,10 +149,13 @@ class ObservedThread:
 
     def detach(self) -> None:
         """Observe no more; from another thread, the key stays in the thread, where it does nothing."""
-        if thread() == self._ident:
+        is_own = thread() == self._ident
+        if is_own:
             self.settle()
             self._library.include_key(False)
         self._observer.forget_thread(self._ident)
+        if is_own:
+            self._log.drop_detectors()  # they lead back here, and no garbage collector sees the log between
 
     def begin_backward(self, outputs: list[torch.Tensor], frame: FrameType | None) -> BackwardPass:
         """Note a backward from ``outputs`` that is called in ``frame``."""
