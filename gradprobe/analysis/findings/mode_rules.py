@@ -188,11 +188,12 @@ def find_enabling_inference_mode(evidence: Evidence) -> Iterator[Finding]:
     found: dict[tuple[str, int], Finding] = {}
     for process, region in evidence.iter_regions():
         is_enabling = (region.before, region.inside) == ((False, False), (True, False))
-        at = locate_site(process, region.site, "") if is_enabling and region.manager == "inference_mode" else None
-        ops = evidence.select_ops(process, region)
-        built = rank_lines(ops[ops["nodes"] > 0], "builds a graph here", _MAX_UNRECORDED_LINES)
-        if at is None or not built or (at.file, at.line) in found:
+        if not is_enabling or region.manager != "inference_mode":
             continue
+        at, ops = locate_site(process, region.site, ""), evidence.select_ops(process, region)
+        if at is None or (at.file, at.line) in found or not (ops["nodes"] > 0).any():
+            continue
+        built = rank_lines(ops[ops["nodes"] > 0], "builds a graph here", _MAX_UNRECORDED_LINES)
         outer = region.parent
         while outer is not None and outer.inside[0]:
             outer = outer.parent
