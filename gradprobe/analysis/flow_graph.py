@@ -162,13 +162,8 @@ class FlowGraph:
 
     def find_cuts(self, use: LeafUse) -> list[Cut]:
         """Return where the ways of a leaf to the backward passes are cut, the nearest first."""
-        direct = self.cuts_after([use.number])
-        behind = self.cuts_after(self.follow(use.carried))
-        cuts = [*direct, *behind]
-        leading = [cut for cut in cuts if cut.site in self.leading_to_sinks]
-        if leading or not self.sinks:
-            return leading
-        return []
+        cuts = self.cuts_after([use.number, *self.follow(use.carried)])
+        return [cut for cut in cuts if cut.site in self.leading_to_sinks]
 
     @cached_property
     def sites_by_line(self) -> dict[tuple[str, int], list[int]]:

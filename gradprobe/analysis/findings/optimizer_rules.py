@@ -41,9 +41,8 @@ def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
             related = [*locate_construction(graph, stale), relate(step, "optimizer steps here")]
             passes = max(use.backwards for use in members)
             message = (
-                f"{list_names(members)} gets gradients ({passes:,} backward passes), but the optimizer holds "
-                "another parameter in its place, which nothing uses: it was replaced after the optimizer was "
-                "constructed."
+                f"{passes:,} backward passes computed gradients for {list_names(members)}, which no optimizer has: the "
+                "optimizer still holds what was in that place when it was constructed, and nothing uses that any more."
             )
             yield make_finding(
                 "GP513", message, main, passes, related, "", f"{stale[0].steps:,} steps found no gradient"

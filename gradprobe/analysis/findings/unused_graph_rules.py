@@ -65,7 +65,7 @@ def _group(found: list[UnusedCalls], root: CallNode) -> list[UnusedCalls]:
     """Join the calls that lines of the same run of a function make, and leave out those whose line is used otherwise."""
     groups: dict[tuple[tuple[Frame, ...], str], list[UnusedCalls]] = {}
     for calls in found:
-        main, _ = _choose_line(calls)
+        main = _choose_line(calls)
         if main is not None and not _is_reached(root, calls, main):
             before = calls.path[: calls.path.index(main)] if main in calls.path else calls.path
             groups.setdefault((before, main.function), []).append(calls)
@@ -117,7 +117,7 @@ def _describe(evidence: Evidence, calls: UnusedCalls, graph: FlowGraph, root: Ca
         known = {(line.file, line.line) for line in related} | {(main.file, main.line)}
         if (place.file, place.line) not in known and len(related) < 3 + _MAX_BUILDING_LINES:
             related.append(place)
-    seen = f"{calls.unused:,} of {calls.unused:,} nodes unused in about {times:,} runs"
+    seen = f"{calls.unused:,} of the program's {root.built:,} nodes, in about {times:,} runs"
     severity = "" if is_waste or calls.saved_bytes >= _LARGE else NOTE
     return Finding(
         "GP204",
@@ -142,18 +142,13 @@ def _is_reached(root: CallNode, calls: UnusedCalls, main: Frame) -> bool:
     return False
 
 
-def _choose_line(calls: UnusedCalls) -> tuple[Frame | None, Frame | None]:
-    """Return the line to put under a mode and the line that calls its function: the user's, outside of the model's code."""
+def _choose_line(calls: UnusedCalls) -> Frame | None:
+    """Return the line to put under a mode: the innermost one of the user that is outside of the model's code."""
     inside = next((line.frame for line in calls.lines if line.frame is not None), None)
     chain = [*calls.path, inside] if inside is not None else list(calls.path)
     own = [frame for frame in chain if not is_library(frame.file)]
     outside = [frame for frame in own if not _is_model_code(frame)]
-    if not own:
-        return None, None
-    chosen = (outside or own)[-1]
-    position = own.index(chosen)
-    caller = own[position - 1] if position and not _is_module_level(chosen) else None
-    return chosen, caller
+    return next(reversed(outside or own), None)
 
 
 def _is_model_code(frame: Frame) -> bool:

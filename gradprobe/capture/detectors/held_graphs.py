@@ -47,11 +47,10 @@ class HeldGraphs(NamedTuple):
 
 @dataclass
 class _Growth:
-    """Graphs that were found to be kept; ``tentative`` if a backward may still use them."""
+    """Graphs that were found to be kept, without the tensors that keep them."""
 
     held: HeldGraphs
     holder: Holder | None
-    tentative: bool
 
 
 class HeldGraphDetector:
@@ -73,8 +72,7 @@ class HeldGraphDetector:
         """Look at the graphs that are alive."""
         for held in itertools.starmap(HeldGraphs, self._list_held()):
             is_growth = held.iterations >= _MIN_ITERATIONS
-            tentative = not is_growth and _may_grow(held)
-            if not is_growth and not tentative:
+            if not is_growth and not _may_grow(held):
                 continue
             key = (held.place, held.op)
             known = self._found.get(key)
@@ -83,9 +81,8 @@ class HeldGraphDetector:
                 holder = find_holder(older, self._log.codes, _getframe(1), self._roots())
             else:
                 holder = known.holder
-            if holder is None and tentative:
-                continue
-            self._found[key] = _Growth(held._replace(heads=[]), holder, tentative)
+            if holder is not None or is_growth:
+                self._found[key] = _Growth(held._replace(heads=[]), holder)
 
     def on_backward(self, runs: Iterable[tuple[int, int]]) -> None:
         """Note that a backward goes through the nodes in ``runs``: what it uses was not kept in vain."""

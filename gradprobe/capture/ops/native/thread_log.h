@@ -230,7 +230,8 @@ class ThreadLog {
   // The nodes that the running iteration has constructed are not judged: an exception has ended it.
   void forgive() {
     const std::lock_guard<SpinLock> guard(lock_);
-    paths_.forgive_since(backwards_.empty() ? 0 : backwards_.back());
+    paths_.forgive_since(std::max(forgiven_, backwards_.empty() ? 0 : backwards_.back()));
+    forgiven_ = at::sequence_number::peek();  // a program that tries and fails again and again looks at each node once
   }
 
   // The place of the latest write to a storage, given by its address, since a node has saved it.
@@ -723,6 +724,7 @@ class ThreadLog {
   GraphPaths paths_;
   FlowEdges flow_;
   FlowId latest_backward_ = NO_FLOW;
+  uint64_t forgiven_ = 0;  // the number of nodes that the thread had constructed at its latest exception
   std::deque<uint64_t> backwards_, steps_;  // the number of nodes that the thread had constructed when each began
   std::atomic<uint64_t> number_in_torch_ = 0;
   uint64_t look_at_growth_at_ = FIRST_LOOK_AT_GROWTH, number_of_steps_ = 0;
