@@ -918,9 +918,9 @@ def test_models_copied_and_saved(level: str) -> None:
         file.seek(0)
         loaded = copy.deepcopy(model)
         loaded.load_state_dict(torch.load(file))
-        pickled = pickle.dumps(model)
-        copies = copy.deepcopy(model), pickle.loads(pickled), loaded
-        return saved, len(pickled), [(c(x), [p.grad for p in c.parameters()]) for c in copies]
+        copies = copy.deepcopy(model), pickle.loads(pickle.dumps(model)), loaded
+        # A pickle has the addresses of storages in decimal digits, so its length may differ.
+        return saved, [(c(x), [p.grad for p in c.parameters()]) for c in copies]
 
     compare(program, level)
 
