@@ -37,6 +37,7 @@ API_PAGES: Mapping[str, tuple[str, str]] = {
     "stored_recordings": ("recording", "Recording a program"),
     "distributed": ("recording", "Recording a program"),
     "environment": ("recording", "Recording a program"),
+    "phases": ("phases", "Phases"),
     "managers": ("managers", "Drop-in context managers"),
     "probing": ("probes", "Probes, and the switch"),
     "_switch": ("probes", "Probes, and the switch"),

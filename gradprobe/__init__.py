@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from gradprobe.monitoring.inference_paths import GraphBuilt
     from gradprobe.monitoring.monitor import Monitor, monitor
+    from gradprobe.phases import phase
     from gradprobe.probing import Probe, probe
     from gradprobe.recorder import Recorder, record
     from gradprobe.result import Recording
@@ -67,6 +68,7 @@ _HOMES = {
     "GraphBuilt": "monitoring.inference_paths",
     "Monitor": "monitoring.monitor",
     "monitor": "monitoring.monitor",
+    "phase": "phases",
     "Probe": "probing",
     "probe": "probing",
     "Recorder": "recorder",
@@ -108,6 +110,7 @@ __all__ = [
     "merge",
     "monitor",
     "no_grad",
+    "phase",
     "probe",
     "record",
     "set_grad_enabled",

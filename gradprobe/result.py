@@ -176,6 +176,19 @@ class Recording:
         return self._tables.modes
 
     @property
+    def phases(self) -> pd.DataFrame:
+        """Table of phases: one row per run of a phase of the program; all levels.
+
+        Returns:
+            pandas.DataFrame: the table, in the order in which the phases began.
+
+        Example::
+
+            recording.phases.groupby("phase")["duration_ns"].sum()
+        """
+        return self._tables.phases
+
+    @property
     def births(self) -> pd.DataFrame:
         """Table of creation sites of inference tensors that escaped inference mode; level ``"ops"`` only.
 
@@ -469,8 +482,8 @@ class Recording:
 
         Returns:
             dict of str or None: the texts by the name of the table (``sites``, ``transitions``, ``regions``, ``modes``,
-                ``ops``, ``births``, ``calls``, ``flow``, ``parameters``, ``graphs``, ``custody``, ``findings``), or None if
-                ``path`` is given.
+                ``phases``, ``ops``, ``births``, ``calls``, ``flow``, ``parameters``, ``graphs``, ``custody``,
+                ``findings``), or None if ``path`` is given.
 
         Raises:
             GradprobeError: one of the files exists or cannot be written; then none is touched.

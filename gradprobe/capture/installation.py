@@ -10,6 +10,7 @@ from types import FrameType
 import torch
 
 from gradprobe.capture.autograd.backward import backward_patches, reachable_ranges
+from gradprobe.capture.automatic_phases import AutomaticPhases
 from gradprobe.capture.compile.dynamo import DynamoObserver
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
 from gradprobe.capture.detectors.thread_handoff import ThreadHandoffDetector
@@ -22,6 +23,7 @@ from gradprobe.capture.ops.thread_registry import ThreadRegistry
 from gradprobe.capture.patching.compile_skip import skip_when_compiling
 from gradprobe.capture.patching.patches import Patches
 from gradprobe.capture.sinks import Demand
+from gradprobe.phases import Listener, connect, disconnect
 from gradprobe.recording.events import BACKWARD_PASS, OP_ROWS
 
 
@@ -40,6 +42,7 @@ class Installation:
         emit: Emits an event by the present chain.
         append: Puts an event into the queue without any chain.
         lock: Returns the session's lock, which is another one after a fork.
+        on_phase: Called at each begin and end of a phase of the program.
     """
 
     def __init__(
@@ -56,11 +59,13 @@ class Installation:
         emit: Emit,
         append: Emit,
         lock: Callable[[], threading.RLock],
+        on_phase: Listener,
     ) -> None:
         self._demand, self._operators, self._dynamo, self._tasks = demand, operators, dynamo, tasks
         self._leaks, self._handoffs = leaks, handoffs
         self._faults, self._fault = faults, faults.report
-        self._now, self._emit, self._append, self._lock = now, emit, append, lock
+        self._now, self._emit, self._append, self._lock, self._on_phase = now, emit, append, lock, on_phase
+        self._phases = AutomaticPhases()
         self._patches = Patches()
         self._hooks: ManagerHooks | None = None
         self._installed = 0
@@ -98,13 +103,17 @@ class Installation:
                 ),
                 *loop_patches(self.enable_task_labels, self._fault),
                 *self._handoffs.patches(),
+                *self._phases.patches(),
             ]
         )
         self._dynamo.begin()
+        connect(self._on_phase)
 
     def uninstall_if_idle(self) -> None:
         """Restore everything unless something still records."""
         if self._demand.is_idle:
+            self._phases.end_all()
+            disconnect(self._on_phase)
             self._dynamo.stop()
             for name in self._patches.restore():
                 self._faults.add(
@@ -113,6 +122,7 @@ class Installation:
 
     def abandon(self) -> None:
         """Restore everything in a forked child."""
+        disconnect(self._on_phase)
         self._patches.restore()
         self._dynamo.stop()
 
@@ -153,6 +163,7 @@ class Installation:
                 lock.release()
 
     def _on_thread_end(self, started: threading.Thread, begun: object) -> None:
+        self._phases.end_thread()
         self._handoffs.end_work(started, begun)
         self._leaks.forget_thread(get_ident())
         self._operators.detach_thread()
@@ -167,3 +178,4 @@ class Installation:
             if ranges:
                 marker = (BACKWARD_PASS, self._now(), get_ident(), 0, 0, None)
                 self._append((OP_ROWS, "backwards", marker, ranges))
+        self._phases.on_backward()

@@ -34,7 +34,8 @@ from gradprobe.capture.pipeline.encoding import EventEncoder
 from gradprobe.capture.routing import Router
 from gradprobe.capture.sinks import OPS, Demand, Sink
 from gradprobe.capture.writer_thread import WriterThread
-from gradprobe.recording.events import OP_ROWS, Event
+from gradprobe.phases import OpenPhase, list_open
+from gradprobe.recording.events import AUTOMATIC_PHASE, ENTER, EXIT, NOT_READ, OP_ROWS, PHASE, Event
 from gradprobe.recording.notes import NoteKind
 from gradprobe.recording.symbols import SymbolTables
 
@@ -75,6 +76,7 @@ class Session:
             emit=self.emit,
             append=self._queue.append,
             lock=lambda: self.lock,
+            on_phase=self.mark_phase,
         )
         self._writer = WriterThread(self, self._queue, self.fault)
         self._chain = EmitChain(self._queue, self._demand, self._operators, self._ranges, self._writer.wait)
@@ -90,6 +92,17 @@ class Session:
     def emit_returned(self, row: tuple[int, ...]) -> None:
         """Queue the effects of a probed call and of its result; the row begins with the call's key."""
         self._queue.append((OP_ROWS, "returns", None, [row]))
+
+    def mark_phase(self, phase: OpenPhase, begins: bool) -> None:
+        """Queue the begin or the end of a phase, after the operators that its thread has run so far."""
+        try:
+            self._operators.resolve_pending()
+            kind = EXIT if not begins else AUTOMATIC_PHASE & ~PHASE if phase.is_automatic else ENTER
+            place, unread = (phase.offset, phase.name), (NOT_READ,) * 4
+            event = (PHASE | kind, self.clock.now(), phase.thread, phase.code, place, *unread, phase.key)
+            self._queue_with_nodes((*event, self._task_label()))
+        except Exception as error:
+            self.fault(error)
 
     def annotate_exception(self, error: BaseException) -> None:
         """Add to an exception of the program what level ops knows of the tensor that it is about."""
@@ -127,6 +140,8 @@ class Session:
         self._encoder.begin_recording()
         self._leaks.begin_recording(get_ident())
         self._router.open(sink)
+        for phase in list_open():
+            self.mark_phase(phase, True)
         self._operators.show_parts(self._demand.counts_parts)
         if sink.counts_operators:
             self._operators.attach_thread()

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from gradprobe.history.phase_timeline import PhaseBuilder
 from gradprobe.history.probed_calls import ProbedCalls
 from gradprobe.history.records import REENTERED, Change, EventMark, History, Region, ThreadTimeline
 from gradprobe.history.regions import RegionBuilder
@@ -34,6 +35,7 @@ from gradprobe.recording.events import (
     MANAGERS,
     NOT_COUNTED,
     NOWHERE,
+    PHASE,
     TALLY,
     THREAD,
 )
@@ -58,7 +60,8 @@ class _Interpreter:
         self.origin = int(contents.meta.get("began_ns", 0))
         self.include_torch = include_torch
         only_calls = bool(contents.meta.get("only_calls"))
-        self.regions = RegionBuilder(include_torch=include_torch)
+        self.phases = PhaseBuilder(self.sites)
+        self.regions = RegionBuilder(self.phases, include_torch=include_torch)
         self.timelines = ThreadTimelines(
             contents.threads, self.regions, self.origin, include_torch=include_torch, only_calls=only_calls
         )
@@ -83,6 +86,8 @@ class _Interpreter:
                 self.add_folded(timeline, row)
             elif subject == CALL:
                 self.calls.add(timeline, row)
+            elif subject == PHASE:
+                self.phases.add(row, self.names.get(row[6]))
             elif op >= TALLY:
                 self.add_mark(row)
             elif action == EXIT:
@@ -211,7 +216,8 @@ class _Interpreter:
         """Add the mark of an event to which rows of another table belong, in the block that is open."""
         op, time, thread, site, _, key, label, _ = row
         stack = self.regions.stack(thread, self.names.get(label))
-        self.marks.append(EventMark(op, key, stack[-1] if stack else None, thread, site, time))
+        phase = self.phases.current(thread, self.names.get(label))
+        self.marks.append(EventMark(op, key, stack[-1] if stack else None, thread, site, time, phase))
 
     def finish(self, last_ns: int) -> History:
         """End what is open, at the end of the recording or with its last event, and return the history."""
@@ -221,6 +227,7 @@ class _Interpreter:
         timelines, regions = self.timelines.found, self.regions
         self.timelines.finish(end)
         regions.finish(timelines, end)
+        self.phases.finish(end)
         return History(
             transitions=regions.transitions,
             regions=regions.found,
@@ -228,6 +235,7 @@ class _Interpreter:
             marks=self.marks,
             timelines=list(timelines.values()),
             hidden=regions.hidden,
+            phases=self.phases,
             end_ns=end,
             complete=complete,
         )

@@ -71,8 +71,9 @@ class EscapeKey(NamedTuple):
 
 @dataclass
 class EscapedTensors:
-    """Inference tensors that escaped from one place: number, bytes, and what held them at the end."""
+    """Inference tensors that escaped from one place: number, bytes, first phase, and what held them at the end."""
 
+    phase: str = ""
     count: int = 0
     bytes: int = 0
     held: int = 0
@@ -83,7 +84,7 @@ class OpTotals:
     """Totals of one process, tied to the regions of its history."""
 
     def __init__(self, contents: Contents, history: History) -> None:
-        self._contents = contents
+        self._contents, self._history = contents, history
         self._origin = int(contents.meta.get("began_ns", 0))
         self.ops: dict[OpKey, OpSum] = {}
         self.regions: dict[Region, RegionSum] = defaultdict(RegionSum)
@@ -94,6 +95,8 @@ class OpTotals:
         inputs = _group_by_key(contents.accounts.get("inputs"))
         self._inputs = {storage for rows in inputs.values() for _, storage in rows}
         self._outside: Storages = {}
+        self.phases: dict[tuple[int, str], set[str]] = defaultdict(set)
+        """Phases in which an operator ran at a site."""
         self.storages: dict[int, int] = {}
         """Bytes of every storage that was saved for backward anywhere."""
         self.of_graphs: dict[int, int] = {}
@@ -127,6 +130,8 @@ class OpTotals:
             )
             row = self.ops.setdefault(key, OpSum())
             row.account += OpCounts(*counts)
+            if mark.phase:
+                self.phases[mark.site, operation.op].add(mark.phase)
             if region is not None:
                 region.own += OpCounts(*counts)
             for _, storage, size, made in self._saved.get(mark.key, ()):
@@ -171,6 +176,8 @@ class OpTotals:
             if count:
                 at = at._replace(region=_find_innermost(regions, mark.thread, made - self._origin))
                 row = self.escaped[at]
+                if not row.count:
+                    row.phase = self._history.phases.at(mark.thread, None, made - self._origin)
                 row.count += count
                 row.bytes += size
                 continue

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from gradprobe.history.phase_timeline import PhaseBuilder
 from gradprobe.recording.events import NOT_COUNTED
 from gradprobe.recording.rows import Modes
 
@@ -44,6 +45,8 @@ class Region:
     reentrant_regions: list[Region] = field(default_factory=list)
     """Blocks for which its context manager object was entered while it was open."""
     closed: bool = False
+    phase: str = ""
+    """Name of the phase that it began in; empty if there was none."""
     is_shared: bool = False
     """True if other asyncio tasks of the thread ran blocks while it was open."""
 
@@ -70,6 +73,7 @@ class Transition:
     depth: int
     region: Region | None
     site: int
+    phase: str = ""
 
 
 class Change(NamedTuple):
@@ -148,6 +152,7 @@ class EventMark:
     thread: int
     site: int
     time_ns: int
+    phase: str = ""
 
 
 @dataclass
@@ -160,5 +165,6 @@ class History:
     marks: list[EventMark]
     timelines: list[ThreadTimeline]
     hidden: int
+    phases: PhaseBuilder
     end_ns: int
     complete: bool

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from gradprobe.history.phase_timeline import PhaseBuilder
 from gradprobe.history.records import (
     ENTERED_EARLIER,
     HELD_ACROSS_TASKS,
@@ -26,10 +27,11 @@ from gradprobe.recording.rows import Modes
 class RegionBuilder:
     """Regions and transitions found so far, those of PyTorch's own code only if ``include_torch``."""
 
-    def __init__(self, *, include_torch: bool) -> None:
+    def __init__(self, phases: PhaseBuilder, *, include_torch: bool) -> None:
         self.found: list[Region] = []
         self.transitions: list[Transition] = []
         self.hidden = 0
+        self._phases = phases
         self._include_torch = include_torch
         self._stacks: dict[tuple[int, str | None], list[Region]] = defaultdict(list)
 
@@ -57,6 +59,7 @@ class RegionBuilder:
             depth=sum(region.form != "call" for region in stack),
             internal=change.internal,
             start_nodes=change.nodes,
+            phase=self._phases.current(timeline.thread, change.task),
         )
         if not is_hidden:
             stack.append(region)
@@ -116,6 +119,7 @@ class RegionBuilder:
             depth=0,
             internal=internal,
             irregular=[ENTERED_EARLIER],
+            phase=self._phases.at(timeline.thread, None, timeline.began_ns),
         )
         if self._include_torch or not internal:
             self.found.append(region)
@@ -140,6 +144,7 @@ class RegionBuilder:
             region.depth,
             region,
             change.site,
+            self._phases.current(timeline.thread, change.task),
         )
         if change.internal and not self._include_torch:
             self.hidden += 1

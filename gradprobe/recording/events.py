@@ -51,6 +51,10 @@ FOLDED_OPERATORS = TALLY | EXIT
 """Marker of operators that ran here, were added up, and are in no region."""
 DEVICE = 48
 """Edge of a block, marked in a stream of an accelerator; its row has the time that the device passed."""
+PHASE = 52
+"""Begin and end of a phase of the program; its site has the name, its key the number of the run."""
+AUTOMATIC_PHASE = PHASE | CONSTRUCT
+"""Begin of a phase that gradprobe found."""
 
 # Never stored, but turned into the above by the writing thread: the tallies of a sequence of operators; single operators;
 # operators with the storages that they saved; rows on their way to a table; a batch of operators; markers for that thread.

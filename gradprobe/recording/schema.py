@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Number of this schema, stored in the file's ``user_version``.
 
 Version 1 had meta, sites, names, threads, blocks, folds and notes. Version 2 added operations, accounts and op_folds, and
-the hidden time and nodes of folds.
+the hidden time and nodes of folds. Version 3 added events that begin and end phases.
 """
 
 APPLICATION_ID = 0x67726164

@@ -28,6 +28,7 @@ from gradprobe.tables.column_definition import (
     time_column,
 )
 from gradprobe.tables.ledger_columns import CUSTODY, FLOW, GRAPHS, PARAMETERS
+from gradprobe.tables.phase_columns import PHASE, PHASES
 
 MANAGERS = ("no_grad", "enable_grad", "set_grad_enabled", "inference_mode", "unknown")
 FORMS = ("with", "decorator", "generator", "call")
@@ -77,6 +78,7 @@ TRANSITIONS = Table(
             "region", "Row of `regions` that the transition begins or ends; missing if it does neither."
         ),
         *SOURCE,
+        PHASE,
     ),
 )
 
@@ -225,6 +227,7 @@ REGIONS = Table(
             "Maximum growth of that memory within the block; missing if the process had used more before.",
             level="graph",
         ),
+        replace(PHASE, meaning=f"Phase that the region began in. {PHASE.meaning}"),
     ),
 )
 
@@ -340,6 +343,7 @@ BIRTHS = Table(
         text_column(
             "held_by", "Module attributes that keep references to these tensors, separated by commas; empty if none do."
         ),
+        replace(PHASE, meaning=f"Phase in which the first of them was created. {PHASE.meaning}"),
     ),
 )
 
@@ -372,6 +376,7 @@ FINDINGS = Table(
         ),
         text_column("fix", "What to write instead."),
         text_column("evidence", "What was seen, in numbers; empty if the message says it."),
+        replace(PHASE, meaning=f"Phases in which it happened, separated by commas. {PHASE.meaning}"),
     ),
 )
 
@@ -448,5 +453,19 @@ COMPARISON = Table(
     ),
 )
 
-RECORDING_TABLES = (TRANSITIONS, REGIONS, SITES, MODES, OPS, BIRTHS, CALLS, FLOW, PARAMETERS, GRAPHS, CUSTODY, FINDINGS)
+RECORDING_TABLES = (
+    TRANSITIONS,
+    REGIONS,
+    SITES,
+    MODES,
+    PHASES,
+    OPS,
+    BIRTHS,
+    CALLS,
+    FLOW,
+    PARAMETERS,
+    GRAPHS,
+    CUSTODY,
+    FINDINGS,
+)
 """Tables of a recording, in the order of the JSON report."""

@@ -17,6 +17,7 @@ from gradprobe.recording.events import ACTION_MASK, CONSTRUCT, MANAGERS, SET_GRA
 from gradprobe.recording.op_rows import RETURNS_FIELDS
 from gradprobe.tables.column_definition import Column, Table
 from gradprobe.tables.columns import BIRTHS, CALLS, OPS, REGIONS, SITES, TRANSITIONS
+from gradprobe.tables.phase_columns import PHASES
 from gradprobe.tables.region_cells import backward_nodes, count_nodes, device_ns, duration_ns, sum_operators
 from gradprobe.tables.site_sums import SiteSum
 
@@ -56,7 +57,7 @@ def build_transitions(processes: Sequence[Process]) -> pd.DataFrame:
         [
             (order, time, p.pid, p.rank, p.thread(t.thread), t.task, t.manager, t.form, t.event, *t.before, *t.after)
             + (t.before == t.after, t.depth, _region_number(p, t.region))
-            + p.place(t.site or (t.region.site if t.region is not None else 0))
+            + (*p.place(t.site or (t.region.site if t.region is not None else 0)), t.phase)
             for order, (time, p, t) in enumerate(found)
         ],
     )
@@ -80,7 +81,7 @@ def _region_row(p: Process, r: Region) -> tuple[Any, ...]:
         + (ops.self_saved_bytes, ops.self_graph_bytes, ops.self_version_bumps, ops.self_counters_created)
         + (ops.self_tracked_views, ops.untracked_views, ops.graph_bytes, ops.uncounted_writes)
         + (backward_nodes(p, r), p.compiled.get(r, ""))
-        + _device_cells(p, r)
+        + (*_device_cells(p, r), r.phase)
     )
 
 
@@ -116,11 +117,25 @@ def build_births(processes: Sequence[Process]) -> pd.DataFrame:
         BIRTHS,
         [
             (at.op, *p.place(at.site), at.module, _region_number(p, at.region), p.pid, p.rank, p.thread(at.thread))
-            + (row.count, row.bytes, row.held, ", ".join(sorted(row.holders)))
+            + (row.count, row.bytes, row.held, ", ".join(sorted(row.holders)), row.phase)
             for p in processes
             for at, row in p.op_totals.escaped.items()
         ],
     )
+
+
+def build_phases(processes: Sequence[Process]) -> pd.DataFrame:
+    """Build the table of phases, by process and in the order of their start."""
+    rows = []
+    for p in processes:
+        for phase in p.history.phases.found:
+            parent = "" if phase.parent is None else phase.parent.name
+            rows.append(
+                (phase.name, *p.place(phase.site)[:2], p.pid, p.rank, p.thread(phase.thread), phase.task)
+                + (phase.depth, parent, phase.start_ns + p.offset_ns, duration_ns(phase))
+                + (phase.is_automatic, phase.closed)
+            )
+    return make_dataframe(PHASES, rows)
 
 
 def build_sites(processes: Sequence[Process]) -> pd.DataFrame:

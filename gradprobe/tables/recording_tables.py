@@ -62,6 +62,11 @@ class RecordingTables:
         return dataframes.make_dataframe(columns.MODES, build_mode_rows(self.processes))
 
     @cached_property
+    def phases(self) -> pd.DataFrame:
+        """DataFrame with one row per run of a phase."""
+        return dataframes.build_phases(self.processes)
+
+    @cached_property
     def calls(self) -> pd.DataFrame:
         """DataFrame with one row per call of a probed function."""
         return dataframes.build_calls(self.processes)

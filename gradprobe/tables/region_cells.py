@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gradprobe.history.op_totals import sum_bytes, sum_graph_bytes
+from gradprobe.history.phase_timeline import Phase
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region
 
 _NOT_MEASURED = float("nan")
 
 
-def duration_ns(region: Region) -> int:
-    """Return the time from enter to exit of a region, children included."""
+def duration_ns(region: Region | Phase) -> int:
+    """Return the time from enter to exit of a region, children included, or of a phase."""
     return (region.end_ns or region.start_ns) - region.start_ns
 
 

@@ -31,7 +31,7 @@ def test_the_tables_and_columns_are_those_of_schema_2() -> None:
         name: " ".join(column[1] for column in connection.execute(f"PRAGMA table_info({name})"))
         for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
     }
-    assert schema.SCHEMA_VERSION == 2
+    assert schema.SCHEMA_VERSION == 3
     assert found == COLUMNS
     assert "--" not in "".join(sql or "" for (sql,) in connection.execute("SELECT sql FROM sqlite_master"))
 

@@ -135,4 +135,5 @@ def finding(file: str | Path | None, line: int | None, name: str = "leak") -> tu
         [{"file": f"{name}.py", "line": 7, "role": "entered here"}],
         f"del {name}",
         f"3 graphs, says {name}",
+        f"phase {name}",
     )

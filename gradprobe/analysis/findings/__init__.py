@@ -24,6 +24,7 @@ from gradprobe.analysis.findings import (
 from gradprobe.analysis.findings.consequences import drop_consequences
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding, merge_duplicates
+from gradprobe.analysis.findings.finding_phases import name_phases
 from gradprobe.analysis.findings.suppression import Suppression
 from gradprobe.tables.recording_tables import RecordingTables
 
@@ -48,7 +49,8 @@ RECORDING_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
 def find_all(tables: RecordingTables) -> list[Finding]:
     """Return the findings of all rules in a recording, the most serious first."""
     evidence = Evidence(tables)
-    return merge_duplicates(drop_consequences(finding for rule in RECORDING_RULES for finding in rule(evidence)))
+    found = merge_duplicates(drop_consequences(finding for rule in RECORDING_RULES for finding in rule(evidence)))
+    return list(name_phases(found, evidence))
 
 
 def build_finding_rows(tables: RecordingTables) -> list[tuple[Any, ...]]:

@@ -23,7 +23,7 @@ class Finding:
     """A problem at a line.
 
     ``fix`` is empty unless something better than the rule's fix is known, ``level`` unless the severity is another than the
-    rule's. ``evidence`` says in numbers what was seen.
+    rule's. ``evidence`` says in numbers what was seen, ``phase`` in which phases of the program.
     """
 
     rule: str
@@ -36,6 +36,7 @@ class Finding:
     fix: str = ""
     evidence: str = ""
     level: str = ""
+    phase: str = ""
 
     @property
     def severity(self) -> str:
@@ -52,7 +53,7 @@ class Finding:
         related = [{"file": place.file, "line": place.line, "role": place.role} for place in self.related]
         return (
             (self.rule, self.severity, self.message, self.file, self.line, self.function)
-            + (self.count, related, self.advice, self.evidence)
+            + (self.count, related, self.advice, self.evidence, self.phase)
         )  # fmt: skip
 
 

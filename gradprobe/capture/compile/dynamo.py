@@ -25,6 +25,7 @@ from gradprobe.capture.location.frames import find_frame, read_local
 from gradprobe.capture.location.identity_cache import cache_by_identity
 from gradprobe.capture.patching.patches import Patch, Patches
 from gradprobe.capture.patching.post_import import PostImportHook
+from gradprobe.phases import COMPILATION, OpenPhase, begin, end
 from gradprobe.recording.events import COMPILED_CALL, DECORATED, NOT_READ, Event, mode_name
 from gradprobe.recording.notes import Compilation, NoteKind, SourceLocation, TracedModeChange
 
@@ -82,6 +83,8 @@ class DynamoObserver:
         self._called: dict[int, CodeType | None] = {}
         self._modes_at_start: dict[int, tuple[str, bool]] = {}
         self._starts: list[Any] | None = None
+        self._ends: list[Any] | None = None
+        self._phase: OpenPhase | None = None
         self._unobserved: dict[int, list[FrameType]] = {}
         """The running calls of compiled code by thread, while the thread's operators are not observed."""
 
@@ -95,9 +98,11 @@ class DynamoObserver:
         self._is_active = False
         self._import_hook.stop()
         self._patches.restore()
-        if self._starts is not None and self._on_compile_start in self._starts:
-            self._starts.remove(self._on_compile_start)
-        self._starts = None
+        for callbacks, callback in ((self._starts, self._on_compile_start), (self._ends, self._on_compile_end)):
+            if callbacks is not None and callback in callbacks:
+                callbacks.remove(callback)
+        self._starts = self._ends = None
+        self._on_compile_end()
         self._find_code = cache_by_identity(_code_behind)
         for known in (self._reasons, self._called, self._modes_at_start, self._unobserved):
             known.clear()
@@ -134,8 +139,10 @@ class DynamoObserver:
             )
             handler = getattr(sys.modules.get("torch._dynamo.callback"), "callback_handler", None)
             self._starts = getattr(handler, "start_callbacks", None)
-            if self._starts is not None:
+            self._ends = getattr(handler, "end_callbacks", None)
+            if self._starts is not None and self._ends is not None:
                 self._starts.append(self._on_compile_start)
+                self._ends.append(self._on_compile_end)
         except Exception as error:
             self._fault(error)
 
@@ -144,8 +151,15 @@ class DynamoObserver:
         try:
             mode = mode_name(torch.is_grad_enabled(), torch.is_inference_mode_enabled())
             self._modes_at_start[get_ident()] = mode, _takes_inference(sys._getframe(1))
+            if self._phase is None:
+                self._phase = begin(OpenPhase(COMPILATION, None, 0, is_automatic=True))
         except Exception as error:
             self._fault(error)
+
+    def _on_compile_end(self, *_: Any) -> None:
+        phase, self._phase = self._phase, None
+        if phase is not None:
+            end(phase)
 
     def _wrap_backend_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def call_user_compiler(graph: Any, module: Any, *arguments: Any, **named: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from gradprobe.capture.autograd.creation import CreationRecord
 from gradprobe.capture.location.frames import FrameClassifier
 from gradprobe.capture.location.sites import line_span
+from gradprobe.phases import current_phase
 from gradprobe.recording.events import ACTION_MASK, DECORATED, ENTER, EXIT, GENERATOR, Event
 from gradprobe.recording.notes import BlockAt, Detection, SourceLocation
 
@@ -42,6 +43,9 @@ class DetectionLog:
         if not known:
             return
         key = (rule, *known)
+        phase = current_phase()
+        if phase:
+            facts["phase"] = phase
         detection, count = self._found.get(key) or (Detection(rule, known, list(under), facts), 0)
         if count or len(self._found) < _MAX_DETECTIONS:
             self._found[key] = detection, count + 1
@@ -52,7 +56,8 @@ class DetectionLog:
         found = self._found.get(key)
         if found is None:
             return False
-        self._found[key] = replace(found[0], facts=facts), found[1]
+        phase = found[0].facts.get("phase")
+        self._found[key] = replace(found[0], facts=facts if phase is None else {**facts, "phase": phase}), found[1]
         return True
 
     def events_of(self, thread: int) -> deque[Event]:

@@ -24,6 +24,7 @@ from gradprobe.recording.events import (
     FOLDED_CALLS,
     INFERENCE_MODE,
     NOT_COUNTED,
+    PHASE,
     SET_GRAD_ENABLED,
     TALLY,
     EventBlock,
@@ -122,6 +123,7 @@ class BlockFolder:
         last = {thread: index for index, (_, _, thread, _, _, _, _, _) in enumerate(rows)}
         threads = {thread: _ThreadState(bits=self._bits.get(thread, MODES_NOT_READ)) for thread in last}
         dropped: dict[int, DroppedRow] = {}
+        short_phases = _find_short_phases(rows)
         resumed: set[int] = set()  # plain calls that end one which was taken out
         for index, row in enumerate(rows):
             if index in skipped:
@@ -129,8 +131,13 @@ class BlockFolder:
                     dropped[index] = DroppedRow()
                     self.folded += 1
                 continue
-            op, _, number, site, state, _, task, _ = row
+            op, _, number, site, state, key, task, _ = row
             thread = threads[number]
+            if op & ~ACTION_MASK == PHASE:
+                if key in short_phases:
+                    dropped[index] = DroppedRow()
+                    self.folded += 1
+                continue
             if op >= TALLY:
                 thread.levels[-1].marks.append(index)
                 continue
@@ -249,6 +256,12 @@ class BlockFolder:
     def _is_internal(self, site: int) -> bool:
         known = self._sites.get(site)
         return known is not None and known.internal
+
+
+def _find_short_phases(rows: list[RawRow]) -> set[int]:
+    """Return the keys of the phases that begin and end within ``rows``, which are left out past the limit."""
+    phases = [(op & ACTION_MASK == EXIT, key) for op, _, _, _, _, key, _, _ in rows if op & ~ACTION_MASK == PHASE]
+    return {key for is_end, key in phases if is_end} & {key for is_end, key in phases if not is_end}
 
 
 def _begin_at(row: RawRow, constructor: RawRow) -> RawRow:

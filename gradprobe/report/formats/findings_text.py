@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from gradprobe.analysis.findings.catalogue import SEVERITIES
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.findings.suppression import SuppressedFinding
+from gradprobe.phases import AFTER_BACKWARD
 from gradprobe.report.units import escape_unprintable, pluralize
 
 
@@ -16,6 +17,8 @@ def format_findings(findings: Sequence[Finding]) -> Iterator[str]:
         times = f" ({finding.count:,} times)" if finding.count > 1 else ""
         location = _format_location(finding.file, finding.line)
         yield f"{location}: {finding.severity} {finding.rule}: {escape_unprintable(finding.message)}{times}"
+        if finding.phase and finding.phase != AFTER_BACKWARD:
+            yield f"    phase: {escape_unprintable(finding.phase)}"
         for place in finding.related:
             yield f"    {escape_unprintable(place.role)}: {_format_location(place.file, place.line)}"
         yield f"    fix: {escape_unprintable(finding.advice)}"

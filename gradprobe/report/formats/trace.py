@@ -1,7 +1,8 @@
 """The trace-event format, which Perfetto opens; by itself, or merged into a trace of torch.profiler.
 
-Regions are slices, in a track per thread and asyncio task; autograd nodes and saved bytes are counters, findings are
-instants. Times are microseconds since ``baseTimeNanoseconds`` of wall-clock time, as in the traces of torch.profiler.
+Regions are slices, in a track per thread and asyncio task, and so are phases, in tracks above those; autograd nodes and
+saved bytes are counters, findings are instants. Times are microseconds since ``baseTimeNanoseconds`` of wall-clock time, as
+in the traces of torch.profiler.
 The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 """
 
@@ -13,10 +14,11 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 from gradprobe.errors import GradprobeError
 from gradprobe.history.op_totals import sum_bytes
+from gradprobe.history.phase_timeline import Phase
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region
 from gradprobe.recording.events import NOT_COUNTED, mode_name
@@ -29,7 +31,10 @@ from gradprobe.tables.region_cells import duration_ns
 MAX_SLICES = 100_000
 _FIRST_TRACK = 1_000_000_000
 """First track number, above all thread numbers, which are the track numbers of torch.profiler."""
+_MAX_PHASE_TRACKS = 1_000_000
 _TEXT_WIDTH = 300
+
+_Span = TypeVar("_Span", Region, Phase)
 
 
 def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
@@ -106,6 +111,8 @@ def _build_events(
                 "dur": (end - start) / 1000,
                 "args": _build_args(process, region, is_continuation=is_continuation),
             }
+    for number, process in enumerate(tables.processes):
+        yield from _build_phases(process, _FIRST_TRACK + len(tracks) + number * _MAX_PHASE_TRACKS)
     threads: dict[tuple[int, int], list[Region]] = defaultdict(list)
     for (number, thread, _), regions in tracks.items():
         threads[number, thread] += regions
@@ -115,14 +122,40 @@ def _build_events(
     yield from _build_instants(tables)
 
 
+def _build_phases(process: Process, first_track: int) -> Iterator[dict[str, Any]]:
+    """Yield the phases of a process as slices, from ``first_track`` on."""
+    tracks: dict[tuple[int, str | None], list[Phase]] = defaultdict(list)
+    for phase in heapq.nlargest(MAX_SLICES, process.history.phases.found, key=duration_ns):
+        tracks[phase.thread, phase.task].append(phase)
+    for track, (thread, task) in enumerate(sorted(tracks, key=lambda key: (key[0], key[1] or ""))[:_MAX_PHASE_TRACKS]):
+        name = _shorten(f"phases: {process.thread(thread)}{f' {task}' if task else ''}")
+        yield _build_metadata("thread_name", process.pid, first_track + track, name=name)
+        yield _build_metadata(
+            "thread_sort_index", process.pid, first_track + track, sort_index=track - 2 * _FIRST_TRACK
+        )
+        for start, end, phase, is_continuation in split_overlaps(tracks[thread, task]):
+            file, line, _ = process.place(phase.site)
+            args = {"site": _shorten(format_location(file, line)), "found by gradprobe": phase.is_automatic}
+            yield {
+                "ph": "X",
+                "cat": "gradprobe",
+                "pid": process.pid,
+                "tid": first_track + track,
+                "name": _shorten(phase.name),
+                "ts": start + process.offset_ns,
+                "dur": (end - start) / 1000,
+                "args": args | ({"continues": True} if is_continuation else {}),
+            }
+
+
 def _build_metadata(event: str, pid: int, tid: int, **args: Any) -> dict[str, Any]:
     return {"ph": "M", "name": event, "pid": pid, "tid": tid, "args": args}
 
 
-def split_overlaps(regions: Iterable[Region]) -> Iterator[tuple[int, int, Region, bool]]:
+def split_overlaps(regions: Iterable[_Span]) -> Iterator[tuple[int, int, _Span, bool]]:
     """Yield slices (start, end, region, is_continuation), each within or beside every other.
 
-    A region that lasts longer than the one it began in is cut there, because overlapping slices of a track are lost.
+    One that lasts longer than the one it began in is cut there, because overlapping slices of a track are lost.
     """
     order = count()
     waiting = [(r.start_ns, -r.start_ns - duration_ns(r), next(order), r, False) for r in regions]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gradprobe.phases import AFTER_BACKWARD
 from gradprobe.report.document import Excerpt, FindingItem, Section
 from gradprobe.report.units import escape_unprintable, format_location, pluralize
 from gradprobe.tables.recording_tables import RecordingTables
@@ -28,13 +29,14 @@ def build_section(tables: RecordingTables, top: int) -> Section | None:
 def build_item(finding: Mapping[Any, Any]) -> FindingItem:
     """Build the item of a row of the table of findings."""
     times = f" ({finding['count']:,} times)" if finding["count"] > 1 else ""
+    phase = f" Phase: {finding['phase']}." if finding["phase"] and finding["phase"] != AFTER_BACKWARD else ""
     related = [
         (escape_unprintable(str(p["role"])), format_location(p["file"], p["line"])) for p in finding["related"] or ()
     ]
     return FindingItem(
         escape_unprintable(str(finding["rule"])),
         str(finding["severity"]),
-        escape_unprintable(finding["message"]) + times,
+        escape_unprintable(finding["message"]) + times + escape_unprintable(phase),
         format_location(finding["file"], finding["line"]),
         escape_unprintable(finding["fix"] or ""),
         read_excerpt(finding["file"], finding["line"]),

@@ -13,7 +13,14 @@ from gradprobe.analysis.time_by_mode import MODES, sum_by_mode, sum_by_thread, s
 from gradprobe.recording.events import UNKNOWN
 from gradprobe.recording.rows import is_failure
 from gradprobe.report.document import Chart, Document, Section, Table
-from gradprobe.report.sections import compile_tables, device_tables, findings_section, operator_tables, process_tables
+from gradprobe.report.sections import (
+    compile_tables,
+    device_tables,
+    findings_section,
+    operator_tables,
+    phase_tables,
+    process_tables,
+)
 from gradprobe.report.sections.timeline import build_timeline
 from gradprobe.report.units import (
     MISSING,
@@ -40,6 +47,7 @@ def build_document(tables: RecordingTables, *, top: int = DEFAULT_MAX_ROWS, char
         findings_section.build_section(tables, top),
         _build_timeline(tables) if charts else None,
         _build_modes(tables),
+        phase_tables.build_section(tables, top),
         process_tables.build_process_section(tables, top),
         process_tables.build_rank_section(tables, top),
         _build_threads(tables, top),
