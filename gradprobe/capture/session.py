@@ -78,7 +78,9 @@ class Session:
         )
         self._writer = WriterThread(self, self._queue, self.fault)
         self._chain = EmitChain(self._queue, self._demand, self._operators, self._ranges, self._writer.wait)
-        aggregator = OpAggregator(self.tables.operations, self._operators.codes.held, clock.now)
+        aggregator = OpAggregator(
+            self.tables.operations, self._operators.codes.held, self._encoder.number_site, clock.now
+        )
         self._router = Router(self._queue, self._encoder, aggregator, self.fault)
 
     # Run by the program's threads.

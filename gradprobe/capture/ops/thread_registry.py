@@ -39,7 +39,7 @@ from gradprobe.capture.ops.native.loader import load_core
 from gradprobe.capture.ops.native.observer import NativeObserver, ObservedThread, higher_order_patches
 from gradprobe.capture.ops.refusal_hooks import refusal_patches
 from gradprobe.capture.patching.patches import Patches
-from gradprobe.recording.events import ESCAPED_TENSORS, OP_ROWS, OPERATOR, Event
+from gradprobe.recording.events import ESCAPED_TENSORS, OP_ROWS, Event
 from gradprobe.recording.op_rows import FORWARD, OpCounts
 from gradprobe.refusals.table import WORDS
 
@@ -306,11 +306,12 @@ class ThreadRegistry:
         self._emit_manual_op("increment_version", OpCounts(calls=1, version_bumps=number))
 
     def _emit_manual_op(self, what: str, counts: OpCounts) -> None:
-        """Emit a read or bump of version counters that the program made by hand, at its line."""
+        """Add a read or bump of version counters that the program made by hand, at its line."""
         try:
             frame = self.codes.find_user_frame(_getframe(2))
             at = (0, 0) if frame is None else (id(frame.f_code), frame.f_lasti)
-            self._emit((OPERATOR, thread(), (*at, what, "", FORWARD, None), None, counts))
+            if self._observer is not None:
+                self._observer.add_by_hand(*at, what, counts)
         except Exception as error:
             self._fault(error)
 

@@ -477,6 +477,11 @@ py::dict mirrored_constants() {
   constants["COPIED_ONTO_ITSELF"] = static_cast<int>(COPIED_ONTO_ITSELF);
   constants["COMPARED_WITH_ITSELF"] = static_cast<int>(COMPARED_WITH_ITSELF);
   constants["STACKED_ON_ITSELF"] = static_cast<int>(STACKED_ON_ITSELF);
+  constants["OP_SEQUENCE"] = static_cast<int>(OP_SEQUENCE);
+  constants["OP_ROWS"] = static_cast<int>(OP_ROWS);
+  constants["OP_BATCH"] = static_cast<int>(OP_BATCH);
+  constants["NOT_COUNTED"] = static_cast<int>(NOT_COUNTED);
+  constants["NOT_READ"] = static_cast<int>(NOT_READ);
   constants["CARRIED"] = static_cast<int>(CARRIED);
   constants["WITHOUT_GRAD"] = static_cast<int>(WITHOUT_GRAD);
   constants["CUT_BY_NO_GRAD"] = static_cast<int>(CUT_BY_NO_GRAD);
@@ -498,6 +503,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   }
   py::class_<ThreadLog, std::shared_ptr<ThreadLog>>(module, "ThreadLog")
       .def("settle", &ThreadLog::settle, "Emit the operators of this thread, which has changed its mode.")
+      .def("add_by_hand", &ThreadLog::add_by_hand, "Add what the program did by hand at a line.")
       .def("drop_detectors", [](ThreadLog& log) { log.detectors.reset(); },
            "Forget the detectors, which refer to this log; for the thread itself, once it is observed no more.")
       .def("set_interest", [](ThreadLog& log, int interest) { log.interest = interest; })
@@ -530,6 +536,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("set_parts", &Observer::set_parts, "Note the parts of composite operators too, or not.")
       .def("set_tasks", &Observer::set_tasks, "Ask for the asyncio task of each operator, or not.")
       .def("stop", &Observer::stop, "Observe nothing more.");
+  py::class_<OpSums>(module, "OpSums")
+      .def(py::init<py::object, py::object, py::object, py::object>())
+      .def("has_open", &OpSums::has_open, "Return whether operators wait for the event that ends their sequence.")
+      .def("expand", &OpSums::expand, "Return events with sequences in place of operators, and the rows of these.");
   module.def("include_key", &include_key, "Let the operators of the calling thread be observed, or not.");
   module.def("is_key_included", &is_key_included, "Return whether the operators of the calling thread are observed.");
   module.def("find_creation", &find_creation, "Return the record of a tensor, or None.");

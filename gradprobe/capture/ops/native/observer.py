@@ -20,7 +20,7 @@ from gradprobe.capture.location.optimizers import find_stepping_optimizer
 from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.patching.compile_skip import skip_when_compiling
 from gradprobe.capture.patching.patches import Patch
-from gradprobe.recording.events import OP_BATCH, OPERATOR, SAVING, Event, SharedEvent
+from gradprobe.recording.events import Event
 from gradprobe.recording.flow import BACKWARD_SITE, GRAD_SITE
 from gradprobe.recording.op_rows import OpCounts
 
@@ -55,9 +55,6 @@ class NativeObserver:
             "module_call_code": MODULE_CALL_CODE,
             "task_label": tasks.label,
             "fault": fault,
-            "make_event": _make_event,
-            "make_sequence": _make_sequence,
-            "make_saving": _make_saving,
             "emit": emit,
         }
         # C++ calls these outside of every function that torch.compile was already made to skip.
@@ -96,6 +93,17 @@ class NativeObserver:
     def was_reached(self, tensor: torch.Tensor) -> bool:
         """Return whether a backward has gone through the node of ``tensor``."""
         return bool(self._observer.was_reached(tensor))
+
+    def add_by_hand(self, code: int, offset: int, what: str, counts: OpCounts) -> None:
+        """Add what the program did by hand, such as a read of a version counter, to the operators of the calling thread.
+
+        Args:
+            code: The identity of the code object whose line did it, 0 if it is not known.
+            offset: The offset of the instruction in it.
+            what: The name of the row.
+            counts: What it did.
+        """
+        self._observer.log_of(thread()).add_by_hand(code, offset, what, counts)
 
     def stop(self) -> None:
         """Observe nothing more, in any thread."""
@@ -244,25 +252,3 @@ def _without_function_modes(callback: Callable[..., None]) -> Callable[..., None
                 _set_tracing_state(tracing)
 
     return call
-
-
-def _make_event(
-    owner: int,
-    code: int,
-    offset: int,
-    op: str,
-    module: str,
-    phase: int,
-    task: str | None,
-    node: str | None,
-    counts: tuple[int, ...],
-) -> SharedEvent:
-    return SharedEvent((OPERATOR, owner, (code, offset, op, module, phase, task), node, OpCounts(*counts)))
-
-
-def _make_sequence(owner: int, events: tuple[SharedEvent, ...]) -> SharedEvent:
-    return SharedEvent((OP_BATCH, owner, events))
-
-
-def _make_saving(owner: int, event: SharedEvent, saved: tuple[tuple[int, int, int, bool], ...]) -> Event:
-    return (SAVING, owner, event, saved)

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "call.h"
-#include "tallies.h"
+#include "batches.h"
 
 #include <ATen/record_function.h>
 #include <torch/csrc/Exceptions.h>
@@ -29,10 +29,9 @@ struct Context {
         module_call(given["module_call_code"]),
         task_label(given["task_label"]),
         fault(given["fault"]),
-        events(given["make_event"], given["make_sequence"], given["make_saving"], given["emit"]) {}
+        emit(given["emit"]) {}
 
-  py::object learn, find_module_path, module_call, task_label, fault;
-  EventMaker events;
+  py::object learn, find_module_path, module_call, task_label, fault, emit;
   std::atomic<bool> is_on = true, may_have_tasks = false, sees_parts = false;
   std::atomic<int64_t> latest = 0;  // the time of the latest event of any thread
 };
@@ -119,15 +118,18 @@ class ThreadLog {
       py::gil_scoped_release release;
       turn.lock();
     }
-    std::vector<Tally> taken;
-    taken.swap(spare_);  // not the member itself: what Python does while the events are made may lead here again
+    Batch taken;
     {
       const std::lock_guard<SpinLock> guard(lock_);
+      if (tallies_.empty()) return;
       tallies_.take(taken);
     }
-    if (!taken.empty()) context_->events.emit(thread_, taken);
-    taken.clear();
-    spare_.swap(taken);
+    call_one(context_->emit, make_batch_event(thread_, std::move(taken)).ptr());
+  }
+
+  // Adds what the program did by hand, such as a read of a version counter, at a line.
+  void add_by_hand(uintptr_t code, int offset, const std::string& what, const Counts& counts) {
+    add({reinterpret_cast<PyCodeObject*>(code), offset, Names::global().add(what)}, counts, {});
   }
 
   // The inference tensors made since the last call that still exist.
@@ -598,9 +600,7 @@ class ThreadLog {
 
   void add(const TallyKey& key, const Counts& counts, const std::vector<SavedStorage>& saved) {
     const std::lock_guard<SpinLock> guard(lock_);
-    Tally& tally = tallies_.at(key);
-    for (size_t i = 0; i < NUMBER_OF_COUNTS; ++i) tally.counts[i] += counts[i];
-    tally.saved.insert(tally.saved.end(), saved.begin(), saved.end());
+    tallies_.at(key).add(counts, saved);
   }
 
   // Notes that an optimizer steps. Returns whether its parameters are to be looked at, which takes Python: the first steps, and
@@ -732,7 +732,6 @@ class ThreadLog {
   std::unordered_map<const void*, std::unique_ptr<NodeType>> node_types_;
   SpinLock lock_;  // of the tallies, the paths and the flow, which another thread may take
   Tallies tallies_;
-  std::vector<Tally> spare_;
   std::recursive_mutex emitting_;
 };
 
