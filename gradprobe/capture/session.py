@@ -133,6 +133,7 @@ class Session:
         if sink.counts_operators:
             self._operators.attach_thread()
             self._attached_from[id(sink)] = get_ident()
+            self.choose_emit()  # with the observer of operators, which has been made now
         self._writer.start()
 
     def detach(self, sink: Sink) -> None:
@@ -176,9 +177,10 @@ class Session:
             calls[level] += 1
             if calls[level] == 1:
                 self._installation.install(self._emit)
-                self.choose_emit()
             if level == OPS:
                 self._operators.attach_thread()
+            if calls[level] == 1:
+                self.choose_emit()
 
     def end_call(self, level: str) -> None:
         """End a probed call after its last event was queued."""

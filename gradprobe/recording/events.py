@@ -52,8 +52,8 @@ FOLDED_OPERATORS = TALLY | EXIT
 DEVICE = 48
 """Edge of a block, marked in a stream of an accelerator; its row has the time that the device passed."""
 
-# Never stored, but turned into the above by the writing thread: the tallies of a sequence of operators; rows on their way to
-# a table; a batch of operators; markers for that thread.
+# Never stored, but turned into the above by the writing thread: the tallies of a sequence of operators; rows on their way
+# to a table; a batch of operators; markers for that thread.
 OP_SEQUENCE, OP_ROWS, OP_BATCH, WRITER_MARK = 56, 68, 72, 128
 
 MANAGERS = {

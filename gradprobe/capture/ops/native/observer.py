@@ -13,7 +13,13 @@ from typing import Any
 import torch
 
 from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
-from gradprobe.capture.detectors.thread_detectors import BackwardPass, Origin, SharedDetectors, ThreadDetectors
+from gradprobe.capture.detectors.thread_detectors import (
+    QUIET_IN_INFERENCE_MODE,
+    BackwardPass,
+    Origin,
+    SharedDetectors,
+    ThreadDetectors,
+)
 from gradprobe.capture.location.frames import MODULE_CALL_CODE, FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.optimizers import find_stepping_optimizer
@@ -21,7 +27,6 @@ from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.patching.compile_skip import skip_when_compiling
 from gradprobe.capture.patching.patches import Patch
 from gradprobe.recording.events import Event
-from gradprobe.recording.flow import BACKWARD_SITE, GRAD_SITE
 from gradprobe.recording.op_rows import OpCounts
 
 
@@ -36,6 +41,7 @@ class NativeObserver:
         codes: The kinds of code.
         paths: The paths of modules.
         tasks: The labels of asyncio tasks.
+        shared: What the detectors of all threads have in common.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class NativeObserver:
         codes: FrameClassifier,
         paths: ModulePaths,
         tasks: TaskLabels,
+        shared: SharedDetectors,
     ) -> None:
         self._library, self._now, self._codes = library, now, codes
         context = {
@@ -56,6 +63,9 @@ class NativeObserver:
             "task_label": tasks.label,
             "fault": fault,
             "emit": emit,
+            "left_modes": shared.leaks.open,
+            "escaped": shared.escaped.records,
+            "quiet_in_inference_mode": QUIET_IN_INFERENCE_MODE,
         }
         # C++ calls these outside of every function that torch.compile was already made to skip.
         skip_when_compiling(*(function for function in context.values() if hasattr(function, "__code__")))
@@ -66,6 +76,8 @@ class NativeObserver:
         """Ask for the asyncio task of each operator from now on."""
         self.show_parts: Callable[[bool], None] = self._observer.set_parts
         """Observe the parts of composite operators too, or not."""
+        self.make_gate: Callable[[Callable[[Event], object]], Callable[[Event], None]] = self._observer.make_gate
+        """Return a callable that passes manager events on to another one, after the operators before each."""
         paths.on_change = library.module_paths_changed
         REGISTRY.library = library
 
@@ -137,15 +149,20 @@ class ObservedThread:
 
     def attach(self) -> None:
         """Begin to observe."""
-        callbacks = (
-            _without_function_modes(self.detectors.on_operator),
-            self.detectors.on_subclass_view,
-            _without_function_modes(self._note_step),
-            _without_function_modes(self.detectors.held.look),
-            _without_function_modes(self.detectors.aliases.on_aliases),
-        )
-        skip_when_compiling(callbacks[0], *callbacks[2:])
-        self._observer.attach(*callbacks, self._now())
+        hidden = {
+            "on_operator": _without_function_modes(self.detectors.on_operator),
+            "on_step": _without_function_modes(self._note_step),
+            "on_growth": _without_function_modes(self.detectors.held.look),
+            "on_aliases": _without_function_modes(self.detectors.aliases.on_aliases),
+        }
+        skip_when_compiling(*hidden.values())
+        callbacks = {
+            **hidden,
+            "on_subclass_view": self.detectors.on_subclass_view,
+            "on_event": self.detectors.on_event,
+            "keep_event": self.detectors.keep_event,
+        }
+        self._observer.attach(callbacks, self._now())
 
     def settle(self) -> bool:
         """Emit the thread's operators so far, and the nodes that none of them constructed.
@@ -165,11 +182,9 @@ class ObservedThread:
         if is_own:
             self._log.drop_detectors()  # they lead back here, and no garbage collector sees the log between
 
-    def begin_backward(self, outputs: list[torch.Tensor], frame: FrameType | None) -> BackwardPass:
-        """Note a backward from ``outputs`` that is called in ``frame``."""
-        name = GRAD_SITE if frame is not None and frame.f_code.co_name == "grad" else BACKWARD_SITE
-        at = _instruction(self._codes.find_user_frame(frame))
-        return BackwardPass(*self._observer.begin_backward(outputs, *at, name))
+    def begin_backward(self, outputs: list[torch.Tensor]) -> BackwardPass:
+        """Emit the operators so far, and note a backward from ``outputs``, which the running function of PyTorch begins."""
+        return BackwardPass(*self._observer.begin_backward(outputs, self._now()))
 
     def _note_step(self) -> None:
         frame = _getframe(1)
@@ -210,6 +225,10 @@ class ObservedThread:
     def on_interest(self, interest: int) -> None:
         """Note the class of operators that the detectors look at from now on."""
         self._log.set_interest(interest)
+
+    def on_quiet(self, is_quiet: bool) -> None:
+        """Note whether no detector waits for anything, so that most events need not be shown to them."""
+        self._log.set_quiet(is_quiet)
 
 
 _set_tracing_state: Callable[[Any], None] = torch._C._set_tracing_state  # type: ignore[attr-defined]
