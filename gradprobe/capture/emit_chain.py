@@ -70,15 +70,8 @@ def _append_with_nodes(chain: EmitChain, _: Emit) -> Emit:
     return emit
 
 
-def _append_after_operators(chain: EmitChain, _: Emit) -> Emit:
-    append, operators, nodes = chain.queue.append, chain.operators, chain.nodes
-    assert nodes is not None
-
-    def emit(event: Event) -> None:
-        operators.on_event(event)
-        append((*event, nodes()))
-
-    return emit
+def _append_after_operators(chain: EmitChain, inner: Emit) -> Emit:
+    return chain.operators.make_gate(chain.queue.append) or _append_with_nodes(chain, inner)
 
 
 def _mark_on_device(chain: EmitChain, inner: Emit) -> Emit:

@@ -69,6 +69,7 @@ class Installation:
         self._patches = Patches()
         self._hooks: ManagerHooks | None = None
         self._installed = 0
+        self._counts_nodes = self._counts_operators = False
 
     def install(self, emit: Emit) -> None:
         """Apply all patches unless they are in place; new hooks pass their events to ``emit``."""
@@ -90,7 +91,7 @@ class Installation:
             return installed == self._installed
 
         def on_backward(outputs: list[torch.Tensor], frame: FrameType) -> None:
-            if is_live():
+            if installed == self._installed:
                 self._on_backward(outputs, frame)
 
         run_inside_calls = [*self._hooks.patches, *backward_patches(on_backward, self._fault)]
@@ -127,7 +128,8 @@ class Installation:
         self._dynamo.stop()
 
     def redirect(self, emit: Emit) -> None:
-        """Let the hooks pass their events to ``emit``."""
+        """Let the hooks pass their events to ``emit``, and serve the present demand."""
+        self._counts_nodes, self._counts_operators = self._demand.counts_nodes, self._demand.counts_operators
         if self._hooks is not None:
             self._hooks.redirect(emit)
 
@@ -169,13 +171,15 @@ class Installation:
         self._operators.detach_thread()
 
     def _on_backward(self, outputs: list[torch.Tensor], frame: FrameType) -> None:
-        self._leaks.on_backward(get_ident(), outputs, frame)
-        self._handoffs.on_backward(get_ident())
-        if self._demand.counts_nodes:
-            ranges = self._operators.on_backward(outputs, frame) if self._demand.counts_operators else None
+        ident = get_ident()
+        if self._leaks.open:
+            self._leaks.on_backward(ident, outputs, frame)
+        self._handoffs.on_backward(ident)
+        if self._counts_nodes:
+            ranges = self._operators.on_backward(ident, outputs) if self._counts_operators else None
             if ranges is None:
                 ranges = reachable_ranges(outputs)
             if ranges:
-                marker = (BACKWARD_PASS, self._now(), get_ident(), 0, 0, None)
+                marker = (BACKWARD_PASS, self._now(), ident, 0, 0, None)
                 self._append((OP_ROWS, "backwards", marker, ranges))
         self._phases.on_backward()

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from operator import itemgetter
 
-from gradprobe.capture.pipeline.aggregation import OpAggregator, has_raw_events
+from gradprobe.capture.pipeline.aggregation import OpAggregator
 from gradprobe.capture.pipeline.encoding import EventEncoder
 from gradprobe.capture.sinks import Sink
 from gradprobe.recording.events import ACTION_MASK, CALL, ENTER, EXIT, NOT_READ, WRITER_MARK, Event, EventBlock
-from gradprobe.recording.op_rows import OpRows
 
 CALL_BITS = 40
 """Number of low bits in the key of a probed call that count the calls; the bits above number the sink."""
@@ -105,9 +104,7 @@ class Router:
             self._open.remove(sink)
 
     def _encode(self, events: list[Event], blocks: list[EventBlock], *, close_tallies: bool = False) -> None:
-        rows: OpRows = {}
-        if self._aggregator.has_open_tallies or has_raw_events(events):
-            events, rows = self._aggregator.expand(events, close_tallies=close_tallies)
+        events, rows = self._aggregator.expand(events, close_tallies=close_tallies)
         encoded = self._encode_each(events)
         if rows:
             encoded.append(replace(EventBlock.of([]), accounts=rows))

@@ -80,7 +80,9 @@ class Session:
         )
         self._writer = WriterThread(self, self._queue, self.fault)
         self._chain = EmitChain(self._queue, self._demand, self._operators, self._ranges, self._writer.wait)
-        aggregator = OpAggregator(self.tables.operations, self._operators.codes.held, clock.now)
+        aggregator = OpAggregator(
+            self.tables.operations, self._operators.codes.held, self._encoder.number_site, clock.now
+        )
         self._router = Router(self._queue, self._encoder, aggregator, self.fault)
 
     # Run by the program's threads.
@@ -146,6 +148,7 @@ class Session:
         if sink.counts_operators:
             self._operators.attach_thread()
             self._attached_from[id(sink)] = get_ident()
+            self.choose_emit()  # with the observer of operators, which has been made now
         self._writer.start()
 
     def detach(self, sink: Sink) -> None:
@@ -189,9 +192,10 @@ class Session:
             calls[level] += 1
             if calls[level] == 1:
                 self._installation.install(self._emit)
-                self.choose_emit()
             if level == OPS:
                 self._operators.attach_thread()
+            if calls[level] == 1:
+                self.choose_emit()
 
     def end_call(self, level: str) -> None:
         """End a probed call after its last event was queued."""

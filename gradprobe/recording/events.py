@@ -56,9 +56,9 @@ PHASE = 52
 AUTOMATIC_PHASE = PHASE | CONSTRUCT
 """Begin of a phase that gradprobe found."""
 
-# Never stored, but turned into the above by the writing thread: the tallies of a sequence of operators; single operators;
-# operators with the storages that they saved; rows on their way to a table; a batch of operators; markers for that thread.
-OP_SEQUENCE, OPERATOR, SAVING, OP_ROWS, OP_BATCH, WRITER_MARK = 56, 60, 64, 68, 72, 128
+# Never stored, but turned into the above by the writing thread: the tallies of a sequence of operators; rows on their way
+# to a table; a batch of operators; markers for that thread.
+OP_SEQUENCE, OP_ROWS, OP_BATCH, WRITER_MARK = 56, 68, 72, 128
 
 MANAGERS = {
     NO_GRAD: "no_grad",
@@ -82,14 +82,6 @@ NOT_READ = 2
 
 Event = tuple[Any, ...]
 """Event as it was emitted."""
-
-
-class SharedEvent(tuple[Any, ...]):
-    """Event that may be in the queue many times; equal only to itself, so that counting reads no fields."""
-
-    __slots__ = ()
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
 
 
 _PACKED = np.dtype(

@@ -135,19 +135,19 @@ class LiveInferenceTensors:
 
     def __init__(self) -> None:
         self.records: list[CreationRecord] = []
-        """Records of all of them, and of some that are not referenced any more."""
+        """Records of all of them, and of some that are not referenced any more. Always the same list: C++ looks at it."""
         self._sweep_at = _SPARE
 
     def add(self, record: CreationRecord) -> None:
         """Add the record of a tensor."""
         self.records.append(record)
         if len(self.records) > self._sweep_at:
-            self.records = [record for record in self.records if record[0]() is not None]
+            self.records[:] = [record for record in self.records if record[0]() is not None]
             self._sweep_at = next_sweep_size(len(self.records), _SPARE)
 
     def forget(self, tensor: Any) -> None:
         """Drop the weak reference to ``tensor``."""
-        self.records = [record for record in self.records if record[0]() is not tensor]
+        self.records[:] = [record for record in self.records if record[0]() is not tensor]
 
     def has_live(self) -> bool:
         """Return whether any of the tensors is still referenced."""
@@ -157,7 +157,8 @@ class LiveInferenceTensors:
 
     def take(self) -> list[CreationRecord]:
         """Return the records of tensors that are still referenced, and forget all."""
-        records, self.records = self.records, []
+        records = list(self.records)
+        self.records.clear()
         self._sweep_at = _SPARE
         return [record for record in records if record[0]() is not None]
 

@@ -183,8 +183,7 @@ class DynamoObserver:
     def _wrap_call_decision(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def callback_from_stance(callback: Any) -> Any:
             try:
-                frame = sys._getframe(1)
-                if frame.f_code.co_name in _WRAPPERS and callback is not None:
+                if callback is not None and (frame := sys._getframe(1)).f_code.co_name in _WRAPPERS:
                     code = self._called[get_ident()] = self._find_code(read_local(frame, "fn"))
                     unread = (NOT_READ,) * 4
                     self._emit((COMPILED_CALL, self._now(), get_ident(), code, DECORATED, *unread, 0, self._label()))
@@ -211,7 +210,11 @@ class DynamoObserver:
         return start
 
     def _wrap_call_end(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        unobserved = self._unobserved
+
         def set_eval_frame(callback: Any) -> Any:
+            if not unobserved:
+                return original(callback)
             try:
                 ends = self._ends_call(callback, sys._getframe(1))
             except Exception as error:
@@ -231,6 +234,8 @@ class DynamoObserver:
         if not calls or calls[-1] is not frame or callback is not read_local(frame, "prior"):
             return False
         calls.pop()
+        if not calls:
+            del self._unobserved[get_ident()]
         return True
 
     def _note(self, code: CodeType, nodes: Any) -> None:

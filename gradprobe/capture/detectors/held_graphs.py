@@ -86,7 +86,7 @@ class HeldGraphDetector:
 
     def on_backward(self, runs: Iterable[tuple[int, int]]) -> None:
         """Note that a backward goes through the nodes in ``runs``: what it uses was not kept in vain."""
-        for key, growth in list(self._found.items()):
+        for key, growth in list(self._found.items()) if self._found else ():
             samples = growth.held.samples
             if any(first <= node <= last for first, last in runs for node in samples):
                 self._found.pop(key, None)

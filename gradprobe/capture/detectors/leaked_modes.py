@@ -33,6 +33,7 @@ from gradprobe.recording.notes import SourceLocation
 _LOOKS = 64
 """Number of operators to look at for one change; half as many again after each of the thread's later events."""
 _ENTER_SET = SET_GRAD_ENABLED | ENTER
+SetQuiet = Callable[[dict[int, CodeType], dict[int, CodeType]], None]
 LEFT, LOST, LEAF, FRESH, BACKWARD = "left", "operator", "leaf", "fresh", "backward"
 """Kinds of evidence: nothing but the mode; an operator lost a gradient, that of a leaf which is no parameter, or of one
 that was even made afterwards; a backward pass had no graph."""
@@ -59,25 +60,33 @@ class ModeChange(NamedTuple):
 class LeakedModeDetector:
     """Detector of all threads: the changes that disabled grad and can outlive their function.
 
-    ``quiet`` has the code objects, by identity, whose events need not be examined.
+    ``quiet`` has the code objects, by identity, whose events need not be examined, ``silent`` those whose calls of
+    ``set_grad_enabled`` need not be either.
     """
 
     def __init__(self, log: DetectionLog) -> None:
         self._log = log
         self.quiet: dict[int, CodeType] = {}
+        self.silent: dict[int, CodeType] = {}
         self.open: dict[int, list[ModeChange]] = {}
         """The changes in force by thread, in their order; without threads that have none."""
-        self._on_watch: Callable[[dict[int, CodeType]], None] = lambda quiet: None
+        self._on_watch: SetQuiet = lambda quiet, silent: None
         self._looks: dict[int, int] = {}
         self._checked: ModeChange | None = None
         self._checks = 0
         self._seen: dict[tuple[int, int, str], CodeType] = {}
         """What was reported; the code is kept, because its identity is part of the key."""
 
-    def connect(self, set_quiet: Callable[[dict[int, CodeType]], None]) -> None:
+    def connect(self, set_quiet: SetQuiet) -> None:
         """Set the function that tells the hooks which code need not be examined."""
         self._on_watch = set_quiet
-        set_quiet({} if self.open else self.quiet)
+        self._tell_quiet()
+
+    def _tell_quiet(self) -> None:
+        if self.open:
+            self._on_watch({}, {})
+        else:
+            self._on_watch(self.quiet, self.silent)
 
     def examine(self, event: Event) -> None:
         """Take in a change by code that is not quiet; while any change is open, all events come here."""
@@ -105,6 +114,10 @@ class LeakedModeDetector:
                     self._replace(ident, [*left, ModeChange(key, _BLOCK, 0, time, _BLOCK, 0, 0, "block", None, False)])
         if code is not None and id(code) not in self.quiet and not can_outlive_function(code):
             self.quiet[id(code)] = code
+        if code is not None and code.co_filename.startswith(TORCH_DIR):
+            self.silent[id(code)] = (
+                code  # what it sets, as an optimizer does around its step, is not the program's change
+            )
         if changes:
             self._looks[ident] = max(self._looks.get(ident, 0), _LOOKS // 8)
 
@@ -179,7 +192,7 @@ class LeakedModeDetector:
         else:
             self.open.pop(ident, None)
         if bool(self.open) != was_open:
-            self._on_watch({} if self.open else self.quiet)
+            self._tell_quiet()
 
     def _find_left(self, ident: int) -> tuple[ModeChange | None, int]:
         """Return the latest change if its function was left, and the line that the function runs now, 0 if none."""

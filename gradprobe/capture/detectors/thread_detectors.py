@@ -24,7 +24,6 @@ from gradprobe.capture.detectors.exception_tracer import ExceptionTracer
 from gradprobe.capture.detectors.held_graphs import HeldGraphDetector
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector, loses_gradient
-from gradprobe.capture.location.frames import USER, read_local
 from gradprobe.capture.location.sites import TORCH_DIR
 from gradprobe.recording.events import (
     ACTION_MASK,
@@ -46,17 +45,24 @@ _MIN_ITERATIONS_AGAIN = 3
 _MAX_PLACES_AGAIN = 4
 
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-_QUIET_IN_INFERENCE_MODE = frozenset({NO_GRAD | ENTER, NO_GRAD | EXIT, ENABLE_GRAD | EXIT, SET_GRAD_ENABLED | EXIT})
+QUIET_IN_INFERENCE_MODE = (NO_GRAD | ENTER, NO_GRAD | EXIT, ENABLE_GRAD | EXIT, SET_GRAD_ENABLED | EXIT)
+"""Operations of manager events that concern no detector in inference mode."""
 _FUNCTIONAL = f"{TORCH_DIR}autograd/functional.py"
 
 
 class BackwardPass(NamedTuple):
-    """Nodes that a backward pass goes through.
+    """A backward pass that begins at an instruction of the program, and the nodes that it goes through.
 
-    ``ranges`` of sequence numbers, each by its first and last one. ``again`` of its nodes an earlier pass has gone
-    through; they were constructed in ``iterations`` different iterations, at ``places``.
+    ``is_grad`` if it is one of ``autograd.grad``; ``retain_graph`` and ``create_graph`` as they were given. ``ranges`` of
+    sequence numbers, each by its first and last one. ``again`` of its nodes an earlier pass has gone through; they were
+    constructed in ``iterations`` different iterations, at ``places``.
     """
 
+    code: CodeType | None
+    offset: int
+    is_grad: bool
+    retain_graph: bool | None
+    create_graph: bool | None
     ranges: list[tuple[int, int]]
     again: int
     iterations: int
@@ -80,6 +86,9 @@ class OperatorLedger(Protocol):
 
     def on_interest(self, interest: int) -> None:
         """Note the class of operators that the detectors look at from now on."""
+
+    def on_quiet(self, is_quiet: bool) -> None:
+        """Note whether no detector waits for anything, so that most events need not be shown to them."""
 
 
 @dataclass(frozen=True)
@@ -131,38 +140,22 @@ class ThreadDetectors:
         self._views: list[CreationRecord] = []
         self._restored_autocast: tuple[list[SourceLocation | None], list[BlockAt]] | None = None
         self._vain: dict[int, BlockAt] = {}
-        self._events = log.events_of(ident)
-        self._number_of_events = self._reported_hooks_at = 0
+        self.keep_event: Callable[[Event], None] = log.events_of(ident).append
+        """Keep a manager event, by which blocks are found later."""
         self._has_views_of_older = False
         self._is_quiet = False
 
-    def on_event(self, event: Event, has_views_of_older: bool) -> None:
-        """Handle a manager event.
+    def on_event(self, event: Event, has_views_of_older: bool, is_due: bool) -> None:
+        """Handle a manager event that may concern a detector.
 
         Args:
             event: The event, whose operators have been emitted.
             has_views_of_older: Whether the thread has made views of tensors that are older than the event before.
+            is_due: Whether to look for what is looked for at times.
         """
-        self._events.append(event)
-        if event[3] is not None and self._log.codes.kind(event[3]) == USER:
-            self._number_of_events += 1
-        number = self._number_of_events
-        # Most blocks disable grad in a plain `with` statement and concern no detector. Any other event is looked at: by
-        # decorators, within inference mode, while something is waited for, and a few for what is looked for at times.
-        if (
-            self._is_quiet
-            and not has_views_of_older
-            and event[4] >= 0
-            and (not event[6] or event[0] in _QUIET_IN_INFERENCE_MODE)
-            and not self._leaks.open
-            and not self._escaped.records
-            and (number & (number - 1) or number == self._reported_hooks_at)
-        ):
-            return
         self._has_views_of_older |= has_views_of_older
         self._look_at(event)
-        if number > self._reported_hooks_at and not number & (number - 1):
-            self._reported_hooks_at = number
+        if is_due:
             self._report_hooks()
 
     def _look_at(self, event: Event) -> None:
@@ -197,7 +190,10 @@ class ThreadDetectors:
         elif self._tracer.is_on:
             self._tracer.end()
         self._update_interest()
-        self._is_quiet = not (self._views or self._tracer.is_on or self.interest)
+        is_quiet = not (self._views or self._tracer.is_on or self.interest)
+        if is_quiet is not self._is_quiet:
+            self._is_quiet = is_quiet
+            self._ledger.on_quiet(is_quiet)
 
     def on_operator(
         self, name: str, args: Any, result: Any, code: CodeType | None, offset: int, has_node: bool
@@ -221,19 +217,19 @@ class ThreadDetectors:
         """Trace exceptions, because a tensor subclass is viewed in inference mode, which PyTorch may refuse."""
         self._tracer.begin(self._log.find_user_frame(_getframe(1)))
 
-    def on_backward(self, outputs: list[torch.Tensor], backward: BackwardPass, frame: FrameType) -> None:
-        """Handle a backward that begins in ``frame``."""
-        self._report_gradient_cycles()
-        if frame.f_code.co_name == "backward" and read_local(frame, "create_graph"):
+    def on_backward(self, outputs: list[torch.Tensor], backward: BackwardPass) -> None:
+        """Handle a backward that begins."""
+        retains, creates = backward.retain_graph, backward.create_graph
+        if self._second_order is not None:
+            self._report_gradient_cycles()
+        if creates and not backward.is_grad:
             leaves = [weakref.ref(leaf) for leaf in leaf_tensors(outputs)]
-            at = self._log.locate_frame("backward here", frame)
-            self._second_order = at, next(iter(locate_leaves(outputs)), None), leaves
+            self._second_order = _locate_backward(backward), next(iter(locate_leaves(outputs)), None), leaves
         self.held.on_backward(backward.ranges)
         if backward.iterations >= _MIN_ITERATIONS_AGAIN:
-            self._report_growing_backward(backward, frame)
-        retains, creates = (read_local(frame, name) for name in ("retain_graph", "create_graph"))
+            self._report_growing_backward(backward)
         frees = not (creates if retains is None else retains)
-        self.refusals.passes.add(self._log.locate_frame("backward here", frame), backward.ranges, frees=frees)
+        self.refusals.passes.add(backward.code, backward.offset, backward.ranges, frees=frees)
 
     def _report_gradient_cycles(self) -> None:
         """Report the last backward with ``create_graph`` if its gradients with their graphs are still there."""
@@ -245,9 +241,9 @@ class ThreadDetectors:
         if any(grad is not None and grad.grad_fn is not None for grad in grads):
             self._log.add("GP203", [at, created])
 
-    def _report_growing_backward(self, backward: BackwardPass, frame: FrameType) -> None:
+    def _report_growing_backward(self, backward: BackwardPass) -> None:
         """Report a backward that goes through the graphs of earlier iterations again, more of them in each iteration."""
-        at = self._log.locate_frame("backward here", frame)
+        at = _locate_backward(backward)
         places = sorted(backward.places, key=lambda item: -item[1])[:_MAX_PLACES_AGAIN]
         held = self._log.codes.held
         lines = [
@@ -299,6 +295,10 @@ class ThreadDetectors:
         if loses_gradient(args, result):
             key, under = self._vain.popitem()
             self._log.add("GP103", [locate_instruction("records nothing", code, offset)], [under], key=key)
+
+
+def _locate_backward(backward: BackwardPass) -> SourceLocation | None:
+    return locate_instruction("backward here", backward.code, backward.offset)
 
 
 def locate_leaves(outputs: list[torch.Tensor]) -> Iterator[SourceLocation]:

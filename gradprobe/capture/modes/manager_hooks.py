@@ -57,8 +57,9 @@ class ManagerHooks:
     originals: list[Any]
     redirect: Callable[[Emit], None]
     enable_task_labels: Callable[[], None]
-    set_quiet: Callable[[dict[int, CodeType]], None]
-    """Set the code objects, by identity, whose events ``examine`` need not see."""
+    set_quiet: Callable[[dict[int, CodeType], dict[int, CodeType]], None]
+    """Set the code objects, by identity, whose events ``examine`` need not see, and those of which it need not see even
+    the calls of ``set_grad_enabled`` that change the mode."""
 
     def are_current(self) -> bool:
         """Return whether the methods to replace are still those that the hooks were built for."""
@@ -116,10 +117,11 @@ def build_hooks(
     by_drop_in_clone = DROP_IN_CLONE_CODE
     tasks_run = False
     quiet: dict[int, CodeType] = {}
+    silent: dict[int, CodeType] = {}
 
-    def set_quiet(codes: dict[int, CodeType]) -> None:
-        nonlocal quiet
-        quiet = codes
+    def set_quiet(codes: dict[int, CodeType], silent_codes: dict[int, CodeType]) -> None:
+        nonlocal quiet, silent
+        quiet, silent = codes, silent_codes
 
     def redirect(other: Emit) -> None:
         nonlocal emit
@@ -177,7 +179,8 @@ def build_hooks(
                 code, offset = find_caller(frame)
             task = label() if tasks_run else None
             event = (_SET_INIT, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task)
-            if grad != mode or id(code) not in quiet:  # an alias hides from the code's names what it calls
+            # An alias hides from the code's names what it calls.
+            if id(code) not in silent and (grad != mode or id(code) not in quiet):
                 examine(event)
             emit(event)
         except Exception as error:

@@ -10,7 +10,7 @@ from _thread import get_ident as thread
 from collections import Counter
 from collections.abc import Callable
 from sys import _getframe
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ from gradprobe.capture.ops.native.loader import load_core
 from gradprobe.capture.ops.native.observer import NativeObserver, ObservedThread, higher_order_patches
 from gradprobe.capture.ops.refusal_hooks import refusal_patches
 from gradprobe.capture.patching.patches import Patches
-from gradprobe.recording.events import ESCAPED_TENSORS, OP_ROWS, OPERATOR, Event
+from gradprobe.recording.events import ESCAPED_TENSORS, OP_ROWS, Event
 from gradprobe.recording.op_rows import FORWARD, OpCounts
 from gradprobe.refusals.table import WORDS
 
@@ -87,7 +87,7 @@ class ThreadRegistry:
         ident = thread()
         if self._observer is None:
             self._observer = NativeObserver(
-                load_core(), self._emit, self._now, self._fault, self.codes, self.paths, self._tasks
+                load_core(), self._emit, self._now, self._fault, self.codes, self.paths, self._tasks, self._shared
             )
             self.flow.begin(load_core(), self._observer.take_flow)
             if self._labels_tasks:
@@ -198,14 +198,12 @@ class ThreadRegistry:
             except Exception as error:
                 self._fault(error)
 
-    def on_event(self, event: Event) -> None:
-        """Emit the thread's operators and run the detectors after a manager was entered or exited."""
-        observed = self._threads.get(event[2])
-        if observed is not None:
-            try:
-                observed.detectors.on_event(event, observed.settle_at(event[1]))
-            except Exception as error:
-                self._fault(error)
+    def make_gate(self, append: Callable[[Event], object]) -> Callable[[Event], object] | None:
+        """Return a callable that passes manager events on to ``append``, None if no thread is observed.
+
+        It emits the operators of the event's thread first, shows the event to the detectors, and adds the number of nodes.
+        """
+        return None if self._observer is None else self._observer.make_gate(append)
 
     def annotate_exception(self, error: BaseException) -> None:
         """Add a note to an exception of the program that leaves a recorded block."""
@@ -224,19 +222,18 @@ class ThreadRegistry:
         if observed is not None:
             self._safely(lambda: observed.detectors.refusals.on_call(error, trace, operands))
 
-    def on_backward(self, outputs: list[torch.Tensor], frame: FrameType) -> list[tuple[int, int]] | None:
-        """Run the detectors as a backward begins in ``frame``.
+    def on_backward(self, ident: int, outputs: list[torch.Tensor]) -> list[tuple[int, int]] | None:
+        """Run the detectors as a backward begins in the calling thread.
 
         Returns:
             The sequence numbers of the nodes that it goes through, as ranges of a first and a last number, or None if the
             calling thread is not observed.
         """
-        observed = self._threads.get(thread())
+        observed = self._threads.get(ident)
         if observed is None:
             return None
-        self.resolve_pending()
-        backward = observed.begin_backward(outputs, frame)
-        observed.detectors.on_backward(outputs, backward, frame)
+        backward = observed.begin_backward(outputs)
+        observed.detectors.on_backward(outputs, backward)
         return backward.ranges
 
     def _forget(self, tensor: Any) -> None:
@@ -306,11 +303,12 @@ class ThreadRegistry:
         self._emit_manual_op("increment_version", OpCounts(calls=1, version_bumps=number))
 
     def _emit_manual_op(self, what: str, counts: OpCounts) -> None:
-        """Emit a read or bump of version counters that the program made by hand, at its line."""
+        """Add a read or bump of version counters that the program made by hand, at its line."""
         try:
             frame = self.codes.find_user_frame(_getframe(2))
             at = (0, 0) if frame is None else (id(frame.f_code), frame.f_lasti)
-            self._emit((OPERATOR, thread(), (*at, what, "", FORWARD, None), None, counts))
+            if self._observer is not None:
+                self._observer.add_by_hand(*at, what, counts)
         except Exception as error:
             self._fault(error)
 

@@ -12,16 +12,19 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import fields
 from itertools import count
+from types import CodeType
 from typing import Any
 
 import numpy as np
 
 from gradprobe.capture.location.sites import SiteTable
 from gradprobe.capture.location.threads import live_threads, thread_name
-from gradprobe.capture.pipeline.aggregation import OpSequence
 from gradprobe.recording.contents import Thread
 from gradprobe.recording.events import ENTER, EXIT, NOT_COUNTED, OP_SEQUENCE, TALLY, THREAD, Event, EventBlock
 from gradprobe.recording.symbols import SymbolTables
+
+OpSequence = tuple[bytes, "list[str | None] | None"]
+"""The tallies between two events of a thread: the numbers of their sites, and their tasks if any has one."""
 
 _OFFSET_BITS = 16
 _THREAD_MARKS = (THREAD | ENTER, THREAD | EXIT)
@@ -48,7 +51,7 @@ class EventEncoder:
         ops = bytes(op)
         sequences = [extras[i] for i in np.flatnonzero(np.frombuffer(ops, np.uint8) == OP_SEQUENCE)]
         if sequences:
-            extras = tuple(None if type(extra) is OpSequence else extra for extra in extras)
+            extras = tuple(None if type(extra) is tuple else extra for extra in extras)
         modes = [np.frombuffer(bytes(c), np.uint8) for c in (grad, inference, grad_after, inference_after)]
         nodes = array("q", columns[11]) if len(columns) > 11 else np.full(len(ops), NOT_COUNTED)
         block = EventBlock(
@@ -66,8 +69,9 @@ class EventEncoder:
     def _expand_sequences(self, block: EventBlock, sequences: Sequence[OpSequence]) -> EventBlock:
         """Return the block with each sequence replaced by its tallies, with consecutive keys."""
         is_sequence = block.op == OP_SEQUENCE
+        sites = np.frombuffer(b"".join(numbers for numbers, _ in sequences), "<u4")
         lengths = np.ones(len(block), np.int64)
-        lengths[is_sequence] = list(map(len, sequences))
+        lengths[is_sequence] = [len(numbers) // sites.itemsize for numbers, _ in sequences]
         of = np.repeat(np.arange(len(block)), lengths)
         expanded = EventBlock(
             *(getattr(block, column.name)[of] for column in fields(block) if column.name != "accounts")
@@ -75,15 +79,15 @@ class EventEncoder:
         tallies = is_sequence[of]
         expanded.op[tallies] = TALLY
         expanded.key[:] += (np.arange(len(of)) - (np.cumsum(lengths) - lengths)[of]).astype("u8")
-        expanded.site[tallies] = np.frombuffer(b"".join(map(self._sites_of, sequences)), "<u4")
-        expanded.extra[tallies] = self._name_numbers([task for sequence in sequences for task in sequence.tasks])
+        expanded.site[tallies] = sites
+        if any(tasks for _, tasks in sequences):
+            lists = [tasks or [None] * (len(numbers) // sites.itemsize) for numbers, tasks in sequences]
+            expanded.extra[tallies] = self._name_numbers([task for tasks in lists for task in tasks])
         return expanded
 
-    def _sites_of(self, sequence: OpSequence) -> bytes:
-        if sequence.sites is None:
-            numbers = [self._sites.number(code, offset) for code, offset, _, _ in sequence.lines]
-            sequence.sites = np.array(numbers, "<u4").tobytes()
-        return sequence.sites
+    def number_site(self, code: CodeType | None, offset: int) -> int:
+        """Return the number of a place in the code."""
+        return self._sites.number(code, offset)
 
     def begin_recording(self) -> None:
         """Note the names of live threads, and forget those that ended while nothing was recorded.

@@ -12,6 +12,14 @@
 
 namespace gradprobe {
 
+// The call of a backward: by which line, whether it asks for gradients only, and the arguments that say what becomes of the graph.
+struct BackwardCall {
+  PyCodeObject* code = nullptr;
+  int offset = 0;
+  bool is_grad = false;
+  py::object retain_graph = py::none(), create_graph = py::none();
+};
+
 // Compared with Python's when the library is loaded, as are the phases.
 enum FrameKind { SKIPPED, USER, MODULE_CALL, OPTIMIZER, OWN };
 enum Phase : uint8_t { FORWARD, BACKWARD, IN_OPTIMIZER };
@@ -54,6 +62,38 @@ class CallerFinder {
   Caller locate_with_path(std::vector<CallSite>& path) {
     path.clear();
     return locate(&path);
+  }
+
+  // With the GIL, called by gradprobe's own code in a function of PyTorch that begins a backward.
+  BackwardCall locate_backward() {
+    BackwardCall call;
+    Frames frame;
+    while (frame && kind_of(frame.code()) == OWN) frame.next();
+    if (!frame) return call;
+    call.is_grad = PyUnicode_CompareWithASCIIString(frame.code()->co_name, "grad") == 0;
+    call.retain_graph = frame.local("retain_graph");
+    call.create_graph = frame.local("create_graph");
+    while (frame && kind_of(frame.code()) != USER) frame.next();
+    if (frame) {
+      call.code = frame.code();
+      call.offset = frame.offset();
+    }
+    return call;
+  }
+
+  int kind_of(PyCodeObject* code) {
+    auto& recent = recent_kinds_[slot_of(code, recent_kinds_.size())];
+    if (recent.code == code) return recent.kind;
+    const auto known = kinds_.find(code);
+    int kind = SKIPPED;
+    if (known != kinds_.end()) {
+      kind = known->second;
+    } else {
+      const OwnPython lock;
+      kind = kinds_[code] = learn_(py::handle(as_object(code))).cast<int>();
+    }
+    recent = {code, kind};
+    return kind;
   }
 
  private:
@@ -112,21 +152,6 @@ class CallerFinder {
   static size_t slot_of(const void* pointer, size_t slots) {
     const auto address = reinterpret_cast<uintptr_t>(pointer);
     return (address >> 4 ^ address >> 12) & (slots - 1);
-  }
-
-  int kind_of(PyCodeObject* code) {
-    auto& recent = recent_kinds_[slot_of(code, recent_kinds_.size())];
-    if (recent.code == code) return recent.kind;
-    const auto known = kinds_.find(code);
-    int kind = SKIPPED;
-    if (known != kinds_.end()) {
-      kind = known->second;
-    } else {
-      const OwnPython lock;
-      kind = kinds_[code] = learn_(py::handle(as_object(code))).cast<int>();
-    }
-    recent = {code, kind};
-    return kind;
   }
 
   NameId path_of(const Frames& frame, int outwards) {

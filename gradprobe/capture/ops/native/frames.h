@@ -5,6 +5,8 @@
 #include <Python.h>
 #include <frameobject.h>
 
+#include "objects.h"
+
 #if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030E0000
 #define GRADPROBE_READS_FRAMES 1
 #ifndef Py_BUILD_CORE
@@ -43,6 +45,17 @@ class Frames {
 
   // The first argument, unless it is a cell variable; null if it is gone.
   PyObject* first_local() const { return at_->localsplus[0]; }
+
+  // A variable that is no cell variable, None if it is not set; with the GIL.
+  py::object local(const char* name) const {
+    PyObject* names = code()->co_localsplusnames;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); ++i) {
+      if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, i), name) == 0) {
+        return at_->localsplus[i] == nullptr ? py::object(py::none()) : borrowed(at_->localsplus[i]);
+      }
+    }
+    return py::none();
+  }
 
  private:
   static _PyInterpreterFrame* innermost(const PyThreadState* thread) {
@@ -98,6 +111,16 @@ class Frames {
   }
 
   PyObject* first_local() const { return nullptr; }
+
+  py::object local(const char* name) const {
+    const auto all = stolen(PyObject_GetAttrString(reinterpret_cast<PyObject*>(at_), "f_locals"));
+    const auto value = py::reinterpret_steal<py::object>(PyMapping_GetItemString(all.ptr(), name));
+    if (!value) PyErr_Clear();
+#if PY_VERSION_HEX < 0x030D0000
+    PyDict_Clear(all.ptr());  // a snapshot, which lives as long as the frame and would keep its objects alive
+#endif
+    return value ? value : py::object(py::none());
+  }
 
  private:
   PyFrameObject* at_;

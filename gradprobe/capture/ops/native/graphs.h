@@ -19,6 +19,38 @@ using NodesByThread = std::unordered_map<uint64_t, std::vector<uint64_t>>;  // s
 
 constexpr uint64_t OF_A_LEAF = UINT64_MAX;  // the sequence number of each AccumulateGrad
 
+// A set of nodes: each is looked for once or twice, so that a table of addresses without any other memory serves best.
+class NodeSet {
+ public:
+  // Returns whether the node is new.
+  bool insert(const Node* node) {
+    if (2 * (size_ + 1) > slots_.size()) grow();
+    const Node*& slot = slot_of(node);
+    if (slot == node) return false;
+    slot = node;
+    ++size_;
+    return true;
+  }
+
+ private:
+  const Node*& slot_of(const Node* node) {
+    size_t slot = (reinterpret_cast<uintptr_t>(node) >> 4) * 0x9E3779B97F4A7C15ull >> 32 & (slots_.size() - 1);
+    while (slots_[slot] != nullptr && slots_[slot] != node) slot = (slot + 1) & (slots_.size() - 1);
+    return slots_[slot];
+  }
+
+  void grow() {
+    std::vector<const Node*> all(std::max<size_t>(64, 2 * slots_.size()));
+    all.swap(slots_);
+    for (const Node* node : all) {
+      if (node != nullptr) slot_of(node) = node;
+    }
+  }
+
+  std::vector<const Node*> slots_;
+  size_t size_ = 0;
+};
+
 // In PyTorch's own nodes: a Python object for each would be kept, and a chain of those is freed by recursion.
 class GraphWalk {
  public:
@@ -39,6 +71,7 @@ class GraphWalk {
   }
 
   NodesByThread take_nodes() {
+    of_thread_ = nullptr;
     for (auto& [thread, numbers] : nodes_) std::sort(numbers.begin(), numbers.end());
     return std::move(nodes_);
   }
@@ -48,13 +81,19 @@ class GraphWalk {
  private:
   bool visit(const c10::intrusive_ptr<Node>& owned) {
     Node* node = owned.get();
-    if (!found_.insert(node).second) return false;
+    if (!found_.insert(node)) return false;
     if (on_node_) on_node_(owned);
     if (node->sequence_nr() == OF_A_LEAF) {
-      const auto* accumulate = dynamic_cast<const torch::autograd::AccumulateGrad*>(node);
-      if (accumulate != nullptr && accumulate->variable.defined()) leaves_.push_back(accumulate->variable);
+      if (typeid(*node) == typeid(torch::autograd::AccumulateGrad)) {
+        const auto& variable = static_cast<const torch::autograd::AccumulateGrad*>(node)->variable;
+        if (variable.defined()) leaves_.push_back(variable);
+      }
     } else {
-      nodes_[node->thread_id()].push_back(node->sequence_nr());
+      if (of_thread_ == nullptr || thread_ != node->thread_id()) {
+        thread_ = node->thread_id();
+        of_thread_ = &nodes_[thread_];
+      }
+      of_thread_->push_back(node->sequence_nr());
     }
     waiting_.push_back(node);
     return true;
@@ -62,8 +101,10 @@ class GraphWalk {
 
   std::function<void(const c10::intrusive_ptr<Node>&)> on_node_;
   std::vector<Node*> waiting_;
-  std::unordered_set<Node*> found_;
+  NodeSet found_;
   NodesByThread nodes_;
+  std::vector<uint64_t>* of_thread_ = nullptr;  // the numbers of the thread of the latest node
+  uint64_t thread_ = 0;
   std::vector<at::Tensor> leaves_;
 };
 

@@ -11,6 +11,7 @@ from gradprobe.capture.detectors.aliases import COMPARED_WITH_ITSELF, COPIED_ONT
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS, OPS_ON_GRAPH_RESULTS
 from gradprobe.capture.location.frames import MODULE_CALL, OPTIMIZER, OWN, SKIPPED, USER
 from gradprobe.recording import flow
+from gradprobe.recording.events import NOT_COUNTED, NOT_READ, OP_BATCH, OP_ROWS, OP_SEQUENCE
 from gradprobe.recording.op_rows import BACKWARD, FORWARD, IN_OPTIMIZER, OpCounts
 
 MIRRORED_CONSTANTS: dict[str, int] = {
@@ -34,6 +35,11 @@ MIRRORED_CONSTANTS: dict[str, int] = {
             "WRITTEN",
         )
     },
+    "OP_SEQUENCE": OP_SEQUENCE,
+    "OP_ROWS": OP_ROWS,
+    "OP_BATCH": OP_BATCH,
+    "NOT_COUNTED": NOT_COUNTED,
+    "NOT_READ": NOT_READ,
     "COPIED_ONTO_ITSELF": COPIED_ONTO_ITSELF,
     "COMPARED_WITH_ITSELF": COMPARED_WITH_ITSELF,
     "STACKED_ON_ITSELF": STACKED_ON_ITSELF,

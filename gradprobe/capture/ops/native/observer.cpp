@@ -3,36 +3,23 @@
 //
 // A thread is observed while the key is in its set of included keys. Autograd's engine hands that set on to its threads.
 
-#include "graphs.h"
+#include "event_gate.h"
 #include "refusals.h"
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
-#include <pthread.h>
-
 #include <optional>
-#include <unordered_set>
 
 namespace gradprobe {
 namespace {
 
 constexpr auto KEY = c10::DispatchKey::TESTING_ONLY_GenericWrapper;
 
-// The number of operators deregistered so far: another one may have taken the place of each, even with its name.
-std::atomic<uint64_t> deregistered = 0;
-
 class Registrations : public c10::OpRegistrationListener {
   void onOperatorRegistered(const c10::OperatorHandle&) override {}
   void onOperatorDeregistered(const c10::OperatorHandle&) override { ++deregistered; }
 };
-
-class Observer;
-
-// The observers that are on. A thread looks for them again when this number has changed.
-std::atomic<uint64_t> observers_changed = 1;
-std::mutex observers_lock;
-std::vector<Observer*> observers;
 
 // Another thread may hold a lock at the moment of a fork, and in the child that thread does not exist. The locks of observers
 // and logs are theirs alone: a child uses none of those that it inherits.
@@ -52,183 +39,6 @@ void unlock_all() {
   Creations::global().unlock();
   Names::global().unlock();
   observers_lock.unlock();
-}
-
-uint64_t this_thread() { return static_cast<uint64_t>(pthread_self()); }
-
-bool can_take_gil() {
-#if PY_VERSION_HEX >= 0x030D0000
-  return Py_IsInitialized() && !Py_IsFinalizing();
-#else
-  return Py_IsInitialized() && !_Py_IsFinalizing();
-#endif
-}
-
-// The last owner of a log may be any thread, and the log refers to Python objects. They stay when the interpreter ends.
-void release(ThreadLog* log) {
-  if (!can_take_gil()) return;
-  py::gil_scoped_acquire lock;
-  delete log;
-}
-
-// The flow of several threads together.
-struct Flow {
-  std::map<std::pair<FlowId, FlowId>, FlowEdges::Counts> edges;
-  std::map<std::vector<std::pair<PyCodeObject*, int>>, GraphPaths::Counts> paths;
-
-  void add(ThreadLog& log) {
-    log.take_edges([this](FlowId from, FlowId to, const FlowEdges::Counts& counts) {
-      auto& sums = edges[{from, to}];
-      for (size_t i = 0; i < counts.size(); ++i) sums[i] += counts[i];
-    });
-    log.take_paths([this](const std::vector<CallSite>& frames, const GraphPaths::Counts& counts) {
-      std::vector<std::pair<PyCodeObject*, int>> key;
-      for (const CallSite& frame : frames) key.emplace_back(frame.code, frame.offset);
-      auto& sums = paths[key];
-      sums.built += counts.built;
-      sums.reached += counts.reached;
-      sums.forgotten += counts.forgotten;
-      sums.calls += counts.calls;
-      sums.bytes += counts.bytes;
-    });
-  }
-};
-
-class Observer {
- public:
-  // Whatever owns a context owns it with the GIL: the observer, and logs.
-  explicit Observer(const py::dict& context) : context_(std::make_shared<Context>(context)) {
-    const std::lock_guard<std::mutex> guard(observers_lock);
-    observers.push_back(this);
-    ++observers_changed;
-  }
-  ~Observer() { stop(); }
-
-  void stop() {
-    context_->is_on = false;
-    const std::lock_guard<std::mutex> guard(observers_lock);
-    observers.erase(std::remove(observers.begin(), observers.end(), this), observers.end());
-    ++observers_changed;
-  }
-
-  std::shared_ptr<ThreadLog> log_of(uint64_t thread) {
-    const std::lock_guard<std::mutex> guard(lock_);
-    auto& log = logs_[thread];
-    if (!log) log = std::shared_ptr<ThreadLog>(new ThreadLog(context_, thread), &release);
-    return log;
-  }
-
-  Logs logs() {
-    const std::lock_guard<std::mutex> guard(lock_);
-    Logs all;
-    for (const auto& entry : logs_) all.push_back(entry.second);
-    all.insert(all.end(), ended_.begin(), ended_.end());
-    return all;
-  }
-
-  void flush_all() {
-    for (const auto& log : logs()) log->flush();
-  }
-
-  // The edges and the paths that were used since the last time, as Python objects.
-  py::tuple take_flow() {
-    Flow flow;
-    {
-      const std::lock_guard<std::mutex> guard(lock_);
-      std::swap(flow, of_ended_threads_);
-    }
-    for (const auto& log : logs()) flow.add(*log);
-    py::list edges, paths;
-    for (const auto& [ends, counts] : flow.edges) edges.append(py::make_tuple(ends.first, ends.second, py::cast(counts)));
-    for (const auto& [frames, counts] : flow.paths) {
-      py::list lines;
-      for (const auto& [code, offset] : frames) lines.append(py::make_tuple(reinterpret_cast<uintptr_t>(code), offset));
-      paths.append(py::make_tuple(lines, py::make_tuple(counts.built, counts.reached, counts.forgotten, counts.calls, counts.bytes)));
-    }
-    return py::make_tuple(edges, paths);
-  }
-
-  // A thread has ended, or is observed no more: another one may have its identifier next. A backward in another thread may still
-  // go through its nodes, as after `DataParallel`, whose threads end with the forward pass.
-  void forget_thread(uint64_t thread) {
-    const auto log = log_of(thread);  // released after the lock, as is the oldest: they refer to Python objects
-    log->flush();
-    std::shared_ptr<ThreadLog> oldest;
-    {
-      const std::lock_guard<std::mutex> guard(lock_);
-      logs_.erase(thread);
-      if (log->number_in_torch() == 0) {
-        of_ended_threads_.add(*log);
-      } else {
-        ended_.push_back(log);
-      }
-      if (ended_.size() > MAX_ENDED) {
-        oldest = ended_.front();
-        ended_.pop_front();
-        of_ended_threads_.add(*oldest);
-      }
-    }
-    ++observers_changed;
-  }
-
-  void set_tasks(bool may_have_tasks) { context_->may_have_tasks = may_have_tasks; }
-  void set_parts(bool sees_parts) { context_->sees_parts = sees_parts; }
-
- private:
-  static constexpr size_t MAX_ENDED = 64;
-
-  const std::shared_ptr<Context> context_;
-  std::mutex lock_;
-  std::unordered_map<uint64_t, std::shared_ptr<ThreadLog>> logs_;
-  std::deque<std::shared_ptr<ThreadLog>> ended_;  // the latest threads that have constructed nodes
-  Flow of_ended_threads_;                         // what earlier ones have counted
-};
-
-// What this thread knows of operators, and where it notes them.
-class ThisThread {
- public:
-  const c10::FunctionSchema* composite = nullptr;  // the operator whose parts it runs now, and notes
-  uint64_t noted = 0;                              // the number of operators so far
-
-  std::vector<std::shared_ptr<ThreadLog>>& logs() {
-    const uint64_t changed = observers_changed.load(std::memory_order_acquire);
-    if (changed != valid_at_) {
-      std::vector<std::shared_ptr<ThreadLog>> found;
-      const std::lock_guard<std::mutex> guard(observers_lock);
-      for (Observer* observer : observers) found.push_back(observer->log_of(this_thread()));
-      logs_.swap(found);
-      valid_at_ = changed;
-    }
-    return logs_;
-  }
-
-  const OpPlan& plan_of(const c10::OperatorHandle& op) {
-    const uint64_t gone = deregistered.load(std::memory_order_relaxed);
-    if (gone != plans_valid_at_) {
-      plans_.clear();
-      recent_.fill(nullptr);
-      plans_valid_at_ = gone;
-    }
-    const auto* schema = &op.schema();
-    const auto address = reinterpret_cast<uintptr_t>(schema);
-    auto& recent = recent_[(address >> 5 ^ address >> 13) % recent_.size()];
-    if (recent != nullptr && recent->schema == schema) return *recent;
-    auto& known = plans_[schema];
-    if (!known) known = std::make_unique<OpPlan>(op);
-    recent = known.get();
-    return *recent;
-  }
-
- private:
-  std::vector<std::shared_ptr<ThreadLog>> logs_;
-  uint64_t valid_at_ = 0, plans_valid_at_ = 0;
-  std::unordered_map<const c10::FunctionSchema*, std::unique_ptr<OpPlan>> plans_;
-  std::array<OpPlan*, 512> recent_{};
-};
-
-ThisThread& here() {
-  thread_local ThisThread thread;
-  return thread;
 }
 
 void include_key(bool is_included) { c10::impl::tls_set_dispatch_key_included(KEY, is_included); }
@@ -337,14 +147,13 @@ void take_key() {
 }
 
 // Observes the calling thread.
-void attach(Observer& observer, const py::object& on_operator, const py::object& on_subclass_view, const py::object& on_step,
-            const py::object& on_growth, const py::object& on_aliases, int64_t now) {
+void attach(Observer& observer, const py::dict& detectors, int64_t now) {
   static const auto* listening = new c10::RegistrationHandleRAII(
       c10::Dispatcher::singleton().addRegistrationListener(std::make_unique<Registrations>()));
   (void)listening;
   const auto log = observer.log_of(this_thread());
   ++observers_changed;
-  log->detectors = std::make_unique<Detectors>(Detectors{on_operator, on_subclass_view, on_step, on_growth, on_aliases});
+  log->detectors = std::make_unique<Detectors>(detectors);
   log->settle(now);
   include_key(true);
 }
@@ -387,14 +196,18 @@ py::list count_places(const std::map<std::pair<PyCodeObject*, int>, int64_t>& pl
   return found;
 }
 
-// The ranges of the nodes of a backward, and of those that an earlier one has gone through: how many, from how many iterations,
-// and the lines that constructed them.
-py::tuple note_backward(Observer& observer, const std::vector<at::Tensor>& roots, const py::object& code, int offset,
-                        const char* name) {
+// Notes a backward from these roots, which the running frame of PyTorch has begun. Returns the line of the program, whether it
+// asks for gradients only, what it says of the graph, the ranges of its nodes, and of those that an earlier backward has gone
+// through: how many, from how many iterations, and the lines that constructed them.
+py::tuple note_backward(Observer& observer, const std::vector<at::Tensor>& roots, int64_t now) {
   const auto own = observer.log_of(this_thread());
-  const auto pass = begin_backward(observer.logs(), own.get(), site_at(code, offset, name), roots,
-                                   std::strcmp(name, "backward") == 0);
-  return py::make_tuple(pass.ranges, pass.again.nodes, pass.again.iterations.size(), count_places(pass.again.places));
+  own->settle(now);
+  const BackwardCall call = own->locate_backward();
+  const auto code = call.code == nullptr ? py::object(py::none()) : borrowed(as_object(call.code));
+  const auto pass = begin_backward(observer.logs(), own.get(), site_at(code, call.offset, call.is_grad ? "autograd.grad" : "backward"), roots,
+                                   !call.is_grad);
+  return py::make_tuple(code, call.offset, call.is_grad, call.retain_graph, call.create_graph, pass.ranges, pass.again.nodes,
+                        pass.again.iterations.size(), count_places(pass.again.places));
 }
 
 bool was_reached(Observer& observer, const at::Tensor& tensor) {
@@ -477,6 +290,11 @@ py::dict mirrored_constants() {
   constants["COPIED_ONTO_ITSELF"] = static_cast<int>(COPIED_ONTO_ITSELF);
   constants["COMPARED_WITH_ITSELF"] = static_cast<int>(COMPARED_WITH_ITSELF);
   constants["STACKED_ON_ITSELF"] = static_cast<int>(STACKED_ON_ITSELF);
+  constants["OP_SEQUENCE"] = static_cast<int>(OP_SEQUENCE);
+  constants["OP_ROWS"] = static_cast<int>(OP_ROWS);
+  constants["OP_BATCH"] = static_cast<int>(OP_BATCH);
+  constants["NOT_COUNTED"] = static_cast<int>(NOT_COUNTED);
+  constants["NOT_READ"] = static_cast<int>(NOT_READ);
   constants["CARRIED"] = static_cast<int>(CARRIED);
   constants["WITHOUT_GRAD"] = static_cast<int>(WITHOUT_GRAD);
   constants["CUT_BY_NO_GRAD"] = static_cast<int>(CUT_BY_NO_GRAD);
@@ -498,9 +316,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   }
   py::class_<ThreadLog, std::shared_ptr<ThreadLog>>(module, "ThreadLog")
       .def("settle", &ThreadLog::settle, "Emit the operators of this thread, which has changed its mode.")
+      .def("add_by_hand", &ThreadLog::add_by_hand, "Add what the program did by hand at a line.")
       .def("drop_detectors", [](ThreadLog& log) { log.detectors.reset(); },
            "Forget the detectors, which refer to this log; for the thread itself, once it is observed no more.")
       .def("set_interest", [](ThreadLog& log, int interest) { log.interest = interest; })
+      .def("set_quiet", [](ThreadLog& log, bool is_quiet) { log.is_quiet = is_quiet; })
       .def("take_inference_tensors", [](ThreadLog& log) { return describe_all(log.take_inference_tensors()); })
       .def("views_of_older", [](ThreadLog& log, int64_t moment) { return describe_all(log.views_of_older(moment)); })
       .def("origins_between",
@@ -522,7 +342,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("log_of", &Observer::log_of, "Return the log of a thread.")
       .def("flush_all", &Observer::flush_all, "Emit the operators of all threads so far.")
       .def("forget_thread", &Observer::forget_thread, "Emit the operators of a thread and forget it.")
-      .def("begin_backward", &note_backward, "Note a backward from these roots, called at a line; return its nodes as ranges.")
+      .def("begin_backward", &note_backward, "Note a backward from these roots; return its line, what it asks for and its nodes.")
+      .def("make_gate", &make_gate, "Return a callable that passes manager events on to another one, after the operators before each.")
       .def("was_reached", &was_reached, "Return whether a backward has gone through the node of a tensor.")
       .def("begin_step", &note_step, "Note that an optimizer steps with these parameters, called at a line.")
       .def("take_flow", &Observer::take_flow, "Return the edges and the paths that were used since the last time.")
@@ -530,6 +351,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("set_parts", &Observer::set_parts, "Note the parts of composite operators too, or not.")
       .def("set_tasks", &Observer::set_tasks, "Ask for the asyncio task of each operator, or not.")
       .def("stop", &Observer::stop, "Observe nothing more.");
+  py::class_<OpSums>(module, "OpSums")
+      .def(py::init<py::object, py::object, py::object, py::object>())
+      .def("has_open", &OpSums::has_open, "Return whether operators wait for the event that ends their sequence.")
+      .def("expand", &OpSums::expand, "Return events with sequences in place of operators, and the rows of these.");
   module.def("include_key", &include_key, "Let the operators of the calling thread be observed, or not.");
   module.def("is_key_included", &is_key_included, "Return whether the operators of the calling thread are observed.");
   module.def("find_creation", &find_creation, "Return the record of a tensor, or None.");

@@ -13,15 +13,20 @@ from typing import Any
 import torch
 
 from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
-from gradprobe.capture.detectors.thread_detectors import BackwardPass, Origin, SharedDetectors, ThreadDetectors
+from gradprobe.capture.detectors.thread_detectors import (
+    QUIET_IN_INFERENCE_MODE,
+    BackwardPass,
+    Origin,
+    SharedDetectors,
+    ThreadDetectors,
+)
 from gradprobe.capture.location.frames import MODULE_CALL_CODE, FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.optimizers import find_stepping_optimizer
 from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.patching.compile_skip import skip_when_compiling
 from gradprobe.capture.patching.patches import Patch
-from gradprobe.recording.events import OP_BATCH, OPERATOR, SAVING, Event, SharedEvent
-from gradprobe.recording.flow import BACKWARD_SITE, GRAD_SITE
+from gradprobe.recording.events import Event
 from gradprobe.recording.op_rows import OpCounts
 
 
@@ -36,6 +41,7 @@ class NativeObserver:
         codes: The kinds of code.
         paths: The paths of modules.
         tasks: The labels of asyncio tasks.
+        shared: What the detectors of all threads have in common.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class NativeObserver:
         codes: FrameClassifier,
         paths: ModulePaths,
         tasks: TaskLabels,
+        shared: SharedDetectors,
     ) -> None:
         self._library, self._now, self._codes = library, now, codes
         context = {
@@ -55,10 +62,10 @@ class NativeObserver:
             "module_call_code": MODULE_CALL_CODE,
             "task_label": tasks.label,
             "fault": fault,
-            "make_event": _make_event,
-            "make_sequence": _make_sequence,
-            "make_saving": _make_saving,
             "emit": emit,
+            "left_modes": shared.leaks.open,
+            "escaped": shared.escaped.records,
+            "quiet_in_inference_mode": QUIET_IN_INFERENCE_MODE,
         }
         # C++ calls these outside of every function that torch.compile was already made to skip.
         skip_when_compiling(*(function for function in context.values() if hasattr(function, "__code__")))
@@ -69,6 +76,8 @@ class NativeObserver:
         """Ask for the asyncio task of each operator from now on."""
         self.show_parts: Callable[[bool], None] = self._observer.set_parts
         """Observe the parts of composite operators too, or not."""
+        self.make_gate: Callable[[Callable[[Event], object]], Callable[[Event], None]] = self._observer.make_gate
+        """Return a callable that passes manager events on to another one, after the operators before each."""
         paths.on_change = library.module_paths_changed
         REGISTRY.library = library
 
@@ -96,6 +105,17 @@ class NativeObserver:
     def was_reached(self, tensor: torch.Tensor) -> bool:
         """Return whether a backward has gone through the node of ``tensor``."""
         return bool(self._observer.was_reached(tensor))
+
+    def add_by_hand(self, code: int, offset: int, what: str, counts: OpCounts) -> None:
+        """Add what the program did by hand, such as a read of a version counter, to the operators of the calling thread.
+
+        Args:
+            code: The identity of the code object whose line did it, 0 if it is not known.
+            offset: The offset of the instruction in it.
+            what: The name of the row.
+            counts: What it did.
+        """
+        self._observer.log_of(thread()).add_by_hand(code, offset, what, counts)
 
     def stop(self) -> None:
         """Observe nothing more, in any thread."""
@@ -129,15 +149,20 @@ class ObservedThread:
 
     def attach(self) -> None:
         """Begin to observe."""
-        callbacks = (
-            _without_function_modes(self.detectors.on_operator),
-            self.detectors.on_subclass_view,
-            _without_function_modes(self._note_step),
-            _without_function_modes(self.detectors.held.look),
-            _without_function_modes(self.detectors.aliases.on_aliases),
-        )
-        skip_when_compiling(callbacks[0], *callbacks[2:])
-        self._observer.attach(*callbacks, self._now())
+        hidden = {
+            "on_operator": _without_function_modes(self.detectors.on_operator),
+            "on_step": _without_function_modes(self._note_step),
+            "on_growth": _without_function_modes(self.detectors.held.look),
+            "on_aliases": _without_function_modes(self.detectors.aliases.on_aliases),
+        }
+        skip_when_compiling(*hidden.values())
+        callbacks = {
+            **hidden,
+            "on_subclass_view": self.detectors.on_subclass_view,
+            "on_event": self.detectors.on_event,
+            "keep_event": self.detectors.keep_event,
+        }
+        self._observer.attach(callbacks, self._now())
 
     def settle(self) -> bool:
         """Emit the thread's operators so far, and the nodes that none of them constructed.
@@ -157,11 +182,9 @@ class ObservedThread:
         if is_own:
             self._log.drop_detectors()  # they lead back here, and no garbage collector sees the log between
 
-    def begin_backward(self, outputs: list[torch.Tensor], frame: FrameType | None) -> BackwardPass:
-        """Note a backward from ``outputs`` that is called in ``frame``."""
-        name = GRAD_SITE if frame is not None and frame.f_code.co_name == "grad" else BACKWARD_SITE
-        at = _instruction(self._codes.find_user_frame(frame))
-        return BackwardPass(*self._observer.begin_backward(outputs, *at, name))
+    def begin_backward(self, outputs: list[torch.Tensor]) -> BackwardPass:
+        """Emit the operators so far, and note a backward from ``outputs``, which the running function of PyTorch begins."""
+        return BackwardPass(*self._observer.begin_backward(outputs, self._now()))
 
     def _note_step(self) -> None:
         frame = _getframe(1)
@@ -202,6 +225,10 @@ class ObservedThread:
     def on_interest(self, interest: int) -> None:
         """Note the class of operators that the detectors look at from now on."""
         self._log.set_interest(interest)
+
+    def on_quiet(self, is_quiet: bool) -> None:
+        """Note whether no detector waits for anything, so that most events need not be shown to them."""
+        self._log.set_quiet(is_quiet)
 
 
 _set_tracing_state: Callable[[Any], None] = torch._C._set_tracing_state  # type: ignore[attr-defined]
@@ -244,25 +271,3 @@ def _without_function_modes(callback: Callable[..., None]) -> Callable[..., None
                 _set_tracing_state(tracing)
 
     return call
-
-
-def _make_event(
-    owner: int,
-    code: int,
-    offset: int,
-    op: str,
-    module: str,
-    phase: int,
-    task: str | None,
-    node: str | None,
-    counts: tuple[int, ...],
-) -> SharedEvent:
-    return SharedEvent((OPERATOR, owner, (code, offset, op, module, phase, task), node, OpCounts(*counts)))
-
-
-def _make_sequence(owner: int, events: tuple[SharedEvent, ...]) -> SharedEvent:
-    return SharedEvent((OP_BATCH, owner, events))
-
-
-def _make_saving(owner: int, event: SharedEvent, saved: tuple[tuple[int, int, int, bool], ...]) -> Event:
-    return (SAVING, owner, event, saved)

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "call.h"
-#include "tallies.h"
+#include "batches.h"
 
 #include <ATen/record_function.h>
 #include <torch/csrc/Exceptions.h>
@@ -18,7 +18,16 @@ namespace gradprobe {
 
 // The Python side of a thread that was attached to the observer; the threads of autograd's engine have none.
 struct Detectors {
-  py::object on_operator, on_subclass_view, on_step, on_growth, on_aliases;
+  explicit Detectors(const py::dict& given)
+      : on_operator(given["on_operator"]),
+        on_subclass_view(given["on_subclass_view"]),
+        on_step(given["on_step"]),
+        on_growth(given["on_growth"]),
+        on_aliases(given["on_aliases"]),
+        on_event(given["on_event"]),
+        keep_event(given["keep_event"]) {}
+
+  py::object on_operator, on_subclass_view, on_step, on_growth, on_aliases, on_event, keep_event;
 };
 
 // What all threads of one observer share.
@@ -29,10 +38,16 @@ struct Context {
         module_call(given["module_call_code"]),
         task_label(given["task_label"]),
         fault(given["fault"]),
-        events(given["make_event"], given["make_sequence"], given["make_saving"], given["emit"]) {}
+        emit(given["emit"]),
+        left_modes(given["left_modes"]),
+        escaped(given["escaped"]) {
+    for (const auto& op : py::list(given["quiet_in_inference_mode"])) quiet_in_inference_mode |= uint64_t(1) << op.cast<int>();
+  }
 
-  py::object learn, find_module_path, module_call, task_label, fault;
-  EventMaker events;
+  py::object learn, find_module_path, module_call, task_label, fault, emit;
+  const py::dict left_modes;  // while it has any, and while there is any escaped tensor, detectors look at every event
+  const py::list escaped;
+  uint64_t quiet_in_inference_mode = 0;  // a bit for each operation that concerns no detector there
   std::atomic<bool> is_on = true, may_have_tasks = false, sees_parts = false;
   std::atomic<int64_t> latest = 0;  // the time of the latest event of any thread
 };
@@ -55,6 +70,7 @@ class ThreadLog {
         last_(at::sequence_number::peek()) {}
 
   std::atomic<int> interest = NO_OPS;
+  bool is_quiet = false;  // no detector waits for anything
   std::unique_ptr<Detectors> detectors;
 
   bool sees_parts() const { return context_->sees_parts.load(std::memory_order_relaxed); }
@@ -111,6 +127,27 @@ class ThreadLog {
     return std::exchange(has_views_of_older_, false);
   }
 
+  // Emits what the thread has run up to a manager event of its own, and shows the event to the detectors. Most blocks disable grad in
+  // a plain `with` statement and concern none of them. Any other event does: by decorators, within inference mode, while something is
+  // waited for, and a few for what is looked for at times.
+  void see_event(py::handle event) {
+    const bool has_views = settle(PyLong_AsLongLong(PyTuple_GET_ITEM(event.ptr(), 1)));
+    call_one(detectors->keep_event, event.ptr());
+    PyObject* code = PyTuple_GET_ITEM(event.ptr(), 3);
+    if (code != Py_None && callers_.kind_of(reinterpret_cast<PyCodeObject*>(code)) == USER) ++number_of_events_;
+    const bool is_due = number_of_events_ > looked_at_ && (number_of_events_ & (number_of_events_ - 1)) == 0;
+    const bool is_concerned = !is_quiet || has_views || is_due || !is_plain(event) || PyDict_GET_SIZE(context_->left_modes.ptr()) > 0 ||
+        PyList_GET_SIZE(context_->escaped.ptr()) > 0;
+    if (!is_concerned) return;
+    if (is_due) looked_at_ = number_of_events_;
+    detectors->on_event(event, has_views, is_due);
+  }
+
+  // The line that has called the backward which PyTorch begins now, and with what.
+  BackwardCall locate_backward() { return callers_.locate_backward(); }
+
+  bool belongs_to(const Context& context) const { return context_.get() == &context; }
+
   // Emits the tallies; for any thread that holds the GIL.
   void flush() {
     std::unique_lock<std::recursive_mutex> turn(emitting_, std::try_to_lock);
@@ -119,15 +156,18 @@ class ThreadLog {
       py::gil_scoped_release release;
       turn.lock();
     }
-    std::vector<Tally> taken;
-    taken.swap(spare_);  // not the member itself: what Python does while the events are made may lead here again
+    Batch taken;
     {
       const std::lock_guard<SpinLock> guard(lock_);
+      if (tallies_.empty()) return;
       tallies_.take(taken);
     }
-    if (!taken.empty()) context_->events.emit(thread_, taken);
-    taken.clear();
-    spare_.swap(taken);
+    call_one(context_->emit, make_batch_event(thread_, std::move(taken)).ptr());
+  }
+
+  // Adds what the program did by hand, such as a read of a version counter, at a line.
+  void add_by_hand(uintptr_t code, int offset, const std::string& what, const Counts& counts) {
+    add({reinterpret_cast<PyCodeObject*>(code), offset, Names::global().add(what)}, counts, {});
   }
 
   // The inference tensors made since the last call that still exist.
@@ -264,6 +304,13 @@ class ThreadLog {
   static NameId autograd_function() {
     static const NameId name = Names::global().add("autograd.Function");
     return name;
+  }
+
+  bool is_plain(py::handle event) const {
+    if (PyLong_AsLong(PyTuple_GET_ITEM(event.ptr(), 4)) < 0) return false;  // a decorator
+    if (PyObject_IsTrue(PyTuple_GET_ITEM(event.ptr(), 6)) == 0) return true;
+    const long op = PyLong_AsLong(PyTuple_GET_ITEM(event.ptr(), 0));
+    return op >= 0 && op < 64 && (context_->quiet_in_inference_mode >> op & 1) != 0;
   }
 
   // What goes wrong in a step must not reach the program.
@@ -598,9 +645,7 @@ class ThreadLog {
 
   void add(const TallyKey& key, const Counts& counts, const std::vector<SavedStorage>& saved) {
     const std::lock_guard<SpinLock> guard(lock_);
-    Tally& tally = tallies_.at(key);
-    for (size_t i = 0; i < NUMBER_OF_COUNTS; ++i) tally.counts[i] += counts[i];
-    tally.saved.insert(tally.saved.end(), saved.begin(), saved.end());
+    tallies_.at(key).add(counts, saved);
   }
 
   // Notes that an optimizer steps. Returns whether its parameters are to be looked at, which takes Python: the first steps, and
@@ -727,12 +772,12 @@ class ThreadLog {
   uint64_t forgiven_ = 0;  // the number of nodes that the thread had constructed at its latest exception
   std::deque<uint64_t> backwards_, steps_;  // the number of nodes that the thread had constructed when each began
   std::atomic<uint64_t> number_in_torch_ = 0;
+  uint64_t number_of_events_ = 0, looked_at_ = 0;  // manager events of the program, and how many there were at the last look
   uint64_t look_at_growth_at_ = FIRST_LOOK_AT_GROWTH, number_of_steps_ = 0;
   std::unordered_map<uintptr_t, std::pair<PyCodeObject*, int>> suspects_;
   std::unordered_map<const void*, std::unique_ptr<NodeType>> node_types_;
   SpinLock lock_;  // of the tallies, the paths and the flow, which another thread may take
   Tallies tallies_;
-  std::vector<Tally> spare_;
   std::recursive_mutex emitting_;
 };
 
