@@ -13,7 +13,7 @@ from typing import Any
 
 from gradprobe._files import check_writable
 from gradprobe.analysis.analyzed_tables import AnalyzedTables
-from gradprobe.commands.messages import print_message
+from gradprobe.commands.messages import print_message, print_text
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.sqlite_file import read_file
 from gradprobe.report.formats import html_page, registry
@@ -119,5 +119,4 @@ def _print(body: str | bytes) -> None:
     if isinstance(body, bytes):
         sys.stdout.buffer.write(body)
         return
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    sys.stdout.write(body.encode(encoding, "backslashreplace").decode(encoding))
+    print_text(body)

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gradprobe.analysis.findings.finding import Finding
 from gradprobe.report.document import Excerpt, FindingItem, Section
 from gradprobe.report.units import escape_unprintable, format_location, pluralize
+from gradprobe.tables.columns import FINDINGS
 from gradprobe.tables.recording_tables import RecordingTables
 
 _CONTEXT_LINES = 3
@@ -25,7 +27,12 @@ def build_section(tables: RecordingTables, top: int) -> Section | None:
     return Section("Findings", left_out, items=items)
 
 
-def build_item(finding: Mapping[Any, Any]) -> FindingItem:
+def build_finding_item(finding: Finding, *, has_source: bool = True) -> FindingItem:
+    """Build the item of a finding; without its source lines if the file may be another one by now."""
+    return build_item(dict(zip(FINDINGS.names, finding.make_row(), strict=True)), has_source=has_source)
+
+
+def build_item(finding: Mapping[Any, Any], *, has_source: bool = True) -> FindingItem:
     """Build the item of a row of the table of findings."""
     times = f" ({finding['count']:,} times)" if finding["count"] > 1 else ""
     related = [
@@ -37,7 +44,7 @@ def build_item(finding: Mapping[Any, Any]) -> FindingItem:
         escape_unprintable(finding["message"]) + times,
         format_location(finding["file"], finding["line"]),
         escape_unprintable(finding["fix"] or ""),
-        read_excerpt(finding["file"], finding["line"]),
+        read_excerpt(finding["file"], finding["line"]) if has_source else None,
         related,
     )
 
