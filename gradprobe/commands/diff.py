@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gradprobe._files import SUFFIX, check_writable, write_atomically
@@ -16,6 +17,7 @@ from gradprobe.analysis.findings.suppression import load_suppression
 from gradprobe.commands.messages import print_message, print_text
 from gradprobe.errors import GradprobeError
 from gradprobe.report.formats import difference_report
+from gradprobe.report.formats.text_style import TextStyle, choose_style
 from gradprobe.stored_recordings import merge
 from gradprobe.tables.recording_tables import RecordingTables
 
@@ -38,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=difference_report.FORMATS,
         help="use this format instead of the one of OUT's suffix (default without OUT: terminal)",
     )
+    parser.add_argument(
+        "--all", dest="shows_all", action="store_true", help="in the terminal, show every section, column and row"
+    )
     parser.add_argument("--top", type=int, metavar="ROWS", help="show at most ROWS rows per table")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
 
@@ -57,7 +62,9 @@ def execute(options: argparse.Namespace) -> int:
     findings = _find(before, options.ignore), _find(after, options.ignore)
     found = compute_difference(before, after, findings)
     names = str(options.before), str(options.after)
-    text = difference_report.render_difference(found, names, format_name, top=options.top)
+    style = choose_style(sys.stdout) if options.output is None else TextStyle()
+    style = replace(style, shows_all=options.shows_all)
+    text = difference_report.render_difference(found, names, format_name, top=options.top, style=style)
     if options.output is None:
         print_text(text)
     else:

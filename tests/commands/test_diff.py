@@ -67,7 +67,7 @@ def diff(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
 
 
 def test_new_findings_changed_sites_and_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = diff(capsys, "before.gradprobe", "after.gradprobe")
+    out = diff(capsys, "before.gradprobe", "after.gradprobe", "--all")
     assert "New findings: 1 warning" in out
     assert "warning GP201" in out
     assert "Inference tensors: 0 -> " in out
@@ -104,7 +104,7 @@ def test_every_format_has_the_same_numbers(folder: Path, tmp_path: Path, capsys:
     assert site["before"]["source"] == "with torch.no_grad():"
     assert (site["before"]["count"], site["after"]["count"]) == (9, 9)
     assert site["time"]["low"] <= site["time"]["ratio"] <= site["time"]["high"]
-    plain = terminal_table(diff(capsys, *names), "Sites")
+    plain = terminal_table(diff(capsys, *names, "--all"), "Sites")
     assert markdown_table(diff(capsys, *names, "--format", "markdown"), "### Sites") == plain
     for suffix in (".md", ".html", ".txt"):
         assert main(["diff", *names, "-o", str(tmp_path / f"d{suffix}")]) == 0

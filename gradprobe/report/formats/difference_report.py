@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from gradprobe.analysis.difference.recording_difference import Change, Entry, RecordingDifference
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.report.formats import html_page, markdown, terminal
+from gradprobe.report.formats.text_style import TextStyle
 from gradprobe.report.sections.difference_document import build_document
+from gradprobe.report.sections.recording_document import DEFAULT_MAX_ROWS
 from gradprobe.tables.columns import FINDINGS
 
 SCHEMA = 1
@@ -19,20 +20,22 @@ FORMATS = tuple(SUFFIXES.values())
 
 
 def render_difference(
-    found: RecordingDifference, names: tuple[str, str], format_name: str, *, top: int | None = None
+    found: RecordingDifference,
+    names: tuple[str, str],
+    format_name: str,
+    *,
+    top: int | None = None,
+    style: TextStyle | None = None,
 ) -> str:
     """Render the difference between the recordings called ``names`` in one of ``FORMATS``."""
     if format_name == "json":
         return json.dumps(_to_json(found, names), indent=1, allow_nan=False) + "\n"
-    render, default_top = _RENDERERS[format_name]
-    return render(build_document(found, names, top=top or default_top))
-
-
-_RENDERERS: Mapping[str, tuple[Callable[[Any], str], int]] = {
-    "terminal": (terminal.render_document, 15),
-    "markdown": (markdown.render_document, 15),
-    "html": (html_page.render_page, html_page.PAGE_MAX_ROWS),
-}
+    style = style or TextStyle()
+    is_long = format_name == "html" or (format_name == "terminal" and style.shows_all)
+    document = build_document(found, names, top=top or (html_page.PAGE_MAX_ROWS if is_long else DEFAULT_MAX_ROWS))
+    if format_name == "terminal":
+        return terminal.render_document(document, style)
+    return markdown.render_document(document) if format_name == "markdown" else html_page.render_page(document)
 
 
 def _to_json(found: RecordingDifference, names: tuple[str, str]) -> dict[str, Any]:

@@ -186,7 +186,9 @@ def _format_time(change: Change) -> str:
 
 def _build_modes(found: RecordingDifference) -> Section | None:
     rows = [(mode, format_duration(before), format_duration(after)) for mode, (before, after) in found.modes.items()]
-    sentence = "One run each: what else the machine did is in these times too. gradprobe compare measures with an interval."
+    sentence = (
+        "One run each: what else the machine did is in these times too. gradprobe compare measures with an interval."
+    )
     table = Table(("mode", "before", "after"), rows, frozenset(("before", "after")))
     return Section("Time by mode", [sentence], table, folded=True) if rows else None
 
