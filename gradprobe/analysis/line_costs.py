@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from gradprobe.analysis.time_by_mode import sum_by_thread
 from gradprobe.tables.recording_tables import RecordingTables
 
 Place = tuple[str, int]
@@ -66,8 +65,3 @@ def _rows(tables: RecordingTables, table: str, *names: str) -> Iterable[tuple]: 
     frame = frame[frame["file"].notna() & frame["line"].notna()]
     for row in frame[list(names)].itertuples(index=False, name=None):
         yield (row[0], int(row[1]), *row[2:])
-
-
-def sum_thread_ns(tables: RecordingTables) -> int:
-    """Return the time of all threads together."""
-    return sum(thread.ns for thread in sum_by_thread(tables.processes))

@@ -9,7 +9,8 @@ from typing import Any
 
 from gradprobe.analysis.findings.catalogue import SEVERITIES
 from gradprobe.analysis.findings.finding import Finding
-from gradprobe.analysis.line_costs import NO_COST, LineCost, Place, sum_by_line, sum_thread_ns
+from gradprobe.analysis.line_costs import NO_COST, LineCost, Place, sum_by_line
+from gradprobe.analysis.time_by_mode import sum_thread_ns
 from gradprobe.recording.source_lines import SourceLines
 from gradprobe.report.document import Excerpt, FindingItem, Section
 from gradprobe.report.units import escape_unprintable, format_bytes, format_location, format_percentage, pluralize
@@ -26,7 +27,7 @@ def build_section(tables: RecordingTables, top: int) -> Section | None:
     found = tables.findings
     if found.empty:
         return None
-    costs, whole_ns = sum_by_line(tables), sum_thread_ns(tables)
+    costs, whole_ns = sum_by_line(tables), sum_thread_ns(tables.processes)
     rows = found.to_dict("records")
     rows.sort(key=lambda row: _measure_harm(row, costs))
     texts = {place: text for process in tables.processes for place, text in process.source_lines.items()}
