@@ -291,6 +291,7 @@ class Recorder:
                     if not session.has_seen_thread(ident) and not name.startswith("thread "):
                         writer.note(NoteKind.UNSEEN_THREAD, name)
             writer.meta(ended_ns=self._clock.now(), folded=writer.folded)
+        writer.note_sources()  # reads files, which must not delay threads that wait for the lock
         writer.finish()
         if writer.store.path is not None:
             writer.store.close()

@@ -83,6 +83,11 @@ def sum_by_mode(processes: Sequence[Process]) -> list[ModeTime]:
     ]
 
 
+def sum_thread_ns(processes: Sequence[Process]) -> int:
+    """Return the time of all observed threads together."""
+    return sum(thread.ns for thread in sum_by_thread(processes))
+
+
 def sum_hidden_ns(processes: Sequence[Process]) -> int:
     """Return the time in blocks of PyTorch's own code, which the tables do not show."""
     return sum(

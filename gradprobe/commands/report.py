@@ -7,17 +7,19 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gradprobe._files import check_writable
 from gradprobe.analysis.analyzed_tables import AnalyzedTables
-from gradprobe.commands.messages import print_message
+from gradprobe.commands.messages import print_message, print_text
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.sqlite_file import read_file
 from gradprobe.report.formats import html_page, registry
 from gradprobe.report.formats.rendered import RenderOptions
+from gradprobe.report.formats.text_style import TextStyle, choose_style
 from gradprobe.report.sections import recording_document
 
 
@@ -38,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ROWS",
         help=f"show at most ROWS rows per table (default: {recording_document.DEFAULT_MAX_ROWS}, "
         f"in HTML {html_page.PAGE_MAX_ROWS})",
+    )
+    parser.add_argument(
+        "--all", dest="shows_all", action="store_true", help="in the terminal, show every section, column and row"
     )
     parser.add_argument("--charts", choices=("svg", "png"), help="with Markdown, write charts as files beside OUT")
     parser.add_argument(
@@ -84,7 +89,13 @@ def _report(options: argparse.Namespace) -> int:
         raise GradprobeError("cannot show the report: standard output is closed; name a file with -o")
     contents = [read_file(path) for path in options.files]
     tables = AnalyzedTables(contents, include_torch=options.include_torch, watch=_make_progress_bar())
-    render_options = RenderOptions(top=options.top, charts=options.charts, torch_trace=options.torch_trace)
+    style = choose_style(sys.stdout) if options.output is None else TextStyle()
+    render_options = RenderOptions(
+        top=options.top,
+        charts=options.charts,
+        torch_trace=options.torch_trace,
+        style=replace(style, shows_all=options.shows_all),
+    )
     if options.output is None:
         _print(used.render(tables, render_options).body)
         return 0
@@ -119,5 +130,4 @@ def _print(body: str | bytes) -> None:
     if isinstance(body, bytes):
         sys.stdout.buffer.write(body)
         return
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    sys.stdout.write(body.encode(encoding, "backslashreplace").decode(encoding))
+    print_text(body)

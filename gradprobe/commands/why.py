@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from gradprobe.commands.messages import print_text
 from gradprobe.stored_recordings import merge
 
 
@@ -21,7 +21,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Print the story of the target."""
-    text = f"{merge(options.files).why(options.target)}\n"
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    print_text(f"{merge(options.files).why(options.target)}\n")
     return 0

@@ -15,6 +15,7 @@ from gradprobe.history.records import History, Region
 from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import COMPILED_CALL
 from gradprobe.recording.flow import FlowLedger, read_flow
+from gradprobe.recording.source_lines import SourceLines, read_source_lines
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Process:
     def flow(self) -> FlowLedger:
         """Flow of tensors through it, and the graphs that it constructed."""
         return read_flow(self.contents.notes)
+
+    @cached_property
+    def source_lines(self) -> SourceLines:
+        """Text of the recorded lines, by file and number."""
+        return read_source_lines(self.contents.notes)
 
     @cached_property
     def leaf_uses(self) -> dict[int, LeafUse]:

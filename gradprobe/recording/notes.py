@@ -45,6 +45,8 @@ class NoteKind(str, Enum):
     FLOW_EDGE = "flow edge"
     GRAPH_PATH = "graph path"
     GRAPH_COUNT = "graph count"
+    SOURCE = "source"
+    """Text of recorded lines; see ``source_lines.py``."""
 
     __str__ = str.__str__
 

@@ -12,6 +12,7 @@ from gradprobe.recording.contents import Batch, Thread
 from gradprobe.recording.events import EventBlock
 from gradprobe.recording.folding.blocks import BlockFolder
 from gradprobe.recording.notes import NoteKind
+from gradprobe.recording.source_lines import write_source_lines
 from gradprobe.recording.sqlite_file import Store
 from gradprobe.recording.symbols import SymbolTables
 
@@ -59,6 +60,7 @@ class Writer:
         self._seen: set[int] = set()
         self._threads: dict[int, Thread] = {}
         self._lost = 0
+        self._lines: set[tuple[str, int]] = set()
 
     def accept(self, block: EventBlock) -> None:
         """Add the next events."""
@@ -86,6 +88,11 @@ class Writer:
     def fault(self, text: str, count: int) -> None:
         """Note an error inside gradprobe."""
         self.note(NoteKind.FAULT, text, count)
+
+    def note_sources(self) -> None:
+        """Note the text of the lines that the recording refers to, as their files are now."""
+        for kind, text, count in write_source_lines(self._lines):
+            self.note(kind, text, count)
 
     def meta(self, **values: Any) -> None:
         """Set facts about the recording as a whole; the schema lists them."""
@@ -122,7 +129,11 @@ class Writer:
         """Add to ``batch`` what is new in the symbol tables, which may drop it before it is written."""
         tables = self._tables
         # While events are accepted the tables only grow, and at their end, so their length shows what is new.
-        batch.sites += list(tables.sites.values())[self._sites :]
+        new_sites = list(tables.sites.values())[self._sites :]
+        batch.sites += new_sites
+        self._lines.update(
+            (site.file, site.line) for site in new_sites if site.file and site.line and not site.internal
+        )
         batch.names += list(tables.names.items())[self._names :]
         batch.operations += list(tables.operations.values())[self._operations :]
         self._sites, self._names, self._operations = len(tables.sites), len(tables.names), len(tables.operations)

@@ -59,12 +59,18 @@ class Excerpt:
     lines: Sequence[str]
     marked: int
 
+    def narrow(self, context: int) -> Excerpt:
+        """Return the lines that are at most ``context`` lines from the marked one."""
+        first = max(self.first, self.marked - context)
+        return Excerpt(first, self.lines[first - self.first : self.marked + context + 1 - self.first], self.marked)
+
 
 @dataclass(frozen=True)
 class FindingItem:
     """A finding as text: rule, severity, message, location and fix.
 
     ``excerpt`` is the source around it if it could be read; ``related`` lists other locations with their roles.
+    ``evidence`` says what was seen, and ``cost`` what the line costs; both may be empty.
     """
 
     rule: str
@@ -74,6 +80,8 @@ class FindingItem:
     fix: str
     excerpt: Excerpt | None = None
     related: Sequence[tuple[str, str]] = ()
+    evidence: str = ""
+    cost: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class Section:
     sentences: Sequence[str] = ()
     table: Table | None = None
     folded: bool = False
-    """Permission for a short rendering to hide the section behind its title."""
+    """Whether the section is behind its title until a reader asks for it."""
     chart: Chart | None = None
     items: Sequence[FindingItem] = ()
 

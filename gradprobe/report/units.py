@@ -21,6 +21,12 @@ class FormattedNumber(str):
         return formatted
 
 
+class FormattedLocation(str):
+    """A formatted source location: where there is no room for it, its end is what matters."""
+
+    __slots__ = ()
+
+
 def _is_missing(value: Any) -> bool:
     import pandas  # not at the top: messages of the command line need none of it, and it takes half a second
 
@@ -67,7 +73,7 @@ def format_location(file: Any, line: Any) -> str:
         relative = file
     shown = relative if len(relative) < len(file) else file
     shown = escape_unprintable(str(shown))
-    return shown if _is_missing(line) else f"{shown}:{int(line)}"
+    return FormattedLocation(shown if _is_missing(line) else f"{shown}:{int(line)}")
 
 
 def format_text(value: object) -> str:

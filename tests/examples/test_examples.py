@@ -43,7 +43,7 @@ def report_in(text: str) -> str:
     """What ``text`` ends in, from the title of the one report in it."""
     assert text.count(TITLE) == 1
     report = text[text.index(TITLE) :]
-    headings = ["Time by mode", "Time by site", "Blind spots", "Environment"]
+    headings = ["Time by mode", "Time by site", "Blind spots"]
     assert [line for line in report.splitlines() if line in headings] == headings
     return report
 

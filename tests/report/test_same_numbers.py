@@ -13,6 +13,7 @@ import gradprobe
 from gradprobe.analysis.comparison_json import parse_outcome
 from gradprobe.report.formats.registry import find_format
 from gradprobe.report.formats.rendered import RenderOptions
+from gradprobe.report.formats.text_style import TextStyle
 from tests.report import samples
 from tests.report.reading import Page, markdown_table, terminal_table
 
@@ -21,7 +22,7 @@ NAMES = {"count": "count", "total": "total_ns", "self": "self_ns", "median": "me
 
 
 def text(subject: Any, name: str) -> str:
-    body = find_format(name).render(subject, RenderOptions()).body
+    body = find_format(name).render(subject, RenderOptions(style=TextStyle(shows_all=True))).body
     assert isinstance(body, str)
     return body
 

@@ -60,6 +60,8 @@ def _render_section(section: Section, pictures: Mapping[str, str]) -> list[str]:
     for item in section.items:
         fix = f" {_escape(item.fix)}" if item.fix else ""
         body.append(f"- **{item.severity}** {_escape(item.rule)}: {_escape(item.text)} ({_escape(item.place)}){fix}")
+        facts = (("seen", item.evidence), ("cost", item.cost))
+        body += [f"  - {name}: {_escape(fact)}" for name, fact in facts if fact]
         body += [f"  - {_escape(role)}: {_escape(at)}" for role, at in item.related]
         body += _render_excerpt(item.excerpt) if item.excerpt is not None else []
     if section.chart is not None and section.chart.name in pictures:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gradprobe.report.formats.text_style import TextStyle
+
 
 @dataclass(frozen=True)
 class RenderOptions:
@@ -16,6 +18,8 @@ class RenderOptions:
 
     top: int | None = None
     """Maximum number of rows per table; None for the default of the format."""
+    style: TextStyle = field(default_factory=TextStyle)
+    """Style of the format ``terminal``."""
     charts: str | None = None
     """Format of chart files beside the report, ``svg`` or ``png``, for formats that cannot embed charts."""
     torch_trace: Path | None = None

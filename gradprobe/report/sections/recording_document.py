@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from gradprobe.analysis.blind_spots import describe_blind_spots
+from gradprobe.analysis.findings.catalogue import SEVERITIES
 from gradprobe.analysis.time_by_mode import MODES, sum_by_mode, sum_by_thread, sum_hidden_ns
 from gradprobe.recording.events import UNKNOWN
 from gradprobe.recording.rows import is_failure
@@ -17,6 +19,7 @@ from gradprobe.report.sections import (
     compile_tables,
     device_tables,
     findings_section,
+    memory_tables,
     operator_tables,
     phase_tables,
     process_tables,
@@ -36,6 +39,8 @@ from gradprobe.report.units import (
 from gradprobe.tables.recording_tables import RecordingTables
 
 DEFAULT_MAX_ROWS = 15
+ALL_ROWS = 100_000
+"""Number of rows where every row is asked for."""
 
 
 def build_document(tables: RecordingTables, *, top: int = DEFAULT_MAX_ROWS, charts: bool = False) -> Document:
@@ -45,24 +50,60 @@ def build_document(tables: RecordingTables, *, top: int = DEFAULT_MAX_ROWS, char
     """
     sections = [
         findings_section.build_section(tables, top),
-        _build_timeline(tables) if charts else None,
         _build_modes(tables),
         phase_tables.build_section(tables, top),
+        _build_timeline(tables) if charts else None,
+        _build_sites(tables, top),
+        memory_tables.build_section(tables, top),
         process_tables.build_process_section(tables, top),
         process_tables.build_rank_section(tables, top),
-        _build_threads(tables, top),
-        _build_sites(tables, top),
-        *operator_tables.build_sections(tables, top),
         compile_tables.build_section(tables, top),
         device_tables.build_section(tables, top),
-        _build_redundant(tables, top),
         _build_irregular(tables, top),
         _build_probed_calls(tables, top),
         _build_blind_spots(tables),
+        _fold(_build_threads(tables, top)),
+        *map(_fold, operator_tables.build_sections(tables, top)),
+        _fold(_build_redundant(tables, top)),
         _build_environment(tables),
     ]
-    summary = [*_summarize(tables), *operator_tables.summarize_operators(tables)]
+    summary = [_summarize_findings(tables), *_summarize(tables), *operator_tables.summarize_operators(tables)]
     return Document("gradprobe: gradient and inference modes", summary, [s for s in sections if s is not None])
+
+
+def _fold(section: Section | None) -> Section | None:
+    return None if section is None else replace(section, folded=True)
+
+
+def _summarize_findings(tables: RecordingTables) -> str:
+    """Say how many findings of which severity there are; if there is none, what was looked at."""
+    found = tables.findings["severity"]
+    counts = [(int((found == severity).sum()), severity) for severity in SEVERITIES]
+    if len(found):
+        listed = ", ".join(pluralize(number, severity) for number, severity in counts if number)
+        return f"Found: {listed}; the most harmful first."
+    return f"Nothing wrong was found. Looked at: {', '.join(_list_observed(tables))}. {_describe_limits(tables)}"
+
+
+def _list_observed(tables: RecordingTables) -> list[str]:
+    regions = sum(len(process.history.regions) for process in tables.processes)
+    threads = sum(len(process.history.timelines) for process in tables.processes)
+    observed = [f"{pluralize(regions, 'block')} in {pluralize(threads, 'thread')}"]
+    if len(tables.ops):
+        observed.append(pluralize(int(tables.ops["count"].sum()), "operator"))
+        lines = len(tables.ops[["file", "line"]].drop_duplicates())
+        observed[-1] += f" at {pluralize(lines, 'line')}"
+    leaves = sum(len(process.leaf_uses) for process in tables.processes)
+    return [*observed, f"the gradient of {pluralize(leaves, 'parameter')}"] if leaves else observed
+
+
+def _describe_limits(tables: RecordingTables) -> str:
+    """Say what could not be seen."""
+    levels = {str(process.environment.get("level")) for process in tables.processes}
+    unseen = len(describe_blind_spots(tables.processes))
+    limits = [] if levels <= {"ops"} else ["operators, tensors and most rules, which need --level ops"]
+    limits += [f"{pluralize(unseen, 'thing')} listed under Blind spots"] if unseen else []
+    return f"Not seen: {'; '.join(limits)}." if limits else "Nothing of it was left out."
 
 
 def _summarize(tables: RecordingTables) -> list[str]:

@@ -1,0 +1,42 @@
+"""The training loop of train.py without its two mistakes: the encoder trains, and the list keeps numbers.
+
+Record both and compare:
+
+    gradprobe run --level ops -o before.gradprobe examples/train.py
+    gradprobe run --level ops -o after.gradprobe examples/train_mended.py
+    gradprobe diff before.gradprobe after.gradprobe
+"""
+
+import torch
+from torch import nn
+
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(8, 16)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, x):
+        features = self.encoder(x).relu()
+        return self.head(features)
+
+
+def train(model, steps):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    history = []
+    for _ in range(steps):
+        x = torch.randn(32, 8)
+        y = (x.sum(1) > 0).long()
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    return history
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    losses = train(Classifier(), steps=20)
+    print(f"loss {losses[-1]:.2f} after {len(losses)} steps")
