@@ -107,15 +107,12 @@ def _find_proven_edit(finding: Finding, text: SourceText, file: str) -> Edit | N
 
 def _is_proven(after: SourceText, before: SourceText, finding: Finding, file: str) -> bool:
     """Return whether a result parses, has the same strings and comments, and lacks the finding and new ones."""
+    if _list_strings(after) != _list_strings(before) or _list_comments(after) != _list_comments(before):
+        return False
     found = [FileScanner(file, text.tree).findings for text in (before, after)]
     serious = [sum(one.severity != NOTE for one in findings) for findings in found]
     same_rule = [sum(one.rule == finding.rule for one in findings) for findings in found]
-    return (
-        same_rule[1] < same_rule[0]
-        and serious[1] <= serious[0]
-        and _list_strings(after) == _list_strings(before)
-        and _list_comments(after) == _list_comments(before)
-    )
+    return same_rule[1] < same_rule[0] and serious[1] <= serious[0]
 
 
 def _list_strings(text: SourceText) -> list[str]:
