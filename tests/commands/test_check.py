@@ -89,7 +89,9 @@ def test_uncounted_budgets_and_bad_input_are_rejected(recorded: str, capsys: pyt
     assert "record again with --level ops" in refused(capsys, "check", "graph.gradprobe", "--max-saved-bytes", "1")
     assert "nowhere.gradprobe" in refused(capsys, "check", "nowhere.gradprobe")
     assert "unknown rule code 'GP0' in --ignore" in refused(capsys, "check", recorded, "--ignore", "GP0")
-    assert "out.txt: findings are written as .sarif or .json" in refused(capsys, "check", recorded, "-o", "out.txt")
+    assert "out.txt: findings are written as .sarif, .json or .md" in refused(
+        capsys, "check", recorded, "-o", "out.txt"
+    )
     Path("out.json").write_text("mine")
     assert "out.json" in refused(capsys, "check", recorded, "-o", "out.json")
     assert Path("out.json").read_text() == "mine"

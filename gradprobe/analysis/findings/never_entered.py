@@ -33,8 +33,9 @@ def find_never_entered(
         names: The names that the file imports.
     """
     if isinstance(statement, ast.Expr):
-        if isinstance(statement.value, ast.Call | ast.Tuple) or not _is_tried(statement, scope):
-            yield from _find_unused(statement.value, names)
+        unused = [*_find_unused(statement.value, names)]
+        if unused and (isinstance(statement.value, ast.Call | ast.Tuple) or not _is_tried(statement, scope)):
+            yield from unused
     elif isinstance(statement, ast.Assign) and isinstance(scope, FunctionNode):
         manager = names.resolve_manager(statement.value) if isinstance(statement.value, ast.Call) else None
         variables = [target.id for target in statement.targets if isinstance(target, ast.Name)]

@@ -14,14 +14,19 @@ from gradprobe.report.units import escape_unprintable, pluralize
 def format_findings(findings: Sequence[Finding]) -> Iterator[str]:
     """Yield the lines of each finding: location and message, related locations, fix."""
     for finding in findings:
-        times = f" ({finding.count:,} times)" if finding.count > 1 else ""
-        location = _format_location(finding.file, finding.line)
-        yield f"{location}: {finding.severity} {finding.rule}: {escape_unprintable(finding.message)}{times}"
+        yield format_concisely(finding)
         if finding.phase and finding.phase != AFTER_BACKWARD:
             yield f"    phase: {escape_unprintable(finding.phase)}"
         for place in finding.related:
             yield f"    {escape_unprintable(place.role)}: {_format_location(place.file, place.line)}"
         yield f"    fix: {escape_unprintable(finding.advice)}"
+
+
+def format_concisely(finding: Finding) -> str:
+    """Return the first line of a finding: its location, severity, rule and message."""
+    times = f" ({finding.count:,} times)" if finding.count > 1 else ""
+    location = _format_location(finding.file, finding.line)
+    return f"{location}: {finding.severity} {finding.rule}: {escape_unprintable(finding.message)}{times}"
 
 
 def format_suppressed(findings: Sequence[SuppressedFinding]) -> Iterator[str]:
