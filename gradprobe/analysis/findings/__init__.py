@@ -25,6 +25,7 @@ from gradprobe.analysis.findings.consequences import drop_consequences
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding, merge_duplicates
 from gradprobe.analysis.findings.finding_phases import name_phases
+from gradprobe.analysis.findings.mode_changes import add_conditions
 from gradprobe.analysis.findings.suppression import Suppression
 from gradprobe.tables.recording_tables import RecordingTables
 
@@ -49,8 +50,8 @@ RECORDING_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
 def find_all(tables: RecordingTables) -> list[Finding]:
     """Return the findings of all rules in a recording, the most serious first."""
     evidence = Evidence(tables)
-    found = merge_duplicates(drop_consequences(finding for rule in RECORDING_RULES for finding in rule(evidence)))
-    return list(name_phases(found, evidence))
+    found = drop_consequences(finding for rule in RECORDING_RULES for finding in rule(evidence))
+    return list(name_phases(merge_duplicates(map(add_conditions, found)), evidence))
 
 
 def build_finding_rows(tables: RecordingTables) -> list[tuple[Any, ...]]:

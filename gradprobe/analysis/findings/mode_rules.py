@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from gradprobe.analysis.findings.evidence import Evidence, is_library, locate_site, rank_lines
 from gradprobe.analysis.findings.finding import Finding, RelatedLine, count_nodes
 from gradprobe.analysis.findings.left_modes import LeftMode, find_left_modes
+from gradprobe.analysis.findings.mode_changes import locate_skipping
 from gradprobe.analysis.findings.syntax import ParsedFile, delegates, parse_file
 from gradprobe.history.process import Process
 from gradprobe.history.records import UNFINISHED, Region
@@ -32,7 +33,8 @@ def find_leaked_modes(evidence: Evidence) -> Iterator[Finding]:
                 f"{left.function} {_HOW[left.form]}, and grad is still disabled after it {what}: "
                 f"{_describe_victims(left)}."
             )
-            related = (*([left.called_from] if left.called_from else ()), *left.victims)
+            skipping = locate_skipping(left.file, left.line, left.called_from)
+            related = (*([left.called_from] if left.called_from else ()), *skipping, *left.victims)
             yield Finding("GP101", message, left.file, left.line, left.function, 1, related, _fix(left))
     yield from _find_enabling_calls(evidence)
 

@@ -8,11 +8,21 @@ from typing import Any
 
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, locate_site, rank_lines
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.story_lines import locate_keeping, locate_values
+from gradprobe.recording.flow import CUT_BY_DATA, CUT_BY_DETACH, CUT_BY_INFERENCE, CUT_BY_NO_GRAD, NOT_DIFFERENTIABLE
 from gradprobe.refusals.causes import CAUSES
 from gradprobe.refusals.refusal import Refusal
 from gradprobe.refusals.table import BY_KEY
 
 _MAX_CUT_LINES, _MAX_NAMES = 3, 6
+_CAUSES_OF_CUTS = {
+    CUT_BY_NO_GRAD: "mode",
+    CUT_BY_INFERENCE: "inference",
+    CUT_BY_DETACH: "detach",
+    CUT_BY_DATA: "detach",
+    NOT_DIFFERENTIABLE: "operator",
+}
+_CREATED = ("created here", "view made here", "of the tensor created here", "graph built here", "input created here")
 
 
 def find_refusals(evidence: Evidence) -> Iterator[Finding]:
@@ -25,7 +35,8 @@ def find_refusals(evidence: Evidence) -> Iterator[Finding]:
 
 def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusal) -> Finding:
     facts = located.detection.facts
-    cause = CAUSES.get(str(facts.get("cause")))
+    cut, cut_lines = _find_cut(evidence, located)
+    cause = CAUSES.get(str(facts.get("cause") or cut))
     why = refusal.why
     if located.detection.rule == "GP402":
         why = (
@@ -37,6 +48,7 @@ def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusa
         *_describe_tensor(facts),
         *_describe_node(facts),
         *_describe_parameters(facts),
+        *([f"`{facts['kept']}` keeps it."] if facts.get("kept") else []),
         *([] if cause is None else [cause.why]),
     ]
     if facts.get("caught"):
@@ -44,8 +56,44 @@ def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusa
     message = " ".join([*sentences, f"PyTorch: {facts.get('error', '')}"])
     severity = refusal.caught if facts.get("caught") else refusal.severity
     fix = "" if located.detection.rule == "GP402" else refusal.fix if cause is None else cause.fix
-    related = (*located.related, *_find_cut_modules(evidence, facts.get("parameters")))
-    return replace(located.make_finding(message, related), fix=fix, level=severity)
+    related = {(at.file, at.line): at for at in located.related}
+    for at in (*_find_cut_modules(evidence, facts.get("parameters")), *cut_lines, *_complete(located, cut)):
+        related.setdefault((at.file, at.line), at)
+    related.pop((located.main.file, located.main.line), None)
+    return replace(located.make_finding(message, tuple(related.values())), fix=fix, level=severity)
+
+
+def _find_cut(evidence: Evidence, located: LocatedDetection) -> tuple[str, list[RelatedLine]]:
+    """Return why the root of a backward pass has no graph, and where, as the flow of the recording shows it.
+
+    The functions that computed it have returned by the time of the exception.
+    """
+    facts = located.detection.facts
+    created = next((at for at in located.lines if at.role == "created here"), None)
+    if located.detection.rule != "GP612" or facts.get("cause") or created is None:
+        return "", []
+    for graph in evidence.flow_graphs:
+        for number, site in graph.sites.items():
+            if (site.file, site.line, site.op) != (created.file, created.line, facts.get("op")):
+                continue
+            for cut in graph.trace_back(number):
+                at = graph.sites[cut.site]
+                mode = evidence.locate_mode(at)
+                lines = [RelatedLine(at.file, at.line, "cut from the graph here"), *([mode[0]] if mode else [])]
+                return _CAUSES_OF_CUTS.get(cut.passage, ""), lines
+    return "", []
+
+
+def _complete(located: LocatedDetection, cut: str) -> Iterator[RelatedLine]:
+    """Yield the lines that the source shows: where the tensor was kept, who asked for the mode, where values left."""
+    facts, lines = located.detection.facts, located.lines
+    created = [(at.file, at.line) for at in lines if at.role in _CREATED]
+    if facts.get("kept"):
+        places = [*created, *((at.file, at.line) for at in lines)]
+        yield from locate_keeping(str(facts["kept"]), places)
+    if not facts.get("cause") and not cut and located.detection.rule == "GP612":
+        for file, line in created[:1]:
+            yield from locate_values(file, line)
 
 
 def _find_cut_modules(evidence: Evidence, parameters: Any) -> Iterator[RelatedLine]:

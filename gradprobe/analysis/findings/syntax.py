@@ -70,11 +70,16 @@ class ParsedFile:
     def find_store(self, name: str, near: int) -> int | None:
         """Return the line nearest to ``near`` that puts something into a container or attribute called ``name``.
 
-        ``total += x``, ``history.append(x)``, ``self.cache[key] = x`` and ``self.last = x`` do.
+        ``total += x``, ``history.append(x)``, ``self.cache[key] = x``, ``self.last = x``, ``Result(last=x)`` and
+        ``self.register_buffer("last", x)`` do; ``self.last = None`` and ``self.cache = {}`` put nothing there.
         """
         stores = [node for node in ast.walk(self.tree) if _stores(node, name)]
         filling = [
-            node for node in stores if not isinstance(node, ast.Assign) or isinstance(node.targets[0], ast.Subscript)
+            node
+            for node in stores
+            if not isinstance(node, ast.Assign | ast.AnnAssign | ast.Call)
+            or (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript))
+            or (isinstance(node, ast.Call) and getattr(node.func, "attr", "") in _STORING_METHODS)
         ]
         lines = [int(getattr(node, "lineno", 0)) for node in filling or stores]
         return min(lines, key=lambda line: (abs(line - near), line), default=None)
@@ -97,7 +102,10 @@ class ParsedFile:
         return min(lines, key=lambda line: abs(line - near), default=None)
 
     def find_container(self, name: str, before: int) -> int | None:
-        """Return the last line before ``before`` that assigns a new list, dict or other container to ``name``."""
+        """Return the last line before ``before`` that assigns a new list, dict or other container to ``name``.
+
+        A function with such a default argument does.
+        """
         lines = [
             node.lineno
             for node in ast.walk(self.tree)
@@ -105,6 +113,13 @@ class ParsedFile:
             and node.lineno < before
             and isinstance(node.value, ast.List | ast.Dict | ast.Call | ast.Set)
             and any(_is_called(t, name) for t in (node.targets if isinstance(node, ast.Assign) else [node.target]))
+        ]
+        lines += [
+            argument.lineno
+            for node in ast.walk(self.tree)
+            if isinstance(node, FunctionNode) and node.lineno < before
+            for argument, default in _iter_defaults(node.args)
+            if argument.arg == name and isinstance(default, ast.List | ast.Dict | ast.Call | ast.Set)
         ]
         return max(lines, default=None)
 
@@ -163,6 +178,13 @@ class ParsedFile:
         return max(lines, default=None)
 
 
+def _iter_defaults(arguments: ast.arguments) -> Iterator[tuple[ast.arg, ast.expr | None]]:
+    """Yield the arguments of a function that have a default, with it."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    yield from zip(positional[len(positional) - len(arguments.defaults) :], arguments.defaults, strict=True)
+    yield from zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+
+
 _STORING_METHODS = frozenset(
     (
         "append",
@@ -180,17 +202,42 @@ _STORING_METHODS = frozenset(
 )
 
 
+_NAMING_METHODS = frozenset(("register_buffer", "setattr", "__setattr__", "setdefault", "__setitem__"))
+_CONTAINERS = frozenset(("list", "dict", "set", "tuple", "deque", "OrderedDict", "defaultdict", "SimpleNamespace"))
+
+
 def _stores(node: ast.AST, name: str) -> bool:
     if isinstance(node, ast.Call):
-        method = node.func
-        if not isinstance(method, ast.Attribute) or method.attr not in _STORING_METHODS:
-            return False
-        return _is_called(method.value, name)
+        return _calls_store(node, name)
     if isinstance(node, ast.AugAssign):
         return _is_called(node.target, name)
-    if isinstance(node, ast.Assign):
-        return any(isinstance(t, ast.Subscript | ast.Attribute) and _is_called(t, name) for t in node.targets)
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        parts = [part for t in targets for part in (t.elts if isinstance(t, ast.Tuple | ast.List) else [t])]
+        is_stored = any(isinstance(part, ast.Subscript | ast.Attribute) and _is_called(part, name) for part in parts)
+        return is_stored and not _is_empty(node.value)
     return False
+
+
+def _calls_store(node: ast.Call, name: str) -> bool:
+    method = node.func
+    called = method.attr if isinstance(method, ast.Attribute) else getattr(method, "id", "")
+    if isinstance(method, ast.Attribute) and called in _STORING_METHODS and _is_called(method.value, name):
+        return True
+    if called in _NAMING_METHODS:
+        return any(isinstance(argument, ast.Constant) and argument.value == name for argument in node.args[:2])
+    is_class = called[:1].isupper()  # a record whose field it becomes
+    return is_class and any(word.arg == name and not isinstance(word.value, ast.Constant) for word in node.keywords)
+
+
+def _is_empty(value: ast.expr | None) -> bool:
+    """Return whether an expression is a constant, an empty container or a call without arguments such as ``dict()``."""
+    if isinstance(value, ast.Call):
+        is_empty = not value.args and not value.keywords
+        return is_empty and getattr(value.func, "id", getattr(value.func, "attr", "")) in _CONTAINERS
+    if isinstance(value, ast.List | ast.Set | ast.Tuple):
+        return not value.elts
+    return value is None or isinstance(value, ast.Constant) or (isinstance(value, ast.Dict) and not value.keys)
 
 
 def _is_called(node: ast.AST, name: str) -> bool:

@@ -7,8 +7,8 @@ exception. Nothing here runs the program's hooks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 
@@ -50,13 +50,42 @@ def find_modified_saved_tensor(tensors: Iterable[torch.Tensor]) -> tuple[Any, to
     return None
 
 
-def find_freed_node(tensors: Iterable[torch.Tensor]) -> tuple[Any, Any] | None:
-    """Return a node that a backward pass has freed, and the node through which it is used again, None if it is a root."""
+class FreedNode(NamedTuple):
+    """A node that was freed before the pass that reached it, and the edge by which that pass came to the freed part.
+
+    ``carried`` is the first node of the part that an earlier pass has gone through: the program carries its result on.
+    ``user`` is the node that takes this result again, None if it is a root.
+    """
+
+    node: Any
+    carried: Any
+    user: Any
+
+
+def find_freed_node(tensors: Iterable[torch.Tensor], was_freed_before: Callable[[int], bool]) -> FreedNode | None:
+    """Return a node behind some tensors that a backward pass has freed.
+
+    The pass that failed has itself freed the nodes that it went through first.
+
+    Args:
+        tensors: The roots of the pass that failed.
+        was_freed_before: Returns whether an earlier pass went through the node with a sequence number and freed it.
+    """
+    users: dict[Any, Any] = {}
+    other = None
     with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
         for node, user in _nodes_with_users(tensors):
-            if not is_leaf_node(node) and find_saved_values(node).freed:
-                return node, user
-    return None
+            users[node] = user
+            if is_leaf_node(node) or not find_saved_values(node).freed:
+                continue
+            if not was_freed_before(sequence_number(node)):
+                other = other or FreedNode(node, node, user)
+                continue
+            carried = node
+            while users[carried] is not None and was_freed_before(sequence_number(users[carried])):
+                carried = users[carried]
+            return FreedNode(node, carried, users[carried])
+    return other
 
 
 def find_node_of_name(tensors: Iterable[torch.Tensor], message: str) -> Any:

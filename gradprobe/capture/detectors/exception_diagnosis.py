@@ -126,7 +126,7 @@ class RefusalDetector:
         try:
             if refusal is not None:
                 with torch._C.DisableTorchFunction():
-                    diagnosis = self._diagnose(refusal, text, frames, operands or Operands())
+                    diagnosis = self._diagnose(refusal, text, frames, operands)
             if diagnosis is not None:
                 catcher = find_catcher(frames, kind)
         finally:
@@ -140,13 +140,17 @@ class RefusalDetector:
         caught = {} if catcher is Catcher.NOBODY else {"caught": True}
         self._log.add(diagnosis.rule, diagnosis.locations, diagnosis.under, **diagnosis.facts, **caught)
 
-    def _diagnose(self, refusal: Refusal, text: str, frames: list[FrameAt], operands: Operands) -> Diagnosis | None:
+    def _diagnose(
+        self, refusal: Refusal, text: str, frames: list[FrameAt], known_operands: Operands | None
+    ) -> Diagnosis | None:
         place = self._find_place(frames)
         if place is None:
             return None
+        operands = known_operands or Operands()
         given = [*operands.roots, *operands.tensors]
         subject = find_tensor(refusal.tensor, given, frames) if refusal.tensor else None
-        refused = Refused(text, frames, place, operands.roots, operands.inputs, subject)
+        is_traced = known_operands is None
+        refused = Refused(text, frames, place, operands.roots, operands.inputs, subject, is_traced)
         story = self._storyteller.tell(refusal.story, refused)
         rule = refusal.rule
         if rule == "GP401" and subject is None:

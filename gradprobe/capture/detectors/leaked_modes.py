@@ -157,7 +157,9 @@ class LeakedModeDetector:
             change, now = self._find_left(ident)
             if change is not None:
                 at = self._log.locate_frame("this backward pass has no graph", frame)
-                self._report(ident, change, BACKWARD, at, now)
+                record = REGISTRY.get(outputs[0]) if outputs else None
+                root = None if record is None else locate_instruction("its result was computed here", *record[2:4])
+                self._report(ident, change, BACKWARD, at, now, root=root)
 
     def _open(self, event: Event, form: str) -> bool:
         """Remember a change if it can outlive its function, and return whether it can."""
@@ -226,6 +228,7 @@ class LeakedModeDetector:
         lost: SourceLocation | None,
         now: int,
         training: bool | None = None,
+        root: SourceLocation | None = None,
     ) -> None:
         seen = (id(change.code), change.offset, f"{kind}{lost if now else ''}")
         if seen in self._seen:
@@ -235,7 +238,7 @@ class LeakedModeDetector:
         within = [change.owner.co_filename, change.owner_line, now] if now else None
         self._log.add(
             "left-mode",
-            [set_at, change.called_from, lost],
+            [set_at, change.called_from, lost, root],
             kind=kind,
             form=change.form,
             suspends="generator"

@@ -21,6 +21,7 @@ from gradprobe.capture.autograd.storages import storage_of
 from gradprobe.capture.detectors.backward_passes import BackwardPasses
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.detectors.escaped_inference_tensors import find_creation_block, locate_creation
+from gradprobe.capture.detectors.kept_tensors import KeptTensors, find_result
 from gradprobe.capture.detectors.lost_history import find_lost_history
 from gradprobe.capture.detectors.refused_tensors import NamedTensor
 from gradprobe.capture.location.expressions import assignment_before
@@ -29,6 +30,13 @@ from gradprobe.capture.location.sites import line_span
 from gradprobe.recording.notes import BlockAt, SourceLocation
 
 _MAX_NAMES = 20
+_KEEPERS = {
+    "cache": "cached by this function",
+    "closure": "kept by the closure here",
+    "generator": "kept by the generator here",
+    "traceback": "kept by the exception that passed here",
+}
+"""Roles of the lines of keepers that have no line which stores into them."""
 Place = tuple[int, int]
 """A line of the program: the identity of its code object, and the offset of the instruction."""
 
@@ -54,6 +62,7 @@ class Refused:
         roots: The tensors that the backward pass started from, if one failed.
         inputs: The tensors with respect to which it was asked for a gradient.
         subject: The tensor that the message is about.
+        is_traced: True if a trace function saw it. Then the variables of the frames must not be touched.
     """
 
     text: str
@@ -62,6 +71,7 @@ class Refused:
     roots: Sequence[Any] = ()
     inputs: Sequence[Any] = ()
     subject: NamedTensor | None = None
+    is_traced: bool = False
 
 
 @dataclass
@@ -78,6 +88,7 @@ class Storyteller:
 
     def __init__(self, log: DetectionLog, ledger: Ledger, passes: BackwardPasses) -> None:
         self._log, self._ledger, self._passes = log, ledger, passes
+        self._kept = KeptTensors(log.codes)
         self._stories: dict[str, Callable[[Refused], Story]] = {
             "": self._tell_nothing_more,
             "created": self._tell_creation,
@@ -109,8 +120,22 @@ class Storyteller:
         if subject is None or record is None:
             return story
         tell_record(story, record)
+        base = _base_of(subject.tensor)
+        source = None if base is None else REGISTRY.get(base)
+        if source is not None and source is not find_source(record):
+            story.locations.append(locate_instruction("of the tensor created here", source[2], source[3]))
         story.facts |= _describe(subject, record)
+        self._tell_keeper(story, refused, record)
         return story
+
+    def _tell_keeper(self, story: Story, refused: Refused, record: CreationRecord) -> None:
+        """Add what has kept a tensor since the line that created it."""
+        keeper = None if refused.is_traced else self._kept.find(refused.place, record, find_source(record))
+        if keeper is None:
+            return
+        story.facts |= {"kept": keeper.name, "kept_kind": keeper.kind}
+        if keeper.file and keeper.kind in _KEEPERS:
+            story.locations.append(SourceLocation(_KEEPERS[keeper.kind], keeper.file, keeper.line, keeper.function))
 
     def _tell_view(self, refused: Refused) -> Story:
         story = Story([self._used(refused)])
@@ -125,6 +150,7 @@ class Storyteller:
         source = (None if base is None else REGISTRY.get(base)) or find_source(record)
         if source is not record:
             story.locations.append(locate_instruction("of the tensor created here", source[2], source[3]))
+        self._tell_keeper(story, refused, record)
         return story
 
     def _find_view(self, tensor: Any, place: FrameAt) -> CreationRecord | None:
@@ -158,6 +184,7 @@ class Storyteller:
         if record is not None:
             story.locations.append(locate_instruction("created here", record[2], record[3]))
             story.facts |= _describe(subject, record)
+            self._tell_keeper(story, refused, record)
         if not subject.tensor.requires_grad:
             lost = find_lost_history(subject.tensor, refused.frames, self._log)
             story.locations += lost.locations
@@ -197,16 +224,21 @@ class Storyteller:
 
     def _tell_freed(self, refused: Refused) -> Story:
         story = Story([self._used(refused)])
-        found = find_freed_node(refused.roots)
+        found = find_freed_node(refused.roots, lambda number: self._passes.find_freeing(number) is not None)
         if found is None:
             return story
-        node, user = found
+        node, user = found.node, found.user
         story.locations.append(self._passes.find_freeing(sequence_number(node)))
         story.locations.append(self._origin("graph built here", node))
+        if found.carried is not node:
+            story.locations.append(self._origin("result carried on here", found.carried))
         if user is not None:
             story.locations.append(self._origin("used again here", user))
         earlier = story.locations[1]
         story.facts["node"] = name_of(node)
+        carried = find_result(found.carried)
+        if carried is not None:
+            self._tell_keeper(story, refused, carried)
         if earlier is not None and story.locations[0] is not None:
             story.facts["is_same_line"] = earlier[1:3] == story.locations[0][1:3]
         story.locations[1] = None if earlier is None else earlier._replace(role="freed by the backward here")

@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_OPTIMIZED
 from types import (
     AsyncGeneratorType,
     CellType,
@@ -38,6 +38,9 @@ _MAX_ITEMS, _MAX_ITEMS_OF_VARIABLE = 100_000, 5_000
 """Maximum number of objects looked at in one search, and behind one variable: a large one must not hide the others."""
 _MAX_REFERRERS = 200
 _MAX_LEVELS = 6
+_MAX_CLIMBS = 12
+"""Maximum number of objects whose referrers are looked for behind one exception: each look goes through the whole heap."""
+_KEEPING = frozenset({"closure", "cache", "generator", "traceback"})
 _SUSPENDABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 
 
@@ -77,6 +80,21 @@ def find_holder(wanted: list[Any], codes: FrameClassifier, frame: FrameType | No
     return None
 
 
+def find_keeper(tensor: Any, codes: FrameClassifier, frame: FrameType | None) -> Holder | None:
+    """Return where the program keeps a tensor for later: an attribute, a container, a closure, a cache.
+
+    The variables of running functions that name the tensor itself keep it no longer than the line that uses them.
+
+    Args:
+        tensor: The tensor.
+        codes: The kinds of code.
+        frame: The innermost frame to look at.
+    """
+    ids = {id(tensor)}
+    found = next((holder for holder in _search_program(ids, codes, frame, []) if not holder.name.isidentifier()), None)
+    return found or _climb(tensor, {id(ids)}, codes, _MAX_CLIMBS, _KEEPING)
+
+
 def _search_program(
     ids: set[int], codes: FrameClassifier, frame: FrameType | None, roots: list[Any]
 ) -> Iterator[Holder]:
@@ -96,8 +114,8 @@ def _search_program(
                     kind = "attribute" if "." in found.replace("...", "") else "local"
                     yield Holder(found, kind, each.f_code.co_filename, each.f_code.co_firstlineno, _name(each.f_code))
         finally:
-            if sys.version_info < (3, 13):
-                variables.clear()  # the snapshot lives as long as the frame
+            if sys.version_info < (3, 13) and each.f_code.co_flags & CO_OPTIMIZED:
+                variables.clear()  # the snapshot lives as long as the frame; that of a class is the class's own
     known: set[int] = set()
     for each in frames:
         if id(each.f_globals) in known:
@@ -222,22 +240,28 @@ def _is_filled(cell: CellType) -> bool:
     return True
 
 
-def _climb(wanted: Any, own: set[int], codes: FrameClassifier) -> Holder | None:
-    """Return the named holder that is nearest along the referrers of an object."""
+def _climb(
+    wanted: Any, own: set[int], codes: FrameClassifier, climbs: int = _MAX_ITEMS, kinds: frozenset[str] = frozenset()
+) -> Holder | None:
+    """Return the named holder that is nearest along the referrers of an object, of one of some kinds if any are given."""
     level: list[tuple[Any, str]] = [(wanted, "")]
     seen = {id(level), id(wanted), *own}
     for _ in range(_MAX_LEVELS):
         following: list[tuple[Any, str]] = []
         seen.add(id(following))
         for value, path in level:
+            climbs -= 1
+            if climbs < 0:
+                return None
             for referrer in gc.get_referrers(value)[:_MAX_REFERRERS]:
                 if id(referrer) in seen or (isinstance(referrer, FrameType) and referrer is sys._getframe()):
                     continue
                 seen.add(id(referrer))
                 named = _name_root(referrer, value, path, codes)
                 if named is not None:
-                    return named
-                if not isinstance(referrer, FrameType | ModuleType):
+                    if not kinds or named.kind in kinds:
+                        return named
+                elif not isinstance(referrer, FrameType | ModuleType):
                     following.append((referrer, _step(referrer, value) + path))
         level = following
     return None

@@ -1,0 +1,94 @@
+"""Lines that complete the story of a tensor: where the program kept it, and where its values left autograd."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+
+from gradprobe.analysis.findings.finding import RelatedLine
+from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile, parse_file, walk_scope
+
+_MAX_DEPTH, _MAX_LINES = 3, 3
+_LEAVING = frozenset({"item", "tolist", "numpy", "detach", "__array__"})
+_MAKING = frozenset({"from_numpy", "as_tensor", "tensor", "from_dlpack", "FloatTensor", "Tensor"})
+
+
+def locate_keeping(holder: str, places: Iterable[tuple[str, int]]) -> list[RelatedLine]:
+    """Return the line that put a tensor into what holds it, and the line that made the container.
+
+    Args:
+        holder: The expression that leads to the tensor, such as ``Model.cache[...]``.
+        places: The lines that the story names, that of the creation first.
+    """
+    names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\[[^\]]*\]", "", holder))[::-1]
+    for name in names:
+        for file, line in places:
+            source = parse_file(file)
+            stored = None if source is None else source.find_store(name, line)
+            if source is None or stored is None:
+                continue
+            container = source.find_container(name, stored) if "[" in holder else None
+            made = [] if container is None else [RelatedLine(file, container, "container made here")]
+            return [RelatedLine(file, stored, "kept here"), *made]
+    return []
+
+
+def locate_values(file: str, line: int) -> list[RelatedLine]:
+    """Return the lines on the way to a line that turn tensors into values without history, or values into tensors.
+
+    The way is read from the source: the line itself, the assignments of the variables in it, and the functions that it
+    calls.
+    """
+    source = parse_file(file)
+    statement = None if source is None else _find_simple_statement(source, line)
+    if source is None or statement is None:
+        return []
+    found: dict[int, RelatedLine] = {}
+    for at, role in _find_exits(source, statement, source.find_scope_at(line), _MAX_DEPTH):
+        found.setdefault(at, RelatedLine(file, at, role))
+    return list(found.values())[:_MAX_LINES]
+
+
+def _find_simple_statement(source: ParsedFile, line: int) -> ast.AST | None:
+    spans = [
+        node
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.stmt)
+        and not hasattr(node, "body")
+        and node.lineno <= line <= (node.end_lineno or node.lineno)
+    ]
+    return min(spans, key=lambda node: (node.end_lineno or node.lineno) - node.lineno, default=None)
+
+
+def _find_exits(
+    source: ParsedFile, node: ast.AST, scope: ast.Module | FunctionNode, depth: int
+) -> Iterator[tuple[int, str]]:
+    """Yield the lines with exits of values in a statement, and in what it uses if it has none."""
+    calls = [each for each in ast.walk(node) if isinstance(each, ast.Call)]
+    own = [(each.lineno, role) for each in calls if (role := _role(each))]
+    yield from own
+    if depth == 0:
+        return
+    functions = source.index_functions()
+    for call in calls:
+        called = functions.get(ast.unparse(call.func).rpartition(".")[2])
+        if called is not None and called is not scope:
+            for inner in called.body:
+                yield from _find_exits(source, inner, called, 0)
+    if own and not any(role.startswith("made") for _, role in own):
+        return
+    names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    before = getattr(node, "lineno", 0)
+    for each in walk_scope(scope, ast.Assign):
+        if isinstance(each, ast.Assign) and each.lineno < before:
+            targets = {part.id for target in each.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+            if targets & names:
+                yield from _find_exits(source, each, scope, depth - 1)
+
+
+def _role(call: ast.Call) -> str:
+    name = ast.unparse(call.func).rpartition(".")[2]
+    if name in _LEAVING and isinstance(call.func, ast.Attribute):
+        return "values leave autograd here"
+    return "made of values here" if name in _MAKING else ""

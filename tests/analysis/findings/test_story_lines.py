@@ -1,0 +1,110 @@
+"""Lines of a story that only the source shows: where a tensor was kept, and where values left autograd."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from gradprobe.analysis.findings.story_lines import locate_keeping, locate_values
+
+KEPT = {
+    "an attribute, not its empty value": (
+        "Model.bias",
+        """
+        class Model:
+            def __init__(self):
+                self.bias = None
+            def build(self, torch):
+                made = torch.ones(3)  # created
+                self.bias = made  # kept
+        """,
+    ),
+    "an item of a global dict": (
+        "CACHE[...]",
+        """
+        CACHE = {}  # container
+        def build(torch, key):
+            made = torch.ones(3)  # created
+            CACHE[key] = made  # kept
+        """,
+    ),
+    "a default argument": (
+        "rope.memo[...]",
+        """
+        def rope(torch, n, memo={}):  # container
+            made = torch.ones(n)  # created
+            memo[n] = made  # kept
+        """,
+    ),
+    "a field of a record": (
+        "state.hidden",
+        """
+        def act(torch, State):
+            made = torch.ones(3)  # created
+            return State(hidden=made, steps=1)  # kept
+        """,
+    ),
+    "a buffer": (
+        "Model.table",
+        """
+        def build(self, torch):
+            made = torch.ones(3)  # created
+            self.register_buffer("table", made)  # kept
+        """,
+    ),
+    "nothing: another name": (
+        "Model.other",
+        """
+        def build(self, torch):
+            self.table = torch.ones(3)  # created
+        """,
+    ),
+}
+
+VALUES = {
+    "a function behind the line": """
+        def post(torch, y):
+            array = y.detach().numpy()  # found
+            return torch.from_numpy(array)  # found
+        def loss(torch, y):
+            return post(torch, y).mean()  # created
+    """,
+    "an assignment before the line": """
+        def loss(torch, y):
+            value = y.item()  # found
+            scaled = value * 2
+            return torch.ones(1) * scaled  # created
+    """,
+    "nothing: tensors all the way": """
+        def loss(torch, y):
+            value = y * 2
+            return value.mean()  # created
+    """,
+}
+
+
+def _write(tmp_path: Path, source: str) -> tuple[str, dict[str, list[int]]]:
+    """Write a program and return its name, and the lines by the comment at their end."""
+    file = tmp_path / "program.py"
+    text = textwrap.dedent(source)
+    file.write_text(text)
+    lines: dict[str, list[int]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if "# " in line:
+            lines.setdefault(line.rpartition("# ")[2], []).append(number)
+    return str(file), lines
+
+
+@pytest.mark.parametrize(("holder", "source"), KEPT.values(), ids=KEPT)
+def test_line_that_keeps_a_tensor(holder: str, source: str, tmp_path: Path) -> None:
+    file, lines = _write(tmp_path, source)
+    found = locate_keeping(holder, [(file, lines["created"][0])])
+    assert [at.line for at in found] == [*lines.get("kept", []), *lines.get("container", [])]
+
+
+@pytest.mark.parametrize("source", VALUES.values(), ids=VALUES)
+def test_lines_where_values_leave_autograd(source: str, tmp_path: Path) -> None:
+    file, lines = _write(tmp_path, source)
+    assert sorted(at.line for at in locate_values(file, lines["created"][0])) == lines.get("found", [])
