@@ -87,7 +87,9 @@ def make_contents(transitions: int = 1_000_000, operators: int = 10_000, lines: 
 
 def _make_sites(lines: int) -> dict[int, Site]:
     numbers = range(1, _BLOCK_LINES + lines + 1)
-    return {n: Site(n, f"/program/layer{n % _FILES}.py", n, n, f"Layer{n % _FILES}.run", "with", False) for n in numbers}
+    return {
+        n: Site(n, f"/program/layer{n % _FILES}.py", n, n, f"Layer{n % _FILES}.run", "with", False) for n in numbers
+    }
 
 
 def _make_flow(lines: int) -> list[Note]:

@@ -28,7 +28,11 @@ PROCESS = StartedProcess(7, False, True, "a.py", 3, "main")
 
 
 def test_the_stored_kinds() -> None:
-    stored = ["level", "full", "fault", "device", "sighting", "compiled", "started"] + ["unseen thread", "cut off", "source"]
+    stored = ["level", "full", "fault", "device", "sighting", "compiled", "started"] + [
+        "unseen thread",
+        "cut off",
+        "source",
+    ]
     stored += ["flow site", "flow leaf", "flow edge", "graph path", "graph count"]
     assert {kind.value for kind in NoteKind} == set(stored)
     assert [str(kind) for kind in NoteKind] == [kind.value for kind in NoteKind]
