@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -178,6 +178,21 @@ class FlowGraph:
     def sinks(self) -> list[FlowSite]:
         """The backward passes."""
         return [site for number, site in self.sites.items() if self.is_sink(number)]
+
+    def are_gradients_read(self, number: int, leaves: Collection[int]) -> bool:
+        """Return whether operators read the gradients that a backward pass gave some of its leaves.
+
+        It is known how many gradients of a pass an operator has read, not which: they are read if there are more than the
+        other leaves have.
+        """
+        reached = {n: counts[CARRIED] for n, counts in self.incoming.get(number, {}).items() if n in self.leaves}
+        others = sum(passes for leaf, passes in reached.items() if leaf not in leaves)
+        reads = (
+            sum(counts)
+            for target, counts in self.outgoing.get(number, {}).items()
+            if target in self.sites and not self.is_step(target) and not self.is_sink(target)
+        )
+        return max(reads, default=0) > others
 
     def find_ends(self, use: LeafUse) -> list[int]:
         """Return the sites whose results carry the gradient of a leaf and that nothing takes further."""

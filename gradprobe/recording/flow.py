@@ -34,9 +34,9 @@ PASSAGES = (
 The others name what cut the graph: the mode, ``detach()``, ``.data``, or an operator without a derivative. ``written``:
 the operator wrote the tensor in place without a node.
 
-Of a leaf and a backward pass, ``carried`` counts the passes that reached the leaf, and ``without_grad`` those that
-began at the leaf itself. Of a leaf and an optimizer's step, they count the steps that found a gradient, and those that
-found none.
+Of a leaf and a backward pass, ``carried`` counts the passes that reached the leaf, ``without_grad`` those that began at
+the leaf itself, and ``written`` those whose gradient was cleared before an optimizer stepped with it. Of a leaf and an
+optimizer's step, they count the steps that found a gradient, and those that found none.
 """
 CARRIED, WITHOUT_GRAD, CUT_BY_NO_GRAD, CUT_BY_INFERENCE, CUT_BY_DETACH, CUT_BY_DATA, NOT_DIFFERENTIABLE, WRITTEN = (
     range(8)

@@ -61,7 +61,8 @@ FLOW = Table(
             "passage",
             "What became of gradient: `carried` if a node was constructed, `without_grad` if the tensor does not "
             "require grad, `written` if it was written in place without a node, or else what cut the graph. From a leaf "
-            "to a backward pass, `carried` counts passes that reached it, and `without_grad` those that began at it; to "
+            "to a backward pass, `carried` counts passes that reached it, `without_grad` those that began at it, and "
+            "`written` those whose gradient was cleared before a step; to "
             "a step, `carried` counts steps that found a gradient, and `without_grad` those that found none.",
             choices=PASSAGES,
         ),

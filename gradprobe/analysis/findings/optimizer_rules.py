@@ -39,6 +39,9 @@ def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
             step = (find_steps(graph, stale) or graph.sinks)[0]
             main = graph.sites.get(made_at) or step
             related = [*locate_construction(graph, stale), relate(step, "optimizer steps here")]
+            kept = {use.leaf.made_at for use in stale} - {use.leaf.made_at for use in uses if use not in stale}
+            made = [graph.sites[number] for number in sorted(kept) if number in graph.sites]
+            related += [relate(site, "optimizer's parameter made here") for site in made[:1]]
             passes = max(use.backwards for use in members)
             message = (
                 f"{passes:,} backward passes computed gradients for {list_names(members)}, which no optimizer has: the "
@@ -62,12 +65,18 @@ def find_untaken_gradients(evidence: Evidence) -> Iterator[Finding]:
         has_stale = any(map(_is_stale, uses))
         groups: dict[str, list[LeafUse]] = {}
         for use in uses:
-            is_taken = use.steps or use.is_updated or use.backwards < _MIN_BACKWARDS
+            is_taken = use.steps or use.is_updated or use.backwards < _MIN_BACKWARDS or _serves_copy(graph, use)
             if not is_taken and use.carried and not (has_stale and use.leaf.is_parameter):
                 groups.setdefault(use.leaf.name.split(".")[0], []).append(use)
         trained = {use.leaf.name.split(".")[0] for use in uses if use.steps_with_grad}
         for root, members in groups.items():
             yield _describe_untaken(graph, ledger, root, members, is_partial=bool(root) and root in trained)
+
+
+def _serves_copy(graph: FlowGraph, use: LeafUse) -> bool:
+    """Return whether gradients are read and values written back, as for the copy that an optimizer has of a parameter."""
+    sinks = (number for number in graph.outgoing[use.number] if graph.is_sink(number))
+    return 2 * use.writes >= use.backwards and any(graph.are_gradients_read(number, {use.number}) for number in sinks)
 
 
 def _describe_untaken(

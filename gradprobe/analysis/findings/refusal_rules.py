@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from gradprobe.analysis.findings.checkpoint_rules import find_differing_lines
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, locate_site, rank_lines
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.story_lines import locate_keeping, locate_values
@@ -59,6 +60,9 @@ def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusa
     related = {(at.file, at.line): at for at in located.related}
     for at in (*_find_cut_modules(evidence, facts.get("parameters")), *cut_lines, *_complete(located, cut)):
         related.setdefault((at.file, at.line), at)
+    if facts.get("key") == "recomputation-differs":
+        for at in find_differing_lines(evidence):
+            related.setdefault((at.file, at.line), at)
     related.pop((located.main.file, located.main.line), None)
     return replace(located.make_finding(message, tuple(related.values())), fix=fix, level=severity)
 

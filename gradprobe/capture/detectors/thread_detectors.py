@@ -16,6 +16,7 @@ from gradprobe.capture.autograd.creation import CreationRecord, LiveInferenceTen
 from gradprobe.capture.autograd.graph import leaf_tensors
 from gradprobe.capture.detectors.aliases import AliasDetector
 from gradprobe.capture.detectors.autocast_blocks import AutocastTracker, is_autocast_enabled
+from gradprobe.capture.detectors.cleared_gradients import ClearedPart, report_cleared_part
 from gradprobe.capture.detectors.cut_graphs import CutGraphDetector
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.detectors.escaped_inference_tensors import EscapedTensorDetector, locate_tensor_creation
@@ -24,6 +25,8 @@ from gradprobe.capture.detectors.exception_tracer import ExceptionTracer
 from gradprobe.capture.detectors.held_graphs import HeldGraphDetector
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector, loses_gradient
+from gradprobe.capture.detectors.mode_dependence import ModeDependenceDetector
+from gradprobe.capture.detectors.unseen_writes import UnseenWrite, report_unseen_writes
 from gradprobe.capture.location.sites import TORCH_DIR
 from gradprobe.recording.events import (
     ACTION_MASK,
@@ -55,7 +58,9 @@ class BackwardPass(NamedTuple):
 
     ``is_grad`` if it is one of ``autograd.grad``; ``retain_graph`` and ``create_graph`` as they were given. ``ranges`` of
     sequence numbers, each by its first and last one. ``again`` of its nodes an earlier pass has gone through; they were
-    constructed in ``iterations`` different iterations, at ``places``.
+    constructed in ``iterations`` different iterations, at ``places``. ``unseen`` are writes to what the nodes saved which
+    its version counter missed. ``cleared`` is the part of the graph that leads only to leaves whose earlier gradients were
+    cleared, None if there is none.
     """
 
     code: CodeType | None
@@ -67,6 +72,8 @@ class BackwardPass(NamedTuple):
     again: int
     iterations: int
     places: list[tuple[Origin, int]]
+    unseen: list[UnseenWrite]
+    cleared: ClearedPart | None
 
 
 class OperatorLedger(Protocol):
@@ -128,6 +135,7 @@ class ThreadDetectors:
         log = shared.log
         self.held = shared.held
         self.aliases = AliasDetector(log)
+        self.mode_dependence = ModeDependenceDetector(log)
         self.refusals = RefusalDetector(log, ledger)
         self._log, self._autocasts, self._leaks = log, shared.autocasts, shared.leaks
         self._escaped, self._report_hooks = shared.escaped, shared.report_hooks
@@ -228,6 +236,10 @@ class ThreadDetectors:
         self.held.on_backward(backward.ranges)
         if backward.iterations >= _MIN_ITERATIONS_AGAIN:
             self._report_growing_backward(backward)
+        if backward.unseen:
+            report_unseen_writes(backward.unseen, _locate_backward(backward), self._log)
+        if backward.cleared is not None:
+            report_cleared_part(backward.cleared, _locate_backward(backward), _getframe(1), self._log)
         frees = not (creates if retains is None else retains)
         self.refusals.passes.add(backward.code, backward.offset, backward.ranges, frees=frees)
 
@@ -255,6 +267,7 @@ class ThreadDetectors:
         """Finish, because the thread is not observed any more."""
         self._tracer.end()
         self._report_gradient_cycles()
+        self.mode_dependence.finish()
 
     def _update_interest(self) -> None:
         if self._has_escaped or self._restored_autocast is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from gradprobe.capture.location.mode_questions import ModeQuestions
 from gradprobe.capture.location.sites import GRADPROBE_DIR, TORCH_DIR
 
 MODULE_CALL_CODE: CodeType = torch.nn.Module._wrapped_call_impl.__code__
@@ -23,6 +24,8 @@ Its frame is read rather than that of the function it calls, which has many loca
 SKIPPED, USER, MODULE_CALL, OPTIMIZER, OWN = range(5)
 """Kinds of code; the observer's library uses the same numbers. ``OWN`` is that of gradprobe which
 looks at the program's tensors."""
+ASKS_MODE = 16
+"""Added to a kind for the observer's library: the code asks whether grad or inference mode is enabled."""
 _OPTIMIZER_DIR = f"{TORCH_DIR}optim"
 _STDLIB_DIR = f"{sysconfig.get_path('stdlib')}{os.sep}"
 _NOT_SKIPPED = (
@@ -81,6 +84,7 @@ class FrameClassifier:
     def __init__(self) -> None:
         self.kinds: dict[int, int] = {}
         self.held: dict[int, CodeType] = {}
+        self._questions = ModeQuestions()
 
     def kind(self, code: CodeType) -> int:
         """Return the kind of ``code``."""
@@ -102,6 +106,11 @@ class FrameClassifier:
         self.held[id(code)] = code
         self.kinds[id(code)] = kind
         return kind
+
+    def learn_with_questions(self, code: CodeType) -> int:
+        """Return the kind of ``code``, with ``ASKS_MODE`` added if it is the program's and asks for the mode."""
+        kind = self.learn(code)
+        return kind | ASKS_MODE if kind == USER and self._questions.are_asked_in(code) else kind
 
     def find_user_frame(self, frame: FrameType | None) -> FrameType | None:
         """Return the innermost frame of the user's program, from ``frame`` outwards."""

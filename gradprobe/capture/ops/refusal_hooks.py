@@ -29,21 +29,34 @@ _METHODS = (
     "__dlpack__",
     "__setstate__",
 )
+_EXPORTS = {"numpy": True, "__dlpack__": True, "data_ptr": True, "untyped_storage": True, "tolist": False}
+"""Methods that give the values of a tensor to code beyond PyTorch, and whether they give its memory. ``__array__`` calls
+``numpy``."""
 _OF_REDUCER = ("prepare_for_forward", "prepare_for_backward", "_rebuild_buckets")
 _ATTRIBUTES = ("data", "requires_grad", "grad")
 
 
-def refusal_patches(library: Any, on_call: OnCall) -> list[Patch]:
+def refusal_patches(library: Any, on_call: OnCall, on_export: Callable[..., None]) -> list[Patch]:
     """Return the patches that call ``on_call`` with exceptions that leave a method of a tensor or the engine.
 
     Args:
         library: The observer's library.
         on_call: Receives the exception, its traceback below the call, and the operands.
+        on_export: Receives the name of each method that gave the values of a tensor to code beyond PyTorch, whether it
+            gave the memory too, and the arguments.
     """
     on_method = functools.partial(_show_method, on_call)
     methods = [
-        Patch(torch.Tensor, name, library.show_errors_of_call(getattr(torch.Tensor, name), on_method))
-        for name in _METHODS
+        Patch(
+            torch.Tensor,
+            name,
+            library.show_errors_of_call(
+                getattr(torch.Tensor, name),
+                on_method,
+                functools.partial(on_export, name, _EXPORTS[name]) if name in _EXPORTS else None,
+            ),
+        )
+        for name in (*_METHODS, *(_EXPORTS.keys() - set(_METHODS)))
         if hasattr(torch.Tensor, name)
     ]
     functions = [

@@ -103,7 +103,7 @@ class ThreadRegistry:
                 *swap_patches(self._forget),
                 *self._autocasts.patches(),
                 *higher_order_patches(load_core()),
-                *refusal_patches(load_core(), self._on_call_refused),
+                *refusal_patches(load_core(), self._on_call_refused, if_installed(self._on_export)),
             ]
             self._patches.apply([*version_patches(load_core(), failed, bumped), *others])
             load_core().show_refusals(self._on_operator_refused, WORDS)
@@ -221,6 +221,13 @@ class ThreadRegistry:
         observed = self._threads.get(thread())
         if observed is not None:
             self._safely(lambda: observed.detectors.refusals.on_call(error, trace, operands))
+
+    def _on_export(self, name: str, is_shared: bool, arguments: tuple[Any, ...]) -> None:
+        """Note the line that gave the values of a tensor to NumPy or other code beyond PyTorch."""
+        observer, frame = self._observer, _getframe(1)
+        is_plain = bool(arguments) and type(arguments[0]) in (torch.Tensor, torch.nn.Parameter)
+        if observer is not None and is_plain and thread() in self._threads:
+            self._safely(lambda: observer.note_export(arguments[0], frame, name, is_shared=is_shared))
 
     def on_backward(self, ident: int, outputs: list[torch.Tensor]) -> list[tuple[int, int]] | None:
         """Run the detectors as a backward begins in the calling thread.

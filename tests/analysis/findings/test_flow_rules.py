@@ -8,7 +8,7 @@ import pytest
 
 import gradprobe
 from gradprobe.recording.notes import NoteKind
-from tests.analysis.findings.flow import gradients, held_graphs, unused_graphs
+from tests.analysis.findings.flow import gradients, held_graphs, modes, unused_graphs, updates, values
 from tests.analysis.findings.flow.parts import Program
 
 WRONG = {
@@ -19,10 +19,24 @@ WRONG = {
     "GP512": gradients.LEAVES,
     "GP513": gradients.REPLACED,
     "GP514": gradients.UNTAKEN,
+    "GP503": modes.DEPENDENT,
+    "GP504": modes.NOISY,
+    "GP515": updates.CLEARED,
+    "GP516": updates.REBOUND,
+    "GP517": updates.LOST,
+    "GP609": values.WRITTEN,
 }
 ALSO = {held_graphs.cached_results: "GP204"}
 """What is found besides: a graph that is kept and that no backward pass has ever used."""
-RIGHT = [*unused_graphs.RIGHT, *held_graphs.USED, *held_graphs.REPEATED, *gradients.RIGHT]
+RIGHT = [
+    *unused_graphs.RIGHT,
+    *held_graphs.USED,
+    *held_graphs.REPEATED,
+    *gradients.RIGHT,
+    *modes.RIGHT,
+    *updates.RIGHT,
+    *values.RIGHT,
+]
 
 
 def record(program: Program) -> list[dict[str, object]]:

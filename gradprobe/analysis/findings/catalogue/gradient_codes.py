@@ -24,6 +24,24 @@ RULES = (
         "Return `out.clone()` created outside inference mode, or use `torch.no_grad()` in `forward`.",
     ),
     Rule(
+        "GP503",
+        "result-depends-on-mode",
+        WARNING,
+        "A function gives another result under another grad mode, for the same arguments.",
+        "The mode is there to save work, and code around a function disables grad for the sake of speed alone. A function "
+        "that decides by the mode what it computes is evaluated, explained or served as another one than was trained.",
+        "Decide by `self.training` or an argument, and use the mode only for what does not change the result.",
+    ),
+    Rule(
+        "GP504",
+        "checkpoint-draws-other-numbers",
+        ERROR,
+        "A checkpointed function draws random numbers, and draws others when it runs again in the backward pass.",
+        "`checkpoint(..., preserve_rng_state=False)` does not restore the state of the random generator. The backward pass "
+        "computes the gradients of another result than the forward pass returned, without an error.",
+        "Leave out `preserve_rng_state=False`, or draw the numbers outside the function and pass them to it.",
+    ),
+    Rule(
         "GP511",
         "parameter-gets-no-gradient",
         WARNING,
@@ -59,6 +77,35 @@ RULES = (
         "Each pass costs the time of these gradients, and each `.grad` as much memory as its parameter. If the "
         "parameters are meant to be trained, they are not.",
         "Freeze them with `requires_grad_(False)` or run their part under `torch.no_grad()`; or add them to the optimizer.",
+    ),
+    Rule(
+        "GP515",
+        "gradient-cleared-unused",
+        WARNING,
+        "Backward passes compute gradients that are cleared before any optimizer steps with them.",
+        "A loss whose graph leads further than to the parameters that it trains costs the time and memory of the rest, and "
+        "a pass whose gradients are cleared altogether trains nothing.",
+        "Detach what enters the loss from elsewhere, or do not clear the gradients before the step.",
+    ),
+    Rule(
+        "GP516",
+        "leaf-rebound-by-update",
+        ERROR,
+        "The result of an update takes the place of the leaf that it updates.",
+        "`w = w - lr * w.grad` makes a new tensor. With grad enabled it is a result, whose `.grad` stays None; under "
+        "no_grad it does not require grad. Either way it is not trained any further.",
+        "Write in place, `with torch.no_grad(): w -= lr * w.grad`, or make the result a leaf: "
+        "`.detach().requires_grad_()`.",
+    ),
+    Rule(
+        "GP517",
+        "update-reaches-a-copy",
+        WARNING,
+        "An update is computed from gradients, and nothing takes its result.",
+        "A loop variable, a detached copy or a flattened vector is another tensor than the parameter. To assign to it or "
+        "to write to it leaves the parameter as it was, so the model does not train.",
+        "Write to the parameter itself: `with torch.no_grad(): p -= lr * p.grad`, or copy the result back with "
+        "`p.copy_()`.",
     ),
 )
 """Rules, by their codes."""

@@ -199,5 +199,15 @@ RULES = (
         "holds one value many times.",
         "Copy each value as it is stored: `tensor.clone()` or `torch.tensor(array)`.",
     ),
+    Rule(
+        "GP609",
+        "saved-tensor-changed-unseen",
+        ERROR,
+        "The memory of a tensor that was saved for backward was written without its version counter.",
+        "`.data`, NumPy, DLPack and arrays behind `torch.from_numpy` share the memory of a tensor, but not its version "
+        "counter. The backward pass takes the new values for those of the forward pass: gradients are wrong, without an "
+        "error.",
+        "Write after the backward pass, or to a copy: `tensor.detach().clone()`, `array.copy()`.",
+    ),
 )
 """Rules, by their codes."""

@@ -21,7 +21,7 @@ struct OpPlan {
   const c10::FunctionSchema* const schema;
   NameId name = NO_NAME;
   bool is_detach = false, may_alias = false, is_composite = false, begins_range = false;
-  bool compares = false, copies = false, stacks = false;
+  bool compares = false, copies = false, stacks = false, is_random = false;
   const size_t arguments, returns;
   c10::SmallVector<uint16_t, 2> written;  // positions of the arguments that it modifies in place
 
@@ -43,6 +43,7 @@ inline OpPlan::OpPlan(const c10::OperatorHandle& op)
   }
   copies = text == "aten.copy_";
   stacks = text == "aten.stack";
+  is_random = op.hasTag(at::Tag::nondeterministic_seeded);
   begins_range = text == "profiler._record_function_enter_new";
   const auto& schema_arguments = op.schema().arguments();
   for (size_t i = 0; i < schema_arguments.size(); ++i) {

@@ -9,6 +9,7 @@
 #include <array>
 #include <atomic>
 #include <unordered_map>
+#include <unordered_set>
 
 namespace gradprobe {
 
@@ -16,12 +17,13 @@ namespace gradprobe {
 struct BackwardCall {
   PyCodeObject* code = nullptr;
   int offset = 0;
-  bool is_grad = false;
+  bool is_grad = false, is_in_step = false;  // in an optimizer's step, as LBFGS calls it again and again
   py::object retain_graph = py::none(), create_graph = py::none();
 };
 
 // Compared with Python's when the library is loaded, as are the phases.
 enum FrameKind { SKIPPED, USER, MODULE_CALL, OPTIMIZER, OWN };
+constexpr int ASKS_MODE = 16;  // beside the kind: the code asks whether grad or inference mode is enabled
 enum Phase : uint8_t { FORWARD, BACKWARD, IN_OPTIMIZER };
 
 // The place where the program called an operator. FrameClassifier keeps the code object alive.
@@ -31,9 +33,12 @@ struct Caller {
   NameId module = NO_NAME;
   Phase phase = FORWARD;
   bool is_own = false;  // gradprobe's own code calls it
+  PyCodeObject* asker = nullptr;       // the innermost function around it that asks for the mode
+  PyObject* asked_with = nullptr;      // the first argument of that function, to be compared only
 };
 
 constexpr int MODULE_DEPTH = 30;
+constexpr int LEARNING_DEPTH = 8, ASKER_DEPTH = 24, LOOKS_AROUND = 8;
 constexpr int MAX_FRAMES = 300;
 constexpr size_t MAX_PATH = 60;
 
@@ -78,6 +83,9 @@ class CallerFinder {
       call.code = frame.code();
       call.offset = frame.offset();
     }
+    for (int i = 0; frame && i < ASKER_DEPTH && !call.is_in_step; frame.next(), ++i) {
+      call.is_in_step = kind_of(frame.code()) == OPTIMIZER;
+    }
     return call;
   }
 
@@ -90,9 +98,14 @@ class CallerFinder {
       kind = known->second;
     } else {
       const OwnPython lock;
-      kind = kinds_[code] = learn_(py::handle(as_object(code))).cast<int>();
+      const int learned = learn_(py::handle(as_object(code))).cast<int>();
+      kind = kinds_[code] = learned & ~ASKS_MODE;
+      if ((learned & ASKS_MODE) != 0) {
+        askers_.insert(code);
+        has_askers_ = true;
+      }
     }
-    recent = {code, kind};
+    recent = {code, kind, 0};
     return kind;
   }
 
@@ -106,6 +119,7 @@ class CallerFinder {
     for (; frame; frame.next(), ++outwards) {
       const int kind = kind_of(frame.code());
       if (kind == USER) {
+        see_asker(frame, caller);
         caller.code = frame.code();
         caller.offset = frame.offset();
         if (path != nullptr) path->push_back({caller.code, caller.offset});
@@ -123,26 +137,33 @@ class CallerFinder {
       }
     }
     if (!frame) return caller;
+    // A function that asks for the mode may have called the innermost one: callers are learned in the first calls of each.
+    const int depth = has_askers_ ? ASKER_DEPTH : looks_around(caller.code) ? LEARNING_DEPTH : 0;
     frame.next();
     for (int i = 1; frame; frame.next(), ++i) {
       if (!has_module && i <= MODULE_DEPTH && frame.code() == module_call_) {
         caller.module = path_of(frame, outwards + i);
         has_module = true;
       }
-      if (path == nullptr) {
-        if (has_module || i >= MODULE_DEPTH) break;
-      } else if (path->size() >= MAX_PATH || outwards + i >= MAX_FRAMES) {
-        break;
-      } else if (kind_of(frame.code()) == USER) {
-        path->push_back({frame.code(), frame.offset()});
-      }
+      const bool may_ask = caller.asker == nullptr && i < depth;
+      if (path == nullptr ? (has_module || i >= MODULE_DEPTH) && !may_ask : path->size() >= MAX_PATH || outwards + i >= MAX_FRAMES) break;
+      if (path == nullptr && !may_ask) continue;
+      if (kind_of(frame.code()) != USER) continue;
+      if (may_ask) see_asker(frame, caller);
+      if (path != nullptr) path->push_back({frame.code(), frame.offset()});
     }
     return caller;
   }
 
+  void see_asker(const Frames& frame, Caller& caller) {
+    if (!has_askers_ || caller.asker != nullptr || askers_.count(frame.code()) == 0) return;
+    caller.asker = frame.code();
+    caller.asked_with = frame.first_local();
+  }
+
   struct KnownKind {
     PyCodeObject* code = nullptr;
-    int kind = SKIPPED;
+    int kind = SKIPPED, looks = 0;
   };
   struct KnownPath {
     PyObject* module = nullptr;
@@ -152,6 +173,11 @@ class CallerFinder {
   static size_t slot_of(const void* pointer, size_t slots) {
     const auto address = reinterpret_cast<uintptr_t>(pointer);
     return (address >> 4 ^ address >> 12) & (slots - 1);
+  }
+
+  bool looks_around(PyCodeObject* code) {
+    auto& recent = recent_kinds_[slot_of(code, recent_kinds_.size())];
+    return recent.code != code || recent.looks++ < LOOKS_AROUND;
   }
 
   NameId path_of(const Frames& frame, int outwards) {
@@ -182,6 +208,8 @@ class CallerFinder {
   py::handle learn_, find_path_;
   PyCodeObject* module_call_;
   std::unordered_map<PyCodeObject*, int> kinds_;
+  std::unordered_set<PyCodeObject*> askers_;
+  bool has_askers_ = false;
   std::array<KnownKind, 256> recent_kinds_;
   std::unordered_map<PyObject*, NameId> paths_;
   std::array<KnownPath, 256> recent_paths_;

@@ -26,7 +26,8 @@ struct Creation {
   uint64_t thread = 0;
   FlowId flow = NO_FLOW;      // the site that made the tensor or wrote it last
   FlowId leaf = NO_FLOW;      // its own number if it is a leaf that an operator has taken
-  uint32_t epoch = 0;         // of both numbers
+  FlowId pending = NO_FLOW;   // of a leaf: the backward that gave it a gradient which no optimizer has taken yet
+  uint32_t epoch = 0;         // of the three numbers
   uint32_t version = 0;       // of a view: that of its counter as the view was made
 };
 
@@ -88,7 +89,7 @@ class Creations {
     const size_t index = shard.find(impl);
     if (index == shard.keys.size()) return;
     auto& creation = shard.entries[index].creation;
-    if (creation.epoch != epoch) creation.leaf = NO_FLOW;
+    if (creation.epoch != epoch) creation.leaf = creation.pending = NO_FLOW;
     creation.flow = flow;
     creation.epoch = epoch;
   }
@@ -101,7 +102,7 @@ class Creations {
       const size_t index = shard.find(impl);
       if (index < shard.keys.size()) {
         auto& creation = shard.entries[index].creation;
-        if (creation.epoch != epoch) creation.flow = NO_FLOW;
+        if (creation.epoch != epoch) creation.flow = creation.pending = NO_FLOW;
         creation.leaf = leaf;
         creation.epoch = epoch;
         return;
@@ -112,6 +113,15 @@ class Creations {
     creation.leaf = leaf;
     creation.epoch = epoch;
     add(impl, creation);
+  }
+
+  // Notes the backward that gives a leaf its gradient, none as an optimizer takes it. Returns the one before.
+  FlowId exchange_pending(const at::TensorImpl* impl, FlowId backward, uint32_t epoch) {
+    Shard& shard = shards_.of(impl);
+    const std::lock_guard<SpinLock> guard(shard.lock);
+    const size_t index = shard.find(impl);
+    if (index == shard.keys.size() || shard.entries[index].creation.epoch != epoch) return NO_FLOW;
+    return std::exchange(shard.entries[index].creation.pending, backward);
   }
 
   int64_t storage_made(const at::TensorImpl* impl) {

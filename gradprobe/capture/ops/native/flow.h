@@ -73,6 +73,11 @@ class FlowNodes {
     return push(leaf);
   }
 
+  FlowNode get(FlowId number) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    return number < nodes_.size() ? nodes_[number] : FlowNode{};
+  }
+
   // The nodes from this number on.
   std::vector<FlowNode> since(FlowId first) {
     const std::lock_guard<std::mutex> guard(lock_);

@@ -119,6 +119,12 @@ class GraphPaths {
     see(paths_[found->path].front(), found->is_reached);
   }
 
+  // The lines that led to a node, from the innermost outwards; empty if they are not known any more.
+  std::vector<CallSite> path_to(uint64_t node) const {
+    const auto found = find(node);
+    return found == origins_.end() || found->node != node ? std::vector<CallSite>{} : paths_[found->path];
+  }
+
   // Calls `see(frames, counts)` with each path that has counted something since the last time.
   template <typename See>
   void take(const See& see) {

@@ -122,13 +122,38 @@ inline FlowId flow_of_root(const at::Tensor& root) {
 struct BackwardPass {
   std::vector<std::pair<uint64_t, uint64_t>> ranges;  // of sequence numbers, each by its first and last one
   ReachedAgain again;
+  FlowId site = NO_FLOW;
+  std::vector<at::Tensor> leaves;
+  std::vector<UnseenWrite> unseen;
 };
+
+// Adds the writes to what a node saved that the graph has not seen.
+inline void add_unseen_writes(ThreadLog& log, const c10::intrusive_ptr<Node>& node, std::vector<UnseenWrite>& found) {
+  constexpr size_t MAX_FOUND = 8;
+  log.visit_saved(node, [&](const SavedVariable& variable) {
+    if (found.size() >= MAX_FOUND || variable.has_hooks()) return;
+    const auto tensor = variable.get_raw_data();
+    if (!tensor || !tensor->defined()) return;
+    const auto* impl = tensor->unsafeGetTensorImpl();
+    auto* storage = storage_of(impl);
+    if (storage == nullptr) return;
+    const void* counter = counter_of(impl);
+    const uint32_t version = counter == nullptr ? 0 : impl->version_counter().current_version();
+    const auto write = find_unseen_write(storage, counter, version, node->thread_id(), node->sequence_nr());
+    if (write) found.push_back(*write);
+  });
+}
 
 // Notes a backward from these roots in the logs of all threads that constructed its nodes, and, called at `site`, in the log of
 // the thread that runs it.
 inline BackwardPass begin_backward(const Logs& logs, ThreadLog* own, const FlowNode& site, const std::vector<at::Tensor>& roots,
                                    bool ends_iteration = true) {
-  GraphWalk walk;
+  BackwardPass pass;
+  std::function<void(const c10::intrusive_ptr<Node>&)> on_node;
+  if (own != nullptr && !UnseenWrites::global().is_empty()) {
+    on_node = [&pass, own](const c10::intrusive_ptr<Node>& node) { add_unseen_writes(*own, node, pass.unseen); };
+  }
+  GraphWalk walk(std::move(on_node));
   for (const auto& root : roots) walk.add(root);
   std::vector<std::pair<FlowId, bool>> starts;
   std::vector<FlowId> leaves;
@@ -139,7 +164,6 @@ inline BackwardPass begin_backward(const Logs& logs, ThreadLog* own, const FlowN
     if (const FlowId flow = flow_of_leaf(leaf)) leaves.push_back(flow);
   }
   const auto nodes = walk.take_nodes();
-  BackwardPass pass;
   std::vector<uint64_t> all;
   for (const auto& [thread, numbers] : nodes) {
     for (const auto& log : logs) {
@@ -147,7 +171,8 @@ inline BackwardPass begin_backward(const Logs& logs, ThreadLog* own, const FlowN
     }
     all.insert(all.end(), numbers.begin(), numbers.end());
   }
-  if (own != nullptr) own->begin_backward(site, starts, leaves, ends_iteration);
+  if (own != nullptr) pass.site = own->begin_backward(site, starts, leaves, ends_iteration);
+  pass.leaves = walk.leaves();
   std::sort(all.begin(), all.end());
   auto& ranges = pass.ranges;
   for (const uint64_t number : all) {

@@ -9,7 +9,7 @@ from typing import Any
 
 from gradprobe.capture.detectors.aliases import COMPARED_WITH_ITSELF, COPIED_ONTO_ITSELF, STACKED_ON_ITSELF
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS, OPS_ON_GRAPH_RESULTS
-from gradprobe.capture.location.frames import MODULE_CALL, OPTIMIZER, OWN, SKIPPED, USER
+from gradprobe.capture.location.frames import ASKS_MODE, MODULE_CALL, OPTIMIZER, OWN, SKIPPED, USER
 from gradprobe.recording import flow
 from gradprobe.recording.events import NOT_COUNTED, NOT_READ, OP_BATCH, OP_ROWS, OP_SEQUENCE
 from gradprobe.recording.op_rows import BACKWARD, FORWARD, IN_OPTIMIZER, OpCounts
@@ -24,6 +24,7 @@ MIRRORED_CONSTANTS: dict[str, int] = {
     "MODULE_CALL": MODULE_CALL,
     "OPTIMIZER": OPTIMIZER,
     "OWN": OWN,
+    "ASKS_MODE": ASKS_MODE,
     "FORWARD": FORWARD,
     "BACKWARD": BACKWARD,
     "IN_OPTIMIZER": IN_OPTIMIZER,

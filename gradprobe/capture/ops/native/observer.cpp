@@ -3,6 +3,7 @@
 //
 // A thread is observed while the key is in its set of included keys. Autograd's engine hands that set on to its threads.
 
+#include "cleared_gradients.h"
 #include "event_gate.h"
 #include "refusals.h"
 
@@ -30,9 +31,11 @@ void lock_all() {
   SavedStorages::global().lock();
   FlowNodes::global().lock();
   LeafStorages::global().lock();
+  UnseenWrites::global().lock();
 }
 
 void unlock_all() {
+  UnseenWrites::global().unlock();
   LeafStorages::global().unlock();
   FlowNodes::global().unlock();
   SavedStorages::global().unlock();
@@ -196,18 +199,69 @@ py::list count_places(const std::map<std::pair<PyCodeObject*, int>, int64_t>& pl
   return found;
 }
 
+// The unseen writes to what a backward uses: the line that saved the memory, the line that wrote it or gave it away, and whether an
+// operator wrote it.
+py::list describe_unseen(const Logs& logs, const std::vector<UnseenWrite>& writes) {
+  py::list found;
+  for (const auto& write : writes) {
+    CallSite saved;
+    for (const auto& log : logs) {
+      if (log->number_in_torch() != write.thread || saved.code != nullptr) continue;
+      const auto path = log->path_to(write.node);
+      if (!path.empty()) saved = path.front();
+    }
+    found.append(py::make_tuple(place_of(saved.code, saved.offset), place_of(write.place.code, write.place.offset), write.by_operator));
+  }
+  return found;
+}
+
+// The part of a graph that leads only to leaves whose gradients were cleared: the paths of calls that constructed it, each with the
+// numbers of all nodes and of those in that part, and the largest number of such leaves behind one node.
+py::tuple describe_part(const ChosenPart& part) {
+  py::list paths;
+  for (const auto& [frames, counts] : part.paths) {
+    py::list lines;
+    for (const auto& [code, offset] : frames) lines.append(place_of(code, offset));
+    paths.append(py::make_tuple(lines, counts.all, counts.chosen));
+  }
+  return py::make_tuple(paths, part.most_leaves);
+}
+
 // Notes a backward from these roots, which the running frame of PyTorch has begun. Returns the line of the program, whether it
 // asks for gradients only, what it says of the graph, the ranges of its nodes, and of those that an earlier backward has gone
-// through: how many, from how many iterations, and the lines that constructed them.
+// through: how many, from how many iterations, and the lines that constructed them; what was written unseen; and, where earlier
+// gradients of this backward were cleared, the part of the graph that leads to them.
 py::tuple note_backward(Observer& observer, const std::vector<at::Tensor>& roots, int64_t now) {
   const auto own = observer.log_of(this_thread());
   own->settle(now);
   const BackwardCall call = own->locate_backward();
   const auto code = call.code == nullptr ? py::object(py::none()) : borrowed(as_object(call.code));
-  const auto pass = begin_backward(observer.logs(), own.get(), site_at(code, call.offset, call.is_grad ? "autograd.grad" : "backward"), roots,
+  const auto logs = observer.logs();
+  const auto pass = begin_backward(logs, own.get(), site_at(code, call.offset, call.is_grad ? "autograd.grad" : "backward"), roots,
                                    !call.is_grad);
+  py::object part = py::none();
+  if (!call.is_grad && !call.is_in_step && own->sees_all_steps()) {
+    note_gradients(*own, pass.site, pass.leaves);
+    auto cleared = own->take_cleared(pass.site);
+    if (!cleared.empty()) part = describe_part(PartOfGraph(logs, std::move(cleared)).find(roots));
+  }
   return py::make_tuple(code, call.offset, call.is_grad, call.retain_graph, call.create_graph, pass.ranges, pass.again.nodes,
-                        pass.again.iterations.size(), count_places(pass.again.places));
+                        pass.again.iterations.size(), count_places(pass.again.places), describe_unseen(logs, pass.unseen), part);
+}
+
+// A call that no operator shows gives the values of a tensor to code beyond PyTorch at a line, with its memory or without.
+void note_export(Observer& observer, const at::Tensor& tensor, const py::object& code, int offset, const char* name, bool is_shared) {
+  const auto* impl = tensor.unsafeGetTensorImpl();
+  const FlowId made = Creations::global().find_flow(impl, FlowNodes::global().epoch()).first;
+  observer.log_of(this_thread())->note_read(site_at(code, offset, name), made);
+  if (!is_shared) return;
+  auto* storage = storage_of(impl);
+  if (storage == nullptr || !UnseenWrites::can_be_read(*storage)) return;
+  const FlowNode site = site_at(code, offset, "");
+  const void* counter = counter_of(impl);
+  const uint32_t version = counter == nullptr ? 0 : impl->version_counter().current_version();
+  const ThreadMoment now{at::RecordFunction::currentThreadId(), at::sequence_number::peek()};
+  UnseenWrites::global().share(storage, {site.code, site.offset}, {now, hash_contents(*storage), counter, version});
 }
 
 bool was_reached(Observer& observer, const at::Tensor& tensor) {
@@ -224,6 +278,7 @@ void note_step(Observer& observer, const std::vector<at::Tensor>& parameters, co
   for (const auto& parameter : parameters) {
     if (!parameter.requires_grad() || !parameter.is_leaf()) continue;
     if (const FlowId leaf = flow_of_leaf(parameter)) leaves.emplace_back(leaf, parameter.grad().defined());
+    Creations::global().exchange_pending(parameter.unsafeGetTensorImpl(), NO_FLOW, FlowNodes::global().epoch());
   }
   observer.log_of(this_thread())->begin_step(site_at(code, offset, "optimizer.step"), leaves);
 }
@@ -270,6 +325,7 @@ py::dict mirrored_constants() {
   constants["MODULE_CALL"] = static_cast<int>(MODULE_CALL);
   constants["OPTIMIZER"] = static_cast<int>(OPTIMIZER);
   constants["OWN"] = static_cast<int>(OWN);
+  constants["ASKS_MODE"] = ASKS_MODE;
   constants["FORWARD"] = static_cast<int>(FORWARD);
   constants["BACKWARD"] = static_cast<int>(BACKWARD);
   constants["IN_OPTIMIZER"] = static_cast<int>(IN_OPTIMIZER);
@@ -345,6 +401,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("begin_backward", &note_backward, "Note a backward from these roots; return its line, what it asks for and its nodes.")
       .def("make_gate", &make_gate, "Return a callable that passes manager events on to another one, after the operators before each.")
       .def("was_reached", &was_reached, "Return whether a backward has gone through the node of a tensor.")
+      .def("note_export", &note_export, "Note that code beyond PyTorch gets the values of a tensor at a line.")
       .def("begin_step", &note_step, "Note that an optimizer steps with these parameters, called at a line.")
       .def("take_flow", &Observer::take_flow, "Return the edges and the paths that were used since the last time.")
       .def("held_graphs", &held_by_program, "Return the graphs that the program holds.")
@@ -382,11 +439,17 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
         RefusalListener::global() = {on_refusal.is_none() ? py::object() : on_refusal, std::move(words)};
       },
       "Show exceptions of operators, those whose text has one of the words, or no more if the callable is None.");
-  module.def("show_errors_of_call", &show_errors_of_call, "Return a callable that shows the exceptions which leave another one.");
+  module.def("show_errors_of_call", &show_errors_of_call, "Return a callable that shows the exceptions which leave another one, and its calls.",
+             py::arg("original"), py::arg("on_error"), py::arg("on_call") = py::none());
   module.def("show_errors_of_attribute", &show_errors_of_attribute, "Return a descriptor that shows the exceptions of another one.");
-  module.def("clear_saved", [] { SavedStorages::global().clear(); }, "Release the addresses of saved storages.");
+  module.def("clear_saved", [] {
+    SavedStorages::global().clear();
+    UnseenWrites::global().clear();
+  }, "Release the addresses of saved storages.");
   module.def("reachable_ranges", [](const std::vector<at::Tensor>& roots) { return begin_backward({}, nullptr, {}, roots).ranges; },
              "Return the sequence numbers of the nodes behind tensors, as ranges.");
+  module.def("sample_values", &sample_values, "Return a few elements of a tensor as numbers, none if they cannot be read.");
+  module.def("hash_random_state", &hash_random_state, "Return a number for the state of the random generator.");
   module.def("flow_nodes", &take_flow_nodes, "Return the sites and leaves of the flow from a number on.");
   module.def("leaf_number", [](const at::Tensor& leaf) { return flow_of_leaf(leaf); }, "Return the number of a leaf in the flow.");
   module.def("find_flow", &find_flow, "Return the numbers of a tensor in the flow: its site, its leaf, the leaf whose memory it has.");

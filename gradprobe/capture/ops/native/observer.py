@@ -57,7 +57,7 @@ class NativeObserver:
     ) -> None:
         self._library, self._now, self._codes = library, now, codes
         context = {
-            "learn": codes.learn,
+            "learn": codes.learn_with_questions,
             "find_module_path": paths.path,
             "module_call_code": MODULE_CALL_CODE,
             "task_label": tasks.label,
@@ -102,6 +102,11 @@ class NativeObserver:
         held: list[tuple[Any, ...]] = self._observer.held_graphs()
         return held
 
+    def note_export(self, tensor: torch.Tensor, frame: FrameType, name: str, *, is_shared: bool) -> None:
+        """Note that code beyond PyTorch gets the values of a tensor, with its memory or without, by a call in ``frame``."""
+        at = _instruction(self._codes.find_user_frame(frame))
+        self._observer.note_export(tensor, *at, name, is_shared)
+
     def was_reached(self, tensor: torch.Tensor) -> bool:
         """Return whether a backward has gone through the node of ``tensor``."""
         return bool(self._observer.was_reached(tensor))
@@ -143,6 +148,7 @@ class ObservedThread:
         self._library, self._observer, self._now, self._ident = library, observer, now, thread()
         self._codes, self._on_step, self._emit_escaped = shared.log.codes, shared.on_step, emit_escaped
         self.detectors = ThreadDetectors(shared, self._ident, self)
+        self.detectors.mode_dependence.library = library
         self._log = observer.log_of(self._ident)
         self.settle_at: Callable[[int], bool] = self._log.settle
         """Emit the thread's operators up to a moment, as ``settle`` does for the present one."""
@@ -154,6 +160,7 @@ class ObservedThread:
             "on_step": _without_function_modes(self._note_step),
             "on_growth": _without_function_modes(self.detectors.held.look),
             "on_aliases": _without_function_modes(self.detectors.aliases.on_aliases),
+            "on_asker": _without_function_modes(self._note_operator_of_asker),
         }
         skip_when_compiling(*hidden.values())
         callbacks = {
@@ -195,6 +202,9 @@ class ObservedThread:
         caller = self._codes.find_user_frame(frame)
         self._observer.begin_step(parameters, *_instruction(caller))
         self._on_step(optimizer)
+
+    def _note_operator_of_asker(self, *facts: Any) -> None:
+        self.detectors.mode_dependence.on_operator(_getframe(1), *facts)
 
     def take_inference_tensors(self) -> list[CreationRecord]:
         """Return the records of the inference tensors that were made since the last call and still exist."""

@@ -80,6 +80,7 @@ struct ShownCall {
   PyObject_HEAD
   PyObject* original;
   PyObject* on_error;
+  PyObject* on_call;  // null if calls that succeed are not shown
 
   static void show(PyObject* on_error, PyObject* arguments) {
     PyObject *type, *value, *trace;
@@ -96,7 +97,13 @@ struct ShownCall {
   static PyObject* call(PyObject* self, PyObject* arguments, PyObject* named) {
     auto* shown = reinterpret_cast<ShownCall*>(self);
     PyObject* result = PyObject_Call(shown->original, arguments, named);
-    if (result == nullptr) show(shown->on_error, arguments);
+    if (result == nullptr) {
+      show(shown->on_error, arguments);
+    } else if (shown->on_call != nullptr) {
+      PyObject* done = PyObject_CallFunctionObjArgs(shown->on_call, arguments, nullptr);
+      if (done == nullptr) PyErr_Clear();
+      Py_XDECREF(done);
+    }
     return result;
   }
 
@@ -111,6 +118,7 @@ struct ShownCall {
     auto* shown = reinterpret_cast<ShownCall*>(self);
     Py_XDECREF(shown->original);
     Py_XDECREF(shown->on_error);
+    Py_XDECREF(shown->on_call);
     PyTypeObject* type = Py_TYPE(self);
     type->tp_free(self);
     Py_DECREF(type);
@@ -150,17 +158,19 @@ struct ShownAttribute {
   }
 };
 
-inline py::object make_shown(PyObject* type, const py::object& original, const py::object& on_error) {
+inline py::object make_shown(PyObject* type, const py::object& original, const py::object& on_error,
+                             const py::object& on_call = py::none()) {
   auto* made = stolen(PyType_GenericAlloc(reinterpret_cast<PyTypeObject*>(type), 0)).release().ptr();
   auto* shown = reinterpret_cast<ShownCall*>(made);
   shown->original = py::object(original).release().ptr();
   shown->on_error = py::object(on_error).release().ptr();
+  shown->on_call = on_call.is_none() ? nullptr : py::object(on_call).release().ptr();
   return stolen(made);
 }
 
 // Returns `original`, a callable, so that the exceptions which leave it are shown to `on_error` with their traceback and the
-// arguments.
-inline py::object show_errors_of_call(const py::object& original, const py::object& on_error) {
+// arguments, and the arguments of calls that succeed to `on_call`, unless that is None.
+inline py::object show_errors_of_call(const py::object& original, const py::object& on_error, const py::object& on_call) {
   static PyType_Slot slots[] = {{Py_tp_call, reinterpret_cast<void*>(&ShownCall::call)},
                                 {Py_tp_descr_get, reinterpret_cast<void*>(&ShownCall::get)},
                                 {Py_tp_dealloc, reinterpret_cast<void*>(&ShownCall::free)},
@@ -168,7 +178,7 @@ inline py::object show_errors_of_call(const py::object& original, const py::obje
   static PyType_Spec spec = {"gradprobe.ShownCall", sizeof(ShownCall), 0, Py_TPFLAGS_DEFAULT, slots};
   static PyObject* type = PyType_FromSpec(&spec);
   if (type == nullptr) throw py::error_already_set();
-  return make_shown(type, original, on_error);
+  return make_shown(type, original, on_error, on_call);
 }
 
 // The same for an attribute that can be read and set.

@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <typeinfo>
 
 namespace gradprobe {
@@ -155,9 +156,9 @@ class SavedStorages {
   void lock() { shards_.lock(); }
   void unlock() { shards_.unlock(); }
 
-  // Returns the entry of a saved tensor's storage. `made` is when the storage was made if that is known, and `is_output`
-  // whether it belongs to a result of the operator.
-  SavedStorage add(const at::Tensor& tensor, c10::StorageImpl* storage, int64_t made, bool is_output) {
+  // Returns the entry of a saved tensor's storage. `counter` is the one that the graph checks, `made` is when the storage was made
+  // if that is known, and `is_output` whether it belongs to a result of the operator.
+  SavedStorage add(const at::Tensor& tensor, c10::StorageImpl* storage, const void* counter, int64_t made, bool is_output) {
     Shard& shard = shards_.of(storage);
     std::vector<WeakStorage> freed;  // released after the lock
     const c10::SymInt& size = storage->sym_nbytes();
@@ -173,17 +174,19 @@ class SavedStorages {
       entry.saved.bytes = bytes;
       entry.saved.made = made;
     }
+    entry.counter = counter;
     const SavedStorage saved = entry.saved;
     if (is_new && shard.entries.size() >= shard.sweep_at) shard.sweep(freed);
     return saved;
   }
 
-  // Returns whether a node has saved this storage. It may have been freed since: which nodes a backward has freed is not known
-  // here, and the place of a write is asked for only if a backward fails.
-  bool is_saved(c10::StorageImpl* storage) {
+  // Returns the version counter that the latest node checks which has saved this storage, or nothing if none has. The node may have
+  // been freed since: which ones a backward has freed is not known here.
+  std::optional<const void*> find_counter(c10::StorageImpl* storage) {
     Shard& shard = shards_.of(storage);
     const std::lock_guard<SpinLock> guard(shard.lock);
-    return shard.entries.find(storage) != shard.entries.end();
+    const auto found = shard.entries.find(storage);
+    return found == shard.entries.end() ? std::nullopt : std::make_optional(found->second.counter);
   }
 
   void clear() {
@@ -201,6 +204,7 @@ class SavedStorages {
   struct Entry {
     WeakStorage weak{c10::intrusive_ptr<c10::StorageImpl>{}};
     SavedStorage saved;
+    const void* counter = nullptr;
   };
 
   struct Shard {

@@ -5,6 +5,8 @@
 
 #include "call.h"
 #include "batches.h"
+#include "mode_askers.h"
+#include "unseen_writes.h"
 
 #include <ATen/record_function.h>
 #include <torch/csrc/Exceptions.h>
@@ -24,10 +26,11 @@ struct Detectors {
         on_step(given["on_step"]),
         on_growth(given["on_growth"]),
         on_aliases(given["on_aliases"]),
+        on_asker(given["on_asker"]),
         on_event(given["on_event"]),
         keep_event(given["keep_event"]) {}
 
-  py::object on_operator, on_subclass_view, on_step, on_growth, on_aliases, on_event, keep_event;
+  py::object on_operator, on_subclass_view, on_step, on_growth, on_aliases, on_asker, on_event, keep_event;
 };
 
 // What all threads of one observer share.
@@ -205,17 +208,62 @@ class ThreadLog {
   uint64_t number_in_torch() const { return number_in_torch_.load(std::memory_order_relaxed); }
 
   // Notes that a backward, called at a site, begins at roots that these sites made, or that are leaves themselves, and ends at
-  // these leaves. `autograd.grad` ends no iteration.
-  void begin_backward(const FlowNode& site, const std::vector<std::pair<FlowId, bool>>& roots, const std::vector<FlowId>& leaves,
-                      bool ends_iteration) {
+  // these leaves. `autograd.grad` ends no iteration. Returns the number of the site.
+  FlowId begin_backward(const FlowNode& site, const std::vector<std::pair<FlowId, bool>>& roots, const std::vector<FlowId>& leaves,
+                        bool ends_iteration) {
     const std::lock_guard<SpinLock> guard(lock_);
     auto& target = flow_.at(site);
     for (const auto& [root, is_leaf] : roots) FlowEdges::count(target, root, is_leaf ? WITHOUT_GRAD : CARRIED);
     for (const FlowId leaf : leaves) FlowEdges::count(target, leaf, CARRIED);
     latest_backward_ = target.id;
-    if (!ends_iteration) return;
+    if (!ends_iteration) return target.id;
     backwards_.push_back(at::sequence_number::peek());
     if (backwards_.size() > MAX_MARKS) backwards_.pop_front();
+    return target.id;
+  }
+
+  // Notes that a site takes the values of what another one has made, by a call that is no operator.
+  void note_read(const FlowNode& site, FlowId made) {
+    const std::lock_guard<SpinLock> guard(lock_);
+    FlowEdges::count(flow_.at(site), made, WITHOUT_GRAD);
+  }
+
+  // Notes that the gradient was cleared which a backward at a site had given a leaf, before an optimizer stepped with it.
+  void note_cleared(FlowId site, FlowId leaf) {
+    const FlowNode node = FlowNodes::global().get(site);
+    const std::lock_guard<SpinLock> guard(lock_);
+    FlowEdges::count(flow_.at(node), leaf, WRITTEN);
+    cleared_[site].insert(leaf);
+  }
+
+  // The leaves whose gradients from this backward were cleared, empty after it has been asked for often enough.
+  std::set<FlowId> take_cleared(FlowId site) {
+    const auto found = cleared_.find(site);
+    if (found == cleared_.end() || looks_at_cleared_[site] >= MAX_LOOKS_AT_CLEARED) return {};
+    ++looks_at_cleared_[site];
+    return found->second;
+  }
+
+  // While each step is looked at, a gradient that is not there any more is known to have been used or not.
+  bool sees_all_steps() const { return number_of_steps_ < FIRST_STEPS; }
+
+  // The lines that led to a node, from the innermost outwards; empty if they are not known any more.
+  std::vector<CallSite> path_to(uint64_t node) {
+    const std::lock_guard<SpinLock> guard(lock_);
+    return paths_.path_to(node);
+  }
+
+  // Calls `see` with what a node saved for backward. For the thread itself, with the GIL.
+  template <typename See>
+  void visit_saved(const c10::intrusive_ptr<Node>& node, const See& see) {
+    NodeType& type = type_of(*node);
+    if (!type.is_python) {
+      type.visit(node, see);
+      return;
+    }
+    PyObject* object = static_cast<const torch::autograd::PyNode&>(*node).pyobj();
+    if (object == nullptr) return;
+    for (const SavedVariable& variable : reinterpret_cast<THPFunction*>(object)->saved_variables) see(variable);
   }
 
   // Notes that an optimizer steps with these parameters, each with whether it has a gradient.
@@ -283,6 +331,7 @@ class ThreadLog {
  private:
   static constexpr size_t MAX_MARKS = 100'000, MAX_SUSPECTS = 10'000, MAX_VIEWS = 64, MAX_RESULTS = 8,
                           SPARE_INFERENCE = 256, FIRST_LOOK_AT_GROWTH = 48;
+  static constexpr int MAX_LOOKS_AT_CLEARED = 3;
   static constexpr uint64_t FIRST_STEPS = 64, STEPS_PER_LOOK = 17, MAX_UNCLAIMED = 256, MAX_OPS_UNCLAIMED = 64;
 
   // A tensor whose record is among the creations, by address and time.
@@ -290,6 +339,16 @@ class ThreadLog {
     const at::TensorImpl* impl;
     int64_t made;
   };
+
+  struct ResultMemory {
+    const c10::StorageImpl* storage;
+    const void* counter;
+  };
+
+  static ResultMemory memory_of(const at::Tensor& tensor) {
+    const auto* impl = tensor.unsafeGetTensorImpl();
+    return {storage_of(impl), counter_of(impl)};
+  }
 
   struct Unclaimed {
     uint64_t node;
@@ -360,6 +419,9 @@ class ThreadLog {
     }
     if (!call.writes.empty()) {
       count_writes(call, caller, counts);
+      if (caller.phase != BACKWARD) leaf_writes_ += std::any_of(call.arguments.begin(), call.arguments.end(), [&call](const auto& argument) {
+        return (argument.requires_grad || argument.is_data_of_leaf) && call.is_written(argument.impl);
+      });
       for (const auto& write : call.writes) {
         if (creation.flow == NO_FLOW) break;
         Creations::global().set_flow(write.tensor.unsafeGetTensorImpl(), creation.flow, creation.epoch);
@@ -477,20 +539,23 @@ class ThreadLog {
             now == write.counter ? static_cast<int64_t>(impl->version_counter().current_version()) - write.version : 1;
       }
       auto* storage = storage_of(impl);
-      if (storage != nullptr && caller.phase != BACKWARD && SavedStorages::global().is_saved(storage)) {
-        if (suspects_.size() >= MAX_SUSPECTS) suspects_.clear();
-        suspects_[reinterpret_cast<uintptr_t>(storage)] = {caller.code, caller.offset};
-      }
+      if (storage == nullptr || caller.phase == BACKWARD) continue;
+      const auto checked = SavedStorages::global().find_counter(storage);
+      if (!checked) continue;
+      if (suspects_.size() >= MAX_SUSPECTS) suspects_.clear();
+      suspects_[reinterpret_cast<uintptr_t>(storage)] = {caller.code, caller.offset};
+      const CallSite place{caller.code, caller.offset};
+      UnseenWrites::global().on_write(storage, {{number_in_torch_, call.before}, place, write.counter, *checked != write.counter});
     }
   }
 
   // Reads the nodes that an operator constructed: the name of the last one, those of others, and what they saved.
   void read_nodes(const Call& call, const torch::jit::Stack& stack, const Caller& caller, TallyKey& key, Counts& counts,
                   std::vector<SavedStorage>& saved) {
-    c10::SmallVector<const c10::StorageImpl*, 4> result_storages;
+    c10::SmallVector<ResultMemory, 4> result_storages;
     c10::SmallVector<c10::intrusive_ptr<Node>, 4> waiting;
     const auto begin_at = [&](const at::Tensor& tensor) {
-      result_storages.push_back(storage_of(tensor.unsafeGetTensorImpl()));
+      result_storages.push_back(memory_of(tensor));
       const auto* node = raw_grad_fn(tensor);
       if (node != nullptr) push_new(*node, call.before, waiting);
     };
@@ -543,9 +608,16 @@ class ThreadLog {
     const auto see_tensor = [&](const at::Tensor& tensor) {
       auto* storage = storage_of(tensor.unsafeGetTensorImpl());
       if (storage == nullptr) return;
-      const bool is_output = std::find(results.begin(), results.end(), storage) != results.end();
+      const auto is_its = [storage](const ResultMemory& result) { return result.storage == storage; };
+      const auto result = std::find_if(results.begin(), results.end(), is_its);
+      const bool is_output = result != results.end();
       const int64_t made = is_output ? time_ : made_at(tensor);
-      const auto entry = SavedStorages::global().add(tensor, storage, made, is_output);
+      // A node keeps its result without the counter of the result, and checks that one all the same.
+      const auto* impl = tensor.unsafeGetTensorImpl();
+      const void* counter = is_output ? result->counter : counter_of(impl);
+      const auto entry = SavedStorages::global().add(tensor, storage, counter, made, is_output);
+      const uint32_t version = counter_of(impl) == nullptr ? 0 : impl->version_counter().current_version();
+      UnseenWrites::global().on_saved(storage, {{node->thread_id(), node->sequence_nr()}, 0, counter_of(impl), version});
       const auto is_same = [&entry](const SavedStorage& other) { return other.number == entry.number; };
       if (std::find_if(saved.begin(), saved.end(), is_same) == saved.end()) saved.push_back(entry);
     };
@@ -608,8 +680,8 @@ class ThreadLog {
     Counts counts{};
     counts[CALLS] = counts[NODES] = 1;
     std::vector<SavedStorage> saved;
-    const c10::StorageImpl* results[] = {storage_of(output.unsafeGetTensorImpl())};
-    read_saved(type, node, c10::ArrayRef<const c10::StorageImpl*>(results), counts[HOOKED], saved);
+    const ResultMemory results[] = {memory_of(output)};
+    read_saved(type, node, c10::ArrayRef<ResultMemory>(results), counts[HOOKED], saved);
     add(key, counts, saved);
   }
 
@@ -669,6 +741,7 @@ class ThreadLog {
       const OwnPython lock;
       detectors->on_growth();
     }
+    if (caller.phase == FORWARD) look_at_asker(call, stack, caller);
     const size_t first = stack.size() - call.plan->returns;
     if (call.alias_use != NO_ALIASES) show_aliases(call, caller);
     const bool is_looked_at = !call.kept.empty() && interest.load(std::memory_order_relaxed) != NO_OPS;
@@ -692,6 +765,21 @@ class ThreadLog {
     const auto name = borrowed(Names::global().object(call.plan->name));
     const py::tuple all(arguments);
     detectors->on_operator(name, all, result, code, caller.offset, has_node);
+  }
+
+  // Shows an operator to the detector of results that depend on the mode, if it belongs to a function that asks for the mode.
+  void look_at_asker(const Call& call, const torch::jit::Stack& stack, const Caller& caller) {
+    const int mode = (c10::GradMode::is_enabled() ? 1 : 0) + (c10::InferenceMode::is_enabled() ? 2 : 0);
+    const auto looked = stretches_.note(caller.asker, caller.asked_with, mode);
+    if (looked == Stretches::NONE) return;
+    const OwnPython lock;
+    py::object result = py::none();
+    if (call.plan->returns > 0 && stack.back().isTensor() && stack.back().toTensor().defined()) {
+      const at::Tensor& tensor = stack.back().toTensor();
+      result = py::make_tuple(py::tuple(py::cast(tensor.sizes().vec())), tensor.is_floating_point(), py::cast(sample_values(tensor)));
+    }
+    detectors->on_asker(looked == Stretches::BEGUN, mode, leaf_writes_, borrowed(as_object(caller.asker)),
+                        reinterpret_cast<uintptr_t>(caller.code), caller.offset, call.plan->is_random, result);
   }
 
   // Shows tensors over one memory to the detectors: the number of the leaf that it belongs to, and what is known of each tensor,
@@ -768,7 +856,11 @@ class ThreadLog {
   std::vector<CallSite> path_;  // of the latest operator that constructed a node
   GraphPaths paths_;
   FlowEdges flow_;
+  Stretches stretches_;
+  int64_t leaf_writes_ = 0;  // the number of operators that have written to leaves or to their memory
   FlowId latest_backward_ = NO_FLOW;
+  std::map<FlowId, std::set<FlowId>> cleared_;  // by backward, the leaves whose gradients were cleared
+  std::map<FlowId, int> looks_at_cleared_;
   uint64_t forgiven_ = 0;  // the number of nodes that the thread had constructed at its latest exception
   std::deque<uint64_t> backwards_, steps_;  // the number of nodes that the thread had constructed when each began
   std::atomic<uint64_t> number_in_torch_ = 0;

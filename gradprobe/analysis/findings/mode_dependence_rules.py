@@ -1,0 +1,74 @@
+"""Rules about functions whose results depend on the mode."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
+from gradprobe.analysis.findings.finding import Finding
+from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile, parse_file
+
+_QUESTIONS = frozenset({"is_grad_enabled", "is_inference_mode_enabled", "is_inference", "requires_grad"})
+
+
+def find_mode_dependence(evidence: Evidence) -> Iterator[Finding]:
+    """Yield GP503: the line that asks for the mode, and the first lines that run under one mode only."""
+    groups: dict[tuple[object, ...], list[LocatedDetection]] = {}
+    for located in evidence.select_detections("GP503"):
+        facts = located.detection.facts
+        groups.setdefault((located.main, facts.get("one"), facts.get("other")), []).append(located)
+    for group in groups.values():
+        yield _describe(max(group, key=_get_difference), sum(located.count for located in group))
+
+
+def _describe(located: LocatedDetection, count: int) -> Finding:
+    facts, main = located.detection.facts, located.main
+    asked = _find_question(parse_file(main.file), main.line) or main.line
+    noise = " One of the two draws random numbers." if facts.get("random") else ""
+    message = (
+        f"{main.function} gives another result {facts.get('one')} than {facts.get('other')}, for the same arguments and "
+        f"parameters: they differ by up to {_get_difference(located):.1%} of the largest value.{noise}"
+    )
+    left_out = {(main.file, asked), (main.file, main.line)}
+    related = tuple(line for line in located.related if (line.file, line.line) not in left_out)
+    evidence = f"{count:,} pairs of calls with the same arguments gave other results"
+    return Finding("GP503", message, main.file, asked, main.function, count, related, "", evidence)
+
+
+def _get_difference(located: LocatedDetection) -> float:
+    difference = located.detection.facts.get("difference", 0.0)
+    return float(difference) if isinstance(difference, int | float) else 0.0
+
+
+def _find_question(source: ParsedFile | None, line: int) -> int | None:
+    """Return the line of a function, or of a method beside it, that asks for the mode."""
+    function = None if source is None else source.find_function_at(line)
+    if source is None or function is None:
+        return None
+    found = _list_questions(function)
+    if not found:
+        owner = next(
+            (node for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef) and function in node.body), None
+        )
+        methods = [] if owner is None else [node for node in owner.body if isinstance(node, FunctionNode)]
+        found = [number for method in methods for number in _list_questions(method)]
+    return min(found, default=None)
+
+
+def _list_questions(function: FunctionNode) -> list[int]:
+    tests = [node.test for node in ast.walk(function) if isinstance(node, ast.If | ast.IfExp | ast.While)]
+    asked = [node for test in tests for node in ast.walk(test)]
+    return _list_lines(asked) or _list_lines(list(ast.walk(function)))
+
+
+def _list_lines(nodes: list[ast.AST]) -> list[int]:
+    return [node.lineno for node in nodes if isinstance(node, ast.Attribute | ast.Name) and _is_question(node)]
+
+
+def _is_question(node: ast.Attribute | ast.Name) -> bool:
+    return (node.attr if isinstance(node, ast.Attribute) else node.id) in _QUESTIONS
+
+
+RULES = (find_mode_dependence,)
+"""Rules of this family; a recording is checked against each."""

@@ -1,0 +1,68 @@
+"""Rules about values that changed without a version counter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradprobe.analysis.findings.array_writes import find_writes_after, find_writes_to_wrapped
+from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, is_library
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.syntax import parse_file
+
+_SAVED, _WRITTEN, _SHARED = "saved for backward here", "written here", "memory given away here"
+
+
+def find_unseen_writes(evidence: Evidence) -> Iterator[Finding]:
+    """Yield GP609: the line that wrote or shared the memory, the lines that saved it, and the backward pass."""
+    groups: dict[tuple[object, ...], list[LocatedDetection]] = {}
+    for located in evidence.select_detections("GP609"):
+        # One write concerns each node that has saved the memory.
+        others = tuple(at for at in located.detection.locations if at.role != _SAVED)
+        groups.setdefault((id(located.process), *others), []).append(located)
+    for group in groups.values():
+        yield _describe(group)
+
+
+def _describe(group: list[LocatedDetection]) -> Finding:
+    by_operator = bool(group[0].detection.facts.get("by_operator"))
+    lines = [line for located in group for line in located.lines]
+    if not by_operator:
+        lines += _find_writes(lines)
+    main = next((line for role in (_WRITTEN, _SHARED, _SAVED) for line in lines if line.role == role), lines[0])
+    count = max(located.count for located in group)
+    how = (
+        "through a tensor with a version counter of its own, as `.data` returns one"
+        if by_operator
+        else "through NumPy or another library that shares it"
+    )
+    message = (
+        f"The memory of a tensor that was saved for backward was written before the backward pass {how}. Autograd "
+        f"cannot notice that: the gradients of {count:,} backward passes are computed from the new values."
+    )
+    related: dict[tuple[str, int], RelatedLine] = {}
+    for line in lines:
+        if (line.file, line.line) != (main.file, main.line):
+            related.setdefault((line.file, line.line), line)
+    known = [at for located in group for at in located.detection.locations]
+    function = next((at.function for at in known if (at.file, at.line) == (main.file, main.line)), "")
+    text = f"{count:,} backward passes used memory that was written after it was saved"
+    return Finding("GP609", message, main.file, main.line, function, count, tuple(related.values()), "", text)
+
+
+def _find_writes(lines: list[RelatedLine]) -> list[RelatedLine]:
+    """Return the lines that may have written through an array, from the source of the lines that are known."""
+    is_shared = any(line.role == _SHARED for line in lines)
+    for line in lines:
+        if is_library(line.file) or (is_shared and line.role != _SHARED):
+            continue
+        source = parse_file(line.file)
+        if source is None:
+            continue
+        writes = find_writes_after(source, line.line) if is_shared else find_writes_to_wrapped(source)
+        if writes:
+            return [RelatedLine(line.file, number, _WRITTEN) for number in writes]
+    return []
+
+
+RULES = (find_unseen_writes,)
+"""Rules of this family; a recording is checked against each."""

@@ -1,0 +1,84 @@
+"""Programs that write to memory which a graph has saved, unseen by its version counter, and programs that may do so."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from tests.analysis.findings.flow.parts import Program, batches, sgd, step
+
+
+def activation_clipped_through_data() -> None:
+    hidden = torch.ones(4, requires_grad=True).exp()  # with
+    loss = hidden.square().sum()  # with
+    hidden.data.clamp_(max=1.0)  # at
+    loss.backward()  # with
+
+
+def weights_scaled_through_numpy() -> None:
+    layer = nn.Linear(4, 2)
+    arrays = [p.detach().numpy() for p in layer.parameters()]  # with
+    (x,) = batches(1)
+    loss = layer(x.requires_grad_()).mean()  # with
+    for array in arrays:
+        array *= 0.5  # at
+    loss.backward()  # with
+
+
+def batch_refilled_behind_tensor() -> None:
+    memory = np.ones((2, 4), np.float32)
+    layer = nn.Linear(4, 1)
+    loss = layer(torch.from_numpy(memory)).mean()  # with
+    np.copyto(memory, 2.0)  # at
+    loss.backward()  # with
+
+
+def memory_given_by_dlpack() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    x = torch.full((3,), 2.0)
+    loss = (x * weight).sum()  # with
+    shared = x.numpy()  # with
+    shared.fill(0)  # at
+    torch.autograd.grad(loss, weight)  # with
+
+
+WRITTEN: list[Program] = [
+    activation_clipped_through_data,
+    weights_scaled_through_numpy,
+    batch_refilled_behind_tensor,
+    memory_given_by_dlpack,
+]
+
+
+def weights_clipped_after_step() -> None:
+    layer = nn.Linear(4, 1)
+    arrays = [p.detach().numpy() for p in layer.parameters()]
+    optimizer = sgd(layer)
+    for x in batches():
+        step(optimizer, layer(x).mean())
+        for array in arrays:
+            np.clip(array, -0.1, 0.1, out=array)
+        layer.weight.data.mul_(0.9)
+
+
+def batch_refilled_after_backward() -> None:
+    memory = np.zeros((2, 4), np.float32)
+    batch, layer = torch.from_numpy(memory), nn.Linear(4, 1)
+    optimizer = sgd(layer)
+    for number, _ in enumerate(batches()):
+        memory[...] = number
+        step(optimizer, layer(batch).mean())
+
+
+def arrays_read_and_copied() -> None:
+    layer = nn.Linear(4, 4)
+    for x in batches():
+        out = layer(x).sigmoid()
+        copy = out.detach().numpy().copy()
+        copy *= 0
+        layer.zero_grad()
+        out.mean().backward()
+
+
+RIGHT: list[Program] = [weights_clipped_after_step, batch_refilled_after_backward, arrays_read_and_copied]
