@@ -14,7 +14,7 @@ from gradprobe._version import __version__
 from gradprobe.commands.messages import print_message
 from gradprobe.errors import GradprobeError
 
-_VERBS = ("run", "report", "compare", "check", "diff", "why", "scan", "build-core", "debug")
+_VERBS = ("run", "report", "compare", "check", "diff", "why", "advise", "scan", "build-core", "debug")
 _ALIASES = {"build-core": ["build"]}
 
 

@@ -61,7 +61,7 @@ def scan_paths(paths: Iterable[Path]) -> ScanResult:
     files = 0
     with_managers: list[str] = []
     others: list[str] = []
-    for path in _iter_python_files(paths):
+    for path in list_python_files(paths):
         files += 1
         try:
             # Most files do not mention a context manager and need not be parsed, which is slow.
@@ -97,7 +97,8 @@ def _scan_file(file: str) -> _FileResult:
         return _FileResult(unreadable=f"{file}: {error}")
 
 
-def _iter_python_files(paths: Iterable[Path]) -> Iterator[Path]:
+def list_python_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield Python files, and those of folders, without what is not the program's own source."""
     for path in paths:
         if path.is_dir():
             for folder, folders, names in os.walk(path):

@@ -1,0 +1,98 @@
+"""Certificates as rows of JSON, and as the document that the other formats render."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from gradprobe.advice.certificate import KEEP, SWAP, UNPROVEN, Certificate
+from gradprobe.advice.sites import EXCHANGED
+from gradprobe.report.document import Document, FindingItem, Section, Table
+from gradprobe.report.units import escape_unprintable, format_bytes, format_location, pluralize
+
+
+def to_json(certificates: Sequence[Certificate]) -> str:
+    """Return the certificates as a JSON list."""
+    return json.dumps([_to_row(each) for each in certificates], indent=2) + "\n"
+
+
+def _to_row(certificate: Certificate) -> dict[str, Any]:
+    site = certificate.site
+    return {
+        "file": site.file,
+        "line": site.line,
+        "manager": site.manager,
+        "form": site.form,
+        "function": site.function,
+        "verdict": certificate.verdict,
+        "reason": certificate.reason,
+        "message": certificate.message,
+        "proof": [{"file": each.file, "line": each.line, "role": each.role} for each in certificate.proof],
+        "gain": certificate.gain,
+        "patch": certificate.patch,
+        "with": list(certificate.together),
+    }
+
+
+def build_document(certificates: Sequence[Certificate], remarks: Sequence[str]) -> Document:
+    """Build the report of certificates: a table for a reviewer, then each site with its proof."""
+    counts = {verdict: sum(each.verdict == verdict for each in certificates) for verdict in (SWAP, KEEP, UNPROVEN)}
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "no site"
+    verdict = [f"{pluralize(len(certificates), 'site')} of no_grad and inference_mode: {summary}.", *remarks]
+    sections = [Section("Sites", table=_build_table(certificates))] if certificates else []
+    if certificates:
+        sections.append(Section("Proof", items=[_build_item(each) for each in certificates]))
+    return Document("gradprobe: may no_grad become inference_mode?", [escape_unprintable(v) for v in verdict], sections)
+
+
+def _build_table(certificates: Sequence[Certificate]) -> Table:
+    rows = [
+        [
+            escape_unprintable(format_location(each.site.file, each.site.line)),
+            each.site.manager,
+            each.verdict,
+            each.reason,
+            _describe_speed(each),
+            _describe_memory(each),
+            "none" if each.reason in ("none", "not_run") else "yes",
+            _describe_later(each),
+        ]
+        for each in certificates
+    ]
+    return Table(["site", "manager", "verdict", "reason", "speed", "memory", "output difference", "later uses"], rows)
+
+
+def _describe_speed(certificate: Certificate) -> str:
+    return "not measured" if certificate.gain is None else escape_unprintable(certificate.gain["text"])
+
+
+def _describe_memory(certificate: Certificate) -> str:
+    """Return the bytes of the tensors that leave the block, which either mode allocates alike."""
+    return (
+        f"{format_bytes(certificate.kept_bytes)} leave the block"
+        if certificate.kept_bytes
+        else "nothing leaves the block"
+    )
+
+
+def _describe_later(certificate: Certificate) -> str:
+    lines = sorted(
+        {each.line for each in certificate.proof if each.role.startswith(("raises", "did not run", "would"))}
+    )
+    return ", ".join(f"line {line}" for line in lines) or "none"
+
+
+def _build_item(certificate: Certificate) -> FindingItem:
+    site = certificate.site
+    related = [(escape_unprintable(each.role), format_location(each.file, each.line)) for each in certificate.proof]
+    together = f" Only together with line {', '.join(map(str, certificate.together))}." if certificate.together else ""
+    fix = f"use torch.{EXCHANGED[site.manager]} here.{together}" if certificate.verdict == SWAP else ""
+    return FindingItem(
+        certificate.reason,
+        certificate.verdict,
+        escape_unprintable(f"{site.manager} ({site.form}): {certificate.message}"),
+        escape_unprintable(format_location(site.file, site.line)),
+        fix,
+        related=related,
+    )

@@ -1,0 +1,78 @@
+"""A run of the user's program and what was seen of it, as it is passed between processes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+REQUEST_VARIABLE = "GRADPROBE_ADVISE"
+STATE_FILE, LINES_FILE, TIMES_FILE, RECORDING_STEM = "state.json", "lines.jsonl", "times.jsonl", "run"
+
+
+@dataclass
+class RunRequest:
+    """A program and how to run it.
+
+    Attributes:
+        words: The script and its arguments.
+        own: Files and folders of the program: what is traced and whose state counts.
+        texts: Changed text of some files, by absolute path.
+        folder: Where results are written.
+        is_watched: Whether lines, survivors and operators are recorded.
+        is_timed: Whether the texts have markers of blocks to time.
+        edges: File and first line of each function whose results are hashed.
+        cwd: The folder to run in.
+        root: The folder from which gradprobe is imported.
+    """
+
+    words: list[str]
+    own: list[str]
+    folder: str
+    texts: dict[str, str] = field(default_factory=dict)
+    is_watched: bool = False
+    is_timed: bool = False
+    edges: list[tuple[str, int]] = field(default_factory=list)
+    cwd: str = ""
+    root: str = str(Path(__file__).parents[2])
+
+    def to_json(self) -> str:
+        """Return the request as one line."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> RunRequest:
+        """Return the request that ``to_json`` wrote."""
+        return RunRequest(**json.loads(text))
+
+
+@dataclass
+class Outcome:
+    """What can be seen of a run from outside, and the state that it left."""
+
+    is_late: bool
+    """Whether the run was ended because it took too long."""
+    code: int
+    error: str
+    stdout: str
+    stderr: str
+    state: dict[str, tuple[str, str]]
+    """Hashes of tensors and of plain values, by variable."""
+    process: dict[str, str]
+    """Random generators, modes and defaults."""
+    seconds: float
+    tests: dict[str, str]
+    """The result of each test, if it was a test run."""
+    folder: Path
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the state was read."""
+        return bool(self.process)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return what the process wrote about its end, or an empty dict if it did not get so far."""
+    file = folder / STATE_FILE
+    return dict(json.loads(file.read_text())) if file.exists() else {}

@@ -1,0 +1,505 @@
+"""Where the tensors of a block get to, by name: variables, attributes, containers, arguments and results of functions.
+
+An approximation on the safe side: an attribute is its name, whichever object it is of, and the order of statements does not
+count. What an operator returns outside of the block is a normal tensor, except for views and what may be the same tensor.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Iterator
+
+from gradprobe.advice.program_model import Key, ProgramModel, Scope, Statement
+
+NOTHING, IS, HOLDS = 0, 1, 2
+"""What a place has of the block's tensors: nothing, one of them, or a container of them."""
+
+ALIASING = frozenset(
+    [
+        "view",
+        "view_as",
+        "reshape",
+        "reshape_as",
+        "t",
+        "T",
+        "mT",
+        "H",
+        "mH",
+        "transpose",
+        "permute",
+        "squeeze",
+        "unsqueeze",
+        "expand",
+        "expand_as",
+        "flatten",
+        "unflatten",
+        "chunk",
+        "split",
+        "unbind",
+        "narrow",
+        "select",
+        "detach",
+        "to",
+        "contiguous",
+        "float",
+        "double",
+        "half",
+        "bfloat16",
+        "cuda",
+        "cpu",
+        "type",
+        "type_as",
+        "data",
+        "real",
+        "imag",
+        "movedim",
+        "swapaxes",
+        "swapdims",
+        "diagonal",
+        "unfold",
+        "tensor_split",
+        "hsplit",
+        "vsplit",
+        "dsplit",
+        "ravel",
+        "values",
+        "indices",
+        "alias",
+        "requires_grad_",
+        "__getitem__",
+        "grad",
+        "pin_memory",
+        "share_memory_",
+    ]
+)
+CONTAINER_READS = frozenset(
+    ["get", "pop", "popleft", "items", "values", "keys", "setdefault", "copy", "index", "__getitem__", "most_common"]
+)
+CONTAINER_WRITES = frozenset(
+    [
+        "append",
+        "appendleft",
+        "extend",
+        "extendleft",
+        "add",
+        "insert",
+        "update",
+        "put",
+        "put_nowait",
+        "setdefault",
+        "send",
+    ]
+)
+_PLAIN_CALLS = frozenset(
+    [
+        "item",
+        "tolist",
+        "numpy",
+        "size",
+        "dim",
+        "numel",
+        "nelement",
+        "element_size",
+        "stride",
+        "data_ptr",
+        "storage_offset",
+        "is_contiguous",
+        "get_device",
+        "is_floating_point",
+        "is_complex",
+        "is_inference",
+        "hexdigest",
+        "format",
+        "join",
+    ]
+)
+_PLAIN_FUNCTIONS = frozenset(
+    [
+        "len",
+        "int",
+        "float",
+        "bool",
+        "str",
+        "repr",
+        "range",
+        "isinstance",
+        "issubclass",
+        "type",
+        "id",
+        "hash",
+        "print",
+        "format",
+        "round",
+        "abs",
+        "sum",
+        "callable",
+        "hasattr",
+    ]
+)
+_PLAIN_ATTRIBUTES = frozenset(
+    [
+        "shape",
+        "dtype",
+        "device",
+        "ndim",
+        "layout",
+        "requires_grad",
+        "is_leaf",
+        "grad_fn",
+        "itemsize",
+        "nbytes",
+        "is_cuda",
+        "training",
+        "_version",
+    ]
+)
+_PASSING = frozenset(
+    [
+        "list",
+        "tuple",
+        "dict",
+        "set",
+        "frozenset",
+        "zip",
+        "enumerate",
+        "sorted",
+        "reversed",
+        "iter",
+        "next",
+        "max",
+        "min",
+        "filter",
+        "map",
+        "deque",
+        "namedtuple",
+        "cast",
+        "chain",
+    ]
+)
+
+
+class TensorFlow:
+    """What each place has of the tensors that a block leaves.
+
+    Args:
+        program: The program.
+        region: The statements that run in the block.
+        is_result: Whether the results of a function leave the block.
+    """
+
+    def __init__(
+        self, program: ProgramModel, region: Iterable[Statement], is_result: Callable[[Statement], bool]
+    ) -> None:
+        self._program = program
+        self._region = {id(statement) for statement in region}
+        self._is_result = is_result
+        self.places: dict[Key, int] = {}
+        self.origins: dict[Key, Statement] = {}
+        changed = True
+        while changed:
+            before = dict(self.places)
+            for statement in program.statements:
+                self._follow(statement)
+            changed = self.places != before
+
+    def _follow(self, statement: Statement) -> None:
+        node, scope = statement.node, statement.scope
+        inside = id(statement) in self._region
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                self._store(target, node.value, statement)
+        elif isinstance(node, ast.AnnAssign | ast.AugAssign) and node.value is not None:
+            self._store(node.target, node.value, statement)
+        elif isinstance(node, ast.For | ast.AsyncFor):
+            kind = self.kind(node.iter, scope)
+            self._add_target(node.target, IS | HOLDS if kind else NOTHING, statement)
+        elif isinstance(node, ast.Return) and node.value is not None:
+            kind = self._block_kind(node.value, statement) if inside and self._is_result(statement) else NOTHING
+            self._add(
+                ("result", scope.key, ""), kind or (NOTHING if inside else self.kind(node.value, scope)), statement
+            )
+        for expression in statement.expressions:
+            for part in ast.walk(expression):
+                self._follow_part(part, statement, inside)
+
+    def _follow_part(self, part: ast.AST, statement: Statement, inside: bool) -> None:
+        scope = statement.scope
+        if isinstance(part, ast.NamedExpr):
+            self._store(part.target, part.value, statement)
+        elif isinstance(part, ast.Yield) and part.value is not None:
+            kind = self._block_kind(part.value, statement) if inside and self._is_result(statement) else NOTHING
+            self._add(
+                ("result", scope.key, ""), kind or (NOTHING if inside else self.kind(part.value, scope)), statement
+            )
+        elif isinstance(part, ast.comprehension):
+            if self.kind(part.iter, scope):
+                self._add_target(part.target, IS | HOLDS, statement)
+        elif isinstance(part, ast.withitem) and part.optional_vars is not None:
+            self._add_target(part.optional_vars, self.kind(part.context_expr, scope), statement)
+        elif isinstance(part, ast.Call):
+            self._follow_call(part, statement, inside)
+
+    def _follow_call(self, call: ast.Call, statement: Statement, inside: bool) -> None:
+        scope = statement.scope
+        given = [*call.args, *(keyword.value for keyword in call.keywords)]
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        kinds = [self._block_kind(each, statement) if inside else self.kind(each, scope) for each in given]
+        if name in CONTAINER_WRITES and any(kinds) and isinstance(call.func, ast.Attribute):
+            self._add_holder(call.func.value, statement)
+        named = next((a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)), None)
+        if (name in ("register_buffer", "register_parameter") or _called(call) == "setattr") and named and any(kinds):
+            self._add(("attribute", "", named), IS, statement)
+        if inside:
+            return  # what functions do with their arguments in the block is in the block too
+        for callee in self.list_callees(call, scope):
+            parameters = callee.parameters()
+            if parameters[:1] in (["self"], ["cls"]) and callee.class_name:
+                parameters = parameters[1:]
+            for parameter, value in zip(parameters, call.args, strict=False):
+                self._add(("variable", callee.key, parameter), self.kind(value, scope), statement)
+            for keyword in call.keywords:
+                if keyword.arg in callee.variables:
+                    self._add(("variable", callee.key, keyword.arg or ""), self.kind(keyword.value, scope), statement)
+
+    def list_callees(self, call: ast.Call, scope: Scope) -> Iterator[Scope]:
+        """Yield the functions of the program that a call may reach, by name."""
+        name = _called(call)
+        if name in self._program.classes:
+            yield from (f for f in self._program.by_name.get("__init__", ()) if f.class_name == name)
+            return
+        for callee in self._program.by_name.get(name, ()):
+            is_method = callee.class_name != "" and callee.function is not None
+            if is_method == isinstance(call.func, ast.Attribute) or isinstance(call.func, ast.Attribute):
+                yield callee
+
+    def kind(self, node: ast.AST | None, scope: Scope) -> int:
+        """Return what the value of an expression has of the block's tensors, evaluated outside of the block."""
+        if node is None:
+            return NOTHING
+        if isinstance(node, ast.Name):
+            return self.places.get(scope.resolve(node.id), NOTHING)
+        if isinstance(node, ast.Attribute):
+            if node.attr in _PLAIN_ATTRIBUTES:
+                return NOTHING
+            inner = self.kind(node.value, scope)
+            held = self.places.get(("attribute", "", node.attr), NOTHING)
+            return held | (inner if node.attr in ALIASING else NOTHING)
+        if isinstance(node, ast.Subscript):
+            inner = self.kind(node.value, scope)
+            return (IS | HOLDS) if inner & HOLDS else inner
+        if isinstance(node, ast.Starred | ast.Await | ast.NamedExpr | ast.YieldFrom):
+            return self.kind(node.value, scope)
+        if isinstance(node, ast.IfExp):
+            return self.kind(node.body, scope) | self.kind(node.orelse, scope)
+        if isinstance(node, ast.BoolOp):
+            return self._union(node.values, scope)
+        if isinstance(node, ast.Tuple | ast.List | ast.Set):
+            return HOLDS if self._union(node.elts, scope) else NOTHING
+        if isinstance(node, ast.Dict):
+            return HOLDS if self._union([each for each in node.values if each is not None], scope) else NOTHING
+        if isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp):
+            return HOLDS if self.kind(node.elt, scope) else NOTHING
+        if isinstance(node, ast.DictComp):
+            return HOLDS if self.kind(node.value, scope) else NOTHING
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            return HOLDS if (self.kind(node.left, scope) | self.kind(node.right, scope)) & HOLDS else NOTHING
+        if isinstance(node, ast.Call):
+            return self._call_kind(node, scope)
+        return NOTHING
+
+    def _call_kind(self, call: ast.Call, scope: Scope) -> int:
+        result = NOTHING
+        for callee in self.list_callees(call, scope):
+            result |= self.places.get(("result", callee.key, ""), NOTHING)
+        given = self._union([*call.args, *(keyword.value for keyword in call.keywords)], scope)
+        if isinstance(call.func, ast.Attribute):
+            name, inner = call.func.attr, self.kind(call.func.value, scope)
+            if name in ALIASING and inner & IS:
+                result |= inner
+            if name in CONTAINER_READS and inner & HOLDS:
+                result |= IS | HOLDS
+            if name in ("buffers", "named_buffers", "state_dict") and self.holds_in_modules():
+                result |= HOLDS
+        called = _called(call)
+        if called in _PASSING and given:
+            result |= HOLDS | (IS if called in ("next", "max", "min", "cast") else NOTHING)
+        elif given and called[:1].isupper():
+            result |= HOLDS  # an object made of it, such as a data set
+        return result
+
+    def holds_in_modules(self) -> bool:
+        """Return whether any attribute has one: modules then hand it out with their state."""
+        return any(place[0] == "attribute" for place in self.places)
+
+    def is_plain(self, node: ast.AST, scope: Scope) -> bool:
+        """Return whether a value is certainly no tensor, and has none in it."""
+        if isinstance(node, ast.Constant | ast.JoinedStr | ast.Lambda):
+            return True
+        if isinstance(node, ast.Attribute):
+            return node.attr in _PLAIN_ATTRIBUTES
+        if isinstance(node, ast.Call):
+            name = _called(node)
+            if isinstance(node.func, ast.Attribute):
+                return name in _PLAIN_CALLS or _root(node.func) in (
+                    "time",
+                    "math",
+                    "os",
+                    "sys",
+                    "json",
+                    "logging",
+                    "random",
+                )
+            return name in _PLAIN_FUNCTIONS and (
+                name not in ("sum", "abs", "round") or self._are_plain(node.args, scope)
+            )
+        if isinstance(node, ast.BinOp):
+            return self._are_plain([node.left, node.right], scope)
+        if isinstance(node, ast.UnaryOp):
+            return isinstance(node.op, ast.Not) or self.is_plain(node.operand, scope)
+        if isinstance(node, ast.Compare):
+            return any(isinstance(op, ast.Is | ast.IsNot | ast.In | ast.NotIn) for op in node.ops) or self._are_plain(
+                [node.left, *node.comparators], scope
+            )
+        if isinstance(node, ast.IfExp):
+            return self._are_plain([node.body, node.orelse], scope)
+        if isinstance(node, ast.Subscript):
+            return self.is_plain(node.value, scope)
+        if isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp):
+            return self.is_plain(node.elt, scope)
+        if isinstance(node, ast.List | ast.Tuple | ast.Set):
+            return self._are_plain(node.elts, scope)
+        if isinstance(node, ast.Dict):
+            return self._are_plain(node.values, scope)
+        return isinstance(node, ast.Name) and self._is_plain_variable(node.id, scope)
+
+    def _is_plain_variable(self, name: str, scope: Scope) -> bool:
+        """Return whether all that is ever assigned to a variable is plain, without looking at other variables."""
+        values = [value for target, value in _list_assignments(scope) if target == name]
+        return (
+            bool(values)
+            and name not in scope.parameters()
+            and all(
+                value is not None
+                and not isinstance(value, ast.Name)
+                and _mentions_no_name(value, name)
+                and self.is_plain(value, scope)
+                for value in values
+            )
+        )
+
+    def _are_plain(self, nodes: Iterable[ast.AST | None], scope: Scope) -> bool:
+        return all(node is None or self.is_plain(node, scope) for node in nodes)
+
+    def _union(self, nodes: Iterable[ast.AST], scope: Scope) -> int:
+        result = NOTHING
+        for node in nodes:
+            result |= self.kind(node, scope)
+        return result
+
+    def _block_kind(self, value: ast.AST, statement: Statement) -> int:
+        """Return what a value has that is evaluated in the block: all that is not plain may be a tensor of it."""
+        if self.is_plain(value, statement.scope):
+            return NOTHING
+        if isinstance(
+            value, ast.List | ast.Tuple | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.GeneratorExp
+        ):
+            return HOLDS
+        return IS | HOLDS if isinstance(value, ast.Call | ast.Name) else IS
+
+    def _store(self, target: ast.AST, value: ast.AST, statement: Statement) -> None:
+        inside = id(statement) in self._region
+        if inside:
+            is_operand = isinstance(statement.node, ast.AugAssign)
+            kind = (
+                NOTHING if is_operand and self._is_container_sum(statement.node) else self._block_kind(value, statement)
+            )
+        else:
+            kind = NOTHING if isinstance(statement.node, ast.AugAssign) else self.kind(value, statement.scope)
+        if (
+            isinstance(target, ast.Tuple | ast.List)
+            and isinstance(value, ast.Tuple)
+            and len(target.elts) == len(value.elts)
+        ):
+            for each, part in zip(target.elts, value.elts, strict=True):
+                self._store(each, part, statement)
+            return
+        self._add_target(target, kind, statement)
+
+    def _is_container_sum(self, node: ast.AST) -> bool:
+        return isinstance(node, ast.AugAssign) and isinstance(node.value, ast.Constant)
+
+    def _add_target(self, target: ast.AST, kind: int, statement: Statement) -> None:
+        if not kind:
+            return
+        if isinstance(target, ast.Name):
+            if id(statement) in self._region and not self._is_result_scope(statement):
+                return  # a variable of a function that the block calls ends with the call
+            self._add(statement.scope.resolve(target.id), kind, statement)
+        elif isinstance(target, ast.Attribute):
+            if target.attr not in ("data", "grad"):
+                self._add(("attribute", "", target.attr), kind, statement)
+        elif isinstance(target, ast.Subscript):
+            self._add_holder(target.value, statement)
+        elif isinstance(target, ast.Tuple | ast.List):
+            for each in target.elts:
+                self._add_target(each, IS | HOLDS if kind else NOTHING, statement)
+        elif isinstance(target, ast.Starred):
+            self._add_target(target.value, HOLDS, statement)
+
+    def _is_result_scope(self, statement: Statement) -> bool:
+        return self._is_result(statement) or statement.scope.function is None
+
+    def _add_holder(self, base: ast.AST, statement: Statement) -> None:
+        """Note that a container has one; which of several names may be the container is left open."""
+        while isinstance(base, ast.Subscript | ast.Call):
+            base = base.value if isinstance(base, ast.Subscript) else base.func
+            if isinstance(base, ast.Attribute) and base.attr in CONTAINER_READS:
+                base = base.value
+        if isinstance(base, ast.Name):
+            self._add(statement.scope.resolve(base.id), HOLDS, statement)
+        elif isinstance(base, ast.Attribute):
+            self._add(("attribute", "", base.attr), HOLDS, statement)
+
+    def _add(self, key: Key, kind: int, statement: Statement) -> None:
+        if kind:
+            self.places[key] = self.places.get(key, NOTHING) | kind
+            self.origins.setdefault(key, statement)
+
+
+def _called(call: ast.Call) -> str:
+    return (
+        call.func.attr
+        if isinstance(call.func, ast.Attribute)
+        else call.func.id
+        if isinstance(call.func, ast.Name)
+        else ""
+    )
+
+
+def _root(node: ast.AST) -> str:
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _list_assignments(scope: Scope) -> Iterator[tuple[str, ast.AST | None]]:
+    """Yield what the variables of a scope are assigned; None for a value that the syntax does not show."""
+    for node in ast.walk(scope.node):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                for part in ast.walk(target):
+                    if isinstance(part, ast.Name):
+                        yield part.id, node.value if isinstance(target, ast.Name) else None
+        elif isinstance(node, ast.AugAssign | ast.AnnAssign | ast.NamedExpr) and isinstance(node.target, ast.Name):
+            yield node.target.id, node.value
+        elif isinstance(node, ast.For | ast.AsyncFor | ast.comprehension):
+            is_range = isinstance(node.iter, ast.Call) and _called(node.iter) == "range"
+            for part in ast.walk(node.target):
+                if isinstance(part, ast.Name):
+                    yield part.id, ast.Constant(0) if is_range else None
+        elif isinstance(node, ast.withitem) and node.optional_vars is not None:
+            yield from ((part.id, None) for part in ast.walk(node.optional_vars) if isinstance(part, ast.Name))
+
+
+def _mentions_no_name(value: ast.AST, name: str) -> bool:
+    return not any(isinstance(part, ast.Name) and part.id == name for part in ast.walk(value))
