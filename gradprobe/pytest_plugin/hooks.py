@@ -15,12 +15,16 @@ from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.suppression import load_suppression
 from gradprobe.errors import GradprobeError
 from gradprobe.pytest_plugin import baselines, budgets, leaks, summary
-from gradprobe.pytest_plugin.options import PluginOptions
-from gradprobe.pytest_plugin.results import MODE_NAMES, ModeLeak, PhaseReport, RunResults
+from gradprobe.pytest_plugin.global_state import StateWatch
+from gradprobe.pytest_plugin.options import MODES, PluginOptions
+from gradprobe.pytest_plugin.results import MODE_NAMES, MeasuredTest, ModeLeak, PhaseReport, RunResults
 from gradprobe.recorder import Recorder
 from gradprobe.recording.contents import Contents
+from gradprobe.report.formats.findings_text import format_concisely
 from gradprobe.result import Recording
 
+_PREFIX = "gradprobe_"
+"""Beginning of the names of a test's properties."""
 REPORT_ATTRIBUTE = "gradprobe"
 """Attribute of pytest's reports that holds the plain values."""
 
@@ -40,6 +44,8 @@ class RunPlugin:
         """Comparisons of the current test."""
         self._config = config
         self._fixtures = leaks.FixtureModes()
+        self._checks_modes = options.records_every_test and MODES in options.leaks
+        self._state = StateWatch(options.leaks if options.records_every_test else ())
         self._recorder: Recorder | None = None
         self._contents: Contents | None = None
         self._is_worker = hasattr(config, "workerinput")
@@ -89,6 +95,9 @@ class RunPlugin:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Begin the report of a test, and fail it if its marker is invalid or a fixture leaked a mode."""
         self.phase, self._contents = PhaseReport(), None
+        self._state.begin_test()
+        # A test that is repeated begins without the properties of its last run.
+        item.user_properties[:] = [pair for pair in item.user_properties if not pair[0].startswith(_PREFIX)]
         result = yield
         try:
             budgets.read_budget(item)
@@ -104,7 +113,8 @@ class RunPlugin:
         if level is None:
             return (yield)
         self.phase = PhaseReport()
-        before, begun, passed = leaks.current_modes(), time.perf_counter_ns(), False
+        before, state = leaks.current_modes(), self._state.read()
+        begun, passed = time.perf_counter_ns(), False
         self._recorder = recorder = Recorder(level=level)
         recorder.start()
         try:
@@ -114,6 +124,7 @@ class RunPlugin:
             took = time.perf_counter_ns() - begun
             recording, self._recorder = recorder.stop(), None
             self._contents = recording._tables.contents[0]
+            self._state.end_body(state)
             try:
                 self._examine(item, recording, level, before, took, passed)
             except Exception as error:
@@ -130,7 +141,7 @@ class RunPlugin:
         self, item: pytest.Item, recording: Recording, level: str, before: leaks.Modes, took: int, passed: bool
     ) -> None:
         tables = recording._tables
-        found = leaks.find_leak("test", item.name, before, tables) if self.options.records_every_test else None
+        found = leaks.find_leak("test", item.name, before, tables) if self._checks_modes else None
         if found is not None:
             self.phase.leaks.append(found)
         if self.options.records_every_test:
@@ -141,6 +152,7 @@ class RunPlugin:
         known = self._before.get(item.nodeid)
         if known is not None:
             broken += budgets.find_regressions(self.options.compare_fail, outcome, known)
+        self._add_properties(item, outcome)
         # A test that failed has reported its own reason.
         self.phase.broken += broken if passed else []
         self.phase.comparisons, self.compared = list(self.compared), []
@@ -148,11 +160,23 @@ class RunPlugin:
         if not self.phase.comparisons:
             self.phase.outcome = replace(outcome, places=outcome.places[:3], passed=passed and not broken)
 
+    def _add_properties(self, item: pytest.Item, outcome: MeasuredTest) -> None:
+        """Add what was found to the properties of a test, which JUnit files show."""
+        counts = {name: getattr(outcome, name) for name in ("nodes", "saved_bytes", "version_bumps")}
+        item.user_properties += [(_PREFIX + name, count) for name, count in counts.items() if count is not None]
+        found = [("finding", format_concisely(one)) for one in self.phase.findings]
+        found += [("leak", str(one)) for one in self.phase.leaks]
+        item.user_properties += [(_PREFIX + name, text) for name, text in found]
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Collect the leaks of fixtures that are finalized."""
         self.phase = PhaseReport()
-        result = yield
+        try:
+            result = yield
+        finally:
+            self.phase.leaks += self._state.end_test(item)
+            item.user_properties += [(f"{_PREFIX}leak", str(leak)) for leak in self.phase.leaks]
         self._fail_on_leaks()
         return result
 
@@ -170,15 +194,17 @@ class RunPlugin:
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
         """Detect a fixture that changes the modes."""
-        before = leaks.current_modes()
+        before, state = leaks.current_modes(), self._state.read()
         result = yield
-        if self.options.records_every_test:
+        self._state.on_setup(fixturedef, state)
+        if self._checks_modes:
             self._add_leak(self._fixtures.on_setup(fixturedef, before))
         return result
 
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """Detect a fixture that did not restore the modes."""
-        if self.options.records_every_test:
+        self.phase.leaks += self._state.on_finalize(fixturedef)
+        if self._checks_modes:
             self._add_leak(self._fixtures.on_finalize(fixturedef))
 
     @pytest.hookimpl(wrapper=True)
@@ -186,15 +212,18 @@ class RunPlugin:
         """Record the import of a test module, and detect the modes that it leaves changed."""
         if not self.options.records_every_test or not isinstance(collector, pytest.Module | pytest.Package):
             return (yield)
-        before = leaks.current_modes()
+        before, state = leaks.current_modes(), self._state.read()
         with Recorder(level="modes") as recording:
             report = yield
-        found = leaks.find_leak("collection", collector.nodeid, before, recording._tables)
-        if found is not None:
-            plain = PhaseReport(leaks=[found]).as_plain()
-            setattr(report, REPORT_ATTRIBUTE, plain)
+        left = self._state.end_import(collector.nodeid, state)
+        mode = (
+            leaks.find_leak("collection", collector.nodeid, before, recording._tables) if self._checks_modes else None
+        )
+        found = [mode, *left] if mode is not None else left
+        if found:
+            setattr(report, REPORT_ATTRIBUTE, PhaseReport(leaks=found).as_plain())
             if self.options.fail_on_leak and report.passed:
-                report.outcome, report.longrepr = "failed", f"gradprobe: {found}"
+                report.outcome, report.longrepr = "failed", "\n".join(f"gradprobe: {one}" for one in found)
         return report
 
     def _add_leak(self, found: ModeLeak | None) -> None:

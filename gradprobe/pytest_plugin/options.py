@@ -21,6 +21,11 @@ from gradprobe._levels import LEVELS
 
 REPORTS = ("term", "html", "json", "markdown", "markdown-append")
 METRICS = ("nodes", "saved_bytes", "version_bumps", "time")
+MODES = "modes"
+_ENVIRONMENT = ("dtype", "device", "deterministic", "precision", "threads", "autocast")
+LEAKS = (MODES, *_ENVIRONMENT, "function_modes", "dispatch_modes", "anomaly", "hooks", "rng")
+"""Names of what a test may leave changed: the modes, and the kinds of ``global_state.STATE_KINDS``."""
+DEFAULT_LEAKS = frozenset(LEAKS) - {"rng"}
 LATEST = "latest"
 ENABLED = "enabled"
 """Name of the option ``--gradprobe``."""
@@ -82,6 +87,20 @@ def _parse_top(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError("must be an integer of 1 or more")
     return int(text)
+
+
+def _parse_leaks(text: str) -> frozenset[str]:
+    """Parse names, which replace the default, or names behind a sign, which change it."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name.lstrip("+-") not in (*LEAKS, "all", "none")]
+    if unknown:
+        raise ValueError(f"must be all, none, or names of {', '.join(LEAKS)}, each with + or - to change the default")
+    chosen = set() if any(name[0] not in "+-" for name in names) else set(DEFAULT_LEAKS)
+    for name in names:
+        word = name.lstrip("+-")
+        kinds = set(LEAKS) if word == "all" else set() if word == "none" else {word}
+        chosen = chosen - kinds if name.startswith("-") else chosen | kinds
+    return frozenset(chosen)
 
 
 def _parse_name(text: str) -> str:
@@ -160,10 +179,17 @@ OPTIONS: Sequence[Option] = (
     Option("top", "maximum number of rows per table of the summary (default: 10)", _parse_top, 10, "N"),
     Option(
         "fail_on_leak",
-        "fail a test, fixture or module that leaves a mode changed",
+        "fail a test, fixture or module that leaves a mode or other global state changed",
         _parse_switch,
         False,
         is_switch=True,
+    ),
+    Option(
+        "leaks",
+        f"check these for leaks: names of {', '.join(LEAKS)}, all, none, or +name and -name (default: all but rng)",
+        _parse_leaks,
+        DEFAULT_LEAKS,
+        "KINDS",
     ),
 )
 
@@ -181,6 +207,7 @@ class PluginOptions:
     storage: str
     top: int
     fail_on_leak: bool
+    leaks: frozenset[str]
     sources: Mapping[str, str]
 
     @property

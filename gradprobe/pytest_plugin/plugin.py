@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gradprobe import _switch
 from gradprobe.pytest_plugin import options as plugin_options
 
 if TYPE_CHECKING:
+    from gradprobe.pytest_plugin.every_mode import EveryMode, EveryModePlugin
     from gradprobe.pytest_plugin.grad_compare import GradCompare
     from gradprobe.pytest_plugin.hooks import RunPlugin
     from gradprobe.result import Recording
@@ -18,11 +20,17 @@ _OPTIONS = pytest.StashKey[plugin_options.PluginOptions]()
 _LEFT = pytest.StashKey[list[Any]]()
 """Modes that the first conftests left changed."""
 _NAME = "gradprobe-run"
+_EVERY_MODE_NAME = "gradprobe-every-mode"
 _FIXTURES = ("gradprobe", "grad_compare")
 """The fixtures that record a test; ``gradprobe_recording`` requests the first of them."""
 _MARKER = (
     "gradprobe(max_nodes, max_saved_bytes, max_version_bumps, require_mode, level): limits on what the body of "
     "a test costs in autograd nodes, bytes saved for backward and version bumps, and the mode it must run under"
+)
+
+_EVERY_MODE_MARKER = (
+    "every_mode(modes, rtol, atol, escapes): run the test under grad, no_grad and inference_mode, and fail it if what "
+    "it returns differs, a mode is left changed or an inference tensor remains"
 )
 
 
@@ -35,7 +43,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, Any, Any]:
     """Record the import of the first conftests, which may leave a mode changed."""
     try:
-        is_recorded = plugin_options.resolve_options(early_config).records_every_test
+        options = plugin_options.resolve_options(early_config)
+        is_recorded = options.records_every_test and plugin_options.MODES in options.leaks
     except pytest.UsageError:  # reported by pytest_configure, when pytest has parsed all its arguments
         is_recorded = False
     if not is_recorded:
@@ -51,6 +60,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker, resolve the options, and register the rest if every test is recorded."""
     config.addinivalue_line("markers", _MARKER)
+    config.addinivalue_line("markers", _EVERY_MODE_MARKER)
     config.stash[_OPTIONS] = options = plugin_options.resolve_options(config)
     if options.records_every_test:
         _register(config)
@@ -68,6 +78,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             read_budget(item)
     if marked or any(name in getattr(item, "fixturenames", ()) for item in items for name in _FIXTURES):
         _register(config)
+    repeated = [
+        item
+        for item in items
+        if item.get_closest_marker("every_mode") is not None or "every_mode" in getattr(item, "fixturenames", ())
+    ]
+    if repeated and _switch.is_enabled():
+        from gradprobe.pytest_plugin.every_mode import read_settings
+
+        for item in repeated:
+            if not hasattr(config, "workerinput"):
+                read_settings(item)
+        _register_every_mode(config)
+
+
+def _register_every_mode(config: pytest.Config) -> EveryModePlugin:
+    """Return the plugin that runs tests under several modes, registering it the first time."""
+    known: Any = config.pluginmanager.get_plugin(_EVERY_MODE_NAME)
+    if known is None:
+        from gradprobe.pytest_plugin.every_mode import EveryModePlugin
+
+        known = EveryModePlugin()
+        config.pluginmanager.register(known, _EVERY_MODE_NAME)
+    plugin: EveryModePlugin = known
+    return plugin
 
 
 def _register(config: pytest.Config) -> RunPlugin:
@@ -112,6 +146,23 @@ def gradprobe_recording(gradprobe: Recording) -> Recording:
             assert gradprobe_recording.regions["nodes"].sum() == 0
     """
     return gradprobe
+
+
+@pytest.fixture
+def every_mode(request: pytest.FixtureRequest) -> EveryMode:
+    """Run the test under grad, no_grad and inference_mode; its ``mode`` is the current one.
+
+    Fails the test if a value that it returns or notes differs between the modes, if a mode is left changed, or if an
+    inference tensor is still referenced afterwards. The marker of the same name does the same.
+
+    Example::
+
+        def test_predict(every_mode, model, batch):
+            every_mode(model, batch)  # called once per mode, with equal results
+    """
+    if "every_mode" not in getattr(request.node, "fixturenames", ()):
+        pytest.fail("gradprobe: request every_mode by a parameter of the test", pytrace=False)
+    return _register_every_mode(request.config).fixture
 
 
 @pytest.fixture

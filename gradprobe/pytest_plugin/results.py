@@ -11,6 +11,9 @@ from gradprobe.analysis.findings.finding import Finding, RelatedLine
 MODE_NAMES = {(True, False): "grad", (False, False): "no_grad", (False, True): "inference_mode"}
 MODE_NAMES[True, True] = "inference_mode + enable_grad"
 
+MODE = "the mode"
+"""Name of what most leaks are about."""
+
 
 @dataclass(frozen=True)
 class CountedPlace:
@@ -25,7 +28,10 @@ class CountedPlace:
 
 @dataclass(frozen=True)
 class ModeLeak:
-    """Mode left changed ``by`` a ``test``, ``fixture``, ``collection`` or ``import``, and its line."""
+    """Mode left changed ``by`` a ``test``, ``fixture``, ``collection`` or ``import``, and its line.
+
+    ``what`` names what was left: the mode, or another part of the global state.
+    """
 
     by: str
     name: str
@@ -33,10 +39,11 @@ class ModeLeak:
     after: str
     file: str | None = None
     line: int | None = None
+    what: str = MODE
 
     def __str__(self) -> str:
         at = "" if self.file is None else f" at {self.file}" + ("" if self.line is None else f":{self.line}")
-        return f"{self.by} {self.name} left the mode at {self.after} instead of {self.before}{at}"
+        return f"{self.by} {self.name} left {self.what} at {self.after} instead of {self.before}{at}"
 
 
 @dataclass(frozen=True)

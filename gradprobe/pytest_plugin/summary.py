@@ -8,13 +8,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from gradprobe._files import write_atomically
-from gradprobe.analysis.findings.catalogue import SEVERITIES
+from gradprobe.analysis.findings.catalogue import ERROR, SEVERITIES
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.errors import GradprobeError
 from gradprobe.pytest_plugin.options import PluginOptions, ReportTarget
-from gradprobe.pytest_plugin.results import MeasuredTest, RunResults
+from gradprobe.pytest_plugin.results import MODE, MeasuredTest, RunResults
 from gradprobe.report.document import Document, Section, Table
 from gradprobe.report.formats import html_page, markdown
+from gradprobe.report.formats.findings_text import format_concisely
 from gradprobe.report.formats.terminal import format_item
 from gradprobe.report.sections import findings_section
 from gradprobe.report.units import (
@@ -40,6 +41,7 @@ def build_document(results: RunResults, top: int, before: Mapping[str, Mapping[s
     sections = [
         _broken(results, top),
         _leaks(results, top),
+        _settings(results, top),
         _findings(results, top),
         _comparisons(results, top),
         _changes(results, top, before),
@@ -58,8 +60,11 @@ def _verdict(results: RunResults) -> list[str]:
         lines.append(f"{pluralize(len(unused), 'test')} built a graph and ran no backward.")
     if results.broken:
         lines.append(f"{pluralize(len(results.broken), 'budget')} exceeded.")
-    if results.leaks:
-        lines.append(f"{pluralize(len(results.leaks), 'mode')} left changed.")
+    modes = sum(leak.what == MODE for _, leak in results.leaks)
+    if modes:
+        lines.append(f"{pluralize(modes, 'mode')} left changed.")
+    if len(results.leaks) > modes:
+        lines.append(f"{pluralize(len(results.leaks) - modes, 'global setting')} left changed.")
     if results.findings:
         lines.append(f"{pluralize(len(_by_place(results)), 'finding')}: {', '.join(_severities(results))}.")
     return [*lines, *(escape_unprintable(f"{note[:1].upper()}{note[1:]}.") for note in results.notes)]
@@ -111,7 +116,8 @@ def _broken(results: RunResults, top: int) -> Section | None:
 
 
 def _leaks(results: RunResults, top: int) -> Section | None:
-    if not results.leaks:
+    found = [(test, leak) for test, leak in results.leaks if leak.what == MODE]
+    if not found:
         return None
     rows = [
         (
@@ -121,10 +127,26 @@ def _leaks(results: RunResults, top: int) -> Section | None:
             leak.after,
             f"{leak.by} {escape_unprintable(leak.name)}",
         )
-        for test, leak in results.leaks
+        for test, leak in found
     ]
     columns = ("detected in", "line", "before", "after", "left by")
     return Section("Modes left changed", table=Table(columns, rows[:top], left_out=max(len(rows) - top, 0)))
+
+
+def _settings(results: RunResults, top: int) -> Section | None:
+    """Build the section of other global state that was left changed."""
+    found = [leak for _, leak in results.leaks if leak.what != MODE]
+    if not found:
+        return None
+    lines = [
+        escape_unprintable(
+            f"{leak.by} {leak.name} left {leak.what} at {leak.after} instead of {leak.before}: "
+            f"{format_location(leak.file, leak.line)}"
+        )
+        for leak in found[:top]
+    ]
+    lines += [f"{pluralize(len(found) - top, 'more setting')} left out."] if len(found) > top else []
+    return Section("Settings left changed", lines)
 
 
 def _findings(results: RunResults, top: int) -> Section | None:
@@ -239,13 +261,17 @@ def print_summary(
     options: PluginOptions,
     before: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Print the summary: nothing if only markers were used, one line with -q, every row with -v."""
+    """Print the summary: nothing if only markers were used, one line and the errors with -q, every row with -v."""
     if not (options.records_every_test or results.comparisons):
         return
     verbosity = terminal.config.get_verbosity()
     shown = build_document(results, options.top if verbosity <= 0 else _ALL_ROWS, before)
     if verbosity < 0:
         terminal.write_line(f"gradprobe: {shown.verdict[0]}")
+        for group in _by_place(results):
+            test, finding = group[0]
+            if finding.severity == ERROR:
+                terminal.write_line(f"{format_concisely(finding)} In {escape_unprintable(test)}.")
         return
     terminal.write_sep("-", "gradprobe")
     for line in shown.verdict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from xml.etree import ElementTree
 
 import pytest
 
@@ -41,6 +42,21 @@ def test_findings_are_told_once_with_their_tests_and_the_lines_that_belong_to_th
         ("test_caught", "GP401", 10),
         ("test_caught_too", "GP401", 10),
     ]
+
+
+def test_errors_are_shown_with_q_too_and_are_properties_of_their_tests(run: Run, pytester: pytest.Pytester) -> None:
+    warned = "def test_warned():\n    with torch.inference_mode(), torch.enable_grad(): weight * 2\n"
+    ended = run(TESTS + warned, "-q", "--gradprobe", "--gradprobe-level=ops", "--junit-xml=out.xml")
+    ended.stdout.fnmatch_lines("*test_it.py:10: error GP401: * In test_it.py::test_caught.")
+    assert "GP103" not in ended.stdout.str()
+    cases = {each.attrib["name"]: each for each in ElementTree.parse(pytester.path / "out.xml").iter("testcase")}
+    found = {
+        name: [one.attrib["value"] for one in case.iter("property") if one.attrib["name"] == "gradprobe_finding"]
+        for name, case in cases.items()
+    }
+    assert ["GP401" in one for one in found["test_caught"]] == [True]
+    assert ["GP103" in one for one in found["test_warned"]] == [True]
+    assert found["test_right"] == []
 
 
 def test_findings_of_workers_arrive_and_those_that_the_project_silences_are_not_told(

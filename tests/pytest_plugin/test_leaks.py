@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from xml.etree import ElementTree
 
 import pytest
 
@@ -98,3 +99,84 @@ def test_the_import_of_a_conftest_is_told_with_its_line_and_put_back(run: Run, p
     assert ended.ret == pytest.ExitCode.USAGE_ERROR
     assert "import conftest.py left the mode at no_grad instead of grad at" in ended.stderr.str()
     run(source).assert_outcomes(failed=1)
+
+
+STATE = """
+@pytest.fixture
+def double():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+def test_with_a_fixture_that_restores(double):
+    torch.set_default_dtype(torch.float16)  # the fixture restores this too
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_dtype(number):
+    torch.set_default_dtype(torch.float64)
+
+def test_others():
+    torch.set_default_device("meta")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    torch.autograd.set_detect_anomaly(True)
+    torch.set_float32_matmul_precision("medium")
+
+def test_hooks():
+    torch.nn.modules.module.register_module_forward_hook(print)
+
+def test_draws():
+    torch.rand(1, device="cpu")
+
+def test_right():
+    with torch.device("meta"), torch.autocast("cpu"), torch.autograd.detect_anomaly(check_nan=False):
+        pass
+
+def test_modes():
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+    for kind in (TorchFunctionMode, TorchDispatchMode):
+        class Mine(kind): pass
+        Mine().__enter__()
+    torch.autocast("cpu").__enter__()
+"""
+
+
+def test_other_state_is_named_at_the_test_that_left_it_changed(run: Run) -> None:
+    """Nothing is restored: the second run of a test that leaves what it found is right."""
+    ended = run(STATE, "--gradprobe", "--gradprobe-leaks=all", "--gradprobe-top=20")
+    ended.assert_outcomes(passed=8)
+    assert "11 global settings left changed." in ended.stdout.str()
+    ended.stdout.fnmatch_lines_random(
+        [
+            "test test_dtype[[]1] left the default dtype at torch.float64 instead of torch.float32: test_it.py:16",
+            "test test_others left the default device at meta instead of cpu: test_it.py:19",
+            "test test_others left deterministic algorithms at warn only instead of off: test_it.py:20",
+            "test test_others left the number of threads at *: test_it.py:21",
+            "test test_others left anomaly mode at on instead of off: test_it.py:22",
+            "test test_others left the precision of float32 products at medium instead of highest: test_it.py:23",
+            "test test_modes left the function modes at *Mine instead of none: test_it.py:*",
+            "test test_modes left the dispatch modes at *Mine instead of none: test_it.py:*",
+            "test test_modes left autocast at cpu (torch.bfloat16) instead of off: test_it.py:*",
+            "test test_hooks left the global hooks at 1 forward instead of none: test_it.py:26",
+            "test test_draws left the state of the random number generators at *: test_it.py:29",
+        ]
+    )
+
+
+def test_each_kind_can_be_switched_off_and_junit_has_what_leaked(run: Run, pytester: pytest.Pytester) -> None:
+    source = (
+        "def test_it():\n    torch.set_default_dtype(torch.float64)\n    torch.autograd.set_detect_anomaly(True)\n"
+        "    weight * 2\n"
+    )
+    ended = run(source, "--gradprobe-fail-on-leak", "--gradprobe-leaks=-anomaly", "--junit-xml=out.xml", "-q")
+    ended.assert_outcomes(passed=1, errors=1)
+    ended.stdout.fnmatch_lines("*test test_it left the default dtype at torch.float64 instead of torch.float32 at *:4")
+    assert "anomaly" not in ended.stdout.str()
+    properties = {
+        each.attrib["name"]: each.attrib["value"]
+        for each in ElementTree.parse(pytester.path / "out.xml").iter("property")
+    }
+    assert properties["gradprobe_nodes"] == "1"
+    assert properties["gradprobe_leak"].startswith("test test_it left the default dtype at torch.float64")

@@ -33,6 +33,7 @@ VALUES: dict[
     "storage": ("here", "there", "here", ""),
     "top": ("3", "4", 3, "0"),
     "fail_on_leak": ("1", "0", True, "maybe"),
+    "leaks": ("rng,dtype,-dtype", "none", frozenset({"rng"}), "nothing"),
 }
 
 
