@@ -54,7 +54,8 @@ def _iter_aliases(node: ast.AST, names: set[str]) -> Iterator[str]:
         if _mentions(node.iter, names):
             yield from (child.id for child in ast.walk(node.target) if isinstance(child, ast.Name))
     elif isinstance(node, ast.Assign) and _is_view(node.value, names):
-        yield from (name for target in node.targets if (name := _name_of(target)))
+        targets = [target for target in node.targets if not isinstance(target, ast.Subscript)]
+        yield from (name for target in targets if (name := _name_of(target)))
 
 
 def _is_view(value: ast.expr, names: set[str]) -> bool:

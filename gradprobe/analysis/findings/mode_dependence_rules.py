@@ -42,17 +42,16 @@ def _get_difference(located: LocatedDetection) -> float:
 
 
 def _find_question(source: ParsedFile | None, line: int) -> int | None:
-    """Return the line of a function, or of a method beside it, that asks for the mode."""
+    """Return the line of a function, or of one that it uses by name, that asks for the mode."""
     function = None if source is None else source.find_function_at(line)
     if source is None or function is None:
         return None
     found = _list_questions(function)
     if not found:
-        owner = next(
-            (node for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef) and function in node.body), None
-        )
-        methods = [] if owner is None else [node for node in owner.body if isinstance(node, FunctionNode)]
-        found = [number for method in methods for number in _list_questions(method)]
+        nodes = [node for node in ast.walk(function) if isinstance(node, ast.Attribute | ast.Name)]
+        used = {node.attr if isinstance(node, ast.Attribute) else node.id for node in nodes}
+        helpers = [node for node in ast.walk(source.tree) if isinstance(node, FunctionNode) and node.name in used]
+        found = [number for helper in helpers for number in _list_questions(helper)]
     return min(found, default=None)
 
 

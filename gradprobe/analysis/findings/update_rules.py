@@ -24,11 +24,14 @@ def find_rebound_leaves(evidence: Evidence) -> Iterator[Finding]:
     for graph in evidence.flow_graphs:
         gradients = _find_gradients(graph)
         by_site: dict[int, list[tuple[LeafUse, int]]] = {}
+        made_leaves = {leaf.made_at for leaf in graph.leaves.values()}
         for use in graph.uses.values():
             if use.steps or use.is_updated or not use.backwards:
                 continue
             for number, counts in graph.outgoing.get(use.number, {}).items():
-                if number in graph.sites and not counts[WRITTEN] and gradients & graph.incoming[number].keys():
+                if number not in graph.sites or number in made_leaves or counts[WRITTEN]:
+                    continue
+                if gradients & graph.incoming[number].keys():
                     for consumer in _find_common_consumers(graph, use, number)[:1]:
                         by_site.setdefault(number, []).append((use, consumer))
         for number, entries in by_site.items():

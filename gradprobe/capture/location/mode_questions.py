@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dis
 import inspect
+import linecache
+import re
+from collections.abc import Iterator
 from types import CodeType
 
 _QUESTIONS = frozenset({"is_grad_enabled", "is_inference_mode_enabled"})
 _OF_TENSORS = frozenset({"requires_grad", "is_inference"})
+_DEFINITION = re.compile(r"\s*(?:async\s+)?def\s+(\w+)")
 _DECIDING = ("POP_JUMP", "JUMP_IF", "UNARY_NOT", "CALL", "PRECALL", "TO_BOOL", "NOP", "CACHE")
 
 
@@ -32,16 +36,34 @@ def _decides_by_tensor(code: CodeType) -> bool:
 
 
 class ModeQuestions:
-    """The functions of one session that ask for the mode, and the methods that may call those of their class."""
+    """The functions of one session that ask for the mode, and those that ask by a property or a helper of their file."""
 
     def __init__(self) -> None:
-        self._owners: set[tuple[str, str]] = set()
+        self._helpers: dict[str, frozenset[str]] = {}
 
     def are_asked_in(self, code: CodeType) -> bool:
-        """Return whether ``code`` asks for the mode, or is the ``forward`` of a class with a method that asks."""
-        owner, _, name = getattr(code, "co_qualname", code.co_name).rpartition(".")
+        """Return whether ``code`` asks for the mode, or uses a function or property of its file that does."""
         if asks_for_mode(code):
-            if owner and not owner.endswith("<locals>"):
-                self._owners.add((code.co_filename, owner))
             return True
-        return name == "forward" and (code.co_filename, owner) in self._owners
+        names = code.co_names if code.co_flags & inspect.CO_OPTIMIZED else ()
+        return not self._find_helpers(code.co_filename).isdisjoint(names)
+
+    def _find_helpers(self, file: str) -> frozenset[str]:
+        """Return the names of the functions in a file that ask for the mode, by its text: they may run no operator."""
+        known = self._helpers.get(file)
+        if known is None:
+            known = self._helpers[file] = frozenset(_list_helpers(linecache.getlines(file)))
+        return known
+
+
+def _list_helpers(lines: list[str]) -> Iterator[str]:
+    name = "__module__"
+    for line in lines:
+        defined = _DEFINITION.match(line)
+        if defined is not None:
+            name = defined[1]
+        # What everything is called by, such as `forward`, says nothing of a caller.
+        elif (
+            name != "forward" and not name.startswith("__") and any(f"{question}()" in line for question in _QUESTIONS)
+        ):
+            yield name

@@ -6,6 +6,7 @@
 #include "graph_paths.h"
 #include "shards.h"
 
+#include <ATen/MapAllocator.h>
 #include <c10/core/StorageImpl.h>
 
 #include <cstring>
@@ -45,8 +46,13 @@ struct WatchedMemory {
   std::vector<MemoryWrite> writes;
 };
 
-// PyTorch did not allocate it: `from_numpy`, `frombuffer` and DLPack wrap the memory of others.
-inline bool is_foreign(const c10::StorageImpl& storage) { return storage.allocator() == nullptr; }
+// PyTorch did not allocate it: `from_numpy`, `frombuffer` and DLPack wrap the memory of others. What is mapped from a file or shared
+// between processes is meant to be written elsewhere, or never.
+inline bool is_foreign(const c10::StorageImpl& storage) {
+  if (storage.allocator() != nullptr) return false;
+  const auto& data = storage.data_ptr();
+  return at::MapAllocator::fromDataPtr(data) == nullptr && at::RefcountedMapAllocator::fromDataPtr(data) == nullptr;
+}
 
 // A number for the contents of memory. Of a large one it takes words at equal distances: what scales, refills or rounds an array
 // changes one of them.

@@ -72,7 +72,7 @@ def weights_rebound_in_dict() -> None:
     for x in batches():
         hidden = x @ weights["w"]
         (hidden @ weights["v"]).mean().backward()
-        weights = {k: p - 0.1 * p.grad if p.grad is not None else p for k, p in weights.items()}  # at
+        weights = {k: p - 0.1 * p.grad if p.is_leaf else p for k, p in weights.items()}  # at
 
 
 REBOUND: list[Program] = [weight_rebound_under_no_grad, weights_rebound_in_dict]
@@ -156,6 +156,7 @@ def results_made_leaves_again() -> None:
         (x @ w).square().mean().backward()
         with torch.no_grad():
             w = w - 0.1 * w.grad if w.grad is not None else w
+            (x @ w).mean()
         w.requires_grad_()
 
 
