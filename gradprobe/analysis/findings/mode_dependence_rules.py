@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
-from gradprobe.analysis.findings.finding import Finding
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile, parse_file
 
 _QUESTIONS = frozenset({"is_grad_enabled", "is_inference_mode_enabled", "is_inference", "requires_grad"})
@@ -24,7 +24,8 @@ def find_mode_dependence(evidence: Evidence) -> Iterator[Finding]:
 
 def _describe(located: LocatedDetection, count: int) -> Finding:
     facts, main = located.detection.facts, located.main
-    asked = _find_question(parse_file(main.file), main.line) or main.line
+    functions = _find_functions(parse_file(main.file), main.line)
+    asked = min((line for function in functions for line in _list_questions(function)), default=main.line)
     noise = " One of the two draws random numbers." if facts.get("random") else ""
     message = (
         f"{main.function} gives another result {facts.get('one')} than {facts.get('other')}, for the same arguments and "
@@ -32,6 +33,9 @@ def _describe(located: LocatedDetection, count: int) -> Finding:
     )
     left_out = {(main.file, asked), (main.file, main.line)}
     related = tuple(line for line in located.related if (line.file, line.line) not in left_out)
+    if not related:  # the same lines with another value: one that was kept under the other mode
+        kept = sorted({line for function in functions for line in _list_stores(function)})
+        related = tuple(RelatedLine(main.file, line, "kept here") for line in kept)
     evidence = f"{count:,} pairs of calls with the same arguments gave other results"
     return Finding("GP503", message, main.file, asked, main.function, count, related, "", evidence)
 
@@ -41,18 +45,23 @@ def _get_difference(located: LocatedDetection) -> float:
     return float(difference) if isinstance(difference, int | float) else 0.0
 
 
-def _find_question(source: ParsedFile | None, line: int) -> int | None:
-    """Return the line of a function, or of one that it uses by name, that asks for the mode."""
+def _find_functions(source: ParsedFile | None, line: int) -> list[FunctionNode]:
+    """Return the function at a line that asks for the mode, or those that it uses by name and that ask."""
     function = None if source is None else source.find_function_at(line)
     if source is None or function is None:
-        return None
-    found = _list_questions(function)
-    if not found:
-        nodes = [node for node in ast.walk(function) if isinstance(node, ast.Attribute | ast.Name)]
-        used = {node.attr if isinstance(node, ast.Attribute) else node.id for node in nodes}
-        helpers = [node for node in ast.walk(source.tree) if isinstance(node, FunctionNode) and node.name in used]
-        found = [number for helper in helpers for number in _list_questions(helper)]
-    return min(found, default=None)
+        return []
+    if _list_questions(function):
+        return [function]
+    nodes = [node for node in ast.walk(function) if isinstance(node, ast.Attribute | ast.Name)]
+    used = {node.attr if isinstance(node, ast.Attribute) else node.id for node in nodes}
+    helpers = [node for node in ast.walk(source.tree) if isinstance(node, FunctionNode) and node.name in used]
+    return [helper for helper in helpers if _list_questions(helper)]
+
+
+def _list_stores(function: FunctionNode) -> list[int]:
+    """Return the lines of a function that keep a value beyond its call, in an attribute or a container."""
+    assigned = [node for node in ast.walk(function) if isinstance(node, ast.Assign)]
+    return [node.lineno for node in assigned if isinstance(node.targets[0], ast.Attribute | ast.Subscript)]
 
 
 def _list_questions(function: FunctionNode) -> list[int]:

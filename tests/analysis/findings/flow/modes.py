@@ -50,7 +50,7 @@ def stale_weight() -> None:
             if torch.is_grad_enabled():  # at
                 return self.weight / self.weight.norm()
             if self.ready is None:
-                self.ready = self.weight / self.weight.norm()
+                self.ready = self.weight / self.weight.norm()  # with
             return self.ready
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
