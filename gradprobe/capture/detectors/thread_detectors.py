@@ -237,7 +237,7 @@ class ThreadDetectors:
         if backward.iterations >= _MIN_ITERATIONS_AGAIN:
             self._report_growing_backward(backward)
         if backward.unseen:
-            report_unseen_writes(backward.unseen, _locate_backward(backward), self._log)
+            report_unseen_writes(backward.unseen, _locate_backward(backward), _getframe(1), self._log)
         if backward.cleared is not None:
             report_cleared_part(backward.cleared, _locate_backward(backward), _getframe(1), self._log)
         frees = not (creates if retains is None else retains)

@@ -6,7 +6,11 @@ through NumPy cannot be seen while it does; the line that gave the memory away c
 
 from __future__ import annotations
 
+from types import FrameType
+
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
+from gradprobe.capture.location.frames import walk_frames
+from gradprobe.capture.location.sites import TORCH_DIR
 from gradprobe.recording.notes import SourceLocation
 
 _Place = tuple[int, int]
@@ -18,8 +22,23 @@ A place is the identity of a code object and an offset; that of memory that came
 """
 
 
-def report_unseen_writes(writes: list[UnseenWrite], at: SourceLocation | None, log: DetectionLog) -> None:
-    """Report the writes to what a backward pass that is called at a line is about to use."""
+_GRADCHECK = f"{TORCH_DIR}autograd/gradcheck.py"
+
+
+def report_unseen_writes(
+    writes: list[UnseenWrite], at: SourceLocation | None, frame: FrameType | None, log: DetectionLog
+) -> None:
+    """Report the writes to what a backward pass is about to use.
+
+    Args:
+        writes: The writes.
+        at: The line that calls the backward.
+        frame: The innermost frame that runs.
+        log: The log of detections.
+    """
+    # It changes its inputs by a little through `.data` while their graph waits, and changes them back.
+    if any(each.f_code.co_filename == _GRADCHECK for each in walk_frames(frame)):
+        return
     held = log.codes.held
     for (saved_code, saved_offset), (code, offset), by_operator in writes:
         saved = locate_instruction("saved for backward here", held.get(saved_code), saved_offset)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -81,4 +83,24 @@ def arrays_read_and_copied() -> None:
         out.mean().backward()
 
 
-RIGHT: list[Program] = [weights_clipped_after_step, batch_refilled_after_backward, arrays_read_and_copied]
+def derivative_checked_by_differences() -> None:
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return torch.from_numpy(x.detach().numpy() ** 3)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+            (x,) = ctx.saved_tensors
+            return grads[0] * 3 * x**2
+
+    assert torch.autograd.gradcheck(Cube.apply, (torch.ones(4, dtype=torch.double, requires_grad=True),))
+
+
+RIGHT: list[Program] = [
+    weights_clipped_after_step,
+    batch_refilled_after_backward,
+    arrays_read_and_copied,
+    derivative_checked_by_differences,
+]
