@@ -27,7 +27,7 @@ Site = tuple[int, int]
 
 
 class _Call(NamedTuple):
-    """What one call of a function did under one mode: at lines of its own, and at lines of what it called."""
+    """Record of one call of a function: its mode, the lines of its own and of what it called, and its result."""
 
     mode: tuple[int, bool]
     own: tuple[Site, ...]
