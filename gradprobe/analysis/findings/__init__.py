@@ -10,6 +10,7 @@ from gradprobe.analysis.findings import (
     checkpoint_rules,
     cleared_gradient_rules,
     compile_rules,
+    function_rules,
     gradient_rules,
     graph_rules,
     held_graph_rules,
@@ -26,11 +27,11 @@ from gradprobe.analysis.findings import (
     value_rules,
     waste_rules,
 )
-from gradprobe.analysis.findings.consequences import drop_consequences
+from gradprobe.analysis.findings.consequences import drop_consequences, link_repetitions
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding, merge_duplicates
 from gradprobe.analysis.findings.finding_phases import name_phases
-from gradprobe.analysis.findings.mode_changes import add_conditions
+from gradprobe.analysis.findings.mode_changes import complete_modes
 from gradprobe.analysis.findings.suppression import Suppression
 from gradprobe.tables.recording_tables import RecordingTables
 
@@ -50,6 +51,7 @@ RECORDING_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     *tensor_rules.RULES,
     *refusal_rules.RULES,
     *checkpoint_rules.RULES,
+    *function_rules.RULES,
     *compile_rules.RULES,
     *thread_rules.RULES,
     *process_rules.RULES,
@@ -61,7 +63,8 @@ def find_all(tables: RecordingTables) -> list[Finding]:
     """Return the findings of all rules in a recording, the most serious first."""
     evidence = Evidence(tables)
     found = drop_consequences(finding for rule in RECORDING_RULES for finding in rule(evidence))
-    return list(name_phases(merge_duplicates(map(add_conditions, found)), evidence))
+    merged = link_repetitions(merge_duplicates(map(complete_modes, found)))
+    return list(name_phases(merged, evidence))
 
 
 def build_finding_rows(tables: RecordingTables) -> list[tuple[Any, ...]]:

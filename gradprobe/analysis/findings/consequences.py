@@ -1,17 +1,39 @@
-"""Findings that only show the effect of what another finding names."""
+"""Findings that belong together: effects of what another finding names, and the same mistake at several lines."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 
-from gradprobe.analysis.findings.catalogue import ERROR
-from gradprobe.analysis.findings.finding import Finding
+from gradprobe.analysis.findings.catalogue import ERROR, NOTE
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
 
 _CAUSES = {
     "GP204": ("GP104", "GP106", "GP701", "GP702", "GP706"),
     "GP612": ("GP101", "GP703", "GP704", "GP705"),
 }
 """Rules whose findings say why: a graph that no mode prevented, a result without a graph under a mode that was left on."""
+
+_HABITS = ("GP102", "GP302", "GP702", "GP801")
+"""Rules about a way of writing that does not work: who wrote it once has often written it again."""
+_MAX_REPETITIONS = 3
+
+
+def link_repetitions(findings: Iterable[Finding]) -> list[Finding]:
+    """Add to the findings of one habit in one file the other lines that have it, so that they are edited together."""
+    found = list(findings)
+    lines: dict[tuple[str, str | None], list[RelatedLine]] = defaultdict(list)
+    for finding in found:
+        if finding.rule in _HABITS and finding.severity != NOTE and finding.file and finding.line:
+            lines[finding.rule, finding.file].append(RelatedLine(finding.file, finding.line, "the same mistake here"))
+    return [_link(finding, lines[finding.rule, finding.file]) for finding in found]
+
+
+def _link(finding: Finding, lines: list[RelatedLine]) -> Finding:
+    known = {finding.line, *(at.line for at in finding.related if at.file == finding.file)}
+    others = [at for at in lines if at.line not in known] if finding.severity != NOTE else []
+    return replace(finding, related=(*finding.related, *others[:_MAX_REPETITIONS])) if others else finding
 
 
 def drop_consequences(findings: Iterable[Finding]) -> list[Finding]:

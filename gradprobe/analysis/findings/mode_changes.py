@@ -6,7 +6,7 @@ What ran is known from the recording; these lines are read from the files that i
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from gradprobe.analysis.findings.catalogue import NOTE
@@ -18,22 +18,52 @@ _LEAVING = ("__exit__", "close", "pop_all")
 _MODE_ROLES = ("mode entered here", "inference mode entered here", "grad disabled here", "mode set here")
 _RULES_AT_MODES = ("GP101",)
 """Rules whose findings are at the line that changes the mode."""
+_RULES_IN_CALLS = ("GP105", "GP401", "GP612")
+_WORK_ROLES = ("created here", "computed here", "cut from the graph here", "cut here")
 _EXITS = (ast.Return, ast.Raise, ast.Yield)
 """What can leave a function: the block that a generator of a context manager yields to may raise."""
 _SKIPPED_ROLE = "leaves without restoring the mode here"
 
 
-def add_conditions(finding: Finding) -> Finding:
-    """Add the conditions that decide whether the modes are entered which a warning or an error names."""
+def complete_modes(finding: Finding) -> Finding:
+    """Add to a warning or an error what decides about the modes that it names, and what is called under them."""
     if finding.severity == NOTE:
         return finding
     known = {(finding.file, finding.line), *((at.file, at.line) for at in finding.related)}
     modes = [(at.file, at.line) for at in finding.related if at.role in _MODE_ROLES]
     if finding.rule in _RULES_AT_MODES and finding.file is not None and finding.line is not None:
         modes.append((finding.file, finding.line))
-    conditions = [at for file, line in modes for at in locate_condition(file, line)]
-    added = tuple(dict.fromkeys(at for at in conditions if (at.file, at.line) not in known))
+    added_lines = [at for file, line in modes for at in locate_condition(file, line)]
+    if finding.rule in _RULES_IN_CALLS:
+        work = [(finding.file, finding.line), *((at.file, at.line) for at in finding.related if at.role in _WORK_ROLES)]
+        added_lines += [at for file, line in modes for at in locate_call(file, line, work)]
+    added = tuple(dict.fromkeys(at for at in added_lines if (at.file, at.line) not in known))
     return replace(finding, related=(*finding.related, *added)) if added else finding
+
+
+def locate_call(file: str, line: int, work: Iterable[tuple[str | None, int | None]]) -> list[RelatedLine]:
+    """Return the line in the block or function of a mode that calls the function in which work was done.
+
+    Args:
+        file: The file of the line that enters the mode.
+        line: The line that enters the mode.
+        work: The lines of the work, the most important first.
+    """
+    source = parse_file(file)
+    scope = None if source is None else source.find_block_at(line) or source.find_function_at(line)
+    for other, at in work:
+        where = parse_file(other)
+        function = None if where is None or at is None else where.find_function_at(at)
+        if scope is None or function is None or function is scope or _is_inside(function, scope):
+            continue
+        called = [node.lineno for node in _iter_calls(scope) if _last_name(node.func) == function.name]
+        if called:
+            return [RelatedLine(file, min(called), "called under it here")]
+    return []
+
+
+def _is_inside(function: FunctionNode, scope: ast.AST) -> bool:
+    return any(node is scope for node in ast.walk(function))
 
 
 def locate_condition(file: str, line: int) -> list[RelatedLine]:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from gradprobe.analysis.cut_reasons import MODE_CUTS, advise_leaving, find_reason
 from gradprobe.analysis.findings import find_all
+from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.findings.suppression import Suppression
@@ -129,6 +130,10 @@ class Knowledge:
             at = finding.file or "", finding.line or 0
             text = f"{finding.rule} ({finding.severity}) at {show_place(*at)}"
             story.tell("Finding", text if at in story.told else f"{text}: {finding.message}")
+            if finding.severity != NOTE and finding.rule.startswith(_RULES_ABOUT_TENSORS):
+                related = [each for each in finding.related if (each.file, each.line) not in story.told]
+                lines = [f"{each.role} {story.name(each.role, each.file, each.line)}" for each in related]
+                story.tell("Lines", "; ".join(lines))
         if len(findings) > _MAX_FINDINGS:
             story.tell("Findings", f"{len(findings) - _MAX_FINDINGS:,} more, see `gradprobe check`")
         if findings and not story.fix and not _is_bystander(story, findings[0]):
@@ -138,6 +143,10 @@ class Knowledge:
         """Return the findings whose main line or a related one is among these, the former first."""
         touching = [f for f in self.findings if any(line in lines for line in lines_of_finding(f))]
         return sorted(touching, key=lambda f: (f.file, f.line) not in lines)
+
+
+_RULES_ABOUT_TENSORS = ("GP101", "GP4", "GP6")
+"""Rules that follow one tensor or mode from line to line, which the flow in the rest of a story does not show."""
 
 
 def _is_bystander(story: Story, finding: Finding) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gradprobe.analysis.findings.finding import RelatedLine
-from gradprobe.analysis.findings.mode_changes import locate_condition, locate_skipping
+from gradprobe.analysis.findings.mode_changes import locate_call, locate_condition, locate_skipping
 
 SKIPPED = {
     "an early return": """
@@ -142,6 +142,21 @@ def test_lines_that_skip_the_restoring_line(source: str, tmp_path: Path) -> None
 def test_condition_that_decides_about_a_mode(source: str, tmp_path: Path) -> None:
     file, lines = _write(tmp_path, source)
     assert [at.line for at in locate_condition(file, lines["mode"])] == ([lines["found"]] if "found" in lines else [])
+
+
+def test_call_under_a_mode_of_the_function_that_did_the_work(tmp_path: Path) -> None:
+    source = """
+        import torch
+        @torch.no_grad()  # mode
+        def step(closure):
+            loss = closure()  # found
+            return loss
+        def closure():
+            return torch.ones(1)  # work
+    """
+    file, lines = _write(tmp_path, source)
+    assert [at.line for at in locate_call(file, lines["mode"], [(file, lines["work"])])] == [lines["found"]]
+    assert locate_call(file, lines["mode"], [(file, lines["found"])]) == []
 
 
 def test_files_that_cannot_be_read_show_nothing(tmp_path: Path) -> None:

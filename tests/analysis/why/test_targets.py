@@ -211,3 +211,26 @@ def test_names_that_steer_a_terminal_are_escaped_and_broken_notes_are_no_error()
     for target in ("evil\x1b[2J.weight", "\x1b[2J.py:3", "a.py:4", "evil\x1b[2J"):
         text = str(asked.why(target))
         assert all(line.isprintable() for line in text.splitlines())
+
+
+def test_story_of_a_refusal_names_the_lines_from_creation_to_use(run: Run, tmp_path: Path) -> None:
+    program = """
+        import torch
+
+        class Rotary:
+            def build(self):
+                table = torch.ones(3)  # created
+                self.table = table  # kept
+
+        rotary = Rotary()
+        with torch.inference_mode():  # mode
+            rotary.build()
+        try:
+            rotary.table.add_(1)  # used
+        except RuntimeError:
+            print("refused")
+    """
+    recording, path = run(program), tmp_path / "program.py"
+    found = places(recording.why(f"program.py:{line_of('# used', path)}"))
+    marks = {"created here": "# created", "kept here": "# kept", "inference mode entered here": "# mode"}
+    assert found.items() >= {role: line_of(mark, path) for role, mark in marks.items()}.items()

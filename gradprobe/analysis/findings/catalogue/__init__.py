@@ -5,6 +5,7 @@ from __future__ import annotations
 from gradprobe.analysis.findings.catalogue import (
     compiler_codes,
     concurrency_codes,
+    function_codes,
     gradient_codes,
     graph_codes,
     inference_codes,
@@ -22,6 +23,7 @@ _ALL = (
     *inference_codes.RULES,
     *gradient_codes.RULES,
     *refusal_codes.RULES,
+    *function_codes.RULES,
     *concurrency_codes.RULES,
 )
 
