@@ -205,6 +205,21 @@ class Recording:
         return self._tables.births
 
     @property
+    def lifecycle(self) -> pd.DataFrame:
+        """Table of inference tensors that the program keeps after their block; level ``"ops"`` only.
+
+        One row per event: creation, later uses that were seen or refused, and those that the source foretells.
+
+        Returns:
+            pandas.DataFrame: the table, empty below level ``"ops"``.
+
+        Example::
+
+            recording.lifecycle.query("status == 'foretold'")[["holder", "line", "event", "event_line"]]
+        """
+        return self._tables.lifecycle
+
+    @property
     def findings(self) -> pd.DataFrame:
         """Table of findings: one row per problem and place, the most severe first.
 
@@ -482,8 +497,8 @@ class Recording:
 
         Returns:
             dict of str or None: the texts by the name of the table (``sites``, ``transitions``, ``regions``, ``modes``,
-                ``phases``, ``ops``, ``births``, ``calls``, ``flow``, ``parameters``, ``graphs``, ``custody``,
-                ``findings``), or None if ``path`` is given.
+                ``phases``, ``ops``, ``births``, ``lifecycle``, ``calls``, ``flow``, ``parameters``, ``graphs``,
+                ``custody``, ``findings``), or None if ``path`` is given.
 
         Raises:
             GradprobeError: one of the files exists or cannot be written; then none is touched.

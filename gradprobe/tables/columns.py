@@ -28,7 +28,7 @@ from gradprobe.tables.column_definition import (
     time_column,
 )
 from gradprobe.tables.ledger_columns import CUSTODY, FLOW, GRAPHS, PARAMETERS
-from gradprobe.tables.phase_columns import PHASE, PHASES
+from gradprobe.tables.phase_columns import LIFECYCLE, PHASE, PHASES
 
 MANAGERS = ("no_grad", "enable_grad", "set_grad_enabled", "inference_mode", "unknown")
 FORMS = ("with", "decorator", "generator", "call")
@@ -461,6 +461,7 @@ RECORDING_TABLES = (
     PHASES,
     OPS,
     BIRTHS,
+    LIFECYCLE,
     CALLS,
     FLOW,
     PARAMETERS,

@@ -7,9 +7,11 @@ from gradprobe.tables.column_definition import (
     LINE,
     PROCESS,
     RANK,
+    SOURCE,
     Table,
     count_column,
     flag_column,
+    optional_count_column,
     optional_text_column,
     text_column,
     time_column,
@@ -42,5 +44,47 @@ PHASES = Table(
         time_column("duration_ns", "Time until its end, or until that of the recording."),
         flag_column("automatic", "Whether gradprobe found the phase; otherwise the program named it."),
         flag_column("closed", "Whether the phase ended before the recording did."),
+    ),
+)
+
+LIFECYCLE = Table(
+    "lifecycle",
+    "One row per event in the life of an inference tensor that an attribute, global variable, closure or cache of the "
+    "program keeps after its block; empty below level `ops`. Uses inside inference mode are not recorded.",
+    (
+        text_column("holder", "Expression that leads to the tensor, such as `Model.cache['k'][...]`.", level="ops"),
+        text_column(
+            "holder_kind",
+            "Kind of the holder.",
+            choices=("attribute", "parameter", "buffer", "global", "closure", "cache"),
+            level="ops",
+        ),
+        *SOURCE,
+        text_column(
+            "phase", "Phase in which the tensor left inference mode first; empty if there was none.", level="ops"
+        ),
+        optional_text_column(
+            "mode_file", "File of the line that entered inference mode; missing if unknown.", level="ops"
+        ),
+        optional_count_column("mode_line", "That line.", level="ops"),
+        text_column(
+            "event",
+            "What happened to the tensor: `created`, `kept`, `read`, `viewed`, `copied`, `written in place`, `saved for "
+            "backward`, `loaded into`, `asked for its version` or `made to require grad`.",
+            level="ops",
+        ),
+        text_column(
+            "status",
+            "Whether the event was seen, was refused by PyTorch, is known from the source, or is foretold: found in the "
+            "source before it has run.",
+            choices=("seen", "refused", "source", "foretold"),
+            level="ops",
+        ),
+        optional_text_column("event_file", "File of the event.", level="ops"),
+        optional_count_column("event_line", "Line of the event.", level="ops"),
+        text_column("event_phase", "Phase of the event; empty if there was none or it has not run.", level="ops"),
+        count_column("count", "Number of times that it was seen; 1 for what the source shows.", level="ops"),
+        PROCESS,
+        RANK,
     ),
 )

@@ -12,6 +12,7 @@ from gradprobe.history.process import Process, interpret_processes
 from gradprobe.recording.contents import Contents
 from gradprobe.tables import columns, dataframes, ledger_tables
 from gradprobe.tables.mode_rows import build_mode_rows
+from gradprobe.tables.phase_columns import LIFECYCLE
 
 
 class RecordingTables:
@@ -100,6 +101,11 @@ class RecordingTables:
     def custody(self) -> pd.DataFrame:
         """DataFrame with one row per holder that keeps graphs."""
         return ledger_tables.build_custody(self.processes)
+
+    @cached_property
+    def lifecycle(self) -> pd.DataFrame:
+        """DataFrame of kept inference tensors, empty: the source is read in a layer above, as for findings."""
+        return dataframes.make_dataframe(LIFECYCLE, ())
 
     @cached_property
     def findings(self) -> pd.DataFrame:

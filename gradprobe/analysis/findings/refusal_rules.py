@@ -10,6 +10,7 @@ from gradprobe.analysis.findings.checkpoint_rules import find_differing_lines
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, locate_site, rank_lines
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.story_lines import locate_keeping, locate_values
+from gradprobe.analysis.findings.tensor_lifecycle.audit import find_stores
 from gradprobe.recording.flow import CUT_BY_DATA, CUT_BY_DETACH, CUT_BY_INFERENCE, CUT_BY_NO_GRAD, NOT_DIFFERENTIABLE
 from gradprobe.refusals.causes import CAUSES
 from gradprobe.refusals.refusal import Refusal
@@ -58,7 +59,12 @@ def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusa
     severity = refusal.caught if facts.get("caught") else refusal.severity
     fix = "" if located.detection.rule == "GP402" else refusal.fix if cause is None else cause.fix
     related = {(at.file, at.line): at for at in located.related}
-    for at in (*_find_cut_modules(evidence, facts.get("parameters")), *cut_lines, *_complete(located, cut)):
+    for at in (
+        *_find_cut_modules(evidence, facts.get("parameters")),
+        *cut_lines,
+        *_complete(located, cut),
+        *_find_holder(evidence, located),
+    ):
         related.setdefault((at.file, at.line), at)
     if facts.get("key") == "recomputation-differs":
         for at in find_differing_lines(evidence):
@@ -98,6 +104,13 @@ def _complete(located: LocatedDetection, cut: str) -> Iterator[RelatedLine]:
     if not facts.get("cause") and not cut and located.detection.rule == "GP612":
         for file, line in created[:1]:
             yield from locate_values(file, line)
+
+
+def _find_holder(evidence: Evidence, located: LocatedDetection) -> list[RelatedLine]:
+    """Return the lines that keep the inference tensor that an exception is about, other than those known already."""
+    known = {(located.main.file, located.main.line), *((line.file, line.line) for line in located.related)}
+    stores = [store for line in located.related for store in find_stores(evidence, line.file, line.line)]
+    return [store for store in dict.fromkeys(stores) if (store.file, store.line) not in known]
 
 
 def _find_cut_modules(evidence: Evidence, parameters: Any) -> Iterator[RelatedLine]:

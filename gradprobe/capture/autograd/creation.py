@@ -23,6 +23,9 @@ CreationRecord = tuple[Callable[[], Any], int, CodeType | None, int, str, str, i
 _SPARE = 4_096
 
 
+_MAX_MATERIALIZED = 10_000
+
+
 @dataclass(frozen=True)
 class CreationSite:
     """The place where a tensor was created; ``gradprobe.inspect(tensor).born``.
@@ -56,12 +59,22 @@ class CreationRegistry:
     def __init__(self) -> None:
         self.library: Any = None
         """The observer's library, None before its first use in this process."""
+        self.materialized: dict[int, CreationRecord] = {}
+        """Records, by the ids of their tensors, of lazy parameters and buffers that became inference tensors."""
 
     def get(self, tensor: Any) -> CreationRecord | None:
         """Return the record of ``tensor``."""
         if self.library is None:
             return None
-        record: CreationRecord | None = self.library.find_creation(tensor)
+        if self.materialized:
+            record = self.materialized.get(id(tensor))
+            if record is not None and record[0]() is tensor:
+                return record
+        return self.get_first(tensor)
+
+    def get_first(self, tensor: Any) -> CreationRecord | None:
+        """Return the record of ``tensor`` as it was created first, if it is one that was made without memory."""
+        record: CreationRecord | None = None if self.library is None else self.library.find_creation(tensor)
         return record
 
     def living(self) -> list[CreationRecord]:
@@ -69,13 +82,20 @@ class CreationRegistry:
         records: list[CreationRecord] = [] if self.library is None else self.library.living()
         return records
 
+    def add_materialized(self, tensor: Any, record: CreationRecord) -> None:
+        """Take in that a lazy parameter or buffer has got its memory."""
+        if len(self.materialized) < _MAX_MATERIALIZED:
+            self.materialized[id(tensor)] = record
+
     def forget(self, tensor: Any) -> None:
         """Drop the weak reference to ``tensor``, since PyTorch swaps no tensor that has one."""
+        self.materialized.pop(id(tensor), None)
         if self.library is not None:
             self.library.forget(tensor)
 
     def forget_parameters(self) -> None:
         """Drop the weak references to parameters, which modules may swap when they are converted or loaded."""
+        self.materialized.clear()
         if self.library is not None:
             self.library.forget_instances(torch.nn.Parameter)
 
@@ -111,6 +131,22 @@ def swap_patches(forget: Callable[[Any], None]) -> list[Patch]:
         original(t1, t2)
 
     return [Patch(torch.utils, "swap_tensors", swap_tensors)]
+
+
+def materialize_patches(on_materialized: Callable[[Any], object]) -> list[Patch]:
+    """Return the patch that calls ``on_materialized`` with each lazy parameter or buffer that has got its memory."""
+    mixin: Any = getattr(torch.nn.parameter, "UninitializedTensorMixin", None)
+    original = getattr(mixin, "materialize", None)
+    if original is None:
+        return []
+
+    @functools.wraps(original)
+    def materialize(self: Any, *arguments: Any, **named: Any) -> Any:
+        result = original(self, *arguments, **named)
+        on_materialized(self)
+        return result
+
+    return [Patch(mixin, "materialize", materialize)]
 
 
 def creation_site(tensor: torch.Tensor) -> CreationSite | None:

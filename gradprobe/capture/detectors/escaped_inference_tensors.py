@@ -6,6 +6,7 @@ tensor, of which nothing is recorded.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from sys import _getframe
 from types import CodeType
 from typing import Any
@@ -25,8 +26,8 @@ _CONVERSIONS = ("aten._to_copy", "aten.to.dtype", "aten.to.device", "aten.to.dty
 class EscapedTensorDetector:
     """Detector of one thread, for the operators that it runs outside inference mode."""
 
-    def __init__(self, log: DetectionLog) -> None:
-        self._log = log
+    def __init__(self, log: DetectionLog, on_use: Callable[[CreationRecord, str, CodeType | None, int], None]) -> None:
+        self._log, self._on_use = log, on_use
         self._converted: dict[int, tuple[CreationRecord, SourceLocation | None]] = {}
 
     def on_operator(self, name: str, args: Any, code: CodeType | None, offset: int, has_node: bool) -> None:
@@ -35,6 +36,8 @@ class EscapedTensorDetector:
             entry = REGISTRY.get(operand)
             if entry is None:
                 continue
+            if operand.is_inference():
+                self._on_use(entry, name, code, offset)
             if not operand.is_inference():
                 self._report_half_converted(operand, entry)
             elif isinstance(operand, torch.nn.Parameter):

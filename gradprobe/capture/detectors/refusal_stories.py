@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
+from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord, is_same_creation
 from gradprobe.capture.autograd.failed_passes import (
     find_freed_node,
     find_modified_saved_tensor,
@@ -124,6 +124,9 @@ class Storyteller:
         source = None if base is None else REGISTRY.get(base)
         if source is not None and source is not find_source(record):
             story.locations.append(locate_instruction("of the tensor created here", source[2], source[3]))
+        made = REGISTRY.get_first(subject.tensor)
+        if made is not None and not is_same_creation(made, record) and record[4] == "materialize":
+            story.locations.append(locate_instruction("constructed here", made[2], made[3]))
         story.facts |= _describe(subject, record)
         self._tell_keeper(story, refused, record)
         return story

@@ -110,6 +110,7 @@ class SharedDetectors:
         held: Detector of graphs that the program keeps.
         report_hooks: Reports activations that forward hooks keep.
         on_step: Receives each optimizer that steps.
+        on_kept_tensor: Receives what operators outside inference mode do with an inference tensor.
         fault: Receives gradprobe's own errors.
     """
 
@@ -120,6 +121,7 @@ class SharedDetectors:
     held: HeldGraphDetector
     report_hooks: Callable[[], None]
     on_step: Callable[[torch.optim.Optimizer], None]
+    on_kept_tensor: Callable[[CreationRecord, str, CodeType | None, int], None]
     fault: Callable[[Exception], None]
 
 
@@ -139,7 +141,10 @@ class ThreadDetectors:
         self.refusals = RefusalDetector(log, ledger)
         self._log, self._autocasts, self._leaks = log, shared.autocasts, shared.leaks
         self._escaped, self._report_hooks = shared.escaped, shared.report_hooks
-        self._cut_graphs, self._escaped_tensors = CutGraphDetector(log), EscapedTensorDetector(log)
+        self._cut_graphs, self._escaped_tensors = (
+            CutGraphDetector(log),
+            EscapedTensorDetector(log, shared.on_kept_tensor),
+        )
         self._tracer = ExceptionTracer(log.codes, self.refusals.on_traced, shared.fault)
         self._second_order: (
             tuple[SourceLocation | None, SourceLocation | None, list[weakref.ref[torch.Tensor]]] | None

@@ -109,7 +109,7 @@ def _search_program(
         variables = each.f_locals
         try:
             for name, value in list(variables.items()):
-                found = search.run(value, _name_self(name, value))
+                found = search.run(value, name_self(name, value))
                 if found is not None:
                     kind = "attribute" if "." in found.replace("...", "") else "local"
                     yield Holder(found, kind, each.f_code.co_filename, each.f_code.co_firstlineno, _name(each.f_code))
@@ -144,7 +144,8 @@ def _search_program(
             yield Holder(found, "attribute")
 
 
-def _name_self(name: str, value: Any) -> str:
+def name_self(name: str, value: Any) -> str:
+    """Return the name of a variable, for ``self`` that of its class."""
     return type(value).__name__ if name in ("self", "cls") else name
 
 
@@ -169,20 +170,22 @@ class _Search:
             current, path, depth = waiting.popleft()
             if id(current) in self._ids:
                 return path
-            if depth == _MAX_DEPTH or id(current) in self._seen or not _may_contain(current):
+            if depth == _MAX_DEPTH or id(current) in self._seen or not may_contain(current):
                 continue
             self._seen.add(id(current))
-            waiting.extend((member, path + step, depth + 1) for step, member in _list_members(current))
+            waiting.extend((member, path + step, depth + 1) for step, member in list_members(current))
         return None
 
 
-def _may_contain(value: Any) -> bool:
+def may_contain(value: Any) -> bool:
+    """Return whether an object may have members that are worth a look."""
     if isinstance(value, str | bytes | int | float | complex | bool | torch.Tensor | type | ModuleType | None):
         return False
     return not type(value).__module__.startswith(("torch._C", "numpy"))
 
 
-def _list_members(value: Any) -> list[tuple[str, Any]]:
+def list_members(value: Any) -> list[tuple[str, Any]]:
+    """Return the members of an object, each after the step that leads to it, such as ``.name`` or ``['key']``."""
     if isinstance(value, dict):
         return [(f"[{key!r}]" if isinstance(key, str) else "[...]", item) for key, item in list(dict.items(value))]
     if isinstance(value, list | tuple | set | frozenset | deque):

@@ -6,6 +6,7 @@ it submits to other threads.
 
 from __future__ import annotations
 
+import weakref
 from _thread import get_ident as thread
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from gradprobe.capture.autograd.creation import (
     LiveInferenceTensors,
     dead_ref,
     find_holder_names,
+    materialize_patches,
     swap_patches,
 )
 from gradprobe.capture.autograd.version_counters import version_of, version_patches
@@ -31,6 +33,7 @@ from gradprobe.capture.detectors.exception_diagnosis import Operands
 from gradprobe.capture.detectors.exception_notes import annotate_exception
 from gradprobe.capture.detectors.held_graphs import HeldGraphDetector
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
+from gradprobe.capture.detectors.persistent_tensors import PersistentTensorDetector
 from gradprobe.capture.detectors.thread_detectors import SharedDetectors
 from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.tasks import TaskLabels
@@ -69,6 +72,7 @@ class ThreadRegistry:
         self.flow = FlowRecorder(self.codes, self.paths)
         self._autocasts = AutocastTracker(self.detection_log, thread, fault)
         self._held = HeldGraphDetector(self.detection_log, self._list_held_graphs, self.paths.roots)
+        self._persistent = PersistentTensorDetector(self.detection_log, self.paths.roots)
         self._shared = SharedDetectors(
             self.detection_log,
             self._autocasts,
@@ -77,6 +81,7 @@ class ThreadRegistry:
             self._held,
             self._report_hooks,
             self.flow.on_step,
+            self._persistent.on_use,
             fault,
         )
         self._installed = 0
@@ -101,6 +106,7 @@ class ThreadRegistry:
             failed, bumped = if_installed(self._read_failed), if_installed(self._after_increment)
             others = [
                 *swap_patches(self._forget),
+                *materialize_patches(if_installed(self._on_materialized)),
                 *self._autocasts.patches(),
                 *higher_order_patches(load_core()),
                 *refusal_patches(load_core(), self._on_call_refused, if_installed(self._on_export)),
@@ -174,6 +180,7 @@ class ThreadRegistry:
         self._safely(self._patches.restore)
         self._safely(REGISTRY.forget_parameters)
         self.detection_log.last_escaped = None
+        self._persistent.forget()
 
     def abandon(self) -> None:
         """Observe nothing more in a forked child, and emit nothing."""
@@ -215,6 +222,7 @@ class ThreadRegistry:
     def _on_operator_refused(self, text: str, tensors: list[Any], op: str) -> None:
         observed = self._threads.get(thread())
         if observed is not None:
+            self._safely(lambda: self._look_at_persistent_tensors(at_times=True))
             self._safely(lambda: observed.detectors.refusals.on_operator(text, tensors))
 
     def _on_call_refused(self, error: Exception, trace: TracebackType | None, operands: Operands) -> None:
@@ -239,19 +247,38 @@ class ThreadRegistry:
         observed = self._threads.get(ident)
         if observed is None:
             return None
+        if self._persistent.has_tensors:
+            self._safely(lambda: self._look_at_persistent_tensors(at_times=True))
         backward = observed.begin_backward(outputs)
         observed.detectors.on_backward(outputs, backward)
         return backward.ranges
 
+    def _on_materialized(self, tensor: Any) -> None:
+        """Take in that a lazy parameter or buffer has got its memory, which makes it an inference tensor in that mode."""
+        if torch.is_inference_mode_enabled() and thread() in self._threads:
+            frame = self.codes.find_user_frame(_getframe(1))
+            if frame is not None:
+                now = self._now()
+                place = (frame.f_code, frame.f_lasti, "materialize", "")
+                record: CreationRecord = (weakref.ref(tensor), now, *place, now, thread())
+                REGISTRY.add_materialized(tensor, record)
+                self._persistent.add(record)
+
     def _forget(self, tensor: Any) -> None:
         REGISTRY.forget(tensor)
         self._escaped.forget(tensor)
+        self._persistent.forget_tensor(tensor)
 
     def report_kept(self) -> None:
         """Report what is kept with its graph as a recording ends, while the observer still knows its threads."""
         self.resolve_pending()
         self._safely(self._report_hooks)
         self._safely(self._report_held_graphs)
+        self._safely(self._look_at_persistent_tensors)
+
+    def _look_at_persistent_tensors(self, *, at_times: bool = False) -> None:
+        with torch._C.DisableTorchFunction():
+            (self._persistent.look_at_times if at_times else self._persistent.look)(_getframe(1))
 
     def _list_held_graphs(self) -> list[tuple[Any, ...]]:
         return [] if self._observer is None else self._observer.list_held_graphs()
@@ -283,10 +310,14 @@ class ThreadRegistry:
                 with torch._C.DisableTorchFunction():
                     group[2] += _nbytes(tensor)
                 self._escaped.add(record)
+                self._persistent.add(record)
                 self.detection_log.last_escaped = (dead_ref, *record[1:])
         for (code, offset, op, module, _), group in groups.items():
             marker = (ESCAPED_TENSORS, self._now(), thread(), code, offset, (op, None, module, FORWARD))
             self._emit((OP_ROWS, "outliving", marker, [(*group, 0)]))
+        if groups or self._persistent.has_new_lines:
+            with torch._C.DisableTorchFunction():
+                self._persistent.look_at_times(_getframe(1))
 
     def emit_live_inference_tensors(self) -> None:
         """Emit the escaped inference tensors that are still referenced, and the modules that hold them."""

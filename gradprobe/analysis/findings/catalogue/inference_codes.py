@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradprobe.analysis.findings.catalogue.rule import ERROR, NOTE, Rule
+from gradprobe.analysis.findings.catalogue.rule import ERROR, NOTE, WARNING, Rule
 
 RULES = (
     Rule(
@@ -31,6 +31,17 @@ RULES = (
         "Parameters, buffers or attributes of a module are inference tensors that escape inference mode.",
         "The module cannot be trained, modified in place or loaded from a state dict outside inference mode.",
         "Build, move and load modules outside inference mode.",
+    ),
+    Rule(
+        "GP404",
+        "kept-inference-tensor",
+        WARNING,
+        "An inference tensor is kept where code that may run outside inference mode will write it, save it for backward "
+        "or load into it.",
+        "The attribute, global variable, closure or cache outlasts the phase that created the tensor, and a later phase "
+        "fails: PyTorch refuses all of this outside inference mode.",
+        "Create it under `with torch.inference_mode(False), torch.no_grad():`, or take a `.clone()` outside inference "
+        "mode.",
     ),
 )
 """Rules, by their codes."""

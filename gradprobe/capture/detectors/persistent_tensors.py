@@ -1,0 +1,158 @@
+"""Detector of inference tensors that attributes, globals, closures and caches of the program keep beyond their block.
+
+That alone is harmless. Whether code exists that will write, save or load them is asked of the source, when the recording is
+read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import CodeType, FrameType
+from typing import Any
+
+from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
+from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
+from gradprobe.capture.detectors.escaped_inference_tensors import find_creation_block, locate_creation
+from gradprobe.capture.detectors.refusal_stories import find_source
+from gradprobe.capture.location.persistent_places import PersistentPlace, find_persistent_places
+from gradprobe.phases import current_phase
+
+KEPT_INFERENCE_TENSOR = "kept-inference-tensor"
+"""Name, in the place of a rule, of the detections of inference tensors that are kept."""
+KEPT_TENSOR_USE = "kept-inference-tensor-use"
+"""The same for what operators outside inference mode do with them."""
+
+_MAX_LINES = 200
+_COPIES = ("clone", "_to_copy", "contiguous")
+_VIEWS = frozenset(
+    (
+        "view",
+        "slice",
+        "select",
+        "t",
+        "transpose",
+        "permute",
+        "expand",
+        "detach",
+        "alias",
+        "squeeze",
+        "unsqueeze",
+        "narrow",
+    )
+    + ("reshape", "split", "chunk", "unbind", "as_strided", "diagonal", "flatten", "unflatten")
+)
+_MAX_TENSORS_OF_LINE = 4
+
+
+def describe_use(op: str) -> str:
+    """Return what an operator does with an operand, as far as its name says it."""
+    name = op.removeprefix("aten.").partition(".")[0]
+    return "copied" if name in _COPIES else "viewed" if name in _VIEWS else "read"
+
+
+@dataclass
+class _Line:
+    """The latest tensors that one line created, and the places in which one of them was found."""
+
+    records: list[CreationRecord] = field(default_factory=list)
+    phase: str = ""
+    places: set[PersistentPlace] = field(default_factory=set)
+
+
+class PersistentTensorDetector:
+    """The inference tensors that threads left behind when they left inference mode.
+
+    Args:
+        log: Log of detections.
+        roots: Returns the outermost modules.
+    """
+
+    def __init__(self, log: DetectionLog, roots: Callable[[], list[Any]]) -> None:
+        self._log, self._roots = log, roots
+        self._lines: dict[tuple[int, int, str], _Line] = {}
+        self._calls = 0
+        self.has_new_lines = False
+        """True if a line has created such a tensor for the first time since the last look."""
+
+    def add(self, record: CreationRecord) -> None:
+        """Take in a tensor that exists after its block."""
+        key = (id(record[2]), record[3], record[4])
+        line = self._lines.get(key)
+        if line is None:
+            if len(self._lines) == _MAX_LINES or record[2] is None:
+                return
+            line = self._lines[key] = _Line(phase=current_phase())
+            self._calls, self.has_new_lines = 0, True
+        line.records = [*line.records[-_MAX_TENSORS_OF_LINE + 1 :], record]
+
+    @property
+    def has_tensors(self) -> bool:
+        """Return whether any inference tensor has left its block."""
+        return bool(self._lines)
+
+    def look_at_times(self, frame: FrameType | None) -> None:
+        """Look where the tensors are, ever more rarely as calls of this go on without a new line."""
+        self.has_new_lines = False
+        self._calls += 1
+        if not self._calls & (self._calls - 1):
+            self.look(frame)
+
+    def look(self, frame: FrameType | None) -> None:
+        """Look where the tensors are, and log those whose place is not known yet."""
+        waiting: dict[int, tuple[_Line, CreationRecord]] = {}
+        for line in self._lines.values():
+            if not line.places:
+                for record in line.records:
+                    tensor = record[0]()
+                    if tensor is not None:
+                        waiting[id(tensor)] = line, record
+        if not waiting:
+            return
+        found = find_persistent_places(set(waiting), self._log.codes, frame, self._roots())
+        for number, place in found.items():
+            line, record = waiting[number]
+            if place not in line.places:
+                line.places.add(place)
+                self._report(line, record, place)
+
+    def _report(self, line: _Line, record: CreationRecord, place: PersistentPlace) -> None:
+        tensor = record[0]()
+        shape = [] if tensor is None else [size for size in tensor.shape if isinstance(size, int)]
+        source = find_source(record)
+        made = None if tensor is None else REGISTRY.get_first(tensor)
+        others = [
+            None if source is record else locate_instruction("taken from it here", record[2], record[3]),
+            None if made is None or made is record else locate_instruction("constructed here", made[2], made[3]),
+        ]
+        self._log.add(
+            KEPT_INFERENCE_TENSOR,
+            [locate_creation(source), *others],
+            [find_creation_block(source)],
+            holder=place.name,
+            holder_kind=place.kind,
+            variable=place.key,
+            owner=place.owner,
+            depth=place.depth,
+            holder_file=place.file,
+            shape=shape,
+            op=record[4],
+            created_in=line.phase,
+        )
+
+    def on_use(self, record: CreationRecord, op: str, code: CodeType | None, offset: int) -> None:
+        """Log that an operator outside inference mode took one of the tensors, if the program keeps it."""
+        line = self._lines.get((id(record[2]), record[3], record[4]))
+        if line is not None and line.places:
+            at = locate_instruction("used here", code, offset)
+            self._log.add(KEPT_TENSOR_USE, [at, locate_creation(record)], use=describe_use(op))
+
+    def forget_tensor(self, tensor: Any) -> None:
+        """Drop the weak reference to ``tensor``."""
+        for line in self._lines.values():
+            line.records = [record for record in line.records if record[0]() is not tensor]
+
+    def forget(self) -> None:
+        """Forget all tensors, since nothing observes them any more."""
+        self._lines.clear()
+        self._calls = 0
