@@ -151,18 +151,20 @@ class Evidence:
         """Return the rows of the operators that ran directly in a block."""
         positions = self._ops_by_region.get(process.first_region + region.number)
         # Most blocks of a long recording have none, and taking rows of a DataFrame costs more than all else here.
-        found: pd.DataFrame = self._no_ops if positions is None else self.tables.ops.iloc[positions]
-        return found
+        return self._no_ops if positions is None else self.tables.ops.iloc[positions]
 
     @cached_property
     def _no_ops(self) -> pd.DataFrame:
-        return self.tables.ops.iloc[:0]
+        nothing: pd.DataFrame = self.tables.ops.iloc[:0]
+        return nothing
 
     @cached_property
-    def _ops_by_region(self) -> Mapping[int, Any]:
+    def _ops_by_region(self) -> Mapping[int, list[int]]:
         """Positions of the rows of operators, by the number of their region."""
         ops = self.tables.ops
-        return {int(str(number)): rows for number, rows in ops.groupby("region").indices.items()} if len(ops) else {}
+        if ops.empty:
+            return {}
+        return {int(str(number)): rows.tolist() for number, rows in ops.groupby("region").indices.items()}
 
 
 def _locate_mode(process: Process | None, region: Region | None) -> tuple[RelatedLine, str, str] | None:

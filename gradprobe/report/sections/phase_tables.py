@@ -23,7 +23,7 @@ def build_section(tables: RecordingTables, top: int) -> Section | None:
         cells = (escape_unprintable(str(name)), place, format_count(len(runs)))
         total = int(runs["duration_ns"].sum())
         threads = format_count(runs[["process", "thread"]].drop_duplicates().shape[0])
-        groups.append((total, (*cells, format_duration(total), format_count(blocks[name]), threads)))
+        groups.append((total, (*cells, format_duration(total), format_count(blocks[str(name)]), threads)))
     rows = [row for _, row in sorted(groups, key=lambda group: -group[0])]
     sentence = (
         "Blocks count in the phase that they began in; one that the program names comes before one that was found."
