@@ -18,8 +18,8 @@ from gradprobe.commands.messages import print_message, print_text
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.sqlite_file import read_file
 from gradprobe.report.formats import html_page, registry
+from gradprobe.report.formats.annotated_source import render_source
 from gradprobe.report.formats.rendered import RenderOptions
-from gradprobe.report.formats.source_text import render_source
 from gradprobe.report.formats.text_style import TextStyle, choose_style
 from gradprobe.report.sections import recording_document, source_view
 from gradprobe.tables.recording_tables import RecordingTables

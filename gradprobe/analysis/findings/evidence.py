@@ -164,7 +164,7 @@ class Evidence:
         ops = self.tables.ops
         if ops.empty:
             return {}
-        return {int(str(number)): rows.tolist() for number, rows in ops.groupby("region").indices.items()}
+        return {int(str(number)): list(rows) for number, rows in ops.groupby("region").indices.items()}
 
 
 def _locate_mode(process: Process | None, region: Region | None) -> tuple[RelatedLine, str, str] | None:

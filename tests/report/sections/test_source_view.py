@@ -10,7 +10,7 @@ import torch
 import gradprobe
 from gradprobe.__main__ import main
 from gradprobe.errors import GradprobeError
-from gradprobe.report.formats.source_text import render_source
+from gradprobe.report.formats.annotated_source import render_source
 from gradprobe.report.formats.text_style import TextStyle
 from gradprobe.report.sections.source_view import COLUMNS, SourceFile, build_files
 from gradprobe.tables.recording_tables import RecordingTables
