@@ -16,7 +16,7 @@ class LineCost:
     """Sums over everything that was recorded at a line."""
 
     calls: int = 0
-    """Calls of operators."""
+    """Number of calls of operators."""
     nodes: int = 0
     saved_bytes: int = 0
     version_bumps: int = 0

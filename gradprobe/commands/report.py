@@ -12,15 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gradprobe._files import check_writable
+from gradprobe._files import check_writable, write_atomically
 from gradprobe.analysis.analyzed_tables import AnalyzedTables
 from gradprobe.commands.messages import print_message, print_text
 from gradprobe.errors import GradprobeError
 from gradprobe.recording.sqlite_file import read_file
 from gradprobe.report.formats import html_page, registry
+from gradprobe.report.formats.annotated_source import render_source
 from gradprobe.report.formats.rendered import RenderOptions
 from gradprobe.report.formats.text_style import TextStyle, choose_style
-from gradprobe.report.sections import recording_document
+from gradprobe.report.sections import recording_document, source_view
+from gradprobe.tables.recording_tables import RecordingTables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--all", dest="shows_all", action="store_true", help="in the terminal, show every section, column and row"
+    )
+    parser.add_argument(
+        "--source", metavar="PATH", help="in the terminal, show this source file with what was recorded at each line"
     )
     parser.add_argument("--charts", choices=("svg", "png"), help="with Markdown, write charts as files beside OUT")
     parser.add_argument(
@@ -87,9 +92,13 @@ def _report(options: argparse.Namespace) -> int:
         check_writable(options.output, force=options.force)
     elif sys.stdout is None:
         raise GradprobeError("cannot show the report: standard output is closed; name a file with -o")
+    if options.source is not None and used.name != "terminal":
+        raise GradprobeError("--source needs the format terminal; the page of -o OUT.html has every source file")
     contents = [read_file(path) for path in options.files]
     tables = AnalyzedTables(contents, include_torch=options.include_torch, watch=_make_progress_bar())
     style = choose_style(sys.stdout) if options.output is None else TextStyle()
+    if options.source is not None:
+        return _show_source(tables, options, style)
     render_options = RenderOptions(
         top=options.top,
         charts=options.charts,
@@ -101,6 +110,18 @@ def _report(options: argparse.Namespace) -> int:
         return 0
     for path in registry.save_report(tables, options.output, used, render_options, force=options.force):
         print_message(f"wrote {path}")
+    return 0
+
+
+def _show_source(tables: RecordingTables, options: argparse.Namespace, style: TextStyle) -> int:
+    """Show or write one source file with what was recorded at each line."""
+    (file,) = source_view.build_files(tables, options.source)
+    text = render_source(file, style)
+    if options.output is None:
+        print_text(text)
+    else:
+        write_atomically(options.output, text)
+        print_message(f"wrote {options.output}")
     return 0
 
 

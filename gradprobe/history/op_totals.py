@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -45,7 +45,7 @@ class OpSum:
     graph_bytes: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class RegionSum:
     """Sum of what ran directly in a region, and of what ran in it at all."""
 
@@ -57,6 +57,22 @@ class RegionSum:
     """False if some operators that ran in it are missing from these sums."""
     backward_nodes: int = 0
     """Number of the nodes constructed in it that a backward pass reached later."""
+
+
+class _RegionSums(dict[Region, RegionSum]):
+    """Sums of the regions in which anything ran. A long recording has many others, which share one sum of nothing."""
+
+    _NOTHING = RegionSum()
+
+    def __missing__(self, region: Region) -> RegionSum:
+        return self._NOTHING
+
+    def open(self, region: Region) -> RegionSum:
+        """Return the sum of a region to add to."""
+        known = self.get(region)
+        if known is None:
+            known = self[region] = RegionSum()
+        return known
 
 
 class EscapeKey(NamedTuple):
@@ -87,7 +103,7 @@ class OpTotals:
         self._contents, self._history = contents, history
         self._origin = int(contents.meta.get("began_ns", 0))
         self.ops: dict[OpKey, OpSum] = {}
-        self.regions: dict[Region, RegionSum] = defaultdict(RegionSum)
+        self.regions = _RegionSums()
         self.escaped: dict[EscapeKey, EscapedTensors] = defaultdict(EscapedTensors)
         self._tallies = _group_by_key(contents.accounts.get("tallies"))
         self._saved = _group_by_key(contents.accounts.get("saved"))
@@ -105,17 +121,17 @@ class OpTotals:
             if mark.op == TALLY:
                 self._add_tally(mark)
             elif mark.op == FOLDED_OPERATORS and mark.region is not None:
-                self.regions[mark.region].is_complete = False
+                self.regions.open(mark.region).is_complete = False
         for fold in contents.op_folds:
             self._add_fold(fold)
-        self._sum_regions(history.regions)
+        self._sum_regions()
         for mark in history.marks:
             if mark.op == ESCAPED_TENSORS:
                 self._add_escaped(mark, history.regions)
         self._count_backward_nodes(history)
 
     def _add_tally(self, mark: EventMark) -> None:
-        region = self.regions[mark.region] if mark.region is not None else None
+        region = self.regions.open(mark.region) if mark.region is not None else None
         known = self._outside if region is None else region.own_saved
         for _, number, *counts in self._tallies.get(mark.key, ()):
             operation = self._operation(number)
@@ -157,14 +173,20 @@ class OpTotals:
         row.account += OpCounts(*counts)
         row.saved_bytes += saved
 
-    def _sum_regions(self, regions: Iterable[Region]) -> None:
+    def _sum_regions(self) -> None:
         """Add what ran in each region to those around it, the innermost first."""
-        for region in sorted(regions, key=_count_ancestors, reverse=True):
-            mine = self.regions[region]
+        involved = set(self.regions)
+        for region in self.regions:
+            outer = region.parent
+            while outer is not None and outer not in involved:
+                involved.add(outer)
+                outer = outer.parent
+        for region in sorted(involved, key=_count_ancestors, reverse=True):
+            mine = self.regions.open(region)
             mine.total += mine.own
             mine.saved.update(mine.own_saved)
             if region.parent is not None:
-                parent = self.regions[region.parent]
+                parent = self.regions.open(region.parent)
                 parent.total += mine.total
                 parent.saved.update(mine.saved)
                 parent.is_complete = parent.is_complete and mine.is_complete
@@ -198,10 +220,12 @@ class OpTotals:
         merged = {thread: _merge(found) for thread, found in runs.items()}
         for region in history.regions:
             if region.nodes:
-                self.regions[region].backward_nodes = sum(
+                reached = sum(
                     max(0, min(last + 1, region.end_nodes) - max(first, region.start_nodes))
                     for first, last in merged.get(region.thread, ())
                 )
+                if reached:
+                    self.regions.open(region).backward_nodes = reached
 
     def _operation(self, number: int) -> Operation:
         return self._contents.operations.get(number) or Operation(number, f"operator {number}", None, "", 0)

@@ -6,6 +6,7 @@ A row is a tuple of values in the order of the columns; what is missing is None 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,8 @@ def _make_column(column: Column, values: list[Any]) -> pd.Series[Any]:
     return cells
 
 
-def build_transitions(processes: Sequence[Process]) -> pd.DataFrame:
-    """Build the table of transitions, in the order in which they happened."""
+def build_transitions(processes: Sequence[Process], limit: int | None = None) -> pd.DataFrame:
+    """Build the table of transitions, or of the first ``limit``, in the order in which they happened."""
     found: list[tuple[int, Process, Transition]] = [
         (t.time_ns + p.offset_ns, p, t) for p in processes for t in p.history.transitions
     ]
@@ -58,14 +59,15 @@ def build_transitions(processes: Sequence[Process]) -> pd.DataFrame:
             (order, time, p.pid, p.rank, p.thread(t.thread), t.task, t.manager, t.form, t.event, *t.before, *t.after)
             + (t.before == t.after, t.depth, _region_number(p, t.region))
             + (*p.place(t.site or (t.region.site if t.region is not None else 0)), t.phase)
-            for order, (time, p, t) in enumerate(found)
+            for order, (time, p, t) in enumerate(found[:limit])
         ],
     )
 
 
-def build_regions(processes: Sequence[Process]) -> pd.DataFrame:
-    """Build the table of regions, by process and in the order of their start."""
-    return make_dataframe(REGIONS, [_region_row(p, r) for p in processes for r in p.history.regions])
+def build_regions(processes: Sequence[Process], limit: int | None = None) -> pd.DataFrame:
+    """Build the table of regions, or of the first ``limit``, by process and in the order of their start."""
+    regions = ((p, r) for p in processes for r in p.history.regions)
+    return make_dataframe(REGIONS, [_region_row(p, r) for p, r in islice(regions, limit)])
 
 
 def _region_row(p: Process, r: Region) -> tuple[Any, ...]:

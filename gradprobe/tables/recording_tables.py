@@ -42,6 +42,18 @@ class RecordingTables:
         """True if every process came to the end of its recording."""
         return all("ended_ns" in c.meta for c in self.contents)
 
+    def read_first_rows(self, name: str, limit: int) -> tuple[pd.DataFrame, int]:
+        """Return the first rows of a table and the number of all. The long tables are not built for it."""
+        lengths = {
+            "transitions": sum(len(process.history.transitions) for process in self.processes),
+            "regions": sum(len(process.history.regions) for process in self.processes),
+        }
+        if lengths.get(name, 0) > limit:
+            build = dataframes.build_transitions if name == "transitions" else dataframes.build_regions
+            return build(self.processes, limit), lengths[name]
+        frame: pd.DataFrame = getattr(self, name)
+        return frame.head(limit), len(frame)
+
     @cached_property
     def transitions(self) -> pd.DataFrame:
         """DataFrame with one row per enter, exit and set of a mode."""

@@ -178,3 +178,20 @@ def test_findings_show_their_source_with_the_line_marked(visit: Visit, tmp_path:
     page = visit(page_file)
     assert page.locator(".finding.error .marked").inner_text().split() == ["20", "line_20", "=", "20"]
     assert page.locator(".finding pre span").count() == 7
+
+
+def test_locations_lead_to_their_line_in_the_source(visit: Visit, tmp_path: Path) -> None:
+    source = tmp_path / "train.py"
+    text = "import torch\n\nwith torch.no_grad():\n    torch.ones(2)\n"
+    source.write_text(text)
+    with gradprobe.record() as recording:
+        exec(compile(text, str(source), "exec"), {})
+    page_file = tmp_path / "r.html"
+    recording.to_html(page_file)
+    for options in ({}, {"java_script_enabled": False}):
+        page = visit(page_file, **options)
+        page.locator(f"{SITES} td a").first.click()
+        line = page.locator(".source tr:target")
+        assert line.is_visible()
+        assert "with torch.no_grad():" in line.inner_text()
+        assert line.locator(".mode.no_grad").count() == 1

@@ -61,7 +61,11 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.names.append(tag)
-        self.loads += [str(value) for key, value in attrs if key in ("src", "href", "action", "srcset", "data")]
+        self.loads += [
+            str(value)
+            for key, value in attrs
+            if key in ("src", "href", "action", "srcset", "data") and not str(value).startswith("#")
+        ]
         if tag in ("h2", "th", "td"):
             self._text = ""
             value = dict(attrs).get("data-value")

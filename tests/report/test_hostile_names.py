@@ -70,7 +70,7 @@ TAGS = {
         "ul",
         "li",
     ),
-    *("strong", "code", "pre", "span", "i"),
+    *("strong", "code", "pre", "span", "i", "a"),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -149,13 +149,22 @@ class Evidence:
 
     def select_ops(self, process: Process, region: Region) -> pd.DataFrame:
         """Return the rows of the operators that ran directly in a block."""
-        found: pd.DataFrame = self._ops_by_region.get(process.first_region + region.number, self.tables.ops.iloc[:0])
-        return found
+        positions = self._ops_by_region.get(process.first_region + region.number)
+        # Most blocks of a long recording have none, and taking rows of a DataFrame costs more than all else here.
+        return self._no_ops if positions is None else self.tables.ops.iloc[positions]
 
     @cached_property
-    def _ops_by_region(self) -> dict[int, pd.DataFrame]:
+    def _no_ops(self) -> pd.DataFrame:
+        nothing: pd.DataFrame = self.tables.ops.iloc[:0]
+        return nothing
+
+    @cached_property
+    def _ops_by_region(self) -> Mapping[int, list[int]]:
+        """Positions of the rows of operators, by the number of their region."""
         ops = self.tables.ops
-        return {int(str(number)): rows for number, rows in ops.groupby("region")} if len(ops) else {}
+        if ops.empty:
+            return {}
+        return {int(str(number)): list(rows) for number, rows in ops.groupby("region").indices.items()}
 
 
 def _locate_mode(process: Process | None, region: Region | None) -> tuple[RelatedLine, str, str] | None:

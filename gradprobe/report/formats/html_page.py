@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
+from gradprobe.analysis.time_by_mode import MODES
 from gradprobe.report import charts
 from gradprobe.report.document import Document
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.sections import comparison_document, recording_document
-from gradprobe.report.units import pluralize, truncate
+from gradprobe.report.sections.source_view import COLUMNS, SourceFile, build_files
+from gradprobe.report.units import format_location, pluralize, truncate
 from gradprobe.tables.recording_tables import RecordingTables
 
 if TYPE_CHECKING:
@@ -27,7 +30,8 @@ _CELL_WIDTH = 240
 def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
     """Render the report of a recording."""
     top = options.top or PAGE_MAX_ROWS
-    return Rendered(render_page(recording_document.build_document(tables, top=top, charts=True)))
+    sources = [file.without_unused_lines() for file in build_files(tables)]
+    return Rendered(render_page(recording_document.build_document(tables, top=top, charts=True), sources))
 
 
 def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:
@@ -35,8 +39,11 @@ def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Ren
     return Rendered(render_page(comparison_document.build_document(outcome)))
 
 
-def render_page(document: Document) -> str:
-    """Return a page with all its styles, scripts and data embedded; its policy forbids any request."""
+def render_page(document: Document, sources: Sequence[SourceFile] = ()) -> str:
+    """Return a page with all its styles, scripts and data embedded; its policy forbids any request.
+
+    Locations in it lead to the lines of ``sources``.
+    """
     draws = charts.can_draw() and bool(document.charts)
     shown = [section for section in document.sections if draws or section.table or section.items or not section.chart]
     return (
@@ -44,6 +51,9 @@ def render_page(document: Document) -> str:
         .get_template("page.html.j2")
         .render(
             document=replace(document, sections=shown),
+            sources=sources,
+            source_columns=COLUMNS,
+            anchors=_name_anchors(sources),
             lacks_charts=bool(document.charts) and not draws,
             style=_mark_safe(_read_template("page.css")),
             behaviour=_mark_safe(_read_template("page.js")),
@@ -62,7 +72,19 @@ def render_fragment(document: Document) -> str:
         {chart.name: _mark_safe(charts.render_svg(chart)) for chart in document.charts} if charts.can_draw() else None
     )
     template = _environment().get_template("fragment.html.j2")
-    return template.render(document=document, style=_mark_safe(_read_template("fragment.css")), pictures=pictures)
+    return template.render(
+        document=document, anchors={}, style=_mark_safe(_read_template("fragment.css")), pictures=pictures
+    )
+
+
+def _name_anchors(sources: Sequence[SourceFile]) -> dict[str, str]:
+    """Return the anchor of each line of ``sources`` by its location as the tables show it."""
+    return {
+        format_location(file.path, line.number): f"s{at}-{line.number}"
+        for at, file in enumerate(sources)
+        for line in file.lines
+        if line.mode or line.findings
+    }
 
 
 def _embed_json(plain: dict[str, Any]) -> Any:
@@ -96,5 +118,6 @@ def _environment() -> Environment:
     )
     environment.globals["cell_width"] = _CELL_WIDTH
     environment.filters["truncate_cell"] = lambda text: truncate(text, _CELL_WIDTH)
+    environment.filters["mode_class"] = lambda mode: mode if mode in MODES else "several"
     environment.filters["rows"] = lambda number: pluralize(number, "more row")
     return environment

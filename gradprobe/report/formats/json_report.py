@@ -23,6 +23,9 @@ from gradprobe.tables.recording_tables import RecordingTables
 
 SCHEMA = 1
 MAX_ROWS = 100_000
+"""Maximum number of rows of a table, except for those of ``_LIMITS``."""
+_LIMITS = {"transitions": 16_000, "regions": 6_000, "ops": 10_000, "flow": 10_000, "graphs": 10_000}
+"""Maximum number of rows of the tables that grow with the run or with the program, so that a report has at most 20 MB."""
 SUMMED_COLUMNS = (
     "count",
     "nodes",
@@ -37,24 +40,24 @@ SUMMED_COLUMNS = (
 def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
     """Render a recording as one JSON object; values that were not measured are null."""
     left_out: dict[str, int] = {}
+    counts: dict[str, int] = {}
 
     def list_rows(name: str) -> list[dict[str, Any]]:
-        frame: pd.DataFrame = getattr(tables, name)
-        if len(frame) > MAX_ROWS:
-            left_out[name] = len(frame) - MAX_ROWS
-        return [
-            {key: _to_json_value(cell) for key, cell in row.items()} for row in frame.head(MAX_ROWS).to_dict("records")
-        ]
+        limit = options.top or min(_LIMITS.get(name, MAX_ROWS), MAX_ROWS)
+        frame, counts[name] = tables.read_first_rows(name, limit)
+        if counts[name] > limit:
+            left_out[name] = counts[name] - limit
+        return _to_json_rows(frame)
 
-    body = {name: list_rows(name) for name in [table.name for table in RECORDING_TABLES]}
+    body = {table.name: list_rows(table.name) for table in RECORDING_TABLES}
     environments = [process.environment for process in tables.processes]
     report = {
         "schema": SCHEMA,
         "environment": environments[0] if len(environments) == 1 else {"processes": environments},
         "summary": {
-            "transitions": len(tables.transitions),
-            "regions": len(tables.regions),
-            "sites": len(tables.sites),
+            "transitions": counts["transitions"],
+            "regions": counts["regions"],
+            "sites": counts["sites"],
             "complete": tables.is_complete,
             "time_by_mode": [
                 {"mode": t.mode, "ns": t.ns, "share": t.share, "nodes": t.nodes} for t in sum_by_mode(tables.processes)
@@ -105,10 +108,12 @@ def _sum(column: pd.Series[Any]) -> int | None:
     return None if pd.isna(total) else int(total)
 
 
-def _to_json_value(cell: Any) -> Any:
-    """Return the value of a table's cell as JSON can hold it."""
-    if isinstance(cell, list):
-        return cell
-    if pd.isna(cell):
-        return None
-    return cell.item() if hasattr(cell, "item") else cell
+def _to_json_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as JSON can hold them, with null for what is missing."""
+    # By column, because asking pandas about each cell takes most of the time of a large report.
+    columns = [
+        [None if is_missing else value for value, is_missing in zip(column.tolist(), column.isna(), strict=True)]
+        for _, column in frame.items()
+    ]
+    names = [str(name) for name in frame.columns]
+    return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]

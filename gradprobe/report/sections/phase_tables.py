@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from gradprobe.report.document import Section, Table
 from gradprobe.report.units import escape_unprintable, format_count, format_duration, format_location
 from gradprobe.tables.recording_tables import RecordingTables
@@ -11,17 +13,17 @@ _COLUMNS = ("phase", "begun at", "runs", "time", "blocks", "threads")
 
 def build_section(tables: RecordingTables, top: int) -> Section | None:
     """Return the section with the phases, the longest time first; None if the program named none."""
-    phases, regions = tables.phases, tables.regions
+    phases = tables.phases
     if phases["automatic"].all():
         return None
-    blocks = regions["phase"].value_counts()
+    blocks = Counter(region.phase for process in tables.processes for region in process.history.regions)
     groups = []
     for (name, file, line), runs in phases.groupby(["phase", "file", "line"], dropna=False, sort=False):
         place = "found by gradprobe" if runs["automatic"].all() else format_location(file, line)
         cells = (escape_unprintable(str(name)), place, format_count(len(runs)))
         total = int(runs["duration_ns"].sum())
         threads = format_count(runs[["process", "thread"]].drop_duplicates().shape[0])
-        groups.append((total, (*cells, format_duration(total), format_count(int(blocks.get(name, 0))), threads)))
+        groups.append((total, (*cells, format_duration(total), format_count(blocks[str(name)]), threads)))
     rows = [row for _, row in sorted(groups, key=lambda group: -group[0])]
     sentence = (
         "Blocks count in the phase that they began in; one that the program names comes before one that was found."

@@ -48,7 +48,7 @@ function makeFiltered(table) {
   scroll.before(tools);
 }
 
-for (const table of document.querySelectorAll("table")) {
+for (const table of document.querySelectorAll("table:not(.source)")) {
   makeSortable(table);
   makeFiltered(table);
 }
@@ -126,3 +126,15 @@ function drawAll() {
 
 for (const details of document.querySelectorAll("details")) details.addEventListener("toggle", drawAll);
 drawAll();
+
+// A link to a line of source opens the file that it is in.
+
+function openTarget() {
+  const target = location.hash && document.getElementById(location.hash.slice(1));
+  if (!target) return;
+  for (let outer = target.closest("details"); outer; outer = outer.parentElement.closest("details")) outer.open = true;
+  target.scrollIntoView({ block: "center" });
+}
+
+window.addEventListener("hashchange", openTarget);
+openTarget();
