@@ -13,9 +13,9 @@ from typing import Protocol
 
 from gradprobe.recording.events import Event
 
-TICK_S = 0.05
-TICKS_PER_FLUSH = 5
-TICKS_PER_TALLY = 15
+TICK_S = 0.1
+TICKS_PER_FLUSH = 3
+TICKS_PER_TALLY = 8
 BACKLOG = 50_000
 """Number of queued events from which on the program has to wait for the writer."""
 

@@ -24,11 +24,19 @@ _CONVERSIONS = ("aten._to_copy", "aten.to.dtype", "aten.to.device", "aten.to.dty
 
 
 class EscapedTensorDetector:
-    """Detector of one thread, for the operators that it runs outside inference mode."""
+    """Detector of one thread, for the operators that it runs outside inference mode and that take an inference tensor.
+
+    While it ``waits``, it looks at all others too.
+    """
 
     def __init__(self, log: DetectionLog, on_use: Callable[[CreationRecord, str, CodeType | None, int], None]) -> None:
         self._log, self._on_use = log, on_use
         self._converted: dict[int, tuple[CreationRecord, SourceLocation | None]] = {}
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for a tensor that is no inference tensor any more."""
+        return bool(self._converted)
 
     def on_operator(self, name: str, args: Any, code: CodeType | None, offset: int, has_node: bool) -> None:
         """Look at an operator that ran in normal mode; ``has_node`` if autograd constructed a node for it."""

@@ -91,8 +91,9 @@ class OperatorLedger(Protocol):
     def views_of_older(self, moment: int) -> list[CreationRecord]:
         """Return the records of the latest views that were made since ``moment``, of tensors that are older."""
 
-    def on_interest(self, interest: int) -> None:
-        """Note the class of operators that the detectors look at from now on."""
+    def on_interest(self, interest: int, *, watches_inference: bool) -> None:
+        """Note the class of operators that the detectors look at from now on, and whether they also look at all that take
+        an inference tensor."""
 
     def on_quiet(self, is_quiet: bool) -> None:
         """Note whether no detector waits for anything, so that most events need not be shown to them."""
@@ -149,7 +150,7 @@ class ThreadDetectors:
         self._second_order: (
             tuple[SourceLocation | None, SourceLocation | None, list[weakref.ref[torch.Tensor]]] | None
         ) = None
-        self._has_escaped = False
+        self._has_escaped = self._watches_inference = False
         self._views: list[CreationRecord] = []
         self._restored_autocast: tuple[list[SourceLocation | None], list[BlockAt]] | None = None
         self._vain: dict[int, BlockAt] = {}
@@ -203,7 +204,7 @@ class ThreadDetectors:
         elif self._tracer.is_on:
             self._tracer.end()
         self._update_interest()
-        is_quiet = not (self._views or self._tracer.is_on or self.interest)
+        is_quiet = not (self._views or self._tracer.is_on or self.interest or self._has_escaped)
         if is_quiet is not self._is_quiet:
             self._is_quiet = is_quiet
             self._ledger.on_quiet(is_quiet)
@@ -275,15 +276,15 @@ class ThreadDetectors:
         self.mode_dependence.finish()
 
     def _update_interest(self) -> None:
-        if self._has_escaped or self._restored_autocast is not None:
+        if self._restored_autocast is not None or (self._has_escaped and self._escaped_tensors.waits):
             interest = ALL_OPS
         else:
             interest = self._cut_graphs.interest
             if interest < OPS_ON_GRAD_TENSORS and (self._vain or self._leaks.wants_operators(self._ident)):
                 interest = OPS_ON_GRAD_TENSORS
-        if interest != self.interest:
-            self.interest = interest
-            self._ledger.on_interest(interest)
+        if (interest, self._has_escaped) != (self.interest, self._watches_inference):
+            self.interest, self._watches_inference = interest, self._has_escaped
+            self._ledger.on_interest(interest, watches_inference=self._has_escaped)
 
     def _check_derivative(self, ident: int, time: int) -> None:
         """Report ``jacobian`` and the like, which enable grad inside inference mode without effect."""

@@ -84,7 +84,7 @@ inline const c10::intrusive_ptr<Node>* raw_grad_fn(const at::Tensor& tensor) {
 
 // The number of nodes that the thread had constructed when the operator began that it runs now. Hooks on saved tensors are
 // called within operators, and may change modes there.
-inline thread_local uint64_t running_since = UINT64_MAX;
+inline constinit thread_local uint64_t running_since = UINT64_MAX;
 
 // Uses of several tensors over one memory that can hardly be meant so: all of them show what was written last.
 enum AliasUse { NO_ALIASES, COPIED_ONTO_ITSELF, COMPARED_WITH_ITSELF, STACKED_ON_ITSELF };
@@ -105,7 +105,8 @@ struct Call {
 
   const OpPlan* plan = nullptr;
   uint64_t before = 0;
-  bool has_graph_arguments = false, has_grad_arguments = false, has_subclass = false, begins_step = false;
+  bool has_graph_arguments = false, has_grad_arguments = false, has_inference_arguments = false;
+  bool has_subclass = false, begins_step = false;
   bool is_backward = false;
   AliasUse alias_use = NO_ALIASES;
   uint32_t normal_without_counter = 0, inference_with_counter = 0;
@@ -113,7 +114,7 @@ struct Call {
   c10::SmallVector<Write, 2> writes;
   std::vector<c10::IValue> kept;  // the arguments themselves, while a detector looks at the operator
 
-  Call(const OpPlan& plan_, const torch::jit::Stack& stack, int interest) : plan(&plan_) {
+  Call(const OpPlan& plan_, const torch::jit::Stack& stack, int interest, bool watches_inference) : plan(&plan_) {
     before = at::sequence_number::peek();
     is_backward = torch::autograd::get_current_graph_task_id() != -1;
     // What inference mode makes cannot lead to a backward pass; what no_grad makes can.
@@ -131,7 +132,7 @@ struct Call {
     if (plan->begins_range && stack[first].isString()) begins_step = stack[first].toStringRef().rfind("Optimizer.step#", 0) == 0;
     if (plan->compares || plan->copies || plan->stacks) alias_use = find_alias_use();
     const bool is_looked_at = alias_use != NO_ALIASES || interest == ALL_OPS || (interest == OPS_ON_GRAD_TENSORS && has_grad_arguments) ||
-        (interest == OPS_ON_GRAPH_RESULTS && has_graph_arguments);
+        (interest == OPS_ON_GRAPH_RESULTS && has_graph_arguments) || (watches_inference && has_inference_arguments);
     if (is_looked_at) kept.assign(stack.begin() + static_cast<ptrdiff_t>(first), stack.end());
   }
 
@@ -204,6 +205,7 @@ struct Call {
     arguments.push_back(argument);
     has_subclass |= impl->key_set().has(c10::DispatchKey::Python);
     const bool is_inference = impl->is_inference();
+    has_inference_arguments |= is_inference;
     if (is_inference == impl->version_counter().enabled()) ++(is_inference ? inference_with_counter : normal_without_counter);
   }
 };

@@ -46,13 +46,15 @@ class Frames {
   // The first argument, unless it is a cell variable; null if it is gone.
   PyObject* first_local() const { return at_->localsplus[0]; }
 
-  // A variable that is no cell variable, None if it is not set; with the GIL.
+  // A variable, None if it is not set; with the GIL.
   py::object local(const char* name) const {
     PyObject* names = code()->co_localsplusnames;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); ++i) {
-      if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, i), name) == 0) {
-        return at_->localsplus[i] == nullptr ? py::object(py::none()) : borrowed(at_->localsplus[i]);
-      }
+      if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, i), name) != 0) continue;
+      PyObject* value = at_->localsplus[i];
+      // An inner function uses it, too.
+      if (value != nullptr && PyCell_Check(value)) value = PyCell_GET(value);
+      return value == nullptr ? py::object(py::none()) : borrowed(value);
     }
     return py::none();
   }

@@ -48,10 +48,11 @@ void include_key(bool is_included) { c10::impl::tls_set_dispatch_key_included(KE
 
 void run(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack, uint64_t before) {
   struct Running {
-    const uint64_t outer = running_since;
-    ~Running() { running_since = outer; }
+    uint64_t& since = running_since;
+    const uint64_t outer = since;
+    ~Running() { since = outer; }
   } const running;
-  running_since = before;
+  running.since = before;
   op.redispatchBoxed(keys, stack);
 }
 
@@ -97,14 +98,15 @@ void observe(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit
     return;
   }
   int interest = NO_OPS;
-  bool sees_parts = false;
+  bool sees_parts = false, watches_inference = false;
   for (const auto& log : logs) {
     interest = std::max(interest, log->interest.load(std::memory_order_relaxed));
+    watches_inference |= log->watches_inference.load(std::memory_order_relaxed);
     sees_parts |= log->sees_parts();
   }
   std::optional<Call> call;
   try {
-    call.emplace(thread.plan_of(op), *stack, interest);
+    call.emplace(thread.plan_of(op), *stack, interest, watches_inference);
   } catch (const std::exception& error) {  // a tensor that refuses a question
     logs.front()->report_error(error);
   }
@@ -375,7 +377,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("add_by_hand", &ThreadLog::add_by_hand, "Add what the program did by hand at a line.")
       .def("drop_detectors", [](ThreadLog& log) { log.detectors.reset(); },
            "Forget the detectors, which refer to this log; for the thread itself, once it is observed no more.")
-      .def("set_interest", [](ThreadLog& log, int interest) { log.interest = interest; })
+      .def("set_interest",
+           [](ThreadLog& log, int interest, bool watches_inference) {
+             log.interest = interest;
+             log.watches_inference = watches_inference;
+           })
       .def("set_quiet", [](ThreadLog& log, bool is_quiet) { log.is_quiet = is_quiet; })
       .def("take_inference_tensors", [](ThreadLog& log) { return describe_all(log.take_inference_tensors()); })
       .def("views_of_older", [](ThreadLog& log, int64_t moment) { return describe_all(log.views_of_older(moment)); })

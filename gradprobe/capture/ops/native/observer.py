@@ -232,9 +232,10 @@ class ObservedThread:
         records: list[CreationRecord] = self._log.views_of_older(moment)
         return records
 
-    def on_interest(self, interest: int) -> None:
-        """Note the class of operators that the detectors look at from now on."""
-        self._log.set_interest(interest)
+    def on_interest(self, interest: int, *, watches_inference: bool) -> None:
+        """Note the class of operators that the detectors look at from now on, and whether they also look at all that take
+        an inference tensor."""
+        self._log.set_interest(interest, watches_inference)
 
     def on_quiet(self, is_quiet: bool) -> None:
         """Note whether no detector waits for anything, so that most events need not be shown to them."""

@@ -202,7 +202,16 @@ class ThisThread {
   std::array<OpPlan*, 512> recent_{};
 };
 
+inline ThisThread& make_this_thread();
+
+// One look at the thread's own memory: each takes a call in a shared library.
 inline ThisThread& here() {
+  static constinit thread_local ThisThread* thread = nullptr;
+  if (thread == nullptr) thread = &make_this_thread();
+  return *thread;
+}
+
+inline ThisThread& make_this_thread() {
   thread_local ThisThread thread;
   return thread;
 }

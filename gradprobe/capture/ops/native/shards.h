@@ -5,6 +5,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <thread>
 
 namespace gradprobe {
 
@@ -13,13 +14,16 @@ class SpinLock {
  public:
   void lock() {
     while (held_.exchange(true, std::memory_order_acquire)) {
-      while (held_.load(std::memory_order_relaxed)) {
+      for (int looks = 0; held_.load(std::memory_order_relaxed); ++looks) {
+        if (looks > MAX_LOOKS) std::this_thread::yield();  // its holder may wait for this processor
       }
     }
   }
   void unlock() { held_.store(false, std::memory_order_release); }
 
  private:
+  static constexpr int MAX_LOOKS = 256;
+
   std::atomic<bool> held_ = false;
 };
 

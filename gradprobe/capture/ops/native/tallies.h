@@ -46,7 +46,7 @@ struct Tally {
 
   void add(const Counts& more, const std::vector<SavedStorage>& storages) {
     for (size_t i = 0; i < NUMBER_OF_COUNTS; ++i) counts[i] += more[i];
-    saved.insert(saved.end(), storages.begin(), storages.end());
+    if (!storages.empty()) saved.insert(saved.end(), storages.begin(), storages.end());
   }
 };
 
@@ -70,7 +70,8 @@ class Tallies {
   // Moves all tallies into `taken`, which is empty.
   void take(std::vector<Tally>& taken) {
     taken.swap(all_);
-    all_.reserve(taken.size());
+    largest_ = std::max(largest_, taken.size());
+    all_.reserve(std::min<size_t>(largest_, 64));
     if (taken.size() > slots_.size() / 16) {
       std::fill(slots_.begin(), slots_.end(), 0);
     } else {
@@ -96,6 +97,7 @@ class Tallies {
   }
 
   std::vector<Tally> all_;
+  size_t largest_ = 0;
   std::vector<uint32_t> slots_;  // the index of a tally plus one, 0 for none
 };
 

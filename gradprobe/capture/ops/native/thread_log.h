@@ -73,6 +73,7 @@ class ThreadLog {
         last_(at::sequence_number::peek()) {}
 
   std::atomic<int> interest = NO_OPS;
+  std::atomic<bool> watches_inference = false;  // a detector looks at operators that take an inference tensor, too
   bool is_quiet = false;  // no detector waits for anything
   std::unique_ptr<Detectors> detectors;
 
@@ -493,7 +494,8 @@ class ThreadLog {
     return label.is_none() ? NO_NAME : Names::global().add(label.cast<std::string>());
   }
 
-  void see_result(const Call& call, const at::Tensor& tensor, Creation creation, Counts& counts) {
+  // `creation` is of the operator; only that of a view differs between its results.
+  void see_result(const Call& call, const at::Tensor& tensor, Creation& creation, Counts& counts) {
     auto* impl = tensor.unsafeGetTensorImpl();
     const auto* storage = storage_of(impl);
     const at::TensorImpl* source = nullptr;
@@ -503,9 +505,12 @@ class ThreadLog {
     }
     const bool is_inference = impl->is_inference();
     ++counts[is_inference ? INFERENCE_OUTPUTS : NORMAL_OUTPUTS];
-    const bool is_view = source != nullptr || (!is_inference && tensor.is_view());
+    const bool is_tracked = !is_inference && tensor.is_view();
+    const bool is_view = source != nullptr || is_tracked;
+    creation.storage_made = creation.made;
+    creation.version = 0;
     if (is_view) {
-      ++counts[!is_inference && tensor.is_view() ? TRACKED_VIEWS : UNTRACKED_VIEWS];
+      ++counts[is_tracked ? TRACKED_VIEWS : UNTRACKED_VIEWS];
       creation.storage_made = source == nullptr ? -1 : Creations::global().storage_made(source);
       if (impl->version_counter().enabled()) creation.version = impl->version_counter().current_version();
     } else if (!is_inference) {
@@ -744,7 +749,8 @@ class ThreadLog {
     if (caller.phase == FORWARD) look_at_asker(call, stack, caller);
     const size_t first = stack.size() - call.plan->returns;
     if (call.alias_use != NO_ALIASES) show_aliases(call, caller);
-    const bool is_looked_at = !call.kept.empty() && interest.load(std::memory_order_relaxed) != NO_OPS;
+    const bool is_looked_at = !call.kept.empty() &&
+        (interest.load(std::memory_order_relaxed) != NO_OPS || watches_inference.load(std::memory_order_relaxed));
     if (!is_looked_at) return;
     const OwnPython lock;
     py::list arguments;
