@@ -12,6 +12,7 @@ from tests.conventions.package import ROOT, module_name, source_files
 
 NOUNS = {
     "finding": "a problem that the rules report",
+    "lightning": "a framework",
     "patching": "the replacement of attributes",
     "routing": "the step from events to the sinks",
     "recording": "the file, and the package's subject",

@@ -1,0 +1,1 @@
+"""Integrations with other frameworks, each tried with the framework itself."""
