@@ -21,6 +21,8 @@ from gradprobe.tables.recording_tables import RecordingTables
 _CONTEXT_LINES = 3
 _LINE_WIDTH = 200
 _MAX_FILE_BYTES = 4 << 20
+_LOST_GRADIENTS = frozenset({"GP511", "GP512", "GP513", "GP514", "GP516", "GP517"})
+"""Rules by which a parameter does not learn what the program computes for it."""
 
 
 def build_section(tables: RecordingTables, top: int) -> Section | None:
@@ -37,11 +39,12 @@ def build_section(tables: RecordingTables, top: int) -> Section | None:
     return Section("Findings", left_out, items=items)
 
 
-def _measure_harm(finding: Mapping[Any, Any], costs: Mapping[Place, LineCost]) -> tuple[int, int, int, int]:
-    """Return a key by which the worst come first: by severity, then bytes that graphs keep, nodes there, and number."""
+def _measure_harm(finding: Mapping[Any, Any], costs: Mapping[Place, LineCost]) -> tuple[int, bool, int, int, int]:
+    """Return a key by which the worst come first: severity, lost gradients, kept bytes, nodes there, and number."""
     cost = _find_cost(finding, costs)
     severity = SEVERITIES.index(finding["severity"])
-    return severity, -cost.kept_bytes, -cost.kept_nodes or -cost.nodes, -int(finding["count"])
+    keeps_gradients = finding["rule"] not in _LOST_GRADIENTS
+    return severity, keeps_gradients, -cost.kept_bytes, -cost.kept_nodes or -cost.nodes, -int(finding["count"])
 
 
 def _find_cost(finding: Mapping[Any, Any], costs: Mapping[Place, LineCost]) -> LineCost:
