@@ -132,6 +132,9 @@ _HARMLESS_FUNCTIONS = frozenset(
     ]
 )
 _BUILTINS = frozenset(dir(builtins))
+_METHODS = frozenset(
+    (*dir(str), *dir(list), *dir(dict), *dir(set), "step", "zero_grad", "backward", "parameters", "mean")
+)
 _QUIET_ROOTS = frozenset(["logging", "logger", "log", "warnings", "sys", "os", "np", "numpy", "math", "json", "time"])
 _MODULE_WRITES = frozenset(["load_state_dict", "requires_grad_", "share_memory", "copy_", "zero_", "swap_tensors"])
 
@@ -250,6 +253,8 @@ class _Search:
         name = _called(call)
         yield from self._program.by_name.get(name, ())
         if isinstance(call.func, ast.Name) and (name in _BUILTINS or name in self._program.classes):
+            return
+        if isinstance(call.func, ast.Attribute) and (name in _METHODS or name in _HARMLESS_METHODS or name in ALIASING):
             return
         for special in ("forward", "__call__"):
             # The class of what is called is not known: it may be any of the program's.
