@@ -1,4 +1,4 @@
-"""Where the tensors of a block get to, by name: variables, attributes, containers, arguments and results of functions.
+"""Flow of the tensors of a block through the source, by the names of variables, attributes and functions.
 
 An approximation on the safe side: an attribute is its name, whichever object it is of, and the order of statements does not
 count. What an operator returns outside of the block is a normal tensor, except for views and what may be the same tensor.
@@ -179,7 +179,7 @@ _PASSING = frozenset(
 
 
 class TensorFlow:
-    """What each place has of the tensors that a block leaves.
+    """Flow of the tensors that a block leaves.
 
     Args:
         program: The program.

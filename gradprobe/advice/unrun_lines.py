@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gradprobe.advice.line_trace import INFERENCE
+from gradprobe.advice.manager_sites import Site
 from gradprobe.advice.program_model import Coverage, Key, ProgramModel, Scope, Statement
-from gradprobe.advice.sites import Site
 from gradprobe.advice.tensor_flow import (
     ALIASING,
     CONTAINER_READS,
@@ -323,7 +323,7 @@ class _Search:
 
     def _find_new_contexts(self) -> Iterator[UnrunLine]:
         """Yield unrun calls of functions that use the block's tensors, on lines that never built a graph with them."""
-        risky = {}
+        risky: dict[int, tuple[Statement, tuple[ast.AST, str]]] = {}
         for statement in self._program.statements:
             place = (statement.scope.file.file, statement.line)
             is_seen = any((place[0], line) in self._with_nodes for line in range(place[1], statement.last_line + 1))

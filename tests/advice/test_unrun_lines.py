@@ -7,8 +7,8 @@ import ast
 import pytest
 
 from gradprobe.advice.line_trace import GRAD, INFERENCE, number_parts, read_trace
+from gradprobe.advice.manager_sites import SourceFile
 from gradprobe.advice.program_model import Coverage, ProgramModel
-from gradprobe.advice.sites import SourceFile
 from gradprobe.advice.unrun_lines import find_unrun_lines
 
 HARMFUL = {
