@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradprobe.advice.certificate import KEEP, SWAP, UNPROVEN, Certificate
-from gradprobe.advice.sites import EXCHANGED
+from gradprobe.advice.manager_sites import EXCHANGED
 from gradprobe.report.document import Document, FindingItem, Section, Table
 from gradprobe.report.units import escape_unprintable, format_bytes, format_location, pluralize
 

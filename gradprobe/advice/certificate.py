@@ -9,12 +9,12 @@ from typing import Any
 
 from gradprobe.advice.gains import read_gains, site_label
 from gradprobe.advice.line_trace import Trace, read_trace
-from gradprobe.advice.patches import enclose_in_normal_mode
+from gradprobe.advice.manager_sites import EXCHANGED, Site, SourceFile, apply_edits, replace_manager
 from gradprobe.advice.program_model import Coverage, ProgramModel
 from gradprobe.advice.program_runs import ProgramRunner
 from gradprobe.advice.reasons import REASONS, Reason, explain_difference, find_real_line, list_created
 from gradprobe.advice.run_request import LINES_FILE, Outcome
-from gradprobe.advice.sites import EXCHANGED, Site, SourceFile, apply_edits, replace_manager
+from gradprobe.advice.source_edits import enclose_in_normal_mode
 from gradprobe.advice.source_hook import MARK
 from gradprobe.advice.unrun_lines import find_unrun_lines
 
@@ -58,7 +58,7 @@ class _Comparison:
     second: Outcome
     trace: Trace
     unsteady: list[str] = field(default_factory=list)
-    """What differs between two runs of the unchanged program and therefore cannot be compared."""
+    """Names of differences between two runs of the unchanged program, which cannot be compared."""
     blocks: str = ""
     """Why nothing can be concluded, or ""."""
 
@@ -99,7 +99,7 @@ class Examiner:
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader of the verdicts has to know about the runs."""
+        """Sentences about the runs, which a reader of the verdicts has to know."""
         remarks = [f"The program ran {self._runner.runs} times."]
         if self._original.unsteady:
             names = ", ".join(_name(each) for each in self._original.unsteady[:4])

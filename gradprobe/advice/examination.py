@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.advice.certificate import KEEP, SWAP, Certificate, Examiner
-from gradprobe.advice.patches import add_comments, exchange_in_source, make_diff
+from gradprobe.advice.manager_sites import Site, SourceFile
 from gradprobe.advice.program_runs import ProgramRunner
-from gradprobe.advice.sites import Site, SourceFile
+from gradprobe.advice.source_edits import add_comments, exchange_in_source, make_diff
 from gradprobe.errors import GradprobeError
 from gradprobe.scan.source_files import list_python_files
 

@@ -1,4 +1,4 @@
-"""What an exchange gains: times of the block under both managers, taken by chance in one run of the program."""
+"""Gains of an exchange: times of the block under both managers, taken by chance in one run of the program."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gradprobe.advice.manager_sites import Site
 from gradprobe.advice.run_request import TIMES_FILE
-from gradprobe.advice.sites import Site
 
 _MIN_BLOCKS = 12
 """Fewer blocks of either kind give no interval worth showing."""

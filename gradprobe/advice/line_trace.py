@@ -26,7 +26,7 @@ GRAD, INFERENCE = 1, 2
 
 @dataclass
 class Trace:
-    """What was seen: the modes of each line that ran as a set of bits, and exceptions in order."""
+    """Trace of a run: the modes of each line that ran as a set of bits, and exceptions in order."""
 
     lines: dict[tuple[str, int], set[int]] = field(default_factory=dict)
     exceptions: list[tuple[str, int, str, str]] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Trace:
     failed_elsewhere: set[tuple[str, int, str]] = field(default_factory=set)
     """Exceptions of other processes than the first one."""
     was_replaced: bool = False
-    """Whether another tool took the interpreter's trace function away."""
+    """Set if another tool took the interpreter's trace function away."""
 
 
 class LineTracer:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gradprobe.advice.line_trace import FIRST_VIRTUAL_LINE, list_parts, part_number
-from gradprobe.advice.sites import SourceFile
+from gradprobe.advice.manager_sites import SourceFile
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _COMPOUND = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)

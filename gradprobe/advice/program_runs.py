@@ -1,4 +1,4 @@
-"""Runs of the user's program, as it is or with some text exchanged: a script in forks of one process, or any command.
+"""Execution of the user's program, as it is or with some text exchanged: a script in forks of one process, or any command.
 
 The user's files are never touched: changed text reaches the program through its imports.
 """

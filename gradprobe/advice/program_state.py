@@ -87,8 +87,7 @@ class StateReader:
     def _list_attributes(self, value: Any) -> Iterator[tuple[str, object]]:
         is_own = self._is_own(type(value).__module__)
         held = getattr(value, "__dict__", None)
-        for name in held if isinstance(held, dict) else ():
-            part = held[name]
+        for name, part in list(held.items()) if isinstance(held, dict) else ():
             hidden = isinstance(value, torch.nn.Module) and name.startswith("_") and name not in _OF_MODULES
             if not hidden and (is_own or isinstance(value, torch.nn.Module) or _may_hold_tensors(part)):
                 yield f".{name}", part
@@ -155,8 +154,9 @@ def read_global_state() -> dict[str, str]:
     import random
 
     generator = hashlib.sha256(torch.get_rng_state().numpy().tobytes())
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        generator.update(torch.cuda.get_rng_state().numpy().tobytes())
+    cuda: Any = torch.cuda
+    if cuda.is_available() and cuda.is_initialized():
+        generator.update(cuda.get_rng_state().numpy().tobytes())
     return {
         "the random generator of torch": generator.hexdigest()[:16],
         "the random generator of Python": hashlib.sha256(repr(random.getstate()).encode()).hexdigest()[:16],

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gradprobe.advice.line_trace import FIRST_VIRTUAL_LINE, INFERENCE, Trace
-from gradprobe.advice.sites import Site, SourceFile
+from gradprobe.advice.manager_sites import Site, SourceFile
 
 REASONS = {
     "none": "Both runs agree.",

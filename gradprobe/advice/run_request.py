@@ -49,10 +49,10 @@ class RunRequest:
 
 @dataclass
 class Outcome:
-    """What can be seen of a run from outside, and the state that it left."""
+    """Result of a run: all that can be seen of a run from outside, and the state that it left."""
 
     is_late: bool
-    """Whether the run was ended because it took too long."""
+    """Set if the run was ended because it took too long."""
     code: int
     error: str
     stdout: str

@@ -1,4 +1,4 @@
-"""Where the tensors of a block get to, by name: variables, attributes, containers, arguments and results of functions.
+"""Flow of the tensors of a block through the source, by the names of variables, attributes and functions.
 
 An approximation on the safe side: an attribute is its name, whichever object it is of, and the order of statements does not
 count. What an operator returns outside of the block is a normal tensor, except for views and what may be the same tensor.
@@ -179,7 +179,7 @@ _PASSING = frozenset(
 
 
 class TensorFlow:
-    """What each place has of the tensors that a block leaves.
+    """Flow of the tensors that a block leaves.
 
     Args:
         program: The program.
@@ -215,9 +215,7 @@ class TensorFlow:
             self._add_target(node.target, IS | HOLDS if kind else NOTHING, statement)
         elif isinstance(node, ast.Return) and node.value is not None:
             kind = self._block_kind(node.value, statement) if inside and self._is_result(statement) else NOTHING
-            self._add(
-                ("result", scope.key, ""), kind or (NOTHING if inside else self.kind(node.value, scope)), statement
-            )
+            self._add(("result", scope.key, ""), kind or self.kind(node.value, scope), statement)
         for expression in statement.expressions:
             for part in ast.walk(expression):
                 self._follow_part(part, statement, inside)
@@ -228,9 +226,7 @@ class TensorFlow:
             self._store(part.target, part.value, statement)
         elif isinstance(part, ast.Yield) and part.value is not None:
             kind = self._block_kind(part.value, statement) if inside and self._is_result(statement) else NOTHING
-            self._add(
-                ("result", scope.key, ""), kind or (NOTHING if inside else self.kind(part.value, scope)), statement
-            )
+            self._add(("result", scope.key, ""), kind or self.kind(part.value, scope), statement)
         elif isinstance(part, ast.comprehension):
             if self.kind(part.iter, scope):
                 self._add_target(part.target, IS | HOLDS, statement)
@@ -249,7 +245,7 @@ class TensorFlow:
         named = next((a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)), None)
         if (name in ("register_buffer", "register_parameter") or _called(call) == "setattr") and named and any(kinds):
             self._add(("attribute", "", named), IS, statement)
-        if inside:
+        if inside and self._is_result(statement):
             return  # what functions do with their arguments in the block is in the block too
         for callee in self.list_callees(call, scope):
             parameters = callee.parameters()
@@ -423,7 +419,16 @@ class TensorFlow:
             for each, part in zip(target.elts, value.elts, strict=True):
                 self._store(each, part, statement)
             return
+        if inside and not self._is_result_scope(statement) and self._is_local(target, statement.scope):
+            # A variable of a function that the block calls ends with the call, unless it is another name of what stays.
+            kind = self.kind(value, statement.scope)
         self._add_target(target, kind, statement)
+
+    def _is_local(self, target: ast.AST, scope: Scope) -> bool:
+        """Return whether all that is assigned to are variables of the function itself."""
+        if isinstance(target, ast.Tuple | ast.List):
+            return all(self._is_local(each, scope) for each in target.elts)
+        return isinstance(target, ast.Name) and scope.resolve(target.id)[1] == scope.key
 
     def _is_container_sum(self, node: ast.AST) -> bool:
         return isinstance(node, ast.AugAssign) and isinstance(node.value, ast.Constant)
@@ -432,8 +437,6 @@ class TensorFlow:
         if not kind:
             return
         if isinstance(target, ast.Name):
-            if id(statement) in self._region and not self._is_result_scope(statement):
-                return  # a variable of a function that the block calls ends with the call
             self._add(statement.scope.resolve(target.id), kind, statement)
         elif isinstance(target, ast.Attribute):
             if target.attr not in ("data", "grad"):

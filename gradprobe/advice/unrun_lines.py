@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gradprobe.advice.line_trace import INFERENCE
+from gradprobe.advice.manager_sites import Site
 from gradprobe.advice.program_model import Coverage, Key, ProgramModel, Scope, Statement
-from gradprobe.advice.sites import Site
 from gradprobe.advice.tensor_flow import (
     ALIASING,
     CONTAINER_READS,
@@ -132,6 +132,9 @@ _HARMLESS_FUNCTIONS = frozenset(
     ]
 )
 _BUILTINS = frozenset(dir(builtins))
+_METHODS = frozenset(
+    (*dir(str), *dir(list), *dir(dict), *dir(set), "step", "zero_grad", "backward", "parameters", "mean")
+)
 _QUIET_ROOTS = frozenset(["logging", "logger", "log", "warnings", "sys", "os", "np", "numpy", "math", "json", "time"])
 _MODULE_WRITES = frozenset(["load_state_dict", "requires_grad_", "share_memory", "copy_", "zero_", "swap_tensors"])
 
@@ -251,6 +254,8 @@ class _Search:
         yield from self._program.by_name.get(name, ())
         if isinstance(call.func, ast.Name) and (name in _BUILTINS or name in self._program.classes):
             return
+        if isinstance(call.func, ast.Attribute) and (name in _METHODS or name in _HARMLESS_METHODS or name in ALIASING):
+            return
         for special in ("forward", "__call__"):
             # The class of what is called is not known: it may be any of the program's.
             if name and name not in self._program.by_name and not _is_of_library(call, scope):
@@ -318,7 +323,7 @@ class _Search:
 
     def _find_new_contexts(self) -> Iterator[UnrunLine]:
         """Yield unrun calls of functions that use the block's tensors, on lines that never built a graph with them."""
-        risky = {}
+        risky: dict[int, tuple[Statement, tuple[ast.AST, str]]] = {}
         for statement in self._program.statements:
             place = (statement.scope.file.file, statement.line)
             is_seen = any((place[0], line) in self._with_nodes for line in range(place[1], statement.last_line + 1))

@@ -59,7 +59,7 @@ def serve() -> None:
 
 
 class Watch:
-    """What watches one process: changed text, lines, survivors, operators, times."""
+    """Watch on one process: changed text, lines, survivors, operators, times."""
 
     def __init__(self, request: RunRequest) -> None:
         self._request = request

@@ -7,8 +7,8 @@ import ast
 import pytest
 
 from gradprobe.advice.line_trace import GRAD, INFERENCE, number_parts, read_trace
+from gradprobe.advice.manager_sites import SourceFile
 from gradprobe.advice.program_model import Coverage, ProgramModel
-from gradprobe.advice.sites import SourceFile
 from gradprobe.advice.unrun_lines import find_unrun_lines
 
 HARMFUL = {
@@ -100,6 +100,18 @@ def test_an_unrun_caller_of_a_line_that_uses_the_tensor_is_named() -> None:
         "    def tune(self, x):\n        return self.forward(x)  # unrun\n"
     )
     assert marked(text)[0] in find(text)
+
+
+def test_a_tensor_that_a_function_keeps_and_returns_is_followed_to_other_callers() -> None:
+    text = (
+        "import torch  # ran\n\n\nclass Net:\n    masks = {}\n\n    def mask(self, n):\n"
+        "        if n not in self.masks:  # block\n            self.masks[n] = torch.ones(n)  # block\n"
+        "        kept = self.masks[n]  # block\n        return kept  # block\n\n"
+        "    def __call__(self, x):\n        y = x + 1  # block\n        return y * self.mask(3)  # block\n\n\n"
+        "net = Net()  # ran\nwith torch.no_grad():  # ran\n    net(torch.ones(3))  # block\n\n\n"
+        "def tune(x):\n    return net(x).sum()  # unrun\n"
+    )
+    assert find(text) == [15, *marked(text)]
 
 
 def test_parts_of_a_line_that_may_be_skipped_have_line_numbers_of_their_own() -> None:

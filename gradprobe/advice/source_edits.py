@@ -7,7 +7,7 @@ import difflib
 import os
 from collections.abc import Iterable, Sequence
 
-from gradprobe.advice.sites import EXCHANGED, Site, SourceFile, apply_edits, replace_manager
+from gradprobe.advice.manager_sites import EXCHANGED, Site, SourceFile, apply_edits, replace_manager
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 Edit = tuple[int, int, int, str]

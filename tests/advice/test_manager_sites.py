@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gradprobe.advice.patches import add_comments, enclose_in_normal_mode, exchange_in_source, make_diff
-from gradprobe.advice.sites import SourceFile
+from gradprobe.advice.manager_sites import SourceFile
+from gradprobe.advice.source_edits import add_comments, enclose_in_normal_mode, exchange_in_source, make_diff
 
 PROGRAM = """\
 import torch
