@@ -11,6 +11,8 @@ from gradprobe.history.leaf_uses import LeafUse, read_leaf_uses
 from gradprobe.recording.flow import (
     BACKWARD_SITE,
     CARRIED,
+    CUT_BY_INFERENCE,
+    CUT_BY_NO_GRAD,
     CUTS,
     GRAD_SITE,
     NOT_DIFFERENTIABLE,
@@ -22,6 +24,7 @@ from gradprobe.recording.flow import (
 
 _MAX_STEPS_FROM_GRADIENT = 6
 _SINKS = (BACKWARD_SITE, GRAD_SITE)
+_MODES = (CUT_BY_NO_GRAD, CUT_BY_INFERENCE)
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,25 @@ class FlowGraph:
                     found.add(source)
                     waiting.append(source)
         return frozenset(found)
+
+    def is_target(self, number: int) -> bool:
+        """Return whether what a site makes under a mode is only a target: the loss compares what is trained with it.
+
+        It is more than that if a parameter that is trained is applied to it, or if the mode also cuts what leads there.
+        """
+        trained = {target for use in self.uses.values() if use.steps_with_grad for target in use.carried}
+        waiting, found = deque([number]), {number}
+        while waiting:
+            current = waiting.popleft()
+            if current in trained or any(
+                c.source not in self.leaves and c.passage in _MODES for c in self.cuts_at(current)
+            ):
+                return False
+            for target in self.outgoing.get(current, ()):
+                if target not in found and target in self.leading_to_sinks and not self.is_sink(target):
+                    found.add(target)
+                    waiting.append(target)
+        return True
 
     def mixes(self, number: int) -> bool:
         """Return whether a site takes other tensors than leaves, as a layer takes its input and its weights."""

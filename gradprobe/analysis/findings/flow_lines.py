@@ -44,7 +44,7 @@ def locate_construction(graph: FlowGraph, uses: Sequence[LeafUse]) -> list[Relat
 
 def list_names(uses: Sequence[LeafUse]) -> str:
     """Return the names of parameters for a message, of many the first ones and how many more there are."""
-    names = [use.leaf.name or f"a leaf of shape {list(use.leaf.shape)}" for use in uses]
+    names = [use.leaf.name or "a leaf" for use in uses]  # the shape is known of those that have a name
     more = len(names) - _MAX_NAMES
     return ", ".join(names[:_MAX_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 

@@ -21,6 +21,8 @@ from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.flow_graph import Cut, FlowGraph
 from gradprobe.history.leaf_uses import LeafUse
 from gradprobe.recording.flow import (
+    CUT_BY_DATA,
+    CUT_BY_DETACH,
     NOT_DIFFERENTIABLE,
     WITHOUT_GRAD,
     FlowSite,
@@ -31,28 +33,48 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP511, or GP105 if a decorator cuts: where the way of parameters to the backward passes ends."""
     for graph in evidence.flow_graphs:
         starved = [use for use in graph.uses.values() if use.steps_without_grad and not use.steps_with_grad]
-        cut: dict[tuple[int, int], list[tuple[LeafUse, Cut]]] = {}
+        cut: dict[object, list[tuple[LeafUse, Cut]]] = {}
         cleared, ended = list[LeafUse](), dict[tuple[int, ...], list[LeafUse]]()
         for use in starved:
-            if use.backwards and use.carried:
+            # A pass after the last step, for another purpose, clears nothing.
+            if use.backwards >= use.steps and use.carried:
                 cleared.append(use)
-            elif use.backwards:
+            elif use.backwards and not use.carried:
                 yield from _describe_function(graph, use)
             elif use.sites:
-                cuts = graph.find_cuts(use)
+                cuts = [cut for cut in graph.find_cuts(use) if not _is_copy(graph, use, cut)]
+                if not cuts and not use.carried:
+                    cuts = [cut for cut in graph.cuts_after([use.number]) if cut.passage in MODE_CUTS]
                 if cuts:
-                    cut.setdefault((cuts[0].site, cuts[0].passage), []).append((use, cuts[0]))
+                    # What cuts explains the steps only if it did so as often: an evaluation runs under a mode too.
+                    first = next((entry for entry in cuts if entry.count >= use.steps), cuts[0])
+                    cut.setdefault(_find_cause(evidence, graph, first), []).append((use, first))
                 elif graph.sinks and not _has_loss_without_graph(graph):
                     ended.setdefault(tuple(graph.find_ends(use)), []).append(use)
-        for (site, passage), entries in cut.items():
-            yield _describe_cut(evidence, graph, site, passage, [use for use, _ in entries])
+        for entries in cut.values():
+            first = min((entry for _, entry in entries), key=lambda entry: entry.site)
+            yield _describe_cut(evidence, graph, first, [use for use, _ in entries])
         if cleared:
             yield from _describe_cleared(graph, cleared)
         for ends, uses in ended.items():
             yield from _describe_end(graph, ends, uses)
 
 
-def _describe_cut(evidence: Evidence, graph: FlowGraph, number: int, passage: int, uses: list[LeafUse]) -> Finding:
+def _is_copy(graph: FlowGraph, use: LeafUse, cut: Cut) -> bool:
+    """Return whether the cut is a copy of a parameter that was used with grad elsewhere: of a model, or for an average."""
+    is_copied = cut.passage in (CUT_BY_DETACH, CUT_BY_DATA) or shorten_op(graph.sites[cut.site].op) in _COPIES
+    return is_copied and cut.source == use.number and bool(use.carried)
+
+
+def _find_cause(evidence: Evidence, graph: FlowGraph, cut: Cut) -> object:
+    """Return what the cuts of one cause have in common: the line that entered the mode, else the operator that cuts."""
+    mode = evidence.locate_mode(graph.sites[cut.site]) if cut.passage in MODE_CUTS else None
+    return (cut.site, cut.passage) if mode is None else (mode[0].file, mode[0].line, cut.passage)
+
+
+def _describe_cut(evidence: Evidence, graph: FlowGraph, cut: Cut, uses: list[LeafUse]) -> Finding:
+    number, passage = cut.site, cut.passage
+    is_used = number in graph.leading_to_sinks
     site, steps = graph.sites[number], max(use.steps for use in uses)
     how, fix = find_reason(site.op, passage)
     related = []
@@ -66,10 +88,17 @@ def _describe_cut(evidence: Evidence, graph: FlowGraph, number: int, passage: in
     names = list_names(uses)
     message = (
         f"{names} took part in the forward pass but got no gradient in any of {steps:,} optimizer steps: "
-        f"`{shorten_op(site.op)}` at this line {how}, and the loss is computed from its result."
+        f"`{shorten_op(site.op)}` at this line {how}, "
+        + (
+            "and the loss is computed from its result."
+            if is_used
+            else "so that no gradient comes back through its result."
+        )
     )
     text = f"0 of {steps:,} steps found a gradient; {len(uses):,} parameters are concerned"
-    return make_finding(rule, message, site, len(uses), related, fix, text)
+    # A target network may be among the parameters of the optimizer, as a part of the module that trains: nothing is lost.
+    level = NOTE if passage in MODE_CUTS and graph.is_target(number) else ""
+    return make_finding(rule, message, site, len(uses), related, fix, text, level)
 
 
 def _describe_cleared(graph: FlowGraph, uses: list[LeafUse]) -> Iterator[Finding]:
@@ -129,7 +158,9 @@ def _describe_end(graph: FlowGraph, ends: tuple[int, ...], uses: list[LeafUse]) 
         )
         fix = "Add this result to the loss, or take the parameters out of the optimizer."
     text = f"0 of {steps:,} steps found a gradient"
-    is_certain = any(use.grads for use in uses) or all(use.carried for use in uses)
+    # What a model of a library computes beside the result that the program asked for is not the program's choice.
+    is_own = not is_library(own[-1].file)
+    is_certain = any(use.grads for use in uses) or (is_own and all(use.carried for use in uses))
     yield make_finding(
         "GP511", message, own[-1], len(uses), locate_way(graph, uses), fix, text, "" if is_certain else NOTE
     )
@@ -181,6 +212,8 @@ def _find_exits(graph: FlowGraph, near: FlowSite) -> list[FlowSite]:
     return sorted(sites, key=lambda site: (site.file, site.function) != (near.file, near.function))[:2]
 
 
+_COPIES = ("clone", "copy", "copy_", "_to_copy", "lerp", "lerp_", "_foreach_copy_", "_foreach_lerp_")
+"""Operators that a parameter goes through when a model is copied or averaged."""
 _EXITS = ("item", "_local_scalar_dense", "is_nonzero", "equal")
 
 

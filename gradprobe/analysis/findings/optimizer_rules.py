@@ -65,7 +65,8 @@ def find_untaken_gradients(evidence: Evidence) -> Iterator[Finding]:
         has_stale = any(map(_is_stale, uses))
         groups: dict[str, list[LeafUse]] = {}
         for use in uses:
-            is_taken = use.steps or use.is_updated or use.backwards < _MIN_BACKWARDS or _serves_copy(graph, use)
+            is_taken = use.steps or use.is_updated or use.backwards < _MIN_BACKWARDS
+            is_taken = is_taken or _serves_copy(graph, use) or _is_internal(graph, use)
             if not is_taken and use.carried and not (has_stale and use.leaf.is_parameter):
                 groups.setdefault(use.leaf.name.split(".")[0], []).append(use)
         trained = {use.leaf.name.split(".")[0] for use in uses if use.steps_with_grad}
@@ -77,6 +78,12 @@ def _serves_copy(graph: FlowGraph, use: LeafUse) -> bool:
     """Return whether gradients are read and values written back, as for the copy that an optimizer has of a parameter."""
     sinks = (number for number in graph.outgoing[use.number] if graph.is_sink(number))
     return 2 * use.writes >= use.backwards and any(graph.are_gradients_read(number, {use.number}) for number in sinks)
+
+
+def _is_internal(graph: FlowGraph, use: LeafUse) -> bool:
+    """Return whether a library made the leaf for itself: what a sum begins with, or an input whose gradient it reads."""
+    made = graph.sites.get(use.leaf.made_at)
+    return not use.leaf.name and made is not None and is_library(made.file)
 
 
 def _describe_untaken(

@@ -147,6 +147,7 @@ class ThreadDetectors:
             EscapedTensorDetector(log, shared.on_kept_tensor),
         )
         self._tracer = ExceptionTracer(log.codes, self.refusals.on_traced, shared.fault)
+        self._resets_gradients = False
         self._second_order: (
             tuple[SourceLocation | None, SourceLocation | None, list[weakref.ref[torch.Tensor]]] | None
         ) = None
@@ -234,9 +235,8 @@ class ThreadDetectors:
     def on_backward(self, outputs: list[torch.Tensor], backward: BackwardPass) -> None:
         """Handle a backward that begins."""
         retains, creates = backward.retain_graph, backward.create_graph
-        if self._second_order is not None:
-            self._report_gradient_cycles()
         if creates and not backward.is_grad:
+            self._report_gradient_cycles()
             leaves = [weakref.ref(leaf) for leaf in leaf_tensors(outputs)]
             self._second_order = _locate_backward(backward), next(iter(locate_leaves(outputs)), None), leaves
         self.held.on_backward(backward.ranges)
@@ -250,7 +250,11 @@ class ThreadDetectors:
         self.refusals.passes.add(backward.code, backward.offset, backward.ranges, frees=frees)
 
     def _report_gradient_cycles(self) -> None:
-        """Report the last backward with ``create_graph`` if its gradients with their graphs are still there."""
+        """Report the last backward with ``create_graph`` if its gradients with their graphs are still there.
+
+        The time to look is the next such backward, not the next backward of any kind: until then an optimizer may
+        differentiate the gradients, or another model may be trained.
+        """
         if self._second_order is None:
             return
         at, created, leaves = self._second_order
@@ -258,6 +262,8 @@ class ThreadDetectors:
         grads = (leaf.grad for ref in leaves if (leaf := ref()) is not None)
         if any(grad is not None and grad.grad_fn is not None for grad in grads):
             self._log.add("GP203", [at, created])
+        else:
+            self._resets_gradients = True
 
     def _report_growing_backward(self, backward: BackwardPass) -> None:
         """Report a backward that goes through the graphs of earlier iterations again, more of them in each iteration."""
@@ -272,7 +278,8 @@ class ThreadDetectors:
     def on_thread_end(self) -> None:
         """Finish, because the thread is not observed any more."""
         self._tracer.end()
-        self._report_gradient_cycles()
+        if not self._resets_gradients:  # else only the last iteration has not come to it
+            self._report_gradient_cycles()
         self.mode_dependence.finish()
 
     def _update_interest(self) -> None:

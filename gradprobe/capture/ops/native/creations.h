@@ -28,7 +28,10 @@ struct Creation {
   FlowId leaf = NO_FLOW;      // its own number if it is a leaf that an operator has taken
   FlowId pending = NO_FLOW;   // of a leaf: the backward that gave it a gradient which no optimizer has taken yet
   uint32_t epoch = 0;         // of the three numbers
-  uint32_t version = 0;       // of a view: that of its counter as the view was made
+  uint32_t version = 0;       // of an alias: that of its counter when the alias was made or last written itself
+
+  // Whether the tensor shares the memory of one that was there before. A parameter is made of another tensor, but stands for it.
+  bool is_alias() const { return leaf == NO_FLOW && storage_made != made; }
 };
 
 inline WeakTensor weak_to(at::TensorImpl* impl) {
@@ -82,13 +85,15 @@ class Creations {
     return {shard.entries[index].creation.flow, shard.entries[index].creation.leaf};
   }
 
-  // Notes that a site has written the tensor, if it has a record.
-  void set_flow(const at::TensorImpl* impl, FlowId flow, uint32_t epoch) {
+  // Notes that a site has written the tensor, if it has a record; NO_FLOW stands for a site that is not followed.
+  void note_write(const at::TensorImpl* impl, FlowId flow, uint32_t epoch) {
     Shard& shard = shards_.of(impl);
     const std::lock_guard<SpinLock> guard(shard.lock);
     const size_t index = shard.find(impl);
     if (index == shard.keys.size()) return;
     auto& creation = shard.entries[index].creation;
+    if (creation.is_alias() && impl->version_counter().enabled()) creation.version = impl->version_counter().current_version();
+    if (flow == NO_FLOW) return;
     if (creation.epoch != epoch) creation.leaf = creation.pending = NO_FLOW;
     creation.flow = flow;
     creation.epoch = epoch;

@@ -424,8 +424,8 @@ class ThreadLog {
         return (argument.requires_grad || argument.is_data_of_leaf) && call.is_written(argument.impl);
       });
       for (const auto& write : call.writes) {
-        if (creation.flow == NO_FLOW) break;
-        Creations::global().set_flow(write.tensor.unsafeGetTensorImpl(), creation.flow, creation.epoch);
+        if (creation.flow == NO_FLOW && !write.tensor.is_view()) continue;
+        Creations::global().note_write(write.tensor.unsafeGetTensorImpl(), creation.flow, creation.epoch);
       }
     }
     std::vector<SavedStorage> saved;
@@ -788,17 +788,26 @@ class ThreadLog {
                         reinterpret_cast<uintptr_t>(caller.code), caller.offset, call.plan->is_random, result);
   }
 
-  // Shows tensors over one memory to the detectors: the number of the leaf that it belongs to, and what is known of each tensor,
-  // its place of creation and how often it was written since then.
+  // Shows tensors over one memory to the detectors: the number of the leaf that it belongs to, and what is known of each alias,
+  // its place of creation and how often others wrote its memory since then. What was written through the alias itself is no loss:
+  // `x[0] += 1` makes a view, writes it, and copies it onto another view of the same elements.
   void show_aliases(const Call& call, const Caller& caller) {
     FlowId leaf = NO_FLOW;
-    std::vector<std::pair<Creation, int64_t>> known;
+    std::vector<std::pair<Creation, int64_t>> known, owners;
     for (const auto& argument : call.arguments) {
       if (leaf == NO_FLOW) leaf = LeafStorages::global().find(const_cast<c10::StorageImpl*>(argument.storage));
       const auto found = Creations::global().find(argument.impl);
       if (!found || found->code == nullptr) continue;
       const auto& counter = argument.impl->version_counter();
-      known.emplace_back(*found, counter.enabled() ? int64_t(counter.current_version()) - found->version : 0);
+      int64_t version = counter.enabled() ? counter.current_version() : 0;
+      for (const auto& write : call.writes) {
+        if (write.counter != nullptr && write.counter == counter_of(argument.impl)) version = write.version;
+      }
+      (found->is_alias() ? known : owners).emplace_back(*found, std::max<int64_t>(version - found->version, 0));
+    }
+    if (known.empty()) {
+      known.swap(owners);
+      for (auto& [creation, writes] : known) creation.code = nullptr;  // that place made the memory, not the alias
     }
     const OwnPython lock;
     py::list made;

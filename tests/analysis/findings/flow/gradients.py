@@ -80,7 +80,18 @@ def head_that_is_in_no_loss() -> None:
         step(optimizer, model(x))
 
 
+def second_loss_under_no_grad() -> None:
+    model, other = Net(), nn.Linear(4, 1)
+    optimizer = sgd(model, other)
+    for x in batches():
+        features = model.embed(x)
+        with torch.no_grad():  # with
+            extra = other(features).mean()  # at
+        step(optimizer, model.head(features).mean() + extra)
+
+
 STARVED: list[Program] = [
+    second_loss_under_no_grad,
     encoder_under_inference_mode,
     detached_features,
     weight_read_through_data,
@@ -172,8 +183,29 @@ def parameters_added_later() -> None:
         step(optimizer, model(x))
 
 
+def teacher_in_the_optimizer() -> None:
+    student, teacher = Net(), nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
+    optimizer = sgd(student, teacher)
+    for x in batches():
+        with torch.no_grad():
+            aim = teacher(x).mean()
+        step(optimizer, (student(x) - aim).square())
+
+
+def sum_that_a_library_begins_with_a_leaf() -> None:
+    library: dict[str, Any] = {"torch": torch}
+    source = "start = torch.zeros(1, requires_grad=True)\ndef add(x): return start + x"
+    exec(compile(source, "/env/lib/python3/site-packages/sums/start.py", "exec"), library)
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, library["add"](model(x)).sum())
+
+
 RIGHT: list[Program] = [
     frozen_encoder,
+    teacher_in_the_optimizer,
+    sum_that_a_library_begins_with_a_leaf,
     adversaries,
     straight_through,
     expert_that_nothing_chooses,
