@@ -36,9 +36,11 @@ from gradprobe.capture.location.sites import GRADPROBE_DIR, TORCH_DIR
 _MAX_DEPTH = 6
 _MAX_ITEMS, _MAX_ITEMS_OF_VARIABLE = 100_000, 5_000
 """Maximum number of objects looked at in one search, and behind one variable: a large one must not hide the others."""
+_MAX_ITEMS_OF_EXCEPTION = 10_000
+"""Maximum number of objects looked at behind one exception: a program may catch many."""
 _MAX_REFERRERS = 200
 _MAX_LEVELS = 6
-_MAX_CLIMBS = 12
+_MAX_CLIMBS = 6
 """Maximum number of objects whose referrers are looked for behind one exception: each look goes through the whole heap."""
 _KEEPING = frozenset({"closure", "cache", "generator", "traceback"})
 _SUSPENDABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
@@ -91,18 +93,19 @@ def find_keeper(tensor: Any, codes: FrameClassifier, frame: FrameType | None) ->
         frame: The innermost frame to look at.
     """
     ids = {id(tensor)}
-    found = next((holder for holder in _search_program(ids, codes, frame, []) if not holder.name.isidentifier()), None)
+    holders = _search_program(ids, codes, frame, [], _MAX_ITEMS_OF_EXCEPTION)
+    found = next((holder for holder in holders if not holder.name.isidentifier()), None)
     return found or _climb(tensor, {id(ids)}, codes, _MAX_CLIMBS, _KEEPING)
 
 
 def _search_program(
-    ids: set[int], codes: FrameClassifier, frame: FrameType | None, roots: list[Any]
+    ids: set[int], codes: FrameClassifier, frame: FrameType | None, roots: list[Any], items: int = _MAX_ITEMS
 ) -> Iterator[Holder]:
     frames = [f for f in walk_frames(frame) if codes.kind(f.f_code) == USER]
     here = sys._current_frames()
     for other in here.values():
         frames += [f for f in walk_frames(other) if codes.kind(f.f_code) == USER and f not in frames]
-    search = _Search(ids)
+    search = _Search(ids, items)
     for each in frames:
         if each.f_code.co_name == "<module>":
             continue
@@ -156,10 +159,10 @@ def _name(code: CodeType) -> str:
 class _Search:
     """A search for objects among the members of others, the nearest first."""
 
-    def __init__(self, ids: set[int]) -> None:
+    def __init__(self, ids: set[int], items: int) -> None:
         self._ids = ids
         self._seen: set[int] = set()
-        self._left = _MAX_ITEMS
+        self._left = items
 
     def run(self, value: Any, name: str) -> str | None:
         """Return the expression that leads from ``value``, called ``name``, to one of the objects."""

@@ -7,7 +7,7 @@ no line calls may be called by anything, so nothing is concluded of it.
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +22,6 @@ _CALL_METHODS = ("forward", "__call__")
 _THREAD_STARTERS = frozenset(
     {"Thread", "submit", "run_in_executor", "start_new_thread", "apply_async", "Process", "Timer"}
 )
-_MAX_STATES = 4
 
 
 @dataclass(eq=False)
@@ -267,19 +266,28 @@ class Program:
                 return found
             found |= more
 
-    def modes_of(self, function: Function, seen: frozenset[Function] = frozenset()) -> set[Modes]:
+    def modes_of(self, function: Function) -> set[Modes]:
         """Return the modes in which a function may run; none if no line calls it."""
-        if isinstance(function.node, ast.Module):
-            return {NORMAL}
-        if function in seen or len(seen) > 12:
-            return set()
-        found: set[Modes] = set()
-        for site in self.calls.get(function, ()):
-            for outside in self.modes_of(site.caller, seen | {function}):
-                found.add(function.decorated(site.modes(outside)))
-            if len(found) == _MAX_STATES:
-                break
-        return found
+        return self._modes.get(function, set())
+
+    @cached_property
+    def _modes(self) -> dict[Function, set[Modes]]:
+        """Modes of each function that some module calls, carried from callers to callees until nothing changes."""
+        callees = defaultdict(list)
+        for function, sites in self.calls.items():
+            for site in sites:
+                callees[site.caller].append((function, site))
+        known = {caller: {NORMAL} for caller in callees if isinstance(caller.node, ast.Module)}
+        waiting = deque(known)
+        while waiting:
+            caller = waiting.popleft()
+            for function, site in callees[caller]:
+                modes = known.setdefault(function, set())
+                new = {function.decorated(site.modes(outside)) for outside in known[caller]} - modes
+                if new:
+                    modes |= new
+                    waiting.append(function)
+        return known
 
     @cached_property
     def trains(self) -> bool:
