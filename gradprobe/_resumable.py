@@ -55,11 +55,12 @@ def wrap_resumable(func: Callable[..., Any], step_for_call: Callable[[], StepFun
             resume = generator.asend(None)
             while True:
                 try:
-                    item = await _await_steps(resume, step)
+                    handed = [await _await_steps(resume, step)]
                 except StopAsyncIteration:
                     return
+                del resume
                 try:
-                    resume = generator.asend((yield item))
+                    resume = generator.asend((yield handed.pop()))
                 except GeneratorExit:
                     await _await_steps(generator.aclose(), step)
                     raise
@@ -80,7 +81,8 @@ def wrap_resumable(func: Callable[..., Any], step_for_call: Callable[[], StepFun
     def generator(*arguments: Any, **named: Any) -> Generator[Any, Any, Any]:
         return (yield from _run_steps(func(*arguments, **named), step_for_call()))
 
-    return generator
+    is_awaitable = getattr(getattr(func, "__code__", None), "co_flags", 0) & inspect.CO_ITERABLE_COROUTINE
+    return types.coroutine(generator) if is_awaitable else generator
 
 
 def around(
@@ -152,9 +154,10 @@ def _run_steps(body: Any, step: StepFunction) -> Generator[Any, Any, Any]:
     resume, message = body.send, None
     try:
         while True:
-            item = step(resume, message)
+            handed = [step(resume, message)]
+            del message  # while the body waits, nothing of it is kept here but what it keeps itself
             try:
-                resume, message = body.send, (yield item)
+                resume, message = body.send, (yield handed.pop())
             except GeneratorExit:
                 step(body.close)
                 raise

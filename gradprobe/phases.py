@@ -191,7 +191,8 @@ class phase:  # noqa: N801
 
             warmup = gradprobe.phase("warmup").start()
         """
-        self._begin(sys._getframe(1))
+        if not _is_traced():
+            self._begin(sys._getframe(1))
         return self
 
     def stop(self) -> None:
@@ -204,6 +205,8 @@ class phase:  # noqa: N801
 
             warmup.stop()
         """
+        if _is_traced():
+            return
         if not self._running:
             raise GradprobeError(f"cannot stop the phase {self._name!r}: it is not running; call start() first")
         self._end()
@@ -220,9 +223,10 @@ class phase:  # noqa: N801
             self._end()
 
     def __call__(self, function: F) -> F:
-        if not callable(function) or isinstance(function, type):
+        if not callable(function) or isinstance(function, type | staticmethod):
             raise GradprobeError(
-                f"cannot decorate {function!r}: it is not a function, method or generator; decorate the methods of a class"
+                f"cannot decorate {function!r}: it is not a function, method or generator; "
+                "decorate the methods of a class, below `@staticmethod`"
             )
         code = getattr(function, "__code__", None)
 

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+import types
+import weakref
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -167,6 +169,54 @@ def test_without_a_recording_nothing_is_imported(tmp_path: Path) -> None:
     # The warm process has torch already, so that only what a phase adds is seen.
     ended = warm_python.run("-c", program, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr.decode()
+
+
+def test_a_static_method_is_decorated_below_its_decorator() -> None:
+    with pytest.raises(gradprobe.GradprobeError, match="below `@staticmethod`"):
+        gradprobe.phase("p")(staticmethod(block))
+
+
+def test_a_decorated_awaitable_generator_is_awaitable() -> None:
+    @gradprobe.phase("p")
+    @types.coroutine
+    def answer() -> Generator[None, None, str]:
+        yield
+        return phases.current_phase()
+
+    async def ask() -> str:
+        return await answer()
+
+    assert asyncio.run(ask()) == "p"
+
+
+def test_a_suspended_generator_keeps_nothing_that_was_handed_over() -> None:
+    @gradprobe.phase("p")
+    def batches() -> Generator[torch.Tensor, torch.Tensor, None]:
+        while True:
+            yield torch.ones(1)
+
+    items = batches()
+    item, sent = next(items), torch.zeros(1)
+    known = weakref.ref(item)
+    del item
+    assert known() is None
+    known = weakref.ref(sent)
+    items.send(sent)
+    del sent
+    assert known() is None
+
+
+def test_a_compiled_function_stays_one_graph_between_start_and_stop() -> None:
+    phase = gradprobe.phase("p")
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def compiled(x: torch.Tensor) -> torch.Tensor:
+        phase.start()
+        y = x + 1
+        phase.stop()
+        return y
+
+    assert compiled(torch.ones(1)).item() == 2
 
 
 def test_a_compiled_function_stays_one_graph() -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 
 import pytest
 import torch
 
 import gradprobe
 from gradprobe.__main__ import main
+from gradprobe.capture.location.frames import FrameClassifier
 from gradprobe.capture.ops.native import builder, loader, mirrored
 from gradprobe.capture.ops.native.library_file import LIBRARY_NAME, is_intact, locate_core_folder
 from gradprobe.capture.ops.native.loader import core_status
@@ -62,6 +64,34 @@ def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_what_a_handler_of_signals_raises_reaches_the_program(tmp_path: Path) -> None:
     done = warm_python.run("-c", INTERRUPTED, cwd=tmp_path, env=os.environ)
     assert done.stdout == b"200 raised, 200 caught, no fault\n", done.stderr.decode()
+
+
+def test_what_a_handler_raises_while_the_library_calls_python_reaches_the_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class TimeIsUp(Exception):  # noqa: N818
+        pass
+
+    def on_signal(*_: object) -> None:
+        raise TimeIsUp
+
+    def program() -> None:
+        torch.ones(1) * 2
+
+    def learn(self: FrameClassifier, code: CodeType) -> int:
+        if code is program.__code__:
+            signal.raise_signal(signal.SIGUSR1)
+        return original(self, code)
+
+    original = FrameClassifier.learn_with_questions
+    monkeypatch.setattr(FrameClassifier, "learn_with_questions", learn)
+    before = signal.signal(signal.SIGUSR1, on_signal)
+    try:
+        with gradprobe.record(level="ops") as recording, pytest.raises(TimeIsUp):
+            program()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert "TimeIsUp" not in str(recording)
 
 
 def test_the_first_use_builds_the_library_and_a_failure_is_told_each_time(

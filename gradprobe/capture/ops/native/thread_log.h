@@ -845,6 +845,8 @@ class ThreadLog {
   void report(py::error_already_set& error) {
     if (error.matches(PyExc_Exception)) {
       try {
+        // By its traceback an error of a signal handler is told from one of gradprobe's; nothing else has set it yet.
+        if (error.trace()) PyException_SetTraceback(error.value().ptr(), error.trace().ptr());
         context_->fault(error.value());
         return;
       } catch (py::error_already_set& interrupt) {
