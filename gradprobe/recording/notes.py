@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar
 
@@ -78,6 +78,10 @@ class BlockAt(NamedTuple):
         """Return the moment that JSON has as a list."""
         role, thread, time_ns = values
         return cls(str(role), int(thread), int(time_ns))
+
+
+REVISES = "revises"
+"""Name of the fact of a detection that replaces those of its rule and lines which are in the recording already."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +195,27 @@ class StartedProcess:
 
 
 def read_detections(notes: Sequence[tuple[str, str, int]]) -> Iterator[tuple[Detection, int]]:
-    """Yield the detections among ``notes``, each with its count."""
-    return _parse(notes, NoteKind.DETECTION, Detection.parse)
+    """Yield the detections among ``notes``, each with its count.
+
+    What was known of a detection may change after it was written. The revision takes the place of the others of its
+    rule and lines, as if they had not been written in between.
+    """
+    found = list(_parse(notes, NoteKind.DETECTION, Detection.parse))
+    revisions = {_identify(detection): detection for detection, _ in found if REVISES in detection.facts}
+    counts = dict.fromkeys(revisions, 0)
+    for detection, count in found:
+        key = _identify(detection)
+        if key not in revisions:
+            yield detection, count
+        elif REVISES not in detection.facts:
+            counts[key] += count
+    for key, detection in revisions.items():
+        facts = {name: fact for name, fact in detection.facts.items() if name != REVISES}
+        yield replace(detection, facts=facts), counts[key] or 1
+
+
+def _identify(detection: Detection) -> tuple[str, tuple[SourceLocation, ...]]:
+    return detection.rule, tuple(detection.locations)
 
 
 def read_compilations(notes: Sequence[tuple[str, str, int]]) -> Iterator[tuple[Compilation, int]]:

@@ -8,6 +8,7 @@ import pytest
 
 from gradprobe.recording.contents import Batch
 from gradprobe.recording.notes import (
+    REVISES,
     BlockAt,
     Compilation,
     Detection,
@@ -52,6 +53,15 @@ def test_records_are_stored_and_read() -> None:
     assert [*read_detections(notes)] == [(DETECTION, 2)]
     assert [*read_compilations(notes)] == [(COMPILATION, 2)]
     assert [*read_started_processes(notes)] == [PROCESS]
+
+
+def test_a_revision_takes_the_place_of_what_was_written_before_it() -> None:
+    caught = Detection("GP401", [AT], [], {"caught": True})
+    revised = Detection("GP401", [AT], [], {REVISES: True})
+    other = Detection("GP402", [AT], [], {"caught": True})
+    written = [(NoteKind.DETECTION, one.text(), n) for one, n in ((caught, 3), (other, 2), (revised, 1))]
+    assert [*read_detections(written)] == [(other, 2), (Detection("GP401", [AT], [], {}), 3)]
+    assert [*read_detections(written[2:])] == [(Detection("GP401", [AT], [], {}), 1)]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.flow_lines import find_steps, list_names, make_finding, relate
+from gradprobe.analysis.findings.owing_passes import is_owing
 from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.flow_graph import FlowGraph
 from gradprobe.history.leaf_uses import LeafUse
@@ -37,6 +38,8 @@ def _judge_backward(
     passes = max(reached[use.number][WRITTEN] for use in cleared)
     calls = [RelatedLine(at.file, at.line, at.role) for each in seen for at in each.detection.locations[1:]]
     if len(cleared) == len(reached):
+        if is_owing(graph, number):
+            return  # what is missing on its way is a finding of its own
         yield _describe_vain_pass(graph, site, cleared, passes)
     elif calls and not is_library(site.file):
         yield _describe_part(site, cleared, passes, calls, seen)

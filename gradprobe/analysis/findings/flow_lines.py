@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.owing_passes import rank_passes
 from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.flow_graph import FlowGraph
 from gradprobe.history.leaf_uses import LeafUse
@@ -21,7 +22,7 @@ def locate_way(graph: FlowGraph, uses: Sequence[LeafUse], stop: int = 0) -> list
     if stop:
         onward = sorted(graph.outgoing.get(stop, {}), key=lambda n: n not in graph.leading_to_sinks)
         lines += [relate(graph.sites[n], "result used here") for n in onward[:1] if n in graph.sites]
-    lines += [relate(site, "backward called here") for site in graph.sinks[:2]]
+    lines += [relate(graph.sites[sink], "backward called here") for sink in rank_passes(graph, uses)[:2]]
     lines += [relate(site, "optimizer steps here") for site in find_steps(graph, uses)[:1]]
     return lines
 

@@ -17,6 +17,7 @@ from gradprobe.analysis.findings.flow_lines import (
     relate,
     shorten_op,
 )
+from gradprobe.analysis.findings.owing_passes import choose_cut
 from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.flow_graph import Cut, FlowGraph
 from gradprobe.history.leaf_uses import LeafUse
@@ -46,8 +47,7 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
                 if not cuts and not use.carried:
                     cuts = [cut for cut in graph.cuts_after([use.number]) if cut.passage in MODE_CUTS]
                 if cuts:
-                    # What cuts explains the steps only if it did so as often: an evaluation runs under a mode too.
-                    first = next((entry for entry in cuts if entry.count >= use.steps), cuts[0])
+                    first = choose_cut(graph, use, cuts)
                     cut.setdefault(_find_cause(evidence, graph, first), []).append((use, first))
                 elif graph.sinks and not _has_loss_without_graph(graph):
                     ended.setdefault(tuple(graph.find_ends(use)), []).append(use)

@@ -13,7 +13,7 @@ from gradprobe.capture.location.frames import FrameClassifier
 from gradprobe.capture.location.sites import line_span
 from gradprobe.phases import current_phase
 from gradprobe.recording.events import ACTION_MASK, DECORATED, ENTER, EXIT, GENERATOR, Event
-from gradprobe.recording.notes import BlockAt, Detection, SourceLocation
+from gradprobe.recording.notes import REVISES, BlockAt, Detection, SourceLocation
 
 _MAX_EVENTS = 2_000
 """Maximum number of events of a thread that are kept to find the block in which a tensor was created."""
@@ -50,15 +50,21 @@ class DetectionLog:
         if count or len(self._found) < _MAX_DETECTIONS:
             self._found[key] = detection, count + 1
 
-    def revise(self, rule: str, locations: Sequence[SourceLocation | None], facts: dict[str, Any]) -> bool:
-        """Replace the facts of a detection, and return whether it is in the log, which is emptied from time to time."""
+    def revise(
+        self,
+        rule: str,
+        locations: Sequence[SourceLocation | None],
+        under: Sequence[BlockAt],
+        facts: dict[str, Any],
+    ) -> None:
+        """Replace the facts of a detection, whether it is still in the log or a recording has taken it by now."""
         key = (rule, *(location for location in locations if location is not None))
         found = self._found.get(key)
         if found is None:
-            return False
+            self.add(rule, locations, under, **facts, **{REVISES: True})
+            return
         phase = found[0].facts.get("phase")
         self._found[key] = replace(found[0], facts=facts if phase is None else {**facts, "phase": phase}), found[1]
-        return True
 
     def events_of(self, thread: int) -> deque[Event]:
         """Return the latest manager events of a thread, to which its next ones are to be added."""

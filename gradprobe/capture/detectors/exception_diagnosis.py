@@ -97,8 +97,10 @@ class RefusalDetector:
         known = self._latest
         found = known.diagnosis
         if found is not None and known.catcher is not Catcher.NOBODY:
-            if known.catcher is None or not self._log.revise(found.rule, found.locations, found.facts):
+            if known.catcher is None:
                 self._log_detection(found, Catcher.NOBODY)
+            else:
+                self._log.revise(found.rule, found.locations, found.under, found.facts)
             self._latest = known._replace(catcher=Catcher.NOBODY)
         return found
 

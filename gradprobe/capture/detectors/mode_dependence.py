@@ -7,19 +7,31 @@ module. Calls are compared if everything that the function could depend on is th
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
-from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import torch
 
+from gradprobe.capture.detectors.asker_calls import (
+    Belonging,
+    RunningCall,
+    find_belonging,
+    identify_call,
+    is_alike,
+    mode_at_entry,
+)
+from gradprobe.capture.detectors.call_inputs import describe_module, read_inputs
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
-from gradprobe.capture.location.frames import find_frame_of, forget_locals
+from gradprobe.capture.location.frames import find_frame_of
+from gradprobe.recording.events import Event
 
 _TOLERANCE = 2e-3
 """Relative difference of results from which on they count as different: other kernels in 32 bits differ by 1e-5."""
-_MAX_CALLS, _MAX_SITES, _MAX_VALUES, _MAX_ITEMS = 256, 128, 256, 64
+_MAX_CALLS, _MAX_SITES, _MAX_VALUES = 256, 128, 256
+
+_SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 Values = tuple[tuple[int, ...], bool, tuple[float, ...]]
 """Shape of a result, whether it is of floating-point numbers, and some of its values."""
@@ -39,19 +51,22 @@ class _Call(NamedTuple):
 class _Open:
     """A call whose operators are still running."""
 
-    def __init__(self, code: CodeType, key: tuple[Any, ...], mode: tuple[int, bool], random_state: int) -> None:
-        self.code, self.key, self.mode, self.random_state = code, key, mode, random_state
+    def __init__(
+        self, code: CodeType, where: RunningCall, key: tuple[Any, ...], mode: tuple[int, bool], random_state: int
+    ) -> None:
+        self.code, self.where, self.key, self.mode, self.random_state = code, where, key, mode, random_state
         self.own: dict[Site, None] = {}
         self.sites: dict[Site, None] = {}
         self.values: Values | None = None
-        self.is_random = False
+        self.is_random = self.is_doubtful = False
+        self.mode_now = mode[0]
 
 
 class ModeDependenceDetector:
     """Detector of one thread."""
 
-    def __init__(self, log: DetectionLog) -> None:
-        self._log = log
+    def __init__(self, log: DetectionLog, events: deque[Event]) -> None:
+        self._log, self._events = log, events
         self._open: _Open | None = None
         self._calls: dict[tuple[CodeType, tuple[Any, ...]], list[_Call]] = {}
         self._inconsistent: set[CodeType] = set()
@@ -83,12 +98,10 @@ class ModeDependenceDetector:
             is_random: Whether the operator may draw random numbers.
             values: A sample of the result.
         """
-        if is_new:
-            self.close()
-            if asker not in self._inconsistent:
-                self._open = self._begin(asker, mode, leaf_writes, frame)
-                if self._open is not None:
-                    self._open.is_random = is_random  # it has run by now: whether it drew numbers is not known
+        running = find_frame_of(frame, asker)
+        if running is None:
+            return
+        self._follow(frame, running, is_new, mode, leaf_writes, is_random)
         call = self._open
         if call is None or call.code is not asker:
             return
@@ -98,10 +111,45 @@ class ModeDependenceDetector:
             call.random_state = state
         if len(call.sites) < _MAX_SITES:
             call.sites[code, offset] = None
-            running = find_frame_of(frame, asker)
-            if running is not None:
-                call.own[id(asker), running.f_lasti] = None
+            call.own[id(asker), running.f_lasti] = None
         call.values = values
+
+    def _follow(
+        self, frame: FrameType | None, running: FrameType, is_new: bool, mode: int, leaf_writes: int, is_random: bool
+    ) -> None:
+        """Let the open call go on, or close it and open the one that an operator belongs to."""
+        asker = running.f_code
+        if asker.co_flags & _SUSPENDED:
+            return  # others run, and change the mode, while it waits
+        call = self._open if self._open is not None and self._open.code is asker else None
+        if call is None and not is_new:
+            return
+        where = identify_call(running)
+        if call is not None:
+            belonging = self._find_belonging(call, where, frame, running, mode if is_new else None)
+            if belonging is not Belonging.OTHER:
+                call.is_doubtful |= belonging is Belonging.EITHER
+                call.where, call.mode_now = where, mode
+                return
+        self.close()
+        if asker in self._inconsistent:
+            return
+        self._open = self._begin(running, where, mode_at_entry(frame, running, mode, self._events), leaf_writes)
+        if self._open is not None:
+            # It has run by now: whether it drew numbers is not known. What an earlier part of the same call drew may
+            # have been kept in a variable.
+            is_part = call is not None and call.where.place == where.place
+            self._open.is_random = is_random or (call is not None and is_part and call.is_random)
+            self._open.mode_now = mode
+
+    def _find_belonging(
+        self, call: _Open, where: RunningCall, frame: FrameType | None, running: FrameType, new_mode: int | None
+    ) -> Belonging:
+        if new_mode is None:
+            return Belonging.SAME if is_alike(call.where, where) else Belonging.OTHER
+        if new_mode == call.mode_now:  # operators have run outside of the function
+            return Belonging.OTHER
+        return find_belonging(call.where, where, frame, running, self._events)
 
     def finish(self) -> None:
         """Report what was found, but for functions that depend on more than was compared."""
@@ -114,7 +162,7 @@ class ModeDependenceDetector:
     def close(self) -> None:
         """Compare the call that has ended with earlier ones of the same arguments."""
         call, self._open = self._open, None
-        if call is None or call.values is None or not call.values[2]:
+        if call is None or call.is_doubtful or call.values is None or not call.values[2]:
             return
         done = _Call(call.mode, tuple(call.own), tuple(call.sites), call.values, call.is_random)
         if len(self._calls) >= _MAX_CALLS:
@@ -131,18 +179,15 @@ class ModeDependenceDetector:
         elif not same:
             known.append(done)
 
-    def _begin(self, asker: CodeType, mode: int, leaf_writes: int, frame: FrameType | None) -> _Open | None:
-        running = find_frame_of(frame, asker)
-        if running is None:
-            return None
-        arguments, surroundings = _read_values(running)
+    def _begin(self, running: FrameType, where: RunningCall, mode: int, leaf_writes: int) -> _Open | None:
+        arguments, surroundings = read_inputs(running)
         tensors = [value for value in arguments if isinstance(value, torch.Tensor)]
         values = [*arguments, *surroundings]
         key = (leaf_writes, *map(self._identify, values))
         if None in key or len(values) > _MAX_VALUES:
             return None
         state = self.library.hash_random_state()
-        return _Open(asker, key, (mode, any(t.requires_grad for t in tensors)), state)
+        return _Open(running.f_code, where, key, (mode, any(t.requires_grad for t in tensors)), state)
 
     def _identify(self, value: Any) -> Any:
         """Return something that is equal for values by which a function gives the same result, None if unknown."""
@@ -150,7 +195,7 @@ class ModeDependenceDetector:
             sample = self.library.sample_values(value)
             return (tuple(value.shape), str(value.dtype), tuple(sample)) if sample else None
         if isinstance(value, torch.nn.Module):
-            return id(value), *_describe_module(value)
+            return id(value), *describe_module(value)
         if isinstance(value, bool | int | float | str | bytes | type(None)):
             return type(value).__name__, value
         return type(value).__name__, id(value)
@@ -186,65 +231,6 @@ def _describe_mode(mode: int, requires_grad: bool, *, is_alike: bool) -> str:
     if mode & 2:
         return "in inference mode"
     return "with grad enabled" if mode else "under no_grad"
-
-
-def _read_values(frame: FrameType) -> tuple[list[Any], list[Any]]:
-    """Return the arguments of a running function, and the tensors and modules that it may reach by other names."""
-    code = frame.f_code
-    number = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 4) + bool(code.co_flags & 8)
-    local = frame.f_locals
-    arguments = [local.get(name) for name in code.co_varnames[:number]]
-    others = [local.get(name) for name in code.co_freevars]
-    del local
-    forget_locals([frame])
-    others += [frame.f_globals.get(name) for name in code.co_names]
-    for value in arguments:
-        if not isinstance(value, torch.Tensor | torch.nn.Module):
-            others += _list_attributes(value)
-    kinds = torch.Tensor | torch.nn.Module
-    reached = [item for value in others for item in _iter_items(value) if isinstance(item, kinds)]
-    return [item for value in arguments for item in _iter_items(value)], reached
-
-
-def _list_attributes(value: Any) -> list[Any]:
-    """Return the values of an object's attributes, without code of its class."""
-    try:
-        attributes = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return []
-    return list(attributes.values()) if isinstance(attributes, dict) else []
-
-
-def _iter_items(value: Any) -> Iterator[Any]:
-    """Yield a value, or the items of a list, tuple or dict one by one after their number."""
-    if isinstance(value, list | tuple):
-        yield len(value)
-        yield from value[:_MAX_ITEMS]
-    elif isinstance(value, dict):
-        yield len(value)
-        yield from list(value.values())[:_MAX_ITEMS]
-    else:
-        yield value
-
-
-def _describe_module(module: torch.nn.Module) -> tuple[Any, ...]:
-    """Return what the results of a module depend on: whether it and its children train, versions, plain settings."""
-    versions, training, settings = 0, [], []
-    waiting, seen = [module], {id(module)}
-    while waiting:
-        current = waiting.pop()
-        members = vars(current)
-        training.append(members.get("training"))
-        for name in ("_parameters", "_buffers"):
-            for tensor in list(members.get(name, {}).values()):
-                if tensor is not None:
-                    versions += 0 if tensor.is_inference() else tensor._version + 1
-        settings += [value for value in members.values() if isinstance(value, float)]
-        for child in list(members.get("_modules", {}).values()):
-            if child is not None and id(child) not in seen:
-                seen.add(id(child))
-                waiting.append(child)
-    return versions, tuple(training), tuple(settings)
 
 
 def _difference(one: Values, other: Values) -> float | None:

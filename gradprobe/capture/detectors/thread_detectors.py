@@ -138,7 +138,7 @@ class ThreadDetectors:
         log = shared.log
         self.held = shared.held
         self.aliases = AliasDetector(log)
-        self.mode_dependence = ModeDependenceDetector(log)
+        self.mode_dependence = ModeDependenceDetector(log, log.events_of(ident))
         self.refusals = RefusalDetector(log, ledger)
         self._log, self._autocasts, self._leaks = log, shared.autocasts, shared.leaks
         self._escaped, self._report_hooks = shared.escaped, shared.report_hooks

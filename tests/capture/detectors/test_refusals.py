@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import gradprobe
+from gradprobe.recorder import get_session
 from gradprobe.recording.notes import NoteKind
 from gradprobe.refusals.table import BY_KEY, OTHER, REFUSALS, WORDS, find_refusal
 from tests.capabilities import needs_saved
@@ -103,6 +104,21 @@ def test_a_message_that_the_program_catches_is_a_finding_too(key: str, program: 
         error = thrown(program)
     assert not getattr(error, "__notes__", None)
     check(recording, key, program, BY_KEY[key].caught)
+
+
+def test_a_message_that_was_written_before_it_leaves_is_one_finding() -> None:
+    kept: list[gradprobe.Recording] = []
+
+    def watched() -> None:
+        with gradprobe.record(level="ops") as recording:
+            kept.append(recording)
+            try:
+                refusal_programs.inference_saved()
+            finally:
+                get_session().flush()  # as the writer's thread does at any moment
+
+    assert BY_KEY["inference-saved"].rule in thrown(watched).__notes__[0] if HAS_NOTES else thrown(watched)
+    check(kept[0], "inference-saved", refusal_programs.inference_saved, "error")
 
 
 def test_each_row_has_a_program_or_a_reason_why_it_has_none() -> None:

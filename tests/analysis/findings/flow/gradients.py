@@ -90,7 +90,56 @@ def second_loss_under_no_grad() -> None:
         step(optimizer, model.head(features).mean() + extra)
 
 
+def generator_detached_like_its_critic() -> None:
+    maker, critic = nn.Linear(4, 4), Net()
+    makes, judges = sgd(maker), sgd(critic)
+    for x in batches():
+        made = maker(x)
+        judges.zero_grad()
+        (critic(made.detach()) - critic(x)).backward()
+        judges.step()
+        makes.zero_grad()
+        loss = -critic(made.detach())  # at
+        loss.backward()  # with
+        makes.step()
+
+
+def action_detached_before_its_value() -> None:
+    actor, critic = nn.Linear(4, 4), nn.Linear(4, 1)
+    acts, judges = sgd(actor), sgd(critic)
+    for x in batches():
+        action = actor(x)
+        fixed = action.detach()  # at
+        value = critic(fixed).mean()
+        acts.zero_grad()
+        (-value).backward()  # with
+        acts.step()
+        error = (critic(x + action.detach()) - 1).square().mean()
+        judges.zero_grad()
+        error.backward()
+        judges.step()
+
+
+def student_detached_like_its_probe() -> None:
+    teacher, student, probe = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+    learns, looks = sgd(student), sgd(probe)
+    for x in batches():
+        hidden = student(x)
+        looks.zero_grad()
+        probe(hidden.detach()).square().mean().backward()
+        looks.step()
+        with torch.no_grad():
+            target = teacher(x)
+        given = hidden.detach()  # at
+        learns.zero_grad()
+        ((given - target).square().mean() + probe(given).mean()).backward()  # with
+        learns.step()
+
+
 STARVED: list[Program] = [
+    generator_detached_like_its_critic,
+    action_detached_before_its_value,
+    student_detached_like_its_probe,
     second_loss_under_no_grad,
     encoder_under_inference_mode,
     detached_features,
