@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 from gradprobe._version import __version__
@@ -34,6 +35,14 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
+class _PrintInstructions(argparse.Action):
+    """Print the page for language models, which is installed with the package."""
+
+    def __call__(self, *arguments: Any) -> NoReturn:
+        print(Path(__file__).with_name("llms.txt").read_text(encoding="utf-8"), end="")
+        sys.exit(0)
+
+
 def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     """Build the parser of the command line, with a subparser per verb, or for the ``chosen`` one only.
 
@@ -41,6 +50,9 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     """
     parser = _Parser(prog="gradprobe", description="Show what PyTorch's grad modes and inference mode do in a program.")
     parser.add_argument("--version", action="version", version=f"gradprobe {__version__}")
+    parser.add_argument(
+        "--llms", action=_PrintInstructions, nargs=0, help="print instructions for language models, and exit"
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     for name in _VERBS:
         if chosen is not None and chosen not in (name, *_ALIASES.get(name, ())):

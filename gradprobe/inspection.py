@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,11 @@ from gradprobe.analysis.tensor_problems import Problem
 from gradprobe.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from gradprobe.capture.autograd.creation import CreationSite
+    from gradprobe.capture.autograd.saved_tensors import SavedTensor
 
 
 class TensorKind(str, Enum):
@@ -147,6 +149,7 @@ class Inspection:
     storage_bytes: int | None
     born: CreationSite | None
     problems: list[Problem]
+    _saved: tuple[SavedTensor, ...] = field(default=(), repr=False)
 
     @property
     def fix(self) -> str | None:
@@ -161,6 +164,26 @@ class Inspection:
             True
         """
         return self.problems[0].fix if self.problems else None
+
+    @property
+    def saved_tensors(self) -> pd.DataFrame:
+        """Table of what the graph behind the tensor saved for backward: one row per saved tensor.
+
+        No saved-tensor hook runs. ``bytes`` is the size of the whole storage; rows with the same ``storage`` share theirs,
+        and ``shared_with`` names what else has a tensor over it. The page ``docs/columns.md`` describes every column.
+
+        Returns:
+            pandas.DataFrame: the table, from the node of the tensor to the leaves; empty without a graph.
+
+        Example::
+
+            saved = gradprobe.inspect(loss).saved_tensors
+            saved.drop_duplicates("storage").nlargest(5, "bytes")[["node", "name", "shape", "bytes"]]
+        """
+        from gradprobe.tables.dataframes import make_dataframe
+        from gradprobe.tables.inspection_columns import SAVED_TENSORS
+
+        return make_dataframe(SAVED_TENSORS, self._saved)
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self._rows())
@@ -246,6 +269,7 @@ def inspect(tensor: torch.Tensor) -> Inspection:
     """
     from gradprobe.capture.autograd import creation, tensor_reader
     from gradprobe.capture.autograd.graph import read_graph
+    from gradprobe.capture.autograd.saved_tensors import read_saved_tensors
 
     if not tensor_reader.is_tensor(tensor):
         raise InvalidArgument(_reject(tensor))
@@ -271,6 +295,7 @@ def inspect(tensor: torch.Tensor) -> Inspection:
         storage_bytes=tensor_reader.storage_nbytes(tensor),
         born=creation.creation_site(tensor),
         problems=tensor_problems.find_problems(facts),
+        _saved=tuple(read_saved_tensors(tensor)),
     )
 
 

@@ -13,7 +13,7 @@ from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.findings.suppression import SuppressedFinding, Suppression, load_suppression
 from gradprobe.commands.messages import print_message
 from gradprobe.errors import GradprobeError
-from gradprobe.report.formats import code_hosts, findings_text, json_report, sarif
+from gradprobe.report.formats import brief, code_hosts, findings_text, json_report, sarif
 
 _RENDERERS: Mapping[str, Callable[[Sequence[Finding], Sequence[SuppressedFinding]], str]] = {
     ".sarif": sarif.render_findings,
@@ -26,7 +26,7 @@ _DOCUMENTS: Mapping[str, Callable[[Sequence[Finding], Sequence[SuppressedFinding
     "gitlab": lambda shown, _: code_hosts.render_gitlab(shown),
 }
 """Formats that are one document: nothing else may be on standard output."""
-FORMATS = ("text", "concise", "github", "markdown", *_DOCUMENTS)
+FORMATS = ("text", "concise", "brief", "github", "markdown", *_DOCUMENTS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +108,8 @@ def _print_findings(
     # Another program reads standard output, so that what a person wants to know goes elsewhere.
     if options.format == "github":
         text = code_hosts.render_github(shown, failures)
+    elif options.format == "brief":
+        text = brief.render_findings(shown, failures)
     elif options.format == "markdown":
         text = code_hosts.render_markdown(shown, failures)
     else:

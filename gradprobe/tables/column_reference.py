@@ -13,6 +13,7 @@ from typing import Any
 
 from gradprobe.tables.column_definition import Column, Table
 from gradprobe.tables.columns import COMPARISON, RECORDING_TABLES
+from gradprobe.tables.inspection_columns import SAVED_TENSORS
 
 PAGE = Path("docs/columns.md")
 SCHEMAS = Path("gradprobe/report/schemas")
@@ -97,7 +98,7 @@ def _find_references(value: Any) -> Iterator[str]:
 def render_page() -> str:
     """Return ``docs/columns.md``."""
     headings = [(f"recording.{table.name}", table) for table in RECORDING_TABLES]
-    headings.append(("Comparison.table", COMPARISON))
+    headings += [("Comparison.table", COMPARISON), ("gradprobe.inspect(tensor).saved_tensors", SAVED_TENSORS)]
     return "\n".join([_INTRODUCTION, *(_render_table(heading, table) for heading, table in headings)])
 
 

@@ -152,8 +152,11 @@ def materialize_patches(on_materialized: Callable[[Any], object]) -> list[Patch]
 def creation_site(tensor: torch.Tensor) -> CreationSite | None:
     """Return where ``tensor`` was created, if a recording at level ops saw it."""
     record = REGISTRY.get(tensor)
-    if record is None:
-        return None
+    return None if record is None else make_site(record)
+
+
+def make_site(record: CreationRecord) -> CreationSite:
+    """Return the creation site of a record."""
     _, _, code, offset, op, module, _, _ = record
     if code is None:
         return CreationSite(op, "", 0, "", module)

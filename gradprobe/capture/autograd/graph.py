@@ -25,8 +25,8 @@ from torch.autograd.function import BackwardCFunction
 from gradprobe.capture.autograd.base_tensor import BaseTensor
 from gradprobe.capture.autograd.ownership import OwnerCounts
 
-_PREFIX = "_raw_saved_"
-_COPY_SLICES = "torch::autograd::CopySlices"
+PREFIX = "_raw_saved_"
+COPY_SLICES = "torch::autograd::CopySlices"
 UNREADABLE = object()
 _names_of_cpp: dict[type, tuple[str, ...]] = {}
 _names_by_type: WeakKeyDictionary[type, tuple[str, ...]] = WeakKeyDictionary()
@@ -123,8 +123,8 @@ def find_saved_values(node: Any) -> SavedValues:
         elif variable.data is not None:
             saved.tensors.append(variable.data)
         else:
-            freed += _was_freed(variable)
-    return replace(saved, hooked=hooked, freed=freed, unread=unread + (name_of(node) == _COPY_SLICES))
+            freed += was_freed(variable)
+    return replace(saved, hooked=hooked, freed=freed, unread=unread + (name_of(node) == COPY_SLICES))
 
 
 def find_saved_tensors(node: Any) -> tuple[list[Any], int]:
@@ -230,7 +230,7 @@ def saved_variables(node: Any) -> list[Any]:
     return variables
 
 
-def _was_freed(variable: Any) -> bool:
+def was_freed(variable: Any) -> bool:
     """Return whether an empty saved variable had a tensor once, which was freed since.
 
     Otherwise its operand was not needed. Only ``unpack`` shows the difference; without data and hook it runs nothing.
@@ -263,7 +263,7 @@ def raw_names(kind: type) -> tuple[str, ...]:
     known = _names_by_type if issubclass(kind, BackwardCFunction) else _names_of_cpp
     names = known.get(kind)
     if names is None:
-        names = known[kind] = tuple(name for name in dir(kind) if name.startswith(_PREFIX))
+        names = known[kind] = tuple(name for name in dir(kind) if name.startswith(PREFIX))
     return names
 
 

@@ -62,6 +62,14 @@ def describe_tensor(tensor: torch.Tensor) -> str:
         return f"{type(tensor).__name__} of shape {shape}, {base_tensor.dtype}, on {device}"
 
 
+def describe_shape(tensor: torch.Tensor) -> str:
+    """Describe the shape of a tensor, such as ``4x3``; empty for a scalar."""
+    if _is_nested(tensor):
+        return "ragged"
+    shape = _or_none(lambda: tuple(BaseTensor(tensor).shape))
+    return "" if shape is None else "x".join(map(str, shape))
+
+
 def describe_base(tensor: torch.Tensor) -> str | None:
     """Describe the base of a tracked view in a few words."""
     with torch._C.DisableTorchFunction():

@@ -13,7 +13,7 @@ from pathlib import Path
 from gradprobe._files import check_writable, write_atomically
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.errors import GradprobeError
-from gradprobe.report.formats import csv_tables, html_page, json_report, markdown, sarif, terminal, trace
+from gradprobe.report.formats import brief, csv_tables, html_page, json_report, markdown, sarif, terminal, trace
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.tables.recording_tables import RecordingTables
 
@@ -49,6 +49,7 @@ class Format:
 
 FORMATS: Sequence[Format] = (
     Format("terminal", (".txt",), terminal.render_recording, terminal.render_comparison),
+    Format("brief", (".brief.txt",), brief.render_recording),
     Format("markdown", (".md",), markdown.render_recording, markdown.render_comparison),
     Format("html", (".html",), html_page.render_recording, html_page.render_comparison),
     Format("json", (".json",), json_report.render_recording, json_report.render_comparison),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from gradprobe.report.units import escape_unprintable, format_bytes, format_loca
 from gradprobe.tables.columns import FINDINGS
 from gradprobe.tables.recording_tables import RecordingTables
 
+FindingRow = Mapping[Any, Any]
+"""Row of the table of findings, by the names of its columns."""
+
 _CONTEXT_LINES = 3
 _LINE_WIDTH = 200
 _MAX_FILE_BYTES = 4 << 20
@@ -30,16 +33,33 @@ def build_section(tables: RecordingTables, top: int) -> Section | None:
     found = tables.findings
     if found.empty:
         return None
-    costs, whole_ns = sum_by_line(tables), sum_thread_ns(tables.processes)
-    rows = found.to_dict("records")
-    rows.sort(key=lambda row: _measure_harm(row, costs))
+    rows = sort_by_harm(found.to_dict("records"), tables)
     texts = {place: text for process in tables.processes for place, text in process.source_lines.items()}
-    items = [replace(build_item(row, texts=texts), cost=_describe_cost(row, costs, whole_ns)) for row in rows[:top]]
+    costs = describe_costs(rows[:top], tables)
+    items = [replace(build_item(row, texts=texts), cost=cost) for row, cost in zip(rows[:top], costs, strict=True)]
     left_out = [f"{pluralize(len(rows) - top, 'more finding')} left out."] if len(rows) > top else []
     return Section("Findings", left_out, items=items)
 
 
-def _measure_harm(finding: Mapping[Any, Any], costs: Mapping[Place, LineCost]) -> tuple[int, bool, int, int, int]:
+def sort_by_harm(findings: Iterable[FindingRow], tables: RecordingTables) -> list[FindingRow]:
+    """Return rows of the table of findings, the most harmful first."""
+    costs = sum_by_line(tables)
+    return sorted(findings, key=lambda row: _measure_harm(row, costs))
+
+
+def sort_findings_by_harm(findings: Iterable[Finding], tables: RecordingTables) -> list[Finding]:
+    """Return findings of a recording, the most harmful first."""
+    costs = sum_by_line(tables)
+    return sorted(findings, key=lambda finding: _measure_harm(make_row(finding), costs))
+
+
+def describe_costs(findings: Iterable[FindingRow], tables: RecordingTables) -> list[str]:
+    """Return for each row what its line costs, as far as it was measured; empty if nothing was."""
+    costs, whole_ns = sum_by_line(tables), sum_thread_ns(tables.processes)
+    return [_describe_cost(row, costs, whole_ns) for row in findings]
+
+
+def _measure_harm(finding: FindingRow, costs: Mapping[Place, LineCost]) -> tuple[int, bool, int, int, int]:
     """Return a key by which the worst come first: severity, lost gradients, kept bytes, nodes there, and number."""
     cost = _find_cost(finding, costs)
     severity = SEVERITIES.index(finding["severity"])
@@ -47,12 +67,12 @@ def _measure_harm(finding: Mapping[Any, Any], costs: Mapping[Place, LineCost]) -
     return severity, keeps_gradients, -cost.kept_bytes, -cost.kept_nodes or -cost.nodes, -int(finding["count"])
 
 
-def _find_cost(finding: Mapping[Any, Any], costs: Mapping[Place, LineCost]) -> LineCost:
+def _find_cost(finding: FindingRow, costs: Mapping[Place, LineCost]) -> LineCost:
     file, line = finding["file"], finding["line"]
     return costs.get((file, int(line)), NO_COST) if isinstance(file, str) and line == line else NO_COST
 
 
-def _describe_cost(finding: Mapping[Any, Any], costs: Mapping[Place, LineCost], whole_ns: int) -> str:
+def _describe_cost(finding: FindingRow, costs: Mapping[Place, LineCost], whole_ns: int) -> str:
     """Say what the line of a finding costs, as far as it was measured; empty if nothing was."""
     cost = _find_cost(finding, costs)
     parts = []
@@ -66,12 +86,17 @@ def _describe_cost(finding: Mapping[Any, Any], costs: Mapping[Place, LineCost], 
     return f"this line: {'; '.join(parts)}" if parts else ""
 
 
+def make_row(finding: Finding) -> FindingRow:
+    """Return the row of a finding by the names of its columns."""
+    return dict(zip(FINDINGS.names, finding.make_row(), strict=True))
+
+
 def build_finding_item(finding: Finding, *, has_source: bool = True) -> FindingItem:
     """Build the item of a finding; without its source lines if the file may be another one by now."""
-    return build_item(dict(zip(FINDINGS.names, finding.make_row(), strict=True)), has_source=has_source)
+    return build_item(make_row(finding), has_source=has_source)
 
 
-def build_item(finding: Mapping[Any, Any], *, has_source: bool = True, texts: SourceLines | None = None) -> FindingItem:
+def build_item(finding: FindingRow, *, has_source: bool = True, texts: SourceLines | None = None) -> FindingItem:
     """Build the item of a row of the table of findings; ``texts`` are the lines as they were recorded."""
     times = f" ({finding['count']:,} times)" if finding["count"] > 1 else ""
     phase = f" Phase: {finding['phase']}." if finding["phase"] and finding["phase"] != AFTER_BACKWARD else ""
