@@ -11,6 +11,8 @@ from typing import Any
 _MAX_CALLS = 200
 _MAX_BYTES = 1 << 22
 _MAX_DEPTH = 3
+_MAX_ITEMS = 1_000
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 class BlockEdges:
@@ -59,3 +61,16 @@ class BlockEdges:
         is_readable = tensor.device.type == "cpu" and tensor.layout is sys.modules["torch"].strided
         if is_readable and not tensor.is_quantized and tensor.is_contiguous() and tensor.nbytes <= _MAX_BYTES:
             into.update(ctypes.string_at(tensor.data_ptr(), tensor.nbytes))
+
+
+def may_hold_tensor(value: Any, depth: int = 0) -> bool:
+    """Return whether a value is a tensor or could have one in it; numbers, text and containers of these cannot."""
+    if isinstance(value, _PLAIN) or type(value).__module__ == "numpy":
+        return False
+    if isinstance(value, list | tuple | set | frozenset | dict) and len(value) > _MAX_ITEMS:
+        return True  # too long to look at after every call
+    if isinstance(value, list | tuple | set | frozenset) and depth < _MAX_DEPTH:
+        return any(may_hold_tensor(part, depth + 1) for part in value)
+    if isinstance(value, dict) and depth < _MAX_DEPTH:
+        return any(may_hold_tensor(part, depth + 1) for part in value.values())
+    return True

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gradprobe.advice.certificate import KEEP, SWAP, Certificate, Examiner
+from gradprobe.advice.certificate import KEEP, SWAP, Certificate
+from gradprobe.advice.examiner import Examiner
 from gradprobe.advice.manager_sites import Site, SourceFile
 from gradprobe.advice.program_runs import ProgramRunner
 from gradprobe.advice.source_edits import add_comments, exchange_in_source, make_diff
@@ -136,7 +137,7 @@ def examine(
         "preload": ["torch._dynamo"] if any("optim" in f.text or "compile" in f.text for f in files) else [],
     }
     with ProgramRunner(**settings) as runner:
-        examiner = Examiner(runner, files, sites, report, is_timed=is_timed)
+        examiner = Examiner(runner, files, sites, report, is_timed=is_timed, is_library=not is_script)
         certificates = examiner.examine()
         remarks = examiner.remarks
     by_name = {file.file: file for file in files}
@@ -246,7 +247,7 @@ def _is_inside(file: str, sources: Sequence[Path]) -> bool:
 
 
 def _is_same(before: Any, after: Any) -> bool:
-    from gradprobe.advice.certificate import find_differences
+    from gradprobe.advice.run_differences import find_differences
 
     return not find_differences(before, after)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gradprobe.advice.block_edges import BlockEdges
+from gradprobe.advice.block_edges import BlockEdges, may_hold_tensor
 
 FIRST_VIRTUAL_LINE = 10_000_000
 """Parts of a line that may run or not get line numbers of their own, from here on."""
@@ -34,6 +34,8 @@ class Trace:
     survivors: list[dict[str, Any]] = field(default_factory=list)
     edges: dict[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
     """Number of calls, and hash of the results, of each function that has a site, by its file and first line."""
+    tensor_results: set[tuple[str, int]] = field(default_factory=set)
+    """File and first line of each function that returned something that is or may hold a tensor."""
     failed_elsewhere: set[tuple[str, int, str]] = field(default_factory=set)
     """Exceptions of other processes than the first one."""
     was_replaced: bool = False
@@ -57,6 +59,7 @@ class LineTracer:
         self._own: dict[str, bool] = {}
         self._seen: set[tuple[str, int, int]] = set()
         self._failed: set[tuple[str, int, str]] = set()
+        self._gave_tensors: set[tuple[str, int]] = set()
 
     def start(self) -> None:
         """Trace this thread and those that start from now on."""
@@ -93,7 +96,11 @@ class LineTracer:
                 self._seen.add(key)
                 self.write({"file": file, "line": line, "modes": key[2]})
         elif event == "return":
-            self._edges.add((file, frame.f_code.co_firstlineno), argument)
+            function = (file, frame.f_code.co_firstlineno)
+            self._edges.add(function, argument)
+            if function not in self._gave_tensors and may_hold_tensor(argument):
+                self._gave_tensors.add(function)
+                self.write({"gives": function})
         elif event == "exception":
             self._note_exception(file, line, argument[0], argument[1])
         return self._trace_line
@@ -160,6 +167,8 @@ def read_trace(path: Path) -> Trace:
                 trace.failed_elsewhere.add((row["file"], row["line"], row["text"]))
         elif "edge" in row:
             trace.edges[row["edge"][0], row["edge"][1]] = (row["calls"], row["hash"])
+        elif "gives" in row:
+            trace.tensor_results.add((row["gives"][0], row["gives"][1]))
         elif "survivor" in row:
             trace.survivors.append(row["survivor"])
         else:

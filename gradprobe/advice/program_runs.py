@@ -1,4 +1,4 @@
-"""Execution of the user's program, as it is or with some text exchanged: a script in forks of one process, or any command.
+"""Execution of the program, as it is or with some text exchanged: scripts and pytest in forks of a process, or any command.
 
 The user's files are never touched: changed text reaches the program through its imports.
 """
@@ -6,6 +6,7 @@ The user's files are never touched: changed text reaches the program through its
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import shlex
@@ -19,13 +20,14 @@ import xml.etree.ElementTree
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gradprobe.advice.run_request import REQUEST_VARIABLE, Outcome, RunRequest, read_state
+from gradprobe.advice.run_request import Outcome, RunRequest, read_state
 from gradprobe.errors import GradprobeError
-from gradprobe.subprocesses.follow_request import BOOT_FOLDER
 
 _NO_END = -1_000
 """Exit code of a run that did not end in time."""
 _JUNIT_FILE = "tests.xml"
+_USAGE_ERROR = 4
+"""Exit code of pytest for a command line that it cannot read."""
 
 
 class ProgramRunner:
@@ -51,6 +53,9 @@ class ProgramRunner:
         self._words, self._own, self._timeout_s = list(words), list(own), timeout_s
         self._preload = list(preload)
         self.is_script = is_script
+        self._pytest_arguments = None if is_script else _read_pytest_arguments(self._words)
+        if self._pytest_arguments is not None:
+            self._preload.append("pytest")
         self._folder = tempfile.TemporaryDirectory(prefix="gradprobe-")
         self._server: _Server | None = None
         self.runs = 0
@@ -90,25 +95,27 @@ class ProgramRunner:
             cwd=os.getcwd(),
         )
         began = time.perf_counter()
-        code = self._run_script(request) if self.is_script else self._run_command(request, folder)
+        if self._pytest_arguments is not None:
+            request.words, request.is_pytest = [*self._pytest_arguments, *_list_options(folder, self._words)], True
+        is_forked = self.is_script or request.is_pytest
+        code = self._run_forked(request) if is_forked else self._run_command(request, folder)
+        if request.is_pytest and code == _USAGE_ERROR:
+            lines = (folder / "err").read_text(errors="replace").strip().splitlines()
+            raise GradprobeError(
+                f"cannot run {shlex.join(self._words)}: {lines[-1] if lines else 'usage error'}; mend it"
+            )
         return self._read(folder, code, time.perf_counter() - began)
 
-    def _run_script(self, request: RunRequest) -> int:
+    def _run_forked(self, request: RunRequest) -> int:
         if self._server is None:
             self._server = _Server(self._timeout_s, self._preload)
         return self._server.run(request)
 
     def _run_command(self, request: RunRequest, folder: Path) -> int:
-        others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([BOOT_FOLDER, *others]),
-            "PYTHONHASHSEED": "0",
-            REQUEST_VARIABLE: request.to_json(),
-        }
+        environment = {**os.environ, **request.variables(), "PYTHONHASHSEED": "0"}
         words = list(self._words)
         if _is_pytest(words):
-            words += [f"--junitxml={folder / _JUNIT_FILE}", "-p", "no:cacheprovider", "-p", "no:randomly"]
+            words += _list_options(folder, words)
         try:
             with open(folder / "out", "wb") as out, open(folder / "err", "wb") as err:
                 ended = subprocess.run(
@@ -161,7 +168,7 @@ class _Server:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise GradprobeError("cannot run the script: torch cannot be imported; see gradprobe debug")
+            raise GradprobeError("cannot run the program: torch cannot be imported; see gradprobe debug")
         is_late = threading.Event()
         timer = threading.Timer(self._timeout_s, _kill, [int(answer), is_late])
         timer.start()
@@ -189,6 +196,29 @@ def _kill(process: int, is_late: threading.Event) -> None:
 def _is_pytest(words: Sequence[str]) -> bool:
     names = [Path(word).name for word in words[:3]]
     return names[0] in ("pytest", "py.test") or names[1:3] == ["-m", "pytest"]
+
+
+def _read_pytest_arguments(words: Sequence[str]) -> list[str] | None:
+    """Return the arguments of a command that runs pytest in this environment, or None for any other command."""
+    is_here = words[0] in ("pytest", "py.test", "python", "python3", sys.executable)
+    if not is_here or not _is_pytest(words) or importlib.util.find_spec("pytest") is None:
+        return None
+    return list(words[3:] if words[1:3] == ["-m", "pytest"] else words[1:])
+
+
+def _list_options(folder: Path, words: Sequence[str]) -> list[str]:
+    """Return the options of pytest for a run whose results are read, and which leaves nothing in the user's folder."""
+    options = [f"--junitxml={folder / _JUNIT_FILE}", "-o", f"cache_dir={folder / 'cache'}", "-p", "no:randomly"]
+    if _measures_coverage(words):
+        options.append("--no-cov")  # it takes the trace function away
+    return options
+
+
+def _measures_coverage(words: Sequence[str]) -> bool:
+    """Return whether pytest is asked for the coverage of the tests, on its command line or where it is configured."""
+    files = [Path(name) for name in ("pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")]
+    texts = [*words, os.environ.get("PYTEST_ADDOPTS", ""), *(file.read_text() for file in files if file.is_file())]
+    return any("--cov" in text for text in texts)
 
 
 def _read_tests(file: Path) -> dict[str, str]:

@@ -28,6 +28,11 @@ REASONS = {
 }
 """Classes of reasons, each with its meaning."""
 
+OF_ESCAPED = frozenset(
+    ["saved_for_backward", "written_in_place", "version_read", "requires_grad", "results_differ", "subclass"]
+)
+"""Reasons that lie in what happens to a tensor after its block."""
+
 _MESSAGES = (
     (r"cannot be saved for backward", "saved_for_backward"),
     (r"Inplace update to inference tensor|created in inference mode and is being modified inplace", "written_in_place"),

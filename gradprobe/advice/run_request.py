@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from gradprobe.subprocesses.follow_request import BOOT_FOLDER
 
 REQUEST_VARIABLE = "GRADPROBE_ADVISE"
 STATE_FILE, LINES_FILE, TIMES_FILE, RECORDING_STEM = "state.json", "lines.jsonl", "times.jsonl", "run"
@@ -16,7 +19,7 @@ class RunRequest:
     """A program and how to run it.
 
     Attributes:
-        words: The script and its arguments.
+        words: The script and its arguments; with ``is_pytest``, the arguments of pytest.
         own: Files and folders of the program: what is traced and whose state counts.
         texts: Changed text of some files, by absolute path.
         folder: Where results are written.
@@ -24,6 +27,7 @@ class RunRequest:
         is_timed: Whether the texts have markers of blocks to time.
         edges: File and first line of each function whose results are hashed.
         cwd: The folder to run in.
+        is_pytest: Whether to run pytest instead of a script.
         root: The folder from which gradprobe is imported.
     """
 
@@ -35,11 +39,17 @@ class RunRequest:
     is_timed: bool = False
     edges: list[tuple[str, int]] = field(default_factory=list)
     cwd: str = ""
+    is_pytest: bool = False
     root: str = str(Path(__file__).parents[2])
 
     def to_json(self) -> str:
         """Return the request as one line."""
         return json.dumps(asdict(self))
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables by which the processes that the program starts find the request."""
+        others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part not in ("", BOOT_FOLDER)]
+        return {REQUEST_VARIABLE: self.to_json(), "PYTHONPATH": os.pathsep.join([BOOT_FOLDER, *others])}
 
     @staticmethod
     def from_json(text: str) -> RunRequest:

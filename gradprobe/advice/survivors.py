@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +15,12 @@ from gradprobe.capture.autograd.creation import creation_site
 from gradprobe.capture.location.frames import FrameClassifier
 from gradprobe.capture.location.holders import find_holder
 
-_ALWAYS, _MAX_SEARCHES, _MAX_DESCRIBED = 6, 60, 6
+_TORCH = os.path.dirname(torch.__file__)
+_ALWAYS, _MAX_SEARCHES, _MAX_DESCRIBED = 4, 100, 6
 
 
 class SurvivorSearch:
-    """Search for inference tensors at the exits of inference mode: the first ones, then ever more rarely.
+    """Search for inference tensors at the exits of each block of inference mode: the first ones, then ever more rarely.
 
     Args:
         write: Takes a row for each tensor.
@@ -27,7 +29,7 @@ class SurvivorSearch:
 
     def __init__(self, write: Callable[[dict[str, Any]], None], is_own: Callable[[str], bool]) -> None:
         self._write, self._is_own = write, is_own
-        self._exits = 0
+        self._exits: dict[tuple[str, int], int] = {}
         self._searches = 0
         self._described: set[tuple[str, int, str]] = set()
         self._codes = FrameClassifier()
@@ -47,8 +49,9 @@ class SurvivorSearch:
         kind.__exit__ = leave_and_search
 
     def _search(self, frame: Any) -> None:
-        self._exits += 1
-        is_due = self._exits <= _ALWAYS or self._exits & (self._exits - 1) == 0
+        place = _find_block(frame)
+        exits = self._exits[place] = self._exits.get(place, 0) + 1
+        is_due = exits <= _ALWAYS or exits & (exits - 1) == 0
         if not is_due or self._searches >= _MAX_SEARCHES or torch.is_inference_mode_enabled():
             return
         self._searches += 1
@@ -84,3 +87,10 @@ class SurvivorSearch:
                 }
             }
         )
+
+
+def _find_block(frame: Any) -> tuple[str, int]:
+    """Return the file and line that identify a block, given the frame that left it."""
+    function = frame.f_locals.get("func") if frame.f_code.co_filename.startswith(_TORCH) else None
+    code = getattr(function, "__code__", None)
+    return (frame.f_code.co_filename, frame.f_lineno) if code is None else (code.co_filename, code.co_firstlineno)

@@ -9,173 +9,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable, Iterator
 
+from gradprobe.advice.plain_values import called_name, is_plain
 from gradprobe.advice.program_model import Key, ProgramModel, Scope, Statement
+from gradprobe.advice.tensor_names import ALIASING, CONTAINER_READS, CONTAINER_WRITES, PASSING, PLAIN_ATTRIBUTES
 
 NOTHING, IS, HOLDS = 0, 1, 2
 """What a place has of the block's tensors: nothing, one of them, or a container of them."""
-
-ALIASING = frozenset(
-    [
-        "view",
-        "view_as",
-        "reshape",
-        "reshape_as",
-        "t",
-        "T",
-        "mT",
-        "H",
-        "mH",
-        "transpose",
-        "permute",
-        "squeeze",
-        "unsqueeze",
-        "expand",
-        "expand_as",
-        "flatten",
-        "unflatten",
-        "chunk",
-        "split",
-        "unbind",
-        "narrow",
-        "select",
-        "detach",
-        "to",
-        "contiguous",
-        "float",
-        "double",
-        "half",
-        "bfloat16",
-        "cuda",
-        "cpu",
-        "type",
-        "type_as",
-        "data",
-        "real",
-        "imag",
-        "movedim",
-        "swapaxes",
-        "swapdims",
-        "diagonal",
-        "unfold",
-        "tensor_split",
-        "hsplit",
-        "vsplit",
-        "dsplit",
-        "ravel",
-        "values",
-        "indices",
-        "alias",
-        "requires_grad_",
-        "__getitem__",
-        "grad",
-        "pin_memory",
-        "share_memory_",
-    ]
-)
-CONTAINER_READS = frozenset(
-    ["get", "pop", "popleft", "items", "values", "keys", "setdefault", "copy", "index", "__getitem__", "most_common"]
-)
-CONTAINER_WRITES = frozenset(
-    [
-        "append",
-        "appendleft",
-        "extend",
-        "extendleft",
-        "add",
-        "insert",
-        "update",
-        "put",
-        "put_nowait",
-        "setdefault",
-        "send",
-    ]
-)
-_PLAIN_CALLS = frozenset(
-    [
-        "item",
-        "tolist",
-        "numpy",
-        "size",
-        "dim",
-        "numel",
-        "nelement",
-        "element_size",
-        "stride",
-        "data_ptr",
-        "storage_offset",
-        "is_contiguous",
-        "get_device",
-        "is_floating_point",
-        "is_complex",
-        "is_inference",
-        "hexdigest",
-        "format",
-        "join",
-    ]
-)
-_PLAIN_FUNCTIONS = frozenset(
-    [
-        "len",
-        "int",
-        "float",
-        "bool",
-        "str",
-        "repr",
-        "range",
-        "isinstance",
-        "issubclass",
-        "type",
-        "id",
-        "hash",
-        "print",
-        "format",
-        "round",
-        "abs",
-        "sum",
-        "callable",
-        "hasattr",
-    ]
-)
-_PLAIN_ATTRIBUTES = frozenset(
-    [
-        "shape",
-        "dtype",
-        "device",
-        "ndim",
-        "layout",
-        "requires_grad",
-        "is_leaf",
-        "grad_fn",
-        "itemsize",
-        "nbytes",
-        "is_cuda",
-        "training",
-        "_version",
-    ]
-)
-_PASSING = frozenset(
-    [
-        "list",
-        "tuple",
-        "dict",
-        "set",
-        "frozenset",
-        "zip",
-        "enumerate",
-        "sorted",
-        "reversed",
-        "iter",
-        "next",
-        "max",
-        "min",
-        "filter",
-        "map",
-        "deque",
-        "namedtuple",
-        "cast",
-        "chain",
-    ]
-)
 
 
 class TensorFlow:
@@ -243,7 +82,11 @@ class TensorFlow:
         if name in CONTAINER_WRITES and any(kinds) and isinstance(call.func, ast.Attribute):
             self._add_holder(call.func.value, statement)
         named = next((a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)), None)
-        if (name in ("register_buffer", "register_parameter") or _called(call) == "setattr") and named and any(kinds):
+        if (
+            (name in ("register_buffer", "register_parameter") or called_name(call) == "setattr")
+            and named
+            and any(kinds)
+        ):
             self._add(("attribute", "", named), IS, statement)
         if inside and self._is_result(statement):
             return  # what functions do with their arguments in the block is in the block too
@@ -259,7 +102,7 @@ class TensorFlow:
 
     def list_callees(self, call: ast.Call, scope: Scope) -> Iterator[Scope]:
         """Yield the functions of the program that a call may reach, by name."""
-        name = _called(call)
+        name = called_name(call)
         if name in self._program.classes:
             yield from (f for f in self._program.by_name.get("__init__", ()) if f.class_name == name)
             return
@@ -275,7 +118,7 @@ class TensorFlow:
         if isinstance(node, ast.Name):
             return self.places.get(scope.resolve(node.id), NOTHING)
         if isinstance(node, ast.Attribute):
-            if node.attr in _PLAIN_ATTRIBUTES:
+            if node.attr in PLAIN_ATTRIBUTES:
                 return NOTHING
             inner = self.kind(node.value, scope)
             held = self.places.get(("attribute", "", node.attr), NOTHING)
@@ -316,8 +159,8 @@ class TensorFlow:
                 result |= IS | HOLDS
             if name in ("buffers", "named_buffers", "state_dict") and self.holds_in_modules():
                 result |= HOLDS
-        called = _called(call)
-        if called in _PASSING and given:
+        called = called_name(call)
+        if called in PASSING and given:
             result |= HOLDS | (IS if called in ("next", "max", "min", "cast") else NOTHING)
         elif given and called[:1].isupper():
             result |= HOLDS  # an object made of it, such as a data set
@@ -327,65 +170,6 @@ class TensorFlow:
         """Return whether any attribute has one: modules then hand it out with their state."""
         return any(place[0] == "attribute" for place in self.places)
 
-    def is_plain(self, node: ast.AST, scope: Scope) -> bool:
-        """Return whether a value is certainly no tensor, and has none in it."""
-        if isinstance(node, ast.Constant | ast.JoinedStr | ast.Lambda):
-            return True
-        if isinstance(node, ast.Attribute):
-            return node.attr in _PLAIN_ATTRIBUTES
-        if isinstance(node, ast.Call):
-            name = _called(node)
-            if isinstance(node.func, ast.Attribute):
-                return name in _PLAIN_CALLS or _root(node.func) in (
-                    "time",
-                    "math",
-                    "os",
-                    "sys",
-                    "json",
-                    "logging",
-                    "random",
-                )
-            return name in _PLAIN_FUNCTIONS and (
-                name not in ("sum", "abs", "round") or self._are_plain(node.args, scope)
-            )
-        if isinstance(node, ast.BinOp):
-            return self._are_plain([node.left, node.right], scope)
-        if isinstance(node, ast.UnaryOp):
-            return isinstance(node.op, ast.Not) or self.is_plain(node.operand, scope)
-        if isinstance(node, ast.Compare):
-            return any(isinstance(op, ast.Is | ast.IsNot | ast.In | ast.NotIn) for op in node.ops) or self._are_plain(
-                [node.left, *node.comparators], scope
-            )
-        if isinstance(node, ast.IfExp):
-            return self._are_plain([node.body, node.orelse], scope)
-        if isinstance(node, ast.Subscript):
-            return self.is_plain(node.value, scope)
-        if isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp):
-            return self.is_plain(node.elt, scope)
-        if isinstance(node, ast.List | ast.Tuple | ast.Set):
-            return self._are_plain(node.elts, scope)
-        if isinstance(node, ast.Dict):
-            return self._are_plain(node.values, scope)
-        return isinstance(node, ast.Name) and self._is_plain_variable(node.id, scope)
-
-    def _is_plain_variable(self, name: str, scope: Scope) -> bool:
-        """Return whether all that is ever assigned to a variable is plain, without looking at other variables."""
-        values = [value for target, value in _list_assignments(scope) if target == name]
-        return (
-            bool(values)
-            and name not in scope.parameters()
-            and all(
-                value is not None
-                and not isinstance(value, ast.Name)
-                and _mentions_no_name(value, name)
-                and self.is_plain(value, scope)
-                for value in values
-            )
-        )
-
-    def _are_plain(self, nodes: Iterable[ast.AST | None], scope: Scope) -> bool:
-        return all(node is None or self.is_plain(node, scope) for node in nodes)
-
     def _union(self, nodes: Iterable[ast.AST], scope: Scope) -> int:
         result = NOTHING
         for node in nodes:
@@ -394,7 +178,7 @@ class TensorFlow:
 
     def _block_kind(self, value: ast.AST, statement: Statement) -> int:
         """Return what a value has that is evaluated in the block: all that is not plain may be a tensor of it."""
-        if self.is_plain(value, statement.scope):
+        if is_plain(value, statement.scope):
             return NOTHING
         if isinstance(
             value, ast.List | ast.Tuple | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.GeneratorExp
@@ -467,42 +251,3 @@ class TensorFlow:
         if kind:
             self.places[key] = self.places.get(key, NOTHING) | kind
             self.origins.setdefault(key, statement)
-
-
-def _called(call: ast.Call) -> str:
-    return (
-        call.func.attr
-        if isinstance(call.func, ast.Attribute)
-        else call.func.id
-        if isinstance(call.func, ast.Name)
-        else ""
-    )
-
-
-def _root(node: ast.AST) -> str:
-    while isinstance(node, ast.Attribute):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""
-
-
-def _list_assignments(scope: Scope) -> Iterator[tuple[str, ast.AST | None]]:
-    """Yield what the variables of a scope are assigned; None for a value that the syntax does not show."""
-    for node in ast.walk(scope.node):
-        if isinstance(node, ast.Assign):
-            for target in node.targets:
-                for part in ast.walk(target):
-                    if isinstance(part, ast.Name):
-                        yield part.id, node.value if isinstance(target, ast.Name) else None
-        elif isinstance(node, ast.AugAssign | ast.AnnAssign | ast.NamedExpr) and isinstance(node.target, ast.Name):
-            yield node.target.id, node.value
-        elif isinstance(node, ast.For | ast.AsyncFor | ast.comprehension):
-            is_range = isinstance(node.iter, ast.Call) and _called(node.iter) == "range"
-            for part in ast.walk(node.target):
-                if isinstance(part, ast.Name):
-                    yield part.id, ast.Constant(0) if is_range else None
-        elif isinstance(node, ast.withitem) and node.optional_vars is not None:
-            yield from ((part.id, None) for part in ast.walk(node.optional_vars) if isinstance(part, ast.Name))
-
-
-def _mentions_no_name(value: ast.AST, name: str) -> bool:
-    return not any(isinstance(part, ast.Name) and part.id == name for part in ast.walk(value))

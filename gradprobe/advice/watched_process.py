@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 import types
+from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def serve() -> None:
         request = RunRequest.from_json(line)
         child = os.fork()
         if child == 0:
-            run_script(request)
+            run_forked(request)
         sys.stdout.write(f"{child}\n")
         sys.stdout.flush()
         _, status = os.waitpid(child, 0)
@@ -116,10 +117,34 @@ class Watch:
         SurvivorSearch(self._tracer.write, self.is_own_file).install()
 
 
-def run_script(request: RunRequest) -> None:
-    """Run the script of a request in this process, write what it left, and end the process."""
+def run_forked(request: RunRequest) -> None:
+    """Run the script or the tests of a request in this process, write what they left, and end the process."""
     folder = Path(request.folder)
     os.chdir(request.cwd)
+    _redirect(folder)
+    os.environ.update(request.variables())  # for the processes that the program starts
+    watch = Watch(request)
+    code, error = 0, ""
+    execute, variables = _prepare_pytest(request) if request.is_pytest else _prepare_script(request)
+    gc.collect()
+    watch.start()
+    began = time.perf_counter()
+    try:
+        execute()
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BaseException as failure:
+        code, error = 1, describe_error(failure)
+        traceback.print_exc()
+    seconds = time.perf_counter() - began
+    watch.stop()
+    if not request.is_pytest:
+        write_end(request, watch, variables, code, error, seconds)
+    _leave(code)
+
+
+def _redirect(folder: Path) -> None:
+    """Let the streams of this process be files in a folder."""
     for name, descriptor, flags in (
         ("in", 0, os.O_RDONLY | os.O_CREAT),
         ("out", 1, os.O_WRONLY | os.O_CREAT),
@@ -127,8 +152,10 @@ def run_script(request: RunRequest) -> None:
     ):
         os.dup2(os.open(folder / name, flags, 0o644), descriptor)
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
-    watch = Watch(request)
-    code, error = 0, ""
+
+
+def _prepare_script(request: RunRequest) -> tuple[Callable[[], None], dict[str, object]]:
+    """Return what runs a script as the main program, and the variables that it will have."""
     script = os.path.abspath(request.words[0])
     program = types.ModuleType("__main__")
     vars(program).update(
@@ -137,20 +164,22 @@ def run_script(request: RunRequest) -> None:
     sys.path[0] = os.path.dirname(os.path.realpath(script))
     sys.argv = list(request.words)
     sys.modules["__main__"] = program
-    gc.collect()
-    watch.start()
-    began = time.perf_counter()
-    try:
+
+    def execute() -> None:
         exec(compile(Path(script).read_bytes(), script, "exec", dont_inherit=True), vars(program))
-    except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except BaseException as failure:
-        code, error = 1, describe_error(failure)
-        traceback.print_exc()
-    seconds = time.perf_counter() - began
-    watch.stop()
-    write_end(request, watch, vars(program), code, error, seconds)
-    _leave(code)
+
+    return execute, vars(program)
+
+
+def _prepare_pytest(request: RunRequest) -> tuple[Callable[[], None], dict[str, object]]:
+    """Return what runs pytest as its command does."""
+    import pytest
+
+    # pytest warns of plugins that were imported before it could rewrite their assertions, unless they ask it not to.
+    vars(sys.modules["gradprobe"])["__doc__"] = "PYTEST_DONT_REWRITE"
+    sys.path[0] = request.cwd
+    sys.argv = ["pytest", *request.words]
+    return lambda: sys.exit(int(pytest.main(list(request.words)))), {}
 
 
 def write_end(

@@ -9,7 +9,8 @@ import argparse
 import importlib.util
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gradprobe._files import SUFFIX, check_writable, write_atomically
@@ -60,6 +61,7 @@ def execute(options: argparse.Namespace) -> int:
     from gradprobe.advice.advice_document import build_document, to_json
     from gradprobe.advice.examination import examine
     from gradprobe.report.formats import html_page, markdown, terminal
+    from gradprobe.report.formats.text_style import TextStyle, choose_style
 
     recordings = [path for path in options.paths if path.suffix == SUFFIX]
     sources = [path for path in options.paths if path.suffix != SUFFIX]
@@ -72,11 +74,16 @@ def execute(options: argparse.Namespace) -> int:
         report=print_message,
     )
     document = build_document(result.certificates, result.remarks)
-    print(terminal.render_document(document), end="")
+    style = replace(choose_style(sys.stdout), shows_all=True)
+    print(terminal.render_document(document, style), end="")
     if options.output is not None:
-        renderers = {".md": markdown.render_document, ".html": html_page.render_page, ".txt": terminal.render_document}
-        render = renderers.get(options.output.suffix)
-        write_atomically(options.output, to_json(result.certificates) if render is None else render(document))
+        renderers: dict[str, Callable[[], str]] = {
+            ".json": lambda: to_json(result.certificates),
+            ".md": lambda: markdown.render_document(document),
+            ".html": lambda: html_page.render_page(document),
+            ".txt": lambda: terminal.render_document(document, TextStyle(shows_all=True)),
+        }
+        write_atomically(options.output, renderers[options.output.suffix]())
     if options.patch is not None:
         write_atomically(options.patch, result.make_patch())
     code = 0
