@@ -18,11 +18,14 @@ from gradprobe.recording.flow import (
     NOT_DIFFERENTIABLE,
     STEP_SITE,
     WITHOUT_GRAD,
+    WRITTEN,
     FlowLedger,
     FlowSite,
 )
 
 _MAX_STEPS_FROM_GRADIENT = 6
+_FIRST_STEPS = 64
+"""Steps of a thread that the observer looks at one by one, ``FIRST_STEPS`` of its library: of later ones, only at some."""
 _SINKS = (BACKWARD_SITE, GRAD_SITE)
 _MODES = (CUT_BY_NO_GRAD, CUT_BY_INFERENCE)
 
@@ -83,6 +86,22 @@ class FlowGraph:
             if any(map(self.is_sink, level)):
                 return True
         return False
+
+    def count_steps(self, steps: int) -> str:
+        """Return a number of optimizer steps as text, which says so if the program may have made more of them."""
+        return f"{steps:,} optimizer steps" + ("" if self.has_every_step else " that were looked at")
+
+    @cached_property
+    def has_every_step(self) -> bool:
+        """True if the observer has certainly looked at each step of all optimizers."""
+        looks: dict[tuple[int, str, str], int] = {}
+        for use in self.uses.values():
+            for number, counts in self.outgoing.get(use.number, {}).items():
+                if self.is_step(number):
+                    # A line may call several optimizers, which have parameters of different modules.
+                    key = (number, use.leaf.optimizer, use.leaf.name.split(".")[0])
+                    looks[key] = max(looks.get(key, 0), sum(counts[:WRITTEN]))
+        return sum(looks.values()) < _FIRST_STEPS
 
     @cached_property
     def leading_to_sinks(self) -> frozenset[int]:

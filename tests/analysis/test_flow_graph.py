@@ -118,3 +118,15 @@ def test_a_site_mixes_if_it_takes_more_than_leaves() -> None:
     graph = FlowGraph(made.ledger)
     assert graph.mixes(layer)
     assert not graph.mixes(norm)
+
+
+@pytest.mark.parametrize(
+    ("looks", "text"), [((30, 33), "33 optimizer steps"), ((32, 33), "33 optimizer steps that were looked at")]
+)
+def test_the_number_of_steps_says_when_only_some_were_looked_at(looks: tuple[int, int], text: str) -> None:
+    made = HandMade()
+    step = made.site(STEP_SITE, 6)
+    for root, count in zip(("Actor", "Critic"), looks, strict=True):
+        for name in ("weight", "bias"):
+            made.edge(made.leaf(f"{root}.{name}", optimizer="Adam"), step, carried=count)
+    assert FlowGraph(made.ledger).count_steps(33) == text

@@ -87,7 +87,7 @@ def _describe_cut(evidence: Evidence, graph: FlowGraph, cut: Cut, uses: list[Lea
     related += locate_way(graph, uses, number)
     names = list_names(uses)
     message = (
-        f"{names} took part in the forward pass but got no gradient in any of {steps:,} optimizer steps: "
+        f"{names} took part in the forward pass but got no gradient in any of {graph.count_steps(steps)}: "
         f"`{shorten_op(site.op)}` at this line {how}, "
         + (
             "and the loss is computed from its result."
@@ -109,7 +109,7 @@ def _describe_cleared(graph: FlowGraph, uses: list[LeafUse]) -> Iterator[Finding
         if clearing is not None:
             related.insert(0, RelatedLine(step.file, clearing, "gradients cleared here"))
         message = (
-            f"{names} had no gradient in any of {steps:,} optimizer steps although the backward passes reached them: the "
+            f"{names} had no gradient in any of {graph.count_steps(steps)} although the backward passes reached them: the "
             "gradients are cleared between the backward pass and the step."
         )
         fix = "Call `zero_grad()` before `backward()` or after `step()`, not between them."
@@ -128,7 +128,7 @@ def _describe_function(graph: FlowGraph, use: LeafUse) -> Iterator[Finding]:
         if applied is not None:
             related.insert(0, RelatedLine(site.file, applied, "Function applied here"))
         message = (
-            f"{list_names([use])} had no gradient in any of {use.steps:,} optimizer steps: the `backward` of this "
+            f"{list_names([use])} had no gradient in any of {graph.count_steps(use.steps)}: the `backward` of this "
             "autograd.Function returns None for it."
         )
         main = site._replace(line=returned)
@@ -147,13 +147,13 @@ def _describe_end(graph: FlowGraph, ends: tuple[int, ...], uses: list[LeafUse]) 
     names = list_names(uses)
     if any(use.grads for use in uses):
         message = (
-            f"{names} got no gradient in any of {steps:,} optimizer steps: `torch.autograd.grad` reaches them, but "
+            f"{names} got no gradient in any of {graph.count_steps(steps)}: `torch.autograd.grad` reaches them, but "
             "it returns the gradients instead of storing them in `.grad`."
         )
         fix = "Assign the returned gradients to `.grad`, or call `backward()`."
     else:
         message = (
-            f"{names} took part in the forward pass but got no gradient in any of {steps:,} optimizer steps: no "
+            f"{names} took part in the forward pass but got no gradient in any of {graph.count_steps(steps)}: no "
             "backward pass starts from what is computed here."
         )
         fix = "Add this result to the loss, or take the parameters out of the optimizer."

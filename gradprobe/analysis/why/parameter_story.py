@@ -119,5 +119,7 @@ def _tell_steps(story: Story, graph: FlowGraph, use: LeafUse) -> None:
         if graph.is_step(number):
             site = graph.sites[number]
             at = story.name("optimizer steps here", site.file, site.line)
-            story.tell("Optimizer", f"{use.steps_with_grad:,} of {many(use.steps, 'step')} at {at} found a gradient")
+            looked = "" if graph.has_every_step else " that were looked at"
+            text = f"{use.steps_with_grad:,} of {many(use.steps, 'step')}{looked} at {at} found a gradient"
+            story.tell("Optimizer", text)
             return
