@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gradprobe.analysis.flow_graph import Cut, FlowGraph
 from gradprobe.recording.flow import (
     BACKWARD_SITE,
