@@ -100,7 +100,7 @@ def disconnect(listener: Listener) -> None:
 
 def list_open() -> list[OpenPhase]:
     """Return the phases that are open in any thread, the outer ones first."""
-    threads = sys._current_frames()  # a thread may have ended in a phase, or belong to the process that was forked
+    threads = set(sys._current_frames())  # a thread may have ended in a phase, or belong to the process that was forked
     return [phase for phase in list(_running.values()) if phase.thread in threads]
 
 

@@ -30,7 +30,7 @@ class BlockRegion:
     def __init__(self, program: ProgramModel, coverage: Coverage, site: Site) -> None:
         self._program, self._coverage, self._site = program, coverage, site
         self.ran = {id(each): coverage.has_run(each) for each in program.statements}
-        """Whether each statement ran, by its identity."""
+        """True for each statement that ran, by its identity."""
         self.statements = self._find_region()
         self._outside_scopes = self._find_outside_scopes()
 

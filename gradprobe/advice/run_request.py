@@ -78,7 +78,7 @@ class Outcome:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the state was read."""
+        """True if the state was read."""
         return bool(self.process)
 
 

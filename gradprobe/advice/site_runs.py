@@ -47,7 +47,7 @@ class SiteRuns:
 
     @property
     def may_be_compiled(self) -> bool:
-        """Whether the program compiles functions, whose lines are not seen to run."""
+        """True if the program compiles functions, whose lines are not seen to run."""
         return any("torch.compile" in text for text in self.texts.values())
 
     def has_run(self, site: Site) -> bool:

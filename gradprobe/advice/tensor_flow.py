@@ -14,7 +14,7 @@ from gradprobe.advice.program_model import Key, ProgramModel, Scope, Statement
 from gradprobe.advice.tensor_names import ALIASING, CONTAINER_READS, CONTAINER_WRITES, PASSING, PLAIN_ATTRIBUTES
 
 NOTHING, IS, HOLDS = 0, 1, 2
-"""What a place has of the block's tensors: nothing, one of them, or a container of them."""
+"""Kinds of content of a place: nothing, one of them, or a container of them."""
 
 
 class TensorFlow:

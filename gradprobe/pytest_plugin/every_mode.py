@@ -35,7 +35,7 @@ class Settings:
     rtol: float | None = None
     atol: float | None = None
     escapes: bool = True
-    """Whether inference tensors that remain after the test fail it."""
+    """True if inference tensors that remain after the test fail it."""
 
 
 class EveryMode:

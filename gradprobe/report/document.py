@@ -92,7 +92,7 @@ class Section:
     sentences: Sequence[str] = ()
     table: Table | None = None
     folded: bool = False
-    """Whether the section is behind its title until a reader asks for it."""
+    """True if the section is behind its title until a reader asks for it."""
     chart: Chart | None = None
     items: Sequence[FindingItem] = ()
 

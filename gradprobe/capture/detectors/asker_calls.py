@@ -27,7 +27,7 @@ class RunningCall(NamedTuple):
     arguments: tuple[int, ...]
     instruction: int
     has_results: bool
-    """Whether a local variable besides the arguments is a tensor: some of its operators have run."""
+    """True if a local variable besides the arguments is a tensor: some of its operators have run."""
 
 
 def identify_call(running: FrameType) -> RunningCall:
@@ -45,7 +45,7 @@ def identify_call(running: FrameType) -> RunningCall:
 
 
 class Belonging(Enum):
-    """To which call an operator belongs: that of the operator before, another one, or one of the two."""
+    """Call that an operator belongs to: that of the operator before, another one, or one of the two."""
 
     SAME, OTHER, EITHER = range(3)
 

@@ -35,7 +35,7 @@ class EscapedTensorDetector:
 
     @property
     def waits(self) -> bool:
-        """Whether it waits for a tensor that is no inference tensor any more."""
+        """True if it waits for a tensor that is no inference tensor any more."""
         return bool(self._converted)
 
     def on_operator(self, name: str, args: Any, code: CodeType | None, offset: int, has_node: bool) -> None:

@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 import sysconfig
+from _thread import get_ident
 from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FrameType
 from typing import Any
@@ -56,6 +57,13 @@ def find_frame_of(frame: FrameType | None, code: CodeType | None) -> FrameType |
     while frame is not None and frame.f_code is not code:
         frame = frame.f_back
     return frame
+
+
+def list_other_frames() -> list[FrameType]:
+    """Return the innermost frame of each other thread. A frame that refers to itself would keep its variables alive."""
+    frames = sys._current_frames()
+    frames.pop(get_ident(), None)
+    return list(frames.values())
 
 
 def read_local(frame: FrameType, name: str) -> Any:

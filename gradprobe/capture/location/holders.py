@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.location.frames import USER, FrameClassifier, walk_frames
+from gradprobe.capture.location.frames import USER, FrameClassifier, list_other_frames, walk_frames
 from gradprobe.capture.location.sites import GRADPROBE_DIR, TORCH_DIR
 
 _MAX_DEPTH = 6
@@ -101,9 +101,8 @@ def find_keeper(tensor: Any, codes: FrameClassifier, frame: FrameType | None) ->
 def _search_program(
     ids: set[int], codes: FrameClassifier, frame: FrameType | None, roots: list[Any], items: int = _MAX_ITEMS
 ) -> Iterator[Holder]:
-    frames = [f for f in walk_frames(frame) if codes.kind(f.f_code) == USER]
-    here = sys._current_frames()
-    for other in here.values():
+    frames = [f for f in walk_frames(frame or sys._getframe()) if codes.kind(f.f_code) == USER]
+    for other in list_other_frames():
         frames += [f for f in walk_frames(other) if codes.kind(f.f_code) == USER and f not in frames]
     search = _Search(ids, items)
     for each in frames:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
-from gradprobe.capture.location.frames import USER, FrameClassifier, forget_locals, walk_frames
+from gradprobe.capture.location.frames import USER, FrameClassifier, forget_locals, list_other_frames, walk_frames
 from gradprobe.capture.location.holders import list_members, may_contain, name_self
 
 _MAX_DEPTH = 8
@@ -56,8 +56,8 @@ def find_persistent_places(
         roots: Further objects to search, such as the outermost modules.
     """
     search = _Search(wanted)
-    frames = [each for each in walk_frames(frame) if codes.kind(each.f_code) == USER]
-    for other in sys._current_frames().values():
+    frames = [each for each in walk_frames(frame or sys._getframe()) if codes.kind(each.f_code) == USER]
+    for other in list_other_frames():
         frames += [each for each in walk_frames(other) if codes.kind(each.f_code) == USER and each not in frames]
     files = {code.co_filename for code in list(codes.held.values()) if codes.kind(code) == USER}
     try:

@@ -138,7 +138,7 @@ def test_without_valgrind_the_report_says_so_and_the_column_stays_empty(monkeypa
 
 def test_a_call_that_cannot_be_pickled_is_noted() -> None:
     comparison = gradprobe.compare(lambda: torch.ones(4), budget_s=0.5, instructions=True)
-    assert "instructions were not counted: the call cannot be sent" in comparison.notes[1]
+    assert any("instructions were not counted: the call cannot be sent" in note for note in comparison.notes)
 
 
 @thorough

@@ -15,7 +15,7 @@ from functools import cached_property
 from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile
 
 Modes = tuple[bool, bool]
-"""Whether inference mode and grad mode are enabled."""
+"""State of inference mode and of grad mode, true if enabled."""
 
 NORMAL: Modes = (False, True)
 _CALL_METHODS = ("forward", "__call__")
@@ -291,7 +291,7 @@ class Program:
 
     @cached_property
     def trains(self) -> bool:
-        """Whether any line computes gradients."""
+        """True if any line computes gradients."""
         return any(
             isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".backward", "autograd.grad"))
             for file in self.files

@@ -67,7 +67,7 @@ class TensorPaths:
 
     @property
     def is_saved_by_module(self) -> bool:
-        """Whether a call of the module that holds the tensor saves it: a parameter, or anything of a library's module."""
+        """True if a call of the module that holds the tensor saves it: a parameter, or anything of a library's module."""
         return self.kept.kind == "parameter" or self.kept.owner not in self.program.classes
 
     def is_guarded(self) -> bool:
