@@ -336,6 +336,6 @@ def test_creation_sites_grouped_by_line() -> None:
             with torch.inference_mode():
                 kept.append(torch.ones(3))
     report = recording.to_markdown()
-    section = report[report.index("## Escaped inference tensors") :]
+    section = report[report.index("Escaped inference tensors") :]
     assert section.count("aten.ones") == 1
     assert "144 B" in section
