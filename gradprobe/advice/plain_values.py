@@ -1,4 +1,4 @@
-"""Values that certainly are no tensors and have none in them, by the syntax of what computes them."""
+"""Values that certainly neither are tensors nor contain any, by the syntax of what computes them."""
 
 from __future__ import annotations
 

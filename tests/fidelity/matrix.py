@@ -29,7 +29,7 @@ LEVELS = ("modes", "graph", "ops")
 PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"
 BEGIN, END = "<!-- table -->", "<!-- end of the table -->"
 SPARE_BYTES = 8_192
-"""Maximum increase of the peak of tensor memory while recording: the state of a random generator is 5,056 bytes for a moment."""
+"""Maximum increase of the peak of tensor memory while recording; the state of a random generator takes 5,056 bytes."""
 
 
 @dataclass
