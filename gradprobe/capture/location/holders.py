@@ -34,13 +34,15 @@ from gradprobe.capture.location.frames import USER, FrameClassifier, list_other_
 from gradprobe.capture.location.sites import GRADPROBE_DIR, TORCH_DIR
 
 _MAX_DEPTH = 6
-_MAX_ITEMS, _MAX_ITEMS_OF_VARIABLE = 100_000, 5_000
-"""Maximum number of objects looked at in one search, and behind one variable: a large one must not hide the others."""
-_MAX_ITEMS_OF_EXCEPTION = 10_000
+_MAX_ITEMS = 100_000
+"""Maximum number of objects looked at in one search."""
+_SHARE_OF_VARIABLE = 20
+"""One part in so many of them may be behind one variable: a large one must not hide the others."""
+_MAX_ITEMS_OF_EXCEPTION = 20_000
 """Maximum number of objects looked at behind one exception: a program may catch many."""
 _MAX_REFERRERS = 200
 _MAX_LEVELS = 6
-_MAX_CLIMBS = 6
+_MAX_CLIMBS = 12
 """Maximum number of objects whose referrers are looked for behind one exception: each look goes through the whole heap."""
 _KEEPING = frozenset({"closure", "cache", "generator", "traceback"})
 _SUSPENDABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
@@ -161,12 +163,12 @@ class _Search:
     def __init__(self, ids: set[int], items: int) -> None:
         self._ids = ids
         self._seen: set[int] = set()
-        self._left = items
+        self._left, self._most = items, items // _SHARE_OF_VARIABLE
 
     def run(self, value: Any, name: str) -> str | None:
         """Return the expression that leads from ``value``, called ``name``, to one of the objects."""
         waiting = deque([(value, name, 0)])
-        last = max(self._left - _MAX_ITEMS_OF_VARIABLE, 0)
+        last = max(self._left - self._most, 0)
         while waiting and self._left > last:
             self._left -= 1
             current, path, depth = waiting.popleft()
