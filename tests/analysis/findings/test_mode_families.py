@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import runpy
 import textwrap
 from pathlib import Path
@@ -574,6 +575,7 @@ ONLY_OPS_TELL = ("grad enabled in inference mode around what needs none",)
 def run(program: str, folder: Path, level: str) -> Any:
     script = folder / "program.py"
     script.write_text(textwrap.dedent(program), encoding="utf-8")
+    gc.collect()  # graphs that programs before left in cycles are not of this recording
     try:
         with gradprobe.record(level=level) as recording:
             alive = runpy.run_path(str(script), run_name="__main__")
