@@ -11,6 +11,9 @@ from gradprobe.advice.manager_sites import EXCHANGED
 from gradprobe.report.document import Document, FindingItem, Section, Table
 from gradprobe.report.units import escape_unprintable, format_bytes, format_location, pluralize
 
+_LATER = ("raises", "did not run", "would", "returns", "leaves")
+"""Beginnings of the roles of lines that use, or pass on, what a block leaves."""
+
 
 def to_json(certificates: Sequence[Certificate]) -> str:
     """Return the certificates as a JSON list."""
@@ -55,7 +58,7 @@ def _build_table(certificates: Sequence[Certificate]) -> Table:
             each.reason,
             _describe_speed(each),
             _describe_memory(each),
-            "none" if each.reason in ("none", "not_run") else "yes",
+            "none" if each.reason in ("none", "not_run", "escapes_unknown") else "yes",
             _describe_later(each),
         ]
         for each in certificates
@@ -77,9 +80,7 @@ def _describe_memory(certificate: Certificate) -> str:
 
 
 def _describe_later(certificate: Certificate) -> str:
-    lines = sorted(
-        {each.line for each in certificate.proof if each.role.startswith(("raises", "did not run", "would"))}
-    )
+    lines = sorted({each.line for each in certificate.proof if each.role.startswith(_LATER)})
     return ", ".join(f"line {line}" for line in lines) or "none"
 
 

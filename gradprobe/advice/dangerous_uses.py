@@ -83,6 +83,8 @@ class DangerousUses:
                 return ""
         if receiver is not None and name in _MODULE_WRITES and self._flow.holds_in_modules() and not on_tensor:
             return f"call {name}, which may write a tensor of the block"
+        if name == "step" and self._flow.places.get(("attribute", "", "state")):
+            return "call step, which may write a tensor of the block that is in the optimizer's state"
         if any(keyword.arg == "out" and self._flow.kind(keyword.value, scope) for keyword in call.keywords):
             return "write a tensor of the block as out="
         met = on_tensor or any(self._flow.kind(each, scope) for each in given)

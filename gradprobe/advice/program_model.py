@@ -94,6 +94,12 @@ class ProgramModel:
             node.name: node for file in files for node in ast.walk(file.tree) if isinstance(node, ast.ClassDef)
         }
 
+    def list_fields(self, name: str) -> list[str]:
+        """Return the annotated fields of a class of the program in the order of its constructor."""
+        node = self.classes.get(name)
+        body = node.body if node is not None else []
+        return [e.target.id for e in body if isinstance(e, ast.AnnAssign) and isinstance(e.target, ast.Name)]
+
     def _add_body(self, scope: Scope, body: Sequence[ast.stmt], modes: tuple[str, ...]) -> None:
         for node in body:
             if isinstance(node, _DEFINITIONS):

@@ -7,7 +7,7 @@ count. What an operator returns outside of the block is a normal tensor, except 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from gradprobe.advice.plain_values import called_name, is_plain
 from gradprobe.advice.program_model import Key, ProgramModel, Scope, Statement
@@ -88,6 +88,7 @@ class TensorFlow:
             and any(kinds)
         ):
             self._add(("attribute", "", named), IS, statement)
+        self._follow_fields(call, kinds, statement)
         if inside and self._is_result(statement):
             return  # what functions do with their arguments in the block is in the block too
         for callee in self.list_callees(call, scope):
@@ -99,6 +100,14 @@ class TensorFlow:
             for keyword in call.keywords:
                 if keyword.arg in callee.variables:
                     self._add(("variable", callee.key, keyword.arg or ""), self.kind(keyword.value, scope), statement)
+
+    def _follow_fields(self, call: ast.Call, kinds: Sequence[int], statement: Statement) -> None:
+        """Note the fields of an object whose class lists them instead of writing ``__init__``, as a data class does."""
+        fields = self._program.list_fields(called_name(call))
+        names = [*fields[: len(call.args)], *[""] * (len(call.args) - len(fields)), *(k.arg for k in call.keywords)]
+        for name, kind in zip(names, kinds, strict=True):
+            if name in fields:
+                self._add(("attribute", "", name), kind, statement)
 
     def list_callees(self, call: ast.Call, scope: Scope) -> Iterator[Scope]:
         """Yield the functions of the program that a call may reach, by name."""

@@ -35,6 +35,13 @@ HARMFUL = {
         "def resume(keeper, saved):\n    keeper.load_state_dict(saved)  # unrun"
     ),
 }
+HARMFUL["field"] = (
+    "class Sample:\n    value: torch.Tensor\n\n\ndef draw(x):\n    return Sample(features(x))  # ran\n\n\n"
+    "def learn(w, sample):\n    return w * sample.value  # unrun"
+)
+HARMFUL["optimizer"] = (
+    "def resume(opt, w, x):\n    opt.state[w]['average'] = features(x)  # ran\n\n\ndef train(opt):\n    opt.step()  # unrun"
+)
 HARMLESS = {
     "raises": "def later(x):\n    raise ValueError(features(x) * w)  # quiet",
     "prints": "def later(x):\n    print(features(x).shape, features(x).mean())  # quiet",
