@@ -258,7 +258,7 @@ void note_export(Observer& observer, const at::Tensor& tensor, const py::object&
   observer.log_of(this_thread())->note_read(site_at(code, offset, name), made);
   if (!is_shared) return;
   auto* storage = storage_of(impl);
-  if (storage == nullptr || !UnseenWrites::can_be_read(*storage)) return;
+  if (storage == nullptr || !can_be_read(*storage)) return;
   const FlowNode site = site_at(code, offset, "");
   const void* counter = counter_of(impl);
   const uint32_t version = counter == nullptr ? 0 : impl->version_counter().current_version();
@@ -306,7 +306,7 @@ py::tuple find_flow(const at::Tensor& tensor) {
 
 py::list held_by_program(Observer& observer) {
   py::list found;
-  for (const auto& [creation, graphs] : held_graphs(observer.logs())) {
+  for (const auto& [creation, graphs] : held_graphs(*observer.log_of(this_thread()), observer.logs())) {
     py::list heads;
     for (const auto& head : graphs.heads) heads.append(stolen(THPVariable_Wrap(head)));
     found.append(py::make_tuple(place_of(creation.code, creation.offset), borrowed(Names::global().object(creation.op)), heads,

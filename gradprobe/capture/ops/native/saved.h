@@ -104,8 +104,8 @@ class NodeType {
       const auto variables = list_saved_variables(node);
       learn(*node, variables);
       for (const SavedVariable* variable : variables) see(*variable);
-    } catch (const std::exception&) {  // a node of another library, which PyTorch cannot list
-      is_listed_ = false;
+    } catch (const std::exception&) {  // a node of another library, which PyTorch cannot list, or one that a backward has freed
+      is_listed_ = learnt_ > 0;
     }
   }
 

@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <unordered_set>
 
 namespace gradprobe {
 
@@ -237,6 +238,9 @@ class ThreadLog {
     cleared_[site].insert(leaf);
   }
 
+  // The storages that the thread has set to one number since the last call, by address.
+  std::unordered_set<const c10::StorageImpl*> take_zeroed() { return std::exchange(zeroed_, {}); }
+
   // The leaves whose gradients from this backward were cleared, empty after it has been asked for often enough.
   std::set<FlowId> take_cleared(FlowId site) {
     const auto found = cleared_.find(site);
@@ -330,7 +334,7 @@ class ThreadLog {
   }
 
  private:
-  static constexpr size_t MAX_MARKS = 100'000, MAX_SUSPECTS = 10'000, MAX_VIEWS = 64, MAX_RESULTS = 8,
+  static constexpr size_t MAX_MARKS = 100'000, MAX_SUSPECTS = 10'000, MAX_ZEROED = 10'000, MAX_VIEWS = 64, MAX_RESULTS = 8,
                           SPARE_INFERENCE = 256, FIRST_LOOK_AT_GROWTH = 48;
   static constexpr int MAX_LOOKS_AT_CLEARED = 3;
   static constexpr uint64_t FIRST_STEPS = 64, STEPS_PER_LOOK = 17, MAX_UNCLAIMED = 256, MAX_OPS_UNCLAIMED = 64;
@@ -420,6 +424,7 @@ class ThreadLog {
     }
     if (!call.writes.empty()) {
       count_writes(call, caller, counts);
+      if (call.plan->zeroes) note_zeroed(call);
       if (caller.phase != BACKWARD) leaf_writes_ += std::any_of(call.arguments.begin(), call.arguments.end(), [&call](const auto& argument) {
         return (argument.requires_grad || argument.is_data_of_leaf) && call.is_written(argument.impl);
       });
@@ -543,15 +548,19 @@ class ThreadLog {
         counts[VERSION_BUMPS] +=
             now == write.counter ? static_cast<int64_t>(impl->version_counter().current_version()) - write.version : 1;
       }
+      if (!write.is_saved) continue;
       auto* storage = storage_of(impl);
-      if (storage == nullptr || caller.phase == BACKWARD) continue;
-      const auto checked = SavedStorages::global().find_counter(storage);
-      if (!checked) continue;
       if (suspects_.size() >= MAX_SUSPECTS) suspects_.clear();
       suspects_[reinterpret_cast<uintptr_t>(storage)] = {caller.code, caller.offset};
       const CallSite place{caller.code, caller.offset};
-      UnseenWrites::global().on_write(storage, {{number_in_torch_, call.before}, place, write.counter, *checked != write.counter});
+      UnseenWrites::global().on_write(
+          storage, {{number_in_torch_, call.before}, place, write.counter, write.is_unseen, write.range, write.contents});
     }
+  }
+
+  void note_zeroed(const Call& call) {
+    if (zeroed_.size() >= MAX_ZEROED) zeroed_.clear();
+    for (const auto& write : call.writes) zeroed_.insert(storage_of(write.tensor.unsafeGetTensorImpl()));
   }
 
   // Reads the nodes that an operator constructed: the name of the last one, those of others, and what they saved.
@@ -876,6 +885,7 @@ class ThreadLog {
   Stretches stretches_;
   int64_t leaf_writes_ = 0;  // the number of operators that have written to leaves or to their memory
   FlowId latest_backward_ = NO_FLOW;
+  std::unordered_set<const c10::StorageImpl*> zeroed_;
   std::map<FlowId, std::set<FlowId>> cleared_;  // by backward, the leaves whose gradients were cleared
   std::map<FlowId, int> looks_at_cleared_;
   uint64_t forgiven_ = 0;  // the number of nodes that the thread had constructed at its latest exception
