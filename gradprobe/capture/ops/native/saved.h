@@ -208,7 +208,7 @@ class SavedStorages {
   };
 
   struct Shard {
-    static constexpr size_t SPARE = 8;
+    static constexpr size_t SPARE = 2;
 
     SpinLock lock;
     std::unordered_map<c10::StorageImpl*, Entry> entries;
