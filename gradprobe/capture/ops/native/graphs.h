@@ -130,7 +130,7 @@ struct BackwardPass {
 // Adds the writes to what a node saved that the graph has not seen.
 inline void add_unseen_writes(ThreadLog& log, const c10::intrusive_ptr<Node>& node, std::vector<UnseenWrite>& found) {
   constexpr size_t MAX_FOUND = 8;
-  log.visit_saved(node, [&](const SavedVariable& variable) {
+  log.nodes().visit_saved(node, [&](const SavedVariable& variable) {
     if (found.size() >= MAX_FOUND || variable.has_hooks()) return;
     const auto tensor = variable.get_raw_data();
     if (!tensor || !tensor->defined()) return;
@@ -186,10 +186,10 @@ inline BackwardPass begin_backward(const Logs& logs, ThreadLog* own, const FlowN
 // Adds up the bytes of the storages that nodes of PyTorch saved, each storage once.
 class SavedBytes {
  public:
-  explicit SavedBytes(ThreadLog& log) : log_(log) {}
+  explicit SavedBytes(NodeReader& reader) : reader_(reader) {}
 
   void add(const c10::intrusive_ptr<Node>& node) {
-    log_.visit_saved(node, [this](const SavedVariable& variable) {
+    reader_.visit_saved(node, [this](const SavedVariable& variable) {
       if (variable.has_hooks()) return;
       const auto tensor = variable.get_raw_data();
       if (!tensor || !tensor->defined()) return;
@@ -203,7 +203,7 @@ class SavedBytes {
   int64_t take() { return std::exchange(bytes_, 0); }
 
  private:
-  ThreadLog& log_;
+  NodeReader& reader_;
   std::unordered_set<const void*> storages_;
   int64_t bytes_ = 0;
 };
@@ -232,7 +232,7 @@ inline std::vector<std::pair<Creation, HeldGraphs>> held_graphs(ThreadLog& own, 
                living.end());
   std::sort(living.begin(), living.end(), [](const auto& one, const auto& other) { return one.second.made > other.second.made; });
   std::map<std::tuple<PyCodeObject*, int, NameId>, std::pair<Creation, HeldGraphs>> groups;
-  SavedBytes saved(own);
+  SavedBytes saved(own.nodes());
   GraphWalk walk([&saved](const c10::intrusive_ptr<Node>& node) { saved.add(node); });
   for (const auto& [tensor, creation] : living) {
     const bool has_own = walk.add(tensor);

@@ -242,7 +242,7 @@ py::tuple note_backward(Observer& observer, const std::vector<at::Tensor>& roots
   const auto pass = begin_backward(logs, own.get(), site_at(code, call.offset, call.is_grad ? "autograd.grad" : "backward"), roots,
                                    !call.is_grad);
   py::object part = py::none();
-  if (!call.is_grad && !call.is_in_step && own->sees_all_steps()) {
+  if (!call.is_grad && !call.is_in_step && own->iterations().sees_all_steps()) {
     note_gradients(*own, pass.site, pass.leaves);
     auto cleared = own->take_cleared(pass.site);
     if (!cleared.empty()) part = describe_part(PartOfGraph(logs, std::move(cleared)).find(roots));
@@ -383,8 +383,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
              log.watches_inference = watches_inference;
            })
       .def("set_quiet", [](ThreadLog& log, bool is_quiet) { log.is_quiet = is_quiet; })
-      .def("take_inference_tensors", [](ThreadLog& log) { return describe_all(log.take_inference_tensors()); })
-      .def("views_of_older", [](ThreadLog& log, int64_t moment) { return describe_all(log.views_of_older(moment)); })
+      .def("take_inference_tensors", [](ThreadLog& log) { return describe_all(log.recent().take_inference_tensors()); })
+      .def("views_of_older", [](ThreadLog& log, int64_t moment) { return describe_all(log.recent().views_of_older(moment)); })
       .def("origins_between",
            [](ThreadLog& log, uint64_t first, uint64_t last) {
              py::list found;
