@@ -20,6 +20,9 @@ import torch
 from gradprobe.capture.location.frames import F_LOCALS_IS_SNAPSHOT, forget_locals, walk_frames
 from gradprobe.recording.events import Event
 
+_READS_LOCALS = {"locals", "vars", "dir", "eval", "exec"}
+"""Names by which a function fills the dictionary of its variables itself, which then must not outlive it."""
+
 
 class RunningCall(NamedTuple):
     """Marks of a call: the frame and the instruction that calls it, by identity, its arguments, and where it is."""
@@ -41,7 +44,7 @@ def identify_call(running: FrameType) -> RunningCall:
     local = running.f_locals
     arguments = tuple(id(local.get(name)) for name in code.co_varnames[:number])
     has_results = any(isinstance(local.get(name), torch.Tensor) for name in code.co_varnames[number:])
-    snapshot = local if F_LOCALS_IS_SNAPSHOT else None
+    snapshot = local if F_LOCALS_IS_SNAPSHOT and _READS_LOCALS.isdisjoint(code.co_names) else None
     del local
     forget_locals([running])
     place = (id(running), id(caller), -1 if caller is None else caller.f_lasti)
