@@ -188,6 +188,7 @@ class ThreadRegistry:
         self._threads.clear()
         self._depths.clear()
         observer, self._observer = self._observer, None
+        self.flow.abandon()
         if observer is not None:
             self._safely(observer.abandon)
         self._safely(self._patches.restore)

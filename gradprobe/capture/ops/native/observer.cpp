@@ -26,6 +26,7 @@ class Registrations : public c10::OpRegistrationListener {
 // and logs are theirs alone: a child uses none of those that it inherits.
 void lock_all() {
   observers_lock.lock();
+  orphans_lock.lock();
   Names::global().lock();
   Creations::global().lock();
   SavedStorages::global().lock();
@@ -41,6 +42,7 @@ void unlock_all() {
   SavedStorages::global().unlock();
   Creations::global().unlock();
   Names::global().unlock();
+  orphans_lock.unlock();
   observers_lock.unlock();
 }
 

@@ -123,9 +123,11 @@ class ThreadLog {
   void flush() {
     std::unique_lock<std::recursive_mutex> turn(emitting_, std::try_to_lock);
     if (!turn.owns_lock()) {
-      // Another thread emits them, and may need the GIL for it.
-      py::gil_scoped_release release;
+      // Another thread emits them, and may need the GIL for it. Not by a guard: where the interpreter ends, it ends a thread that
+      // waits for the GIL by unwinding, which no destructor may do.
+      PyThreadState* const thread = PyEval_SaveThread();
       turn.lock();
+      PyEval_RestoreThread(thread);
     }
     Batch taken;
     {
