@@ -210,3 +210,19 @@ def test_a_tensor_that_is_kept_harmlessly_is_not_reported(name: str, tmp_path: P
     _, recording = findings(HARMLESS[name], tmp_path)
     assert "GP404" not in set(recording.findings["rule"])
     assert list(recording.lifecycle.query("event == 'created'")["status"]) == ["seen"], "it is still in the table"
+
+
+def test_what_another_recording_of_the_process_ran_is_not_read(tmp_path: Path) -> None:
+    other = """
+        class Queue:
+            def put(self, item):
+                with torch.no_grad():
+                    return item + 1
+        for each in [Queue()]:
+            each.put(torch.ones(2))
+    """
+    findings(other, tmp_path)
+    (tmp_path / "later").mkdir()
+    text, recording = findings(FAILING["attribute"], tmp_path / "later")
+    foretold = recording.lifecycle.query("status == 'foretold'")
+    assert set(foretold["event_line"]) == {n for n, line in enumerate(text.splitlines(), 1) if "# fails" in line}
