@@ -71,8 +71,8 @@ def test_a_name_that_is_missing_is_imported() -> None:
 
 def test_a_diff_names_the_changed_lines_only() -> None:
     file = read(PROGRAM)
-    diff = make_diff("program.py", file.text, exchange_in_source(file, file.sites[:1]))
-    assert [line for line in diff.splitlines() if line[:1] in "+-"][2:] == [
+    diff = make_diff("program.py", file.text.encode(), exchange_in_source(file, file.sites[:1]).encode())
+    assert [line for line in diff.decode().splitlines() if line[:1] in "+-"][2:] == [
         "-    @torch.no_grad()   # keeps  its spacing",
         "+    @torch.inference_mode()   # keeps  its spacing",
     ]

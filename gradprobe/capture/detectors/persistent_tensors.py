@@ -6,8 +6,9 @@ read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from types import CodeType, FrameType
 from typing import Any
 
@@ -43,12 +44,22 @@ _VIEWS = frozenset(
     + ("reshape", "split", "chunk", "unbind", "as_strided", "diagonal", "flatten", "unflatten")
 )
 _MAX_TENSORS_OF_LINE = 4
+_LAST_KEY = re.compile(r"\[[^\[\]]*\]\Z")
 
 
 def describe_use(op: str) -> str:
     """Return what an operator does with an operand, as far as its name says it."""
     name = op.removeprefix("aten.").partition(".")[0]
     return "copied" if name in _COPIES else "viewed" if name in _VIEWS else "read"
+
+
+def name_together(places: Sequence[PersistentPlace]) -> PersistentPlace:
+    """Return the first place, without the key if several items of one container hold tensors of the same line."""
+    first = places[0]
+    if len({place.name for place in places}) == 1:
+        return first
+    names = {_LAST_KEY.sub("[...]", place.name) for place in places}
+    return replace(first, name=names.pop()) if len(names) == 1 else first
 
 
 @dataclass
@@ -110,11 +121,15 @@ class PersistentTensorDetector:
         if not waiting:
             return
         found = find_persistent_places(set(waiting), self._log.codes, frame, self._roots())
+        items: dict[tuple[int, str, str], list[PersistentPlace]] = {}
+        for number, place in found.items():
+            items.setdefault((id(waiting[number][0]), place.owner, place.key), []).append(place)
         for number, place in found.items():
             line, record = waiting[number]
-            if place not in line.places:
-                line.places.add(place)
-                self._report(line, record, place)
+            named = name_together(items[id(line), place.owner, place.key])
+            if named not in line.places:
+                line.places.add(named)
+                self._report(line, record, named)
 
     def _report(self, line: _Line, record: CreationRecord, place: PersistentPlace) -> None:
         tensor = record[0]()
