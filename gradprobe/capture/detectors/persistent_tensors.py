@@ -7,6 +7,7 @@ read.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from types import CodeType, FrameType
@@ -16,8 +17,9 @@ from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.detectors.escaped_inference_tensors import find_creation_block, locate_creation
 from gradprobe.capture.detectors.refusal_stories import find_source
+from gradprobe.capture.location.code_phases import find_code_phase
 from gradprobe.capture.location.persistent_places import PersistentPlace, find_persistent_places
-from gradprobe.phases import current_phase
+from gradprobe.phases import AFTER_BACKWARD, current_phase
 
 KEPT_INFERENCE_TENSOR = "kept-inference-tensor"
 """Name, in the place of a rule, of the detections of inference tensors that are kept."""
@@ -93,7 +95,10 @@ class PersistentTensorDetector:
         if line is None:
             if len(self._lines) == _MAX_LINES or record[2] is None:
                 return
-            line = self._lines[key] = _Line(phase=current_phase())
+            phase = current_phase()
+            if phase in ("", AFTER_BACKWARD):
+                phase = find_code_phase(record[2], sys._getframe(1)) or phase
+            line = self._lines[key] = _Line(phase=phase)
             self._calls, self.has_new_lines = 0, True
         line.records = [*line.records[-_MAX_TENSORS_OF_LINE + 1 :], record]
 
