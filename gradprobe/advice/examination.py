@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from gradprobe.advice.applied_edits import AppliedEdits, write_source
 from gradprobe.advice.certificate import KEEP, SWAP, Certificate
 from gradprobe.advice.examiner import Examiner
+from gradprobe.advice.library_results import is_test_file
 from gradprobe.advice.manager_sites import Site, SourceFile
 from gradprobe.advice.program_files import list_other_files, read_source
 from gradprobe.advice.program_runs import ProgramRunner
@@ -137,7 +138,7 @@ def examine(
     """
     recorded = list_recorded_lines(recordings) if recordings else {}
     paths = [*sources, *(Path(file) for file in recorded if not _is_inside(file, sources))]
-    files = [read_source(path) for path in list_python_files(paths)] if paths else []
+    files = [read_source(path) for path in _list_examined(paths, has_tests=bool(command))]
     sites = [site for file in files for site in file.sites]
     if recorded and not sources:
         sites = [site for site in sites if _was_recorded(site, recorded)]
@@ -163,6 +164,13 @@ def examine(
     by_name = {file.file: file for file in files}
     proven = [_add_patch(each, by_name, certificates) for each in certificates]
     return Examination(proven, remarks, by_name, settings, unsteady)
+
+
+def _list_examined(paths: Sequence[Path], *, has_tests: bool) -> Iterator[Path]:
+    """Yield the files to examine: those that are named, and those of folders, of which the tests are left out."""
+    for path in paths:
+        found = list_python_files([path])
+        yield from (file for file in found if path.is_file() or not (has_tests and is_test_file(str(file))))
 
 
 def _add_patch(certificate: Certificate, files: dict[str, SourceFile], among: Sequence[Certificate]) -> Certificate:
