@@ -26,6 +26,7 @@ MAX_NAME = 200
 """Maximum number of characters of a name."""
 
 AFTER_BACKWARD, CAPTURE, COMPILATION = "after backward", "graph capture", "compilation"
+SAVE, LOAD, IMPORT, CONSTRUCTION = "save", "load", "import", "construction"
 """Names of the phases that gradprobe finds."""
 
 _DECORATED = -1

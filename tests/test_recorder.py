@@ -16,6 +16,7 @@ import torch
 
 import gradprobe
 from gradprobe.recorder import Recorder, get_session
+from gradprobe.recording.sqlite_file import read_file
 from gradprobe.recording.writer import Writer
 from gradprobe.tables import columns
 from gradprobe.tables.ledger_columns import CUSTODY, FLOW, GRAPHS, PARAMETERS
@@ -324,6 +325,16 @@ def test_overlapping_recordings_have_each_what_happened_between_their_start_and_
         second.stop()
     assert [row[0] for row in events(one)] == ["no_grad", "enable_grad"]
     assert [row[0] for row in events(two)] == ["enable_grad", "enable_grad", "inference_mode", "inference_mode"]
+
+
+def test_a_recording_has_the_places_that_it_refers_to_and_not_those_of_the_one_before(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        with gradprobe.record(tmp_path / f"{name}.gradprobe", level="ops"):
+            exec(compile("with torch.no_grad():\n    torch.ones(1)\n", f"{name}.py", "exec"), {"torch": torch})
+    contents = read_file(tmp_path / "second.gradprobe")
+    files = {site.file for site in contents.sites.values() if not site.internal}
+    assert "second.py" in files
+    assert "first.py" not in f"{files} {contents.notes}"
 
 
 def test_every_number_of_the_tables_with_a_clock_of_our_own(clock: FakeClock, tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from gradprobe.report.units import escape_unprintable, format_bytes, format_loca
 _LATER = ("raises", "did not run", "would", "returns", "leaves")
 """Beginnings of the roles of lines that use, or pass on, what a block leaves."""
 
+_MAX_SHOWN = 12
+"""Maximum number of lines of proof that the report shows of a site."""
+
 
 def to_json(certificates: Sequence[Certificate]) -> str:
     """Return the certificates as a JSON list."""
@@ -85,8 +88,11 @@ def _describe_later(certificate: Certificate) -> str:
 
 
 def _build_item(certificate: Certificate) -> FindingItem:
-    site = certificate.site
-    related = [(escape_unprintable(each.role), format_location(each.file, each.line)) for each in certificate.proof]
+    site, shown = certificate.site, certificate.proof[:_MAX_SHOWN]
+    related = [(escape_unprintable(each.role), format_location(each.file, each.line)) for each in shown]
+    left = len(certificate.proof) - len(shown)
+    if left:
+        related.append((f"and {pluralize(left, 'more line')}", "in the file of -o OUT.json"))
     together = f" Only together with line {', '.join(map(str, certificate.together))}." if certificate.together else ""
     fix = f"use torch.{EXCHANGED[site.manager]} here.{together}" if certificate.verdict == SWAP else ""
     return FindingItem(

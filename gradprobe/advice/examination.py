@@ -9,10 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gradprobe.advice.applied_edits import AppliedEdits, write_source
 from gradprobe.advice.certificate import KEEP, SWAP, Certificate
 from gradprobe.advice.examiner import Examiner
+from gradprobe.advice.library_results import is_test_file
 from gradprobe.advice.manager_sites import Site, SourceFile
+from gradprobe.advice.program_files import list_other_files, read_source
 from gradprobe.advice.program_runs import ProgramRunner
+from gradprobe.advice.recorded_sites import find_recorded_program, list_recorded_lines
+from gradprobe.advice.run_differences import list_differences
+from gradprobe.advice.run_request import Outcome
 from gradprobe.advice.source_edits import add_comments, exchange_in_source, make_diff
 from gradprobe.errors import GradprobeError
 from gradprobe.scan.source_files import list_python_files
@@ -26,37 +32,58 @@ class Examination:
     remarks: list[str]
     _files: dict[str, SourceFile]
     _settings: dict[str, Any]
+    _unsteady: frozenset[str] = frozenset()
+    """Names of differences between two runs of the unchanged program."""
 
-    def make_patch(self) -> str:
-        """Return one unified diff of all that was proven."""
+    def make_patch(self) -> bytes:
+        """Return one unified diff of all that was proven, each file in its own encoding."""
         chosen = [each.site for each in self.certificates if each.verdict == SWAP]
-        return "".join(_diff(self._files[file], sites) for file, sites in _group(chosen))
+        return b"".join(_diff(self._files[file], sites) for file, sites in _group(chosen))
 
     def apply(self) -> list[str]:
-        """Edit the files, run the program again, and return the places of the edits that were taken back."""
+        """Edit the files, run the program again, and return the places of the edits that were taken back.
+
+        Raises:
+            GradprobeError: A file has changed since it was read, or cannot be written.
+        """
+        edits = AppliedEdits(self._files)
         groups = self._list_groups()
         if not groups:
             return []
-        with ProgramRunner(**self._settings) as runner:
-            before = runner.run()
-            self._write([site for group in groups for site in group])
-            if _is_same(before, runner.run()):
-                return []
-            kept: list[Site] = []
-            failed: list[str] = []
-            for group in groups:
-                self._write([*kept, *group])
-                if _is_same(before, runner.run()):
-                    kept += group
-                else:
-                    failed += [f"{site.file}:{site.line}" for site in group]
-            self._write(kept)
-        return failed
+        try:
+            with ProgramRunner(**self._settings) as runner:
+                before = runner.run()
+                runner.limits.expect(before.seconds)
+                kept = self._find_agreeing(groups, lambda sites: self._agrees(edits, sites, runner, before))
+        except BaseException:
+            edits.write([])
+            raise
+        edits.write([site for group in kept for site in group])
+        return [f"{site.file}:{site.line}" for group in groups if group not in kept for site in group]
+
+    def _find_agreeing(self, groups: list[list[Site]], agrees: Callable[[Sequence[Site]], bool]) -> list[list[Site]]:
+        """Return all groups if the program does the same with them, or else those that it does the same with one by one."""
+        if agrees([site for group in groups for site in group]):
+            return groups
+        kept: list[list[Site]] = []
+        for group in groups if len(groups) > 1 else []:
+            if agrees([site for each in (*kept, group) for site in each]):
+                kept.append(group)
+        return kept
+
+    def _agrees(self, edits: AppliedEdits, sites: Sequence[Site], runner: ProgramRunner, before: Outcome) -> bool:
+        edits.write(sites)
+        after = runner.run()
+        is_complete = not before.is_late and not after.is_late
+        return is_complete and not list(list_differences(before, after, self._unsteady))
 
     def comment(self) -> None:
-        """Write the reason above each line that is to stay."""
-        for file, certificates in self._list_kept():
-            text = Path(file).read_text()
+        """Write the reason above each line that is to stay.
+
+        Raises:
+            GradprobeError: A file cannot be written.
+        """
+        for name, certificates in self._list_kept():
             lines = [
                 (
                     each.site.line,
@@ -64,7 +91,8 @@ class Examination:
                 )
                 for each in certificates
             ]
-            Path(file).write_text(add_comments(text, lines))
+            file = read_source(Path(name))
+            write_source(file, add_comments(file.text, lines))
 
     def _list_kept(self) -> list[tuple[str, list[Certificate]]]:
         kept = [each for each in self.certificates if each.verdict == KEEP and each.reason != "none"]
@@ -84,13 +112,6 @@ class Examination:
             else:
                 groups.append([each.site])
         return groups
-
-    def _write(self, sites: Sequence[Site]) -> None:
-        for file, source in self._files.items():
-            chosen = [site for site in sites if site.file == file]
-            text = exchange_in_source(source, chosen)
-            if Path(file).read_text() != text:
-                Path(file).write_text(text)
 
 
 def examine(
@@ -115,20 +136,15 @@ def examine(
     Raises:
         GradprobeError: A path cannot be read, or there is nothing to run.
     """
-    recorded = dict(_list_recorded(recordings))
+    recorded = list_recorded_lines(recordings) if recordings else {}
     paths = [*sources, *(Path(file) for file in recorded if not _is_inside(file, sources))]
-    files = [_read(path) for path in list_python_files(paths)] if paths else []
+    files = [read_source(path) for path in _list_examined(paths, has_tests=bool(command))]
     sites = [site for file in files for site in file.sites]
     if recorded and not sources:
         sites = [site for site in sites if _was_recorded(site, recorded)]
-    words, is_script = _choose_program(sources, files, recordings, command)
+    words, is_script = _choose_program(sources, recordings, command)
     if not sites:
         return Examination([], [], {}, {})
-    if is_script and os.path.abspath(words[0]) not in {file.file for file in files}:
-        files.append(_read(Path(words[0])))
-    files += [
-        each for each in _list_neighbours(files, words if is_script else []) if each.file not in {f.file for f in files}
-    ]
     settings: dict[str, Any] = {
         "words": words,
         "is_script": is_script,
@@ -137,12 +153,24 @@ def examine(
         "preload": ["torch._dynamo"] if any("optim" in f.text or "compile" in f.text for f in files) else [],
     }
     with ProgramRunner(**settings) as runner:
-        examiner = Examiner(runner, files, sites, report, is_timed=is_timed, is_library=not is_script)
+        report("running the program as it is")
+        first = runner.run()
+        files += list_other_files(files, words[0] if is_script else None, first.modules)
+        runner.own = settings["own"] = [file.file for file in files]
+        examiner = Examiner(runner, files, sites, first, report, is_timed=is_timed, is_library=not is_script)
         certificates = examiner.examine()
         remarks = examiner.remarks
+        unsteady = frozenset(examiner.unsteady)
     by_name = {file.file: file for file in files}
     proven = [_add_patch(each, by_name, certificates) for each in certificates]
-    return Examination(proven, remarks, by_name, settings)
+    return Examination(proven, remarks, by_name, settings, unsteady)
+
+
+def _list_examined(paths: Sequence[Path], *, has_tests: bool) -> Iterator[Path]:
+    """Yield the files to examine: those that are named, and those of folders, of which the tests are left out."""
+    for path in paths:
+        found = list_python_files([path])
+        yield from (file for file in found if path.is_file() or not (has_tests and is_test_file(str(file))))
 
 
 def _add_patch(certificate: Certificate, files: dict[str, SourceFile], among: Sequence[Certificate]) -> Certificate:
@@ -150,15 +178,15 @@ def _add_patch(certificate: Certificate, files: dict[str, SourceFile], among: Se
         return certificate
     site = certificate.site
     partners = [o.site for o in among if o.site.line in certificate.together and o.site.file == site.file]
-    return replace(certificate, patch=_diff(files[site.file], [site, *partners]))
+    return replace(certificate, patch=_diff(files[site.file], [site, *partners]).decode(errors="replace"))
 
 
-def _diff(file: SourceFile, sites: Sequence[Site]) -> str:
-    return make_diff(file.file, file.text, exchange_in_source(file, sites))
+def _diff(file: SourceFile, sites: Sequence[Site]) -> bytes:
+    return make_diff(file.file, file.encode(file.text), file.encode(exchange_in_source(file, sites)))
 
 
 def _choose_program(
-    sources: Sequence[Path], files: Sequence[SourceFile], recordings: Sequence[Path], command: Sequence[str] | None
+    sources: Sequence[Path], recordings: Sequence[Path], command: Sequence[str] | None
 ) -> tuple[list[str], bool]:
     """Return the words of the program to run, and whether they are a script with its arguments."""
     if command:
@@ -170,30 +198,10 @@ def _choose_program(
     scripts = [path for path in sources if path.is_file()]
     if len(sources) == 1 and scripts:
         return [str(scripts[0])], True
-    program = _find_recorded_program(recordings, files) if recordings and not sources else None
+    program = find_recorded_program(recordings) if recordings else None
     if program is not None:
         return [program], True
     raise GradprobeError("cannot tell what to run: name one script, or the command that tests the program with --test")
-
-
-def _find_recorded_program(recordings: Sequence[Path], files: Sequence[SourceFile]) -> str | None:
-    from gradprobe.stored_recordings import merge
-
-    name = merge(list(recordings)).environment.get("program")
-    return next((file.file for file in files if name and os.path.basename(file.file) == name), None)
-
-
-def _list_recorded(recordings: Sequence[Path]) -> Iterator[tuple[str, set[int]]]:
-    if not recordings:
-        return
-    from gradprobe.stored_recordings import merge
-
-    sites = merge(list(recordings)).sites
-    lines: dict[str, set[int]] = {}
-    for file, line, manager in zip(sites["file"], sites["line"], sites["manager"], strict=True):
-        if manager in ("no_grad", "inference_mode") and isinstance(file, str) and os.path.isfile(file):
-            lines.setdefault(os.path.abspath(file), set()).add(int(line))
-    yield from lines.items()
 
 
 def _was_recorded(site: Site, recorded: dict[str, set[int]]) -> bool:
@@ -203,53 +211,12 @@ def _was_recorded(site: Site, recorded: dict[str, set[int]]) -> bool:
     return any(line in lines for line in (site.line, *covered))
 
 
-def _list_neighbours(files: Sequence[SourceFile], words: Sequence[str]) -> Iterator[SourceFile]:
-    """Yield the modules beside a script that it imports, which belong to the program too."""
-    if not words:
-        return
-    folder = Path(words[0]).resolve().parent
-    waiting, seen = list(files), {file.file for file in files}
-    while waiting:
-        for name in _list_imported(waiting.pop()):
-            for path in (folder / f"{name.replace('.', '/')}.py", folder / name.replace(".", "/") / "__init__.py"):
-                if path.is_file() and str(path) not in seen:
-                    seen.add(str(path))
-                    file = _read(path)
-                    waiting.append(file)
-                    yield file
-
-
-def _list_imported(file: SourceFile) -> Iterator[str]:
-    import ast
-
-    for node in ast.walk(file.tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _read(path: Path) -> SourceFile:
-    file = os.path.abspath(path)
-    try:
-        return SourceFile(file, Path(file).read_text())
-    except (OSError, SyntaxError, ValueError) as error:
-        raise GradprobeError(f"cannot read {path}: {error}; name a Python file") from None
-
-
 def _group(sites: Sequence[Site]) -> list[tuple[str, list[Site]]]:
     return [(file, [site for site in sites if site.file == file]) for file in sorted({site.file for site in sites})]
 
 
 def _is_inside(file: str, sources: Sequence[Path]) -> bool:
     return any(file == os.path.abspath(path) or file.startswith(os.path.abspath(path) + os.sep) for path in sources)
-
-
-def _is_same(before: Any, after: Any) -> bool:
-    from gradprobe.advice.run_differences import find_differences
-
-    return not find_differences(before, after)
 
 
 def _where(certificate: Certificate) -> str:

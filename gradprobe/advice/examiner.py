@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from gradprobe.advice.site_runs import SiteRuns
 from gradprobe.advice.source_edits import enclose_in_normal_mode
 from gradprobe.advice.source_hook import MARK
 from gradprobe.advice.unrun_lines import find_unrun_lines
+from gradprobe.report.units import pluralize
 
 
 class Examiner:
@@ -29,6 +31,7 @@ class Examiner:
         runner: Runs the program.
         files: The files of the program.
         sites: The sites to examine.
+        first: The run of the program as it is.
         report: Takes a line about progress.
         is_timed: Whether to measure what an exchange gains.
         is_library: Whether code that is not among the files may call the program's public functions.
@@ -39,6 +42,7 @@ class Examiner:
         runner: ProgramRunner,
         files: Sequence[SourceFile],
         sites: Sequence[Site],
+        first: Outcome,
         report: Callable[[str], None] = lambda text: None,
         *,
         is_timed: bool = True,
@@ -46,7 +50,7 @@ class Examiner:
     ) -> None:
         self._files, self._sites, self._report = list(files), list(sites), report
         self._is_timed, self._is_library = is_timed, is_library
-        self._runs = SiteRuns(runner, files, sites, report)
+        self._runs = SiteRuns(runner, files, sites, first, report)
         self._program = ProgramModel(self._files)
         self._groups = SiteGroups(self._runs, self._program)
 
@@ -56,18 +60,35 @@ class Examiner:
         return self._runs.original.first
 
     @property
+    def unsteady(self) -> list[str]:
+        """Names of differences between two runs of the unchanged program."""
+        return self._runs.original.unsteady
+
+    @property
     def remarks(self) -> list[str]:
         """Sentences about the runs, which a reader of the verdicts has to know."""
-        remarks = [f"The program ran {self._runs.runner.runs} times."]
+        remarks = [f"The program ran {pluralize(self._runs.runner.runs, 'time')}."]
         if self._runs.original.unsteady:
             names = ", ".join(name_difference(each) for each in self._runs.original.unsteady[:4])
             remarks.append(f"It does not repeat itself in {names}; that was not compared.")
-        if self.original.code or self.original.error:
+        ran = {file for file, _ in self._runs.original.trace.lines}
+        missing = sorted({site.file for site in self._sites} - ran)
+        if missing and ran:
+            names = ", ".join(os.path.relpath(file) for file in missing[:4])
+            remarks.append(f"No line ran of {names}: is it the copy that the program imports?")
+        if self._runs.runner.limits.are_spent:
+            remarks.append(
+                f"No run was started after {self._runs.runner.limits.lost_s:.0f} s had passed in runs that did not end; "
+                "raise --timeout, or name a shorter test."
+            )
+        if not self.original.is_late and (self.original.code or self.original.error):
             remarks.append(f"It ends with exit code {self.original.code} as it is. {self.original.error}".strip())
         return remarks
 
     def examine(self) -> list[Certificate]:
         """Return the certificate of each site."""
+        if self._runs.original.is_late:
+            return [_make_late(site, self._runs.original.blocks) for site in self._sites]
         found: dict[Site, Certificate] = {}
         if self._is_library:
             self._examine_groups(found)
@@ -99,7 +120,7 @@ class Examiner:
             return Certificate(site, UNPROVEN, "not_run", "The block did not run.", (proof,))
         outcome = self._runs.exchange([site])
         if outcome.is_late:
-            return Certificate(site, UNPROVEN, "not_repeatable", "The run with the swap did not end in time.")
+            return _make_late(site, f"The run with the swap {outcome.lateness}.")
         differences = self._runs.list_differences(outcome)
         if differences:
             return self._explain(site, differences)
@@ -120,11 +141,14 @@ class Examiner:
         reason = explain_difference(site, self._files, normal, inference, what)
         verdict = KEEP
         if site.manager == "inference_mode":
-            edit = self._find_smaller_edit(site, inference, reason)
-            if edit is None:
+            texts, lines = self._make_smaller_edit(inference, reason)
+            tried = self._runs.run_text(texts) if texts else None
+            if tried is not None and tried.is_late:
+                return _make_late(site, f"{reason.message} The run with a smaller edit {tried.lateness}.")
+            if tried is None or self._runs.list_differences(tried, self._runs.exchange([site])):
                 verdict = SWAP
             else:
-                reason = replace(reason, message=f"{reason.message} {edit}")
+                reason = replace(reason, message=f"{reason.message} {_describe_smaller_edit(lines)}")
         blocks = self._runs.original.blocks
         if blocks and reason.name == "results_differ":
             return Certificate(site, UNPROVEN, "not_repeatable", blocks)
@@ -132,24 +156,18 @@ class Examiner:
         proof = (*(Proof(*line) for line in reason.lines), *self._list_created(inference), entered)
         return Certificate(site, verdict, reason.name, reason.message, proof)
 
-    def _find_smaller_edit(self, site: Site, inference: Trace, reason: Reason) -> str | None:
-        """Return the edit that mends a block of inference mode and leaves its mode, if a run shows that there is one."""
+    def _make_smaller_edit(self, inference: Trace, reason: Reason) -> tuple[dict[str, str], list[int]]:
+        """Return the text in which a block of inference mode creates normal tensors, and the lines that this edits."""
         if reason.name not in OF_ESCAPED:
-            return None
+            return {}, []
         texts = dict(self._runs.texts)
         lines = [place for place in self._list_created(inference) if place.file in texts]
         for place in sorted(lines, key=lambda each: each.line, reverse=True):
             changed = enclose_in_normal_mode(SourceFile(place.file, texts[place.file]), place.line)
             if changed is None:
-                return None
+                return {}, []
             texts[place.file] = changed
-        if not lines or self._runs.list_differences(self._runs.run_text(texts), self._runs.exchange([site])):
-            return None
-        where = ", ".join(str(line) for line in sorted({place.line for place in lines}))
-        return (
-            f"The smallest edit is on line {where}: create the tensor under "
-            "`with torch.inference_mode(False), torch.no_grad():`, or pass on a `.clone()` made outside of inference mode."
-        )
+        return (texts if lines else {}), sorted({place.line for place in lines})
 
     def _judge_equal(self, site: Site, verdict: str, exchanged: Sequence[Site], message: str) -> Certificate:
         """Return the verdict on a site if the runs agree: what did not run may still speak against the swap."""
@@ -210,6 +228,10 @@ class Examiner:
             if not kept or self._runs.agrees([*kept, site]):
                 kept.append(site)
                 continue
+            outcome = self._runs.exchange([*kept, site])
+            if outcome.is_late:
+                found[site] = _make_late(site, f"The run with it and what else is recommended {outcome.lateness}.")
+                continue
             lines = tuple(Proof(s.file, s.line, "recommended as well") for s in kept)
             found[site] = Certificate(site, KEEP, "results_differ", "It breaks the program beside the others.", lines)
 
@@ -233,6 +255,17 @@ class Examiner:
         else:
             trace = self._runs.find_trace([site])
         return replace(certificate, kept_bytes=sum(e["bytes"] for e in trace.survivors) if trace is not None else 0)
+
+
+def _describe_smaller_edit(lines: Sequence[int]) -> str:
+    return (
+        f"The smallest edit is on line {', '.join(map(str, lines))}: create the tensor under "
+        "`with torch.inference_mode(False), torch.no_grad():`, or pass on a `.clone()` made outside of inference mode."
+    )
+
+
+def _make_late(site: Site, message: str) -> Certificate:
+    return Certificate(site, UNPROVEN, "timeout", message, (Proof(site.file, site.line, "not tried to its end"),))
 
 
 def _merge_lines(*traces: Trace) -> dict[tuple[str, int], set[int]]:

@@ -153,7 +153,8 @@ def is_test_file(file: str) -> bool:
     """Return whether a file is part of tests, by the names that test frameworks look for."""
     name = os.path.basename(file)
     folders = os.path.dirname(file).split(os.sep)
-    return name.startswith("test_") or name.endswith("_test.py") or name == "conftest.py" or "tests" in folders[-2:]
+    is_in_tests = "tests" in folders[-2:] or folders[-1:] == ["test"]
+    return name.startswith("test_") or name.endswith("_test.py") or name == "conftest.py" or is_in_tests
 
 
 def is_in_place(node: ast.stmt) -> bool:

@@ -7,10 +7,13 @@ formatting, whether it is a decorator, an item of a ``with`` statement or a valu
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from gradprobe.analysis.imported_names import ImportedNames
+from gradprobe.scan.source_text import SourceText, split_lines
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -43,14 +46,28 @@ class Site:
 
 
 class SourceFile:
-    """A file, parsed once, with its sites."""
+    """A file, parsed once, with its sites. Its text has the line ends of the file."""
 
-    def __init__(self, file: str, text: str) -> None:
-        self.file, self.text = file, text
+    def __init__(self, file: str, text: str, encoding: str = "utf-8") -> None:
+        self.file, self.text, self._encoding = file, text, encoding
         self.tree = ast.parse(text)
         imports = [n for n in ast.walk(self.tree) if isinstance(n, ast.Import | ast.ImportFrom)]
         self.names = ImportedNames(imports)
         self.sites = sorted(self._find_sites(), key=lambda site: (site.line, site.start))
+
+    @classmethod
+    def read(cls, path: Path) -> SourceFile:
+        """Read and parse a file.
+
+        Raises:
+            OSError, SyntaxError, ValueError: It cannot be read, or is not Python.
+        """
+        source = SourceText.decode(path.read_bytes())
+        return cls(os.path.abspath(path), "".join(source.lines), source.encoding)
+
+    def encode(self, text: str) -> bytes:
+        """Return a text in the encoding of the file."""
+        return text.encode(self._encoding)
 
     def _find_sites(self) -> Iterator[Site]:
         covered = dict(_list_covered(self.tree))
@@ -95,7 +112,7 @@ def replace_manager(site: Site, expression: str) -> tuple[int, int, int, str]:
 
 def apply_edits(text: str, edits: Iterable[tuple[int, int, int, str]]) -> str:
     """Return ``text`` with each range of a line, in byte columns, replaced."""
-    lines = text.splitlines(keepends=True)
+    lines = split_lines(text)
     for line, start, end, expression in sorted(set(edits), reverse=True):
         data = lines[line - 1].encode()
         lines[line - 1] = (data[:start] + expression.encode() + data[end:]).decode()

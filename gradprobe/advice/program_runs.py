@@ -5,26 +5,23 @@ The user's files are never touched: changed text reaches the program through its
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import xml.etree.ElementTree
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gradprobe.advice.run_request import Outcome, RunRequest, read_state
+from gradprobe.advice.fork_server import ForkServer, end_group
+from gradprobe.advice.run_request import Outcome, RunRequest, read_modules, read_state
+from gradprobe.advice.time_limits import TimeLimits
 from gradprobe.errors import GradprobeError
 
-_NO_END = -1_000
-"""Exit code of a run that did not end in time."""
 _JUNIT_FILE = "tests.xml"
 _USAGE_ERROR = 4
 """Exit code of pytest for a command line that it cannot read."""
@@ -37,7 +34,7 @@ class ProgramRunner:
         words: The words of a command; with ``is_script``, a script and its arguments.
         is_script: Whether to run a script by itself, which shows its state too.
         own: Files and folders of the program.
-        timeout_s: Maximum time of a run, in seconds.
+        timeout_s: Maximum time of a run, and of all runs together that did not end, in seconds.
         preload: Modules that the program's runs would each import for themselves.
     """
 
@@ -50,14 +47,15 @@ class ProgramRunner:
         timeout_s: float,
         preload: Sequence[str] = (),
     ) -> None:
-        self._words, self._own, self._timeout_s = list(words), list(own), timeout_s
+        self._words, self.own = list(words), list(own)
+        self.limits = TimeLimits(timeout_s)
         self._preload = list(preload)
         self.is_script = is_script
         self._pytest_arguments = None if is_script else _read_pytest_arguments(self._words)
         if self._pytest_arguments is not None:
             self._preload.append("pytest")
         self._folder = tempfile.TemporaryDirectory(prefix="gradprobe-")
-        self._server: _Server | None = None
+        self._server: ForkServer | None = None
         self.runs = 0
 
     def close(self) -> None:
@@ -80,13 +78,15 @@ class ProgramRunner:
         timed: bool = False,
         edges: Sequence[tuple[str, int]] = (),
     ) -> Outcome:
-        """Run the program once, with this text of some files."""
+        """Run the program once, with this text of some files, unless runs without an end have taken too long."""
+        if self.limits.are_spent:
+            return Outcome.without_end(self.limits.describe_spent(), Path(self._folder.name))
         self.runs += 1
         folder = Path(self._folder.name, str(self.runs))
         folder.mkdir()
         request = RunRequest(
             words=self._words,
-            own=self._own,
+            own=self.own,
             folder=str(folder),
             texts=dict(texts or {}),
             is_watched=watched,
@@ -104,28 +104,35 @@ class ProgramRunner:
             raise GradprobeError(
                 f"cannot run {shlex.join(self._words)}: {lines[-1] if lines else 'usage error'}; mend it"
             )
+        if code is None:
+            return Outcome.without_end(self.limits.add_late(), folder)
         return self._read(folder, code, time.perf_counter() - began)
 
-    def _run_forked(self, request: RunRequest) -> int:
+    def _run_forked(self, request: RunRequest) -> int | None:
         if self._server is None:
-            self._server = _Server(self._timeout_s, self._preload)
-        return self._server.run(request)
+            self._server = ForkServer(self._preload)
+        return self._server.run(request, self.limits.next_s)
 
-    def _run_command(self, request: RunRequest, folder: Path) -> int:
-        environment = {**os.environ, **request.variables(), "PYTHONHASHSEED": "0"}
+    def _run_command(self, request: RunRequest, folder: Path) -> int | None:
+        environment = {**os.environ, **request.variables(), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
         words = list(self._words)
         if _is_pytest(words):
             words += _list_options(folder, words)
         try:
             with open(folder / "out", "wb") as out, open(folder / "err", "wb") as err:
-                ended = subprocess.run(
-                    words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, timeout=self._timeout_s
+                process = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, start_new_session=True
                 )
-        except subprocess.TimeoutExpired:
-            return _NO_END
         except OSError as error:
             raise GradprobeError(f"cannot run {shlex.join(words)}: {error.strerror}; name another command") from None
-        return ended.returncode
+        try:
+            return process.wait(self.limits.next_s)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if process.returncode is None:
+                end_group(process.pid)
+                process.wait()
 
     def _read(self, folder: Path, code: int, seconds: float) -> Outcome:
         end = read_state(folder)
@@ -133,64 +140,18 @@ class ProgramRunner:
             name: (folder / name).read_text(errors="replace") for name in ("out", "err") if (folder / name).exists()
         }
         return Outcome(
-            is_late=code == _NO_END,
+            lateness="",
             code=code,
             error=re.sub(r"0x[0-9a-f]+", "0x", end.get("error", "")),
             stdout=read.get("out", ""),
             stderr=read.get("err", ""),
             state={name: (tensors, plain) for name, (tensors, plain) in end.get("state", {}).items()},
             process=end.get("process", {}),
-            seconds=end.get("seconds", seconds),
+            seconds=seconds,
             tests=_read_tests(folder / _JUNIT_FILE),
             folder=folder,
+            modules=read_modules(folder),
         )
-
-
-class _Server:
-    """The process that scripts are forked from."""
-
-    def __init__(self, timeout_s: float, preload: Sequence[str]) -> None:
-        self._timeout_s = timeout_s
-        root = RunRequest([], [], "").root
-        others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "gradprobe.advice.watched_process", *preload],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([root, *others]), "PYTHONHASHSEED": "0"},
-        )
-
-    def run(self, request: RunRequest) -> int:
-        """Run a request and return the exit code, or -1 if it did not end in time."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(request.to_json().encode() + b"\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise GradprobeError("cannot run the program: torch cannot be imported; see gradprobe debug")
-        is_late = threading.Event()
-        timer = threading.Timer(self._timeout_s, _kill, [int(answer), is_late])
-        timer.start()
-        try:
-            code = int(self._process.stdout.readline() or _NO_END)
-        finally:
-            timer.cancel()
-        return _NO_END if is_late.is_set() else code
-
-    def close(self) -> None:
-        """End the process."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-
-
-def _kill(process: int, is_late: threading.Event) -> None:
-    is_late.set()
-    with contextlib.suppress(OSError):
-        os.kill(process, signal.SIGKILL)
 
 
 def _is_pytest(words: Sequence[str]) -> bool:

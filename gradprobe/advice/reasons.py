@@ -24,6 +24,7 @@ REASONS = {
     "results_differ": "The runs differ without an exception.",
     "not_run": "Lines that did not run could meet what the block leaves.",
     "not_repeatable": "The program does not repeat itself.",
+    "timeout": "A run did not end in time.",
     "escapes_unknown": "The result goes to callers that are not part of the program.",
 }
 """Classes of reasons, each with its meaning."""

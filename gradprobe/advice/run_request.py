@@ -12,6 +12,7 @@ from gradprobe.subprocesses.follow_request import BOOT_FOLDER
 
 REQUEST_VARIABLE = "GRADPROBE_ADVISE"
 STATE_FILE, LINES_FILE, TIMES_FILE, RECORDING_STEM = "state.json", "lines.jsonl", "times.jsonl", "run"
+MODULES_FILE = "modules.json"
 
 
 @dataclass
@@ -61,8 +62,8 @@ class RunRequest:
 class Outcome:
     """Result of a run: all that can be seen of a run from outside, and the state that it left."""
 
-    is_late: bool
-    """Set if the run was ended because it took too long."""
+    lateness: str
+    """Why the run has no end, in words: it took too long, or was not started; "" if it has one."""
     code: int
     error: str
     stdout: str
@@ -75,11 +76,24 @@ class Outcome:
     tests: dict[str, str]
     """The result of each test, if it was a test run."""
     folder: Path
+    modules: list[str] = field(default_factory=list)
+    """Source files of the modules that were imported in the end, as far as it is known."""
+
+    @classmethod
+    def without_end(cls, lateness: str, folder: Path) -> Outcome:
+        """Return the outcome of a run that did not end, for a reason in words."""
+        return cls(lateness, -1, "", "", "", {}, {}, 0.0, {}, folder)
 
     @property
-    def is_complete(self) -> bool:
-        """True if the state was read."""
-        return bool(self.process)
+    def is_late(self) -> bool:
+        """True if the run has no end."""
+        return self.lateness != ""
+
+
+def read_modules(folder: Path) -> list[str]:
+    """Return the source files of the modules that the process wrote, or nothing if it did not get so far."""
+    file = folder / MODULES_FILE
+    return list(json.loads(file.read_text())) if file.exists() else []
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -24,6 +24,11 @@ class Original:
     blocks: str = ""
     """Why nothing can be concluded, or ""."""
 
+    @property
+    def is_late(self) -> bool:
+        """True if one of the two has no end."""
+        return self.first.is_late or self.second.is_late
+
 
 class SiteRuns:
     """Runs of one program with sets of sites exchanged; each set runs once.
@@ -32,16 +37,22 @@ class SiteRuns:
         runner: Runs the program.
         files: The files of the program.
         sites: All sites of the program.
+        first: The run of the program as it is.
         report: Takes a line about progress.
     """
 
     def __init__(
-        self, runner: ProgramRunner, files: Sequence[SourceFile], sites: Sequence[Site], report: Callable[[str], None]
+        self,
+        runner: ProgramRunner,
+        files: Sequence[SourceFile],
+        sites: Sequence[Site],
+        first: Outcome,
+        report: Callable[[str], None],
     ) -> None:
         self.runner, self._report = runner, report
         self.texts = {file.file: file.text for file in files}
         self._edges = sorted({(site.file, site.first_line) for site in sites if site.first_line})
-        self.original = self._run_original()
+        self.original = self._run_again(first)
         self._outcomes: dict[frozenset[Site], Outcome] = {}
         self._traces: dict[frozenset[Site], Trace] = {}
 
@@ -61,7 +72,8 @@ class SiteRuns:
         """Return the run with these sites exchanged and no other."""
         chosen = frozenset(sites)
         if chosen not in self._outcomes:
-            self._report(f"trying {_describe(chosen)}")
+            if not self.runner.limits.are_spent:
+                self._report(f"trying {_describe(chosen)}")
             self._outcomes[chosen] = self.runner.run(self.exchange_text(chosen), watched=True, edges=self._edges)
         return self._outcomes[chosen]
 
@@ -102,17 +114,21 @@ class SiteRuns:
         """Return the run with other text."""
         return self.runner.run(texts, watched=True)
 
-    def _run_original(self) -> Original:
-        self._report("running the program as it is")
-        first = self.runner.run()
+    def _run_again(self, first: Outcome) -> Original:
+        if first.is_late:
+            return Original(first, first, Trace(), blocks=f"The program as it is {first.lateness}.")
+        self._report("running it again, watched line by line")
         second = self.runner.run(self.texts, watched=True, edges=self._edges)
-        original = Original(first, second, read_trace(second.folder / LINES_FILE))
+        trace = read_trace(second.folder / LINES_FILE)
+        if second.is_late:
+            why = f"The program as it is took {first.seconds:.0f} s, and watched line by line {second.lateness}."
+            return Original(first, second, trace, blocks=why)
+        self.runner.limits.expect(second.seconds)
+        original = Original(first, second, trace)
         original.unsteady = list(list_differences(first, second, frozenset()))
         hard = [each for each in original.unsteady if not each.startswith(("plain:", "stdout:"))]
         if hard:
             original.blocks = f"Two runs of the unchanged program differ in {name_difference(hard[0])}."
-        if first.is_late or second.is_late:
-            original.blocks = "The program did not end in time."
         if original.trace.was_replaced:
             original.blocks = "Another tool took the trace function away, so the lines that ran are not known."
         return original

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import io
 import linecache
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,7 @@ class SourceHook:
         """Change the text from now on, for the rest of the process."""
         for file, text in self._texts.items():
             # An entry without a time is never checked against the file.
-            linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+            linecache.cache[file] = (len(text), None, list(io.StringIO(text, newline=None)), file)
         builtins.compile = self._compile_changed
         sys.meta_path.insert(0, _Finder(frozenset(self._texts)))
         PostImportHook("_pytest.assertion.rewrite", self._hide_pytest_cache).begin()

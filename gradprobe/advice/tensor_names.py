@@ -80,7 +80,7 @@ HARMLESS_METHODS = _read_words(
 
 HARMLESS_FUNCTIONS = _read_words(
     """
-    print len str repr isinstance issubclass type id format float int bool list tuple dict set frozenset zip
+    print len str repr isinstance issubclass type id format join float int bool list tuple dict set frozenset zip
     enumerate sorted reversed iter next any all hash hasattr dumps dump save deepcopy asarray array range callable
     is_tensor
     """

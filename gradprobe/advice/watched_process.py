@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import random
+import signal
 import sys
 import time
 import traceback
@@ -27,6 +28,7 @@ from gradprobe.advice.block_timer import BlockTimer
 from gradprobe.advice.line_trace import LineTracer, number_parts
 from gradprobe.advice.run_request import (
     LINES_FILE,
+    MODULES_FILE,
     RECORDING_STEM,
     REQUEST_VARIABLE,
     STATE_FILE,
@@ -47,10 +49,13 @@ def serve() -> None:
 
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with its input
     for line in sys.stdin:
         request = RunRequest.from_json(line)
         child = os.fork()
         if child == 0:
+            os.setpgid(0, 0)  # to be ended with all that the program starts
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             run_forked(request)
         sys.stdout.write(f"{child}\n")
         sys.stdout.flush()
@@ -123,6 +128,7 @@ def run_forked(request: RunRequest) -> None:
     os.chdir(request.cwd)
     _redirect(folder)
     os.environ.update(request.variables())  # for the processes that the program starts
+    sys.dont_write_bytecode = True  # the text of a file may change within the resolution of its time
     watch = Watch(request)
     code, error = 0, ""
     execute, variables = _prepare_pytest(request) if request.is_pytest else _prepare_script(request)
@@ -138,6 +144,8 @@ def run_forked(request: RunRequest) -> None:
         traceback.print_exc()
     seconds = time.perf_counter() - began
     watch.stop()
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    (folder / MODULES_FILE).write_text(json.dumps(sorted(f for f in files if isinstance(f, str) and f.endswith(".py"))))
     if not request.is_pytest:
         write_end(request, watch, variables, code, error, seconds)
     _leave(code)

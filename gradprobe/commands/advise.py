@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=600.0,
         metavar="S",
-        help="longest time of one run, in seconds (default: %(default)s)",
+        help="longest time of one run, and of all runs together that do not end, in seconds (default: %(default)s)",
     )
     parser.add_argument("--force", action="store_true", help="overwrite OUT and FILE")
 

@@ -56,7 +56,9 @@ class Writer:
         self._folder = BlockFolder(tables.names, tables.sites)
         self._kept = 0
         self._is_full = False
-        self._sites = self._names = self._operations = 0
+        self._names = self._operations = 0
+        self._sites: set[int] = set()
+        self._stored_sites: set[int] = set()
         self._seen: set[int] = set()
         self._threads: dict[int, Thread] = {}
         self._lost = 0
@@ -71,11 +73,12 @@ class Writer:
             block = block.without_operators()
         self._seen.update(np.unique(block.thread).tolist())
         self._is_full = self._is_full or self._kept + len(block) > self._limit
+        if self._is_full and self._on_full == STOP:
+            text = f"the limit of {self._limit} events was reached; later ones were left out"
+            self.note(NoteKind.FULL, text, len(block))
+            return
+        self._sites.update(np.unique(block.site).tolist())
         if self._is_full:
-            if self._on_full == STOP:
-                text = f"the limit of {self._limit} events was reached; later ones were left out"
-                self.note(NoteKind.FULL, text, len(block))
-                return
             block = self._folder.fold(block)
         if len(block) or block.accounts:
             self._kept += len(block)
@@ -128,15 +131,19 @@ class Writer:
     def _collect(self, batch: Batch) -> None:
         """Add to ``batch`` what is new in the symbol tables, which may drop it before it is written."""
         tables = self._tables
-        # While events are accepted the tables only grow, and at their end, so their length shows what is new.
-        new_sites = list(tables.sites.values())[self._sites :]
+        # The tables have the places of other recordings too, whose files may be no part of what ran in this one.
+        new_sites = [
+            tables.sites[number] for number in sorted(self._sites - self._stored_sites) if number in tables.sites
+        ]
         batch.sites += new_sites
+        self._stored_sites |= self._sites
         self._lines.update(
             (site.file, site.line) for site in new_sites if site.file and site.line and not site.internal
         )
+        # While events are accepted these tables only grow, and at their end, so their length shows what is new.
         batch.names += list(tables.names.items())[self._names :]
         batch.operations += list(tables.operations.values())[self._operations :]
-        self._sites, self._names, self._operations = len(tables.sites), len(tables.names), len(tables.operations)
+        self._names, self._operations = len(tables.names), len(tables.operations)
         threads = [t for t in map(tables.threads.get, self._seen) if t and self._threads.get(t.id) != t]
         self._threads.update((t.id, t) for t in threads)
         batch.threads += threads

@@ -30,7 +30,7 @@ class SourceText:
     def decode(cls, content: bytes) -> SourceText:
         """Decode a file; raise ``SyntaxError`` or ``UnicodeDecodeError`` if it is not what it declares to be."""
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
-        return cls(tuple(_LINE.findall(content.decode(encoding))), encoding)
+        return cls(tuple(split_lines(content.decode(encoding))), encoding)
 
     def encode(self) -> bytes:
         """Return the content of the file."""
@@ -122,3 +122,8 @@ class SourceText:
 
     def _replace(self, changed: dict[int, str]) -> SourceText:
         return replace(self, lines=tuple(changed.get(number, text) for number, text in enumerate(self.lines, 1)))
+
+
+def split_lines(text: str) -> list[str]:
+    """Return the lines of a Python source with their ends: other than for ``str``, a form feed ends none."""
+    return _LINE.findall(text)

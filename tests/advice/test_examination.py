@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from gradprobe.advice import program_runs
 from gradprobe.advice.advice_document import build_document, to_json
 from gradprobe.advice.examination import Examination, examine
 from gradprobe.errors import GradprobeError
@@ -81,29 +79,7 @@ print(w.grad)
 """
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_process() -> Iterator[None]:
-    """Fork all programs from one process: each import of torch takes longer than the runs."""
-    servers: list[program_runs._Server] = []
-
-    class Shared(program_runs._Server):
-        def __new__(cls, *_: object) -> Shared:
-            return servers[0] if servers else super().__new__(cls)  # type: ignore[return-value]
-
-        def __init__(self, timeout_s: float, preload: object) -> None:
-            if not servers:
-                super().__init__(timeout_s, [])
-                servers.append(self)
-
-        def close(self) -> None:
-            pass
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program_runs, "_Server", Shared)
-        patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # plugins take longer to import than the tests to run
-        yield
-    for server in servers:
-        super(Shared, server).close()  # type: ignore[misc]
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 def run(text: str, folder: Path) -> Examination:
@@ -131,7 +107,7 @@ def test_each_site_of_a_program(tmp_path: Path) -> None:
     assert set(rows[0]) >= {"file", "line", "manager", "verdict", "reason", "proof", "gain", "patch", "with"}
     assert rows[0]["with"] == [15]
     patch = found.make_patch()
-    assert [line for line in patch.splitlines() if line.startswith(("+ ", "+@"))] == [
+    assert [line for line in patch.decode().splitlines() if line.startswith(("+ ", "+@"))] == [
         "+        with torch.inference_mode():",
         "+        with torch.inference_mode():",
     ]

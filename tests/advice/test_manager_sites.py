@@ -71,8 +71,8 @@ def test_a_name_that_is_missing_is_imported() -> None:
 
 def test_a_diff_names_the_changed_lines_only() -> None:
     file = read(PROGRAM)
-    diff = make_diff("program.py", file.text, exchange_in_source(file, file.sites[:1]))
-    assert [line for line in diff.splitlines() if line[:1] in "+-"][2:] == [
+    diff = make_diff("program.py", file.text.encode(), exchange_in_source(file, file.sites[:1]).encode())
+    assert [line for line in diff.decode().splitlines() if line[:1] in "+-"][2:] == [
         "-    @torch.no_grad()   # keeps  its spacing",
         "+    @torch.inference_mode()   # keeps  its spacing",
     ]
@@ -94,3 +94,26 @@ def test_a_statement_is_enclosed_whole() -> None:
         "            1",
         "        )",
     ]
+
+
+def test_line_ends_form_feeds_and_names_of_the_file_are_kept() -> None:
+    file = read("import torch\r\n\x0c\r\n@torch.no_grad()\r\ndef f(): return '\u2028'\r\n")
+    expected = file.text.replace("no_grad", "inference_mode")
+    assert exchange_in_source(file, file.sites) == expected
+    taken = read("from torch import no_grad\ndef inference_mode(): pass\nwith no_grad():\n    pass\n")
+    assert exchange_in_source(taken, taken.sites).splitlines()[::2] == [
+        "from torch import inference_mode as torch_inference_mode",
+        "with torch_inference_mode():",
+    ]
+    offered = read("from torch import no_grad\n__all__ = ['no_grad']\nwith no_grad():\n    pass\n")
+    assert exchange_in_source(offered, offered.sites).startswith("from torch import no_grad, inference_mode\n")
+    checked = read("if TYPE_CHECKING:\n    import torch\nfrom torch import no_grad\nwith no_grad():\n    pass\n")
+    assert exchange_in_source(checked, checked.sites).splitlines()[2:4] == [
+        "from torch import inference_mode",
+        "with inference_mode():",
+    ]
+
+
+def test_a_comment_is_above_the_whole_statement() -> None:
+    text = "with open(1), \\\n     g():\n    pass\n"
+    assert add_comments(text, [(2, "why")]) == f"# why\n{text}"

@@ -6,8 +6,10 @@ read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from types import CodeType, FrameType
 from typing import Any
 
@@ -15,8 +17,9 @@ from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.detectors.escaped_inference_tensors import find_creation_block, locate_creation
 from gradprobe.capture.detectors.refusal_stories import find_source
+from gradprobe.capture.location.code_phases import find_code_phase
 from gradprobe.capture.location.persistent_places import PersistentPlace, find_persistent_places
-from gradprobe.phases import current_phase
+from gradprobe.phases import AFTER_BACKWARD, current_phase
 
 KEPT_INFERENCE_TENSOR = "kept-inference-tensor"
 """Name, in the place of a rule, of the detections of inference tensors that are kept."""
@@ -43,12 +46,22 @@ _VIEWS = frozenset(
     + ("reshape", "split", "chunk", "unbind", "as_strided", "diagonal", "flatten", "unflatten")
 )
 _MAX_TENSORS_OF_LINE = 4
+_LAST_KEY = re.compile(r"\[[^\[\]]*\]\Z")
 
 
 def describe_use(op: str) -> str:
     """Return what an operator does with an operand, as far as its name says it."""
     name = op.removeprefix("aten.").partition(".")[0]
     return "copied" if name in _COPIES else "viewed" if name in _VIEWS else "read"
+
+
+def name_together(places: Sequence[PersistentPlace]) -> PersistentPlace:
+    """Return the first place, without the key if several items of one container hold tensors of the same line."""
+    first = places[0]
+    if len({place.name for place in places}) == 1:
+        return first
+    names = {_LAST_KEY.sub("[...]", place.name) for place in places}
+    return replace(first, name=names.pop()) if len(names) == 1 else first
 
 
 @dataclass
@@ -82,7 +95,10 @@ class PersistentTensorDetector:
         if line is None:
             if len(self._lines) == _MAX_LINES or record[2] is None:
                 return
-            line = self._lines[key] = _Line(phase=current_phase())
+            phase = current_phase()
+            if phase in ("", AFTER_BACKWARD):
+                phase = find_code_phase(record[2], sys._getframe(1)) or phase
+            line = self._lines[key] = _Line(phase=phase)
             self._calls, self.has_new_lines = 0, True
         line.records = [*line.records[-_MAX_TENSORS_OF_LINE + 1 :], record]
 
@@ -110,11 +126,15 @@ class PersistentTensorDetector:
         if not waiting:
             return
         found = find_persistent_places(set(waiting), self._log.codes, frame, self._roots())
+        items: dict[tuple[int, str, str], list[PersistentPlace]] = {}
+        for number, place in found.items():
+            items.setdefault((id(waiting[number][0]), place.owner, place.key), []).append(place)
         for number, place in found.items():
             line, record = waiting[number]
-            if place not in line.places:
-                line.places.add(place)
-                self._report(line, record, place)
+            named = name_together(items[id(line), place.owner, place.key])
+            if named not in line.places:
+                line.places.add(named)
+                self._report(line, record, named)
 
     def _report(self, line: _Line, record: CreationRecord, place: PersistentPlace) -> None:
         tensor = record[0]()

@@ -42,6 +42,7 @@ from gradprobe.capture.ops.flow_recorder import FlowRecorder
 from gradprobe.capture.ops.native.loader import load_core
 from gradprobe.capture.ops.native.observer import NativeObserver, ObservedThread, higher_order_patches
 from gradprobe.capture.ops.refusal_hooks import GIVEN_BY_PYTORCH, refusal_patches
+from gradprobe.capture.ops.transfer_phases import transfer_patches
 from gradprobe.capture.patching.patches import Patches
 from gradprobe.recording.events import ESCAPED_TENSORS, OP_ROWS, Event
 from gradprobe.recording.op_rows import FORWARD, OpCounts
@@ -110,6 +111,7 @@ class ThreadRegistry:
                 *materialize_patches(if_installed(self._on_materialized)),
                 *self._autocasts.patches(),
                 *higher_order_patches(load_core()),
+                *transfer_patches(load_core()),
                 *refusal_patches(load_core(), self._on_call_refused, if_installed(self._on_export)),
             ]
             self._patches.apply([*version_patches(load_core(), failed, bumped), *others])

@@ -210,3 +210,46 @@ def test_a_tensor_that_is_kept_harmlessly_is_not_reported(name: str, tmp_path: P
     _, recording = findings(HARMLESS[name], tmp_path)
     assert "GP404" not in set(recording.findings["rule"])
     assert list(recording.lifecycle.query("event == 'created'")["status"]) == ["seen"], "it is still in the table"
+
+
+def test_what_another_recording_of_the_process_ran_is_not_read(tmp_path: Path) -> None:
+    other = """
+        class Queue:
+            def put(self, item):
+                with torch.no_grad():
+                    return item + 1
+        for each in [Queue()]:
+            each.put(torch.ones(2))
+    """
+    findings(other, tmp_path)
+    (tmp_path / "later").mkdir()
+    text, recording = findings(FAILING["attribute"], tmp_path / "later")
+    foretold = recording.lifecycle.query("status == 'foretold'")
+    assert set(foretold["event_line"]) == {n for n, line in enumerate(text.splitlines(), 1) if "# fails" in line}
+
+
+def test_the_refused_tensor_is_named_by_its_own_key(tmp_path: Path) -> None:
+    program = """
+        class Engine:
+            def __init__(self):
+                self.cache = {}
+            def get(self, key):
+                if key not in self.cache:
+                    self.cache[key] = torch.zeros(4)
+                return self.cache[key]
+        engine = Engine()
+        with torch.inference_mode():
+            for key in ("a", "b", "c"):
+                engine.get(key)
+        try:
+            engine.get("b").add_(1)
+        except RuntimeError:
+            pass
+    """
+    _, recording = findings(program, tmp_path)
+    rows = recording.lifecycle[["holder", "status"]].drop_duplicates().to_dict("records")
+    assert rows == [
+        {"holder": "engine.cache[...]", "status": "seen"},
+        {"holder": "engine.cache[...]", "status": "source"},
+        {"holder": "engine.cache['b']", "status": "refused"},
+    ]
