@@ -21,7 +21,7 @@ IDENTITY = """
 import atexit, pickle, sys, threading, time, warnings
 class Local:
     x: int = 3
-print(sorted(globals()), sys.argv, sys.path[0], __file__, __name__, __spec__, __package__, __cached__, __doc__)
+print(list(globals()), type(__builtins__), sys.argv, sys.path[0], __file__, __name__, __spec__, __package__, __cached__, __doc__)
 print(type(__loader__).__name__, __loader__.path, __annotations__)
 print(sys.modules["__main__"].__dict__ is globals(), pickle.loads(pickle.dumps(Local())).__class__ is Local)
 print("stdin:", input(), sys.stdin.read())
