@@ -216,6 +216,26 @@ def test_run_without_docstrings_and_assertions(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"False False\n", RECORDED)
 
 
+def test_pytest_does_not_warn_of_the_plugin_of_gradprobe(tmp_path: Path) -> None:
+    """pytest warns of plugins that were imported before it, and gradprobe, which has one, was."""
+    write(tmp_path, {"test_s.py": "import torch\n@torch.no_grad()\ndef test_s(): assert torch.ones(2).sum() == 2"})
+    words = [
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "error::pytest.PytestAssertRewriteWarning",
+        "test_s.py",
+    ]
+
+    ended = warm_gradprobe("run", "-o", "r.gradprobe", *words, cwd=tmp_path)
+
+    assert ended.returncode == 0, ended
+    assert b"warning" not in ended.stdout
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_run_behaves_exactly_as_python(case: str, tmp_path: Path) -> None:
     files, words, stdin = CASES[case]
