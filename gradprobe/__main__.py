@@ -58,8 +58,10 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
         if chosen is not None and chosen not in (name, *_ALIASES.get(name, ())):
             continue
         module = import_module(f"gradprobe.commands.{name.replace('-', '_')}")
-        summary = (module.__doc__ or "").strip()
-        verb = verbs.add_parser(name, aliases=_ALIASES.get(name, ()), help=summary.splitlines()[0], description=summary)
+        summary = (module.__doc__ or "").strip()  # nothing under -OO
+        verb = verbs.add_parser(
+            name, aliases=_ALIASES.get(name, ()), help=summary.partition("\n")[0], description=summary
+        )
         module.add_arguments(verb)
         verb.set_defaults(execute=module.execute)
     return parser

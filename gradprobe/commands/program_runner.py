@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib.util
 import os
 import pkgutil
@@ -20,9 +21,9 @@ from gradprobe.errors import GradprobeError
 def make_main_module() -> types.ModuleType:
     """Make an empty ``__main__`` module for the program."""
     program = types.ModuleType("__main__")
-    vars(program)["__builtins__"] = __builtins__
     if "__annotations__" in vars(sys.modules["__main__"]):
         vars(program)["__annotations__"] = {}
+    vars(program)["__builtins__"] = builtins  # in other modules than this one the name stands for its dictionary
     return program
 
 

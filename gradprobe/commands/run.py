@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+import gradprobe
 from gradprobe._files import SUFFIX, check_writable, clear_path
 from gradprobe._levels import DEFAULT_LEVEL, LEVELS
 from gradprobe._rank import read_rank
@@ -109,6 +110,8 @@ def execute(options: argparse.Namespace) -> int:
     ending.expect(output, html, job_rank)
     record_from_import(options, ending, output.absolute(), own_path)
     sys.modules["__main__"] = program
+    # pytest warns of plugins that were imported before it could rewrite their assertions, unless they ask it not to.
+    gradprobe.__doc__ = f"{gradprobe.__doc__}\nPYTEST_DONT_REWRITE"
     code = run_program(start, ending)
     if options.module is None:
         # As python does after a script that did not end by sys.exit; its threads and exit handlers may notice.

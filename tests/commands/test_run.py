@@ -21,7 +21,8 @@ IDENTITY = """
 import atexit, pickle, sys, threading, time, warnings
 class Local:
     x: int = 3
-print(sorted(globals()), sys.argv, sys.path[0], __file__, __name__, __spec__, __package__, __cached__, __doc__)
+print(list(globals()), type(__builtins__), sys.argv, sys.path[0], __file__, __name__, __spec__, __package__, __cached__)
+print(__doc__)
 print(type(__loader__).__name__, __loader__.path, __annotations__)
 print(sys.modules["__main__"].__dict__ is globals(), pickle.loads(pickle.dumps(Local())).__class__ is Local)
 print("stdin:", input(), sys.stdin.read())
@@ -201,6 +202,38 @@ def test_a_program_goes_on_where_it_cannot_be_recorded(tmp_path: Path) -> None:
         b": it is a folder; name a file in it\n"
     )
     assert ended.returncode == 2
+
+
+def test_run_without_docstrings_and_assertions(tmp_path: Path) -> None:
+    """``python -OO`` drops the docstrings that the help of the command line is made of."""
+    write(
+        tmp_path,
+        {"s.py": "import torch\nassert False\nwith torch.no_grad(): print(__debug__, torch.is_grad_enabled())"},
+    )
+
+    ended = python("-OO", "-m", "gradprobe", "run", "--level", "ops", "-o", "r.gradprobe", "s.py", cwd=tmp_path)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"False False\n", RECORDED)
+
+
+def test_pytest_does_not_warn_of_the_plugin_of_gradprobe(tmp_path: Path) -> None:
+    """pytest warns of plugins that were imported before it, and gradprobe, which has one, was."""
+    write(tmp_path, {"test_s.py": "import torch\n@torch.no_grad()\ndef test_s(): assert torch.ones(2).sum() == 2"})
+    words = [
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "error::pytest.PytestAssertRewriteWarning",
+        "test_s.py",
+    ]
+
+    ended = warm_gradprobe("run", "-o", "r.gradprobe", *words, cwd=tmp_path)
+
+    assert ended.returncode == 0, ended
+    assert b"warning" not in ended.stdout
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -145,12 +145,20 @@ void observe(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit
   }
 }
 
+void observe_and_hide(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+  try {
+    observe(op, keys, stack);
+  } catch (const c10::NotImplementedError& error) {
+    throw_without_key(error, c10::toString(KEY));
+  }
+}
+
 bool is_key_included() { return c10::impl::tls_is_dispatch_key_included(KEY); }
 
 // Takes the key for the rest of the process. Fails if another library has a fallback for it.
 void take_key() {
   static auto* library = new torch::Library(torch::Library::IMPL, "_", KEY, __FILE__, __LINE__);
-  library->fallback(torch::CppFunction::makeFromBoxedFunction<&observe>());
+  library->fallback(torch::CppFunction::makeFromBoxedFunction<&observe_and_hide>());
 }
 
 // Observes the calling thread.

@@ -1,5 +1,5 @@
-// Exceptions on account of autograd, shown to Python on their way. What is thrown stays the same object, and no frame is added to
-// its traceback.
+// Exceptions of operators on their way to Python: those on account of autograd are shown to the detectors, and the observer's key
+// is taken out of a text that lists all keys. No frame is added to a traceback.
 
 #pragma once
 
@@ -72,6 +72,27 @@ inline void show_operator_refusal(const Call& call, const torch::jit::Stack& sta
   } catch (const std::exception&) {
     return;
   }
+}
+
+// Takes a key out of the list of keys in a text, and out of the table of their kernels, which has a line for each.
+inline std::string without_key(std::string text, const std::string& key) {
+  const auto cut = [&text](const std::string& begin, char last) {
+    const size_t at = text.find(begin);
+    const size_t end = at == std::string::npos ? at : text.find(last, at);
+    if (end != std::string::npos) text.erase(at, end + 1 - at);
+  };
+  cut(key + ", ", ' ');
+  cut(key + ": registered at ", '\n');
+  return text;
+}
+
+// Throws an error on the lack of a kernel again, as it would read if nothing was registered for the key.
+[[noreturn]] inline void throw_without_key(const c10::NotImplementedError& error, const char* key) {
+  std::string text = without_key(error.msg(), key);
+  if (text == error.msg()) throw;
+  c10::NotImplementedError again(std::move(text), error.backtrace(), error.caller());
+  for (const auto& part : error.context()) again.add_context(part);
+  throw again;
 }
 
 // A callable in the place of another one, which shows the exceptions that leave it. On the class that it is an attribute of it
