@@ -8,21 +8,12 @@ from gradprobe.analysis.cut_reasons import MODE_CUTS, advise_leaving, find_reaso
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.analysis.findings.flow_lines import (
-    find_call,
-    find_steps,
-    list_names,
-    locate_way,
-    make_finding,
-    relate,
-    shorten_op,
-)
+from gradprobe.analysis.findings.flow_lines import find_call, find_steps, list_names, locate_way, make_finding, relate
 from gradprobe.analysis.findings.owing_passes import choose_cut
 from gradprobe.analysis.findings.syntax import parse_file
-from gradprobe.analysis.flow_graph import Cut, FlowGraph
+from gradprobe.analysis.flow_graph import Cut, FlowGraph, shorten_op
 from gradprobe.history.leaf_uses import LeafUse
 from gradprobe.recording.flow import (
-    CUT_BY_DATA,
     CUT_BY_DETACH,
     NOT_DIFFERENTIABLE,
     WITHOUT_GRAD,
@@ -62,7 +53,7 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
 
 def _is_copy(graph: FlowGraph, use: LeafUse, cut: Cut) -> bool:
     """Return whether the cut is a copy of a parameter that was used with grad elsewhere: of a model, or for an average."""
-    is_copied = cut.passage in (CUT_BY_DETACH, CUT_BY_DATA) or shorten_op(graph.sites[cut.site].op) in _COPIES
+    is_copied = cut.passage == CUT_BY_DETACH or shorten_op(graph.sites[cut.site].op) in _COPIES
     return is_copied and cut.source == use.number and bool(use.carried)
 
 
@@ -212,7 +203,10 @@ def _find_exits(graph: FlowGraph, near: FlowSite) -> list[FlowSite]:
     return sorted(sites, key=lambda site: (site.file, site.function) != (near.file, near.function))[:2]
 
 
-_COPIES = ("clone", "copy", "copy_", "_to_copy", "lerp", "lerp_", "_foreach_copy_", "_foreach_lerp_")
+_COPIES = (
+    *("clone", "copy", "copy_", "_to_copy", "lerp", "lerp_", "_foreach_copy_", "_foreach_lerp_"),
+    *("add", "add_", "sub", "mul", "mul_"),
+)
 """Operators that a parameter goes through when a model is copied or averaged."""
 _EXITS = ("item", "_local_scalar_dense", "is_nonzero", "equal")
 
