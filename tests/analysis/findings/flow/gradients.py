@@ -136,6 +136,44 @@ def student_detached_like_its_probe() -> None:
         learns.step()
 
 
+def codebook_behind_its_straight_through_output() -> None:
+    encoder, codes, decoder = nn.Linear(4, 4), nn.Embedding(8, 4), nn.Linear(4, 4)
+    optimizer = sgd(encoder, codes, decoder)
+    for x in batches():
+        found = encoder(x)
+        chosen = codes(torch.cdist(found, codes.weight).argmin(dim=-1))
+        quantized = found + (chosen - found).detach()  # at
+        loss = (decoder(quantized) - x).square().mean() + (quantized - found.detach()).square().mean()
+        step(optimizer, loss)
+
+
+def prototypes_read_without_grad() -> None:
+    class Prototypes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(6, 4))
+
+        def nearest(self, x: torch.Tensor) -> torch.Tensor:
+            index = (x @ self.table.t()).max(dim=1).indices.unsqueeze(1).expand(-1, 4)
+            return self.table.data.gather(0, index)  # at
+
+    prototypes, model = Prototypes(), Net()
+    optimizer = sgd(prototypes, model)
+    for x in batches():
+        hidden = model.embed(x)
+        step(optimizer, (hidden - prototypes.nearest(hidden)).square().mean() + model.head(hidden).mean())
+
+
+def nearest_center_is_detached() -> None:
+    centers, model = nn.Parameter(torch.randn(3, 4)), Net()
+    optimizer = torch.optim.SGD([centers, *model.parameters()], lr=0.01)
+    for x in batches():
+        hidden = model.embed(x)
+        index = (hidden.unsqueeze(1) - centers).square().sum(-1).argmin(dim=1)
+        center = centers[index].detach()  # at
+        step(optimizer, (hidden - center).square().mean() + model.head(hidden).mean())
+
+
 STARVED: list[Program] = [
     generator_detached_like_its_critic,
     action_detached_before_its_value,
@@ -148,7 +186,21 @@ STARVED: list[Program] = [
     function_that_returns_none,
     gradients_cleared_before_the_step,
     head_that_is_in_no_loss,
+    codebook_behind_its_straight_through_output,
+    prototypes_read_without_grad,
+    nearest_center_is_detached,
 ]
+
+
+def codebook_loss_on_the_code() -> None:
+    encoder, codes, decoder = nn.Linear(4, 4), nn.Embedding(8, 4), nn.Linear(4, 4)
+    optimizer = sgd(encoder, codes, decoder)
+    for x in batches():
+        found = encoder(x)
+        chosen = codes(torch.cdist(found, codes.weight).argmin(dim=-1))
+        quantized = found + (chosen - found).detach()
+        loss = (decoder(quantized) - x).square().mean() + (chosen - found.detach()).square().mean()
+        step(optimizer, loss)
 
 
 def frozen_encoder() -> None:
@@ -251,6 +303,26 @@ def sum_that_a_library_begins_with_a_leaf() -> None:
         step(optimizer, library["add"](model(x)).sum())
 
 
+def optimizer_constructed_after_a_layer_was_replaced() -> None:
+    model = Net()
+    for _ in range(2):
+        optimizer = sgd(model)
+        for x in batches():
+            step(optimizer, model(x))
+        model.head = nn.Linear(4, 1)
+
+
+def new_head_added_to_the_optimizer() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, model(x))
+    model.head = nn.Linear(4, 1)
+    optimizer.add_param_group({"params": list(model.head.parameters())})
+    for x in batches():
+        step(optimizer, model(x))
+
+
 RIGHT: list[Program] = [
     frozen_encoder,
     teacher_in_the_optimizer,
@@ -263,6 +335,9 @@ RIGHT: list[Program] = [
     parameters_updated_by_hand,
     inputs_that_are_perturbed,
     parameters_added_later,
+    codebook_loss_on_the_code,
+    optimizer_constructed_after_a_layer_was_replaced,
+    new_head_added_to_the_optimizer,
 ]
 
 
@@ -311,7 +386,53 @@ def weight_initialized_again() -> None:
         step(optimizer, model(x).mean())
 
 
-REPLACED: list[Program] = [head_replaced, weight_initialized_again]
+def layers_pruned_while_training() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, model(x).square().mean())
+    for index, (rows, columns) in {0: (6, 4), 2: (2, 6)}.items():
+        model[index] = nn.Linear(columns, rows)  # at
+    for x in batches():
+        step(optimizer, model(x).square().mean())
+
+
+def head_grown_for_new_classes() -> None:
+    class Growing:
+        def __init__(self) -> None:
+            self.model = Net()
+            self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.01)
+
+        def grow(self, classes: int) -> None:
+            self.model.head = nn.Linear(4, classes)  # at
+
+        def learn(self) -> None:
+            for x in batches():
+                step(self.optimizer, self.model(x))
+
+    growing = Growing()
+    growing.learn()
+    growing.grow(1)
+    growing.learn()
+
+
+def weights_reset_as_new_parameters() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    for epoch in range(2):
+        for x in batches():
+            step(optimizer, model(x))
+        if epoch == 0:
+            model.head.weight = nn.Parameter(torch.zeros(1, 4))  # at
+
+
+REPLACED: list[Program] = [
+    head_replaced,
+    weight_initialized_again,
+    layers_pruned_while_training,
+    head_grown_for_new_classes,
+    weights_reset_as_new_parameters,
+]
 
 
 def teacher_with_a_graph() -> None:
