@@ -174,7 +174,42 @@ def nearest_center_is_detached() -> None:
         step(optimizer, (hidden - center).square().mean() + model.head(hidden).mean())
 
 
+def inner_steps_on_a_copy() -> None:
+    model = nn.Linear(4, 1)
+    optimizer = sgd(model)
+    for x in batches():
+        fast = copy.deepcopy(model)  # at
+        gradients = torch.autograd.grad(fast(x).square().mean(), list(fast.parameters()), create_graph=True)
+        for parameter, gradient in zip(fast.parameters(), gradients, strict=True):
+            parameter.data -= 0.1 * gradient  # with
+        step(optimizer, (fast(x) - 1).square().mean())
+
+
+def model_prepared_as_a_copy() -> None:
+    def prepare(model: nn.Module) -> nn.Module:
+        prepared = copy.deepcopy(model)  # at
+        prepared.register_buffer("scale", torch.ones(()))
+        return prepared
+
+    model = Net()
+    optimizer = sgd(model)
+    model = prepare(model)
+    for x in batches():
+        step(optimizer, model(x))
+
+
+def parameters_cloned_into_new_leaves() -> None:
+    model = nn.Linear(4, 1)
+    optimizer = sgd(model)
+    for x in batches():
+        weights = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}  # at
+        step(optimizer, torch.func.functional_call(model, weights, (x,)).mean())
+
+
 STARVED: list[Program] = [
+    inner_steps_on_a_copy,
+    model_prepared_as_a_copy,
+    parameters_cloned_into_new_leaves,
     generator_detached_like_its_critic,
     action_detached_before_its_value,
     student_detached_like_its_probe,
@@ -323,7 +358,47 @@ def new_head_added_to_the_optimizer() -> None:
         step(optimizer, model(x))
 
 
+class Inner:
+    """Inner steps of meta-learning on a copy of the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+
+    def adapt(self, x: torch.Tensor) -> nn.Module:
+        fast = copy.deepcopy(self.model)
+        gradients = torch.autograd.grad(fast(x).square().mean(), list(fast.parameters()), create_graph=True)
+        for parameter, gradient in zip(fast.parameters(), gradients, strict=True):
+            parameter.data -= 0.1 * gradient
+        return fast
+
+
+def gradients_of_a_copy_are_copied_back() -> None:
+    inner = Inner(nn.Linear(4, 1))
+    for x in batches():
+        fast = inner.adapt(x)
+        inner.optimizer.zero_grad()
+        (fast(x) - 1).square().mean().backward()
+        for parameter, changed in zip(inner.model.parameters(), fast.parameters(), strict=True):
+            parameter.grad = changed.grad
+        inner.optimizer.step()
+
+
+def copy_is_trained_by_an_optimizer_of_its_own() -> None:
+    model = nn.Linear(4, 1)
+    for x in batches(2):
+        fast = copy.deepcopy(model)
+        optimizer = sgd(fast)
+        for _ in range(3):
+            step(optimizer, fast(x).square().mean())
+        with torch.no_grad():
+            for parameter, changed in zip(model.parameters(), fast.parameters(), strict=True):
+                parameter += 0.5 * (changed - parameter)
+
+
 RIGHT: list[Program] = [
+    gradients_of_a_copy_are_copied_back,
+    copy_is_trained_by_an_optimizer_of_its_own,
     frozen_encoder,
     teacher_in_the_optimizer,
     sum_that_a_library_begins_with_a_leaf,
