@@ -255,3 +255,8 @@ class FlowGraph:
                     found.add(source)
                     waiting.append(source)
         return cuts
+
+
+def shorten_op(op: str) -> str:
+    """Return the name of an operator without its namespace and overload: ``add`` for ``aten.add.Tensor``."""
+    return op.split(".")[1] if op.count(".") else op

@@ -45,6 +45,8 @@ CUTS = (CUT_BY_NO_GRAD, CUT_BY_INFERENCE, CUT_BY_DETACH, CUT_BY_DATA, NOT_DIFFER
 
 BACKWARD_SITE, GRAD_SITE, STEP_SITE = "backward", "autograd.grad", "optimizer.step"
 """Operators of the sites that stand for ``backward()``, ``torch.autograd.grad`` and an optimizer's step."""
+UNKNOWN_PARAMETER = "parameter "
+"""Beginning of the names of parameters that an optimizer has and no known module: ``parameter 2 of Adam``."""
 
 
 class FlowSite(NamedTuple):

@@ -11,8 +11,8 @@ import pandas as pd
 
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.analysis.findings.flow_lines import shorten_op
 from gradprobe.analysis.findings.syntax import get_last_name, parse_file, walk_scope
+from gradprobe.analysis.flow_graph import shorten_op
 from gradprobe.recording.flow import Frame
 
 _MAX_LINES = 3

@@ -50,11 +50,6 @@ def list_names(uses: Sequence[LeafUse]) -> str:
     return ", ".join(names[:_MAX_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def shorten_op(op: str) -> str:
-    """Return the name of an operator without its namespace and overload: ``add`` for ``aten.add.Tensor``."""
-    return op.split(".")[1] if op.count(".") else op
-
-
 def relate(site: FlowSite, role: str) -> RelatedLine:
     """Return the line of a site with its role."""
     return RelatedLine(site.file, site.line, role)

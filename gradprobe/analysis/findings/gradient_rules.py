@@ -8,21 +8,13 @@ from gradprobe.analysis.cut_reasons import MODE_CUTS, advise_leaving, find_reaso
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.analysis.findings.flow_lines import (
-    find_call,
-    find_steps,
-    list_names,
-    locate_way,
-    make_finding,
-    relate,
-    shorten_op,
-)
+from gradprobe.analysis.findings.flow_lines import find_call, find_steps, list_names, locate_way, make_finding, relate
 from gradprobe.analysis.findings.owing_passes import choose_cut
+from gradprobe.analysis.findings.parameter_copies import describe_copy, find_copy
 from gradprobe.analysis.findings.syntax import parse_file
-from gradprobe.analysis.flow_graph import Cut, FlowGraph
+from gradprobe.analysis.flow_graph import Cut, FlowGraph, shorten_op
 from gradprobe.history.leaf_uses import LeafUse
 from gradprobe.recording.flow import (
-    CUT_BY_DATA,
     CUT_BY_DETACH,
     NOT_DIFFERENTIABLE,
     WITHOUT_GRAD,
@@ -36,6 +28,7 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
         starved = [use for use in graph.uses.values() if use.steps_without_grad and not use.steps_with_grad]
         cut: dict[object, list[tuple[LeafUse, Cut]]] = {}
         cleared, ended = list[LeafUse](), dict[tuple[int, ...], list[LeafUse]]()
+        copied: dict[int, list[LeafUse]] = {}
         for use in starved:
             # A pass after the last step, for another purpose, clears nothing.
             if use.backwards >= use.steps and use.carried:
@@ -46,7 +39,10 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
                 cuts = [cut for cut in graph.find_cuts(use) if not _is_copy(graph, use, cut)]
                 if not cuts and not use.carried:
                     cuts = [cut for cut in graph.cuts_after([use.number]) if cut.passage in MODE_CUTS]
-                if cuts:
+                copy = None if cuts else find_copy(graph, use)
+                if copy is not None:
+                    copied.setdefault(copy.site, []).append(use)
+                elif cuts:
                     first = choose_cut(graph, use, cuts)
                     cut.setdefault(_find_cause(evidence, graph, first), []).append((use, first))
                 elif graph.sinks and not _has_loss_without_graph(graph):
@@ -54,6 +50,8 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
         for entries in cut.values():
             first = min((entry for _, entry in entries), key=lambda entry: entry.site)
             yield _describe_cut(evidence, graph, first, [use for use, _ in entries])
+        for number, uses in copied.items():
+            yield describe_copy(graph, number, uses)
         if cleared:
             yield from _describe_cleared(graph, cleared)
         for ends, uses in ended.items():
@@ -62,7 +60,7 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
 
 def _is_copy(graph: FlowGraph, use: LeafUse, cut: Cut) -> bool:
     """Return whether the cut is a copy of a parameter that was used with grad elsewhere: of a model, or for an average."""
-    is_copied = cut.passage in (CUT_BY_DETACH, CUT_BY_DATA) or shorten_op(graph.sites[cut.site].op) in _COPIES
+    is_copied = cut.passage == CUT_BY_DETACH or shorten_op(graph.sites[cut.site].op) in _COPIES
     return is_copied and cut.source == use.number and bool(use.carried)
 
 
@@ -212,7 +210,10 @@ def _find_exits(graph: FlowGraph, near: FlowSite) -> list[FlowSite]:
     return sorted(sites, key=lambda site: (site.file, site.function) != (near.file, near.function))[:2]
 
 
-_COPIES = ("clone", "copy", "copy_", "_to_copy", "lerp", "lerp_", "_foreach_copy_", "_foreach_lerp_")
+_COPIES = (
+    *("clone", "copy", "copy_", "_to_copy", "lerp", "lerp_", "_foreach_copy_", "_foreach_lerp_"),
+    *("add", "add_", "sub", "mul", "mul_"),
+)
 """Operators that a parameter goes through when a model is copied or averaged."""
 _EXITS = ("item", "_local_scalar_dense", "is_nonzero", "equal")
 

@@ -16,7 +16,7 @@ from gradprobe.analysis.findings.flow_lines import (
 from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.flow_graph import FlowGraph
 from gradprobe.history.leaf_uses import LeafUse
-from gradprobe.recording.flow import FlowLedger, FlowSite, Frame
+from gradprobe.recording.flow import UNKNOWN_PARAMETER, FlowLedger, FlowSite, Frame
 
 _MIN_BACKWARDS = 2
 
@@ -30,10 +30,11 @@ def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
         if not stale or not in_use:
             continue
         trained = {u.leaf.name.split(".")[0] for u in uses if u.steps_with_grad}
+        # Layers that were pruned or grown have another shape, but seldom all of their parameters.
+        replaced = {u.leaf.name.split(".")[0] for u in in_use if any(u.leaf.shape == old.leaf.shape for old in stale)}
         by_line: dict[int, list[LeafUse]] = {}
         for use in in_use:
-            is_same = any(old.leaf.shape == use.leaf.shape for old in stale)
-            if is_same or use.leaf.name.split(".")[0] in trained:
+            if use.leaf.name.split(".")[0] in trained | replaced:
                 by_line.setdefault(use.leaf.made_at, []).append(use)
         for made_at, members in by_line.items():
             step = (find_steps(graph, stale) or graph.sinks)[0]
@@ -48,12 +49,16 @@ def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
                 "optimizer still holds what was in that place when it was constructed, and nothing uses that any more."
             )
             yield make_finding(
-                "GP513", message, main, passes, related, "", f"{stale[0].steps:,} steps found no gradient"
+                "GP513", message, main, passes, related, "", f"{stale[0].steps_without_grad:,} steps found no gradient"
             )
 
 
 def _is_stale(use: LeafUse) -> bool:
-    return bool(use.steps) and not use.steps_with_grad and not use.sites and not use.backwards
+    """Return whether an optimizer holds a parameter that nothing uses, or that nothing has used for some steps."""
+    if use.steps_with_grad:
+        is_abandoned = use.steps_without_grad >= _MIN_BACKWARDS and use.backwards <= use.steps_with_grad
+        return is_abandoned and use.leaf.name.startswith(UNKNOWN_PARAMETER)
+    return bool(use.steps) and not use.sites and not use.backwards
 
 
 def find_untaken_gradients(evidence: Evidence) -> Iterator[Finding]:

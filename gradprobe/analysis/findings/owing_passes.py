@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from gradprobe.analysis.flow_graph import Cut, FlowGraph
+from gradprobe.analysis.flow_graph import Cut, FlowGraph, shorten_op
 from gradprobe.history.leaf_uses import LeafUse
-from gradprobe.recording.flow import CARRIED, WRITTEN
+from gradprobe.recording.flow import CARRIED, NOT_DIFFERENTIABLE, WRITTEN
+
+_INDEXED = frozenset(("embedding", "index", "index_select", "gather", "take", "take_along_dim", "scatter", "one_hot"))
+_SHAPING = frozenset(
+    ("view", "reshape", "_unsafe_view", "squeeze", "unsqueeze", "expand", "alias", "flatten", "clone", "_to_copy")
+)
 
 
 def rank_passes(graph: FlowGraph, uses: Sequence[LeafUse]) -> list[int]:
@@ -35,10 +40,29 @@ def choose_cut(graph: FlowGraph, use: LeafUse, cuts: Sequence[Cut]) -> Cut:
     """Return the cut on the way to the pass that owes a parameter its gradient."""
     # What cuts explains the steps only if it did so as often: an evaluation runs under a mode too.
     often = [cut for cut in cuts if cut.count >= use.steps] or list(cuts)
+    often = [cut for cut in often if not _chooses(graph, cut)] or often
     passes = rank_passes(graph, [use])
     if len(often) == 1 or len(passes) < 2:
         return often[0]
     return min(often, key=lambda cut: _rank_cut(graph, cut, passes))
+
+
+def _chooses(graph: FlowGraph, cut: Cut) -> bool:
+    """Return whether a cut only makes indices, by which other operators choose values: it is not the values' own way."""
+    if cut.passage != NOT_DIFFERENTIABLE or graph.is_sink(cut.site):
+        return False
+    waiting, found, is_index = deque([cut.site]), {cut.site}, False
+    while waiting:
+        for target in graph.outgoing.get(waiting.popleft(), {}):
+            op = shorten_op(graph.sites[target].op) if target in graph.sites else ""
+            if op in _SHAPING and target not in found:
+                found.add(target)
+                waiting.append(target)
+            elif op in _INDEXED:
+                is_index = True
+            elif op not in _SHAPING and target in graph.leading_to_sinks:
+                return False
+    return is_index
 
 
 def _rank_cut(graph: FlowGraph, cut: Cut, passes: list[int]) -> tuple[int, bool]:

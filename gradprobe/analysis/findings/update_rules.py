@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding
-from gradprobe.analysis.findings.flow_lines import list_names, make_finding, relate, shorten_op
-from gradprobe.analysis.flow_graph import FlowGraph
+from gradprobe.analysis.findings.flow_lines import list_names, make_finding, relate
+from gradprobe.analysis.flow_graph import FlowGraph, shorten_op
 from gradprobe.history.leaf_uses import LeafUse
 from gradprobe.recording.flow import BACKWARD_SITE, CARRIED, WITHOUT_GRAD, WRITTEN
 

@@ -13,6 +13,7 @@ from gradprobe.capture.location.frames import FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.sites import line_span
 from gradprobe.recording.flow import (
+    UNKNOWN_PARAMETER,
     FlowLeaf,
     FlowSite,
     Frame,
@@ -65,7 +66,7 @@ class FlowRecorder:
             for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
                 _, name, _ = names.get(id(parameter), (None, "", ""))
                 kind = type(optimizer).__name__
-                names[id(parameter)] = (parameter, name or f"parameter {index} of {kind}", kind)
+                names[id(parameter)] = (parameter, name or f"{UNKNOWN_PARAMETER}{index} of {kind}", kind)
         for parameter, name, kind in names.values():
             if not (parameter.requires_grad and parameter.is_leaf):
                 continue

@@ -24,7 +24,7 @@ FindingRow = Mapping[Any, Any]
 _CONTEXT_LINES = 3
 _LINE_WIDTH = 200
 _MAX_FILE_BYTES = 4 << 20
-_LOST_GRADIENTS = frozenset({"GP511", "GP512", "GP513", "GP514", "GP516", "GP517"})
+_LOST_GRADIENTS = frozenset({"GP511", "GP512", "GP513", "GP514", "GP516", "GP517", "GP518"})
 """Rules by which a parameter does not learn what the program computes for it."""
 
 

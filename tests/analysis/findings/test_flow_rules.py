@@ -8,7 +8,16 @@ import pytest
 
 import gradprobe
 from gradprobe.recording.notes import NoteKind
-from tests.analysis.findings.flow import gradients, held_graphs, kept_state, modes, unused_graphs, updates, values
+from tests.analysis.findings.flow import (
+    gradients,
+    held_graphs,
+    kept_state,
+    loss_terms,
+    modes,
+    unused_graphs,
+    updates,
+    values,
+)
 from tests.analysis.findings.flow.parts import Program
 
 WRONG = {
@@ -26,6 +35,7 @@ WRONG = {
     "GP515": updates.CLEARED,
     "GP516": updates.REBOUND,
     "GP517": updates.LOST,
+    "GP518": loss_terms.WRONG,
     "GP609": values.WRITTEN,
 }
 ALSO = {held_graphs.cached_results: "GP204"}
@@ -39,6 +49,7 @@ RIGHT = [
     *gradients.RIGHT,
     *modes.RIGHT,
     *updates.RIGHT,
+    *loss_terms.RIGHT,
     *values.RIGHT,
     *kept_state.RIGHT,
 ]

@@ -107,5 +107,15 @@ RULES = (
         "Write to the parameter itself: `with torch.no_grad(): p -= lr * p.grad`, or copy the result back with "
         "`p.copy_()`.",
     ),
+    Rule(
+        "GP518",
+        "loss-term-without-graph",
+        WARNING,
+        "A term of the loss has no graph: it is added as a constant and trains nothing.",
+        "The rest of the loss trains, so no parameter lacks a gradient and no error is raised. A penalty on gradients, or "
+        "forces that are the derivative of an energy, need gradients that have a graph; a count or a comparison has no "
+        "derivative at all.",
+        "Pass `create_graph=True` to `torch.autograd.grad`, or compute the term with differentiable operations.",
+    ),
 )
 """Rules, by their codes."""

@@ -136,7 +136,80 @@ def student_detached_like_its_probe() -> None:
         learns.step()
 
 
+def codebook_behind_its_straight_through_output() -> None:
+    encoder, codes, decoder = nn.Linear(4, 4), nn.Embedding(8, 4), nn.Linear(4, 4)
+    optimizer = sgd(encoder, codes, decoder)
+    for x in batches():
+        found = encoder(x)
+        chosen = codes(torch.cdist(found, codes.weight).argmin(dim=-1))
+        quantized = found + (chosen - found).detach()  # at
+        loss = (decoder(quantized) - x).square().mean() + (quantized - found.detach()).square().mean()
+        step(optimizer, loss)
+
+
+def prototypes_read_without_grad() -> None:
+    class Prototypes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(6, 4))
+
+        def nearest(self, x: torch.Tensor) -> torch.Tensor:
+            index = (x @ self.table.t()).max(dim=1).indices.unsqueeze(1).expand(-1, 4)
+            return self.table.data.gather(0, index)  # at
+
+    prototypes, model = Prototypes(), Net()
+    optimizer = sgd(prototypes, model)
+    for x in batches():
+        hidden = model.embed(x)
+        step(optimizer, (hidden - prototypes.nearest(hidden)).square().mean() + model.head(hidden).mean())
+
+
+def nearest_center_is_detached() -> None:
+    centers, model = nn.Parameter(torch.randn(3, 4)), Net()
+    optimizer = torch.optim.SGD([centers, *model.parameters()], lr=0.01)
+    for x in batches():
+        hidden = model.embed(x)
+        index = (hidden.unsqueeze(1) - centers).square().sum(-1).argmin(dim=1)
+        center = centers[index].detach()  # at
+        step(optimizer, (hidden - center).square().mean() + model.head(hidden).mean())
+
+
+def inner_steps_on_a_copy() -> None:
+    model = nn.Linear(4, 1)
+    optimizer = sgd(model)
+    for x in batches():
+        fast = copy.deepcopy(model)  # at
+        gradients = torch.autograd.grad(fast(x).square().mean(), list(fast.parameters()), create_graph=True)
+        for parameter, gradient in zip(fast.parameters(), gradients, strict=True):
+            parameter.data -= 0.1 * gradient  # with
+        step(optimizer, (fast(x) - 1).square().mean())
+
+
+def model_prepared_as_a_copy() -> None:
+    def prepare(model: nn.Module) -> nn.Module:
+        prepared = copy.deepcopy(model)  # at
+        prepared.register_buffer("scale", torch.ones(()))
+        return prepared
+
+    model = Net()
+    optimizer = sgd(model)
+    model = prepare(model)
+    for x in batches():
+        step(optimizer, model(x))
+
+
+def parameters_cloned_into_new_leaves() -> None:
+    model = nn.Linear(4, 1)
+    optimizer = sgd(model)
+    for x in batches():
+        weights = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}  # at
+        step(optimizer, torch.func.functional_call(model, weights, (x,)).mean())
+
+
 STARVED: list[Program] = [
+    inner_steps_on_a_copy,
+    model_prepared_as_a_copy,
+    parameters_cloned_into_new_leaves,
     generator_detached_like_its_critic,
     action_detached_before_its_value,
     student_detached_like_its_probe,
@@ -148,7 +221,21 @@ STARVED: list[Program] = [
     function_that_returns_none,
     gradients_cleared_before_the_step,
     head_that_is_in_no_loss,
+    codebook_behind_its_straight_through_output,
+    prototypes_read_without_grad,
+    nearest_center_is_detached,
 ]
+
+
+def codebook_loss_on_the_code() -> None:
+    encoder, codes, decoder = nn.Linear(4, 4), nn.Embedding(8, 4), nn.Linear(4, 4)
+    optimizer = sgd(encoder, codes, decoder)
+    for x in batches():
+        found = encoder(x)
+        chosen = codes(torch.cdist(found, codes.weight).argmin(dim=-1))
+        quantized = found + (chosen - found).detach()
+        loss = (decoder(quantized) - x).square().mean() + (chosen - found.detach()).square().mean()
+        step(optimizer, loss)
 
 
 def frozen_encoder() -> None:
@@ -251,7 +338,67 @@ def sum_that_a_library_begins_with_a_leaf() -> None:
         step(optimizer, library["add"](model(x)).sum())
 
 
+def optimizer_constructed_after_a_layer_was_replaced() -> None:
+    model = Net()
+    for _ in range(2):
+        optimizer = sgd(model)
+        for x in batches():
+            step(optimizer, model(x))
+        model.head = nn.Linear(4, 1)
+
+
+def new_head_added_to_the_optimizer() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, model(x))
+    model.head = nn.Linear(4, 1)
+    optimizer.add_param_group({"params": list(model.head.parameters())})
+    for x in batches():
+        step(optimizer, model(x))
+
+
+class Inner:
+    """Inner steps of meta-learning on a copy of the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+
+    def adapt(self, x: torch.Tensor) -> nn.Module:
+        fast = copy.deepcopy(self.model)
+        gradients = torch.autograd.grad(fast(x).square().mean(), list(fast.parameters()), create_graph=True)
+        for parameter, gradient in zip(fast.parameters(), gradients, strict=True):
+            parameter.data -= 0.1 * gradient
+        return fast
+
+
+def gradients_of_a_copy_are_copied_back() -> None:
+    inner = Inner(nn.Linear(4, 1))
+    for x in batches():
+        fast = inner.adapt(x)
+        inner.optimizer.zero_grad()
+        (fast(x) - 1).square().mean().backward()
+        for parameter, changed in zip(inner.model.parameters(), fast.parameters(), strict=True):
+            parameter.grad = changed.grad
+        inner.optimizer.step()
+
+
+def copy_is_trained_by_an_optimizer_of_its_own() -> None:
+    model = nn.Linear(4, 1)
+    for x in batches(2):
+        fast = copy.deepcopy(model)
+        optimizer = sgd(fast)
+        for _ in range(3):
+            step(optimizer, fast(x).square().mean())
+        with torch.no_grad():
+            for parameter, changed in zip(model.parameters(), fast.parameters(), strict=True):
+                parameter += 0.5 * (changed - parameter)
+
+
 RIGHT: list[Program] = [
+    gradients_of_a_copy_are_copied_back,
+    copy_is_trained_by_an_optimizer_of_its_own,
     frozen_encoder,
     teacher_in_the_optimizer,
     sum_that_a_library_begins_with_a_leaf,
@@ -263,6 +410,9 @@ RIGHT: list[Program] = [
     parameters_updated_by_hand,
     inputs_that_are_perturbed,
     parameters_added_later,
+    codebook_loss_on_the_code,
+    optimizer_constructed_after_a_layer_was_replaced,
+    new_head_added_to_the_optimizer,
 ]
 
 
@@ -311,7 +461,53 @@ def weight_initialized_again() -> None:
         step(optimizer, model(x).mean())
 
 
-REPLACED: list[Program] = [head_replaced, weight_initialized_again]
+def layers_pruned_while_training() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, model(x).square().mean())
+    for index, (rows, columns) in {0: (6, 4), 2: (2, 6)}.items():
+        model[index] = nn.Linear(columns, rows)  # at
+    for x in batches():
+        step(optimizer, model(x).square().mean())
+
+
+def head_grown_for_new_classes() -> None:
+    class Growing:
+        def __init__(self) -> None:
+            self.model = Net()
+            self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.01)
+
+        def grow(self, classes: int) -> None:
+            self.model.head = nn.Linear(4, classes)  # at
+
+        def learn(self) -> None:
+            for x in batches():
+                step(self.optimizer, self.model(x))
+
+    growing = Growing()
+    growing.learn()
+    growing.grow(1)
+    growing.learn()
+
+
+def weights_reset_as_new_parameters() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    for epoch in range(2):
+        for x in batches():
+            step(optimizer, model(x))
+        if epoch == 0:
+            model.head.weight = nn.Parameter(torch.zeros(1, 4))  # at
+
+
+REPLACED: list[Program] = [
+    head_replaced,
+    weight_initialized_again,
+    layers_pruned_while_training,
+    head_grown_for_new_classes,
+    weights_reset_as_new_parameters,
+]
 
 
 def teacher_with_a_graph() -> None:

@@ -1,0 +1,107 @@
+"""Rules about terms of a loss that have no graph, so that the rest of the loss trains as if they were not there."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from gradprobe.analysis.cut_reasons import find_reason
+from gradprobe.analysis.findings.evidence import Evidence, is_library
+from gradprobe.analysis.findings.finding import Finding
+from gradprobe.analysis.findings.flow_lines import make_finding, relate
+from gradprobe.analysis.flow_graph import FlowGraph, shorten_op
+from gradprobe.recording.flow import CARRIED, NOT_DIFFERENTIABLE, WITHOUT_GRAD
+
+_JOINING = frozenset(("add", "add_", "sub", "sub_", "rsub", "stack", "cat"))
+_KEEPING = _JOINING | frozenset(
+    ("mean", "sum", "neg", "mul", "mul_", "div", "div_", "clone", "view", "reshape", "squeeze", "unsqueeze", "select")
+    + ("_to_copy", "expand", "alias", "t", "unbind")
+)
+"""Operators whose result depends on each of their operands in proportion, if at most one of them has a graph."""
+
+
+def find_terms_without_graph(evidence: Evidence) -> Iterator[Finding]:
+    """Yield GP518: the line that cuts the graph of a term, where it is added to the loss, and the backward pass."""
+    for graph in evidence.flow_graphs:
+        for number in graph.sites:
+            if _cuts_always(graph, number):
+                joins = [join for join in _find_joins(graph, number) if _is_proportional(graph, join)]
+                if joins:
+                    yield _describe_term(graph, number, joins)
+
+
+def _cuts_always(graph: FlowGraph, number: int) -> bool:
+    """Return whether the results of a site never have a graph, although its operands have one."""
+    if graph.is_sink(number):
+        return True
+    edges = graph.incoming.get(number, {}).values()
+    return any(counts[NOT_DIFFERENTIABLE] for counts in edges) and not any(counts[CARRIED] for counts in edges)
+
+
+def _find_joins(graph: FlowGraph, start: int) -> list[int]:
+    """Return the sums in which what is computed from a result without a graph meets what has one."""
+    waiting, found, joins = deque([start]), {start}, list[int]()
+    while waiting:
+        for target, counts in graph.outgoing.get(waiting.popleft(), {}).items():
+            if target in found or not counts[WITHOUT_GRAD] or counts[CARRIED] or not _is_computed(graph, target):
+                continue
+            found.add(target)
+            if not any(others[CARRIED] for others in graph.incoming[target].values()):
+                waiting.append(target)
+            elif shorten_op(graph.sites[target].op) in _JOINING:
+                joins.append(target)
+    return joins
+
+
+def _is_computed(graph: FlowGraph, number: int) -> bool:
+    return number in graph.leading_to_sinks and not graph.is_sink(number) and not graph.is_step(number)
+
+
+def _is_proportional(graph: FlowGraph, join: int) -> bool:
+    """Return whether a loss grows in proportion to a sum: then a summand without a graph has no influence on gradients.
+
+    In a difference that is squared, or in a weight that an update has changed, it has.
+    """
+    waiting, found = deque([join]), {join}
+    while waiting:
+        current = waiting.popleft()
+        onward = [n for n, counts in graph.outgoing.get(current, {}).items() if counts[CARRIED]]
+        if not onward:
+            return False
+        for target in onward:
+            if graph.is_sink(target) or target in found or target not in graph.leading_to_sinks:
+                continue
+            if shorten_op(graph.sites[target].op) not in _KEEPING or _is_product(graph, target):
+                return False
+            found.add(target)
+            waiting.append(target)
+    return any(graph.is_sink(target) for number in found for target in graph.outgoing.get(number, ()))
+
+
+def _is_product(graph: FlowGraph, number: int) -> bool:
+    """Return whether two operands of a product have a graph, or one that is multiplied by itself has."""
+    if shorten_op(graph.sites[number].op).rstrip("_") not in ("mul", "div"):
+        return False
+    taken = [counts[CARRIED] for counts in graph.incoming[number].values() if counts[CARRIED]]
+    given = max((counts[CARRIED] for counts in graph.outgoing.get(number, {}).values()), default=0)
+    return len(taken) > 1 or sum(taken) > given
+
+
+def _describe_term(graph: FlowGraph, number: int, joins: list[int]) -> Finding:
+    site, join = graph.sites[number], graph.sites[joins[0]]
+    times = max(counts[WITHOUT_GRAD] for counts in graph.incoming[joins[0]].values())
+    how, fix = find_reason(site.op, NOT_DIFFERENTIABLE)
+    main = join if is_library(site.file) else site
+    where = "this line" if main is site else f"{site.file.rsplit('/', 1)[-1]}:{site.line}"
+    message = (
+        f"A term of the loss trains nothing: `{shorten_op(site.op)}` at {where} {how}, and what is computed from its "
+        "result is only added to the rest of the loss, as a constant."
+    )
+    related = [relate(join, "added to the loss here")]
+    related += [relate(graph.sites[sink], "backward called here") for sink in graph.find_sinks(joins)[:1]]
+    text = f"the term had no graph in {times:,} of {times:,} sums"
+    return make_finding("GP518", message, main, times, related, fix, text)
+
+
+RULES = (find_terms_without_graph,)
+"""Rules of this family; a recording is checked against each."""
