@@ -6,7 +6,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from gradprobe.history.process import Process
+from gradprobe.history.region_table import add_up, group_rows
 from gradprobe.recording.events import RECORDING_BEGINS, THREAD, mode_name
 from gradprobe.recording.notes import StartedProcess, read_started_processes
 from gradprobe.recording.rows import INITIAL_MODES, Modes, modes_before
@@ -42,9 +45,9 @@ def relate_processes(processes: Sequence[Process]) -> list[ProcessRelation]:
 def find_initial_modes(process: Process) -> Modes | None:
     """Return the modes of the thread that began the recording of a process, at that moment."""
     for block in process.contents.blocks:
-        for row in block.rows():
-            if row[0] == THREAD | RECORDING_BEGINS:
-                return modes_before(row, INITIAL_MODES)
+        begun = np.flatnonzero(block.op == THREAD | RECORDING_BEGINS)[:1]
+        for row in block.select(begun).rows():
+            return modes_before(row, INITIAL_MODES)
     return None
 
 
@@ -77,10 +80,12 @@ def find_graph_divergences(ranks: dict[int, Process]) -> list[GraphDivergence]:
                 if file is not None and line is not None and known.account.calls:
                     nodes[file, line][rank] += known.account.nodes
         else:
-            for region in process.history.regions:
-                file, line, _ = process.place(region.site)
-                if file is not None and line is not None and region.nodes is not None:
-                    nodes[file, line][rank] += region.nodes - region.child_nodes
+            columns = process.history.regions.columns
+            for numbers in group_rows(columns.site):
+                file, line, _ = process.place(int(columns.site[numbers[0]]))
+                counted = numbers[columns.counts_nodes[numbers]]
+                if file is not None and line is not None and len(counted):
+                    nodes[file, line][rank] += add_up(columns.nodes[counted] - columns.child_nodes[counted])
     found = [
         GraphDivergence(line, dict(sorted(counts.items())))
         for line, counts in nodes.items()

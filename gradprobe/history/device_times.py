@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gradprobe.history.records import History, Region
+from gradprobe.history.process_history import History
+from gradprobe.history.records import Region
 from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import DEVICE, ENTER, EXIT
 

@@ -12,15 +12,20 @@ The meaning of a sequence of events is defined here, in the modules of this pack
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from gradprobe.history.history_tables import HistoryTables
+from gradprobe.history.marked_blocks import MarkedBlocks
 from gradprobe.history.phase_timeline import PhaseBuilder
 from gradprobe.history.probed_calls import ProbedCalls
-from gradprobe.history.records import REENTERED, Change, EventMark, History, Region, ThreadTimeline
+from gradprobe.history.process_history import History
+from gradprobe.history.records import MODES, REENTERED, Change, EventMark, Region, ThreadTimeline
 from gradprobe.history.regions import RegionBuilder
+from gradprobe.history.regular_blocks import Run, find_regular_blocks
+from gradprobe.history.regular_runs import sum_run
+from gradprobe.history.row_queue import ProgressIterator, RowQueue, read_row
 from gradprobe.history.thread_timelines import ThreadTimelines
-from gradprobe.recording.constructor_pairs import pair_constructors
+from gradprobe.recording.constructor_pairs import pair_constructors_of
 from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import (
     ACTION_MASK,
@@ -38,11 +43,9 @@ from gradprobe.recording.events import (
     PHASE,
     TALLY,
     THREAD,
+    EventBlock,
 )
 from gradprobe.recording.rows import INITIAL_MODES, RawRow, modes_after
-
-ProgressIterator = Callable[[Sequence[RawRow]], Iterable[RawRow]]
-"""Wrapper that yields the rows it is given and shows how far it is."""
 
 
 def interpret(contents: Contents, *, include_torch: bool, watch: ProgressIterator = iter) -> History:
@@ -68,18 +71,28 @@ class _Interpreter:
         self.calls = ProbedCalls(self.names, self.timelines, self.regions, only_calls=only_calls)
         self.entered: dict[int, list[Region]] = defaultdict(list)
         self.marks: list[EventMark] = []
+        self.events = self.load_events()
+        self.constructed, self.skipped = pair_constructors_of(self.events, self.sites)
+        self.blocks = find_regular_blocks(
+            self.events, contents, self.constructed, self.skipped, include_torch=include_torch
+        )
+        self.queue = RowQueue(self.events, self.blocks, self.skipped)
+        self.blocks_of_marks = MarkedBlocks(self.events, self.blocks)
 
     def read(self, watch: ProgressIterator) -> History:
-        rows = self.load_rows()
-        constructed, skipped = pair_constructors(rows, self.sites)
         last_ns = 0
-        for index, row in enumerate(watch(rows)):
-            if index in skipped:
-                continue
+        for index, row in self.queue.read(watch):
             op, time, _, site, _, _, _, _ = row
             last_ns = max(last_ns, time)
+            self.regions.row = index
             subject, action = op & ~ACTION_MASK, op & ACTION_MASK
             timeline = self.timelines.get(row)
+            run = self.queue.runs.pop(index, None)
+            if run is not None:
+                if self.take(timeline, run, row, index):
+                    last_ns = max(last_ns, timeline.last_ns)
+                    continue
+                self.queue.split(run)
             if subject == THREAD:
                 self.timelines.mark(timeline, row)
             elif subject == FOLDED:
@@ -93,19 +106,34 @@ class _Interpreter:
             elif action == EXIT:
                 self.exit(timeline, row)
             elif action == ENTER:
-                begun = constructed.get(index)
+                begun = self.constructed.get(index)
                 if begun is None:
                     self.enter(timeline, row, row, site)
                 else:
-                    self.enter(timeline, row, rows[begun.constructor], begun.site)
+                    self.enter(timeline, row, read_row(self.events, begun.constructor), begun.site)
             else:
                 self.set_mode(timeline, row)
         return self.finish(last_ns)
 
-    def load_rows(self) -> list[RawRow]:
+    def load_events(self) -> EventBlock:
         """Return the events, with times since the recording began."""
-        since_begin = (replace(block, time_ns=block.time_ns - self.origin) for block in self.contents.blocks)
-        return [row for block in since_begin for row in block.rows()]
+        joined = EventBlock.joined(self.contents.blocks or [EventBlock.of([])])
+        return replace(joined, time_ns=joined.time_ns - self.origin, accounts={})
+
+    def take(self, timeline: ThreadTimeline, run: Run, row: RawRow, index: int) -> bool:
+        """Take a run of regular blocks, whose first event is ``row``; return whether that is possible here."""
+        if self.blocks is None or not self.timelines.can_take(timeline, MODES[self.blocks.before[run.first]]):
+            return False
+        _, time, _, site, _, _, _, nodes = row
+        begun = self.constructed.get(index)
+        begin = row if begun is None else read_row(self.events, begun.constructor)
+        self.timelines.arrive(timeline, begin, site, None, internal=bool(self.blocks.internal[run.first]))
+        timeline.advance(time, nodes)
+        effects = sum_run(self.events, self.blocks, run)
+        self.regions.take(run, effects, timeline)
+        self.timelines.take(timeline, effects)
+        self.blocks_of_marks.take(run)
+        return True
 
     def enter(self, timeline: ThreadTimeline, row: RawRow, begin: RawRow, site: int) -> None:
         """Enter a block at ``site``. ``begin`` is the event that set its modes: ``row``, or a constructor."""
@@ -215,8 +243,9 @@ class _Interpreter:
     def add_mark(self, row: RawRow) -> None:
         """Add the mark of an event to which rows of another table belong, in the block that is open."""
         op, time, thread, site, _, key, label, _ = row
-        stack = self.regions.stack(thread, self.names.get(label))
-        phase = self.phases.current(thread, self.names.get(label))
+        task = self.names.get(label)
+        stack, phase = self.regions.stack(thread, task), self.phases.current(thread, task)
+        self.blocks_of_marks.add(len(self.marks), is_of_task=task is not None)
         self.marks.append(EventMark(op, key, stack[-1] if stack else None, thread, site, time, phase))
 
     def finish(self, last_ns: int) -> History:
@@ -228,9 +257,12 @@ class _Interpreter:
         self.timelines.finish(end)
         regions.finish(timelines, end)
         self.phases.finish(end)
+        tables = HistoryTables(regions, self.events, self.blocks, self.sites, self.names)
+        for mark, block in self.blocks_of_marks.found:
+            self.marks[mark] = replace(self.marks[mark], region=tables.regions[tables.find_region(block)])
         return History(
-            transitions=regions.transitions,
-            regions=regions.found,
+            transitions=tables.transitions,
+            regions=tables.regions,
             calls=self.calls.found,
             marks=self.marks,
             timelines=list(timelines.values()),

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gradprobe.history.records import EventMark, History, Region
+import numpy as np
+
+from gradprobe.history.nesting import Column
+from gradprobe.history.process_history import History
+from gradprobe.history.records import EventMark, Region
+from gradprobe.history.region_table import RegionTable
 from gradprobe.recording.contents import Contents, OpFold
 from gradprobe.recording.events import BACKWARD_PASS, ESCAPED_TENSORS, FOLDED_OPERATORS, TALLY
 from gradprobe.recording.op_rows import NO_COUNTS, PHASES, OpCounts, Operation
@@ -55,8 +60,6 @@ class RegionSum:
     saved: Storages = field(default_factory=dict)
     is_complete: bool = True
     """False if some operators that ran in it are missing from these sums."""
-    backward_nodes: int = 0
-    """Number of the nodes constructed in it that a backward pass reached later."""
 
 
 class _RegionSums(dict[Region, RegionSum]):
@@ -128,7 +131,8 @@ class OpTotals:
         for mark in history.marks:
             if mark.op == ESCAPED_TENSORS:
                 self._add_escaped(mark, history.regions)
-        self._count_backward_nodes(history)
+        self.backward_nodes = self._count_backward_nodes(history)
+        """Number of the nodes constructed in each region that a backward pass reached later."""
 
     def _add_tally(self, mark: EventMark) -> None:
         region = self.regions.open(mark.region) if mark.region is not None else None
@@ -191,12 +195,12 @@ class OpTotals:
                 parent.saved.update(mine.saved)
                 parent.is_complete = parent.is_complete and mine.is_complete
 
-    def _add_escaped(self, mark: EventMark, regions: list[Region]) -> None:
+    def _add_escaped(self, mark: EventMark, regions: RegionTable) -> None:
         for _, number, made, count, size, held in self._escaped_rows.get(mark.key, ()):
             operation = self._operation(number)
             at = EscapeKey(None, mark.site, operation.op, operation.module, mark.thread)
             if count:
-                at = at._replace(region=_find_innermost(regions, mark.thread, made - self._origin))
+                at = at._replace(region=regions.find_innermost({mark.thread}, made - self._origin))
                 row = self.escaped[at]
                 if not row.count:
                     row.phase = self._history.phases.at(mark.thread, None, made - self._origin)
@@ -211,21 +215,19 @@ class OpTotals:
                         row.holders.add(operation.node)
                     break
 
-    def _count_backward_nodes(self, history: History) -> None:
+    def _count_backward_nodes(self, history: History) -> Column:
         rows = _group_by_key(self._contents.accounts.get("backwards"))
         runs: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for mark in history.marks:
             if mark.op == BACKWARD_PASS:
                 runs[mark.thread] += [(first, last) for _, first, last in rows.get(mark.key, ())]
-        merged = {thread: _merge(found) for thread, found in runs.items()}
-        for region in history.regions:
-            if region.nodes:
-                reached = sum(
-                    max(0, min(last + 1, region.end_nodes) - max(first, region.start_nodes))
-                    for first, last in merged.get(region.thread, ())
-                )
-                if reached:
-                    self.regions.open(region).backward_nodes = reached
+        columns = history.regions.columns
+        reached = np.zeros(len(history.regions), np.int64)
+        for thread, found in runs.items():
+            chosen = columns.counts_nodes & (columns.thread == thread)
+            count = _count_below(_merge(found))
+            reached[chosen] = np.maximum(count(columns.end_nodes[chosen]) - count(columns.start_nodes[chosen]), 0)
+        return reached
 
     def _operation(self, number: int) -> Operation:
         return self._contents.operations.get(number) or Operation(number, f"operator {number}", None, "", 0)
@@ -248,17 +250,6 @@ def sum_bytes(saved: Mapping[int, SavedStorage]) -> int:
     return sum(storage.size for storage in saved.values())
 
 
-def _find_innermost(regions: list[Region], thread: int, time: int) -> Region | None:
-    """Return the innermost region of ``thread`` at ``time``."""
-    found = None
-    for region in regions:
-        if region.start_ns > time:
-            break
-        if region.thread == thread and (region.end_ns is None or region.end_ns >= time):
-            found = region
-    return found
-
-
 def _merge(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return the same numbers in ranges that do not overlap."""
     found: list[tuple[int, int]] = []
@@ -268,6 +259,20 @@ def _merge(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             found.append((first, last))
     return found
+
+
+def _count_below(ranges: list[tuple[int, int]]) -> Callable[[Column], Column]:
+    """Return a function that counts the numbers in ordered ranges that are below each of some limits."""
+    firsts, lasts = (np.array(ends, np.int64) for ends in zip(*ranges, strict=True))
+    before = np.concatenate([[0], np.cumsum(lasts - firsts + 1)])
+
+    def count(limits: Column) -> Column:
+        at = np.searchsorted(firsts, limits, side="left")  # ranges that begin below the limit
+        beyond = np.where(at > 0, np.maximum(lasts[at - 1] + 1 - limits, 0), 0)
+        counted: Column = before[at] - beyond
+        return counted
+
+    return count
 
 
 def _group_by_key(rows: Any) -> dict[int, list[tuple[int, ...]]]:

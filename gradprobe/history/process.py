@@ -8,10 +8,12 @@ from functools import cached_property
 from typing import Any
 
 from gradprobe.history.device_times import DeviceTime, compute_device_times
-from gradprobe.history.interpreter import ProgressIterator, interpret
+from gradprobe.history.interpreter import interpret
 from gradprobe.history.leaf_uses import LeafUse, read_leaf_uses
 from gradprobe.history.op_totals import OpTotals
-from gradprobe.history.records import History, Region
+from gradprobe.history.process_history import History
+from gradprobe.history.records import Region
+from gradprobe.history.row_queue import ProgressIterator
 from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import COMPILED_CALL
 from gradprobe.recording.flow import FlowLedger, read_flow
@@ -55,6 +57,11 @@ class Process:
     def device_times(self) -> dict[Region, DeviceTime]:
         """Device times of its regions."""
         return compute_device_times(self.contents, self.history)
+
+    @cached_property
+    def device_ns(self) -> dict[int, float]:
+        """Time that a device took for regions, by their number."""
+        return {region.number: float(time.ns) for region, time in self.device_times.items()}
 
     @cached_property
     def compiled(self) -> dict[Region, str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gradprobe.history.phase_timeline import PhaseBuilder
 from gradprobe.recording.events import NOT_COUNTED
 from gradprobe.recording.rows import Modes
 
@@ -18,9 +18,21 @@ ENTERED_EARLIER = "entered before the recording"
 UNFINISHED = "never left"
 HELD_ACROSS_TASKS = "held while other tasks ran"
 
+MODES: Sequence[Modes] = ((False, False), (True, False), (False, True), (True, True))
+"""Modes by their code in a column: grad mode in the first bit, inference mode in the second."""
+
+
+def encode_modes(modes: Modes) -> int:
+    """Return the code of ``modes`` in a column."""
+    return modes[0] | modes[1] << 1
+
+
+class _WeaklyReferable:
+    __slots__ = ("__weakref__",)
+
 
 @dataclass(eq=False, slots=True)
-class Region:
+class Region(_WeaklyReferable):
     """A block from enter to exit, or what follows a plain call until something else takes over."""
 
     number: int
@@ -153,18 +165,3 @@ class EventMark:
     site: int
     time_ns: int
     phase: str = ""
-
-
-@dataclass
-class History:
-    """Events of one process, interpreted. Times are nanoseconds since the recording began."""
-
-    transitions: list[Transition]
-    regions: list[Region]
-    calls: list[ProbedCall]
-    marks: list[EventMark]
-    timelines: list[ThreadTimeline]
-    hidden: int
-    phases: PhaseBuilder
-    end_ns: int
-    complete: bool

@@ -20,6 +20,8 @@ from gradprobe.history.records import (
     ThreadTimeline,
     Transition,
 )
+from gradprobe.history.regular_blocks import Run
+from gradprobe.history.regular_runs import RunEffects, TakenRun
 from gradprobe.recording.events import NOWHERE
 from gradprobe.recording.rows import Modes
 
@@ -30,7 +32,13 @@ class RegionBuilder:
     def __init__(self, phases: PhaseBuilder, *, include_torch: bool) -> None:
         self.found: list[Region] = []
         self.transitions: list[Transition] = []
+        self.runs: list[TakenRun] = []
         self.hidden = 0
+        self.row = 0
+        """Number of the event that is being read."""
+        self.region_rows: list[int] = []
+        """Events that opened the regions of ``found``."""
+        self.transition_rows: list[int] = []
         self._phases = phases
         self._include_torch = include_torch
         self._stacks: dict[tuple[int, str | None], list[Region]] = defaultdict(list)
@@ -63,8 +71,24 @@ class RegionBuilder:
         )
         if not is_hidden:
             stack.append(region)
-            self.found.append(region)
+            self._add(region)
         return region
+
+    def _add(self, region: Region) -> None:
+        self.found.append(region)
+        self.region_rows.append(self.row)
+
+    def take(self, run: Run, effects: RunEffects, timeline: ThreadTimeline) -> None:
+        """Add the regular blocks of a run, inside the innermost open region of their thread."""
+        stack = self.stack(timeline.thread, None)
+        parent = stack[-1] if stack else None
+        depth = sum(region.form != "call" for region in stack)
+        phase = self._phases.current(timeline.thread, None)
+        self.runs.append(TakenRun(run, timeline.thread, parent, depth, phase, effects.blocks_ns))
+        self.hidden += effects.hidden_transitions
+        if parent is not None:
+            parent.child_ns += effects.blocks_ns
+            parent.child_nodes += effects.blocks_nodes
 
     def close(self, region: Region, timeline: ThreadTimeline, time: int, nodes: int) -> None:
         """End ``region`` at an event of ``timeline``, and with it the plain calls made directly in it."""
@@ -122,12 +146,15 @@ class RegionBuilder:
             phase=self._phases.at(timeline.thread, None, timeline.began_ns),
         )
         if self._include_torch or not internal:
-            self.found.append(region)
             for other in self.found:
-                is_outermost = other.parent is None and other.task is None and other is not region
-                if is_outermost and other.thread == timeline.thread:
+                if other.parent is None and other.task is None and other.thread == timeline.thread:
                     other.parent = region
                     region.child_ns += (other.end_ns or 0) - other.start_ns
+            for run in self.runs:
+                if run.parent is None and run.thread == timeline.thread:
+                    run.parent = region
+                    region.child_ns += run.blocks_ns
+            self._add(region)
         return region
 
     def add_transition(self, timeline: ThreadTimeline, change: Change, region: Region, event: str) -> Transition:
@@ -150,23 +177,21 @@ class RegionBuilder:
             self.hidden += 1
         else:
             self.transitions.append(transition)
+            self.transition_rows.append(self.row)
         return transition
 
     def finish(self, timelines: dict[int, ThreadTimeline], end: int) -> None:
-        """End what was never left with its thread or with the recording, and number all regions."""
+        """End what was never left with its thread or with the recording."""
         for region in self.found:
             if region.end_ns is None:
                 timeline = timelines[region.thread]
                 _leave_unfinished(region, end if timeline.ended_ns is None else timeline.ended_ns, timeline.last_nodes)
-        self.found.sort(key=lambda region: region.start_ns)
         self._mark_shared()
-        for number, region in enumerate(self.found):
-            region.number = number
 
     def _mark_shared(self) -> None:
-        """Mark the regions, in order of their start, that asyncio tasks held while others of the thread ran."""
+        """Mark the regions that asyncio tasks held while others of the thread ran; such a thread has no regular blocks."""
         threads: dict[int, list[Region]] = defaultdict(list)
-        for region in self.found:
+        for region in sorted(self.found, key=lambda region: region.start_ns):
             threads[region.thread].append(region)
         for regions in threads.values():
             if any(region.task is not None for region in regions):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from gradprobe.history.records import Change, ThreadTimeline
 from gradprobe.history.regions import RegionBuilder
+from gradprobe.history.regular_runs import RunEffects
 from gradprobe.recording.contents import Thread
 from gradprobe.recording.events import ACTION_MASK, ENTER, EXIT, NOT_COUNTED, RECORDING_BEGINS, RECORDING_ENDS, UNKNOWN
 from gradprobe.recording.rows import INITIAL_MODES, Modes, RawRow, modes_before
@@ -106,6 +107,26 @@ class ThreadTimelines:
         timeline.is_changed_by_torch = internal and after != timeline.left_by_program
         if self._include_torch or not internal or (not timeline.open_internal_blocks and not timeline.has_jumped):
             timeline.visible = after
+
+    def can_take(self, timeline: ThreadTimeline, before: Modes) -> bool:
+        """Return whether a run of regular blocks that begins in the modes ``before`` follows on what the thread did."""
+        is_plain = timeline.doubtful is None and not timeline.has_jumped and not timeline.is_changed_by_torch
+        known = (timeline.state, timeline.visible, timeline.left_by_program)
+        return is_plain and not timeline.open_internal_blocks and all(modes in (None, before) for modes in known)
+
+    def take(self, timeline: ThreadTimeline, effects: RunEffects) -> None:
+        """Take in a run of regular blocks, at whose first event the thread has arrived."""
+        for modes, ns, nodes in effects.time_by_modes:
+            timeline.ns_by_state[modes] += ns
+            if nodes is not None:
+                timeline.nodes_by_state[modes] += nodes
+        timeline.hidden_ns += effects.hidden_ns
+        timeline.last_ns = effects.last_ns
+        if effects.last_nodes != NOT_COUNTED:
+            timeline.last_nodes = effects.last_nodes
+        timeline.state = timeline.visible = effects.after
+        timeline.left_by_program = effects.left_by_program
+        timeline.is_changed_by_torch = effects.is_changed_by_torch
 
     def _add_unannounced(self, timeline: ThreadTimeline, change: Change) -> None:
         """Add a change that no event announced, at the time and place where it was noticed."""

@@ -133,10 +133,12 @@ class EventBlock:
     @classmethod
     def joined(cls, blocks: Sequence[EventBlock]) -> EventBlock:
         """Return the events of several blocks as one, in order."""
+        if len(blocks) == 1:
+            return blocks[0]
         columns = (np.concatenate([getattr(block, name) for block in blocks]) for name in _PACKED.names or ())
         return cls(*columns, accounts=concatenate([block.accounts for block in blocks]))
 
-    def select(self, indices: Sequence[int]) -> EventBlock:
+    def select(self, indices: Sequence[int] | np.ndarray[Any, Any]) -> EventBlock:
         """Return the events at ``indices``, with the rows that belong to them."""
         chosen = EventBlock(*(getattr(self, name)[indices] for name in _PACKED.names or ()))
         keys = chosen.key[chosen.op >= TALLY]

@@ -197,7 +197,7 @@ def _read_contents(connection: sqlite3.Connection) -> Contents:
         check_operations(operations, op_folds)
         return Contents(
             meta=read_meta(rows("meta")),
-            blocks=[EventBlock.unpack(data, int(count)) for _, count, data in rows("blocks")],
+            blocks=_join_blocks([EventBlock.unpack(data, int(count)) for _, count, data in rows("blocks")]),
             sites={site.id: site for site in sites},
             names={int(number): str(text) for number, text in rows("names")},
             threads={thread.id: thread for thread in threads},
@@ -209,6 +209,11 @@ def _read_contents(connection: sqlite3.Connection) -> Contents:
         )
     finally:
         connection.execute("ROLLBACK")
+
+
+def _join_blocks(blocks: list[EventBlock]) -> list[EventBlock]:
+    """Return the events as one block: interpretation needs them so, and does not then hold them twice."""
+    return [EventBlock.joined(blocks)] if blocks else []
 
 
 def _to_values(record: Record) -> list[Any]:

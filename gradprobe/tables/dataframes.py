@@ -5,7 +5,7 @@ A row is a tuple of values in the order of the columns; what is missing is None 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,7 @@ import pandas as pd
 
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region, Transition
+from gradprobe.history.region_table import group_regions
 from gradprobe.recording.events import ACTION_MASK, CONSTRUCT, MANAGERS, SET_GRAD_ENABLED
 from gradprobe.recording.op_rows import RETURNS_FIELDS
 from gradprobe.tables.column_definition import Column, Table
@@ -48,20 +49,28 @@ def _make_column(column: Column, values: list[Any]) -> pd.Series[Any]:
 
 def build_transitions(processes: Sequence[Process], limit: int | None = None) -> pd.DataFrame:
     """Build the table of transitions, or of the first ``limit``, in the order in which they happened."""
-    found: list[tuple[int, Process, Transition]] = [
-        (t.time_ns + p.offset_ns, p, t) for p in processes for t in p.history.transitions
-    ]
-    if len(processes) > 1:
-        found.sort(key=lambda item: item[0])
     return make_dataframe(
         TRANSITIONS,
         [
-            (order, time, p.pid, p.rank, p.thread(t.thread), t.task, t.manager, t.form, t.event, *t.before, *t.after)
-            + (t.before == t.after, t.depth, _region_number(p, t.region))
+            (order, t.time_ns + p.offset_ns, p.pid, p.rank, p.thread(t.thread), t.task, t.manager, t.form, t.event)
+            + (*t.before, *t.after, t.before == t.after, t.depth, _region_number(p, t.region))
             + (*p.place(t.site or (t.region.site if t.region is not None else 0)), t.phase)
-            for order, (time, p, t) in enumerate(found[:limit])
+            for order, (p, t) in enumerate(_iter_transitions(processes, limit))
         ],
     )
+
+
+def _iter_transitions(processes: Sequence[Process], limit: int | None) -> Iterator[tuple[Process, Transition]]:
+    """Yield the transitions of all processes, or the first ``limit``, in the order in which they happened."""
+    if len(processes) < 2:
+        yield from islice(((p, t) for p in processes for t in p.history.transitions), limit)
+        return
+    times = np.concatenate([p.history.transitions.columns.time_ns + p.offset_ns for p in processes])
+    ends = np.cumsum([len(p.history.transitions) for p in processes])
+    order = np.argsort(times, kind="stable")[:limit]
+    for at, number in zip(order.tolist(), np.searchsorted(ends, order, side="right").tolist(), strict=True):
+        transitions = processes[number].history.transitions
+        yield processes[number], transitions[at - int(ends[number]) + len(transitions)]
 
 
 def build_regions(processes: Sequence[Process], limit: int | None = None) -> pd.DataFrame:
@@ -144,13 +153,9 @@ def build_sites(processes: Sequence[Process]) -> pd.DataFrame:
     """Build the table of sites, the costliest first; blocks that were added up count too."""
     sums: dict[tuple[Any, ...], SiteSum] = {}
     for p in processes:
-        known: dict[tuple[int, str, str], SiteSum] = {}
-        for r in p.history.regions:
-            row = known.get((r.site, r.manager, r.form))
-            if row is None:
-                row = sums.setdefault((*p.place(r.site), r.manager, r.form), SiteSum())
-                known[r.site, r.manager, r.form] = row
-            row.add_region(p, r)
+        for numbers in group_regions(p.history.regions.columns, "site", "manager", "form"):
+            first = p.history.regions[numbers[0]]
+            sums.setdefault((*p.place(first.site), first.manager, first.form), SiteSum()).add_regions(p, numbers)
         for fold in p.contents.folds:
             site = p.contents.sites.get(fold.site)
             if site is not None and site.internal and not p.include_torch:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from gradprobe.history.process import Process
+from gradprobe.history.region_table import group_rows
 from gradprobe.recording.events import UNKNOWN
 from gradprobe.recording.notes import Detection, SourceLocation, read_detections, read_started_processes
-from gradprobe.recording.rows import INITIAL_MODES, Modes
+from gradprobe.recording.rows import INITIAL_MODES
 
 _LEFT_MODE, _HANDED_OVER = "left-mode", "handed-over"
 
@@ -21,19 +23,22 @@ def build_mode_rows(processes: Sequence[Process]) -> list[tuple[Any, ...]]:
 
 
 def _list_changes(process: Process) -> list[tuple[Any, ...]]:
-    counts: Counter[tuple[int, str, str, int, Modes, Modes]] = Counter()
-    for change in process.history.transitions:
-        if change.event != "exit" and change.before != change.after:
-            counts[change.thread, change.form, change.manager, change.site, change.before, change.after] += 1
+    transitions = process.history.transitions
+    columns = transitions.columns
+    changes = np.flatnonzero((columns.before != columns.after) & ~columns.event.find("exit".__eq__))
+    alike = (columns.thread, columns.form.numbers, columns.manager.numbers, columns.site, columns.before, columns.after)
+    groups = sorted(group_rows(*(column[changes] for column in alike)), key=lambda group: -len(group))
     left = _find_left(process)
     rows = []
-    for (thread, form, manager, site, before, after), count in counts.most_common():
-        file, line, function = process.place(site)
-        outlived = not after[0] and (file, line) in left
+    for group in groups:
+        change = transitions[int(changes[group[0]])]
+        file, line, function = process.place(change.site)
+        outlived = not change.after[0] and (file, line) in left
         lost = left[file, line] if outlived else None
         found = (None, None) if lost is None else (lost.file, lost.line)
-        where = (process.pid, process.rank, process.thread(thread), form, manager, file, line, function)
-        rows.append((*where, name_owner(file), *before, *after, count, outlived, *found))
+        where = (process.pid, process.rank, process.thread(change.thread), change.form, change.manager)
+        modes = (*change.before, *change.after)
+        rows.append((*where, file, line, function, name_owner(file), *modes, len(group), outlived, *found))
     return rows
 
 

@@ -7,8 +7,8 @@ from functools import cached_property
 
 import pandas as pd
 
-from gradprobe.history.interpreter import ProgressIterator
 from gradprobe.history.process import Process, interpret_processes
+from gradprobe.history.row_queue import ProgressIterator
 from gradprobe.recording.contents import Contents
 from gradprobe.tables import columns, dataframes, ledger_tables
 from gradprobe.tables.mode_rows import build_mode_rows

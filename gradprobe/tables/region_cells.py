@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gradprobe.history.nesting import Column
 from gradprobe.history.op_totals import sum_bytes, sum_graph_bytes
 from gradprobe.history.phase_timeline import Phase
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region
+from gradprobe.history.region_table import add_up
 
 _NOT_MEASURED = float("nan")
 
@@ -86,4 +88,10 @@ def backward_nodes(p: Process, r: Region) -> int | None:
     Past the limit of a recording no backward passes are kept.
     """
     is_known = p.counts_nodes and r.nodes is not None and not p.contents.folds
-    return p.op_totals.regions[r].backward_nodes if is_known else None
+    return int(p.op_totals.backward_nodes[r.number]) if is_known else None
+
+
+def sum_backward_nodes(p: Process, numbers: Column) -> int | None:
+    """Return the sum of ``backward_nodes`` over the regions with these numbers; None if it is not known of all."""
+    is_known = p.counts_nodes and not p.contents.folds and p.history.regions.columns.counts_nodes[numbers].all()
+    return add_up(p.op_totals.backward_nodes[numbers]) if is_known else None

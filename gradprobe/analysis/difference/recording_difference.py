@@ -13,8 +13,8 @@ from gradprobe.analysis.difference.matched_lines import Line, LineMatching, Plac
 from gradprobe.analysis.difference.time_change import NOT_COMPARED, TimeChange, compare_times
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.time_by_mode import MODES, sum_by_mode
+from gradprobe.history.region_table import group_rows
 from gradprobe.tables.recording_tables import RecordingTables
-from gradprobe.tables.region_cells import duration_ns
 
 SITE_NUMBERS = ("count", "total_ns", "nodes", "saved_bytes", "version_bumps", "inference_tensors")
 LINE_NUMBERS = ("count", "nodes", "saved_bytes", "version_bumps", "inference_outputs")
@@ -202,9 +202,11 @@ def _collect_durations(tables: RecordingTables) -> dict[tuple[Any, ...], list[fl
     """Return the durations of the blocks of each site that were kept one by one."""
     found: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     for process in tables.processes:
-        for region in process.history.regions:
-            key = (*process.place(region.site), region.manager, region.form)
-            found[key].append(duration_ns(region))
+        columns = process.history.regions.columns
+        for numbers in group_rows(columns.site, columns.manager, columns.form):
+            first = process.history.regions[int(numbers[0])]
+            key = (*process.place(first.site), first.manager, first.form)
+            found[key] += columns.duration_ns[numbers].tolist()
     return found
 
 

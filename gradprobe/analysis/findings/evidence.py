@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,11 +12,14 @@ import pandas as pd
 
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.flow_graph import FlowGraph
+from gradprobe.history.nesting import Column
 from gradprobe.history.process import Process
-from gradprobe.history.records import Region
+from gradprobe.history.records import Region, encode_modes
+from gradprobe.history.region_table import RegionColumns
 from gradprobe.recording.events import mode_name
 from gradprobe.recording.flow import FlowLedger, FlowSite, Frame
 from gradprobe.recording.notes import BlockAt, Detection, SourceLocation, read_detections
+from gradprobe.recording.rows import INITIAL_MODES
 from gradprobe.tables.recording_tables import RecordingTables
 
 
@@ -140,12 +143,12 @@ class Evidence:
                     return locate_site(process, region.site, "grad enabled here") if region.inside[0] else None
         return None
 
-    def iter_regions(self) -> Iterator[tuple[Process, Region]]:
-        """Yield the user's blocks, without those of PyTorch's own code."""
+    def iter_regions(self, chosen: Callable[[RegionColumns], Column]) -> Iterator[tuple[Process, Region]]:
+        """Yield the user's blocks for which a column is true, without those of PyTorch's own code."""
         for process in self.processes:
-            for region in process.history.regions:
-                if not region.internal:
-                    yield process, region
+            columns = process.history.regions.columns
+            for region in process.history.regions.where(chosen(columns) & ~columns.internal):
+                yield process, region
 
     def select_ops(self, process: Process, region: Region) -> pd.DataFrame:
         """Return the rows of the operators that ran directly in a block."""
@@ -194,14 +197,13 @@ def _find_block(process: Process, under: BlockAt) -> Region | None:
     """Return the innermost block with grad disabled or inference mode in which a thread was at a moment."""
     moment = under.time_ns - int(process.contents.meta.get("began_ns", 0))
     threads = {t.id for t in process.contents.threads.values() if t.ident == under.thread}
-    found: Region | None = None
-    for region in process.history.regions:
-        if region.start_ns > moment:
-            break
-        is_open = region.thread in threads and (region.end_ns is None or region.end_ns >= moment)
-        if is_open and region.inside != (True, False):
-            found = region
-    return found
+    return process.history.regions.find_innermost(threads, moment, disables_grad)
+
+
+def disables_grad(columns: RegionColumns) -> Column:
+    """Return where regions have grad disabled, or are in inference mode."""
+    disabled: Column = columns.inside != encode_modes(INITIAL_MODES)
+    return disabled
 
 
 def is_library(file: object) -> bool:

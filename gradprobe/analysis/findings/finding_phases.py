@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding
+from gradprobe.history.region_table import group_rows
 
 _Line = tuple[str | None, int | None]
 
@@ -31,9 +32,11 @@ def _list_phases_by_line(evidence: Evidence) -> dict[_Line, dict[str, None]]:
     for process in evidence.processes:
         if not process.history.phases.found:
             continue
-        for region in process.history.regions:
-            if region.phase:
-                found[process.place(region.site)[:2]][region.phase] = None
+        columns = process.history.regions.columns
+        for numbers in group_rows(columns.site, columns.phase):
+            first = process.history.regions[int(numbers[0])]
+            if first.phase:
+                found[process.place(first.site)[:2]][first.phase] = None
         for (site, _), phases in process.op_totals.phases.items():
             found[process.place(site)[:2]].update(dict.fromkeys(sorted(phases)))
     return found

@@ -26,10 +26,13 @@ class HeldMode:
 
 def find_held_modes(process: Process) -> Iterator[HeldMode]:
     """Yield the blocks of a process that changed the mode and were open while other tasks ran, in their order."""
-    stuck = _find_stuck_exits(process)
+    regions = process.history.regions
     held = [
-        r for r in process.history.regions if HELD_ACROSS_TASKS in r.irregular and r.form == "with" and not r.internal
+        r
+        for r in regions.where(regions.columns.is_irregular)
+        if HELD_ACROSS_TASKS in r.irregular and r.form == "with" and not r.internal
     ]
+    stuck = _find_stuck_exits(process) if held else {}
     for region in held:
         if region.before == region.inside:
             continue

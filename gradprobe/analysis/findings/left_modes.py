@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
 from gradprobe.analysis.findings.finding import RelatedLine
 from gradprobe.analysis.findings.syntax import parse_file
@@ -73,9 +75,10 @@ class LeftMode:
         since -= int(self.process.contents.meta.get("began_ns", 0))
         numbers = {t.id for t in self.process.contents.threads.values() if t.ident in threads}
         undone = False
-        for change in self.process.history.transitions:
-            if change.thread not in numbers or change.time_ns < since:
-                continue
+        transitions = self.process.history.transitions
+        columns = transitions.columns
+        is_later = np.isin(columns.thread, list(numbers)) & (columns.time_ns >= since)
+        for change in transitions.where(is_later):
             file, line, _ = self.process.place(change.site)
             if (file, line) == (self.file, self.line) and not change.after[0]:
                 undone = False

@@ -16,7 +16,7 @@ from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile, parse_f
 
 def find_reentered_managers(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP102: the inner block, and the outer block that has the same context manager object open."""
-    for process, outer in evidence.iter_regions():
+    for process, outer in evidence.iter_regions(lambda columns: columns.is_reentered):
         for inner in outer.reentrant_regions:
             at = locate_site(process, inner.site, "")
             opened = locate_site(process, outer.site, "already open since here")
@@ -80,7 +80,7 @@ def _list_lines_that_ran(evidence: Evidence) -> dict[str, set[int]]:
     """Return the lines of the program that the recording names, by file."""
     found: dict[str, set[int]] = defaultdict(set)
     for process in evidence.processes:
-        sites = {transition.site for transition in process.history.transitions}
+        sites = set(process.history.transitions.sites)
         sites.update(fold.site for fold in process.contents.folds)
         if process.counts_operators:
             sites.update(key.site for key in process.op_totals.ops)

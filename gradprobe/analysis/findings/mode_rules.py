@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from gradprobe.analysis.findings.evidence import Evidence, is_library, locate_site, rank_lines
+import numpy as np
+
+from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, is_library, locate_site, rank_lines
 from gradprobe.analysis.findings.finding import Finding, RelatedLine, pluralize
 from gradprobe.analysis.findings.left_modes import LeftMode, find_left_modes
 from gradprobe.analysis.findings.mode_changes import locate_skipping
 from gradprobe.analysis.findings.syntax import ParsedFile, delegates, parse_file
+from gradprobe.history.nesting import Column
 from gradprobe.history.process import Process
-from gradprobe.history.records import UNFINISHED, Region
+from gradprobe.history.records import UNFINISHED, Region, encode_modes
+from gradprobe.history.region_table import RegionColumns, group_rows
 from gradprobe.recording.events import BACKWARD_PASS
 
 _MAX_UNRECORDED_LINES = 4
@@ -59,15 +63,9 @@ def _fix(left: LeftMode) -> str:
 
 def _find_enabling_calls(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP101: a function called within a block that disables grad, which enabled grad for the rest of the block."""
-    for process, region in evidence.iter_regions():
+    for process, region in evidence.iter_regions(lambda columns: columns.form.find("call".__eq__)):
         outer = region.parent
-        if (
-            region.form != "call"
-            or outer is None
-            or outer.end_ns is None
-            or outer.internal
-            or UNFINISHED in outer.irregular
-        ):
+        if outer is None or outer.end_ns is None or outer.internal or UNFINISHED in outer.irregular:
             continue
         # Closed with the block around it: its own function had returned by then.
         was_left = region.end_ns == outer.end_ns and process.place(region.site)[::2] != process.place(outer.site)[::2]
@@ -98,9 +96,7 @@ def find_enable_grad_in_inference_mode(evidence: Evidence) -> Iterator[Finding]:
     """
     lost = {block: each for each in evidence.select_detections("GP103") for block in each.blocks}
     seen: set[tuple[str, int]] = set()
-    for process, region in evidence.iter_regions():
-        if region.manager not in ("enable_grad", "set_grad_enabled") or region.inside != (True, True):
-            continue
+    for process, region in _list_enabling_in_vain(evidence, lost):
         at, ops = locate_site(process, region.site, ""), evidence.select_ops(process, region)
         is_own = at is not None and not is_library(at.file) and region.manager == "enable_grad"
         if at is None or (at.file, at.line) in seen or (region not in lost if process.counts_operators else not is_own):
@@ -116,6 +112,24 @@ def find_enable_grad_in_inference_mode(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "GP103", message, at.file, at.line, process.place(region.site)[2], 1, tuple(reversed(unique.values()))
         )
+
+
+def _list_enabling_in_vain(
+    evidence: Evidence, lost: Mapping[Region, LocatedDetection]
+) -> Iterator[tuple[Process, Region]]:
+    """Yield the blocks that enable grad inside inference mode: one per line, or those that are ``lost``."""
+    for process in evidence.processes:
+        regions = process.history.regions
+        columns = regions.columns
+        is_enabling = columns.manager.find(("enable_grad", "set_grad_enabled").__contains__) & ~columns.internal
+        numbers = np.flatnonzero(is_enabling & (columns.inside == encode_modes((True, True))))
+        if process.counts_operators:
+            known = [region.number for region, each in lost.items() if each.process is process]
+            numbers = np.intersect1d(numbers, np.array(known, np.int64))
+        else:
+            numbers = numbers[[rows[0] for rows in group_rows(columns.site[numbers], columns.manager.numbers[numbers])]]
+        for region in regions.at(numbers):
+            yield process, region
 
 
 def _locate_inference_mode_around(process: Process, region: Region) -> RelatedLine | None:
@@ -142,11 +156,9 @@ def find_undecorated_overrides_that_ran(evidence: Evidence) -> Iterator[Finding]
     if ops.empty or any(map(_ran_backward, evidence.processes)):
         return
     building = ops[(ops["nodes"] > 0) & (ops["phase"] == "forward")]
-    for (file, line), rows in building.groupby(["file", "line"], sort=False):
-        source = parse_file(file)
-        if source is not None:
-            count = int(rows["count"].sum())
-            yield from _find_decorated_bases(source, int(line), count)
+    sources = {file: source for file in building["file"].unique() if (source := parse_file(file)) is not None}
+    for (file, line), rows in building[building["file"].isin(list(sources))].groupby(["file", "line"], sort=False):
+        yield from _find_decorated_bases(sources[file], int(line), int(rows["count"].sum()))
 
 
 def _find_decorated_bases(source: ParsedFile, line: int, count: int) -> Iterator[Finding]:
@@ -185,13 +197,16 @@ def _find_method(owner: ast.ClassDef | None, name: str) -> ast.FunctionDef | Non
     return next((f for f in body if isinstance(f, ast.FunctionDef) and f.name == name), None)
 
 
+def _leaves_inference_mode(columns: RegionColumns) -> Column:
+    is_enabling = (columns.before == encode_modes((False, False))) & (columns.inside == encode_modes((True, False)))
+    chosen: Column = is_enabling & columns.manager.find("inference_mode".__eq__)
+    return chosen
+
+
 def find_enabling_inference_mode(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP107: ``inference_mode(False)`` in a block that disables grad, that block, and lines that built a graph."""
     found: dict[tuple[str, int], Finding] = {}
-    for process, region in evidence.iter_regions():
-        is_enabling = (region.before, region.inside) == ((False, False), (True, False))
-        if not is_enabling or region.manager != "inference_mode":
-            continue
+    for process, region in evidence.iter_regions(_leaves_inference_mode):
         at, ops = locate_site(process, region.site, ""), evidence.select_ops(process, region)
         if at is None or (at.file, at.line) in found or not (ops["nodes"] > 0).any():
             continue

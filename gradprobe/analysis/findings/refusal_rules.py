@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from gradprobe.analysis.findings.checkpoint_rules import find_differing_lines
-from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, locate_site, rank_lines
+from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, disables_grad, locate_site, rank_lines
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.story_lines import locate_keeping, locate_values
 from gradprobe.analysis.findings.tensor_lifecycle.audit import find_stores
@@ -116,9 +116,7 @@ def _find_holder(evidence: Evidence, located: LocatedDetection) -> list[RelatedL
 def _find_cut_modules(evidence: Evidence, parameters: Any) -> Iterator[RelatedLine]:
     """Yield where modules ran with grad disabled whose parameters got no gradient, and the blocks that disabled it."""
     owners = {str(name).rpartition(".")[0] for name in parameters} if isinstance(parameters, list) else set()
-    for process, region in evidence.iter_regions() if owners else ():
-        if region.inside == (True, False):
-            continue
+    for process, region in evidence.iter_regions(disables_grad) if owners else ():
         ops = evidence.select_ops(process, region)
         ran = ops[ops["module"].map(lambda path: any(f".{path}".endswith(f".{owner}") for owner in owners))]
         lines = rank_lines(ran[ran["line"].notna()], "ran without gradient here", _MAX_CUT_LINES)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+import numpy as np
+
 from gradprobe.analysis.findings.evidence import Evidence, locate_site, rank_lines
 from gradprobe.analysis.findings.finding import Finding, RelatedLine, pluralize
 from gradprobe.analysis.findings.held_modes import find_held_modes
 from gradprobe.analysis.findings.left_modes import find_left_modes
 from gradprobe.analysis.findings.syntax import get_first_line, parse_file, walk_scope
 from gradprobe.history.process import Process
-from gradprobe.history.records import OTHER_THREAD, OUT_OF_ORDER
+from gradprobe.history.records import OTHER_THREAD, OUT_OF_ORDER, encode_modes
+from gradprobe.history.region_table import add_up
 from gradprobe.recording.events import mode_name
 
 _MAX_BUILDING_LINES = 3
@@ -45,11 +48,9 @@ def find_unpropagated_thread_modes(evidence: Evidence) -> Iterator[Finding]:
 def _count_enabled_nodes(process: Process, ident: int) -> int:
     """Return the number of nodes built in blocks of a thread that enable grad on purpose."""
     numbers = _find_threads(process, ident)
-    return sum(
-        region.nodes or 0
-        for region in process.history.regions
-        if region.thread in numbers and region.parent is None and region.inside == (True, False)
-    )
+    columns = process.history.regions.columns
+    is_enabled = np.isin(columns.thread, list(numbers)) & (columns.inside == encode_modes((True, False)))
+    return add_up(columns.nodes[is_enabled & (columns.parent < 0) & columns.counts_nodes])
 
 
 def _find_threads(process: Process, ident: int) -> set[int]:
@@ -139,8 +140,13 @@ def find_exits_out_of_order(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP705: blocks that exited on another thread, and inference mode blocks that exited before one inside them."""
     closers = {(each.main.file, each.main.line): each.related for each in evidence.select_detections("closed")}
     for process in evidence.processes:
-        irregular = {region for region in process.history.regions if region.irregular}
-        exits = {t.region: t for t in process.history.transitions if t.event == "exit" and t.region in irregular}
+        regions, transitions = process.history.regions, process.history.transitions
+        irregular = set(regions.where(regions.columns.is_irregular))
+        if not irregular:
+            continue
+        is_exit = transitions.columns.event.find("exit".__eq__)
+        is_irregular = np.isin(transitions.columns.region, [region.number for region in irregular])
+        exits = {t.region: t for t in transitions.where(is_exit & is_irregular)}
         for region in sorted(irregular, key=lambda each: each.number):
             wrong = next((each for each in region.irregular if each in (OUT_OF_ORDER, OTHER_THREAD)), None)
             at = locate_site(process, region.site, "")

@@ -42,9 +42,11 @@ def find_redundant_managers(evidence: Evidence) -> Iterator[Finding]:
 
 def _locate_outer_blocks(evidence: Evidence, file: str, line: int | None) -> Iterator[RelatedLine]:
     """Yield the block around the first redundant entry of a line, which has set the mode already."""
-    for process, region in evidence.iter_regions():
+    for process, region in evidence.iter_regions(
+        lambda columns: (columns.parent >= 0) & (columns.before == columns.inside)
+    ):
         outer = region.parent
-        if outer is not None and region.before == region.inside and process.place(region.site)[:2] == (file, line):
+        if outer is not None and process.place(region.site)[:2] == (file, line):
             around = locate_site(process, outer.site, "mode entered here")
             if around is not None and (around.file, around.line) != (file, line):
                 yield around

@@ -12,15 +12,18 @@ import gzip
 import heapq
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any, TypeVar
+
+import numpy as np
 
 from gradprobe.errors import GradprobeError
 from gradprobe.history.op_totals import sum_bytes
 from gradprobe.history.phase_timeline import Phase
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region
+from gradprobe.history.region_table import group_rows
 from gradprobe.recording.events import NOT_COUNTED, mode_name
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.formats.torch_trace import ADVICE, TorchTrace, read_torch_trace
@@ -58,18 +61,18 @@ def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendere
 def _build_trace(tables: RecordingTables, base_trace: TorchTrace | None) -> dict[str, Any]:
     begun = min(int(content.meta.get("began_wall_ns", 0)) for content in tables.contents)
     base = begun if base_trace is None else base_trace.base_ns
-    regions = [(process, region) for process in tables.processes for region in process.history.regions]
+    number_of_regions = sum(len(process.history.regions) for process in tables.processes)
     if base_trace is not None:
         ends = [p.history.end_ns + p.offset_ns for p in tables.processes]
         base_trace.check_overlap(begun, begun + max(ends))
-    kept = heapq.nlargest(MAX_SLICES, regions, key=lambda pair: duration_ns(pair[1]))
+    kept = _select_longest(tables.processes)
     events = [] if base_trace is None else list(base_trace.content["traceEvents"])
     for event in _build_events(tables, kept, is_merged=base_trace is not None):
         if "ts" in event:
             event["ts"] = (event["ts"] + begun - base) / 1000
         events.append(event)
-    about = {"gradprobe": pluralize(len(regions), "region")}
-    if len(kept) < len(regions):
+    about = {"gradprobe": pluralize(number_of_regions, "region")}
+    if len(kept) < number_of_regions:
         about["gradprobe"] += f", of which this trace shows the {len(kept):,} longest"
     if base_trace is None:
         return {"displayTimeUnit": "ns", "baseTimeNanoseconds": base, "otherData": about, "traceEvents": events}
@@ -79,6 +82,18 @@ def _build_trace(tables: RecordingTables, base_trace: TorchTrace | None) -> dict
         "otherData": {**(known if isinstance(known, dict) else {}), **about},
         "traceEvents": events,
     }
+
+
+def _select_longest(processes: Sequence[Process]) -> list[tuple[Process, Region]]:
+    """Return the longest regions of all processes, the longest first."""
+    found: list[tuple[int, Process, Region]] = []
+    for process in processes:
+        regions = process.history.regions
+        order = np.argsort(-regions.columns.duration_ns, kind="stable")[:MAX_SLICES]
+        durations = regions.columns.duration_ns[order].tolist()
+        found += [(took, process, r) for took, r in zip(durations, regions.at(order), strict=True)]
+    longest = heapq.nlargest(MAX_SLICES, found, key=lambda each: each[0])
+    return [(process, region) for _, process, region in longest]
 
 
 def _build_events(
@@ -226,9 +241,10 @@ def _build_instants(tables: RecordingTables) -> Iterator[dict[str, Any]]:
     """Yield an instant for each finding, when its line first ran a block, or else at the beginning."""
     first: dict[tuple[Any, Any], tuple[int, int]] = {}
     for process in tables.processes:
-        for region in process.history.regions:
-            file, line, _ = process.place(region.site)
-            first.setdefault((file, line), (region.start_ns + process.offset_ns, process.pid))
+        columns = process.history.regions.columns
+        for numbers in group_rows(columns.site):
+            file, line, _ = process.place(int(columns.site[numbers[0]]))
+            first.setdefault((file, line), (int(columns.start_ns[numbers[0]]) + process.offset_ns, process.pid))
     start = (0, tables.processes[0].pid if tables.processes else 0)
     for found in tables.findings.to_dict("records"):
         time, pid = first.get((found["file"], found["line"]), start)

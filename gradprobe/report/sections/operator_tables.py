@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas as pd
 
+from gradprobe.history.region_table import add_up
 from gradprobe.report.document import Section, Table
 from gradprobe.report.units import (
     escape_unprintable,
@@ -16,7 +18,7 @@ from gradprobe.report.units import (
     pluralize,
 )
 from gradprobe.tables.recording_tables import RecordingTables
-from gradprobe.tables.region_cells import backward_nodes
+from gradprobe.tables.region_cells import sum_backward_nodes
 
 _SUMMED = {
     "count": "calls",
@@ -108,10 +110,11 @@ def _count_unreached_nodes(tables: RecordingTables) -> tuple[int, int]:
     """Count nodes created in outermost blocks and those that no backward reached, if both are known."""
     created = reached = 0
     for process in tables.processes:
-        for region in process.history.regions:
-            backward = backward_nodes(process, region) if region.parent is None else None
-            if backward is not None and region.nodes:
-                created, reached = created + region.nodes, reached + backward
+        columns = process.history.regions.columns
+        counted = np.flatnonzero((columns.parent < 0) & columns.counts_nodes)
+        backward = sum_backward_nodes(process, counted)
+        if backward is not None:
+            created, reached = created + add_up(columns.nodes[counted]), reached + backward
     return created, created - reached
 
 
@@ -155,7 +158,9 @@ def _build_site_section(tables: RecordingTables, top: int) -> Section | None:
 
 def _add_sites(ops: pd.DataFrame) -> pd.DataFrame:
     located: pd.DataFrame = ops.copy()
-    located["site"] = [format_location(file, line) for file, line in zip(ops["file"], ops["line"], strict=True)]
+    places = list(zip(ops["file"], ops["line"], strict=True))
+    names = {place: format_location(*place) for place in dict.fromkeys(places)}
+    located["site"] = [names[place] for place in places]
     return located
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+
 from gradprobe.report.document import Section, Table
 from gradprobe.report.units import escape_unprintable, format_count, format_duration, format_location
 from gradprobe.tables.recording_tables import RecordingTables
@@ -16,7 +18,12 @@ def build_section(tables: RecordingTables, top: int) -> Section | None:
     phases = tables.phases
     if phases["automatic"].all():
         return None
-    blocks = Counter(region.phase for process in tables.processes for region in process.history.regions)
+    blocks: Counter[str] = Counter()
+    for process in tables.processes:
+        phase = process.history.regions.columns.phase
+        blocks.update(
+            dict(zip(phase.texts, np.bincount(phase.numbers, minlength=len(phase.texts)).tolist(), strict=True))
+        )
     groups = []
     for (name, file, line), runs in phases.groupby(["phase", "file", "line"], dropna=False, sort=False):
         place = "found by gradprobe" if runs["automatic"].all() else format_location(file, line)

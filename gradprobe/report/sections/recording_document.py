@@ -123,7 +123,8 @@ def _summarize(tables: RecordingTables) -> list[str]:
         return lines
     more = f"; {pluralize(folded, 'block')} beyond the limit were summed up per line" if folded else ""
     lines.append(f"{pluralize(seen, 'transition')} at {pluralize(len(tables.sites), 'site')}{more}.")
-    unknown = sum(t.manager == UNKNOWN for p in tables.processes for t in p.history.transitions)
+    regions = [process.history.regions.columns for process in tables.processes]
+    unknown = sum(int(columns.manager.find(UNKNOWN.__eq__).sum()) for columns in regions)
     if unknown:
         lines.append(f"{pluralize(unknown, 'mode change')} did not come from a context manager of PyTorch.")
     created = sum(t.nodes or 0 for t in times if t.mode == "no_grad" or t.mode == "inference_mode")
@@ -241,11 +242,11 @@ def _build_redundant(tables: RecordingTables, top: int) -> Section | None:
 def _build_irregular(tables: RecordingTables, top: int) -> Section | None:
     groups: Counter[tuple[str, ...]] = Counter()
     for process in tables.processes:
-        for region in process.history.regions:
-            if region.irregular or is_failure(region.error):
-                irregularity = ", ".join(dict.fromkeys(region.irregular)) or MISSING
-                error = escape_unprintable(region.error) if is_failure(region.error) else MISSING
-                groups[format_location(*process.place(region.site)[:2]), region.manager, irregularity, error] += 1
+        regions = process.history.regions
+        for region in regions.where(regions.columns.is_irregular | regions.columns.error.find(is_failure)):
+            irregularity = ", ".join(dict.fromkeys(region.irregular)) or MISSING
+            error = escape_unprintable(region.error) if is_failure(region.error) else MISSING
+            groups[format_location(*process.place(region.site)[:2]), region.manager, irregularity, error] += 1
     if not groups:
         return None
     rows = [(*key, format_count(number)) for key, number in groups.most_common(top)]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from gradprobe.analysis.line_costs import NO_COST, LineCost, Place, sum_by_line
 from gradprobe.errors import GradprobeError
+from gradprobe.history.records import MODES
+from gradprobe.history.region_table import group_rows
 from gradprobe.recording.events import mode_name
 from gradprobe.recording.source_lines import SourceLines
 from gradprobe.report.units import escape_unprintable, format_bytes, format_count, format_duration, format_location
@@ -105,11 +107,11 @@ def _find_modes(tables: RecordingTables) -> Mapping[Place, str]:
             if file is not None and line is not None:
                 modes = (True, False) if key.region is None else key.region.inside
                 found[file, line][mode_name(*modes)] = None
-        sites = {region.site: region.inside for region in process.history.regions}
-        for site, inside in sites.items():
-            file, line, _ = process.place(site)
+        columns = process.history.regions.columns
+        for numbers in group_rows(columns.site):
+            file, line, _ = process.place(int(columns.site[numbers[0]]))
             if file is not None and line is not None:
-                found[file, line].setdefault(mode_name(*inside))
+                found[file, line].setdefault(mode_name(*MODES[columns.inside[numbers[-1]]]))
     return {place: ", ".join(modes) for place, modes in found.items()}
 
 

@@ -6,13 +6,16 @@ the others.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from gradprobe.history.nesting import Column
 from gradprobe.history.process import Process
-from gradprobe.history.records import Region, ThreadTimeline
+from gradprobe.history.records import MODES, Region, ThreadTimeline
+from gradprobe.history.region_table import RegionColumns, add_up, group_rows, make_column
 from gradprobe.recording.events import mode_name
 from gradprobe.report.document import Chart
 from gradprobe.report.units import (
@@ -40,17 +43,23 @@ _UNITS = (("s", 1e9), ("ms", 1e6), ("us", 1e3), ("ns", 1.0))
 
 @dataclass
 class _Lane:
-    """The regions of one thread or asyncio task of a process."""
+    """The regions of one thread or asyncio task of a process, by their numbers."""
 
     name: str
     process: Process
-    regions: list[Region] = field(default_factory=list)
+    regions: Column = field(default_factory=lambda: np.zeros(0, np.int64))
     thread: ThreadTimeline | None = None
     """Timeline of the thread; None for the lane of a task."""
 
     @property
+    def columns(self) -> RegionColumns:
+        """Columns of the regions of the process."""
+        return self.process.history.regions.columns
+
+    @property
     def rows(self) -> int:
-        return 1 + max((_get_row(region) for region in self.regions), default=0)
+        """Number of rows that nested regions take."""
+        return 1 + int(_list_rows(self).max(initial=0))
 
 
 def build_timeline(processes: Sequence[Process]) -> tuple[Chart | None, list[str]]:
@@ -84,19 +93,22 @@ def _collect_lanes(processes: Sequence[Process]) -> list[_Lane]:
         for thread in process.history.timelines:
             name = where + escape_unprintable(process.thread(thread.thread))
             found[number, thread.thread, None] = _Lane(name, process, thread=thread)
-        for region in process.history.regions:
+        regions = process.history.regions
+        for numbers in group_rows(regions.columns.thread, regions.columns.task):
+            region = regions[int(numbers[0])]
             key = number, region.thread, region.task
             if key not in found:
                 name = escape_unprintable(f"{process.thread(region.thread)} {region.task or ''}".rstrip())
                 found[key] = _Lane(where + name, process)
-            found[key].regions.append(region)
+            found[key].regions = numbers
     order = {key: index for index, key in enumerate(found)}
     first = {key[:2]: order[key] for key in reversed(found)}
     return [found[key] for key in sorted(found, key=lambda key: (first[key[:2]], order[key]))]
 
 
-def _get_row(region: Region) -> int:
-    return min(region.depth, ROWS_PER_LANE - 1)
+def _list_rows(lane: _Lane) -> Column:
+    """Return the row in which each region of a lane is drawn."""
+    return np.minimum(lane.columns.depth[lane.regions], ROWS_PER_LANE - 1)
 
 
 def _build_bars(lanes: list[_Lane], whole: int, end: int) -> tuple[list[dict[str, Any]], list[str]]:
@@ -106,32 +118,42 @@ def _build_bars(lanes: list[_Lane], whole: int, end: int) -> tuple[list[dict[str
     longest, slots = _select_longest(lanes, whole), max((MAX_BARS // 2 - len(lanes)) // rows, 10)
     top = 0
     for number, lane in enumerate(lanes):
-        offset, base = lane.process.offset_ns, {"lane": number, "name": lane.name}
+        base = {"lane": number, "name": lane.name}
         bars += [{**base, "row": top, **bar} for bar in _build_background(lane)]
-        sums: dict[tuple[int, int], _SummedBlocks] = defaultdict(_SummedBlocks)
-        kept = []
-        for region in lane.regions:
-            if longest is None or region in longest:
-                kept.append(region)
-            else:
-                sums[_get_row(region), (region.start_ns + offset) * slots // end].add(region, offset)
-        bars += [{**base, "row": top + row, **summed.build_bar()} for (row, _), summed in sorted(sums.items())]
-        bars += [{**base, "row": top + _get_row(region), **_build_bar(lane.process, region)} for region in kept]
+        row_of = _list_rows(lane)
+        if longest is None:
+            kept = lane.regions
+        else:
+            is_long = longest[number]
+            kept, row_of_kept = lane.regions[is_long], row_of[is_long]
+            bars += [
+                {**base, "row": top + row, **bar}
+                for row, bar in _sum_up(lane, lane.regions[~is_long], row_of[~is_long], slots, end)
+            ]
+            row_of = row_of_kept
+        regions = lane.process.history.regions.at(kept)
+        bars += [
+            {**base, "row": top + row, **_build_bar(lane.process, region)}
+            for row, region in zip(row_of.tolist(), regions, strict=True)
+        ]
         top += lane.rows
     if longest is None:
         return bars, []
+    drawn = sum(int(is_long.sum()) for is_long in longest)
     return bars, [
-        f"The timeline draws the {len(longest):,} longest of {whole:,} blocks individually. The others are summed up in "
+        f"The timeline draws the {drawn:,} longest of {whole:,} blocks individually. The others are summed up in "
         f"intervals of {format_duration(end / slots)}, in the colour of the mode with the most time."
     ]
 
 
-def _select_longest(lanes: list[_Lane], whole: int) -> set[Region] | None:
-    """Return the blocks to draw individually; None for all of them."""
+def _select_longest(lanes: list[_Lane], whole: int) -> list[Column] | None:
+    """Return for each lane which of its blocks to draw individually; None for all of them."""
     if whole <= MAX_BARS:
         return None
-    everything = [region for lane in lanes for region in lane.regions]
-    return set(sorted(everything, key=duration_ns, reverse=True)[: MAX_BARS // 2])
+    durations = np.concatenate([lane.columns.duration_ns[lane.regions] for lane in lanes])
+    is_long = np.zeros(whole, bool)
+    is_long[np.argsort(-durations, kind="stable")[: MAX_BARS // 2]] = True
+    return np.split(is_long, np.cumsum([len(lane.regions) for lane in lanes])[:-1])
 
 
 def _build_background(lane: _Lane) -> Iterator[dict[str, Any]]:
@@ -143,14 +165,15 @@ def _build_background(lane: _Lane) -> Iterator[dict[str, Any]]:
     if thread is None:
         return
     history, offset = lane.process.history, lane.process.offset_ns
-    changes = [t for t in history.transitions if t.thread == thread.thread and t.before != t.after]
-    state = changes[0].before if changes else thread.state
+    columns = history.transitions.columns
+    changes = np.flatnonzero((columns.thread == thread.thread) & (columns.before != columns.after))
+    state = MODES[columns.before[changes[0]]] if len(changes) else thread.state
     if state is None:
         return
     ended = history.end_ns if thread.ended_ns is None else thread.ended_ns
     modes = {thread.began_ns: state}
     if len(changes) <= _MAX_CHANGES:
-        modes.update((change.time_ns, change.after) for change in changes)
+        modes.update((change.time_ns, change.after) for change in history.transitions.at(changes.tolist()))
     starts = [at for at, previous in zip(modes, [None, *modes.values()], strict=False) if modes[at] != previous]
     for start, end in zip(starts, [*starts[1:], ended], strict=True):
         mode = mode_name(*modes[start])
@@ -176,32 +199,30 @@ def _build_bar(process: Process, region: Region) -> dict[str, Any]:
     }
 
 
-class _SummedBlocks:
-    """Sums over the blocks of one row that began in the same interval of time."""
+def _sum_up(lane: _Lane, numbers: Column, rows: Column, slots: int, end: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield a bar, and its row, for the regions of each row that began in the same interval of time."""
+    columns = lane.columns
+    starts = columns.start_ns[numbers] + lane.process.offset_ns
+    slot = [start * slots // end for start in starts.tolist()]
+    groups = group_rows(rows, make_column(slot))
+    for group in sorted(groups, key=lambda group: (int(rows[group[0]]), slot[int(group[0])])):
+        yield int(rows[group[0]]), _build_sum(lane, numbers[group])
 
-    def __init__(self) -> None:
-        self.start, self.end, self.blocks = -1, 0, 0
-        self.nodes: int | None = None
-        self.ns_by_mode: dict[str, int] = defaultdict(int)
 
-    def add(self, region: Region, offset: int) -> None:
-        start, took = region.start_ns + offset, duration_ns(region)
-        self.start = start if self.start < 0 else min(self.start, start)
-        self.end = max(self.end, start + took)
-        self.blocks += 1
-        if region.nodes is not None:
-            self.nodes = (self.nodes or 0) + region.nodes
-        self.ns_by_mode[mode_name(*region.inside)] += took
-
-    def build_bar(self) -> dict[str, Any]:
-        mode = max(self.ns_by_mode, key=lambda mode: self.ns_by_mode[mode])
-        return {
-            "start": self.start,
-            "end": self.end,
-            "mode": mode,
-            "what": f"{self.blocks:,} short blocks: {', '.join(sorted(self.ns_by_mode))}",
-            "took": format_duration(sum(self.ns_by_mode.values())),
-            "own": "-",
-            "nodes": format_count(self.nodes),
-            "blocks": self.blocks,
-        }
+def _build_sum(lane: _Lane, numbers: Column) -> dict[str, Any]:
+    """Build the bar of several regions."""
+    columns, offset = lane.columns, lane.process.offset_ns
+    took, inside = columns.duration_ns[numbers], columns.inside[numbers]
+    counted = numbers[columns.counts_nodes[numbers]]
+    firsts = np.unique(inside, return_index=True)[1]
+    ns_by_mode = {mode_name(*MODES[code]): add_up(took[inside == code]) for code in inside[np.sort(firsts)].tolist()}
+    return {
+        "start": int(columns.start_ns[numbers].min()) + offset,
+        "end": max(int(columns.end_ns[numbers].max()) + offset, 0),
+        "mode": max(ns_by_mode, key=lambda mode: ns_by_mode[mode]),
+        "what": f"{len(numbers):,} short blocks: {', '.join(sorted(ns_by_mode))}",
+        "took": format_duration(sum(ns_by_mode.values())),
+        "own": "-",
+        "nodes": format_count(add_up(columns.nodes[counted]) if len(counted) else None),
+        "blocks": len(numbers),
+    }
