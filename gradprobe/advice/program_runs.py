@@ -20,11 +20,14 @@ import xml.etree.ElementTree
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gradprobe._switch import RECORD_VARIABLE
 from gradprobe.advice.run_request import Outcome, RunRequest, read_state
 from gradprobe.errors import GradprobeError
 
 _NO_END = -1_000
 """Exit code of a run that did not end in time."""
+_FIXED_VARIABLES = {RECORD_VARIABLE: "", "PYTHONHASHSEED": "0"}
+"""Variables that make runs comparable: a recording by the environment would make some of them slower."""
 _JUNIT_FILE = "tests.xml"
 _USAGE_ERROR = 4
 """Exit code of pytest for a command line that it cannot read."""
@@ -112,7 +115,7 @@ class ProgramRunner:
         return self._server.run(request)
 
     def _run_command(self, request: RunRequest, folder: Path) -> int:
-        environment = {**os.environ, **request.variables(), "PYTHONHASHSEED": "0"}
+        environment = {**os.environ, **request.variables(), **_FIXED_VARIABLES}
         words = list(self._words)
         if _is_pytest(words):
             words += _list_options(folder, words)
@@ -157,7 +160,7 @@ class _Server:
             [sys.executable, "-m", "gradprobe.advice.watched_process", *preload],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([root, *others]), "PYTHONHASHSEED": "0"},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([root, *others]), **_FIXED_VARIABLES},
         )
 
     def run(self, request: RunRequest) -> int:

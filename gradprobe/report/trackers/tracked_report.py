@@ -57,4 +57,5 @@ def _list_findings(tables: RecordingTables) -> pd.DataFrame:
         for lines in tables.findings["related"]
     ]
     findings = tables.findings.assign(related=related).astype(object)
-    return findings.where(findings.notna(), None)
+    shown: pd.DataFrame = findings.where(findings.notna(), None)
+    return shown
