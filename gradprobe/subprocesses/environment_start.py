@@ -53,4 +53,5 @@ def _start(request: FollowRequest) -> None:
         Path(request.stem).parent.mkdir(parents=True, exist_ok=True)
         follow_process(asdict(request))
     except Exception as error:  # the program goes on, whatever keeps gradprobe from recording it
-        sys.stderr.write(f"gradprobe: process {os.getpid()} is not recorded: {error}\n")
+        if sys.stderr is not None:
+            print(f"gradprobe: process {os.getpid()} is not recorded: {error}", file=sys.stderr)
