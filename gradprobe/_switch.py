@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import os
 
+RECORD_VARIABLE = "GRADPROBE_RECORD"
+"""Environment variable that starts a recording in each process that imports torch."""
+
 DISABLED_AT_IMPORT = os.environ.get("GRADPROBE", "").strip().lower() in ("0", "off", "false", "no")
 
 

@@ -550,6 +550,36 @@ class Recording:
         trace = None if merge is None else Path(merge)
         return self._export("trace", path, overwrite=overwrite or force, torch_trace=trace)
 
+    def log_to(self, target: Any, *, step: int | None = None, prefix: str = "gradprobe") -> None:
+        """Log the recording to an experiment tracker: scalars, the findings, and the HTML report.
+
+        The scalars are ``nodes``, ``saved_bytes``, ``time_share/MODE`` and ``findings/SEVERITY``, each after ``prefix`` and
+        a slash. What the level of the recording does not measure is not logged. The findings are a table, and the report
+        is an artifact; in TensorBoard, which has no artifacts, it is a file in the folder of the events.
+
+        Args:
+            target (SummaryWriter, Run or module): a ``SummaryWriter`` of PyTorch or tensorboardX, a run of Weights & Biases
+                or of MLflow, or the module ``wandb`` or ``mlflow`` for its current run.
+            step (int, optional): step of the run to log for, as the tracker counts them. Default: None, the tracker's
+                own.
+            prefix (str): beginning of all names. Recordings of one run need one each. Default: ``"gradprobe"``.
+
+        Raises:
+            InvalidArgument: ``target`` is not of a tracker that is supported; the message lists them.
+            GradprobeError: the module has no current run, or the report cannot be written.
+
+        Example::
+
+            with gradprobe.record(level="ops") as recording:
+                train_epoch(model)
+            recording.log_to(SummaryWriter("runs/1"), step=epoch)
+        """
+        from gradprobe.report.trackers.tracked_report import build_report
+        from gradprobe.report.trackers.tracker_registry import find_tracker
+
+        tracker = find_tracker(target)
+        tracker.log_report(build_report(self._tables, prefix=prefix, step=step), target)
+
     def _export(
         self, format_name: str, path: AnyPath | None, *, overwrite: bool, torch_trace: Path | None = None
     ) -> str | None:

@@ -73,7 +73,12 @@ def test_an_installation_pulls_no_test_and_no_chart_package(wheel: zipfile.ZipFi
 
 def test_the_wheel_holds_the_package_its_types_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"gradprobe"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"gradprobe", "gradprobe_record.pth"}
+    start = wheel.read("gradprobe_record.pth").decode()
+    assert start.startswith('import os; os.environ.get("GRADPROBE_RECORD") and '), (
+        "without the variable it does nothing"
+    )
+    assert len(start.splitlines()) == 1
     assert "gradprobe/py.typed" in wheel.namelist()
     assert all(
         f"gradprobe/commands/{verb}.py" in wheel.namelist() for verb in ("run", "report", "check", "scan", "debug")

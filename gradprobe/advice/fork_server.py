@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from gradprobe.advice.run_request import RunRequest
+from gradprobe.advice.run_request import FIXED_VARIABLES, RunRequest
 from gradprobe.errors import GradprobeError
 
 
@@ -28,7 +28,7 @@ class ForkServer:
             [sys.executable, "-m", "gradprobe.advice.watched_process", *preload],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([root, *others]), "PYTHONHASHSEED": "0"},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([root, *others]), **FIXED_VARIABLES},
         )
 
     def run(self, request: RunRequest, limit_s: float) -> int | None:

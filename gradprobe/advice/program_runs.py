@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gradprobe.advice.fork_server import ForkServer, end_group
-from gradprobe.advice.run_request import Outcome, RunRequest, read_modules, read_state
+from gradprobe.advice.run_request import FIXED_VARIABLES, Outcome, RunRequest, read_modules, read_state
 from gradprobe.advice.time_limits import TimeLimits
 from gradprobe.errors import GradprobeError
 
@@ -114,7 +114,7 @@ class ProgramRunner:
         return self._server.run(request, self.limits.next_s)
 
     def _run_command(self, request: RunRequest, folder: Path) -> int | None:
-        environment = {**os.environ, **request.variables(), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {**os.environ, **request.variables(), **FIXED_VARIABLES, "PYTHONDONTWRITEBYTECODE": "1"}
         words = list(self._words)
         if _is_pytest(words):
             words += _list_options(folder, words)

@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gradprobe._switch import RECORD_VARIABLE
 from gradprobe.subprocesses.follow_request import BOOT_FOLDER
 
 REQUEST_VARIABLE = "GRADPROBE_ADVISE"
 STATE_FILE, LINES_FILE, TIMES_FILE, RECORDING_STEM = "state.json", "lines.jsonl", "times.jsonl", "run"
 MODULES_FILE = "modules.json"
+FIXED_VARIABLES = {RECORD_VARIABLE: "", "PYTHONHASHSEED": "0"}
+"""Variables that make runs comparable: a recording by the environment would make some of them slower."""
 
 
 @dataclass

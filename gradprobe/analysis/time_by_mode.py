@@ -83,6 +83,12 @@ def sum_by_mode(processes: Sequence[Process]) -> list[ModeTime]:
     ]
 
 
+def sum_nodes(processes: Sequence[Process]) -> int | None:
+    """Return the autograd nodes constructed in all threads together; None if they were not counted."""
+    counted = [time.nodes for time in sum_by_mode(processes) if time.nodes is not None]
+    return sum(counted) if counted else None
+
+
 def sum_thread_ns(processes: Sequence[Process]) -> int:
     """Return the time of all observed threads together."""
     return sum(thread.ns for thread in sum_by_thread(processes))

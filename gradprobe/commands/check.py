@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gradprobe.analysis.findings import find_all
-from gradprobe.analysis.time_by_mode import sum_by_mode
+from gradprobe.analysis.time_by_mode import sum_nodes
 from gradprobe.commands import findings_output
 from gradprobe.errors import GradprobeError
 from gradprobe.report.sections.findings_section import sort_findings_by_harm
@@ -43,12 +43,12 @@ def execute(options: argparse.Namespace) -> int:
 def _find_exceeded_budgets(options: argparse.Namespace, tables: RecordingTables) -> Iterator[str]:
     """Yield each budget that the recording exceeds, with the lines that used most of it."""
     if options.max_nodes is not None:
-        counted = [time.nodes for time in sum_by_mode(tables.processes) if time.nodes is not None]
-        if not counted:
+        nodes = sum_nodes(tables.processes)
+        if nodes is None:
             raise GradprobeError(
                 "cannot check --max-nodes: the recording has no nodes; record again with --level graph"
             )
-        yield from _describe_excess("--max-nodes", options.max_nodes, sum(counted), "autograd nodes", "nodes", tables)
+        yield from _describe_excess("--max-nodes", options.max_nodes, nodes, "autograd nodes", "nodes", tables)
     if options.max_saved_bytes is not None:
         if tables.ops.empty:
             raise GradprobeError(

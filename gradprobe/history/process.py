@@ -111,6 +111,13 @@ class Process:
         """True if its PyTorch showed what nodes save for backward."""
         return self.contents.meta.get("reads_saved") is not False
 
+    @property
+    def saved_bytes(self) -> int | None:
+        """Bytes that its operators saved for backward; None if they were not counted."""
+        if not (self.counts_operators and self.counts_saved):
+            return None
+        return sum(self.op_totals.storages.values())
+
     def thread(self, number: int) -> str:
         """Return the name of a thread, with a number if an earlier one of this recording had the same."""
         return self._names.get(number, f"thread {number}")

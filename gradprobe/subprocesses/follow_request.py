@@ -18,12 +18,15 @@ BOOT_FOLDER = str(Path(__file__).with_name("boot"))
 
 @dataclass(frozen=True)
 class FollowRequest:
-    """Settings of the children's recordings. ``root`` is the folder from which gradprobe is imported."""
+    """Settings of the children's recordings. ``root`` is the folder from which gradprobe is imported.
+
+    ``parent`` is the process that started this one, None if that was not recorded.
+    """
 
     stem: str
     level: str
     include_torch: bool
-    parent: int
+    parent: int | None
     prefix: str = sys.prefix
     root: str = str(Path(__file__).parents[2])
 

@@ -71,6 +71,7 @@ class Follower:
         request = replace(self._request, parent=os.getppid())
         self._recorder = _make_recorder(request)
         self._recorder.start()
+        self.register_exit()
         os.environ.update(replace(request, parent=os.getpid()).variables(os.environ))
 
     def register_exit(self) -> None:
@@ -78,6 +79,7 @@ class Follower:
         multiprocessing.util.Finalize(None, self._stop_recorder, exitpriority=-1_000)
 
     def _stop_recorder(self) -> None:
+        self._patches.restore()  # they lie on top of the recorder's
         with contextlib.suppress(GradprobeError):
             self._recorder.stop()
 
@@ -119,9 +121,11 @@ def follow_process(request: Mapping[str, Any]) -> None:
 
 
 def _make_recorder(request: FollowRequest) -> Recorder:
-    return Recorder(
+    recorder = Recorder(
         request.path(), level=request.level, include_torch=request.include_torch, overwrite=True, parent=request.parent
     )
+    recorder._outlives_exit_handlers = True
+    return recorder
 
 
 def _after_fork() -> None:

@@ -33,10 +33,18 @@ def test_the_notebook_runs_and_shows_what_it_speaks_of() -> None:
     shown = {cell.source: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
     (magic,) = (outputs for source, outputs in shown.items() if source.startswith("%%gradprobe"))
     assert magic[0].data["text/plain"] == "(False, True)", "the value of the cell comes first"
-    assert "In[2]:4" in magic[1].data["text/html"]
+    assert "In[3]:4" in magic[1].data["text/html"]
     assert "<svg" in magic[1].data["text/html"]
     assert sum("text/html" in output.get("data", {}) for outputs in shown.values() for output in outputs) >= 6
     assert "Inference tensors cannot be saved for backward" in json.dumps(shown)
+
+
+def test_the_notebook_installs_gradprobe_where_it_is_missing() -> None:
+    first = next(cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code")
+    pip = "get_ipython().register_magic_function(lambda words: print('pip', words), 'line', 'pip')"
+    _, present, _, missing = run(pip, first.source, "import sys; sys.modules['gradprobe'] = None", first.source)
+    assert present == []
+    assert missing[0].text == 'pip install --quiet "gradprobe[html]"\n'
 
 
 def test_the_cells_of_the_page_on_notebooks_run() -> None:

@@ -48,8 +48,13 @@ def _wrap_loader(loader: Any, callback: Callable[[], None]) -> None:
     if execute is None:
         return
 
+    # Another tool, or another hook of gradprobe, may have wrapped the loader before, and removes its wrapper as this does.
+    before = vars(loader).get("exec_module")
+
     def exec_module(module: ModuleType) -> None:
         del loader.exec_module
+        if before is not None:
+            loader.exec_module = before
         execute(module)
         callback()
 

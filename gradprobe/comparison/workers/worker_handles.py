@@ -13,6 +13,7 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
+from gradprobe._switch import RECORD_VARIABLE
 from gradprobe.comparison.measure.bench import Bench
 from gradprobe.comparison.measure.bench_protocol import WARM_UP_S, BenchProtocol, CountingPass, PreparationFacts
 from gradprobe.comparison.workloads.sources import WorkloadSource
@@ -82,6 +83,7 @@ class SubprocessWorker:
             env={
                 **os.environ,
                 _MARK: "1",
+                RECORD_VARIABLE: "",  # a recording would be measured too
                 "PYTHONPATH": os.pathsep.join(str(folder) for folder in sys.path if folder),
                 **variables,
             },

@@ -55,11 +55,11 @@ def render_markdown(findings: Sequence[Finding], failures: Sequence[str] = ()) -
         (f"`{_locate(finding.file, finding.line)}`", finding.severity, finding.rule, _describe(finding), finding.advice)
         for finding in findings
     ]
-    lines = [f"- {_escape_cell(failure)}" for failure in failures]
+    lines = [f"- {escape_cell(failure)}" for failure in failures]
     lines += [""] if failures and rows else []
     if rows:
         lines += ["| place | severity | rule | finding | fix |", "|---|---|---|---|---|"]
-        lines += [f"| {' | '.join(map(_escape_cell, row))} |" for row in rows]
+        lines += [f"| {' | '.join(map(escape_cell, row))} |" for row in rows]
     return "".join(f"{line}\n" for line in lines or ["Nothing found."])
 
 
@@ -69,6 +69,11 @@ def make_relative(file: str) -> str:
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
     return path.as_posix()
+
+
+def escape_cell(text: str) -> str:
+    """Escape text so that Markdown finds no tag and no border of a cell in it."""
+    return html.escape(escape_unprintable(text), quote=False).replace("|", "\\|")
 
 
 def _describe(finding: Finding) -> str:
@@ -100,7 +105,3 @@ def _escape_data(text: str) -> str:
 
 def _escape_property(text: str) -> str:
     return _escape_data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def _escape_cell(text: str) -> str:
-    return html.escape(escape_unprintable(text), quote=False).replace("|", "\\|")

@@ -23,9 +23,12 @@ class _TorchFinder:
         loader = getattr(spec, "loader", None)
         if loader is not None and hasattr(loader, "exec_module"):
             execute = loader.exec_module
+            before = vars(loader).get("exec_module")
 
             def exec_module(module):
                 del loader.exec_module
+                if before is not None:
+                    loader.exec_module = before
                 execute(module)
                 self._begin()
 
