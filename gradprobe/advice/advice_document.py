@@ -88,7 +88,7 @@ def _build_item(certificate: Certificate) -> FindingItem:
     site = certificate.site
     related = [(escape_unprintable(each.role), format_location(each.file, each.line)) for each in certificate.proof]
     together = f" Only together with line {', '.join(map(str, certificate.together))}." if certificate.together else ""
-    fix = f"use torch.{EXCHANGED[site.manager]} here.{together}" if certificate.verdict == SWAP else ""
+    fix = f"Use `torch.{EXCHANGED[site.manager]}` here.{together}" if certificate.verdict == SWAP else ""
     return FindingItem(
         certificate.reason,
         certificate.verdict,

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from gradprobe.analysis.findings.evidence import Evidence, is_library, locate_site, rank_lines
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, count_nodes
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
 from gradprobe.analysis.findings.left_modes import LeftMode, find_left_modes
 from gradprobe.analysis.findings.mode_changes import locate_skipping
 from gradprobe.analysis.findings.syntax import ParsedFile, delegates, parse_file
@@ -15,7 +15,7 @@ from gradprobe.history.records import UNFINISHED, Region
 from gradprobe.recording.events import BACKWARD_PASS
 
 _MAX_UNRECORDED_LINES = 4
-_RESTORE = "Restore the mode that was found: `with torch.enable_grad():` instead of the call."
+_RESTORE = "Use a block instead of the call: `with torch.enable_grad():`."
 
 
 _HOW = {
@@ -84,7 +84,7 @@ def _find_enabling_calls(evidence: Evidence) -> Iterator[Finding]:
         nodes = int(after["nodes"].sum())
         message = (
             f"{function} calls set_grad_enabled(True) inside a {outer.manager} block and returns: the rest of the block "
-            f"built {count_nodes(nodes)}."
+            f"built {many(nodes, 'autograd node')}."
         )
         built = rank_lines(after, "builds a graph", 1)
         yield Finding("GP101", message, at.file, at.line, function, 1, (block, *built), _RESTORE)
@@ -204,7 +204,7 @@ def find_enabling_inference_mode(evidence: Evidence) -> Iterator[Finding]:
         nodes = int(ops["nodes"].sum())
         message = (
             "inference_mode(False) enables grad here although the block around it disables it: "
-            f"{count_nodes(nodes)} constructed inside."
+            f"{many(nodes, 'autograd node')} constructed inside."
         )
         function = process.place(region.site)[2]
         found[at.file, at.line] = Finding("GP107", message, at.file, at.line, function, 1, tuple(related))
