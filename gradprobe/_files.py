@@ -31,7 +31,8 @@ def check_writable(path: Path, *, force: bool) -> None:
         raise GradprobeError(f"cannot write {path}: it is not a regular file; name another file")
     if not force:
         raise GradprobeError(
-            f"cannot write {path}: it exists already; name another file, or overwrite it with --force (overwrite=True)"
+            f"cannot write {path}: it exists already; name another file, or overwrite it with --force "
+            "(in Python: overwrite=True)"
         )
 
 

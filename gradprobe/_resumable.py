@@ -13,6 +13,8 @@ import types
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, Protocol
 
+from gradprobe._matching_wrappers import build_wrapper
+
 StepFunction = Callable[..., Any]
 """Callable as ``step(method, *arguments)`` that runs ``method(*arguments)`` and returns its result."""
 
@@ -47,42 +49,16 @@ def is_ended_by_stop(method: Any) -> bool:
 def wrap_resumable(func: Callable[..., Any], step_for_call: Callable[[], StepFunction]) -> Callable[..., Any]:
     """Wrap ``func`` so that each step goes through the function that ``step_for_call`` returns per call."""
     if inspect.isasyncgenfunction(func):
-
-        @functools.wraps(func)
-        async def asynchronous_generator(*arguments: Any, **named: Any) -> AsyncGenerator[Any, Any]:
-            step = step_for_call()
-            generator: AsyncGenerator[Any, Any] = func(*arguments, **named)
-            resume = generator.asend(None)
-            while True:
-                try:
-                    handed = [await _await_steps(resume, step)]
-                except StopAsyncIteration:
-                    return
-                del resume
-                try:
-                    resume = generator.asend((yield handed.pop()))
-                except GeneratorExit:
-                    await _await_steps(generator.aclose(), step)
-                    raise
-                except BaseException as error:
-                    resume = generator.athrow(error)
-
-        return asynchronous_generator
-
+        return _wrap("async generator", func, lambda body: _AsyncGeneratorRun(body, step_for_call()))
     if inspect.iscoroutinefunction(func):
-
-        @functools.wraps(func)
-        async def coroutine(*arguments: Any, **named: Any) -> Any:
-            return await _await_steps(func(*arguments, **named), step_for_call())
-
-        return coroutine
-
-    @functools.wraps(func)
-    def generator(*arguments: Any, **named: Any) -> Generator[Any, Any, Any]:
-        return (yield from _run_steps(func(*arguments, **named), step_for_call()))
-
+        return _wrap("coroutine", func, lambda body: _await_steps(body, step_for_call()))
+    generator = _wrap("generator", func, lambda body: _run_steps(body, step_for_call()))
     is_awaitable = getattr(getattr(func, "__code__", None), "co_flags", 0) & inspect.CO_ITERABLE_COROUTINE
     return types.coroutine(generator) if is_awaitable else generator
+
+
+def _wrap(kind: str, func: Callable[..., Any], run: Callable[[Any], Any]) -> Callable[..., Any]:
+    return build_wrapper(kind, func, lambda *arguments, **named: run(func(*arguments, **named)))
 
 
 def around(
@@ -170,3 +146,37 @@ def _run_steps(body: Any, step: StepFunction) -> Generator[Any, Any, Any]:
 @types.coroutine
 def _await_steps(body: Any, step: StepFunction) -> Generator[Any, Any, Any]:
     return (yield from _run_steps(body, step))
+
+
+class _AsyncGeneratorRun:
+    """A run of an asynchronous generator, whose steps go through a function."""
+
+    def __init__(self, body: AsyncGenerator[Any, Any], step: StepFunction) -> None:
+        self._body, self._step = body, step
+        self._resume: Any = body.asend(None)
+        self._items: list[Any] = []
+
+    async def resume(self) -> bool:
+        """Run to the next item, and return whether there is one."""
+        resume, self._resume = self._resume, None
+        try:
+            self._items.append(await _await_steps(resume, self._step))
+        except StopAsyncIteration:
+            return False
+        return True
+
+    def take(self) -> Any:
+        """Return the item, and keep nothing of it."""
+        return self._items.pop()
+
+    def send(self, value: Any) -> None:
+        """Resume with a value that the consumer sends."""
+        self._resume = self._body.asend(value)
+
+    def throw(self, error: BaseException) -> None:
+        """Resume with an exception that the consumer throws."""
+        self._resume = self._body.athrow(error)
+
+    async def close(self) -> None:
+        """Close the body."""
+        await _await_steps(self._body.aclose(), self._step)

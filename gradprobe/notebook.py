@@ -39,7 +39,7 @@ def load_ipython_extension(shell: Any) -> None:
 
     @magic_arguments()
     @argument("--level", choices=LEVELS, default="graph", help="amount of detail (default: %(default)s)")
-    @argument("--include-torch", action="store_true", help="include PyTorch's own blocks")
+    @argument("--include-torch", action="store_true", help="also show the blocks that PyTorch's own code enters")
     @argument("name", nargs="?", help="variable to assign the Recording to")
     def gradprobe(line: str, cell: str) -> None:
         """Record the gradient and inference modes of a cell, and show the report below it."""

@@ -221,7 +221,7 @@ class Recording:
 
     @property
     def findings(self) -> pd.DataFrame:
-        """Table of findings: one row per problem and place, the most severe first.
+        """Table of findings: one row per problem and place, the most harmful first.
 
         Columns: ``rule`` (such as ``GP101``), ``severity`` (``error``, ``warning``, ``note``), ``message``, ``file``,
             ``line``,

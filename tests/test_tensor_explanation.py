@@ -47,10 +47,10 @@ def in_inference_mode() -> torch.Tensor:
         (
             under_no_grad,
             "runs under no_grad, entered at",
-            "Leave no_grad, entered at test_tensor_explanation.py",
+            "Do not enter no_grad at test_tensor_explanation.py",
             "mode entered here",
         ),
-        (decorated, "(decorator)", "Leave no_grad", "mode entered here"),
+        (decorated, "(decorator)", "Do not enter no_grad", "mode entered here"),
         (lambda: NET(BATCH).argmax(1), "`argmax` at", "Use a differentiable operation", "cut here"),
         (lambda: (NET(BATCH), NET[0].weight.data)[1], "it is the memory of", "instead of `.data`", None),
         (lambda: (NET(BATCH), NET[0].weight.data * 2)[1], "reads it through `.data`", "instead of `.data`", "cut here"),

@@ -94,7 +94,7 @@ def _build_item(certificate: Certificate) -> FindingItem:
     if left:
         related.append((f"and {pluralize(left, 'more line')}", "in the file of -o OUT.json"))
     together = f" Only together with line {', '.join(map(str, certificate.together))}." if certificate.together else ""
-    fix = f"use torch.{EXCHANGED[site.manager]} here.{together}" if certificate.verdict == SWAP else ""
+    fix = f"Use `torch.{EXCHANGED[site.manager]}` here.{together}" if certificate.verdict == SWAP else ""
     return FindingItem(
         certificate.reason,
         certificate.verdict,

@@ -72,7 +72,8 @@ def _describe_process(process: Process) -> list[str]:
         )
     if history.hidden:
         found.append(
-            f"{_count(history.hidden, 'transition')} of PyTorch's own code are hidden (include_torch=True shows them)"
+            f"{_count(history.hidden, 'transition')} of PyTorch's own code are hidden (--include-torch shows "
+            "them; in Python, include_torch=True)"
         )
     for kind, text, count in notes:
         if kind == NoteKind.FAULT:

@@ -39,6 +39,6 @@ def find_reason(op: str, passage: int) -> CutReason:
     return _DETACHED_GRADIENT if op == GRAD_SITE else CUT_REASONS[passage]
 
 
-def advise_leaving(manager: str, file: str, line: int) -> str:
+def advise_not_entering(manager: str, file: str, line: int) -> str:
     """Return the edit for a graph that a mode cuts, which a manager entered at a line."""
-    return f"Leave {manager}, entered at {file.rsplit('/', 1)[-1]}:{line}, out of the training path."
+    return f"Do not enter {manager} at {file.rsplit('/', 1)[-1]}:{line} when training."

@@ -88,8 +88,9 @@ class FlowGraph:
         return False
 
     def count_steps(self, steps: int) -> str:
-        """Return a number of optimizer steps as text, which says so if the program may have made more of them."""
-        return f"{steps:,} optimizer steps" + ("" if self.has_every_step else " that were looked at")
+        """Return all of a number of optimizer steps as text, which says so if the program may have made more of them."""
+        found = "the one optimizer step" if steps == 1 else f"any of {steps:,} optimizer steps"
+        return found + ("" if self.has_every_step else " that the recording looked at")
 
     @cached_property
     def has_every_step(self) -> bool:

@@ -10,7 +10,6 @@ from gradprobe.analysis.findings import find_all
 from gradprobe.analysis.time_by_mode import sum_nodes
 from gradprobe.commands import findings_output
 from gradprobe.errors import GradprobeError
-from gradprobe.report.sections.findings_section import sort_findings_by_harm
 from gradprobe.report.units import format_location
 from gradprobe.stored_recordings import merge
 from gradprobe.tables.recording_tables import RecordingTables
@@ -34,10 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Check the recordings, and return 1 if there are findings or exceeded budgets."""
     tables = merge(options.files)._tables
-    findings = find_all(tables)
-    if options.format == "brief":
-        findings = sort_findings_by_harm(findings, tables)
-    return findings_output.report_findings(options, findings, [*_find_exceeded_budgets(options, tables)])
+    return findings_output.report_findings(options, find_all(tables), [*_find_exceeded_budgets(options, tables)])
 
 
 def _find_exceeded_budgets(options: argparse.Namespace, tables: RecordingTables) -> Iterator[str]:

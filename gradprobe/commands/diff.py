@@ -63,7 +63,7 @@ def execute(options: argparse.Namespace) -> int:
     found = compute_difference(before, after, findings)
     names = str(options.before), str(options.after)
     style = choose_style(sys.stdout) if options.output is None else TextStyle()
-    style = replace(style, shows_all=options.shows_all)
+    style = replace(style, shows_all=options.shows_all, whole="gradprobe diff --all")
     text = difference_report.render_difference(found, names, format_name, top=options.top, style=style)
     if options.output is None:
         print_text(text)

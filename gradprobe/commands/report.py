@@ -58,7 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TRACE",
         help="with the format trace, merge the recording into TRACE, which torch.profiler wrote of the same run",
     )
-    parser.add_argument("--include-torch", action="store_true", default=None, help="show PyTorch's own blocks too")
+    parser.add_argument(
+        "--include-torch",
+        action="store_true",
+        default=None,
+        help="also show the blocks that PyTorch's own code enters, as in optimizers",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
 
 
@@ -103,7 +108,7 @@ def _report(options: argparse.Namespace) -> int:
         top=options.top,
         charts=options.charts,
         torch_trace=options.torch_trace,
-        style=replace(style, shows_all=options.shows_all),
+        style=replace(style, shows_all=options.shows_all, whole="gradprobe report --all"),
     )
     if options.output is None:
         _print(used.render(tables, render_options).body)

@@ -54,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also record the Python processes that the program starts, in files beside FILE",
     )
-    parser.add_argument("--include-torch", action="store_true", help="show PyTorch's own blocks in reports")
+    parser.add_argument(
+        "--include-torch",
+        action="store_true",
+        help="show in reports also the blocks that PyTorch's own code enters, as in optimizers",
+    )
     parser.add_argument(
         "--profiler-ranges", action="store_true", help="name the blocks in recordings of the program's torch.profiler"
     )

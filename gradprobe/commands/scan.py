@@ -57,6 +57,8 @@ def execute(options: argparse.Namespace) -> int:
         findings = _merge_findings(findings, find_all(tables))
         remarks += _list_unused_managers(seen, tables)
     code = findings_output.report_findings(options, findings, remarks=remarks)
+    for path in seen.skipped:
+        print_message(f"skipped: {path}")
     for problem in seen.unreadable:
         print_message(f"not read: {problem}")
         code = int(not options.exit_zero)  # else a file with a wrong character would pass

@@ -21,6 +21,7 @@ import torch
 
 from gradprobe.capture.autograd.node_counter import find_node_counter
 from gradprobe.recorder import Recorder
+from gradprobe.report.units import escape_unprintable, pluralize
 from gradprobe.result import Recording
 
 Scope = MutableMapping[str, Any]
@@ -31,6 +32,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 LOGGER = logging.getLogger("gradprobe.asgi")
 MAX_ROUTES = 1000
 _OTHERS = "(others)"
+_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+_READING_METHODS = ("GET", "HEAD")
 _HELP = {
     "requests": "Requests answered",
     "graphs": "Requests that constructed autograd nodes",
@@ -96,7 +99,7 @@ class GradprobeMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif self._metrics is not None and scope["path"] == self._metrics:
-            await _respond(send, self.render())
+            await _respond(scope["method"], send, self.render())
         else:
             await self._count(scope, receive, send)
 
@@ -138,8 +141,10 @@ class GradprobeMiddleware:
         if request.nodes and not count.is_line_known:
             line = None if recording is None else _find_line(recording)
             if line is not None or count.graphs == 1:
-                where = line or f"in {_name_endpoint(scope)}"
-                LOGGER.warning("%s built %d autograd nodes %s", _name_route(scope), request.nodes, where)
+                where = escape_unprintable(line or f"in {_name_endpoint(scope)}")
+                # A client chooses the path: with a line break in it, it could write lines of its own into the log.
+                asked = escape_unprintable(_name_route(scope))
+                LOGGER.warning("%s built %s %s", asked, pluralize(request.nodes, "autograd node"), where)
             count.is_line_known = line is not None
             (self._wanted.discard if count.is_line_known else self._wanted.add)(route)
 
@@ -242,10 +247,15 @@ def _escape(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-async def _respond(send: Send, text: str) -> None:
-    headers = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": text.encode()})
+async def _respond(method: str, send: Send, text: str) -> None:
+    """Answer a request for the counts; a method that would change something is not allowed."""
+    is_read = method in _READING_METHODS
+    body = text.encode() if is_read else b"Method Not Allowed"
+    headers = [(b"content-type", _METRICS_TYPE if is_read else b"text/plain; charset=utf-8")]
+    headers.append((b"content-length", str(len(body)).encode()))
+    headers += [] if is_read else [(b"allow", ", ".join(_READING_METHODS).encode())]
+    await send({"type": "http.response.start", "status": 200 if is_read else 405, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
 
 
 def _count_inside(app: App) -> App:

@@ -18,12 +18,19 @@ import pytest
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
+from gradprobe.capture.location.callers import decorator_forms
 from gradprobe.capture.location.frames import FrameClassifier
 from gradprobe.capture.location.holders import find_holder
 from gradprobe.pytest_plugin.leaks import current_modes, restore_modes
 from gradprobe.pytest_plugin.results import MODE_NAMES
+from gradprobe.recording.events import DECORATED
 
-MODES = ("grad", "no_grad", "inference_mode")
+_MANAGERS: Mapping[str, Callable[[], Any]] = {
+    "grad": torch.enable_grad,
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+}
+MODES = tuple(_MANAGERS)
 _MAX_TENSORS = 3
 
 
@@ -117,7 +124,7 @@ class EveryModePlugin:
         del before
         outside = current_modes()
         try:
-            with _enter(mode):
+            with _enter(item.obj, mode):
                 inside = current_modes()
                 result = _copy(item.obj(**arguments))
                 left = current_modes()
@@ -163,13 +170,17 @@ def _usage_error(item: pytest.Item, text: str) -> pytest.UsageError:
     return pytest.UsageError(f"gradprobe: {item.nodeid}: {text}")
 
 
-@contextmanager
-def _enter(mode: str) -> Iterator[None]:
+def _enter_for(func: Callable[..., Any], mode: str) -> Iterator[None]:
+    """Enter a mode around a test; a recording shows it at the line of ``func``, as that of a decorator."""
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(mode == "inference_mode"))
-        if mode != "inference_mode":
-            stack.enter_context(torch.set_grad_enabled(mode == "grad"))
+        if torch.is_inference_mode_enabled() and mode != "inference_mode":
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(_MANAGERS[mode]())
         yield
+
+
+decorator_forms[id(_enter_for.__code__)] = DECORATED
+_enter = contextmanager(_enter_for)
 
 
 def _copy(value: Any) -> Any:

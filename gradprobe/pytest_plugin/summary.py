@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from gradprobe._files import write_atomically
@@ -17,8 +17,12 @@ from gradprobe.report.document import Document, Section, Table
 from gradprobe.report.formats import html_page, markdown
 from gradprobe.report.formats.findings_text import format_concisely
 from gradprobe.report.formats.terminal import format_item
+from gradprobe.report.formats.text_columns import format_table
+from gradprobe.report.formats.text_style import TextStyle
 from gradprobe.report.sections import findings_section
 from gradprobe.report.units import (
+    MISSING,
+    FormattedLocation,
     escape_unprintable,
     format_bytes,
     format_count,
@@ -82,12 +86,12 @@ def _tests(title: str, outcomes: Sequence[MeasuredTest], top: int) -> Section | 
     shown = [one for one in outcomes[:top] if one.nodes or one.saved_bytes]
     if not shown:
         return None
-    columns = ("test", "nodes", "most of it by", "saved", "bumps", "backward", "time")
+    columns = ("test", "nodes", "most of it at", "by", "saved", "bumps", "backward", "time")
     rows = [
         (
-            escape_unprintable(one.test),
+            _name_test(one.test),
             format_count(one.nodes),
-            _most(one),
+            *_most(one),
             format_bytes(one.saved_bytes),
             format_count(one.version_bumps),
         )
@@ -98,18 +102,19 @@ def _tests(title: str, outcomes: Sequence[MeasuredTest], top: int) -> Section | 
     return Section(title, table=table)
 
 
-def _most(outcome: MeasuredTest) -> str:
+def _most(outcome: MeasuredTest) -> tuple[str, str]:
+    """Return the line that constructed most nodes, and its operator."""
     if not outcome.places:
-        return "-"
+        return MISSING, MISSING
     first = outcome.places[0]
-    return f"{format_location(first.file, first.line)} ({escape_unprintable(first.op.strip('()'))})"
+    return format_location(first.file, first.line), escape_unprintable(first.op.strip("()"))
 
 
 def _broken(results: RunResults, top: int) -> Section | None:
     if not results.broken:
         return None
     rows = [
-        (escape_unprintable(test), escape_unprintable(text.splitlines()[0].removeprefix("gradprobe: ")))
+        (_name_test(test), escape_unprintable(text.splitlines()[0].removeprefix("gradprobe: ")))
         for test, text in results.broken
     ]
     return Section("Exceeded budgets", table=Table(("test", "what"), rows[:top], left_out=max(len(rows) - top, 0)))
@@ -121,7 +126,7 @@ def _leaks(results: RunResults, top: int) -> Section | None:
         return None
     rows = [
         (
-            escape_unprintable(test),
+            _name_test(test),
             format_location(leak.file, leak.line),
             leak.before,
             leak.after,
@@ -185,7 +190,7 @@ def _comparisons(results: RunResults, top: int) -> Section | None:
     columns = ("test", "mode", "to no_grad", "95 % interval", "verdict", "workload")
     rows = [
         (
-            escape_unprintable(test),
+            _name_test(test),
             *(escape_unprintable(str(one[name])) for name in ("mode", "ratio", "interval", "verdict", "workload")),
         )
         for test, one in results.comparisons
@@ -203,7 +208,7 @@ def _changes(results: RunResults, top: int, before: Mapping[str, Mapping[str, An
         for name, show in (("nodes", format_count), ("saved_bytes", format_bytes), ("version_bumps", format_count)):
             old, new = known.get(name), getattr(one, name)
             if old is not None and new is not None and old != new:
-                rows.append((escape_unprintable(one.test), name, show(old), show(new)))
+                rows.append((_name_test(one.test), name, show(old), show(new)))
     if not rows:
         return None
     columns = ("test", "count", "baseline", "now")
@@ -290,20 +295,13 @@ def print_summary(
 
 
 def _lines(table: Table, width: int) -> list[str]:
-    from tabulate import tabulate
-
-    kept = [at for at, _ in enumerate(table.columns) if any(row[at] != "-" for row in table.rows)]
-    columns = [table.columns[at] for at in kept]
-    widest = max(16, width // 3)
-    rows = [[_clipped(row[at], table.columns[at], widest) for at in kept] for row in table.rows]
-    align = ["right" if column in table.numeric else "left" for column in columns]
-    text = tabulate(rows, headers=columns, tablefmt="simple", disable_numparse=True, colalign=align)
-    lines = [line[:width] for line in text.splitlines()]
+    """Return the lines of a table without its empty columns; what does not fit the width continues below."""
+    kept = [at for at, _ in enumerate(table.columns) if any(row[at] != MISSING for row in table.rows)]
+    columns, rows = [table.columns[at] for at in kept], [[row[at] for at in kept] for row in table.rows]
+    style = TextStyle(width, is_terminal=True, shows_all=True)
+    lines = format_table(replace(table, columns=columns, rows=rows), style)
     return [*lines, f"({pluralize(table.left_out, 'more row')} left out)"] if table.left_out else lines
 
 
-def _clipped(cell: str, column: str, widest: int) -> str:
-    """Shorten a cell to ``widest`` characters, keeping the end of tests and places."""
-    if len(cell) <= widest:
-        return cell
-    return f"...{cell[3 - widest :]}" if column in ("test", "detected in", "line") else f"{cell[: widest - 3]}..."
+def _name_test(test: str) -> FormattedLocation:
+    return FormattedLocation(escape_unprintable(test))

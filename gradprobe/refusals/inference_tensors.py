@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradprobe.refusals.refusal import ERROR, Refusal
 
-_CLONE = "Create it outside inference mode, or use `x.clone()` outside inference mode."
+_CLONE = "Clone the tensor outside inference mode, before this use: `x = x.clone()`."
 
 REFUSALS = (
     Refusal(
@@ -32,7 +32,7 @@ REFUSALS = (
         "GP401",
         (r"Inference tensors do not track version counter", r"_unsafe_set_version\(\) on a tensor that does not have"),
         "The version counter of an inference tensor is asked for, and it has none.",
-        _CLONE,
+        "Ask `x.is_inference()` before the version is read.",
         tensor="inference",
         caught=ERROR,
     ),
@@ -41,7 +41,7 @@ REFUSALS = (
         "GP401",
         (r"Setting requires_grad=True on inference tensor outside InferenceMode",),
         "An inference tensor is to require grad outside inference mode. Autograd could record nothing about it.",
-        _CLONE,
+        "Clone the tensor outside inference mode first: `x = x.clone().requires_grad_()`.",
         tensor="inference",
         caught=ERROR,
     ),
@@ -50,7 +50,7 @@ REFUSALS = (
         "GP303",
         (r"Cannot set version_counter for inference tensor",),
         "A tensor subclass that was created in normal mode is viewed in inference mode, which PyTorch does not allow.",
-        "Create the tensor under the same mode, or use `torch.no_grad()`.",
+        "Use `torch.no_grad()` instead of inference mode around the view.",
         tensor="wrapper",
         story="wrapped",
         caught=ERROR,

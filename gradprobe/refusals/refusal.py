@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+_TENSOR = re.compile(r"(?<![\w.])x(?!\w)")
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
 
@@ -17,7 +18,7 @@ class Refusal:
         rule: Code of the rule.
         texts: Regular expressions, of which the message matches one. They contain only what does not depend on the program.
         why: What happened and why PyTorch refuses it, in one or two sentences.
-        fix: The edit for this cause, an imperative sentence.
+        fix: The edit for this cause, an imperative sentence; ``x`` in it is the tensor.
         tensor: Kind of the tensor that the message is about, by which it is found among the operands; "" for any.
         story: Name of the lines that explain it: where the tensor was created, who freed the graph, and so on.
         caught: Severity if the program catches the exception itself. A message that a program may provoke in order to
@@ -44,3 +45,7 @@ class Refusal:
     def matches(self, message: str) -> bool:
         """Return whether ``message`` is one of this family."""
         return any(pattern.search(message) for pattern in self._patterns)
+
+    def advise(self, name: object) -> str:
+        """Return the edit with the name of the tensor in the place of ``x``, if it is known."""
+        return _TENSOR.sub(lambda _: name, self.fix) if isinstance(name, str) and name else self.fix

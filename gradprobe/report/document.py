@@ -83,6 +83,12 @@ class FindingItem:
     evidence: str = ""
     cost: str = ""
 
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """What was seen and what the line costs, as far as it is known, each with its name."""
+        named = (("seen", self.evidence), ("cost of this line", self.cost))
+        return [(name, fact) for name, fact in named if fact]
+
 
 @dataclass(frozen=True)
 class Section:

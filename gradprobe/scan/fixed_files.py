@@ -78,6 +78,8 @@ def fix_files(findings: Iterable[Finding], *, unsafe: bool = False) -> list[Fixe
 
 def _fix_file(file: str, findings: list[Finding], unsafe: bool) -> FixedFile | None:
     try:
+        if not Path(file).is_file():  # reading a pipe or a device may never end
+            return None
         content = Path(file).read_bytes()
         text = SourceText.decode(content)
     except _UNPARSABLE:

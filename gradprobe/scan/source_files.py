@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import stat
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -36,12 +37,13 @@ _MAX_FILES_IN_PROCESS = 200
 
 @dataclass(frozen=True)
 class ScanResult:
-    """Findings of a scan, uses of context managers, and unreadable files with the reason."""
+    """Findings of a scan, uses of context managers, unreadable files with the reason, and paths that are not files."""
 
     files: int
     findings: list[Finding]
     manager_uses: list[ManagerUse]
     unreadable: list[str]
+    skipped: list[str]
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,15 @@ def scan_paths(paths: Iterable[Path]) -> ScanResult:
     """Scan Python files, and folders of them, without running anything.
 
     Raises:
-        GradprobeError: A path does not exist.
+        GradprobeError: A path does not exist, or is neither a file nor a folder.
     """
-    files = 0
+    files, skipped = 0, list[str]()
     with_managers: list[str] = []
     others: list[str] = []
-    for path in list_python_files(paths):
+    for path in _walk_python_paths(paths):
+        if _is_special(path):
+            skipped.append(f"{path}: it is not a regular file")
+            continue
         files += 1
         try:
             # Most files do not mention a context manager and need not be parsed, which is slow.
@@ -77,7 +82,7 @@ def scan_paths(paths: Iterable[Path]) -> ScanResult:
     found += find_undecorated_overrides(each for one in results for each in one.classes)
     uses = [use for one in results for use in one.manager_uses]
     unreadable = [one.unreadable for one in results if one.unreadable is not None]
-    return ScanResult(files, merge_duplicates(found), uses, unreadable)
+    return ScanResult(files, merge_duplicates(found), uses, unreadable, skipped)
 
 
 def _scan_files(files: Sequence[str]) -> list[_FileResult]:
@@ -99,6 +104,18 @@ def _scan_file(file: str) -> _FileResult:
 
 def list_python_files(paths: Iterable[Path]) -> Iterator[Path]:
     """Yield Python files, and those of folders, without what is not the program's own source."""
+    yield from (path for path in _walk_python_paths(paths) if not _is_special(path))
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path is a pipe, a socket or a device, of which reading may never end."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # reported when it is read
+        return False
+
+
+def _walk_python_paths(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
             for folder, folders, names in os.walk(path):
@@ -109,4 +126,5 @@ def list_python_files(paths: Iterable[Path]) -> Iterator[Path]:
         elif path.is_file():
             yield path
         else:
-            raise GradprobeError(f"cannot scan {path}: no such file or folder; name Python files or folders of them")
+            cause = "it is not a regular file" if path.exists() else "no such file or folder"
+            raise GradprobeError(f"cannot scan {path}: {cause}; name Python files or folders of them")

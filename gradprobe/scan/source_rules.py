@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.never_entered import find_never_entered
+from gradprobe.analysis.findings.source_fixes import advise_moving_inside, write_call
 from gradprobe.analysis.findings.syntax import FunctionNode, walk_scope
 from gradprobe.analysis.imported_names import SET_GRAD_ENABLED_IN_C, ImportedNames
 from gradprobe.scan.overrides import summarize_class
@@ -62,7 +63,7 @@ class FileScanner:
                 self._scan_expression(statement, function)
             for unused in find_never_entered(statement, function or self._tree, self.names):
                 message = f"This {unused.how}: no block is entered, so it has no effect."
-                self._add("GP104", unused.at, message, function)
+                self._add("GP104", unused.at, message, function, fix=unused.fix)
             for inner in _iter_bodies(statement):
                 self._scan_body(inner, function, open_blocks)
 
@@ -74,12 +75,8 @@ class FileScanner:
                 continue
             self._add_use(decorator, manager)
             if isinstance(function, ast.AsyncFunctionDef):
-                self._add(
-                    "GP702",
-                    decorator,
-                    f"@{manager} has no effect on the body of this async def, which runs later.",
-                    function,
-                )
+                message = f"`@{write_call(decorator)}` has no effect on the body of this async def, which runs later."
+                self._add("GP702", decorator, message, function, fix=advise_moving_inside(decorator, function))
             else:
                 inside.append((read_set_mode(self.names, decorator), decorator))
         self._scan_body(function.body, function, inside)
@@ -113,7 +110,7 @@ class FileScanner:
                 RelatedLine(self.file, inference.lineno, "inference mode entered here"),
             )
         elif around and mode in _CERTAIN_MODES and around[-1][0] is mode:
-            outer = RelatedLine(self.file, around[-1][1].lineno, "in force since here")
+            outer = RelatedLine(self.file, around[-1][1].lineno, "mode entered here")
             self._add("GP801", expression, f"{manager} sets the mode that is already active.", None, outer)
 
     def _check_suspension(
@@ -130,7 +127,7 @@ class FileScanner:
             self._add("GP703", expression, message, function, related)
         elif is_async and (awaiting is not None or (yielding is not None and not is_meant)):
             related = RelatedLine(self.file, _get_line(awaiting or yielding), "waits here")
-            message = f"{manager} stays active in the thread's other tasks."
+            message = f"{manager} stays active in other tasks of the thread while this one waits."
             self._add("GP704", expression, message, function, related)
 
     def _scan_expression(self, statement: ast.Expr, function: FunctionNode | None) -> None:
@@ -173,9 +170,17 @@ class FileScanner:
     def _add_use(self, expression: ast.expr, manager: str) -> None:
         self.manager_uses.append(ManagerUse(self.file, expression.lineno, manager))
 
-    def _add(self, rule: str, at: ast.expr, message: str, function: FunctionNode | None, *related: RelatedLine) -> None:
+    def _add(
+        self,
+        rule: str,
+        at: ast.expr,
+        message: str,
+        function: FunctionNode | None,
+        *related: RelatedLine,
+        fix: str = "",
+    ) -> None:
         name = None if function is None else function.name
-        self.findings.append(Finding(rule, message, self.file, at.lineno, name, 1, related))
+        self.findings.append(Finding(rule, message, self.file, at.lineno, name, 1, related, fix))
 
 
 def _iter_bodies(statement: ast.stmt) -> Iterator[list[ast.stmt]]:

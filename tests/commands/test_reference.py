@@ -38,6 +38,14 @@ def test_every_verb_and_alias_is_named() -> None:
     assert [name for name in verbs() if f"`{name}`" not in text and f"## {name}\n" not in text] == []
 
 
+def test_the_table_at_the_top_and_the_readme_list_every_verb() -> None:
+    own = {parser.prog.split()[-1] for parser in verbs().values()}
+    top = PAGE.read_text(encoding="utf-8").partition("\n## ")[0]
+    assert set(re.findall(r"^\| \[`([a-z-]+)`\]\(#\1\) \|", top, re.M)) == own
+    (row,) = re.findall(r"^\| \[Commands\].*$", (PAGE.parents[1] / "README.md").read_text(encoding="utf-8"), re.M)
+    assert {name.removeprefix("gradprobe ") for name in re.findall(r"`([a-z -]+)`", row)} == own
+
+
 @pytest.mark.parametrize("verb", sorted({parser.prog.split()[-1] for parser in verbs().values()}))
 def test_the_table_of_a_verb_lists_its_options(verb: str) -> None:
     table = "\n".join(line for line in sections()[verb].splitlines() if line.startswith("| `-"))

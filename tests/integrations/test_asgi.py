@@ -122,7 +122,7 @@ def test_routes_are_counted_while_their_requests_overlap(caplog: pytest.LogCaptu
     assert len(warned) == 2
     line = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "(weight * 2).sum()" in text)
     assert warned[0] == f"GET /builds/{{n}} built 2 autograd nodes at {__file__}:{line}"
-    assert f"GET /threaded built 1 autograd nodes at {__file__}:" in warned[1]
+    assert f"GET /threaded built 1 autograd node at {__file__}:" in warned[1]
 
 
 def test_the_routes_of_fastapi_are_known_by_their_path() -> None:

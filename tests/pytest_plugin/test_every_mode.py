@@ -104,6 +104,22 @@ def test_wrong_tests_fail_with_the_mode_and_the_reason(run: Run) -> None:
     )
 
 
+def test_a_recording_shows_the_modes_at_the_line_of_the_test(run: Run) -> None:
+    """Neither the blocks that enter the modes nor those that copy values are at lines of the plugin."""
+    run(
+        "@pytest.mark.every_mode\n"
+        "def test_it():\n"
+        "    return weight * 2\n"
+        "@pytest.fixture(autouse=True)\n"
+        "def look(gradprobe):\n"
+        "    yield\n"
+        "    regions = gradprobe.regions\n"
+        "    assert list(regions['manager']) == ['enable_grad', 'no_grad', 'inference_mode']\n"
+        "    assert set(regions['form']) == {'decorator'} and set(regions['line']) == {4}\n"
+        "    assert set(regions['file']) == {__file__}\n"
+    ).assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize(
     ("marker", "said"),
     [

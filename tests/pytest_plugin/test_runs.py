@@ -85,6 +85,20 @@ def test_a_comparison_can_be_asserted_and_its_failure_shows_the_interval(run: Ru
     assert "Comparisons" in text
 
 
+def test_a_narrow_terminal_has_every_column(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns that do not fit continue below, and of long names the end is shown."""
+    monkeypatch.setenv("COLUMNS", "50")
+    name = f"test_with_{'a_long_' * 12}name"
+    ended = run(f"def {name}(): (weight * 2).sum().backward()\n", "--gradprobe", "--gradprobe-level=ops")
+    text = ended.stdout.str().partition("Most autograd nodes")[2].partition("Most bytes")[0]
+    assert max(map(len, text.splitlines())) <= 50
+    headings = " ".join(line for line in text.splitlines() if line.startswith("test "))
+    assert all(column in headings for column in ("nodes", "most of it at", "by", "saved", "bumps", "backward", "time"))
+    assert text.count("a_long_name") == sum(line.startswith("test ") for line in text.splitlines())
+    assert "aten.mul" in text
+    assert "test_it.py:3" in text
+
+
 def test_the_summary_names_tests_that_built_graphs_for_nothing(run: Run) -> None:
     ended = run(TESTS, "--gradprobe")
     ended.assert_outcomes(passed=3)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
 import gradprobe
 from gradprobe.__main__ import main
-from gradprobe.scan.source_files import scan_paths
+from gradprobe.scan.source_files import list_python_files, scan_paths
 from tests.commands.running import python, refused
 
 
@@ -129,6 +131,29 @@ def test_unreadable_files_are_named_and_the_others_are_scanned(
     assert err.count("not read: ") == 2
     assert "3 files scanned" in err
     assert "nowhere" in refused(capsys, "scan", str(tmp_path / "nowhere"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipes_and_sockets_are_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read from a pipe waits for someone who writes to it."""
+    monkeypatch.chdir(tmp_path)  # the address of a socket is short
+    os.mkfifo("pipe.py")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("bound.py")
+        assert main(["scan", "."]) == 0
+    err = capsys.readouterr().err
+    assert [line for line in err.splitlines() if "skipped" in line] == [
+        "skipped: bound.py: it is not a regular file",
+        "skipped: pipe.py: it is not a regular file",
+    ]
+    assert "0 files scanned" in err
+    assert list(list_python_files([tmp_path])) == []
+    assert "pipe.py: it is not a regular file; name Python files" in refused(capsys, "scan", str(tmp_path / "pipe.py"))
+    assert "pipe.py: it is not a regular file; name a .gradprobe file" in refused(
+        capsys, "check", str(tmp_path / "pipe.py")
+    )
 
 
 def test_many_files_are_scanned_by_several_processes(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from gradprobe.analysis.findings.consequences import drop_consequences, link_rep
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding, merge_duplicates
 from gradprobe.analysis.findings.finding_phases import name_phases
+from gradprobe.analysis.findings.harm import sort_by_harm
 from gradprobe.analysis.findings.mode_changes import complete_modes
 from gradprobe.analysis.findings.suppression import Suppression
 from gradprobe.tables.recording_tables import RecordingTables
@@ -64,11 +65,11 @@ RECORDING_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
 
 
 def find_all(tables: RecordingTables) -> list[Finding]:
-    """Return the findings of all rules in a recording, the most serious first."""
+    """Return the findings of all rules in a recording, the most harmful first."""
     evidence = Evidence(tables)
     found = drop_consequences(finding for rule in RECORDING_RULES for finding in rule(evidence))
     merged = link_repetitions(merge_duplicates(map(complete_modes, found)))
-    return list(name_phases(merged, evidence))
+    return list(name_phases(sort_by_harm(merged, tables), evidence))
 
 
 def build_finding_rows(tables: RecordingTables) -> list[tuple[Any, ...]]:

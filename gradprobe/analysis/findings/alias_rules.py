@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
-from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, times
 from gradprobe.recording.flow import WRITTEN
 
 _MAX_WRITERS = 2
@@ -18,7 +18,7 @@ def find_copies_onto_themselves(evidence: Evidence) -> Iterator[Finding]:
         writes = located.detection.facts.get("writes", 0)
         message = (
             f"This copies {name or 'a tensor'} onto itself: the source is an alias of the target, not an earlier "
-            f"state of it, and was written {writes:,} times since the alias was made."
+            f"state of it, and was written {times(writes)} since the alias was made."
         )
         yield located.make_finding(message, (*located.related, *writers))
 

@@ -10,7 +10,7 @@ from typing import TypeGuard
 import pandas as pd
 
 from gradprobe.analysis.findings.evidence import Evidence, is_library
-from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, times
 from gradprobe.analysis.findings.syntax import get_last_name, parse_file, walk_scope
 from gradprobe.analysis.flow_graph import shorten_op
 from gradprobe.recording.flow import Frame
@@ -30,10 +30,10 @@ def find_other_random_numbers(evidence: Evidence) -> Iterator[Finding]:
             continue
         line, count = int(random["line"].iloc[0]), int(random["count"].sum())
         message = (
-            f"This draws random numbers in a checkpointed function ({count:,} times), which runs again in the backward "
-            "pass and draws others there: `preserve_rng_state=False`. The gradients do not belong to the result."
+            "This line draws random numbers in a checkpointed function, which runs again in the backward pass and draws "
+            "different ones there, because of `preserve_rng_state=False`: the gradients are those of another result."
         )
-        evidence_text = f"random numbers drawn {count:,} times in a function that runs again"
+        evidence_text = f"random numbers drawn {times(count)} in a function that runs again"
         yield Finding("GP504", message, file, line, function, count, tuple(calls[:_MAX_LINES]), "", evidence_text)
 
 

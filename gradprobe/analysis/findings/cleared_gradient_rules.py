@@ -81,7 +81,7 @@ def _describe_part(
     count = sum(_count_numbers(use.leaf.shape) for use in cleared)
     message = (
         f"{passes:,} backward passes go on from here to {list_names(cleared)}, whose gradients are cleared before any "
-        f"optimizer steps with them: {nodes:,} of {all_nodes:,} nodes and {count:,} numbers of gradient each time."
+        f"optimizer steps with them: {nodes:,} of {all_nodes:,} nodes and gradients of {count:,} elements each time."
     )
     fix = "Detach this result where it enters that loss, or compute it under `torch.no_grad()`."
     text = f"{nodes:,} nodes, gradients of {len(cleared):,} parameters cleared in {passes:,} passes"

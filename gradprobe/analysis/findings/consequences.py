@@ -11,9 +11,11 @@ from gradprobe.analysis.findings.finding import Finding, RelatedLine
 
 _CAUSES = {
     "GP204": ("GP104", "GP106", "GP701", "GP702", "GP706"),
+    "GP514": ("GP516", "GP517"),
     "GP612": ("GP101", "GP703", "GP704", "GP705"),
 }
-"""Rules whose findings say why: a graph that no mode prevented, a result without a graph under a mode that was left on."""
+"""Rules whose findings say why: a graph that no mode prevented, a leaf that an update did not reach, a result without a
+graph under a mode that was left on."""
 
 _HABITS = ("GP102", "GP302", "GP702", "GP801")
 """Rules about a way of writing that does not work: who wrote it once has often written it again."""
@@ -43,6 +45,9 @@ def drop_consequences(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _is_consequence(finding: Finding, cause: Finding) -> bool:
+    if (finding.rule, finding.severity, cause.rule) == ("GP204", NOTE, "GP201"):
+        # What a running total adds up is not used by backward, and detaching it is the edit.
+        return (finding.file, finding.line) == (cause.file, cause.line)
     if cause.rule not in _CAUSES.get(finding.rule, ()) or finding.severity == ERROR:
         return False
     lines = {(cause.file, cause.line), *((related.file, related.line) for related in cause.related)}

@@ -57,13 +57,24 @@ class Finding:
         )  # fmt: skip
 
 
-def pluralize(number: int, noun: str) -> str:
-    """Return a number of things in words."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def describe_count(rule: str, count: int) -> str:
+    """Return how many times a finding occurred, to be added to its message; "" if that is once or the message says it."""
+    is_counted = rule not in RULES or RULES[rule].counts_times
+    return f" ({count:,} times)" if count > 1 and is_counted else ""
+
+
+def many(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def times(number: int) -> str:
+    """Return how many times."""
+    return "once" if number == 1 else f"{number:,} times"
 
 
 def merge_duplicates(findings: Iterable[Finding]) -> list[Finding]:
-    """Merge equal findings, adding up their counts, and sort the most serious and most frequent first."""
+    """Merge equal findings, adding up their counts, and sort the most severe and most frequent first."""
     counts: dict[Finding, int] = {}
     for finding in findings:
         key = replace(finding, count=1)

@@ -50,6 +50,12 @@ def list_names(uses: Sequence[LeafUse]) -> str:
     return ", ".join(names[:_MAX_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def begin_with_names(uses: Sequence[LeafUse]) -> str:
+    """Return the names of parameters for the beginning of a sentence."""
+    names = list_names(uses)
+    return f"A{names[1:]}" if names.startswith("a leaf") else names
+
+
 def relate(site: FlowSite, role: str) -> RelatedLine:
     """Return the line of a site with its role."""
     return RelatedLine(site.file, site.line, role)

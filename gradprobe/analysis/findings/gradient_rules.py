@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradprobe.analysis.cut_reasons import MODE_CUTS, advise_leaving, find_reason
+from gradprobe.analysis.cut_reasons import MODE_CUTS, advise_not_entering, find_reason
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, is_library
-from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.analysis.findings.flow_lines import find_call, find_steps, list_names, locate_way, make_finding, relate
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
+from gradprobe.analysis.findings.flow_lines import (
+    begin_with_names,
+    find_call,
+    find_steps,
+    locate_way,
+    make_finding,
+    relate,
+)
 from gradprobe.analysis.findings.owing_passes import choose_cut
 from gradprobe.analysis.findings.parameter_copies import describe_copy, find_copy
 from gradprobe.analysis.findings.syntax import parse_file
@@ -80,12 +87,12 @@ def _describe_cut(evidence: Evidence, graph: FlowGraph, cut: Cut, uses: list[Lea
     if mode is not None:
         at, manager, form = mode
         related.append(at)
-        fix = advise_leaving(manager, at.file, at.line)
+        fix = advise_not_entering(manager, at.file, at.line)
         rule = "GP105" if form == "decorator" else rule
     related += locate_way(graph, uses, number)
-    names = list_names(uses)
+    names = begin_with_names(uses)
     message = (
-        f"{names} took part in the forward pass but got no gradient in any of {graph.count_steps(steps)}: "
+        f"{names} took part in the forward pass but got no gradient in {graph.count_steps(steps)}: "
         f"`{shorten_op(site.op)}` at this line {how}, "
         + (
             "and the loss is computed from its result."
@@ -93,7 +100,7 @@ def _describe_cut(evidence: Evidence, graph: FlowGraph, cut: Cut, uses: list[Lea
             else "so that no gradient comes back through its result."
         )
     )
-    text = f"0 of {steps:,} steps found a gradient; {len(uses):,} parameters are concerned"
+    text = f"0 of {many(steps, 'step')} found a gradient for {many(len(uses), 'parameter')}"
     # A target network may be among the parameters of the optimizer, as a part of the module that trains: nothing is lost.
     level = NOTE if passage in MODE_CUTS and graph.is_target(number) else ""
     return make_finding(rule, message, site, len(uses), related, fix, text, level)
@@ -101,17 +108,19 @@ def _describe_cut(evidence: Evidence, graph: FlowGraph, cut: Cut, uses: list[Lea
 
 def _describe_cleared(graph: FlowGraph, uses: list[LeafUse]) -> Iterator[Finding]:
     for step in find_steps(graph, uses)[:1]:
-        names, steps = list_names(uses), max(use.steps for use in uses)
+        names, steps = begin_with_names(uses), max(use.steps for use in uses)
         related = [relate(site, "backward called here") for site in graph.sinks[:2]]
         clearing = find_call(step.file, "zero_grad", step.line)
         if clearing is not None:
             related.insert(0, RelatedLine(step.file, clearing, "gradients cleared here"))
         message = (
-            f"{names} had no gradient in any of {graph.count_steps(steps)} although the backward passes reached them: the "
+            f"{names} had no gradient in {graph.count_steps(steps)} although the backward passes reached them: the "
             "gradients are cleared between the backward pass and the step."
         )
         fix = "Call `zero_grad()` before `backward()` or after `step()`, not between them."
-        yield make_finding("GP511", message, step, len(uses), related, fix, f"0 of {steps:,} steps found a gradient")
+        yield make_finding(
+            "GP511", message, step, len(uses), related, fix, f"0 of {many(steps, 'step')} found a gradient"
+        )
 
 
 def _describe_function(graph: FlowGraph, use: LeafUse) -> Iterator[Finding]:
@@ -126,12 +135,12 @@ def _describe_function(graph: FlowGraph, use: LeafUse) -> Iterator[Finding]:
         if applied is not None:
             related.insert(0, RelatedLine(site.file, applied, "Function applied here"))
         message = (
-            f"{list_names([use])} had no gradient in any of {graph.count_steps(use.steps)}: the `backward` of this "
+            f"{begin_with_names([use])} had no gradient in {graph.count_steps(use.steps)}: the `backward` of this "
             "autograd.Function returns None for it."
         )
         main = site._replace(line=returned)
         fix = "Return the gradient of this input from `backward`."
-        yield make_finding("GP511", message, main, 1, related, fix, f"0 of {use.steps:,} steps found a gradient")
+        yield make_finding("GP511", message, main, 1, related, fix, f"0 of {many(use.steps, 'step')} found a gradient")
         return
 
 
@@ -142,20 +151,20 @@ def _describe_end(graph: FlowGraph, ends: tuple[int, ...], uses: list[LeafUse]) 
     if not own:
         return
     steps = max(use.steps for use in uses)
-    names = list_names(uses)
+    names = begin_with_names(uses)
     if any(use.grads for use in uses):
         message = (
-            f"{names} got no gradient in any of {graph.count_steps(steps)}: `torch.autograd.grad` reaches them, but "
+            f"{names} got no gradient in {graph.count_steps(steps)}: `torch.autograd.grad` reaches them, but "
             "it returns the gradients instead of storing them in `.grad`."
         )
         fix = "Assign the returned gradients to `.grad`, or call `backward()`."
     else:
         message = (
-            f"{names} took part in the forward pass but got no gradient in any of {graph.count_steps(steps)}: no "
+            f"{names} took part in the forward pass but got no gradient in {graph.count_steps(steps)}: no "
             "backward pass starts from what is computed here."
         )
         fix = "Add this result to the loss, or take the parameters out of the optimizer."
-    text = f"0 of {steps:,} steps found a gradient"
+    text = f"0 of {many(steps, 'step')} found a gradient"
     # What a model of a library computes beside the result that the program asked for is not the program's choice.
     is_own = not is_library(own[-1].file)
     is_certain = any(use.grads for use in uses) or (is_own and all(use.carried for use in uses))
@@ -184,10 +193,10 @@ def find_losses_without_graph(evidence: Evidence) -> Iterator[Finding]:
             related += [relate(site, "values leave the graph here") for site in _find_exits(graph, main)]
             message = (
                 "`backward()` starts at a tensor without a graph: what this line makes is a new leaf, so no "
-                f"parameter gets a gradient from it ({use.roots:,} times)."
+                "parameter gets a gradient from it."
             )
             yield make_finding(
-                "GP512", message, main, use.roots, related, "", f"{use.roots:,} passes reached no parameter"
+                "GP512", message, main, use.roots, related, "", f"{many(use.roots, 'pass')} reached no parameter"
             )
 
 

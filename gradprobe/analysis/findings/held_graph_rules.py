@@ -7,14 +7,15 @@ from dataclasses import replace
 
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, pluralize
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
+from gradprobe.analysis.findings.source_fixes import advise_detaching
 from gradprobe.analysis.findings.syntax import parse_file
 
 _FIXES = {
-    "closure": "Store `tensor.detach()` in the closure or hook.",
-    "cache": "Return `result.detach()` from the cached function, or cache under `torch.no_grad()`.",
-    "traceback": "Keep `str(error)`, or call `error.with_traceback(None)` before storing the exception.",
-    "generator": "Let the generator finish, or call its `close()`; detach what it keeps.",
+    "closure": "Store `tensor.detach()` in the closure or hook: it has no graph.",
+    "cache": "Return `result.detach()` from the cached function: it has no graph.",
+    "traceback": "Store `str(error)` instead of the exception: its traceback refers to the variables of all its frames.",
+    "generator": "Call `close()` of the generator when it is not used any more: its suspended frame keeps its variables.",
 }
 
 
@@ -43,7 +44,7 @@ def find_growing_backwards(evidence: Evidence) -> Iterator[Finding]:
             worst[key] = located
     for located in worst.values():
         read = located.detection.read_count
-        seen = f"{pluralize(read('nodes'), 'node')} of {pluralize(read('iterations'), 'iteration')}"
+        seen = f"{many(read('nodes'), 'node')} of {many(read('iterations'), 'iteration')}"
         message = (
             f"This backward pass goes through {seen} that an earlier pass has already used: a tensor carries its graph "
             "from one iteration to the next, and each pass takes longer."
@@ -54,14 +55,14 @@ def find_growing_backwards(evidence: Evidence) -> Iterator[Finding]:
 def _describe(located: LocatedDetection) -> Finding:
     facts, read = located.detection.facts, located.detection.read_count
     holder, number, nodes, held = str(facts.get("holder", "")), read("number"), read("nodes"), read("bytes")
-    tensors, kept = pluralize(number, "tensor"), pluralize(nodes, "node")
-    size = f" with {pluralize(held, 'byte')} saved for backward" if held else ""
+    size = f" with {many(held, 'byte')} saved for backward" if held else ""
     subject = f"`{holder}`" if holder else "Something in the program"
     iterations = read("iterations")
-    when = f"of {pluralize(iterations, 'iteration')} that ended earlier" if iterations else "of every run of this line"
+    when = f"of {many(iterations, 'iteration')} that ended earlier" if iterations else "of every run of this line"
+    keep = "keeps" if number == 1 else "keep"
     message = (
-        f"{subject} keeps autograd graphs {when}: {tensors} {'keeps' if number == 1 else 'keep'} {kept}{size} alive, and "
-        "no backward pass uses them again."
+        f"{subject} keeps autograd graphs {when}: {many(number, 'tensor')} {keep} {many(nodes, 'node')}{size} alive, "
+        "and no backward pass uses them again."
     )
     kind = str(facts.get("holder_kind", ""))
     is_elsewhere = kind in ("closure", "cache", "traceback", "generator")
@@ -75,8 +76,8 @@ def _describe(located: LocatedDetection) -> Finding:
     for line in lines[1:]:
         if (line.file, line.line) != (main.file, main.line):
             related.setdefault((line.file, line.line), line)
-    fix = _FIXES.get(kind, "")
-    evidence_text = f"{tensors}, {kept} and {pluralize(held, 'byte')} were alive at once"
+    fix = _FIXES.get(kind, "") or _advise(stored)
+    evidence_text = f"{many(number, 'tensor')}, {many(nodes, 'node')} and {many(held, 'byte')} were alive at once"
     return Finding(
         "GP201",
         message,
@@ -90,6 +91,11 @@ def _describe(located: LocatedDetection) -> Finding:
         # What nothing named refers to may be a cycle that the garbage collector has not come to yet.
         level="" if holder else NOTE,
     )
+
+
+def _advise(stored: RelatedLine | None) -> str:
+    source = None if stored is None else parse_file(stored.file)
+    return "" if source is None or stored is None else advise_detaching(source, stored.line)
 
 
 def _find_container(stored: RelatedLine, holder: str) -> list[RelatedLine]:

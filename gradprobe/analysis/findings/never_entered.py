@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gradprobe.analysis.findings.source_fixes import advise_entering
 from gradprobe.analysis.findings.syntax import FunctionNode, walk_scope
 from gradprobe.analysis.imported_names import GRAD_DISABLING, ImportedNames
 
@@ -20,6 +21,8 @@ class NeverEntered:
     at: ast.expr
     how: str
     """Use that the source makes of it."""
+    fix: str
+    """The edit."""
 
 
 def find_never_entered(
@@ -33,7 +36,7 @@ def find_never_entered(
         names: The names that the file imports.
     """
     if isinstance(statement, ast.Expr):
-        unused = [*_find_unused(statement.value, names)]
+        unused = [*_find_unused(statement.value, scope, names)]
         if unused and (isinstance(statement.value, ast.Call | ast.Tuple) or not _is_tried(statement, scope)):
             yield from unused
     elif isinstance(statement, ast.Assign) and isinstance(scope, FunctionNode):
@@ -41,24 +44,28 @@ def find_never_entered(
         variables = [target.id for target in statement.targets if isinstance(target, ast.Name)]
         is_local = len(variables) == len(statement.targets)
         if manager in _MANAGERS and is_local and not any(_is_read(variable, scope) for variable in variables):
-            yield NeverEntered(manager, statement.value, f"assigns {manager}() to a variable that nothing uses")
+            how = f"assigns `{manager}()` to a variable that nothing uses"
+            yield NeverEntered(manager, statement.value, how, _advise(manager, statement.value, scope))
 
 
-def _find_unused(value: ast.expr, names: ImportedNames) -> Iterator[NeverEntered]:
+def _find_unused(value: ast.expr, scope: ast.Module | FunctionNode, names: ImportedNames) -> Iterator[NeverEntered]:
     if isinstance(value, ast.Tuple):
         for each in value.elts:
-            yield from _find_unused(each, names)
+            yield from _find_unused(each, scope, names)
         return
     manager = names.resolve_manager(value)
     if manager in _MANAGERS and manager is not None:
-        how = f"creates {manager}()" if isinstance(value, ast.Call) else f"names {manager} without calling it"
-        yield NeverEntered(manager, value, how)
+        how = f"creates `{manager}()`" if isinstance(value, ast.Call) else f"names `{manager}` without calling it"
+        yield NeverEntered(manager, value, how, _advise(manager, value, scope))
     elif isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "__enter__":
         made = value.func.value
         if isinstance(made, ast.Call) and names.resolve_manager(made) == "inference_mode":
-            yield NeverEntered(
-                "inference_mode", made, "enters an inference_mode() object that is freed, and left, at once"
-            )
+            how = "enters an `inference_mode()` object that is freed, and left, at once"
+            yield NeverEntered("inference_mode", made, how, _advise("inference_mode", made, scope))
+
+
+def _advise(manager: str, expression: ast.expr, scope: ast.Module | FunctionNode) -> str:
+    return advise_entering(expression, scope, enables_grad=manager == "enable_grad")
 
 
 def _is_tried(statement: ast.stmt, scope: ast.Module | FunctionNode) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gradprobe.analysis.findings.evidence import Evidence, is_library
-from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
 from gradprobe.analysis.findings.flow_lines import (
+    begin_with_names,
     find_steps,
     list_names,
     locate_construction,
@@ -44,12 +45,20 @@ def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
             made = [graph.sites[number] for number in sorted(kept) if number in graph.sites]
             related += [relate(site, "optimizer's parameter made here") for site in made[:1]]
             passes = max(use.backwards for use in members)
+            belong = "belong" if len(members) > 1 else "belongs"
             message = (
-                f"{passes:,} backward passes computed gradients for {list_names(members)}, which no optimizer has: the "
-                "optimizer still holds what was in that place when it was constructed, and nothing uses that any more."
+                f"{many(passes, 'backward pass')} computed gradients for {list_names(members)}, which {belong} to no "
+                "optimizer: the optimizer still has what was in that place when it was constructed, and nothing uses that "
+                "any more."
             )
             yield make_finding(
-                "GP513", message, main, passes, related, "", f"{stale[0].steps_without_grad:,} steps found no gradient"
+                "GP513",
+                message,
+                main,
+                passes,
+                related,
+                "",
+                f"{many(stale[0].steps_without_grad, 'step')} found no gradient",
             )
 
 
@@ -107,18 +116,20 @@ def _describe_untaken(
         related += [RelatedLine(first.file, line, "requires_grad set here") for line in lines[:2]]
     are, them, theirs = ("are", "them", "their gradients") if len(uses) > 1 else ("is", "it", "its gradient")
     message = (
-        f"{list_names(uses)} {are} not in any optimizer, and nothing writes to {them}, but {passes:,} backward passes "
-        f"compute {theirs}."
+        f"{begin_with_names(uses)} {are} not in any optimizer, and nothing writes to {them}, but "
+        f"{passes:,} backward passes compute {theirs}."
     )
     if is_partial:
         message += f" Other parameters of {root} are trained."
     fix = (
-        "Add them to the optimizer, or freeze them with `requires_grad_(False)`."
+        f"Add {them} to the optimizer, or freeze {them} with `requires_grad_(False)`."
         if is_partial or not root
-        else f"Run {root} under `torch.no_grad()`, or freeze it with `requires_grad_(False)`."
+        else f"Freeze {root} with `requires_grad_(False)`: gradients still pass through it."
     )
     main = first if called is None else FlowSite(*called, "", "")
-    return make_finding("GP514", message, main, len(uses), related, fix, f"{passes:,} passes, {len(uses):,} parameters")
+    return make_finding(
+        "GP514", message, main, len(uses), related, fix, f"{many(passes, 'pass')}, {many(len(uses), 'parameter')}"
+    )
 
 
 def _find_outer_call(

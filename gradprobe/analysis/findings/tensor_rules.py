@@ -39,12 +39,14 @@ def find_inference_modules(evidence: Evidence) -> Iterator[Finding]:
     births = evidence.tables.births
     for birth in births[births["alive"] > 0].to_dict("records") if len(births) else ():
         if birth["held_by"] and birth["line"] == birth["line"]:
+            number = int(birth["alive"])
+            subject = "An inference tensor" if number == 1 else f"{number:,} inference tensors"
+            verbs = ("escapes", "is") if number == 1 else ("escape", "are")
             message = (
-                f"{int(birth['alive'])} inference tensors created here escape inference mode: they are held by "
-                f"{birth['held_by']}."
+                f"{subject} created here {verbs[0]} inference mode and {verbs[1]} referenced by {birth['held_by']}."
             )
             line = int(birth["line"])
-            yield Finding("GP403", message, birth["file"], line, birth["function"], int(birth["alive"]))
+            yield Finding("GP403", message, birth["file"], line, birth["function"], number)
 
 
 RULES = (

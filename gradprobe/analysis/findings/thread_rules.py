@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradprobe.analysis.findings.evidence import Evidence, locate_site, rank_lines
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, pluralize
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
 from gradprobe.analysis.findings.held_modes import find_held_modes
 from gradprobe.analysis.findings.left_modes import find_left_modes
+from gradprobe.analysis.findings.source_fixes import advise_moving_inside, write_call
 from gradprobe.analysis.findings.syntax import get_first_line, parse_file, walk_scope
 from gradprobe.history.process import Process
 from gradprobe.history.records import OTHER_THREAD, OUT_OF_ORDER, encode_modes
@@ -33,13 +34,13 @@ def find_unpropagated_thread_modes(evidence: Evidence) -> Iterator[Finding]:
             located.process.thread(number) for number in _find_threads(located.process, int(facts.get("ident", 0)))
         }
         there = ops[ops["thread"].isin(names) & (ops["nodes"] > 0)] if len(ops) else ops
-        built = rank_lines(there, "builds a graph with gradients on", 1)
+        built = rank_lines(there, "builds a graph here", 1)
         submitted = RelatedLine(main.file, main.line, main.role)
         at = built[0] if built else submitted
         related = (submitted, *located.related) if built else located.related
         mode = "with grad disabled" if located.mode is None else f"under {located.mode}"
         message = (
-            f"Work submitted {mode} built {pluralize(nodes, 'autograd node')} in thread {thread}, and no backward pass ran "
+            f"Work submitted {mode} built {many(nodes, 'autograd node')} in thread {thread}, and no backward pass ran "
             "there: grad mode is thread-local, and every thread starts with grad enabled."
         )
         yield Finding("GP701", message, at.file, at.line, None, located.count, related)
@@ -66,16 +67,18 @@ def find_decorated_coroutines(evidence: Evidence) -> Iterator[Finding]:
         function = None if source is None else source.find_function_at(line)
         if source is None or not isinstance(function, ast.AsyncFunctionDef):
             continue
-        if source.names.find_grad_decorator(function) is None or get_first_line(function) != line:
+        decorator = source.names.find_grad_decorator(function)
+        if decorator is None or get_first_line(function) != line:
             continue
         end = function.end_lineno or function.lineno
         inside = (ops["file"] == site["file"]) & (ops["line"] > function.lineno) & (ops["line"] <= end)
         built = rank_lines(ops[inside & (ops["nodes"] > 0)], "builds a graph", _MAX_BUILDING_LINES) if len(ops) else []
         message = (
-            f"{site['manager']} is entered and exited while {function.name} creates its coroutine; the body runs later, "
-            "without the mode."
+            f"`@{write_call(decorator)}` has no effect on the body of {function.name}: it is entered and exited while the "
+            "coroutine is created, and the body runs later, without the mode."
         )
-        yield Finding("GP702", message, site["file"], line, function.name, int(site["count"]), tuple(built))
+        fix = advise_moving_inside(decorator, function)
+        yield Finding("GP702", message, site["file"], line, function.name, int(site["count"]), tuple(built), fix)
 
 
 def find_modes_held_across_yield(evidence: Evidence) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from gradprobe.analysis.call_tree import CallNode, UnusedCalls, build_call_tree, find_unused_calls
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, is_library
-from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
 from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.flow_graph import FlowGraph
 from gradprobe.recording.flow import FlowLedger, FlowSite, Frame
@@ -96,12 +96,12 @@ def _describe(evidence: Evidence, calls: UnusedCalls, graph: FlowGraph, root: Ca
         and times >= _MIN_TIMES
         and not _trains_in_vain(graph)
     )
+    built = f"{many(calls.unused, 'node')} {'was' if calls.unused == 1 else 'were'} constructed"
     saved = f" and saved {_bytes(calls.saved_bytes)} for backward" if calls.saved_bytes else ""
     reason = "no backward pass reached them" if root.reached else "no backward pass ran"
-    message = (
-        f"This builds an autograd graph that is never used: {calls.unused:,} nodes were constructed{saved}, but {reason}. "
-        "`eval()` does not disable grad."
-    )
+    message = f"This builds an autograd graph that is never used: {built}{saved}, but {reason}."
+    if _calls_eval(main):
+        message += " `eval()` does not disable grad."
     related: list[RelatedLine] = []
     loop = _find_loop(main)
     if loop is not None:
@@ -117,7 +117,7 @@ def _describe(evidence: Evidence, calls: UnusedCalls, graph: FlowGraph, root: Ca
         known = {(line.file, line.line) for line in related} | {(main.file, main.line)}
         if (place.file, place.line) not in known and len(related) < 3 + _MAX_BUILDING_LINES:
             related.append(place)
-    seen = f"{calls.unused:,} of the program's {root.built:,} nodes, in about {times:,} runs"
+    seen = f"{calls.unused:,} of the program's {root.built:,} nodes, in about {many(times, 'run')}"
     severity = "" if is_waste or calls.saved_bytes >= _LARGE else NOTE
     return Finding(
         "GP204",
@@ -125,11 +125,16 @@ def _describe(evidence: Evidence, calls: UnusedCalls, graph: FlowGraph, root: Ca
         main.file,
         main.line,
         main.function,
-        calls.unused,
+        times,
         tuple(related),
         evidence=seen,
         level=severity,
     )
+
+
+def _calls_eval(main: Frame) -> bool:
+    source = parse_file(main.file)
+    return source is not None and source.find_call("eval", main.line) is not None
 
 
 def _is_reached(root: CallNode, calls: UnusedCalls, main: Frame) -> bool:

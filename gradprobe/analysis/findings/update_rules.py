@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradprobe.analysis.findings.evidence import Evidence
-from gradprobe.analysis.findings.finding import Finding
+from gradprobe.analysis.findings.finding import Finding, times
 from gradprobe.analysis.findings.flow_lines import list_names, make_finding, relate
 from gradprobe.analysis.flow_graph import FlowGraph, shorten_op
 from gradprobe.history.leaf_uses import LeafUse
@@ -48,20 +48,20 @@ def _describe_rebound(graph: FlowGraph, number: int, entries: list[tuple[LeafUse
     uses, consumer = [use for use, _ in entries], entries[0][1]
     edge = graph.outgoing[number][consumer]
     is_cut = edge[WITHOUT_GRAD] > edge[CARRIED]
-    times = edge[WITHOUT_GRAD] if is_cut else edge[CARRIED]
+    used = edge[WITHOUT_GRAD] if is_cut else edge[CARRIED]
     what = (
         "does not require grad, so it gets no gradient"
         if is_cut
-        else "is no leaf, so `.grad` of it stays None, and its graph leads through all updates before it"
+        else "is not a leaf, so its `.grad` stays None, and its graph leads through all updates before it"
     )
     message = (
-        f"The result of this update takes the place of {_list_known(uses)}, and was used {times:,} times in that place. It "
+        f"The result of this update takes the place of {_list_known(uses)}, and was used {times(used)} in that place. It "
         f"{what}: training stops after one update."
     )
     related = [relate(graph.sites[consumer], "used here")]
     related += [relate(site, "backward called here") for site in graph.sinks[:1]]
     return make_finding(
-        "GP516", message, graph.sites[number], times, related, "", f"used {times:,} times after the update"
+        "GP516", message, graph.sites[number], used, related, "", f"used {times(used)} after the update"
     )
 
 
@@ -81,18 +81,20 @@ def find_lost_updates(evidence: Evidence) -> Iterator[Finding]:
             if any(target != number for target in graph.outgoing.get(number, {})):
                 continue
             updated = [graph.uses[leaf] for leaf in _find_sources(graph, number, gradients) if leaf in leaves]
-            times = max((sum(counts) for counts in graph.incoming[number].values()), default=0)
-            if not updated or times < _MIN_BACKWARDS:
+            updates = max((sum(counts) for counts in graph.incoming[number].values()), default=0)
+            if not updated or updates < _MIN_BACKWARDS:
                 continue
             message = (
-                f"This computes new values of {list_names(updated)} from their gradients {times:,} times, and nothing "
-                "takes the result: the parameters that the forward pass uses stay as they are."
+                f"This computes new values of {list_names(updated)} from their gradients {times(updates)}, and nothing "
+                "uses the result: the parameters that the forward pass uses stay as they are."
             )
             related = [
                 relate(graph.sites[each], "parameter used here") for use in updated[:1] for each in use.carried[:1]
             ]
             related += [relate(sink, "backward called here") for sink in graph.sinks[:1]]
-            yield make_finding("GP517", message, site, times, related, "", f"{times:,} updates, none of which is used")
+            yield make_finding(
+                "GP517", message, site, updates, related, "", f"{updates:,} updates, none of which is used"
+            )
 
 
 def _list_known(uses: list[LeafUse]) -> str:

@@ -20,8 +20,8 @@ def find_redundant_managers(evidence: Evidence) -> Iterator[Finding]:
     is_ours = sites["file"].map(is_comparison_code).astype(bool)
     for site in sites[(sites["redundant"] >= _MIN_REDUNDANT_ENTRIES) & ~is_ours].to_dict("records"):
         message = (
-            f"{site['manager']} set the mode that was already active in {int(site['redundant']):,} of {site['count']:,} "
-            "entries."
+            f"This {site['manager']} changed nothing in {int(site['redundant']):,} of {site['count']:,} entries: its mode "
+            "was already active."
         )
         line = None if site["line"] is None else int(site["line"])
         is_costly = (

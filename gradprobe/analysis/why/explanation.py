@@ -108,11 +108,6 @@ def join_names(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(known[:limit]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def many(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
-
-
 def _make_printable(text: str) -> str:
     """Return ``text`` without characters that steer a terminal; names in it come from the program or a file."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from gradprobe.analysis.cut_reasons import MODE_CUTS, advise_leaving, find_reason
+from gradprobe.analysis.cut_reasons import MODE_CUTS, advise_not_entering, find_reason
 from gradprobe.analysis.findings import find_all
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence
-from gradprobe.analysis.findings.finding import Finding
+from gradprobe.analysis.findings.finding import Finding, many
 from gradprobe.analysis.findings.suppression import Suppression
 from gradprobe.analysis.flow_graph import Cut, FlowGraph
-from gradprobe.analysis.why.explanation import Story, join_names, many, show_place
+from gradprobe.analysis.why.explanation import Story, join_names, show_place
 from gradprobe.recording.flow import FlowSite, PathCounts
 from gradprobe.tables.recording_tables import RecordingTables
 
@@ -82,7 +82,7 @@ class Knowledge:
         if mode is not None:
             at, manager, form = mode
             how = f"runs under {manager}, entered at {story.name('mode entered here', at.file, at.line)} ({form})"
-            fix = advise_leaving(manager, at.file, at.line)
+            fix = advise_not_entering(manager, at.file, at.line)
         return f"{where} {how}", fix
 
     def list_sinks(self, story: Story, starts: Iterable[SiteAt]) -> str:

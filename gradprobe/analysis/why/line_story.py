@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from gradprobe.analysis.cut_reasons import MODE_CUTS
+from gradprobe.analysis.findings.finding import many
 from gradprobe.analysis.flow_graph import Cut, FlowGraph
-from gradprobe.analysis.why.explanation import Explanation, Story, join_names, many, show_place
+from gradprobe.analysis.why.explanation import Explanation, Story, join_names, show_place
 from gradprobe.analysis.why.knowledge import Knowledge, Line, SiteAt, group_by_graph
 from gradprobe.recording.flow import CARRIED, PathCounts
 

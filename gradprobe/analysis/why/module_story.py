@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from gradprobe.analysis.why.explanation import Explanation, Story, join_names, many
+from gradprobe.analysis.findings.finding import many
+from gradprobe.analysis.why.explanation import Explanation, Story, join_names
 from gradprobe.analysis.why.knowledge import Knowledge, SiteAt
 from gradprobe.analysis.why.parameter_story import LeafAt
 

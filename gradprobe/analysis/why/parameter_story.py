@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from gradprobe.analysis.findings.finding import many
 from gradprobe.analysis.flow_graph import Cut, FlowGraph
-from gradprobe.analysis.why.explanation import Explanation, Story, join_names, many
+from gradprobe.analysis.why.explanation import Explanation, Story, join_names
 from gradprobe.analysis.why.knowledge import Knowledge, shorten
 from gradprobe.history.leaf_uses import LeafUse
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradprobe.analysis.cut_reasons import CUT_REASONS
+from gradprobe.analysis.findings.finding import many
 from gradprobe.analysis.flow_graph import Cut, FlowGraph
-from gradprobe.analysis.why.explanation import Explanation, Story, join_names, many
+from gradprobe.analysis.why.explanation import Explanation, Story, join_names
 from gradprobe.analysis.why.knowledge import Knowledge, shorten
 from gradprobe.analysis.why.parameter_story import tell_parameter
 from gradprobe.recording.flow import CARRIED, CUT_BY_DATA, FlowSite

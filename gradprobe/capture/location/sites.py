@@ -21,6 +21,8 @@ Offset = int | tuple[int, str]
 TORCH_DIR = os.path.dirname(torch.__file__) + os.sep
 GRADPROBE_DIR = os.path.dirname(_version.__file__) + os.sep
 _GENERATED = (f"{os.sep}torchinductor_", "<eval_with_key>", "<torch_package")
+_HIDDEN = (TORCH_DIR, f"{GRADPROBE_DIR}pytest_plugin{os.sep}")
+"""Folders of code whose blocks are not the program's: the plugin copies and restores tensors around a test."""
 _FORMS = {DECORATED: "decorator", GENERATOR: "generator"}
 
 
@@ -63,7 +65,7 @@ def make_site(code: CodeType | None, offset: Offset, number: int = NOWHERE) -> S
         end_line=end_line,
         function=name or getattr(code, "co_qualname", code.co_name),
         form=form,
-        internal=file.startswith(TORCH_DIR) or any(mark in file for mark in _GENERATED),
+        internal=file.startswith(_HIDDEN) or any(mark in file for mark in _GENERATED),
     )
 
 

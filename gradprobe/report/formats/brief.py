@@ -12,9 +12,9 @@ from typing import Any
 
 from gradprobe.analysis.blind_spots import describe_blind_spots
 from gradprobe.analysis.findings.catalogue import SEVERITIES
-from gradprobe.analysis.findings.finding import Finding
+from gradprobe.analysis.findings.finding import Finding, describe_count
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
-from gradprobe.report.sections.findings_section import FindingRow, describe_costs, make_row, sort_by_harm
+from gradprobe.report.sections.findings_section import FindingRow, describe_costs, make_row
 from gradprobe.report.units import escape_unprintable, format_location, pluralize, truncate, truncate_start
 from gradprobe.tables.recording_tables import RecordingTables
 
@@ -28,7 +28,7 @@ _MAX_RELATED = 4
 
 def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
     """Render the findings of a recording, and what it does not show."""
-    rows = sort_by_harm(tables.findings.to_dict("records"), tables)
+    rows = tables.findings.to_dict("records")
     levels = {str(process.environment.get("level")) for process in tables.processes}
     remarks = (
         [f"recorded at level {', '.join(sorted(levels))}; most rules need --level ops"] if levels - {"ops"} else []
@@ -72,8 +72,8 @@ def _summarize(rows: Sequence[FindingRow]) -> str:
 
 def _describe(row: FindingRow, cost: str) -> str:
     """Return the lines of one finding."""
-    times = f" ({row['count']:,} times)" if row["count"] > 1 else ""
-    evidence = [str(row["evidence"] or ""), cost.removeprefix("this line: ")]
+    times = describe_count(row["rule"], row["count"])
+    evidence = [str(row["evidence"] or ""), cost]
     lines = [
         f"{_locate(row['file'], row['line'])}: {row['severity']} {row['rule']}",
         f"  cause: {_shorten(row['message'])}{times}",

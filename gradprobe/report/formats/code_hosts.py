@@ -6,12 +6,12 @@ Hosts know files by their path in the repository, so files below the working dir
 from __future__ import annotations
 
 import hashlib
-import html
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gradprobe.analysis.findings.finding import Finding, RelatedLine
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, describe_count
+from gradprobe.report.formats.inline_code import make_code_span, to_markdown
 from gradprobe.report.units import escape_unprintable
 
 _GITHUB_COMMANDS = {"error": "error", "warning": "warning", "note": "notice"}
@@ -52,14 +52,20 @@ def render_gitlab(findings: Sequence[Finding]) -> str:
 def render_markdown(findings: Sequence[Finding], failures: Sequence[str] = ()) -> str:
     """Render a table of the findings for the summary of a job or a comment."""
     rows = [
-        (f"`{_locate(finding.file, finding.line)}`", finding.severity, finding.rule, _describe(finding), finding.advice)
+        (
+            make_code_span(escape_unprintable(_locate(finding.file, finding.line)), in_table=True),
+            finding.severity,
+            finding.rule,
+            render_cell(_describe(finding)),
+            render_cell(finding.advice),
+        )
         for finding in findings
     ]
-    lines = [f"- {escape_cell(failure)}" for failure in failures]
+    lines = [f"- {to_markdown(escape_unprintable(failure))}" for failure in failures]
     lines += [""] if failures and rows else []
     if rows:
         lines += ["| place | severity | rule | finding | fix |", "|---|---|---|---|---|"]
-        lines += [f"| {' | '.join(map(escape_cell, row))} |" for row in rows]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
     return "".join(f"{line}\n" for line in lines or ["Nothing found."])
 
 
@@ -71,13 +77,8 @@ def make_relative(file: str) -> str:
     return path.as_posix()
 
 
-def escape_cell(text: str) -> str:
-    """Escape text so that Markdown finds no tag and no border of a cell in it."""
-    return html.escape(escape_unprintable(text), quote=False).replace("|", "\\|")
-
-
 def _describe(finding: Finding) -> str:
-    return f"{finding.message} ({finding.count:,} times)" if finding.count > 1 else finding.message
+    return finding.message + describe_count(finding.rule, finding.count)
 
 
 def _describe_related(related: Iterable[RelatedLine]) -> list[str]:
@@ -105,3 +106,8 @@ def _escape_data(text: str) -> str:
 
 def _escape_property(text: str) -> str:
     return _escape_data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def render_cell(sentence: str) -> str:
+    """Render a sentence so that Markdown finds no tag and no border of a cell in it, but its code."""
+    return to_markdown(escape_unprintable(sentence), in_table=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gradprobe.analysis.findings.catalogue import SEVERITIES
-from gradprobe.analysis.findings.finding import Finding
+from gradprobe.analysis.findings.finding import Finding, describe_count
 from gradprobe.analysis.findings.suppression import SuppressedFinding
 from gradprobe.phases import AFTER_BACKWARD
 from gradprobe.report.units import escape_unprintable, pluralize
@@ -24,7 +24,7 @@ def format_findings(findings: Sequence[Finding]) -> Iterator[str]:
 
 def format_concisely(finding: Finding) -> str:
     """Return the first line of a finding: its location, severity, rule and message."""
-    times = f" ({finding.count:,} times)" if finding.count > 1 else ""
+    times = describe_count(finding.rule, finding.count)
     location = _format_location(finding.file, finding.line)
     return f"{location}: {finding.severity} {finding.rule}: {escape_unprintable(finding.message)}{times}"
 

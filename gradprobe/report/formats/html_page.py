@@ -13,6 +13,7 @@ from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.analysis.time_by_mode import MODES
 from gradprobe.report import charts
 from gradprobe.report.document import Document
+from gradprobe.report.formats.inline_code import to_html
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.sections import comparison_document, recording_document
 from gradprobe.report.sections.source_view import COLUMNS, SourceFile, build_files
@@ -83,7 +84,7 @@ def _name_anchors(sources: Sequence[SourceFile]) -> dict[str, str]:
         format_location(file.path, line.number): f"s{at}-{line.number}"
         for at, file in enumerate(sources)
         for line in file.lines
-        if line.mode or line.findings
+        if line.mode or line.is_named
     }
 
 
@@ -118,6 +119,7 @@ def _environment() -> Environment:
     )
     environment.globals["cell_width"] = _CELL_WIDTH
     environment.filters["truncate_cell"] = lambda text: truncate(text, _CELL_WIDTH)
+    environment.filters["with_code"] = to_html
     environment.filters["mode_class"] = lambda mode: mode if mode in MODES else "several"
     environment.filters["rows"] = lambda number: pluralize(number, "more row")
     return environment

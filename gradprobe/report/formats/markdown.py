@@ -11,7 +11,8 @@ from urllib.parse import quote
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.errors import GradprobeError
 from gradprobe.report import charts
-from gradprobe.report.document import Document, Excerpt, Section
+from gradprobe.report.document import Document, Excerpt, FindingItem, Section
+from gradprobe.report.formats.inline_code import escape_markdown, make_code_span, to_markdown
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.formats.text_blocks import format_excerpt, format_table
 from gradprobe.report.sections import comparison_document, recording_document
@@ -49,23 +50,18 @@ def _render(document: Document, options: RenderOptions) -> Rendered:
 
 def render_document(document: Document, pictures: Mapping[str, str] = MappingProxyType({})) -> str:
     """Return Markdown that can be pasted into a pull request; ``pictures`` maps chart names to addresses."""
-    parts = [f"## {_escape(document.title)}", "", *(f"{_escape(line)}  " for line in document.verdict)]
+    parts = [f"## {to_markdown(document.title)}", "", *(f"{to_markdown(line)}  " for line in document.verdict)]
     for section in document.sections:
         parts += ["", *_render_section(section, pictures)]
     return "\n".join(parts) + "\n"
 
 
 def _render_section(section: Section, pictures: Mapping[str, str]) -> list[str]:
-    body = [f"- {_escape(sentence)}" for sentence in section.sentences]
+    body = [f"- {to_markdown(sentence)}" for sentence in section.sentences]
     for item in section.items:
-        fix = f" {_escape(item.fix)}" if item.fix else ""
-        body.append(f"- **{item.severity}** {_escape(item.rule)}: {_escape(item.text)} ({_escape(item.place)}){fix}")
-        facts = (("seen", item.evidence), ("cost", item.cost))
-        body += [f"  - {name}: {_escape(fact)}" for name, fact in facts if fact]
-        body += [f"  - {_escape(role)}: {_escape(at)}" for role, at in item.related]
-        body += _render_excerpt(item.excerpt) if item.excerpt is not None else []
+        body += _render_item(item)
     if section.chart is not None and section.chart.name in pictures:
-        body += ["", f"![{_escape(section.chart.caption)}]({pictures[section.chart.name]})"]
+        body += ["", f"![{escape_markdown(section.chart.caption)}]({pictures[section.chart.name]})"]
     if section.table is not None:
         table = section.table.with_bars()
         body += (
@@ -75,7 +71,18 @@ def _render_section(section: Section, pictures: Mapping[str, str]) -> list[str]:
             body += ["", f"{pluralize(table.left_out, 'more row')} left out."]
     if section.folded or (section.table is not None and len(section.table.rows) > _LONG):
         return [f"<details><summary>{html.escape(section.title)}</summary>", "", *body, "", "</details>"]
-    return [f"### {_escape(section.title)}", "", *body]
+    return [f"### {to_markdown(section.title)}", "", *body]
+
+
+def _render_item(item: FindingItem) -> list[str]:
+    head = f"- **{escape_markdown(item.severity)} {escape_markdown(item.rule)}**"
+    return [
+        f"{head} at {make_code_span(item.place)}: {to_markdown(item.text)}",
+        *(f"  - {name}: {to_markdown(fact)}" for name, fact in item.facts),
+        *(f"  - {to_markdown(role)}: {make_code_span(at)}" for role, at in item.related),
+        *([f"  - **Fix:** {to_markdown(item.fix)}"] if item.fix else []),
+        *([] if item.excerpt is None else _render_excerpt(item.excerpt)),
+    ]
 
 
 def _render_excerpt(excerpt: Excerpt) -> list[str]:
@@ -86,9 +93,4 @@ def _render_excerpt(excerpt: Excerpt) -> list[str]:
 
 
 def _format_cell(text: str, column: str) -> str:
-    return _escape(text)
-
-
-def _escape(text: str) -> str:
-    """Escape ``text`` so that Markdown finds no tag, emphasis, cell border, link or formula in it."""
-    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", html.escape(text, quote=False))
+    return escape_markdown(text)

@@ -1,4 +1,4 @@
-"""Text for a terminal: as wide as it is, in colours where it has them, with what is less important behind ``--all``."""
+"""Text for a terminal: as wide as it is, in colours where it has them, with what is less important folded away."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ def render_document(document: Document, style: TextStyle = _PLAIN) -> str:
     if hidden:
         parts += [
             "",
-            style.paint(
-                _wrap(f"Folded; gradprobe report --all shows it: {', '.join(hidden)}.", width=style.width), "dim"
-            ),
+            style.paint(_wrap(f"Folded; {style.whole} shows it: {', '.join(hidden)}.", width=style.width), "dim"),
         ]
     return "\n".join(parts) + "\n"
 
@@ -64,7 +62,7 @@ def _render_section(section: Section, style: TextStyle) -> list[str]:
         lines += format_item(item, style.width, style)
         lines += _format_source(item, style)
     if section.table is not None:
-        lines += format_table(section.table.with_bars(), style.table_width, shows_all=style.shows_all)
+        lines += format_table(section.table.with_bars(), style)
         if section.table.left_out:
             lines.append(style.paint(f"({pluralize(section.table.left_out, 'more row')} left out)", "dim"))
     return lines
@@ -84,9 +82,7 @@ def format_item(item: FindingItem, width: int = DEFAULT_WIDTH, style: TextStyle 
     begin = f"* {item.severity} {item.rule}:"
     if text.startswith(begin):
         text = f"* {style.paint(begin[2:], item.severity)}{text[len(begin) :]}"
-    facts = [
-        _wrap(f"{name}: {fact}", "  ", width) for name, fact in (("seen", item.evidence), ("cost", item.cost)) if fact
-    ]
+    facts = [_wrap(f"{name}: {fact}", "  ", width) for name, fact in item.facts]
     related = [f"  {role}: {at}" for role, at in item.related]
     fix = [_wrap(f"fix: {item.fix}", "  ", width)] if item.fix else []
     return "\n".join([text, *facts, *related, *fix]).split("\n")

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Sequence
 
 from gradprobe.report.document import Table
+from gradprobe.report.formats.text_style import TextStyle
 from gradprobe.report.units import MISSING, FormattedLocation, truncate, truncate_start
 
 _GAP = 2
@@ -19,15 +20,16 @@ _MAX_TEXT = 48
 _NOTHING = frozenset({"", MISSING, "0", "0 B", "0 ns", "0.0 %"})
 
 
-def format_table(table: Table, width: int, *, shows_all: bool = False) -> list[str]:
+def format_table(table: Table, style: TextStyle) -> list[str]:
     """Return the lines of ``table``."""
+    width, shows_all = style.table_width, style.shows_all
     columns = [at for at, _ in enumerate(table.columns) if shows_all or at == 0 or not _says_nothing(table, at)]
     widths = _fit_widths(table, columns, width)
     parts = _split_columns(columns, widths, width)
     if shows_all:
         return [line for number, part in enumerate(parts) for line in (*[""][:number], *_lay_out(table, part, widths))]
     left_out = [table.columns[at] for part in parts[1:] for at in part[1:]]
-    return _lay_out(table, parts[0], widths) + _describe_left_out(left_out, width)
+    return _lay_out(table, parts[0], widths) + _describe_left_out(left_out, style)
 
 
 def _says_nothing(table: Table, at: int) -> bool:
@@ -76,6 +78,7 @@ def _shorten(text: str, width: int) -> str:
     return truncate_start(text, width) if isinstance(text, FormattedLocation) else truncate(text, width)
 
 
-def _describe_left_out(names: Sequence[str], width: int) -> list[str]:
+def _describe_left_out(names: Sequence[str], style: TextStyle) -> list[str]:
     named = [name for name in names if name]
-    return textwrap.wrap(f"(no room for {', '.join(named)}: --all)", width) if named else []
+    text = f"(no room for {', '.join(named)}; {style.whole} shows {'it' if len(named) == 1 else 'them'})"
+    return textwrap.wrap(text, style.table_width) if named else []

@@ -31,6 +31,8 @@ class TextStyle:
     has_colour: bool = False
     is_terminal: bool = False
     shows_all: bool = False
+    whole: str = "Recording.to_html()"
+    """What the reader calls to see all that is left out."""
 
     @property
     def table_width(self) -> int:

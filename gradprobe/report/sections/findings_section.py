@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradprobe.analysis.findings.catalogue import SEVERITIES
-from gradprobe.analysis.findings.finding import Finding
+from gradprobe.analysis.findings.finding import Finding, describe_count
 from gradprobe.analysis.line_costs import NO_COST, LineCost, Place, sum_by_line
 from gradprobe.analysis.time_by_mode import sum_thread_ns
 from gradprobe.phases import AFTER_BACKWARD
@@ -24,8 +23,6 @@ FindingRow = Mapping[Any, Any]
 _CONTEXT_LINES = 3
 _LINE_WIDTH = 200
 _MAX_FILE_BYTES = 4 << 20
-_LOST_GRADIENTS = frozenset({"GP511", "GP512", "GP513", "GP514", "GP516", "GP517", "GP518"})
-"""Rules by which a parameter does not learn what the program computes for it."""
 
 
 def build_section(tables: RecordingTables, top: int) -> Section | None:
@@ -33,7 +30,7 @@ def build_section(tables: RecordingTables, top: int) -> Section | None:
     found = tables.findings
     if found.empty:
         return None
-    rows = sort_by_harm(found.to_dict("records"), tables)
+    rows = found.to_dict("records")
     texts = {place: text for process in tables.processes for place, text in process.source_lines.items()}
     costs = describe_costs(rows[:top], tables)
     items = [replace(build_item(row, texts=texts), cost=cost) for row, cost in zip(rows[:top], costs, strict=True)]
@@ -41,30 +38,10 @@ def build_section(tables: RecordingTables, top: int) -> Section | None:
     return Section("Findings", left_out, items=items)
 
 
-def sort_by_harm(findings: Iterable[FindingRow], tables: RecordingTables) -> list[FindingRow]:
-    """Return rows of the table of findings, the most harmful first."""
-    costs = sum_by_line(tables)
-    return sorted(findings, key=lambda row: _measure_harm(row, costs))
-
-
-def sort_findings_by_harm(findings: Iterable[Finding], tables: RecordingTables) -> list[Finding]:
-    """Return findings of a recording, the most harmful first."""
-    costs = sum_by_line(tables)
-    return sorted(findings, key=lambda finding: _measure_harm(make_row(finding), costs))
-
-
 def describe_costs(findings: Iterable[FindingRow], tables: RecordingTables) -> list[str]:
     """Return for each row what its line costs, as far as it was measured; empty if nothing was."""
     costs, whole_ns = sum_by_line(tables), sum_thread_ns(tables.processes)
     return [_describe_cost(row, costs, whole_ns) for row in findings]
-
-
-def _measure_harm(finding: FindingRow, costs: Mapping[Place, LineCost]) -> tuple[int, bool, int, int, int]:
-    """Return a key by which the worst come first: severity, lost gradients, kept bytes, nodes there, and number."""
-    cost = _find_cost(finding, costs)
-    severity = SEVERITIES.index(finding["severity"])
-    keeps_gradients = finding["rule"] not in _LOST_GRADIENTS
-    return severity, keeps_gradients, -cost.kept_bytes, -cost.kept_nodes or -cost.nodes, -int(finding["count"])
 
 
 def _find_cost(finding: FindingRow, costs: Mapping[Place, LineCost]) -> LineCost:
@@ -83,7 +60,7 @@ def _describe_cost(finding: FindingRow, costs: Mapping[Place, LineCost], whole_n
     if cost.block_ns and whole_ns:
         share = format_percentage(cost.block_ns / whole_ns)
         parts.append(f"{pluralize(cost.blocks, 'block')} with {share} of all thread time")
-    return f"this line: {'; '.join(parts)}" if parts else ""
+    return "; ".join(parts)
 
 
 def make_row(finding: Finding) -> FindingRow:
@@ -98,7 +75,7 @@ def build_finding_item(finding: Finding, *, has_source: bool = True) -> FindingI
 
 def build_item(finding: FindingRow, *, has_source: bool = True, texts: SourceLines | None = None) -> FindingItem:
     """Build the item of a row of the table of findings; ``texts`` are the lines as they were recorded."""
-    times = f" ({finding['count']:,} times)" if finding["count"] > 1 else ""
+    times = describe_count(finding["rule"], finding["count"])
     phase = f" Phase: {finding['phase']}." if finding["phase"] and finding["phase"] != AFTER_BACKWARD else ""
     related = [
         (escape_unprintable(str(p["role"])), format_location(p["file"], p["line"])) for p in finding["related"] or ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +36,8 @@ class SourceLine:
     cells: Sequence[str] = ("",) * len(COLUMNS)
     findings: Sequence[tuple[str, str]] = ()
     """Severity and text of each finding at the line."""
+    is_named: bool = False
+    """True if a finding names the line, as its own or as a related one."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class SourceFile:
         """Return a long file without the lines that are far from any recorded one."""
         if len(self.lines) <= _SHORT_FILE:
             return self
-        used = [line.number for line in self.lines if line.mode or line.findings]
+        used = [line.number for line in self.lines if line.mode or line.is_named]
         near = {number + step for number in used for step in range(-_CONTEXT, _CONTEXT + 1)}
         return replace(self, lines=[line for line in self.lines if line.number in near][:_MAX_LINES])
 
@@ -74,6 +76,9 @@ def build_files(tables: RecordingTables, wanted: str | None = None) -> list[Sour
     by_file: dict[str, dict[int, LineCost]] = defaultdict(dict)
     for (file, line), cost in costs.items():
         by_file[file][line] = cost
+    named = _find_named_lines(tables)
+    for file, line in named:
+        by_file[file].setdefault(line, NO_COST)
     files = sorted(by_file, key=lambda file: -sum(_weigh(cost) for cost in by_file[file].values()))
     if wanted is None:
         files = [file for file in files if name_owner(file) == "program"][:MAX_FILES]
@@ -81,7 +86,7 @@ def build_files(tables: RecordingTables, wanted: str | None = None) -> list[Sour
         files = [_choose_file(wanted, files)]
     modes, findings = _find_modes(tables), _find_findings(tables)
     texts = {place: text for process in tables.processes for place, text in process.source_lines.items()}
-    built = [_build_file(file, by_file[file], modes, findings, texts) for file in files]
+    built = [_build_file(file, by_file[file], modes, findings, named, texts) for file in files]
     return built if wanted is not None else [file for file in built if any(line.text for line in file.lines)]
 
 
@@ -124,11 +129,23 @@ def _find_findings(tables: RecordingTables) -> Mapping[Place, list[tuple[str, st
     return found
 
 
+def _find_named_lines(tables: RecordingTables) -> set[Place]:
+    """Return the lines of the findings, and those that are related to them."""
+    found = set()
+    for row in tables.findings.to_dict("records"):
+        related = ((at["file"], at["line"]) for at in row["related"] or ())
+        for file, line in ((row["file"], row["line"]), *related):
+            if isinstance(file, str) and line is not None and line == line:
+                found.add((file, int(line)))
+    return found
+
+
 def _build_file(
     file: str,
     costs: Mapping[int, LineCost],
     modes: Mapping[Place, str],
     findings: Mapping[Place, list[tuple[str, str]]],
+    named: Collection[Place],
     texts: SourceLines,
 ) -> SourceFile:
     lines = _read_lines(file)
@@ -138,7 +155,7 @@ def _build_file(
     )
     # Where the file is another one by now, only the recorded lines are what ran.
     source = dict(enumerate(lines, 1)) if is_current else recorded
-    numbers = sorted({*source, *costs, *(line for other, line in findings if other == file)})
+    numbers = sorted({*source, *costs})
     shown = [
         SourceLine(
             number,
@@ -146,6 +163,7 @@ def _build_file(
             modes.get((file, number), ""),
             _format_cells(costs.get(number, NO_COST)),
             findings.get((file, number), ()),
+            (file, number) in named,
         )
         for number in numbers
     ]

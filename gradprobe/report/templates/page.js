@@ -137,4 +137,8 @@ function openTarget() {
 }
 
 window.addEventListener("hashchange", openTarget);
+document.addEventListener("click", (event) => {
+  // A second click on a link does not change the address, but the reader may have closed the file.
+  if (event.target.closest("a[href^='#']")?.hash === location.hash) openTarget();
+});
 openTarget();

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe._files import write_atomically
-from gradprobe.report.formats.code_hosts import escape_cell
+from gradprobe.report.formats.code_hosts import render_cell
 from gradprobe.report.trackers.tracked_report import TrackedReport
 from gradprobe.report.units import format_location
 
@@ -32,7 +32,7 @@ def _render_findings(report: TrackedReport) -> str:
         (row.rule, row.severity, format_location(row.file, row.line), row.message, f"{row.count:,}", row.fix)
         for row in report.findings.itertuples()
     ]
-    lines = [_HEADERS, ["---"] * len(_HEADERS), *([escape_cell(str(cell)) for cell in row] for row in rows)]
+    lines = [_HEADERS, ["---"] * len(_HEADERS), *([render_cell(str(cell)) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

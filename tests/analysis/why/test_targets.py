@@ -75,7 +75,7 @@ def places(explanation: gradprobe.Explanation) -> dict[str, int]:
     [
         ("hidden = hidden.detach()", "`detach` at", "Remove the `detach()`."),
         ("hidden = (hidden > 0).float()", "has no derivative", "surrogate gradient"),
-        ("with torch.no_grad(): hidden = hidden * 2", "runs under no_grad, entered at", "out of the training path"),
+        ("with torch.no_grad(): hidden = hidden * 2", "runs under no_grad, entered at", "Do not enter no_grad at"),
     ],
 )
 def test_a_starved_parameter_names_what_cuts_its_way(run: Run, tmp_path: Path, cut: str, how: str, fix: str) -> None:

@@ -31,17 +31,18 @@ def wide_table() -> Table:
 
 @pytest.mark.parametrize("width", [80, 100, 140, 200])
 def test_tables_fit_the_width_and_name_the_columns_that_do_not(width: int) -> None:
-    lines = format_table(wide_table(), width)
+    lines = format_table(wide_table(), TextStyle(width, whole="more --all"))
     assert max(map(len, lines)) <= width
     assert "models.py:310" in lines[2], "the end of a path is what matters"
     assert "..." in lines[2] or width >= 140
     shown = [name for name in wide_table().columns if name in lines[0]]
     named = [name for name in wide_table().columns if name in " ".join(lines[4:])]
     assert [*shown, *named] == [name for name in wide_table().columns if name != "nothing"]
+    assert not named or " ".join(lines[4:]).endswith("; more --all shows them)")
 
 
 def test_everything_is_shown_in_parts_with_the_first_column_in_each() -> None:
-    lines = format_table(wide_table(), 80, shows_all=True)
+    lines = format_table(wide_table(), TextStyle(80, is_terminal=True, shows_all=True))
     assert max(map(len, lines)) <= 80
     headings = [line for line in lines if line.startswith("site")]
     assert len(headings) > 1
@@ -50,7 +51,7 @@ def test_everything_is_shown_in_parts_with_the_first_column_in_each() -> None:
 
 def test_numbers_are_at_the_right() -> None:
     table = Table(("what", "n"), [("a", "1,000"), ("b", "7")], frozenset({"n"}))
-    assert format_table(table, 80) == ["what      n", "----  -----", "a     1,000", "b         7"]
+    assert format_table(table, TextStyle(80)) == ["what      n", "----  -----", "a     1,000", "b         7"]
 
 
 @pytest.mark.parametrize(
@@ -81,8 +82,10 @@ def test_colours_change_nothing_but_colours() -> None:
 
 def test_folded_sections_are_named_and_shown_when_asked_for() -> None:
     document = Document("t", (), [Section("A", ["one"]), Section("B", table=wide_table(), folded=True)])
-    short, whole = terminal.render_document(document), terminal.render_document(document, TextStyle(shows_all=True))
-    assert short.splitlines()[-1] == "Folded; gradprobe report --all shows it: B (2 rows)."
+    short, whole = (
+        terminal.render_document(document, TextStyle(shows_all=shown, whole="more --all")) for shown in (False, True)
+    )
+    assert short.splitlines()[-1] == "Folded; more --all shows it: B (2 rows)."
     assert len(terminal_table(whole, "B")) == 2
 
 

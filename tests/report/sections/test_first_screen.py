@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,20 +14,13 @@ from gradprobe.tables.recording_tables import RecordingTables
 from tests.report import samples
 
 
-def finding(line: int, severity: str, count: int = 1) -> tuple[Any, ...]:
-    row = list(samples.finding("serve.py", line))
-    row[1], row[6] = severity, count
-    return tuple(row)
-
-
-def test_findings_come_by_severity_and_then_by_what_their_line_builds() -> None:
-    """Line 20 of the sample builds graphs; line 30 does not, however often it was found."""
-    tables = samples.tables([finding(30, "warning", 90), finding(20, "warning"), finding(10, "error")])
-    section = findings_section.build_section(tables, 10)
+def test_findings_have_their_evidence_and_the_cost_of_their_line() -> None:
+    section = findings_section.build_section(samples.tables([samples.finding("serve.py", 10)]), 10)
     assert section is not None
-    assert [item.place for item in section.items] == ["serve.py:10", "serve.py:30", "serve.py:20"]
-    assert section.items[0].cost == "this line: 1 block with 37.5 % of all thread time"
-    assert section.items[0].evidence == "3 graphs, says leak"
+    assert section.items[0].facts == [
+        ("seen", "3 graphs, says leak"),
+        ("cost of this line", "1 block with 37.5 % of all thread time"),
+    ]
 
 
 def test_a_line_that_keeps_graphs_comes_first_and_says_how_much() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,12 @@ def test_locations_of_the_page_lead_to_the_lines(
     assert 'href="#s0-8"' in text
     assert 'id="s0-8"' in text
     assert Page(text).loads == []
+    linked, anchors = re.findall(r'href="#([^"]+)"', text), set(re.findall(r'id="([^"]+)"', text))
+    assert set(linked) <= anchors
+    findings = text[text.index('<ol class="findings">') : text.index("</ol>")]
+    named = re.findall(r"<code>(?:<a [^>]*>)?(program\.py:\d+|[^<]*/program\.py:\d+)", findings)
+    assert named
+    assert len(re.findall(r"<code><a ", findings)) == len(named)
     assert main(["report", str(folder / "r.gradprobe"), "--source", "program.py"]) == 0
     assert "kept.append(loss)" in capsys.readouterr().out
     assert main(["report", str(folder / "r.gradprobe"), "--source", "program.py", "--format", "json"]) == 2

@@ -30,7 +30,7 @@ RULES = (
         "A tensor subclass that was created in normal mode is viewed in inference mode.",
         "A view shares the version counter of its base, but a view created in inference mode is an inference tensor, "
         "which cannot have one: PyTorch raises an error.",
-        "Create the tensor under the same mode, or use `torch.no_grad()`.",
+        "Use `torch.no_grad()` instead of inference mode around the view.",
     ),
 )
 """Rules, by their codes."""

@@ -20,8 +20,7 @@ RULES = (
         "A grad-mode decorator of PyTorch has no effect on the body of an `async def`.",
         "The decorator enters and exits the mode while the coroutine object is created. The body runs later, under the "
         "mode that is current then.",
-        "Use `with torch.no_grad():` inside, around code that does not await, or decorate with gradprobe's context "
-        "managers, which support `async def`.",
+        "Remove the decorator, and enter `with torch.no_grad():` in the body, around lines that do not await.",
     ),
     Rule(
         "GP703",

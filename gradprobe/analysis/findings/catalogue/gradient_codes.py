@@ -12,7 +12,7 @@ RULES = (
         "A derivative is computed inside inference mode, where no graph is recorded.",
         "`torch.autograd.functional` enables grad, which has no effect in inference mode, so the output looks "
         "independent of the input: the result is zero, without an error.",
-        "Call it under `torch.no_grad()` or outside inference mode.",
+        "Call it outside inference mode; under `torch.no_grad()` it works.",
     ),
     Rule(
         "GP502",
@@ -21,35 +21,36 @@ RULES = (
         "A custom Function returns an inference tensor: it has a grad_fn, but the graph ends there.",
         "Operations on that tensor record nothing although its requires_grad is True, so no gradient reaches the "
         "inputs of the Function.",
-        "Return `out.clone()` created outside inference mode, or use `torch.no_grad()` in `forward`.",
+        "Do not enter inference mode in `forward`: PyTorch calls it with grad disabled.",
     ),
     Rule(
         "GP503",
         "result-depends-on-mode",
         WARNING,
         "A function gives another result under another grad mode, for the same arguments.",
-        "The mode is there to save work, and code around a function disables grad for the sake of speed alone. A function "
-        "that decides by the mode what it computes is evaluated, explained or served as another one than was trained.",
+        "Code disables grad to save time and memory, and expects the same numbers. A function that computes something "
+        "else then is evaluated, explained or served as another function than the one that was trained.",
         "Decide by `self.training` or an argument, and use the mode only for what does not change the result.",
     ),
     Rule(
         "GP504",
         "checkpoint-draws-other-numbers",
         ERROR,
-        "A checkpointed function draws random numbers, and draws others when it runs again in the backward pass.",
+        "A checkpointed function draws random numbers, and different ones when it runs again in the backward pass.",
         "`checkpoint(..., preserve_rng_state=False)` does not restore the state of the random generator. The backward pass "
         "computes the gradients of another result than the forward pass returned, without an error.",
-        "Leave out `preserve_rng_state=False`, or draw the numbers outside the function and pass them to it.",
+        "Leave out `preserve_rng_state=False`.",
     ),
     Rule(
         "GP511",
         "parameter-gets-no-gradient",
         WARNING,
         "An optimizer steps with a parameter that took part in the forward pass but never gets a gradient.",
-        "Gradient flows back only along the operators that autograd recorded. Where a tensor is detached, computed under "
-        "no_grad or inference mode, read through `.data` or passed through an operator without a derivative, its way "
-        "ends, and the optimizer skips the parameters behind it without a word.",
-        "Remove the cut, or take the parameter out of the optimizer if it is meant to stay as it is.",
+        "Gradient flows back only along the operators that autograd recorded. Where a tensor is detached, computed "
+        "under no_grad or inference mode, read through `.data` or passed through an operator without a derivative, the "
+        "path ends, and the optimizer silently skips the parameters behind it.",
+        "Remove the cut, or take the parameter out of the optimizer if it is not meant to be trained.",
+        counts_times=False,
     ),
     Rule(
         "GP512",
@@ -68,24 +69,27 @@ RULES = (
         "An optimizer keeps the tensor objects that it was given. A parameter or module that is assigned later gets "
         "gradients that no step applies.",
         "Construct the optimizer after the last change of the model, or add the new parameters with `add_param_group`.",
+        counts_times=False,
     ),
     Rule(
         "GP514",
         "gradient-without-optimizer",
         WARNING,
-        "Backward passes compute gradients for parameters that no optimizer has and nothing writes.",
+        "Backward passes compute gradients for parameters that belong to no optimizer and that nothing updates.",
         "Each pass costs the time of these gradients, and each `.grad` as much memory as its parameter. If the "
         "parameters are meant to be trained, they are not.",
-        "Freeze them with `requires_grad_(False)` or run their part under `torch.no_grad()`; or add them to the optimizer.",
+        "Freeze them with `requires_grad_(False)`, or add them to the optimizer if they are meant to be trained.",
+        counts_times=False,
     ),
     Rule(
         "GP515",
         "gradient-cleared-unused",
         WARNING,
         "Backward passes compute gradients that are cleared before any optimizer steps with them.",
-        "A loss whose graph leads further than to the parameters that it trains costs the time and memory of the rest, and "
-        "a pass whose gradients are cleared altogether trains nothing.",
+        "If the graph of a loss leads to more parameters than the loss trains, the rest of it costs time and memory "
+        "for nothing. A pass whose gradients are all cleared trains nothing.",
         "Detach what enters the loss from elsewhere, or do not clear the gradients before the step.",
+        counts_times=False,
     ),
     Rule(
         "GP516",
@@ -94,18 +98,18 @@ RULES = (
         "The result of an update takes the place of the leaf that it updates.",
         "`w = w - lr * w.grad` makes a new tensor. With grad enabled it is a result, whose `.grad` stays None; under "
         "no_grad it does not require grad. Either way it is not trained any further.",
-        "Write in place, `with torch.no_grad(): w -= lr * w.grad`, or make the result a leaf: "
-        "`.detach().requires_grad_()`.",
+        "Update in place: `with torch.no_grad(): w -= lr * w.grad`.",
+        counts_times=False,
     ),
     Rule(
         "GP517",
         "update-reaches-a-copy",
         WARNING,
-        "An update is computed from gradients, and nothing takes its result.",
-        "A loop variable, a detached copy or a flattened vector is another tensor than the parameter. To assign to it or "
-        "to write to it leaves the parameter as it was, so the model does not train.",
-        "Write to the parameter itself: `with torch.no_grad(): p -= lr * p.grad`, or copy the result back with "
-        "`p.copy_()`.",
+        "An update is computed from gradients, and nothing uses its result.",
+        "A loop variable, a detached copy or a flattened vector is another tensor than the parameter. Assigning to it "
+        "or writing to it leaves the parameter as it was, so the model does not train.",
+        "Write to the parameter itself: `with torch.no_grad(): p -= lr * p.grad`.",
+        counts_times=False,
     ),
     Rule(
         "GP518",

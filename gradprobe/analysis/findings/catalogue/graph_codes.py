@@ -12,7 +12,7 @@ RULES = (
         "A running total, a history or another container keeps the graph of every step.",
         "A tensor keeps the graph behind it alive, and with it every tensor saved for backward, so memory grows with each "
         "step.",
-        "Keep numbers instead of graphs: `loss.item()` or `loss.detach()`.",
+        "Store the value without its graph: `loss.detach()`, or `loss.item()` as a Python number.",
     ),
     Rule(
         "GP202",
@@ -30,16 +30,15 @@ RULES = (
         "`backward(create_graph=True)` creates a reference cycle between a parameter and its gradient.",
         "The gradient has a graph that references the parameter, and the parameter references the gradient as "
         "`.grad`, so neither is freed.",
-        "Use `torch.autograd.grad(..., create_graph=True)`, or set `.grad = None` after use.",
+        "Use `torch.autograd.grad(..., create_graph=True)`, which does not store into `.grad`.",
     ),
     Rule(
         "GP204",
         "graph-built-and-dropped",
         WARNING,
         "Autograd nodes were constructed again and again, but no backward pass reached them.",
-        "Constructing a node costs time, and the tensors that it saves occupy memory until the graph is freed. A dry "
-        "run, or a few nodes among many, are reported as a note.",
-        "Run code that needs no gradients under `torch.no_grad()` or `torch.inference_mode()`.",
+        "Constructing a node costs time, and the tensors that it saves occupy memory until the graph is freed.",
+        "Run this code under `torch.no_grad()`: it needs no gradients.",
     ),
     Rule(
         "GP205",
@@ -50,6 +49,7 @@ RULES = (
         "`retain_graph=True` keeps what the earlier pass used. Each iteration takes longer and more memory than the one "
         "before.",
         "Detach what is carried over: `state = state.detach()`, and leave out `retain_graph=True`.",
+        counts_times=False,
     ),
 )
 """Rules, by their codes."""

@@ -12,7 +12,7 @@ RULES = (
         "An inference tensor is used where autograd needs a normal tensor.",
         "A tensor created in inference mode has no version counter: autograd cannot save it for backward, and it "
         "cannot be modified in place outside inference mode.",
-        "Create it outside inference mode, or use `x.clone()` outside inference mode.",
+        "Clone the tensor outside inference mode, before this use: `x = x.clone()`.",
     ),
     Rule(
         "GP402",
@@ -21,8 +21,7 @@ RULES = (
         "An inference tensor was given new `.data` outside inference mode, as `module.to()` does.",
         "The tensor reports is_inference() == False but still has no version counter: saving it for backward, "
         "modifying it in place and reading its `_version` all raise an error.",
-        "Build and convert the module outside inference mode, or replace each parameter: "
-        "`layer.weight = torch.nn.Parameter(layer.weight.data.clone())`.",
+        "Build and convert the module outside inference mode.",
     ),
     Rule(
         "GP403",
@@ -31,6 +30,7 @@ RULES = (
         "Parameters, buffers or attributes of a module are inference tensors that escape inference mode.",
         "The module cannot be trained, modified in place or loaded from a state dict outside inference mode.",
         "Build, move and load modules outside inference mode.",
+        counts_times=False,
     ),
     Rule(
         "GP404",

@@ -12,7 +12,7 @@ RULES = (
         "A function disables grad by a plain call and returns without restoring the mode.",
         "Grad mode is thread-local state and stays set until something changes it: everything that the thread runs "
         "later, far from the line that set the mode, runs without gradients.",
-        "Use `with torch.set_grad_enabled(...):`, or restore the previous mode in a `finally` block.",
+        "Use a block instead of the call: `with torch.set_grad_enabled(False):`.",
     ),
     Rule(
         "GP102",
@@ -30,8 +30,7 @@ RULES = (
         "Grad is enabled inside inference mode, where that has no effect.",
         "`torch.is_grad_enabled()` returns True, but no operator records an autograd node and every new tensor is an "
         "inference tensor.",
-        "Use `torch.no_grad()` instead of inference mode for the outer block, or enter `torch.inference_mode(False)` "
-        "inside it and clone the inputs there.",
+        "Use `torch.no_grad()` instead of `torch.inference_mode()` for the outer block.",
     ),
     Rule(
         "GP104",
@@ -49,7 +48,8 @@ RULES = (
         "Grad is enabled in the caller, and the tensors that go in require grad. The decorator, often one in a "
         "library, disables grad for the call without a warning, so `backward()` succeeds and trains only a part of "
         "the model.",
-        "Call the undecorated function (`f.__wrapped__`), or decorate only code that needs no gradients.",
+        "Remove the decorator from code that is trained; if it is a library's, call the undecorated function, "
+        "`f.__wrapped__`.",
     ),
     Rule(
         "GP106",
@@ -74,7 +74,8 @@ RULES = (
         NOTE,
         "A block sets the mode that is already active.",
         "Each entry and exit costs about a microsecond.",
-        "In hot paths, enter the mode once around the loop.",
+        "Remove the block where the code around it has set the same mode, or enter the mode once around the loop.",
+        counts_times=False,
     ),
 )
 """Rules, by their codes."""

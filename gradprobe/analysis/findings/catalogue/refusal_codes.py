@@ -12,7 +12,8 @@ RULES = (
         "A tensor that was saved for backward was modified in place before the backward pass.",
         "Disabling grad keeps the modification out of the graph, but it still increments the version counter: the "
         "backward pass detects the mismatch and raises an error.",
-        "Modify the tensor after the backward pass, or run the forward pass again.",
+        "Use the out-of-place operation, such as `x = x + 1`; if an optimizer made the modification, run the forward "
+        "pass again after the step.",
     ),
     Rule(
         "GP602",
@@ -28,13 +29,13 @@ RULES = (
         ERROR,
         "A leaf that requires grad, or a view of one, is modified in place with grad enabled.",
         "The leaf would become the result of an operator and not receive a gradient any more: PyTorch raises an error.",
-        "Modify it under `torch.no_grad()`, or use the out-of-place operation.",
+        "Update it under `torch.no_grad()`; if the operation belongs to the model, use its out-of-place form.",
     ),
     Rule(
         "GP604",
         "view-not-modifiable",
         ERROR,
-        "A view is modified in place that autograd does not let be modified.",
+        "An in-place operation modifies a view for which autograd does not allow it.",
         "One of several views of one operator, a view from a custom Function and a view with overlapping elements "
         "have no history of their own that a modification could change: PyTorch raises an error.",
         "Use an out-of-place operation, or clone the view first.",
@@ -177,8 +178,8 @@ RULES = (
         "copied-onto-itself",
         WARNING,
         "A tensor is copied onto itself, because what was kept of it is an alias.",
-        "`state_dict()`, `.data`, `detach()` and views share their memory with the tensor. A snapshot made of them follows "
-        "each later write, and to restore it changes nothing.",
+        "`state_dict()`, `.data`, `detach()` and views share their memory with the tensor. A snapshot made of them "
+        "follows each later write, and restoring it changes nothing.",
         "Copy when the snapshot is taken: `copy.deepcopy(model.state_dict())` or `tensor.clone()`.",
     ),
     Rule(
@@ -186,8 +187,8 @@ RULES = (
         "compared-with-itself",
         WARNING,
         "A tensor is compared with an alias of itself.",
-        "`.data`, `detach()` and views share their memory with the tensor: what was kept to be compared with changes "
-        "together with it, and the difference is always 0.",
+        "`.data`, `detach()` and views share their memory with the tensor: what was kept for the comparison changes "
+        "together with the tensor, and the difference is always 0.",
         "Keep a copy: `tensor.detach().clone()`.",
     ),
     Rule(
@@ -198,6 +199,7 @@ RULES = (
         "`torch.from_numpy`, views and buffers that are written in place show what was written last. A history of them "
         "holds one value many times.",
         "Copy each value as it is stored: `tensor.clone()` or `torch.tensor(array)`.",
+        counts_times=False,
     ),
     Rule(
         "GP609",
@@ -208,6 +210,7 @@ RULES = (
         "counter. The backward pass takes the new values for those of the forward pass: gradients are wrong, without an "
         "error.",
         "Write after the backward pass, or to a copy: `tensor.detach().clone()`, `array.copy()`.",
+        counts_times=False,
     ),
 )
 """Rules, by their codes."""

@@ -19,3 +19,5 @@ class Rule:
     summary: str
     why: str
     fix: str
+    counts_times: bool = True
+    """Whether reports add how many times a finding occurred; if not, its message says how many of what there are."""
