@@ -110,8 +110,8 @@ def _describe_untaken(
     related += [relate(graph.sites[u.leaf.made_at], "created here") for u in uses[:1] if u.leaf.made_at in graph.sites]
     related.append(relate(first, "parameter used here"))
     related += locate_construction(graph, [use for use in graph.uses.values() if use.steps_with_grad])
+    source = parse_file(first.file)
     if is_partial:
-        source = parse_file(first.file)
         lines = [] if source is None else source.find_requires_grad()
         related += [RelatedLine(first.file, line, "requires_grad set here") for line in lines[:2]]
     are, them, theirs = ("are", "them", "their gradients") if len(uses) > 1 else ("is", "it", "its gradient")
@@ -121,8 +121,16 @@ def _describe_untaken(
     )
     if is_partial:
         message += f" Other parameters of {root} are trained."
+    container = _find_container(uses)
+    if container:
+        message += f" They are in a plain container, `{container}`, where `parameters()` does not find them."
+        kept = None if source is None else source.find_store(container, first.line)
+        if kept is not None:
+            related.insert(0, RelatedLine(first.file, kept, "kept in a container here"))
     fix = (
-        f"Add {them} to the optimizer, or freeze {them} with `requires_grad_(False)`."
+        "Keep them in `nn.ModuleList`, `nn.ModuleDict` or `nn.ParameterList`, which register them."
+        if container
+        else f"Add {them} to the optimizer, or freeze {them} with `requires_grad_(False)`."
         if is_partial or not root
         else f"Freeze {root} with `requires_grad_(False)`: gradients still pass through it."
     )
@@ -130,6 +138,12 @@ def _describe_untaken(
     return make_finding(
         "GP514", message, main, len(uses), related, fix, f"{many(passes, 'pass')}, {many(len(uses), 'parameter')}"
     )
+
+
+def _find_container(uses: Sequence[LeafUse]) -> str:
+    """Return the attribute with a plain container that keeps some parameters: ``blocks`` for ``Net.blocks[0].weight``."""
+    found = {use.leaf.name.split("[")[0].rsplit(".", 1)[-1] if "[" in use.leaf.name else "" for use in uses}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _find_outer_call(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -136,15 +137,45 @@ class FlowRecorder:
 
 
 def _list_parameters(root: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the parameters of a module with their dotted names, without calling methods that its class may override."""
-    waiting, seen = [("", root)], {id(root)}
+    """Yield the parameters of a module with their dotted names, without calling methods that its class may override.
+
+    Those in lists and dictionaries, which ``parameters()`` does not have, follow: ``blocks[0].weight``.
+    """
+    seen = {id(root)}
+    waiting: list[tuple[str, torch.nn.Module]] = [("", root)]
     while waiting:
-        prefix, module = waiting.pop()
-        members = vars(module)
-        for name, parameter in list(members.get("_parameters", {}).items()):
-            if parameter is not None:
-                yield prefix + name, parameter
-        for name, child in reversed(list(members.get("_modules", {}).items())):
-            if child is not None and id(child) not in seen:
-                seen.add(id(child))
-                waiting.append((f"{prefix}{name}.", child))
+        held = list[tuple[str, Any]]()
+        while waiting:
+            prefix, module = waiting.pop()
+            members = vars(module)
+            for name, parameter in list(members.get("_parameters", {}).items()):
+                if parameter is not None:
+                    yield prefix + name, parameter
+            for name, child in reversed(list(members.get("_modules", {}).items())):
+                if child is not None and id(child) not in seen:
+                    seen.add(id(child))
+                    waiting.append((f"{prefix}{name}.", child))
+            held += _list_held(prefix, members)
+        for name, value in held:
+            if isinstance(value, torch.nn.Parameter):
+                yield name, value
+            elif id(value) not in seen:
+                seen.add(id(value))
+                waiting.append((f"{name}.", value))
+        waiting.reverse()
+
+
+def _list_held(prefix: str, members: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the modules and parameters in plain containers among the attributes of a module."""
+    for attribute, container in list(members.items()):
+        if attribute in _TORCH_ATTRIBUTES or type(container) not in (list, tuple, dict):
+            continue
+        items = container.items() if isinstance(container, dict) else enumerate(container)
+        for key, value in list(islice(items, _MAX_HELD)):
+            if isinstance(value, torch.nn.Module | torch.nn.Parameter):
+                yield f"{prefix}{attribute}[{key!r}]", value
+
+
+_MAX_HELD = 1_000
+_TORCH_ATTRIBUTES = frozenset(vars(torch.nn.Module()))
+"""Attributes in which each module keeps what is registered."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -396,7 +397,42 @@ def copy_is_trained_by_an_optimizer_of_its_own() -> None:
                 parameter += 0.5 * (changed - parameter)
 
 
+def layers_listed_twice() -> None:
+    class Both(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.order = [self.body, self.head]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self.order:
+                x = layer(x)
+            return x.mean()
+
+    model = Both()
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, model(x))
+
+
+def frozen_network_hidden_in_a_list() -> None:
+    class Judged(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.judge = [nn.Linear(4, 4).requires_grad_(False)]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.embed(x)
+            return self.head(hidden).mean() + self.judge[0](hidden).square().mean()
+
+    model = Judged()
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, model(x))
+
+
 RIGHT: list[Program] = [
+    layers_listed_twice,
+    frozen_network_hidden_in_a_list,
     gradients_of_a_copy_are_copied_back,
     copy_is_trained_by_an_optimizer_of_its_own,
     frozen_encoder,
@@ -536,4 +572,57 @@ def center_that_no_optimizer_has() -> None:
         step(optimizer, (model(x) - centers).square().mean())  # at
 
 
-UNTAKEN: list[Program] = [teacher_with_a_graph, loss_network, center_that_no_optimizer_has]
+class Listed(nn.Module):
+    """Layers in a container and a head; the container is made by ``keep``."""
+
+    def __init__(self, keep: Callable[[list[nn.Module]], Any]) -> None:
+        super().__init__()
+        self.layers = keep([nn.Linear(4, 4) for _ in range(2)])
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers.values() if isinstance(self.layers, dict) else self.layers:
+            x = layer(x).relu()
+        return self.head(x).mean()
+
+
+def layers_in_a_list() -> None:
+    model = Listed(list)
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, model(x))
+
+
+def layers_in_a_dictionary() -> None:
+    model = Listed(lambda layers: {f"layer {i}": layer for i, layer in enumerate(layers)})
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, model(x))
+
+
+def weights_in_a_tuple() -> None:
+    class Mixture(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = nn.Linear(4, 2)
+            self.weights = tuple(nn.Parameter(torch.randn(4)) for _ in range(2))  # with
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            gates = self.gate(x).softmax(-1).unbind(-1)
+            terms = [gate * (x @ weight) for gate, weight in zip(gates, self.weights, strict=True)]  # with
+            return torch.stack(terms).sum()
+
+    model = Mixture()
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, model(x))
+
+
+UNTAKEN: list[Program] = [
+    layers_in_a_list,
+    layers_in_a_dictionary,
+    weights_in_a_tuple,
+    teacher_with_a_graph,
+    loss_network,
+    center_that_no_optimizer_has,
+]
