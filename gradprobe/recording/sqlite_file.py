@@ -133,6 +133,8 @@ def read_file(path: Path) -> Contents:
     """
     cannot = f"cannot read {path}: "
     if not path.is_file():
+        if path.is_dir():
+            raise RecordingError(f"{cannot}it is a folder; name the {SUFFIX} files in it")
         if path.exists():
             raise RecordingError(f"{cannot}it is not a regular file; name a {SUFFIX} file")
         raise RecordingError(f"{cannot}there is no such file; make one with: gradprobe run -o {path} SCRIPT")

@@ -85,8 +85,8 @@ REFUSALS = (
         "root-not-scalar",
         "GP614",
         (r"grad can be implicitly created only for (real )?scalar outputs",),
-        "backward() without an argument is called on a tensor of several elements, or on a complex one: which of the "
-        "elements the gradient is of is not said.",
+        "backward() without an argument is called on a tensor of several elements, or on a complex one: it needs one real "
+        "number to begin with.",
         "Reduce it to one real number (`loss.mean().backward()`), or pass `gradient=` of its shape.",
         story="root",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gradprobe.refusals.refusal import ERROR, Refusal
 
 _CLONE = "Clone the tensor outside inference mode, before this use: `x = x.clone()`."
+_BUILD = "Build the module outside inference mode: what is built inside has inference tensors as parameters."
 
 REFUSALS = (
     Refusal(
@@ -16,6 +17,7 @@ REFUSALS = (
         _CLONE,
         tensor="inference",
         caught=ERROR,
+        parameter_fix=_BUILD,
     ),
     Refusal(
         "inference-modified",
@@ -26,6 +28,7 @@ REFUSALS = (
         _CLONE,
         tensor="inference",
         caught=ERROR,
+        parameter_fix=_BUILD,
     ),
     Refusal(
         "inference-version",
@@ -44,6 +47,7 @@ REFUSALS = (
         "Clone the tensor outside inference mode first: `x = x.clone().requires_grad_()`.",
         tensor="inference",
         caught=ERROR,
+        parameter_fix=_BUILD,
     ),
     Refusal(
         "inference-subclass-view",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 _TENSOR = re.compile(r"(?<![\w.])x(?!\w)")
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -24,6 +26,7 @@ class Refusal:
         caught: Severity if the program catches the exception itself. A message that a program may provoke in order to
             choose another way is a note.
         severity: Severity if nothing catches it; "" for that of the rule.
+        parameter_fix: The edit if the tensor is a parameter of a module, or "".
         needs: Why it cannot be raised in one process on a CPU, or "".
     """
 
@@ -36,6 +39,7 @@ class Refusal:
     story: str = "created"
     caught: str = WARNING
     severity: str = ""
+    parameter_fix: str = ""
     needs: str = ""
     _patterns: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
 
@@ -46,6 +50,9 @@ class Refusal:
         """Return whether ``message`` is one of this family."""
         return any(pattern.search(message) for pattern in self._patterns)
 
-    def advise(self, name: object) -> str:
-        """Return the edit with the name of the tensor in the place of ``x``, if it is known."""
+    def advise(self, facts: Mapping[str, Any]) -> str:
+        """Return the edit for the tensor that facts are about: with its name in the place of ``x``, if that is known."""
+        if self.parameter_fix and facts.get("is_parameter"):
+            return self.parameter_fix
+        name = facts.get("name")
         return _TENSOR.sub(lambda _: name, self.fix) if isinstance(name, str) and name else self.fix

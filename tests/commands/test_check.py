@@ -45,7 +45,7 @@ def test_fail_on_decides_the_exit_code(recorded: str, capsys: pytest.CaptureFixt
     assert code == 1
     assert f"{Path('a b/program.py').absolute()}:6: warning GP103: " in out
     assert ": note GP204: " in out
-    assert "    fix: Use `torch.no_grad()` instead of inference mode" in out
+    assert "    fix: Use `torch.no_grad()` instead of `torch.inference_mode()`" in out
     assert out.splitlines()[-1] == "1 warning, 1 note"
     assert ended(capsys, recorded, "--fail-on", "error")[0] == 0
     assert ended(capsys, recorded, "--ignore", "GP1")[0] == 0

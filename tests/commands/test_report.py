@@ -257,7 +257,7 @@ def test_other_files_than_recordings_are_rejected(recorded: Path, capsys: pytest
     _newer(folder / "newer", original)
     expected = {
         "absent": ["no such file", "gradprobe run"],
-        "": ["no such file"],
+        "": ["it is a folder; name the .gradprobe files in it"],
         "empty": ["not a gradprobe recording"],
         "text": ["not a gradprobe recording"],
         "noise": ["not a gradprobe recording"],

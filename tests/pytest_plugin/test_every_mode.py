@@ -115,7 +115,7 @@ def test_a_recording_shows_the_modes_at_the_line_of_the_test(run: Run) -> None:
         "    yield\n"
         "    regions = gradprobe.regions\n"
         "    assert list(regions['manager']) == ['enable_grad', 'no_grad', 'inference_mode']\n"
-        "    assert set(regions['form']) == {'decorator'} and set(regions['line']) == {4}\n"
+        "    assert set(regions['form']) == {'decorator'} and set(regions['line']) == {3}\n"
         "    assert set(regions['file']) == {__file__}\n"
     ).assert_outcomes(passed=1)
 

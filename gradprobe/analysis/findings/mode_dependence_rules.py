@@ -29,7 +29,7 @@ def _describe(located: LocatedDetection, count: int) -> Finding:
     noise = " One of the two draws random numbers." if facts.get("random") else ""
     message = (
         f"{main.function} gives another result {facts.get('one')} than {facts.get('other')}, for the same arguments and "
-        f"parameters: they differ by up to {_get_difference(located):.1%} of the largest value.{noise}"
+        f"parameters: they differ by up to {100 * _get_difference(located):.1f} % of the largest value.{noise}"
     )
     left_out = {(main.file, asked), (main.file, main.line)}
     related = tuple(line for line in located.related if (line.file, line.line) not in left_out)

@@ -57,7 +57,7 @@ def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusa
         sentences.append("The program catches the exception.")
     message = " ".join([*sentences, f"PyTorch: {facts.get('error', '')}"])
     severity = refusal.caught if facts.get("caught") else refusal.severity
-    fix = "" if located.detection.rule == "GP402" else refusal.advise(facts.get("name")) if cause is None else cause.fix
+    fix = "" if located.detection.rule == "GP402" else refusal.advise(facts) if cause is None else cause.fix
     related = {(at.file, at.line): at for at in located.related}
     for at in (
         *_find_cut_modules(evidence, facts.get("parameters")),

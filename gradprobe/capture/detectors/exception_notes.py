@@ -42,7 +42,7 @@ def _describe(found: Diagnosis, log: DetectionLog) -> str:
 def _advise(found: Diagnosis) -> str:
     """Return the edit for the cause of an exception."""
     cause = CAUSES.get(str(found.facts.get("cause")))
-    return BY_KEY[found.facts["key"]].advise(found.facts.get("name")) if cause is None else cause.fix
+    return BY_KEY[found.facts["key"]].advise(found.facts) if cause is None else cause.fix
 
 
 def _at(location: SourceLocation) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
+
 from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord, is_same_creation
 from gradprobe.capture.autograd.failed_passes import (
     find_freed_node,
@@ -329,4 +331,6 @@ def find_source(record: CreationRecord) -> CreationRecord:
 
 def _describe(subject: NamedTensor, record: CreationRecord) -> dict[str, Any]:
     facts: dict[str, Any] = {"shape": list(subject.tensor.shape), "op": record[4]}
+    if type(subject.tensor) is torch.nn.Parameter:
+        facts["is_parameter"] = True
     return facts if subject.name is None else {**facts, "name": subject.name}

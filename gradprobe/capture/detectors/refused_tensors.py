@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from gradprobe.capture.autograd.version_counters import version_of
 from gradprobe.capture.location.expressions import names_at
 from gradprobe.capture.location.handlers import FrameAt
+from gradprobe.capture.location.sites import TORCH_DIR
 
 _MAX_ITEMS = 100
 _NEAREST_FRAMES = 3
@@ -92,15 +94,16 @@ def find_tensor(kind: str, operands: Iterable[Any], frames: Sequence[FrameAt]) -
         if _meets(matches, tensor):
             return NamedTensor(tensor, _name_of(tensor, frames))
     for frame, offset in reversed(frames):
-        for name, value in names_at(frame, offset):
+        for _, value in names_at(frame, offset):
             for tensor in tensors_in(value):
                 if _meets(matches, tensor):
-                    return NamedTensor(tensor, name)
+                    return NamedTensor(tensor, _name_of(tensor, frames))
     for frame, _ in () if known or not kind else reversed(frames[-_NEAREST_FRAMES:]):
         for name, value in list(frame.f_locals.items()):
             for tensor in tensors_in(value):
                 if _meets(matches, tensor):
-                    return NamedTensor(tensor, name)
+                    is_named = value is tensor and not _is_of_torch(frame)
+                    return NamedTensor(tensor, name if is_named else _name_of(tensor, frames))
     return None
 
 
@@ -123,8 +126,13 @@ def _meets(matches: Callable[[Any], bool], tensor: Any) -> bool:
 
 
 def _name_of(tensor: Any, frames: Sequence[FrameAt]) -> str | None:
+    """Return the name of a tensor in the program; those that PyTorch's functions have for it say nothing there."""
     for frame, offset in reversed(frames):
-        for name, value in names_at(frame, offset):
+        for name, value in () if _is_of_torch(frame) else names_at(frame, offset):
             if value is tensor:
                 return name
     return None
+
+
+def _is_of_torch(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(TORCH_DIR)

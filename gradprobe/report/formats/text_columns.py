@@ -7,7 +7,7 @@ below with its first column repeated.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gradprobe.report.document import Table
 from gradprobe.report.formats.text_style import TextStyle
@@ -24,7 +24,9 @@ def format_table(table: Table, style: TextStyle) -> list[str]:
     """Return the lines of ``table``."""
     width, shows_all = style.table_width, style.shows_all
     columns = [at for at, _ in enumerate(table.columns) if shows_all or at == 0 or not _says_nothing(table, at)]
-    widths = _fit_widths(table, columns, width)
+    widths = _fit_widths(table, columns, width, _MIN_TEXT)
+    if shows_all and _sum_widths(widths) > width:  # it continues below, where there is more room for texts
+        widths = _fit_widths(table, columns, width, max(_MIN_TEXT, (width - _GAP) // 2))
     parts = _split_columns(columns, widths, width)
     if shows_all:
         return [line for number, part in enumerate(parts) for line in (*[""][:number], *_lay_out(table, part, widths))]
@@ -37,15 +39,19 @@ def _says_nothing(table: Table, at: int) -> bool:
     return bool(table.rows) and all(row[at] in _NOTHING for row in table.rows)
 
 
-def _fit_widths(table: Table, columns: Sequence[int], width: int) -> dict[int, int]:
+def _sum_widths(widths: Mapping[int, int]) -> int:
+    return sum(widths.values()) + _GAP * (len(widths) - 1)
+
+
+def _fit_widths(table: Table, columns: Sequence[int], width: int, min_text: int) -> dict[int, int]:
     """Return the width of each column; while the table is too wide, the widest column of text becomes narrower."""
     widths = {
         at: max(len(table.columns[at]), *(min(len(row[at]), _MAX_TEXT) for row in table.rows), 0) for at in columns
     }
     texts = [at for at in columns if table.columns[at] not in table.numeric]
-    while sum(widths.values()) + _GAP * (len(widths) - 1) > width:
+    while _sum_widths(widths) > width:
         widest = max(texts, key=lambda at: widths[at], default=None)
-        if widest is None or widths[widest] <= max(_MIN_TEXT, len(table.columns[widest])):
+        if widest is None or widths[widest] <= max(min_text, len(table.columns[widest])):
             break
         widths[widest] -= 1
     return widths
