@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from gradprobe.history.nesting import Column
+from gradprobe.history.edge_pairs import Column
 from gradprobe.history.records import MODES, Region, encode_modes
 from gradprobe.recording.events import NOT_COUNTED
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gradprobe.history import regular_blocks
+from gradprobe.history.edge_pairs import match_pairs
 from gradprobe.history.interpreter import interpret
-from gradprobe.history.nesting import match_pairs
 from gradprobe.history.region_table import TextColumn, add_up, group_rows, make_column
 from tests.history.test_regular_blocks import make_contents
 from tests.thoroughness import examples

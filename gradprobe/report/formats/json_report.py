@@ -97,7 +97,8 @@ def _dump(plain: dict[str, Any]) -> str:
 
     With ``indent`` the encoder of the standard library is the one written in Python, which takes ten times as long.
     """
-    members = []
+    # Joined once: the text of a large report is the most of what it takes.
+    parts = ["{\n"]
     for key, value in plain.items():
         if isinstance(value, _DumpedRows):
             text: str = value
@@ -105,8 +106,8 @@ def _dump(plain: dict[str, Any]) -> str:
             text = _dump_rows(value)
         else:
             text = json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
-        members.append(f" {json.dumps(key)}: {text}")
-    return "{\n" + ",\n".join(members) + "\n}\n"
+        parts += [" ", json.dumps(key), ": ", text, ",\n"]
+    return "".join([*parts[:-1], "\n}\n"])
 
 
 def _dump_rows(rows: Sequence[Any]) -> str:

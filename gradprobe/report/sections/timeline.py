@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gradprobe.history.nesting import Column
+from gradprobe.history.edge_pairs import Column
 from gradprobe.history.process import Process
 from gradprobe.history.records import MODES, Region, ThreadTimeline
 from gradprobe.history.region_table import RegionColumns, add_up, group_rows
