@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gradprobe.history import region_table, transition_table
-from gradprobe.history.nesting import Column
+from gradprobe.history.edge_pairs import Column
 from gradprobe.history.region_table import RegionColumns, RegionTable, TextColumn, make_column
 from gradprobe.history.regions import RegionBuilder
 from gradprobe.history.regular_blocks import RegularBlocks

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gradprobe.history.nesting import Column
+from gradprobe.history.edge_pairs import Column
 from gradprobe.history.regular_blocks import RegularBlocks, Run
 from gradprobe.history.regular_runs import find_blocks
 from gradprobe.recording.events import ACTION_MASK, PHASE, TALLY, EventBlock
@@ -51,19 +51,11 @@ def _find_innermost(events: EventBlock, blocks: RegularBlocks) -> Column:
 
 def _list_open(blocks: RegularBlocks) -> Column:
     """Return the number of the innermost visible block that is open after each event of the sequence."""
-    around = _find_visible(blocks, blocks.parents)
-    innermost = _find_visible(blocks, np.arange(len(blocks.enters)))
+    shown = np.flatnonzero(blocks.visible)
     edge = np.full(len(blocks.rows), -2)
-    edge[blocks.exits] = around
-    edge[blocks.enters] = innermost
+    # What is around a visible block is visible, and what is inside of a hidden one is hidden.
+    edge[blocks.exits[shown]] = blocks.parents[shown]
+    edge[blocks.enters[shown]] = shown
     latest = np.maximum.accumulate(np.where(edge == -2, 0, np.arange(len(edge))))
     is_open: Column = np.maximum(edge[latest], -1)
     return is_open
-
-
-def _find_visible(blocks: RegularBlocks, numbers: Column) -> Column:
-    """Return for each block, or -1, the innermost visible one among it and those around it."""
-    found: Column = numbers.copy()
-    while (is_hidden := (found >= 0) & ~blocks.visible[found]).any():
-        found[is_hidden] = blocks.parents[found[is_hidden]]
-    return found

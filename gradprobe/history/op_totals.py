@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradprobe.history.nesting import Column
+from gradprobe.history.edge_pairs import Column
 from gradprobe.history.process_history import History
 from gradprobe.history.records import EventMark, Region
 from gradprobe.history.region_table import RegionTable

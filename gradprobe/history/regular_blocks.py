@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from gradprobe.history.nesting import Column, match_pairs
+from gradprobe.history.edge_pairs import Column, match_pairs
 from gradprobe.recording.constructor_pairs import ConstructedBlock
 from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradprobe.history.nesting import Column
+from gradprobe.history.edge_pairs import Column
 from gradprobe.history.records import MODES, Region
 from gradprobe.history.regular_blocks import RegularBlocks, Run
 from gradprobe.recording.events import NOT_COUNTED, EventBlock

@@ -8,7 +8,7 @@ from typing import overload
 
 import numpy as np
 
-from gradprobe.history.nesting import Column
+from gradprobe.history.edge_pairs import Column
 from gradprobe.history.regular_blocks import RegularBlocks, Run
 from gradprobe.recording.events import EventBlock
 from gradprobe.recording.rows import RawRow

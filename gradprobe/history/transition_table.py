@@ -9,7 +9,7 @@ from typing import overload
 
 import numpy as np
 
-from gradprobe.history.nesting import Column
+from gradprobe.history.edge_pairs import Column
 from gradprobe.history.records import MODES, Transition, encode_modes
 from gradprobe.history.region_table import RegionTable, TextColumn, make_column
 

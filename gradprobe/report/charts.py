@@ -50,8 +50,10 @@ def can_draw() -> bool:
 
 def build_specification(chart: Chart, *, width: int | str = "container") -> dict[str, Any]:
     """Return the self-contained Vega-Lite specification of a chart."""
-    drawn = _DRAW_BY_KIND[chart.kind](chart).properties(width=width, description=chart.caption)
+    data = _NamedRows()
+    drawn = _DRAW_BY_KIND[chart.kind](chart, data).properties(width=width, description=chart.caption)
     plain: dict[str, Any] = drawn.configure_view(stroke=None).to_dict()
+    data.insert(plain)
     plain["autosize"] = {"type": "fit-x", "contains": "padding"}
     return plain
 
@@ -90,10 +92,26 @@ def _build_picture(chart: Chart) -> dict[str, Any]:
     return {**build_specification(chart, width=WIDTH), "background": "white"}
 
 
-def _build_data(rows: Sequence[Any]) -> Any:
-    from altair import Data
+class _NamedRows:
+    """Rows of a chart, which its specification names until it is built: Altair checks and copies rows one by one."""
 
-    return Data(values=list(rows))  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        self._rows: dict[str, Sequence[Any]] = {}
+
+    def add(self, rows: Sequence[Any]) -> Any:
+        """Return the name of ``rows`` as data of a chart."""
+        from altair import Data
+
+        name = f"rows {len(self._rows)}"
+        self._rows[name] = list(rows)
+        return Data(name=name)  # type: ignore[no-untyped-call]
+
+    def insert(self, specification: dict[str, Any]) -> None:
+        """Put the rows where a specification, or one of its layers, names them."""
+        if "data" in specification:
+            specification["data"] = {"values": self._rows[specification["data"]["name"]]}
+        for layer in specification.get("layer", ()):
+            self.insert(layer)
 
 
 def _color_by_mode(rows: Sequence[Any]) -> altair.Color:
@@ -105,7 +123,7 @@ def _color_by_mode(rows: Sequence[Any]) -> altair.Color:
     return altair.Color("mode:N", scale=scale, legend=altair.Legend(title=None, orient="top"))
 
 
-def _draw_timeline(chart: Chart) -> Any:
+def _draw_timeline(chart: Chart, data: _NamedRows) -> Any:
     import altair
 
     height = 1 + max(row["row"] for row in chart.rows)
@@ -122,7 +140,7 @@ def _draw_timeline(chart: Chart) -> Any:
     rows = [{**row, "below": row["row"] + 0.86} for row in chart.rows]
     span = [min(row["start"] for row in rows), max(row["end"] for row in rows)]
     return (
-        altair.Chart(_build_data(rows))
+        altair.Chart(data.add(rows))
         .mark_rect(clip=True, cornerRadius=1)
         .encode(
             x=altair.X("start:Q", title=chart.unit, scale=altair.Scale(domain=span, nice=False)),
@@ -145,12 +163,12 @@ def _draw_timeline(chart: Chart) -> Any:
     )
 
 
-def _draw_shares(chart: Chart) -> Any:
+def _draw_shares(chart: Chart, data: _NamedRows) -> Any:
     import altair
 
     whole = list(dict.fromkeys(row["of"] for row in chart.rows))
     return (
-        altair.Chart(_build_data(chart.rows))
+        altair.Chart(data.add(chart.rows))
         .mark_bar()
         .encode(
             x=altair.X("share:Q", title=None, axis=altair.Axis(format="%"), scale=altair.Scale(domain=[0, 1])),
@@ -162,10 +180,10 @@ def _draw_shares(chart: Chart) -> Any:
     )
 
 
-def _draw_intervals(chart: Chart) -> Any:
+def _draw_intervals(chart: Chart, data: _NamedRows) -> Any:
     import altair
 
-    base = altair.Chart(_build_data(chart.rows))
+    base = altair.Chart(data.add(chart.rows))
     rows, offset = _place_workloads(chart.rows), _offset_by_mode(chart.rows)
     low, high = min(row["low"] for row in chart.rows), max(row["high"] for row in chart.rows)
     scale = altair.Scale(type="log", domain=[min(low, 0.985) * 0.99, max(high, 1.015) * 1.01], nice=False)
@@ -174,7 +192,7 @@ def _draw_intervals(chart: Chart) -> Any:
         values=_thin_ticks(ticks, scale["domain"]), format="~r", title="time per call, relative to no_grad"
     )
     tooltip = ["workload:N", "mode:N", altair.Tooltip("shown:N", title="ratio to no_grad")]
-    one = altair.Chart(_build_data([{"at": 1, "from": 0.99, "to": 1.01}]))
+    one = altair.Chart(data.add([{"at": 1, "from": 0.99, "to": 1.01}]))
     noise = one.mark_rect(opacity=0.18, color="#888").encode(x="from:Q", x2="to:Q")
     line = one.mark_rule(color="#888").encode(x=altair.X("at:Q", scale=scale, axis=axis))
     bars = base.mark_rule(strokeWidth=2.5).encode(
@@ -191,11 +209,11 @@ def _draw_intervals(chart: Chart) -> Any:
     return altair.layer(noise, line, bars, dots).properties(height=_compute_height(chart.rows))
 
 
-def _draw_points(chart: Chart) -> Any:
+def _draw_points(chart: Chart, data: _NamedRows) -> Any:
     import altair
 
     dots = (
-        altair.Chart(_build_data(chart.rows))
+        altair.Chart(data.add(chart.rows))
         .mark_point(size=40, filled=True, opacity=0.6)
         .encode(
             x=altair.X("ratio:Q", title="ratio to no_grad, one dot per process", scale=altair.Scale(zero=False)),
@@ -205,11 +223,11 @@ def _draw_points(chart: Chart) -> Any:
             tooltip=["workload:N", "mode:N", altair.Tooltip("shown:N", title="ratio to no_grad")],
         )
     )
-    line = altair.Chart(_build_data([{"at": 1}])).mark_rule(color="#888").encode(x="at:Q")
+    line = altair.Chart(data.add([{"at": 1}])).mark_rule(color="#888").encode(x="at:Q")
     return altair.layer(line, dots).properties(height=_compute_height(chart.rows))
 
 
-def _draw_parts(chart: Chart) -> Any:
+def _draw_parts(chart: Chart, data: _NamedRows) -> Any:
     import altair
 
     rows = list(dict.fromkeys(row["workload"] for row in chart.rows))
@@ -217,7 +235,7 @@ def _draw_parts(chart: Chart) -> Any:
     colours = [_GREY if part == UNEXPLAINED else _PALETTE[at % len(_PALETTE)] for at, part in enumerate(parts)]
     scale = altair.Scale(domain=parts, range=colours)
     return (
-        altair.Chart(_build_data(chart.rows))
+        altair.Chart(data.add(chart.rows))
         .mark_bar()
         .encode(
             x=altair.X("sum(percent):Q", title="% of a call under no_grad"),
@@ -229,7 +247,7 @@ def _draw_parts(chart: Chart) -> Any:
     )
 
 
-_DRAW_BY_KIND: dict[str, Callable[[Chart], Any]] = {
+_DRAW_BY_KIND: dict[str, Callable[[Chart, _NamedRows], Any]] = {
     "timeline": _draw_timeline,
     "shares": _draw_shares,
     "intervals": _draw_intervals,

@@ -14,7 +14,7 @@ import pandas as pd
 
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region, Transition
-from gradprobe.history.region_table import group_regions
+from gradprobe.history.region_table import group_rows
 from gradprobe.recording.events import ACTION_MASK, CONSTRUCT, MANAGERS, SET_GRAD_ENABLED
 from gradprobe.recording.op_rows import RETURNS_FIELDS
 from gradprobe.tables.column_definition import Column, Table
@@ -153,8 +153,9 @@ def build_sites(processes: Sequence[Process]) -> pd.DataFrame:
     """Build the table of sites, the costliest first; blocks that were added up count too."""
     sums: dict[tuple[Any, ...], SiteSum] = {}
     for p in processes:
-        for numbers in group_regions(p.history.regions.columns, "site", "manager", "form"):
-            first = p.history.regions[numbers[0]]
+        columns = p.history.regions.columns
+        for numbers in group_rows(columns.site, columns.manager, columns.form):
+            first = p.history.regions[int(numbers[0])]
             sums.setdefault((*p.place(first.site), first.manager, first.form), SiteSum()).add_regions(p, numbers)
         for fold in p.contents.folds:
             site = p.contents.sites.get(fold.site)

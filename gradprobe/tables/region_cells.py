@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gradprobe.history.nesting import Column
+from gradprobe.history.edge_pairs import Column
 from gradprobe.history.op_totals import sum_bytes, sum_graph_bytes
 from gradprobe.history.phase_timeline import Phase
 from gradprobe.history.process import Process

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradprobe.history.nesting import Column
+from gradprobe.history.edge_pairs import Column
 from gradprobe.history.process import Process
 from gradprobe.history.region_table import add_up
 from gradprobe.recording.contents import Fold

@@ -12,7 +12,7 @@ import pandas as pd
 
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.flow_graph import FlowGraph
-from gradprobe.history.nesting import Column
+from gradprobe.history.edge_pairs import Column
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region, encode_modes
 from gradprobe.history.region_table import RegionColumns

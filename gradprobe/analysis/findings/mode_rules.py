@@ -12,7 +12,7 @@ from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
 from gradprobe.analysis.findings.left_modes import LeftMode, find_left_modes
 from gradprobe.analysis.findings.mode_changes import locate_skipping
 from gradprobe.analysis.findings.syntax import ParsedFile, delegates, parse_file
-from gradprobe.history.nesting import Column
+from gradprobe.history.edge_pairs import Column
 from gradprobe.history.process import Process
 from gradprobe.history.records import UNFINISHED, Region, encode_modes
 from gradprobe.history.region_table import RegionColumns, group_rows

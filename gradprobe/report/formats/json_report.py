@@ -42,12 +42,12 @@ def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendere
     left_out: dict[str, int] = {}
     counts: dict[str, int] = {}
 
-    def list_rows(name: str) -> list[dict[str, Any]]:
+    def list_rows(name: str) -> _DumpedRows:
         limit = options.top or min(_LIMITS.get(name, MAX_ROWS), MAX_ROWS)
         frame, counts[name] = tables.read_first_rows(name, limit)
         if counts[name] > limit:
             left_out[name] = counts[name] - limit
-        return _to_json_rows(frame)
+        return _DumpedRows(_dump_rows(_to_json_rows(frame)))
 
     body = {table.name: list_rows(table.name) for table in RECORDING_TABLES}
     environments = [process.environment for process in tables.processes]
@@ -88,19 +88,32 @@ def _to_row(finding: Finding) -> dict[str, Any]:
     return dict(zip(FINDINGS.names, finding.make_row(), strict=True))
 
 
+class _DumpedRows(str):
+    """Rows of a table as JSON already: as objects they take many times the memory of their text."""
+
+
 def _dump(plain: dict[str, Any]) -> str:
     """Return an object as JSON, with each row of a table on a line of its own.
 
     With ``indent`` the encoder of the standard library is the one written in Python, which takes ten times as long.
     """
-    members = []
+    # Joined once: the text of a large report is the most of what it takes.
+    parts = ["{\n"]
     for key, value in plain.items():
-        if isinstance(value, list) and value:
-            text = "[\n" + ",\n".join(f"  {json.dumps(row, allow_nan=False)}" for row in value) + "\n ]"
+        if isinstance(value, _DumpedRows):
+            text: str = value
+        elif isinstance(value, list):
+            text = _dump_rows(value)
         else:
             text = json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
-        members.append(f" {json.dumps(key)}: {text}")
-    return "{\n" + ",\n".join(members) + "\n}\n"
+        parts += [" ", json.dumps(key), ": ", text, ",\n"]
+    return "".join([*parts[:-1], "\n}\n"])
+
+
+def _dump_rows(rows: Sequence[Any]) -> str:
+    if not rows:
+        return "[]"
+    return "[\n" + ",\n".join(f"  {json.dumps(row, allow_nan=False)}" for row in rows) + "\n ]"
 
 
 def _sum(column: pd.Series[Any]) -> int | None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from gradprobe.history.nesting import Column
+from gradprobe.history.edge_pairs import Column
 from gradprobe.history.process import Process
 from gradprobe.history.records import MODES, Region, ThreadTimeline
-from gradprobe.history.region_table import RegionColumns, add_up, group_rows, make_column
+from gradprobe.history.region_table import RegionColumns, add_up, group_rows
 from gradprobe.recording.events import mode_name
 from gradprobe.report.document import Chart
 from gradprobe.report.units import (
@@ -203,9 +203,9 @@ def _sum_up(lane: _Lane, numbers: Column, rows: Column, slots: int, end: int) ->
     """Yield a bar, and its row, for the regions of each row that began in the same interval of time."""
     columns = lane.columns
     starts = columns.start_ns[numbers] + lane.process.offset_ns
-    slot = [start * slots // end for start in starts.tolist()]
-    groups = group_rows(rows, make_column(slot))
-    for group in sorted(groups, key=lambda group: (int(rows[group[0]]), slot[int(group[0])])):
+    fits = len(starts) == 0 or int(abs(starts).max()) * slots < 1 << 62
+    slot = (starts if fits else starts.astype(object)) * slots // end
+    for group in sorted(group_rows(rows, slot), key=lambda group: (int(rows[group[0]]), int(slot[group[0]]))):
         yield int(rows[group[0]]), _build_sum(lane, numbers[group])
 
 
