@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from gradprobe.advice.line_trace import FIRST_VIRTUAL_LINE, list_parts, part_number
 from gradprobe.advice.manager_sites import SourceFile
@@ -55,6 +56,15 @@ class Scope:
         given = self.function.args
         return [each.arg for each in (*given.posonlyargs, *given.args)]
 
+    def parameters_around(self) -> set[str]:
+        """Return the names of the parameters of the function and of those that it is defined in."""
+        names: set[str] = set()
+        scope: Scope | None = self
+        while scope is not None:
+            names.update(scope.parameters())
+            scope = scope.parent
+        return names
+
 
 @dataclass(eq=False)
 class Statement:
@@ -93,6 +103,25 @@ class ProgramModel:
         self.classes = {
             node.name: node for file in files for node in ast.walk(file.tree) if isinstance(node, ast.ClassDef)
         }
+
+    @cached_property
+    def passed_functions(self) -> list[Scope]:
+        """Functions that other functions of the program get as arguments, by a call or as their decorators."""
+        passed: set[str] = set()
+        for statement in self.statements:
+            for expression in statement.expressions:
+                for part in ast.walk(expression):
+                    if isinstance(part, ast.Call):
+                        given = [*part.args, *(keyword.value for keyword in part.keywords)]
+                        passed.update(each.id for each in given if isinstance(each, ast.Name))
+                        passed.update(each.attr for each in given if isinstance(each, ast.Attribute))
+        return [
+            scope for scope in self.scopes if scope.function is not None and self._is_passed(scope.function, passed)
+        ]
+
+    def _is_passed(self, function: FunctionNode, passed: set[str]) -> bool:
+        own = {part.id for d in function.decorator_list for part in ast.walk(d) if isinstance(part, ast.Name)}
+        return function.name in passed or not own.isdisjoint(self.by_name)
 
     def list_fields(self, name: str) -> list[str]:
         """Return the annotated fields of a class of the program in the order of its constructor."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from gradprobe.advice.passed_arguments import list_captured, list_passed
 from gradprobe.advice.plain_values import called_name, is_plain
 from gradprobe.advice.program_model import Key, ProgramModel, Scope, Statement
 from gradprobe.advice.tensor_names import ALIASING, CONTAINER_READS, CONTAINER_WRITES, PASSING, PLAIN_ATTRIBUTES
 
 NOTHING, IS, HOLDS = 0, 1, 2
 """Kinds of content of a place: nothing, one of them, or a container of them."""
+ANY = "*"
+"""Name of the attribute that is set by a name which the source does not show."""
 
 
 class TensorFlow:
@@ -52,6 +55,9 @@ class TensorFlow:
         elif isinstance(node, ast.For | ast.AsyncFor):
             kind = self.kind(node.iter, scope)
             self._add_target(node.target, IS | HOLDS if kind else NOTHING, statement)
+        elif isinstance(node, ast.Match) and self.kind(node.subject, scope):
+            for name in list_captured(node):
+                self._add(scope.resolve(name), IS | HOLDS, statement)
         elif isinstance(node, ast.Return) and node.value is not None:
             kind = self._block_kind(node.value, statement) if inside and self._is_result(statement) else NOTHING
             self._add(("result", scope.key, ""), kind or self.kind(node.value, scope), statement)
@@ -66,6 +72,8 @@ class TensorFlow:
         elif isinstance(part, ast.Yield) and part.value is not None:
             kind = self._block_kind(part.value, statement) if inside and self._is_result(statement) else NOTHING
             self._add(("result", scope.key, ""), kind or self.kind(part.value, scope), statement)
+        elif isinstance(part, ast.YieldFrom):
+            self._add(("result", scope.key, ""), self.kind(part.value, scope), statement)
         elif isinstance(part, ast.comprehension):
             if self.kind(part.iter, scope):
                 self._add_target(part.target, IS | HOLDS, statement)
@@ -82,24 +90,23 @@ class TensorFlow:
         if name in CONTAINER_WRITES and any(kinds) and isinstance(call.func, ast.Attribute):
             self._add_holder(call.func.value, statement)
         named = next((a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)), None)
-        if (
-            (name in ("register_buffer", "register_parameter") or called_name(call) == "setattr")
-            and named
-            and any(kinds)
-        ):
-            self._add(("attribute", "", named), IS, statement)
+        if (name in ("register_buffer", "register_parameter") or called_name(call) == "setattr") and any(kinds):
+            self._add(("attribute", "", named or ANY), IS, statement)
         self._follow_fields(call, kinds, statement)
         if inside and self._is_result(statement):
             return  # what functions do with their arguments in the block is in the block too
         for callee in self.list_callees(call, scope):
-            parameters = callee.parameters()
-            if parameters[:1] in (["self"], ["cls"]) and callee.class_name:
-                parameters = parameters[1:]
-            for parameter, value in zip(parameters, call.args, strict=False):
-                self._add(("variable", callee.key, parameter), self.kind(value, scope), statement)
-            for keyword in call.keywords:
-                if keyword.arg in callee.variables:
-                    self._add(("variable", callee.key, keyword.arg or ""), self.kind(keyword.value, scope), statement)
+            for parameter, value in list_passed(call, callee):
+                self._add(
+                    ("variable", callee.key, parameter), self._passed_kind(value, callee, parameter, scope), statement
+                )
+
+    def _passed_kind(self, value: ast.AST, callee: Scope, parameter: str, scope: Scope) -> int:
+        """Return what a parameter gets of the block's tensors by an argument."""
+        kind = self.kind(value, scope)
+        if kind and (isinstance(value, ast.Starred) or parameter not in callee.parameters()):
+            return IS | HOLDS
+        return kind
 
     def _follow_fields(self, call: ast.Call, kinds: Sequence[int], statement: Statement) -> None:
         """Note the fields of an object whose class lists them instead of writing ``__init__``, as a data class does."""
@@ -130,8 +137,12 @@ class TensorFlow:
             if node.attr in PLAIN_ATTRIBUTES:
                 return NOTHING
             inner = self.kind(node.value, scope)
-            held = self.places.get(("attribute", "", node.attr), NOTHING)
-            return held | (inner if node.attr in ALIASING else NOTHING)
+            if node.attr == "__dict__":
+                return HOLDS if self.holds_in_modules() else NOTHING
+            held = self.places.get(("attribute", "", node.attr), NOTHING) | self.places.get(
+                ("attribute", "", ANY), NOTHING
+            )
+            return held | self._property_kind(node.attr) | (inner if node.attr in ALIASING else NOTHING)
         if isinstance(node, ast.Subscript):
             inner = self.kind(node.value, scope)
             return (IS | HOLDS) if inner & HOLDS else inner
@@ -155,8 +166,28 @@ class TensorFlow:
             return self._call_kind(node, scope)
         return NOTHING
 
+    def _property_kind(self, name: str) -> int:
+        """Return what reading an attribute may give that a method computes."""
+        result = NOTHING
+        for callee in self._program.by_name.get(name, ()):
+            decorators = callee.function.decorator_list if callee.function is not None else []
+            if any("property" in ast.unparse(each) for each in decorators):
+                result |= self.places.get(("result", callee.key, ""), NOTHING)
+        return result
+
     def _call_kind(self, call: ast.Call, scope: Scope) -> int:
         result = NOTHING
+        if isinstance(call.func, ast.Name) and call.func.id in scope.parameters_around():
+            result |= self._passed_functions_kind()
+        if called_name(call) == "getattr" and len(call.args) > 1:
+            name = call.args[1].value if isinstance(call.args[1], ast.Constant) else None
+            if name is None and self.holds_in_modules():
+                return IS | HOLDS
+            return self.places.get(("attribute", "", str(name)), NOTHING) | self.places.get(
+                ("attribute", "", ANY), NOTHING
+            )
+        if called_name(call) == "vars" and self.holds_in_modules():
+            return HOLDS
         for callee in self.list_callees(call, scope):
             result |= self.places.get(("result", callee.key, ""), NOTHING)
         given = self._union([*call.args, *(keyword.value for keyword in call.keywords)], scope)
@@ -173,6 +204,13 @@ class TensorFlow:
             result |= HOLDS | (IS if called in ("next", "max", "min", "cast") else NOTHING)
         elif given and called[:1].isupper():
             result |= HOLDS  # an object made of it, such as a data set
+        return result
+
+    def _passed_functions_kind(self) -> int:
+        """Return what a function gives that is an argument of another one, such as of its decorator."""
+        result = NOTHING
+        for callee in self._program.passed_functions:
+            result |= self.places.get(("result", callee.key, ""), NOTHING)
         return result
 
     def holds_in_modules(self) -> bool:
@@ -251,10 +289,13 @@ class TensorFlow:
             base = base.value if isinstance(base, ast.Subscript) else base.func
             if isinstance(base, ast.Attribute) and base.attr in CONTAINER_READS:
                 base = base.value
-        if isinstance(base, ast.Name):
+        if isinstance(base, ast.Name) and base.id == "vars":
+            self._add(("attribute", "", ANY), IS | HOLDS, statement)
+        elif isinstance(base, ast.Name):
             self._add(statement.scope.resolve(base.id), HOLDS, statement)
         elif isinstance(base, ast.Attribute):
-            self._add(("attribute", "", base.attr), HOLDS, statement)
+            is_any = base.attr == "__dict__"
+            self._add(("attribute", "", ANY if is_any else base.attr), IS | HOLDS if is_any else HOLDS, statement)
 
     def _add(self, key: Key, kind: int, statement: Statement) -> None:
         if kind:

@@ -42,6 +42,42 @@ HARMFUL["field"] = (
 HARMFUL["optimizer"] = (
     "def resume(opt, w, x):\n    opt.state[w]['average'] = features(x)  # ran\n\n\ndef train(opt):\n    opt.step()  # unrun"
 )
+HARMFUL |= {
+    "attribute by a computed name": (
+        "class Keeper:\n    def fill(self, x):\n        self.kept = features(x)  # ran\n\n"
+        "    def reset(self, name):\n        getattr(self, name).zero_()  # unrun"
+    ),
+    "attribute set by a computed name": (
+        "class Keeper:\n    def fill(self, x, n):\n        setattr(self, f'row_{n}', features(x))  # ran\n\n"
+        "    def reset(self):\n        self.row_1.zero_()  # unrun"
+    ),
+    "attribute by __dict__": (
+        "class Keeper:\n    def fill(self, x):\n        self.__dict__.update(kept=features(x))  # ran\n\n"
+        "    def reset(self):\n        self.kept.zero_()  # unrun"
+    ),
+    "property": (
+        "class Keeper:\n    @functools.cached_property\n    def table(self):\n        return features(self.x)  # ran\n\n"
+        "    def use(self, w):\n        return w * self.table  # unrun"
+    ),
+    "delegated generator": (
+        "def stream(x):\n    yield features(x)  # ran\n\n\ndef relay(x):\n    yield from stream(x)  # ran\n\n\n"
+        "def scale(x):\n    for each in relay(x):  # quiet\n        each.mul_(3)  # unrun"
+    ),
+    "pattern": (
+        "def apply(x):\n    match {'v': features(x)}:  # quiet\n        case {'v': v}:\n            v.add_(1)  # unrun"
+    ),
+    "star argument": (
+        "def use(first, *rest):\n    rest[0].mul_(2)  # unrun\n\n\ndef later(x):\n    use(*[features(x)])  # quiet"
+    ),
+    "keyword": (
+        "def use(first, **rest):\n    rest['f'].mul_(2)  # unrun\n\n\ndef later(x):\n    use(1, f=features(x))  # quiet"
+    ),
+    "decorated": (
+        "kept = {}  # ran\n\n\ndef register(f):\n    kept['f'] = f()  # ran\n    return f  # ran\n\n\n"
+        "@register  # ran\ndef make():\n    return features(torch.ones(2))  # ran\n\n\n"
+        "def bump():\n    first, = kept.values()  # quiet\n    first += 1  # unrun"
+    ),
+}
 HARMLESS = {
     "raises": "def later(x):\n    raise ValueError(features(x) * w)  # quiet",
     "prints": "def later(x):\n    print(features(x).shape, features(x).mean())  # quiet",
