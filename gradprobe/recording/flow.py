@@ -73,6 +73,18 @@ class FlowLeaf(NamedTuple):
     is_parameter: bool = False
 
 
+REQUIRES_GRAD = "requires_grad"
+MISSPELT_FLAGS = (
+    "require_grad",
+    "required_grad",
+    "requires_grads",
+    "require_grads",
+    "requires_gradient",
+    "requires_gradients",
+)
+"""Names that are written instead of ``requires_grad``."""
+
+
 class Frame(NamedTuple):
     """A line of the program that was running."""
 
@@ -115,6 +127,8 @@ class FlowLedger:
     leaves: dict[int, FlowLeaf] = field(default_factory=dict)
     edges: dict[tuple[int, int], list[int]] = field(default_factory=dict)
     paths: dict[tuple[Frame, ...], PathCounts] = field(default_factory=dict)
+    flags: dict[str, str] = field(default_factory=dict)
+    """Attributes that are False and were meant to be ``requires_grad``, by dotted name of the module or parameter."""
 
     def name_of(self, number: int) -> str:
         """Return a short name of a site or leaf for messages."""
@@ -140,6 +154,11 @@ def write_edge(source: int, target: int, counts: Sequence[int]) -> Iterable[Note
     for passage, count in enumerate(counts):
         if count:
             yield NoteKind.FLOW_EDGE.value, json.dumps([source, target, PASSAGES[passage]]), count
+
+
+def write_flag(owner: str, attribute: str) -> Note:
+    """Return the note of an attribute that was meant to be ``requires_grad``."""
+    return NoteKind.FLOW_FLAG.value, json.dumps([owner, attribute]), 1
 
 
 def write_path(number: int, frames: Sequence[Frame]) -> Note:
@@ -170,6 +189,9 @@ def read_flow(notes: Iterable[Note]) -> FlowLedger:
                 number, made_at, name, shape, optimizer, is_parameter = values
                 leaf = FlowLeaf(int(made_at), str(name), tuple(map(int, shape)), str(optimizer), bool(is_parameter))
                 ledger.leaves[int(number)] = _merge_leaves(ledger.leaves.get(int(number)), leaf)
+            elif kind == NoteKind.FLOW_FLAG:
+                owner, attribute = values
+                ledger.flags[str(owner)] = str(attribute)
             elif kind == NoteKind.GRAPH_PATH:
                 number, frames = values
                 paths[int(number)] = tuple(Frame(str(file), int(line), str(name)) for file, line, name in frames)
@@ -215,6 +237,7 @@ _FLOW_KINDS = frozenset(
         NoteKind.FLOW_SITE,
         NoteKind.FLOW_LEAF,
         NoteKind.FLOW_EDGE,
+        NoteKind.FLOW_FLAG,
         NoteKind.GRAPH_PATH,
         NoteKind.GRAPH_COUNT,
     )

@@ -43,6 +43,7 @@ class NoteKind(str, Enum):
     """A site of the flow ledger, as are the kinds that follow; see ``flow.py``."""
     FLOW_LEAF = "flow leaf"
     FLOW_EDGE = "flow edge"
+    FLOW_FLAG = "flow flag"
     GRAPH_PATH = "graph path"
     GRAPH_COUNT = "graph count"
     SOURCE = "source"

@@ -89,6 +89,17 @@ class Evidence:
                     found.append(LocatedDetection(process, detection, count, tuple(lines), tuple(blocks)))
         return found
 
+    @cached_property
+    def program_files(self) -> list[str]:
+        """Source files of the program that ran, without those of installed packages."""
+        files: dict[str, None] = {}
+        for process in self.processes:
+            for site in process.contents.sites.values():
+                if not site.internal and isinstance(site.file, str):
+                    files[os.path.realpath(site.file) if not os.path.isabs(site.file) else site.file] = None
+        files.update((located.main.file, None) for located in self.detections)
+        return [file for file in files if not is_library(file)]
+
     def select_detections(self, rule: str) -> list[LocatedDetection]:
         """Return the detections of one rule."""
         return [located for located in self.detections if located.detection.rule == rule]

@@ -13,12 +13,14 @@ import torch
 from gradprobe.capture.location.frames import FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.sites import line_span
+from gradprobe.capture.ops.futile_flags import list_futile_flags
 from gradprobe.recording.flow import (
     UNKNOWN_PARAMETER,
     FlowLeaf,
     FlowSite,
     Frame,
     write_edge,
+    write_flag,
     write_leaf,
     write_path,
     write_path_counts,
@@ -42,6 +44,7 @@ class FlowRecorder:
         self._paths: dict[tuple[Frame, ...], int] = {}
         self._optimizers: weakref.WeakKeyDictionary[torch.optim.Optimizer, int] = weakref.WeakKeyDictionary()
         self._named: dict[int, FlowLeaf] = {}
+        self._flags: set[tuple[str, str]] = set()
         self._notes: list[Note] = []
         self._next_take = 0.0
 
@@ -63,6 +66,10 @@ class FlowRecorder:
         for root in self._module_paths.roots():
             for name, parameter in _list_parameters(root):
                 names.setdefault(id(parameter), (parameter, f"{type(root).__name__}.{name}", ""))
+            for flag in list_futile_flags(root):
+                if flag not in self._flags:
+                    self._flags.add(flag)
+                    self._notes.append(write_flag(*flag))
         for optimizer in list(self._optimizers):
             for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
                 _, name, _ = names.get(id(parameter), (None, "", ""))
@@ -99,6 +106,7 @@ class FlowRecorder:
         self._library = self._take_flow = None
         self._next_node, self._paths = 1, {}
         self._named.clear()
+        self._flags.clear()
         self._optimizers.clear()
 
     def _collect(self) -> None:

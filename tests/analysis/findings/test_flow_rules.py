@@ -9,6 +9,7 @@ import pytest
 import gradprobe
 from gradprobe.recording.notes import NoteKind
 from tests.analysis.findings.flow import (
+    freezing,
     gradients,
     held_graphs,
     kept_state,
@@ -36,6 +37,7 @@ WRONG = {
     "GP516": updates.REBOUND,
     "GP517": updates.LOST,
     "GP518": loss_terms.WRONG,
+    "GP519": freezing.WRONG,
     "GP609": values.WRITTEN,
 }
 ALSO = {held_graphs.cached_results: "GP204"}
@@ -50,6 +52,7 @@ RIGHT = [
     *modes.RIGHT,
     *updates.RIGHT,
     *loss_terms.RIGHT,
+    *freezing.RIGHT,
     *values.RIGHT,
     *kept_state.RIGHT,
 ]

@@ -121,5 +121,14 @@ RULES = (
         "derivative at all.",
         "Pass `create_graph=True` to `torch.autograd.grad`, or compute the term with differentiable operations.",
     ),
+    Rule(
+        "GP519",
+        "futile-freeze",
+        WARNING,
+        "A line that is meant to freeze parameters sets an attribute that nothing reads.",
+        "`requires_grad` is a property of tensors. On a module it becomes an ordinary attribute, and so does a misspelt "
+        "name on a tensor: no error is raised, and the optimizer goes on to change the parameters.",
+        "Call `module.requires_grad_(False)`, which sets the flag of all its parameters.",
+    ),
 )
 """Rules, by their codes."""

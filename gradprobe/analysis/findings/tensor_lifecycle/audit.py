@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from gradprobe.analysis.findings.evidence import Evidence, is_library
+from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import RelatedLine
 from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.findings.tensor_lifecycle.kept_inference import KeptTensor, iter_kept_tensors
@@ -62,7 +61,7 @@ def _audit(evidence: Evidence) -> Iterator[KeptTensorAudit]:
     kept_tensors = list(iter_kept_tensors(evidence))
     if not kept_tensors:
         return
-    program = Program([file for name in _list_files(evidence) if (file := parse_file(name)) is not None])
+    program = Program([file for name in evidence.program_files[:_MAX_FILES] if (file := parse_file(name)) is not None])
     failed = {
         (line.file, line.line)
         for located in evidence.select_detections(_REFUSED)
@@ -116,17 +115,6 @@ def _find_stores(paths: TensorPaths) -> Iterator[RelatedLine]:
     local = [store for store in nearest if not distance(store)[0]]
     for function, line in local[:1] or nearest[:_MAX_STORES]:
         yield RelatedLine(function.file.file, line, f"kept by `{paths.kept.variable}` here")
-
-
-def _list_files(evidence: Evidence) -> list[str]:
-    """Return the source files of the program that ran, without those of installed packages."""
-    files: dict[str, None] = {}
-    for process in evidence.processes:
-        for site in process.contents.sites.values():
-            if not site.internal and isinstance(site.file, str):
-                files[os.path.realpath(site.file) if not os.path.isabs(site.file) else site.file] = None
-    files.update((located.main.file, None) for located in evidence.detections)
-    return [file for file in files if not is_library(file)][:_MAX_FILES]
 
 
 def _find_successes(process: Process) -> dict[tuple[str | None, int | None], int]:
