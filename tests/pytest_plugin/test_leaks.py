@@ -56,8 +56,8 @@ def test_each_is_told_with_its_line_and_put_back(run: Run) -> None:
         [
             "*::test_leaks *test_it.py:6 *grad *no_grad *test test_*",
             "*_leaks_inference *test_it.py:12 *grad *inference_mode*",
-            "*::test_of_a_fixture *test_it.py:16 *grad *no_grad *fixture *",
-            "*_fixture_that_ends *test_it.py:21 *grad *no_grad *fixture *",
+            "*est_of_a_fixture *test_it.py:16 *grad *no_grad *fixture *",
+            "*ixture_that_ends *test_it.py:21 *grad *no_grad *fixture *",
         ]
     )
 
