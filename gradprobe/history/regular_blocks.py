@@ -1,4 +1,4 @@
-"""Regular blocks of a recording, found in its columns: nearly all of a long one, which nobody needs to read row by row.
+"""Regular blocks of a recording, found in its columns: nearly all blocks of a long one need no reading row by row.
 
 A block is regular if it is entered and exited by one thread, its object was not open before, and all inside it is regular
 and finds the modes that the event before it left. Such a block changes nothing but the time of its thread, so that the
