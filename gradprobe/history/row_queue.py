@@ -27,7 +27,7 @@ class RowQueue:
 
     def __init__(self, events: EventBlock, blocks: RegularBlocks | None, skipped: Collection[int]) -> None:
         self.runs: dict[int, Run] = {}
-        """Runs by the number of their first event, as far as they are not split."""
+        """Index of runs by the number of their first event, as far as they are not split."""
         self._events, self._blocks = events, blocks
         self._later: list[IndexedRow] = []
         is_kept = np.ones(len(events), bool)
@@ -72,7 +72,7 @@ def read_row(events: EventBlock, index: int) -> RawRow:
 
 
 class _Rows(Sequence[IndexedRow]):
-    """Some of the events as rows, which are made a few at a time."""
+    """Events as rows, which are made a few at a time."""
 
     def __init__(self, events: EventBlock, indices: Column) -> None:
         self._events, self._indices = events, indices

@@ -22,7 +22,7 @@ class KeptTensors:
     def __init__(self, codes: FrameClassifier) -> None:
         self._codes = codes
         self._found: dict[tuple[int, int, int, int], tuple[Holder | None, CodeType, CodeType | None]] = {}
-        """What was found; the code objects are kept, because their identities are part of the key."""
+        """Findings so far; the code objects are kept, because their identities are part of the key."""
 
     def find(self, place: FrameAt, record: CreationRecord, source: CreationRecord) -> Holder | None:
         """Return what keeps a tensor.

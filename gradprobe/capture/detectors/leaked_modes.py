@@ -75,7 +75,7 @@ class LeakedModeDetector:
         self._checked: ModeChange | None = None
         self._checks = 0
         self._seen: dict[tuple[int, int, str], CodeType] = {}
-        """What was reported; the code is kept, because its identity is part of the key."""
+        """Reports so far; the code is kept, because its identity is part of the key."""
 
     def connect(self, set_quiet: SetQuiet) -> None:
         """Set the function that tells the hooks which code need not be examined."""

@@ -36,7 +36,7 @@ _NOT_SKIPPED = (
 )
 _OBSERVING = (f"{GRADPROBE_DIR}capture", f"{GRADPROBE_DIR}inspection")
 F_LOCALS_IS_SNAPSHOT = sys.version_info < (3, 13)
-"""Whether a frame keeps one dictionary of its local variables, which each read of ``f_locals`` fills anew."""
+"""True if a frame keeps one dictionary of its local variables, which each read of ``f_locals`` fills anew."""
 
 
 def walk_frames(frame: FrameType | None) -> Iterator[FrameType]:

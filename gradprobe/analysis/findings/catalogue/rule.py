@@ -20,4 +20,4 @@ class Rule:
     why: str
     fix: str
     counts_times: bool = True
-    """Whether reports add how many times a finding occurred; if not, its message says how many of what there are."""
+    """True if reports add how many times a finding occurred; if not, its message says how many of what there are."""

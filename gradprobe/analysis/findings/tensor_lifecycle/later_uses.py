@@ -22,7 +22,7 @@ WRITE, SAVE, LOAD, VERSION, REQUIRE = (
     "asked for its version",
     "made to require grad",
 )
-"""What becomes of the tensor."""
+"""Fate of the tensor."""
 
 _SAVING = frozenset(
     (
