@@ -1,4 +1,4 @@
-"""Interpretation of runs of regular blocks, as the interpreter takes them: the time and the nodes of all their events at once."""
+"""Interpretation of runs of regular blocks: the time and the nodes of all their events at once."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _READS_LOCALS = {"locals", "vars", "dir", "eval", "exec"}
 
 
 class RunningCall(NamedTuple):
-    """Features that tell a call from others: the frame and the instruction that calls it, by identity, its arguments, and where it is."""
+    """Features that tell a call from others: frame, calling instruction and arguments, by identity, and where it is."""
 
     snapshot: dict[str, Any] | None
     """The dictionary of the frame's variables, emptied: no other call has it as long as it is referenced."""
