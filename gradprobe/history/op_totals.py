@@ -219,8 +219,8 @@ class OpTotals:
         rows = _group_by_key(self._contents.accounts.get("backwards"))
         runs: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for mark in history.marks:
-            if mark.op == BACKWARD_PASS:
-                runs[mark.thread] += [(first, last) for _, first, last in rows.get(mark.key, ())]
+            if mark.op == BACKWARD_PASS and mark.key in rows:
+                runs[mark.thread] += [(first, last) for _, first, last in rows[mark.key]]
         columns = history.regions.columns
         reached = np.zeros(len(history.regions), np.int64)
         for thread, found in runs.items():
@@ -262,7 +262,7 @@ def _merge(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _count_below(ranges: list[tuple[int, int]]) -> Callable[[Column], Column]:
-    """Return a function that counts the numbers in ordered ranges that are below each of some limits."""
+    """Return a function that counts the numbers in ordered ranges, of which there are some, that are below each limit."""
     firsts, lasts = (np.array(ends, np.int64) for ends in zip(*ranges, strict=True))
     before = np.concatenate([[0], np.cumsum(lasts - firsts + 1)])
 

@@ -39,7 +39,7 @@ def describe_copy(graph: FlowGraph, number: int, uses: Sequence[LeafUse]) -> Fin
     related += [relate(graph.sites[n], "gradients of the copies computed here") for n in list(sinks)[:_MAX_LINES]]
     related += [relate(site, "optimizer steps here") for site in find_steps(graph, uses)[:1]]
     message = (
-        f"{list_names(uses)} got no gradient in any of {graph.count_steps(steps)}: this line copies them, and the backward "
+        f"{list_names(uses)} got no gradient in {graph.count_steps(steps)}: this line copies them, and the backward "
         "passes compute the gradients of the copies."
     )
     fix = (
