@@ -7,6 +7,7 @@ below it read environment variables while they are imported, and a program may s
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from pathlib import Path
 
@@ -25,8 +26,9 @@ def record_from_import(options: argparse.Namespace, ending: ExitReport, output: 
     """
 
     def start() -> None:
-        path = sys.path[:]
+        path, collects = sys.path[:], gc.isenabled()
         sys.path[:] = own_path
+        gc.disable()  # the imports would begin a collection of all that torch has made, which takes longer than they do
         try:
             from gradprobe.recorder import Recorder
 
@@ -47,5 +49,7 @@ def record_from_import(options: argparse.Namespace, ending: ExitReport, output: 
             print_to_stderr(f"gradprobe: {error}")
         finally:
             sys.path[:] = path
+            if collects:
+                gc.enable()
 
     PostImportHook("torch", start).begin()

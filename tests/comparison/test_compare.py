@@ -319,9 +319,11 @@ def test_the_command_writes_what_a_later_run_is_compared_with(
 def test_the_suite_of_models_is_measured_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     if not IS_THOROUGH:
         monkeypatch.setitem(sys.modules, "transformers", None)  # its import takes as long as all the rest
-    result = compare_sources(
-        [WorkloadSource("suite", "models")], validate_settings(budget_s=2.0, processes=1, threads=1)
-    )
+    for budget in (2.0, 10.0, 60.0):  # a busy machine needs more than an idle one
+        settings = validate_settings(budget_s=budget, processes=1, threads=1)
+        result = compare_sources([WorkloadSource("suite", "models")], settings)
+        if not any("the budget ended before" in note for note in result.notes):
+            break
     assert {"MLP", "encoder layer, fast path", "GPT decode with a key-value cache"} <= set(result.verdicts)
     assert not result.table["error"].any()
     nodes = result.table.pivot(index="workload", columns="mode", values="nodes")

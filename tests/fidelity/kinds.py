@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -364,6 +365,22 @@ class Once(torch.autograd.Function):
         return gradient * 2
 
 
+def _describe_and_ask(x: torch.Tensor) -> str:
+    y = x.exp() if torch.is_grad_enabled() else x.sin()
+    z = y + 1
+    return "{x.shape} {y.dtype} {z.requires_grad}".format(**locals())
+
+
+def locals_of_functions_that_ask() -> Any:
+    x = torch.ones(3, requires_grad=True)
+    ref = weakref.ref(x)
+    seen = [_describe_and_ask(x)]
+    with torch.no_grad():
+        seen.append(_describe_and_ask(x))
+    del x
+    return seen, ref() is None
+
+
 def backwards_that_are_refused() -> Any:
     """A backward that reaches a node whose sequence number is the largest that there is."""
     x = torch.ones(3, requires_grad=True)
@@ -390,6 +407,7 @@ KINDS = (
     lazy_modules,
     lazy_tensors,
     deep_graphs,
+    locals_of_functions_that_ask,
     backwards_that_are_refused,
 )
 

@@ -172,6 +172,20 @@ def test_custody_has_the_holder_and_what_it_keeps(trained: Path) -> None:
     assert row["iterations"] >= 3
 
 
+def test_custody_counts_the_bytes_of_graphs_beside_freed_ones() -> None:
+    weight = torch.ones(64, requires_grad=True)
+    used, kept = [], []
+    with gradprobe.record(level="ops") as recording:
+        for _ in range(6):
+            loss = weight.exp().sigmoid().mean()
+            loss.backward()
+            used.append(loss)
+            kept.append(weight.exp().sigmoid().sum())
+    (row,) = recording.custody.query("op == 'aten.sum'").to_dict("records")
+    # Of each graph: the results of `exp` and `sigmoid`, of 64 numbers of 4 bytes.
+    assert (row["tensors"], row["nodes"], row["bytes"]) == (6, 3 * 6, 2 * 64 * 4 * 6)
+
+
 def test_tables_are_the_same_from_a_file_and_saved_again(trained: Path, tmp_path: Path) -> None:
     loaded = gradprobe.load(trained)
     loaded.save(tmp_path / "again.gradprobe")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import itertools
 from collections.abc import Iterator
+from typing import TypeGuard
 
 import pandas as pd
 
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.flow_lines import shorten_op
-from gradprobe.analysis.findings.syntax import parse_file
+from gradprobe.analysis.findings.syntax import get_last_name, parse_file, walk_scope
 from gradprobe.recording.flow import Frame
 
 _MAX_LINES = 3
@@ -21,12 +22,10 @@ _DROPOUT = ("dropout", "alpha_dropout", "feature_dropout", "native_dropout")
 
 def find_other_random_numbers(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP504: the line that draws random numbers in both passes, and the call that does not restore their state."""
-    ops = evidence.tables.ops
-    for (file, function), rows in _group_recomputed(ops):
-        # PyTorch stops the second run within the last operator, which then is not seen there.
-        random = rows[rows.apply(_draws_numbers, axis=1) & (rows["phase"] == "forward")]
-        source = parse_file(file)
-        calls = [] if source is None or random.empty else _find_calls_without_state(source.tree)
+    for (file, function), rows in _group_recomputed(evidence.tables.ops):
+        random = _select_recomputed(rows)
+        random = random[random.apply(_draws_numbers, axis=1)]
+        calls = [] if random.empty else list(_find_calls_without_state(evidence, file, function))
         if not calls:
             continue
         line, count = int(random["line"].iloc[0]), int(random["count"].sum())
@@ -34,9 +33,8 @@ def find_other_random_numbers(evidence: Evidence) -> Iterator[Finding]:
             f"This draws random numbers in a checkpointed function ({count:,} times), which runs again in the backward "
             "pass and draws others there: `preserve_rng_state=False`. The gradients do not belong to the result."
         )
-        related = tuple(RelatedLine(file, number, "checkpointed here") for number in calls[:_MAX_LINES])
         evidence_text = f"random numbers drawn {count:,} times in a function that runs again"
-        yield Finding("GP504", message, file, line, function, count, related, "", evidence_text)
+        yield Finding("GP504", message, file, line, function, count, tuple(calls[:_MAX_LINES]), "", evidence_text)
 
 
 def find_differing_lines(evidence: Evidence) -> Iterator[RelatedLine]:
@@ -67,29 +65,65 @@ def _group_recomputed(ops: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.D
             yield (str(file), str(function)), group
 
 
+def _select_recomputed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the forward pass whose lines run again.
+
+    PyTorch stops the second run within the last operator, which then is not seen there.
+    """
+    forward = rows[rows["phase"] == "forward"]
+    again = forward["line"].isin(rows[rows["phase"] == "backward"]["line"])
+    selected: pd.DataFrame = forward if forward[~again]["line"].nunique() <= 1 else forward[again]
+    return selected
+
+
 def _draws_numbers(row: pd.Series) -> bool:
     op = shorten_op(str(row["op"]))
     return op.startswith(_RANDOM) or (op.startswith(_DROPOUT) and int(row["nodes"]) > 0)
 
 
-def _find_calls_without_state(tree: ast.Module) -> list[int]:
-    return [
-        node.lineno
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        for word in node.keywords
-        if word.arg == "preserve_rng_state" and isinstance(word.value, ast.Constant) and word.value.value is False
-    ]
+def _find_calls_without_state(evidence: Evidence, file: str, function: str) -> Iterator[RelatedLine]:
+    """Yield the lines that checkpoint a function without restoring the state of the random generators."""
+    found = {(outer.file, _find_call_without_state(outer)) for outer in _list_outer_frames(evidence, file, function)}
+    for source, line in sorted((source, line) for source, line in found if line is not None):
+        yield RelatedLine(source, line, "checkpointed here")
+
+
+def _find_call_without_state(frame: Frame) -> int | None:
+    """Return the line of a call with ``preserve_rng_state=False``.
+
+    It is in a frame's statement, or where what the statement calls was made.
+    """
+    source = parse_file(frame.file)
+    span = None if source is None else source.find_statement(frame.line)
+    if source is None or span is None:
+        return None
+    calls = [node for node in ast.walk(source.tree) if _is_call_within(node, span)]
+    called = {get_last_name(call.func) for call in calls}
+    for scope in source.list_scopes_around(frame.line):
+        for made in walk_scope(scope, ast.Assign):
+            if isinstance(made, ast.Assign) and called & set(map(get_last_name, made.targets)):
+                calls += (node for node in ast.walk(made.value) if isinstance(node, ast.Call))
+    return next((call.lineno for call in calls if _keeps_no_state(call)), None)
+
+
+def _keeps_no_state(call: ast.Call) -> bool:
+    values = (word.value for word in call.keywords if word.arg == "preserve_rng_state")
+    return any(isinstance(value, ast.Constant) and value.value is False for value in values)
 
 
 def _find_callers(evidence: Evidence, file: str, function: str) -> Iterator[RelatedLine]:
     """Yield the line that called a function through ``checkpoint``, as far as the source shows it."""
-    for ledger in evidence.flows:
-        for path in ledger.paths:
-            for inner, outer in itertools.pairwise(path):
-                if (inner.file, inner.function) == (file, function) and _mentions_checkpoint(outer):
-                    yield RelatedLine(outer.file, outer.line, "checkpointed here")
-                    return
+    callers = (outer for outer in _list_outer_frames(evidence, file, function) if _mentions_checkpoint(outer))
+    yield from (RelatedLine(outer.file, outer.line, "checkpointed here") for outer in itertools.islice(callers, 1))
+
+
+def _list_outer_frames(evidence: Evidence, file: str, function: str) -> list[Frame]:
+    """Return the frames from which a function was called where it constructed nodes, from the inside out."""
+    found: dict[Frame, None] = {}
+    for path in itertools.chain.from_iterable(ledger.paths for ledger in evidence.flows):
+        inside = [number for number, frame in enumerate(path) if (frame.file, frame.function) == (file, function)]
+        found.update(dict.fromkeys(path[inside[0] + 1 :] if inside else ()))
+    return list(found)
 
 
 def _mentions_checkpoint(frame: Frame) -> bool:
@@ -98,11 +132,12 @@ def _mentions_checkpoint(frame: Frame) -> bool:
     if source is None or span is None:
         return False
     return any(
-        isinstance(node, ast.Call)
-        and "checkpoint" in ast.unparse(node.func).rsplit(".", 1)[-1]
-        and span[0] <= node.lineno <= span[1]
-        for node in ast.walk(source.tree)
+        _is_call_within(node, span) and "checkpoint" in get_last_name(node.func) for node in ast.walk(source.tree)
     )
+
+
+def _is_call_within(node: ast.AST, span: tuple[int, int]) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and span[0] <= node.lineno <= span[1]
 
 
 RULES = (find_other_random_numbers,)

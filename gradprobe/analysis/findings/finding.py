@@ -57,14 +57,9 @@ class Finding:
         )  # fmt: skip
 
 
-def count_nodes(number: int) -> str:
-    """Return a number of autograd nodes in words."""
-    return f"{number:,} autograd node{'' if number == 1 else 's'}"
-
-
-def count_iterations(number: int) -> str:
-    """Return a number of iterations in words."""
-    return f"{number:,} iteration{'' if number == 1 else 's'}"
+def pluralize(number: int, noun: str) -> str:
+    """Return a number of things in words."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def merge_duplicates(findings: Iterable[Finding]) -> list[Finding]:

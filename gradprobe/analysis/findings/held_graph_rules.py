@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, count_iterations
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, pluralize
 from gradprobe.analysis.findings.syntax import parse_file
 
 _FIXES = {
@@ -43,24 +43,25 @@ def find_growing_backwards(evidence: Evidence) -> Iterator[Finding]:
             worst[key] = located
     for located in worst.values():
         read = located.detection.read_count
+        seen = f"{pluralize(read('nodes'), 'node')} of {pluralize(read('iterations'), 'iteration')}"
         message = (
-            f"This backward pass goes through {read('nodes'):,} nodes of {read('iterations'):,} iterations that an earlier "
-            "pass has already used: a tensor carries its graph from one iteration to the next, and each pass takes longer."
+            f"This backward pass goes through {seen} that an earlier pass has already used: a tensor carries its graph "
+            "from one iteration to the next, and each pass takes longer."
         )
-        seen = f"{read('nodes'):,} nodes of {read('iterations'):,} iterations in one pass"
-        yield replace(located.make_finding(message), evidence=seen)
+        yield replace(located.make_finding(message), evidence=f"{seen} in one pass")
 
 
 def _describe(located: LocatedDetection) -> Finding:
     facts, read = located.detection.facts, located.detection.read_count
     holder, number, nodes, held = str(facts.get("holder", "")), read("number"), read("nodes"), read("bytes")
-    size = f" with {held:,} bytes saved for backward" if held else ""
+    tensors, kept = pluralize(number, "tensor"), pluralize(nodes, "node")
+    size = f" with {pluralize(held, 'byte')} saved for backward" if held else ""
     subject = f"`{holder}`" if holder else "Something in the program"
     iterations = read("iterations")
-    when = f"of {count_iterations(iterations)} that ended earlier" if iterations else "of every run of this line"
+    when = f"of {pluralize(iterations, 'iteration')} that ended earlier" if iterations else "of every run of this line"
     message = (
-        f"{subject} keeps autograd graphs {when}: {number:,} tensors keep {nodes:,} nodes{size} alive, and no "
-        "backward pass uses them again."
+        f"{subject} keeps autograd graphs {when}: {tensors} {'keeps' if number == 1 else 'keep'} {kept}{size} alive, and "
+        "no backward pass uses them again."
     )
     kind = str(facts.get("holder_kind", ""))
     is_elsewhere = kind in ("closure", "cache", "traceback", "generator")
@@ -75,7 +76,7 @@ def _describe(located: LocatedDetection) -> Finding:
         if (line.file, line.line) != (main.file, main.line):
             related.setdefault((line.file, line.line), line)
     fix = _FIXES.get(kind, "")
-    evidence_text = f"{number:,} tensors, {nodes:,} nodes and {held:,} bytes were alive at once"
+    evidence_text = f"{tensors}, {kept} and {pluralize(held, 'byte')} were alive at once"
     return Finding(
         "GP201",
         message,

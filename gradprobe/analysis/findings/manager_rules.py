@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from gradprobe.analysis.findings.evidence import Evidence, is_library, locate_site
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, count_nodes
+from gradprobe.analysis.findings.finding import Finding, RelatedLine, pluralize
 from gradprobe.analysis.findings.never_entered import NeverEntered, find_never_entered, iter_statements
 from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile, parse_file
 
@@ -71,7 +71,7 @@ def _judge(
         return
     message = f"This {unused.how}: no block is entered, and the code after it runs with the mode as it was."
     if built is not None:
-        message += f" Line {built[0]} built {count_nodes(built[1])}."
+        message += f" Line {built[0]} built {pluralize(built[1], 'autograd node')}."
     related = () if built is None else (RelatedLine(source.file, built[0], "builds a graph all the same"),)
     yield Finding("GP104", message, source.file, at, getattr(scope, "name", "<module>"), 1, related)
 

@@ -30,17 +30,23 @@ class ParsedFile:
 
     def find_function_at(self, line: int) -> FunctionNode | None:
         """Return the innermost function around a line; its decorators belong to it."""
-        around = [
+        # Of functions that begin on one line, the walk meets the inner one last.
+        return max(reversed(self._list_functions_around(line)), key=get_first_line, default=None)
+
+    def _list_functions_around(self, line: int) -> list[FunctionNode]:
+        return [
             node
             for node in ast.walk(self.tree)
             if isinstance(node, FunctionNode) and get_first_line(node) <= line <= (node.end_lineno or line)
         ]
-        # Of functions that begin on one line, the walk meets the inner one last.
-        return max(reversed(around), key=get_first_line, default=None)
 
     def find_scope_at(self, line: int) -> ast.Module | FunctionNode:
         """Return the innermost function around a line, the module outside of functions."""
         return self.find_function_at(line) or self.tree
+
+    def list_scopes_around(self, line: int) -> list[ast.Module | FunctionNode]:
+        """Return the module and the functions around a line, whose variables it can name."""
+        return [self.tree, *self._list_functions_around(line)]
 
     def iter_scopes(self) -> Iterator[ast.Module | FunctionNode]:
         """Yield the module and all its functions."""
@@ -98,7 +104,7 @@ class ParsedFile:
     def find_call(self, name: str, near: int) -> int | None:
         """Return the line nearest to ``near`` that calls a function or class of this name."""
         calls = (node for node in ast.walk(self.tree) if isinstance(node, ast.Call))
-        lines = [node.lineno for node in calls if ast.unparse(node.func).rsplit(".", 1)[-1] == name]
+        lines = [node.lineno for node in calls if get_last_name(node.func) == name]
         return min(lines, key=lambda line: abs(line - near), default=None)
 
     def find_container(self, name: str, before: int) -> int | None:
@@ -204,6 +210,11 @@ _STORING_METHODS = frozenset(
 
 _NAMING_METHODS = frozenset(("register_buffer", "setattr", "__setattr__", "setdefault", "__setitem__"))
 _CONTAINERS = frozenset(("list", "dict", "set", "tuple", "deque", "OrderedDict", "defaultdict", "SimpleNamespace"))
+
+
+def get_last_name(node: ast.expr) -> str:
+    """Return the name of what an expression refers to, without the objects that it is looked up in."""
+    return ast.unparse(node).rsplit(".", 1)[-1]
 
 
 def _stores(node: ast.AST, name: str) -> bool:

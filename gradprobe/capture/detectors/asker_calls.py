@@ -2,7 +2,8 @@
 
 The observer's library tells where the function, its first argument or the mode changes. A function that changes the mode
 itself, or by what it calls, is still in the same call; the mode that its result may depend on is the one it was called
-under. Python has no name for a call, and a reference to its frame would keep the program's objects alive: calls are told
+under. Python has no name for a call, and a reference to its frame would keep the program's objects alive. Up to Python 3.12
+the dictionary of the frame's variables, emptied, tells calls apart; later versions have none, and there calls are told
 apart by what differs between them.
 """
 
@@ -12,17 +13,22 @@ import inspect
 from collections.abc import Sequence
 from enum import Enum
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from gradprobe.capture.location.frames import forget_locals, walk_frames
+from gradprobe.capture.location.frames import F_LOCALS_IS_SNAPSHOT, forget_locals, walk_frames
 from gradprobe.recording.events import Event
+
+_READS_LOCALS = {"locals", "vars", "dir", "eval", "exec"}
+"""Names by which a function fills the dictionary of its variables itself, which then must not outlive it."""
 
 
 class RunningCall(NamedTuple):
     """Marks of a call: the frame and the instruction that calls it, by identity, its arguments, and where it is."""
 
+    snapshot: dict[str, Any] | None
+    """The dictionary of the frame's variables, emptied: no other call has it as long as it is referenced."""
     place: tuple[int, int, int]
     arguments: tuple[int, ...]
     instruction: int
@@ -38,10 +44,11 @@ def identify_call(running: FrameType) -> RunningCall:
     local = running.f_locals
     arguments = tuple(id(local.get(name)) for name in code.co_varnames[:number])
     has_results = any(isinstance(local.get(name), torch.Tensor) for name in code.co_varnames[number:])
+    snapshot = local if F_LOCALS_IS_SNAPSHOT and _READS_LOCALS.isdisjoint(code.co_names) else None
     del local
     forget_locals([running])
     place = (id(running), id(caller), -1 if caller is None else caller.f_lasti)
-    return RunningCall(place, arguments, running.f_lasti, has_results)
+    return RunningCall(snapshot, place, arguments, running.f_lasti, has_results)
 
 
 class Belonging(Enum):
@@ -50,15 +57,17 @@ class Belonging(Enum):
     SAME, OTHER, EITHER = range(3)
 
 
-def is_alike(before: RunningCall, now: RunningCall) -> bool:
-    """Return whether the marks of two calls do not differ."""
-    return before.place == now.place and before.arguments == now.arguments
-
-
 def find_belonging(
-    before: RunningCall, now: RunningCall, frame: FrameType | None, running: FrameType, events: Sequence[Event]
+    before: RunningCall,
+    now: RunningCall,
+    frame: FrameType | None,
+    running: FrameType,
+    events: Sequence[Event],
+    *,
+    is_unbroken: bool,
+    has_new_mode: bool,
 ) -> Belonging:
-    """Return whether an operator is in the same call as the one before it, between which the mode has changed.
+    """Return whether an operator is in the same call as the one that the detector looked at before it.
 
     Args:
         before: The marks of the call at the operator before.
@@ -66,13 +75,20 @@ def find_belonging(
         frame: The innermost frame.
         running: The frame of the function.
         events: The manager events of the thread.
+        is_unbroken: Whether all operators between the two were in calls of the function, under one mode.
+        has_new_mode: Whether the mode differs from that of the operator before.
     """
-    if not is_alike(before, now):
+    if before.snapshot is not None:
+        return Belonging.SAME if before.snapshot is now.snapshot else Belonging.OTHER
+    is_further = before.arguments == now.arguments or now.instruction > before.instruction
+    if before.place != now.place or not is_further:
         return Belonging.OTHER
-    last = events[-1][3] if events else None
-    if last in _list_codes_inside(frame, running):
+    if is_unbroken:
         return Belonging.SAME
-    if any(outer.f_code is last for outer in walk_frames(running.f_back)):
+    last = events[-1][3] if events else None
+    if has_new_mode and last in _list_codes_inside(frame, running):
+        return Belonging.SAME
+    if not has_new_mode or any(outer.f_code is last for outer in walk_frames(running.f_back)):
         return Belonging.OTHER
     # A helper has set the mode and returned: called by the function, or by its caller between two calls.
     return Belonging.EITHER if now.has_results or now.instruction >= before.instruction else Belonging.OTHER

@@ -19,7 +19,6 @@ from gradprobe.capture.detectors.asker_calls import (
     RunningCall,
     find_belonging,
     identify_call,
-    is_alike,
     mode_at_entry,
 )
 from gradprobe.capture.detectors.call_inputs import describe_module, read_inputs
@@ -126,7 +125,10 @@ class ModeDependenceDetector:
             return
         where = identify_call(running)
         if call is not None:
-            belonging = self._find_belonging(call, where, frame, running, mode if is_new else None)
+            has_new_mode = mode != call.mode_now
+            belonging = find_belonging(
+                call.where, where, frame, running, self._events, is_unbroken=not is_new, has_new_mode=has_new_mode
+            )
             if belonging is not Belonging.OTHER:
                 call.is_doubtful |= belonging is Belonging.EITHER
                 call.where, call.mode_now = where, mode
@@ -141,15 +143,6 @@ class ModeDependenceDetector:
             is_part = call is not None and call.where.place == where.place
             self._open.is_random = is_random or (call is not None and is_part and call.is_random)
             self._open.mode_now = mode
-
-    def _find_belonging(
-        self, call: _Open, where: RunningCall, frame: FrameType | None, running: FrameType, new_mode: int | None
-    ) -> Belonging:
-        if new_mode is None:
-            return Belonging.SAME if is_alike(call.where, where) else Belonging.OTHER
-        if new_mode == call.mode_now:  # operators have run outside of the function
-            return Belonging.OTHER
-        return find_belonging(call.where, where, frame, running, self._events)
 
     def finish(self) -> None:
         """Report what was found, but for functions that depend on more than was compared."""

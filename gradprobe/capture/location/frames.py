@@ -35,7 +35,8 @@ _NOT_SKIPPED = (
     *(f"{_STDLIB_DIR}{name}{os.sep}" for name in ("site-packages", "dist-packages")),
 )
 _OBSERVING = (f"{GRADPROBE_DIR}capture", f"{GRADPROBE_DIR}inspection")
-_F_LOCALS_IS_SNAPSHOT = sys.version_info < (3, 13)
+F_LOCALS_IS_SNAPSHOT = sys.version_info < (3, 13)
+"""Whether a frame keeps one dictionary of its local variables, which each read of ``f_locals`` fills anew."""
 
 
 def walk_frames(frame: FrameType | None) -> Iterator[FrameType]:
@@ -66,11 +67,17 @@ def list_other_frames() -> list[FrameType]:
     return list(frames.values())
 
 
+def is_called_by_torch(frame: FrameType | None) -> bool:
+    """Return whether the innermost frame that is not gradprobe's, from ``frame`` outwards, is PyTorch's."""
+    caller = find_frame(frame, lambda outer: not outer.f_code.co_filename.startswith(GRADPROBE_DIR))
+    return caller is not None and caller.f_code.co_filename.startswith(TORCH_DIR)
+
+
 def read_local(frame: FrameType, name: str) -> Any:
     """Return a local variable of ``frame``, None if it is not set."""
     names = frame.f_locals
     value = names.get(name)
-    if _F_LOCALS_IS_SNAPSHOT:
+    if F_LOCALS_IS_SNAPSHOT:
         # The snapshot lives as long as the frame, and would keep alive the objects that the frame releases.
         names.clear()
     return value
@@ -81,7 +88,7 @@ def forget_locals(frames: Iterable[FrameType]) -> None:
 
     Not for frames that a trace function is called for: Python copies its snapshot back into those.
     """
-    for frame in frames if _F_LOCALS_IS_SNAPSHOT else ():
+    for frame in frames if F_LOCALS_IS_SNAPSHOT else ():
         if frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # the variables of a module or class are no snapshot
             frame.f_locals.clear()
 

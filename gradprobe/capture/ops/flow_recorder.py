@@ -90,6 +90,10 @@ class FlowRecorder:
         if self._library is not None:
             self._collect()
             self._library.clear_flow()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Forget the observer. In a forked child its locks may be held for ever."""
         self._library = self._take_flow = None
         self._next_node, self._paths = 1, {}
         self._named.clear()

@@ -32,6 +32,8 @@ _METHODS = (
 _EXPORTS = {"numpy": True, "__dlpack__": True, "data_ptr": True, "untyped_storage": True, "tolist": False}
 """Methods that give the values of a tensor to code beyond PyTorch, and whether they give its memory. ``__array__`` calls
 ``numpy``."""
+GIVEN_BY_PYTORCH = ("data_ptr", "untyped_storage")
+"""Methods that PyTorch's own Python calls for itself, as copies, pickles and views do, and then gives nothing away."""
 _OF_REDUCER = ("prepare_for_forward", "prepare_for_backward", "_rebuild_buckets")
 _ATTRIBUTES = ("data", "requires_grad", "grad")
 

@@ -35,12 +35,13 @@ from gradprobe.capture.detectors.held_graphs import HeldGraphDetector
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
 from gradprobe.capture.detectors.persistent_tensors import PersistentTensorDetector
 from gradprobe.capture.detectors.thread_detectors import SharedDetectors
+from gradprobe.capture.location.frames import is_called_by_torch
 from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.ops.flow_recorder import FlowRecorder
 from gradprobe.capture.ops.native.loader import load_core
 from gradprobe.capture.ops.native.observer import NativeObserver, ObservedThread, higher_order_patches
-from gradprobe.capture.ops.refusal_hooks import refusal_patches
+from gradprobe.capture.ops.refusal_hooks import GIVEN_BY_PYTORCH, refusal_patches
 from gradprobe.capture.patching.patches import Patches
 from gradprobe.recording.events import ESCAPED_TENSORS, OP_ROWS, Event
 from gradprobe.recording.op_rows import FORWARD, OpCounts
@@ -187,6 +188,7 @@ class ThreadRegistry:
         self._threads.clear()
         self._depths.clear()
         observer, self._observer = self._observer, None
+        self.flow.abandon()
         if observer is not None:
             self._safely(observer.abandon)
         self._safely(self._patches.restore)
@@ -233,6 +235,8 @@ class ThreadRegistry:
     def _on_export(self, name: str, is_shared: bool, arguments: tuple[Any, ...]) -> None:
         """Note the line that gave the values of a tensor to NumPy or other code beyond PyTorch."""
         observer, frame = self._observer, _getframe(1)
+        if name in GIVEN_BY_PYTORCH and is_called_by_torch(frame):
+            return
         is_plain = bool(arguments) and type(arguments[0]) in (torch.Tensor, torch.nn.Parameter)
         if observer is not None and is_plain and thread() in self._threads:
             self._safely(lambda: observer.note_export(arguments[0], frame, name, is_shared=is_shared))

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "memory_ranges.h"
 #include "saved.h"
 
 #include <ATen/SequenceNumber.h>
@@ -21,7 +22,7 @@ struct OpPlan {
   const c10::FunctionSchema* const schema;
   NameId name = NO_NAME;
   bool is_detach = false, may_alias = false, is_composite = false, begins_range = false;
-  bool compares = false, copies = false, stacks = false, is_random = false;
+  bool compares = false, copies = false, stacks = false, zeroes = false, is_random = false;
   const size_t arguments, returns;
   c10::SmallVector<uint16_t, 2> written;  // positions of the arguments that it modifies in place
 
@@ -41,6 +42,7 @@ inline OpPlan::OpPlan(const c10::OperatorHandle& op)
   for (const char* name : {"aten.sub.Tensor", "aten.eq.Tensor", "aten.equal", "aten.allclose", "aten.isclose", "aten.dist"}) {
     compares |= text == name;
   }
+  for (const char* name : {"aten.zero_", "aten._foreach_zero_", "aten.fill_.Scalar"}) zeroes |= text == name;
   copies = text == "aten.copy_";
   stacks = text == "aten.stack";
   is_random = op.hasTag(at::Tag::nondeterministic_seeded);
@@ -101,6 +103,22 @@ struct Call {
     at::Tensor tensor;
     const void* counter;
     uint32_t version;
+    bool is_saved = false, is_unseen = false;  // a graph has saved the memory, with another counter
+    MemoryRange range;
+    std::optional<uint64_t> contents;  // of the range, where the write is unseen
+
+    Write(const at::Tensor& written, bool is_backward) : tensor(written), counter(counter_of(written.unsafeGetTensorImpl())) {
+      const auto* impl = tensor.unsafeGetTensorImpl();
+      version = counter == nullptr ? 0 : impl->version_counter().current_version();
+      auto* storage = storage_of(impl);
+      if (storage == nullptr || is_backward) return;
+      const auto checked = SavedStorages::global().find_counter(storage);
+      if (!checked) return;
+      is_saved = true;
+      is_unseen = *checked != counter;
+      range = range_of(*impl);
+      if (is_unseen && can_be_read(*storage)) contents = hash_contents(*storage, range);
+    }
   };
 
   const OpPlan* plan = nullptr;
@@ -122,11 +140,7 @@ struct Call {
     const size_t first = stack.size() - plan->arguments;
     for (size_t i = first; i < stack.size(); ++i) visit_tensors(stack[i], [this](const at::Tensor& t) { see(t); });
     for (const uint16_t position : plan->written) {
-      visit_tensors(stack[first + position], [this](const at::Tensor& tensor) {
-        auto* impl = tensor.unsafeGetTensorImpl();
-        const void* counter = counter_of(impl);
-        writes.push_back({tensor, counter, counter == nullptr ? 0 : impl->version_counter().current_version()});
-      });
+      visit_tensors(stack[first + position], [this](const at::Tensor& tensor) { writes.emplace_back(tensor, is_backward); });
     }
     // Every optimizer, the program's own too, is called within a profiler range of this name.
     if (plan->begins_range && stack[first].isString()) begins_step = stack[first].toStringRef().rfind("Optimizer.step#", 0) == 0;

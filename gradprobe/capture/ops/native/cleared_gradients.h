@@ -6,10 +6,11 @@
 
 namespace gradprobe {
 
-// Returns whether nothing is left of a gradient: there is none, or it was set to zero.
-inline bool is_cleared(const at::Tensor& leaf) {
+// Returns whether nothing is left of a gradient: there is none, or it was set to zero. A backward may give zeros, too.
+inline bool is_cleared(const at::Tensor& leaf, const std::unordered_set<const c10::StorageImpl*>& zeroed) {
   const at::Tensor& grad = leaf.grad();
   if (!grad.defined()) return true;
+  if (zeroed.count(storage_of(grad.unsafeGetTensorImpl())) == 0) return false;
   if (!grad.device().is_cpu() || grad.layout() != at::kStrided || grad.scalar_type() != at::kFloat) return false;
   const auto* impl = grad.unsafeGetTensorImpl();
   if (!impl->is_non_overlapping_and_dense() || impl->has_symbolic_sizes_strides() || impl->is_python_dispatch()) return false;
@@ -22,9 +23,10 @@ inline bool is_cleared(const at::Tensor& leaf) {
 // Notes that a backward at a site is about to give these leaves their gradients, and which of the gradients before it were cleared.
 inline void note_gradients(ThreadLog& log, FlowId site, const std::vector<at::Tensor>& leaves) {
   const uint32_t epoch = FlowNodes::global().epoch();
+  const auto zeroed = log.take_zeroed();
   for (const at::Tensor& leaf : leaves) {
     const FlowId before = Creations::global().exchange_pending(leaf.unsafeGetTensorImpl(), site, epoch);
-    if (before != NO_FLOW && is_cleared(leaf)) log.note_cleared(before, flow_of_leaf(leaf));
+    if (before != NO_FLOW && is_cleared(leaf, zeroed)) log.note_cleared(before, flow_of_leaf(leaf));
   }
 }
 

@@ -194,7 +194,7 @@ class Creations {
 
   // A few records in no order: to look through their addresses takes less time than to keep them in a tree or a table.
   struct Shard {
-    static constexpr size_t SPARE = 4;
+    static constexpr size_t SPARE = 2;
 
     SpinLock lock;
     std::vector<const at::TensorImpl*> keys;

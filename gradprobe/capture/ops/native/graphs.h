@@ -130,16 +130,14 @@ struct BackwardPass {
 // Adds the writes to what a node saved that the graph has not seen.
 inline void add_unseen_writes(ThreadLog& log, const c10::intrusive_ptr<Node>& node, std::vector<UnseenWrite>& found) {
   constexpr size_t MAX_FOUND = 8;
-  log.visit_saved(node, [&](const SavedVariable& variable) {
+  log.nodes().visit_saved(node, [&](const SavedVariable& variable) {
     if (found.size() >= MAX_FOUND || variable.has_hooks()) return;
     const auto tensor = variable.get_raw_data();
     if (!tensor || !tensor->defined()) return;
     const auto* impl = tensor->unsafeGetTensorImpl();
     auto* storage = storage_of(impl);
     if (storage == nullptr) return;
-    const void* counter = counter_of(impl);
-    const uint32_t version = counter == nullptr ? 0 : impl->version_counter().current_version();
-    const auto write = find_unseen_write(storage, counter, version, node->thread_id(), node->sequence_nr());
+    const auto write = find_unseen_write(*impl, storage, counter_of(impl), node->thread_id(), node->sequence_nr());
     if (write) found.push_back(*write);
   });
 }
@@ -188,23 +186,24 @@ inline BackwardPass begin_backward(const Logs& logs, ThreadLog* own, const FlowN
 // Adds up the bytes of the storages that nodes of PyTorch saved, each storage once.
 class SavedBytes {
  public:
+  explicit SavedBytes(NodeReader& reader) : reader_(reader) {}
+
   void add(const c10::intrusive_ptr<Node>& node) {
-    auto& type = types_[*reinterpret_cast<const void* const*>(node.get())];  // its table of virtual functions
-    if (!type) type = std::make_unique<NodeType>(*node);
-    if (type->is_python) return;
-    type->visit(node, [this](const SavedVariable& variable) {
+    reader_.visit_saved(node, [this](const SavedVariable& variable) {
       if (variable.has_hooks()) return;
       const auto tensor = variable.get_raw_data();
-      if (!tensor || !tensor->defined() || tensor->is_leaf()) return;
-      const auto* storage = storage_of(tensor->unsafeGetTensorImpl());
-      if (storage != nullptr && storages_.insert(storage).second) bytes_ += static_cast<int64_t>(storage->sym_nbytes().maybe_as_int().value_or(0));
+      if (!tensor || !tensor->defined()) return;
+      auto* storage = storage_of(tensor->unsafeGetTensorImpl());
+      // A result that its own node saved looks like a leaf.
+      if (storage == nullptr || LeafStorages::global().find(storage) != NO_FLOW) return;
+      if (storages_.insert(storage).second) bytes_ += static_cast<int64_t>(storage->sym_nbytes().maybe_as_int().value_or(0));
     });
   }
 
   int64_t take() { return std::exchange(bytes_, 0); }
 
  private:
-  std::unordered_map<const void*, std::unique_ptr<NodeType>> types_;
+  NodeReader& reader_;
   std::unordered_set<const void*> storages_;
   int64_t bytes_ = 0;
 };
@@ -220,8 +219,8 @@ struct HeldGraphs {
 };
 
 // The graphs that the program holds, by the operator and line whose results hold them, those with the most nodes first. A node
-// that several tensors lead to belongs to the latest of them.
-inline std::vector<std::pair<Creation, HeldGraphs>> held_graphs(const Logs& logs) {
+// that several tensors lead to belongs to the latest of them. `own` is the log of the calling thread.
+inline std::vector<std::pair<Creation, HeldGraphs>> held_graphs(ThreadLog& own, const Logs& logs) {
   constexpr size_t MAX_HEADS = 8, MAX_GROUPS = 32;
   constexpr size_t OLD = 2;  // an iteration's loss may still be alive while the next one runs
   auto living = Creations::global().living();
@@ -233,7 +232,7 @@ inline std::vector<std::pair<Creation, HeldGraphs>> held_graphs(const Logs& logs
                living.end());
   std::sort(living.begin(), living.end(), [](const auto& one, const auto& other) { return one.second.made > other.second.made; });
   std::map<std::tuple<PyCodeObject*, int, NameId>, std::pair<Creation, HeldGraphs>> groups;
-  SavedBytes saved;
+  SavedBytes saved(own.nodes());
   GraphWalk walk([&saved](const c10::intrusive_ptr<Node>& node) { saved.add(node); });
   for (const auto& [tensor, creation] : living) {
     const bool has_own = walk.add(tensor);

@@ -26,6 +26,7 @@ class Registrations : public c10::OpRegistrationListener {
 // and logs are theirs alone: a child uses none of those that it inherits.
 void lock_all() {
   observers_lock.lock();
+  orphans_lock.lock();
   Names::global().lock();
   Creations::global().lock();
   SavedStorages::global().lock();
@@ -41,6 +42,7 @@ void unlock_all() {
   SavedStorages::global().unlock();
   Creations::global().unlock();
   Names::global().unlock();
+  orphans_lock.unlock();
   observers_lock.unlock();
 }
 
@@ -242,7 +244,7 @@ py::tuple note_backward(Observer& observer, const std::vector<at::Tensor>& roots
   const auto pass = begin_backward(logs, own.get(), site_at(code, call.offset, call.is_grad ? "autograd.grad" : "backward"), roots,
                                    !call.is_grad);
   py::object part = py::none();
-  if (!call.is_grad && !call.is_in_step && own->sees_all_steps()) {
+  if (!call.is_grad && !call.is_in_step && own->iterations().sees_all_steps()) {
     note_gradients(*own, pass.site, pass.leaves);
     auto cleared = own->take_cleared(pass.site);
     if (!cleared.empty()) part = describe_part(PartOfGraph(logs, std::move(cleared)).find(roots));
@@ -258,7 +260,7 @@ void note_export(Observer& observer, const at::Tensor& tensor, const py::object&
   observer.log_of(this_thread())->note_read(site_at(code, offset, name), made);
   if (!is_shared) return;
   auto* storage = storage_of(impl);
-  if (storage == nullptr || !UnseenWrites::can_be_read(*storage)) return;
+  if (storage == nullptr || !can_be_read(*storage)) return;
   const FlowNode site = site_at(code, offset, "");
   const void* counter = counter_of(impl);
   const uint32_t version = counter == nullptr ? 0 : impl->version_counter().current_version();
@@ -306,7 +308,7 @@ py::tuple find_flow(const at::Tensor& tensor) {
 
 py::list held_by_program(Observer& observer) {
   py::list found;
-  for (const auto& [creation, graphs] : held_graphs(observer.logs())) {
+  for (const auto& [creation, graphs] : held_graphs(*observer.log_of(this_thread()), observer.logs())) {
     py::list heads;
     for (const auto& head : graphs.heads) heads.append(stolen(THPVariable_Wrap(head)));
     found.append(py::make_tuple(place_of(creation.code, creation.offset), borrowed(Names::global().object(creation.op)), heads,
@@ -383,8 +385,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
              log.watches_inference = watches_inference;
            })
       .def("set_quiet", [](ThreadLog& log, bool is_quiet) { log.is_quiet = is_quiet; })
-      .def("take_inference_tensors", [](ThreadLog& log) { return describe_all(log.take_inference_tensors()); })
-      .def("views_of_older", [](ThreadLog& log, int64_t moment) { return describe_all(log.views_of_older(moment)); })
+      .def("take_inference_tensors", [](ThreadLog& log) { return describe_all(log.recent().take_inference_tensors()); })
+      .def("views_of_older", [](ThreadLog& log, int64_t moment) { return describe_all(log.recent().views_of_older(moment)); })
       .def("origins_between",
            [](ThreadLog& log, uint64_t first, uint64_t last) {
              py::list found;

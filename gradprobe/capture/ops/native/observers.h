@@ -30,11 +30,29 @@ inline bool can_take_gil() {
 #endif
 }
 
-// The last owner of a log may be any thread, and the log refers to Python objects. They stay when the interpreter ends.
+// Logs whose last owner could not free them, since they refer to Python objects: a thread that ends may not wait for the GIL, as
+// the interpreter ends a thread that waits for it while it ends itself.
+inline SpinLock orphans_lock;
+inline std::vector<ThreadLog*> orphans;
+
 inline void release(ThreadLog* log) {
   if (!can_take_gil()) return;
-  py::gil_scoped_acquire lock;
-  delete log;
+  if (PyGILState_Check() != 0) {
+    delete log;
+    return;
+  }
+  const std::lock_guard<SpinLock> guard(orphans_lock);
+  orphans.push_back(log);
+}
+
+// With the GIL.
+inline void free_orphans() {
+  std::vector<ThreadLog*> found;
+  {
+    const std::lock_guard<SpinLock> guard(orphans_lock);
+    found.swap(orphans);
+  }
+  for (ThreadLog* log : found) delete log;
 }
 
 // The flow of several threads together.
@@ -64,6 +82,7 @@ class Observer {
  public:
   // Whatever owns a context owns it with the GIL: the observer, and logs.
   explicit Observer(const py::dict& context) : context_(std::make_shared<Context>(context)) {
+    free_orphans();
     const std::lock_guard<std::mutex> guard(observers_lock);
     observers.push_back(this);
     ++observers_changed;
@@ -93,6 +112,7 @@ class Observer {
   }
 
   void flush_all() {
+    free_orphans();
     for (const auto& log : logs()) log->flush();
   }
 

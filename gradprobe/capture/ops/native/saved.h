@@ -104,8 +104,8 @@ class NodeType {
       const auto variables = list_saved_variables(node);
       learn(*node, variables);
       for (const SavedVariable* variable : variables) see(*variable);
-    } catch (const std::exception&) {  // a node of another library, which PyTorch cannot list
-      is_listed_ = false;
+    } catch (const std::exception&) {  // a node of another library, which PyTorch cannot list, or one that a backward has freed
+      is_listed_ = learnt_ > 0;
     }
   }
 
@@ -208,7 +208,7 @@ class SavedStorages {
   };
 
   struct Shard {
-    static constexpr size_t SPARE = 8;
+    static constexpr size_t SPARE = 2;
 
     SpinLock lock;
     std::unordered_map<c10::StorageImpl*, Entry> entries;

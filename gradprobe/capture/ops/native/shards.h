@@ -32,7 +32,7 @@ template <typename Shard>
 class Shards {
  public:
   Shard& of(const void* address) {
-    return all_[(reinterpret_cast<uintptr_t>(address) >> 4) * 0x9E3779B97F4A7C15ull >> 56];
+    return all_[(reinterpret_cast<uintptr_t>(address) >> 4) * 0x9E3779B97F4A7C15ull >> 58];
   }
 
   auto begin() { return all_.begin(); }
@@ -47,7 +47,7 @@ class Shards {
   }
 
  private:
-  std::array<Shard, 256> all_;
+  std::array<Shard, 64> all_;
 };
 
 }  // namespace gradprobe

@@ -69,9 +69,8 @@ class Tallies {
 
   // Moves all tallies into `taken`, which is empty.
   void take(std::vector<Tally>& taken) {
-    taken.swap(all_);
-    largest_ = std::max(largest_, taken.size());
-    all_.reserve(std::min<size_t>(largest_, 64));
+    taken.assign(std::make_move_iterator(all_.begin()), std::make_move_iterator(all_.end()));
+    all_.clear();
     if (taken.size() > slots_.size() / 16) {
       std::fill(slots_.begin(), slots_.end(), 0);
     } else {
@@ -97,7 +96,6 @@ class Tallies {
   }
 
   std::vector<Tally> all_;
-  size_t largest_ = 0;
   std::vector<uint32_t> slots_;  // the index of a tally plus one, 0 for none
 };
 

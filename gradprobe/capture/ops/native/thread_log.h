@@ -3,10 +3,13 @@
 
 #pragma once
 
-#include "call.h"
+#include "alias_facts.h"
 #include "batches.h"
+#include "context.h"
+#include "iterations.h"
 #include "mode_askers.h"
-#include "unseen_writes.h"
+#include "node_reader.h"
+#include "recent_tensors.h"
 
 #include <ATen/record_function.h>
 #include <torch/csrc/Exceptions.h>
@@ -15,45 +18,9 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <unordered_set>
 
 namespace gradprobe {
-
-// The Python side of a thread that was attached to the observer; the threads of autograd's engine have none.
-struct Detectors {
-  explicit Detectors(const py::dict& given)
-      : on_operator(given["on_operator"]),
-        on_subclass_view(given["on_subclass_view"]),
-        on_step(given["on_step"]),
-        on_growth(given["on_growth"]),
-        on_aliases(given["on_aliases"]),
-        on_asker(given["on_asker"]),
-        on_event(given["on_event"]),
-        keep_event(given["keep_event"]) {}
-
-  py::object on_operator, on_subclass_view, on_step, on_growth, on_aliases, on_asker, on_event, keep_event;
-};
-
-// What all threads of one observer share.
-struct Context {
-  explicit Context(const py::dict& given)
-      : learn(given["learn"]),
-        find_module_path(given["find_module_path"]),
-        module_call(given["module_call_code"]),
-        task_label(given["task_label"]),
-        fault(given["fault"]),
-        emit(given["emit"]),
-        left_modes(given["left_modes"]),
-        escaped(given["escaped"]) {
-    for (const auto& op : py::list(given["quiet_in_inference_mode"])) quiet_in_inference_mode |= uint64_t(1) << op.cast<int>();
-  }
-
-  py::object learn, find_module_path, module_call, task_label, fault, emit;
-  const py::dict left_modes;  // while it has any, and while there is any escaped tensor, detectors look at every event
-  const py::list escaped;
-  uint64_t quiet_in_inference_mode = 0;  // a bit for each operation that concerns no detector there
-  std::atomic<bool> is_on = true, may_have_tasks = false, sees_parts = false;
-  std::atomic<int64_t> latest = 0;  // the time of the latest event of any thread
-};
 
 // The nodes of a backward that an earlier one has gone through: how many, by the iterations that ended since they were
 // constructed and by the line that did.
@@ -156,9 +123,11 @@ class ThreadLog {
   void flush() {
     std::unique_lock<std::recursive_mutex> turn(emitting_, std::try_to_lock);
     if (!turn.owns_lock()) {
-      // Another thread emits them, and may need the GIL for it.
-      py::gil_scoped_release release;
+      // Another thread emits them, and may need the GIL for it. Not by a guard: where the interpreter ends, it ends a thread that
+      // waits for the GIL by unwinding, which no destructor may do.
+      PyThreadState* const thread = PyEval_SaveThread();
       turn.lock();
+      PyEval_RestoreThread(thread);
     }
     Batch taken;
     {
@@ -174,28 +143,7 @@ class ThreadLog {
     add({reinterpret_cast<PyCodeObject*>(code), offset, Names::global().add(what)}, counts, {});
   }
 
-  // The inference tensors made since the last call that still exist.
-  std::vector<std::pair<at::Tensor, Creation>> take_inference_tensors() {
-    std::deque<TensorRef> taken;
-    taken.swap(inference_);
-    sweep_inference_at_ = SPARE_INFERENCE;
-    return living_of(taken);
-  }
-
-  // The latest views that were made since a moment, of tensors that are older, and still exist.
-  std::vector<std::pair<at::Tensor, Creation>> views_of_older(int64_t moment) const {
-    std::deque<TensorRef> since;
-    for (const TensorRef& ref : views_) {
-      if (ref.made >= moment) since.push_back(ref);
-    }
-    auto found = living_of(since);
-    found.erase(std::remove_if(found.begin(), found.end(),
-                               [moment](const auto& view) {
-                                 return view.second.storage_made < 0 || view.second.storage_made >= moment;
-                               }),
-                found.end());
-    return found;
-  }
+  RecentTensors& recent() { return recent_; }
 
   // The places that constructed the nodes from `first` to `last`.
   std::vector<CallSite> origins_between(uint64_t first, uint64_t last) {
@@ -217,9 +165,7 @@ class ThreadLog {
     for (const auto& [root, is_leaf] : roots) FlowEdges::count(target, root, is_leaf ? WITHOUT_GRAD : CARRIED);
     for (const FlowId leaf : leaves) FlowEdges::count(target, leaf, CARRIED);
     latest_backward_ = target.id;
-    if (!ends_iteration) return target.id;
-    backwards_.push_back(at::sequence_number::peek());
-    if (backwards_.size() > MAX_MARKS) backwards_.pop_front();
+    if (ends_iteration) iterations_.end_with_backward();
     return target.id;
   }
 
@@ -237,6 +183,9 @@ class ThreadLog {
     cleared_[site].insert(leaf);
   }
 
+  // The storages that the thread has set to one number since the last call, by address.
+  std::unordered_set<const c10::StorageImpl*> take_zeroed() { return std::exchange(zeroed_, {}); }
+
   // The leaves whose gradients from this backward were cleared, empty after it has been asked for often enough.
   std::set<FlowId> take_cleared(FlowId site) {
     const auto found = cleared_.find(site);
@@ -245,8 +194,7 @@ class ThreadLog {
     return found->second;
   }
 
-  // While each step is looked at, a gradient that is not there any more is known to have been used or not.
-  bool sees_all_steps() const { return number_of_steps_ < FIRST_STEPS; }
+  const Iterations& iterations() const { return iterations_; }
 
   // The lines that led to a node, from the innermost outwards; empty if they are not known any more.
   std::vector<CallSite> path_to(uint64_t node) {
@@ -254,18 +202,8 @@ class ThreadLog {
     return paths_.path_to(node);
   }
 
-  // Calls `see` with what a node saved for backward. For the thread itself, with the GIL.
-  template <typename See>
-  void visit_saved(const c10::intrusive_ptr<Node>& node, const See& see) {
-    NodeType& type = type_of(*node);
-    if (!type.is_python) {
-      type.visit(node, see);
-      return;
-    }
-    PyObject* object = static_cast<const torch::autograd::PyNode&>(*node).pyobj();
-    if (object == nullptr) return;
-    for (const SavedVariable& variable : reinterpret_cast<THPFunction*>(object)->saved_variables) see(variable);
-  }
+  // For the thread itself.
+  NodeReader& nodes() { return nodes_; }
 
   // Notes that an optimizer steps with these parameters, each with whether it has a gradient.
   void begin_step(const FlowNode& site, const std::vector<std::pair<FlowId, bool>>& parameters) {
@@ -277,11 +215,10 @@ class ThreadLog {
   // Notes that a backward goes through these nodes of the thread, whose numbers are sorted.
   void reach(const std::vector<uint64_t>& numbers, ReachedAgain& again) {
     const std::lock_guard<SpinLock> guard(lock_);
-    const auto& ends = steps_.empty() ? backwards_ : steps_;
     paths_.reach(numbers, [&](uint64_t node, const CallSite& at) {
       ++again.nodes;
       ++again.places[{at.code, at.offset}];
-      again.iterations.insert(static_cast<size_t>(ends.end() - std::upper_bound(ends.begin(), ends.end(), node)));
+      again.iterations.insert(iterations_.ended_since(node));
     });
   }
 
@@ -304,14 +241,12 @@ class ThreadLog {
   }
 
   // Calls `see(place, age, is_reached)` with each of these nodes of the thread: the line that constructed it, the number of
-  // iterations that have ended since, and whether a backward has gone through it. An iteration ends with an optimizer's step, or
-  // with a backward if no optimizer has stepped yet.
+  // iterations that have ended since, and whether a backward has gone through it.
   template <typename See>
   void visit_nodes(const std::vector<uint64_t>& numbers, const See& see) {
     const std::lock_guard<SpinLock> guard(lock_);
-    const auto& ends = steps_.empty() ? backwards_ : steps_;
     for (const uint64_t number : numbers) {
-      const auto age = static_cast<size_t>(ends.end() - std::upper_bound(ends.begin(), ends.end(), number));
+      const size_t age = iterations_.ended_since(number);
       paths_.visit(number, [&](const CallSite& at, bool is_reached) { see(at, age, is_reached); });
     }
   }
@@ -319,7 +254,7 @@ class ThreadLog {
   // The nodes that the running iteration has constructed are not judged: an exception has ended it.
   void forgive() {
     const std::lock_guard<SpinLock> guard(lock_);
-    paths_.forgive_since(std::max(forgiven_, backwards_.empty() ? 0 : backwards_.back()));
+    paths_.forgive_since(std::max(forgiven_, iterations_.latest_backward()));
     forgiven_ = at::sequence_number::peek();  // a program that tries and fails again and again looks at each node once
   }
 
@@ -330,26 +265,9 @@ class ThreadLog {
   }
 
  private:
-  static constexpr size_t MAX_MARKS = 100'000, MAX_SUSPECTS = 10'000, MAX_VIEWS = 64, MAX_RESULTS = 8,
-                          SPARE_INFERENCE = 256, FIRST_LOOK_AT_GROWTH = 48;
+  static constexpr size_t MAX_SUSPECTS = 10'000, MAX_ZEROED = 10'000, MAX_RESULTS = 8, FIRST_LOOK_AT_GROWTH = 48;
   static constexpr int MAX_LOOKS_AT_CLEARED = 3;
-  static constexpr uint64_t FIRST_STEPS = 64, STEPS_PER_LOOK = 17, MAX_UNCLAIMED = 256, MAX_OPS_UNCLAIMED = 64;
-
-  // A tensor whose record is among the creations, by address and time.
-  struct TensorRef {
-    const at::TensorImpl* impl;
-    int64_t made;
-  };
-
-  struct ResultMemory {
-    const c10::StorageImpl* storage;
-    const void* counter;
-  };
-
-  static ResultMemory memory_of(const at::Tensor& tensor) {
-    const auto* impl = tensor.unsafeGetTensorImpl();
-    return {storage_of(impl), counter_of(impl)};
-  }
+  static constexpr uint64_t MAX_UNCLAIMED = 256, MAX_OPS_UNCLAIMED = 64;
 
   struct Unclaimed {
     uint64_t node;
@@ -420,6 +338,7 @@ class ThreadLog {
     }
     if (!call.writes.empty()) {
       count_writes(call, caller, counts);
+      if (call.plan->zeroes) note_zeroed(call);
       if (caller.phase != BACKWARD) leaf_writes_ += std::any_of(call.arguments.begin(), call.arguments.end(), [&call](const auto& argument) {
         return (argument.requires_grad || argument.is_data_of_leaf) && call.is_written(argument.impl);
       });
@@ -521,13 +440,9 @@ class ThreadLog {
     const TensorRef ref{impl, creation.made};
     if (is_view) {
       has_views_of_older_ |= creation.storage_made >= 0 && creation.storage_made < since_;
-      views_.push_back(ref);
-      if (views_.size() > MAX_VIEWS) views_.pop_front();
+      recent_.add_view(ref);
     }
-    if (is_inference) {
-      inference_.push_back(ref);
-      if (inference_.size() > sweep_inference_at_) sweep_inference();
-    }
+    if (is_inference) recent_.add_inference_tensor(ref);
     if (!unclaimed_.empty() && last_results_.size() < MAX_RESULTS) last_results_.push_back(ref);
   }
 
@@ -543,15 +458,19 @@ class ThreadLog {
         counts[VERSION_BUMPS] +=
             now == write.counter ? static_cast<int64_t>(impl->version_counter().current_version()) - write.version : 1;
       }
+      if (!write.is_saved) continue;
       auto* storage = storage_of(impl);
-      if (storage == nullptr || caller.phase == BACKWARD) continue;
-      const auto checked = SavedStorages::global().find_counter(storage);
-      if (!checked) continue;
       if (suspects_.size() >= MAX_SUSPECTS) suspects_.clear();
       suspects_[reinterpret_cast<uintptr_t>(storage)] = {caller.code, caller.offset};
       const CallSite place{caller.code, caller.offset};
-      UnseenWrites::global().on_write(storage, {{number_in_torch_, call.before}, place, write.counter, *checked != write.counter});
+      UnseenWrites::global().on_write(
+          storage, {{number_in_torch_, call.before}, place, write.counter, write.is_unseen, write.range, write.contents});
     }
+  }
+
+  void note_zeroed(const Call& call) {
+    if (zeroed_.size() >= MAX_ZEROED) zeroed_.clear();
+    for (const auto& write : call.writes) zeroed_.insert(storage_of(write.tensor.unsafeGetTensorImpl()));
   }
 
   // Reads the nodes that an operator constructed: the name of the last one, those of others, and what they saved.
@@ -568,18 +487,18 @@ class ThreadLog {
     for (const auto& write : call.writes) begin_at(write.tensor);
     for (size_t i = 0; i < waiting.size() && i < 256; ++i) {
       const c10::intrusive_ptr<Node> node = waiting[i];
-      NodeType& type = type_of(*node);
-      const NameId name = name_of(type, *node);
+      NodeType& type = nodes_.type_of(*node);
+      const NameId name = NodeReader::name_of(type, *node);
       if (i == 0) {
         key.node = name;
       } else if (counts[NODES] > 1) {
         --counts[NODES];
         others_.push_back(name);
       }
-      read_saved(type, node, result_storages, counts[HOOKED], saved);
+      nodes_.read_saved(type, node, result_storages, time_, counts[HOOKED], saved);
       if (type.is_copy_slices) {
         const auto& inner = static_cast<const torch::autograd::CopySlices&>(*node).fn;
-        if (inner) read_saved(type_of(*inner), inner, result_storages, counts[HOOKED], saved);
+        if (inner) nodes_.read_saved(nodes_.type_of(*inner), inner, result_storages, time_, counts[HOOKED], saved);
       }
       for (const auto& edge : node->next_edges()) {
         if (edge.function) push_new(edge.function, call.before, waiting);
@@ -592,71 +511,6 @@ class ThreadLog {
     // AccumulateGrad has the highest number there is.
     if (node->sequence_nr() < first || node->sequence_nr() == UINT64_MAX) return;
     if (std::find(waiting.begin(), waiting.end(), node) == waiting.end()) waiting.push_back(node);
-  }
-
-  NodeType& type_of(const Node& node) {
-    const void* table = *reinterpret_cast<const void* const*>(&node);  // one for each type
-    auto& known = node_types_[table];
-    if (!known) known = std::make_unique<NodeType>(node);
-    return *known;
-  }
-
-  static NameId name_of(const NodeType& type, const Node& node) {
-    if (!type.is_python) return type.name;
-    const OwnPython lock;
-    return Names::global().add(node.name());
-  }
-
-  template <typename Storages>
-  void read_saved(NodeType& type, const c10::intrusive_ptr<Node>& node, const Storages& results, int64_t& hooked,
-                  std::vector<SavedStorage>& saved) {
-    const auto see_tensor = [&](const at::Tensor& tensor) {
-      auto* storage = storage_of(tensor.unsafeGetTensorImpl());
-      if (storage == nullptr) return;
-      const auto is_its = [storage](const ResultMemory& result) { return result.storage == storage; };
-      const auto result = std::find_if(results.begin(), results.end(), is_its);
-      const bool is_output = result != results.end();
-      const int64_t made = is_output ? time_ : made_at(tensor);
-      // A node keeps its result without the counter of the result, and checks that one all the same.
-      const auto* impl = tensor.unsafeGetTensorImpl();
-      const void* counter = is_output ? result->counter : counter_of(impl);
-      const auto entry = SavedStorages::global().add(tensor, storage, counter, made, is_output);
-      const uint32_t version = counter_of(impl) == nullptr ? 0 : impl->version_counter().current_version();
-      UnseenWrites::global().on_saved(storage, {{node->thread_id(), node->sequence_nr()}, 0, counter_of(impl), version});
-      const auto is_same = [&entry](const SavedStorage& other) { return other.number == entry.number; };
-      if (std::find_if(saved.begin(), saved.end(), is_same) == saved.end()) saved.push_back(entry);
-    };
-    const auto see = [&](const SavedVariable& variable) {
-      if (variable.has_hooks()) {
-        ++hooked;
-        return;
-      }
-      const auto tensor = variable.get_raw_data();
-      if (tensor && tensor->defined()) see_tensor(*tensor);
-    };
-    if (!type.is_python) {
-      type.visit(node, see);
-      return;
-    }
-    const OwnPython lock;
-    PyObject* object = static_cast<const torch::autograd::PyNode&>(*node).pyobj();
-    if (object == nullptr) return;
-    for (const SavedVariable& variable : reinterpret_cast<THPFunction*>(object)->saved_variables) see(variable);
-    const auto attributes = py::reinterpret_steal<py::object>(PyObject_GetAttrString(object, "__dict__"));
-    if (!attributes) {
-      PyErr_Clear();
-      return;
-    }
-    for (const auto& item : py::dict(attributes)) {
-      if (THPVariable_Check(item.second.ptr())) see_tensor(THPVariable_Unpack(item.second.ptr()));
-    }
-  }
-
-  // When the storage of a saved input was made: that of its base if it is a view.
-  static int64_t made_at(const at::Tensor& tensor) {
-    const int64_t made = Creations::global().storage_made(tensor.unsafeGetTensorImpl());
-    if (made >= 0 || tensor.is_inference() || !tensor.is_view()) return made;
-    return Creations::global().storage_made(tensor._base().unsafeGetTensorImpl());
   }
 
   // The node of a custom Function is constructed before all operators of its forward, and becomes visible at the output
@@ -676,17 +530,17 @@ class ThreadLog {
     const auto found = std::find_if(unclaimed_.begin(), unclaimed_.end(),
                                     [number](const Unclaimed& one) { return one.node == number; });
     if (found == unclaimed_.end()) return;
-    NodeType& type = type_of(*node);
+    NodeType& type = nodes_.type_of(*node);
     if (!type.is_python) return;
     TallyKey key = found->place;
     unclaimed_.erase(found);
     key.op = autograd_function();
-    key.node = name_of(type, *node);
+    key.node = NodeReader::name_of(type, *node);
     Counts counts{};
     counts[CALLS] = counts[NODES] = 1;
     std::vector<SavedStorage> saved;
     const ResultMemory results[] = {memory_of(output)};
-    read_saved(type, node, c10::ArrayRef<ResultMemory>(results), counts[HOOKED], saved);
+    nodes_.read_saved(type, node, c10::ArrayRef<ResultMemory>(results), time_, counts[HOOKED], saved);
     add(key, counts, saved);
   }
 
@@ -725,14 +579,9 @@ class ThreadLog {
     tallies_.at(key).add(counts, saved);
   }
 
-  // Notes that an optimizer steps. Returns whether its parameters are to be looked at, which takes Python: the first steps, and
-  // then one in so many that the optimizers of a program take turns.
   bool mark_step() {
     const std::lock_guard<SpinLock> guard(lock_);
-    steps_.push_back(at::sequence_number::peek());
-    if (steps_.size() > MAX_MARKS) steps_.pop_front();
-    ++number_of_steps_;
-    return number_of_steps_ <= FIRST_STEPS || number_of_steps_ % STEPS_PER_LOOK == 0;
+    return iterations_.end_with_step();
   }
 
   void look(const Call& call, const torch::jit::Stack& stack, const Caller& caller, bool has_node) {
@@ -788,27 +637,9 @@ class ThreadLog {
                         reinterpret_cast<uintptr_t>(caller.code), caller.offset, call.plan->is_random, result);
   }
 
-  // Shows tensors over one memory to the detectors: the number of the leaf that it belongs to, and what is known of each alias,
-  // its place of creation and how often others wrote its memory since then. What was written through the alias itself is no loss:
-  // `x[0] += 1` makes a view, writes it, and copies it onto another view of the same elements.
+  // Shows tensors over one memory to the detectors.
   void show_aliases(const Call& call, const Caller& caller) {
-    FlowId leaf = NO_FLOW;
-    std::vector<std::pair<Creation, int64_t>> known, owners;
-    for (const auto& argument : call.arguments) {
-      if (leaf == NO_FLOW) leaf = LeafStorages::global().find(const_cast<c10::StorageImpl*>(argument.storage));
-      const auto found = Creations::global().find(argument.impl);
-      if (!found || found->code == nullptr) continue;
-      const auto& counter = argument.impl->version_counter();
-      int64_t version = counter.enabled() ? counter.current_version() : 0;
-      for (const auto& write : call.writes) {
-        if (write.counter != nullptr && write.counter == counter_of(argument.impl)) version = write.version;
-      }
-      (found->is_alias() ? known : owners).emplace_back(*found, std::max<int64_t>(version - found->version, 0));
-    }
-    if (known.empty()) {
-      known.swap(owners);
-      for (auto& [creation, writes] : known) creation.code = nullptr;  // that place made the memory, not the alias
-    }
+    const auto [leaf, known] = find_aliases(call);
     const OwnPython lock;
     py::list made;
     for (const auto& [creation, writes] : known) {
@@ -823,22 +654,6 @@ class ThreadLog {
     py::list tensors;
     visit_tensors(value, [&tensors](const at::Tensor& tensor) { tensors.append(stolen(THPVariable_Wrap(tensor))); });
     return std::move(tensors);
-  }
-
-  void sweep_inference() {
-    inference_.erase(std::remove_if(inference_.begin(), inference_.end(),
-                                    [](const TensorRef& ref) { return !Creations::global().lock(ref.impl, ref.made); }),
-                     inference_.end());
-    sweep_inference_at_ = 2 * inference_.size() + SPARE_INFERENCE;
-  }
-
-  static std::vector<std::pair<at::Tensor, Creation>> living_of(const std::deque<TensorRef>& refs) {
-    std::vector<std::pair<at::Tensor, Creation>> found;
-    for (const TensorRef& ref : refs) {
-      auto living = Creations::global().lock(ref.impl, ref.made);
-      if (living) found.push_back(std::move(*living));
-    }
-    return found;
   }
 
   // Reports a fault, unless the error is the program's: an interrupt that came while gradprobe's Python was running.
@@ -867,8 +682,8 @@ class ThreadLog {
   bool has_views_of_older_ = false;
   uint64_t last_, operators_ = 0;
   std::deque<Unclaimed> unclaimed_;
-  std::deque<TensorRef> inference_, views_, last_results_;
-  size_t sweep_inference_at_ = SPARE_INFERENCE;
+  std::deque<TensorRef> last_results_;
+  RecentTensors recent_;
   std::vector<NameId> others_;  // the names of the nodes beside the last one that the latest operator constructed
   std::vector<CallSite> path_;  // of the latest operator that constructed a node
   GraphPaths paths_;
@@ -876,15 +691,16 @@ class ThreadLog {
   Stretches stretches_;
   int64_t leaf_writes_ = 0;  // the number of operators that have written to leaves or to their memory
   FlowId latest_backward_ = NO_FLOW;
+  std::unordered_set<const c10::StorageImpl*> zeroed_;
   std::map<FlowId, std::set<FlowId>> cleared_;  // by backward, the leaves whose gradients were cleared
   std::map<FlowId, int> looks_at_cleared_;
   uint64_t forgiven_ = 0;  // the number of nodes that the thread had constructed at its latest exception
-  std::deque<uint64_t> backwards_, steps_;  // the number of nodes that the thread had constructed when each began
+  Iterations iterations_;
   std::atomic<uint64_t> number_in_torch_ = 0;
   uint64_t number_of_events_ = 0, looked_at_ = 0;  // manager events of the program, and how many there were at the last look
-  uint64_t look_at_growth_at_ = FIRST_LOOK_AT_GROWTH, number_of_steps_ = 0;
+  uint64_t look_at_growth_at_ = FIRST_LOOK_AT_GROWTH;
   std::unordered_map<uintptr_t, std::pair<PyCodeObject*, int>> suspects_;
-  std::unordered_map<const void*, std::unique_ptr<NodeType>> node_types_;
+  NodeReader nodes_;
   SpinLock lock_;  // of the tallies, the paths and the flow, which another thread may take
   Tallies tallies_;
   std::recursive_mutex emitting_;

@@ -4,12 +4,12 @@
 #pragma once
 
 #include "graph_paths.h"
+#include "memory_ranges.h"
 #include "shards.h"
 
 #include <ATen/MapAllocator.h>
 #include <c10/core/StorageImpl.h>
 
-#include <cstring>
 #include <mutex>
 #include <optional>
 #include <unordered_map>
@@ -30,12 +30,15 @@ struct MemoryMark {
   uint32_t version = 0;
 };
 
-// A write by an operator, and the counter that it incremented. It is unseen if the graph that saved the memory has another one.
+// A write by an operator, and the counter that it incremented. It is unseen if the graph that saved the memory has another one; then
+// what the range contained before is known, if it could be read.
 struct MemoryWrite {
   ThreadMoment at;
   CallSite place;
   const void* counter = nullptr;
   bool is_unseen = false;
+  MemoryRange range;
+  std::optional<uint64_t> before;
 };
 
 struct WatchedMemory {
@@ -54,24 +57,6 @@ inline bool is_foreign(const c10::StorageImpl& storage) {
   return at::MapAllocator::fromDataPtr(data) == nullptr && at::RefcountedMapAllocator::fromDataPtr(data) == nullptr;
 }
 
-// A number for the contents of memory. Of a large one it takes words at equal distances: what scales, refills or rounds an array
-// changes one of them.
-inline uint64_t hash_contents(const c10::StorageImpl& storage) {
-  constexpr size_t WORDS = 1024;
-  const size_t words = storage.nbytes() / sizeof(uint64_t);
-  const auto* bytes = static_cast<const char*>(storage.data());
-  const size_t distance = std::max<size_t>(1, words / WORDS);
-  uint64_t hash = words;
-  for (size_t i = 0; i < words; i += distance) {
-    uint64_t word;
-    std::memcpy(&word, bytes + i * sizeof word, sizeof word);
-    hash = (hash ^ word) * 0x9E3779B97F4A7C15ull;
-    hash ^= hash >> 29;
-  }
-  for (size_t i = words * sizeof(uint64_t); i < storage.nbytes(); ++i) hash = hash * 31 + static_cast<unsigned char>(bytes[i]);
-  return hash;
-}
-
 // The storages that are worth a look before a backward pass, by address; weak references keep the addresses from being used again.
 class UnseenWrites {
  public:
@@ -84,11 +69,6 @@ class UnseenWrites {
   void unlock() { lock_.unlock(); }
 
   bool is_empty() const { return size_.load(std::memory_order_relaxed) == 0; }
-
-  static bool can_be_read(const c10::StorageImpl& storage) {
-    return storage.device_type() == c10::DeviceType::CPU && storage.data() != nullptr &&
-        !storage.sym_nbytes().is_heap_allocated() && storage.nbytes() > 0;
-  }
 
   // Notes that code beyond PyTorch gets the memory at a line of the program.
   void share(c10::StorageImpl* storage, const CallSite& place, const MemoryMark& mark) {
@@ -195,18 +175,33 @@ struct UnseenWrite {
   uint64_t thread = 0, node = 0;
 };
 
-// Returns the latest write to the memory of a saved tensor since its node was constructed, if the tensor's counter missed it.
-inline std::optional<UnseenWrite> find_unseen_write(c10::StorageImpl* storage, const void* counter, uint32_t version,
+// Returns whether the memory contains again what it did before these writes.
+inline bool is_restored(const c10::StorageImpl& storage, const std::vector<const MemoryWrite*>& writes) {
+  std::vector<MemoryRange> looked_at;
+  for (const MemoryWrite* write : writes) {
+    if (std::find(looked_at.begin(), looked_at.end(), write->range) != looked_at.end()) continue;
+    looked_at.push_back(write->range);
+    if (!write->before || !can_be_read(storage) || *write->before != hash_contents(storage, write->range)) return false;
+  }
+  return true;
+}
+
+// Returns the latest write to a saved tensor since its node was constructed that its counter missed, unless it has been undone.
+inline std::optional<UnseenWrite> find_unseen_write(const at::TensorImpl& saved, c10::StorageImpl* storage, const void* counter,
                                                     uint64_t thread, uint64_t node) {
   const auto memory = UnseenWrites::global().find(storage);
   if (!memory) return std::nullopt;
+  const MemoryRange range = range_of(saved);
+  std::vector<const MemoryWrite*> unseen;
   bool is_written = false;
-  for (auto write = memory->writes.rbegin(); write != memory->writes.rend(); ++write) {
-    if (write->at.thread != thread || write->at.nodes <= node) continue;
-    if (write->is_unseen && write->counter != counter) return UnseenWrite{write->place, true, thread, node};
+  for (const MemoryWrite& write : memory->writes) {
+    if (write.at.thread != thread || write.at.nodes <= node || !range.overlaps(write.range)) continue;
     is_written = true;
+    if (write.is_unseen && write.counter != counter) unseen.push_back(&write);
   }
-  if (!memory->is_shared || is_written || !UnseenWrites::can_be_read(*storage)) return std::nullopt;
+  if (!unseen.empty() && !is_restored(*storage, unseen)) return UnseenWrite{unseen.back()->place, true, thread, node};
+  if (!memory->is_shared || is_written || !can_be_read(*storage)) return std::nullopt;
+  const uint32_t version = counter == nullptr ? 0 : saved.version_counter().current_version();
   for (const MemoryMark& mark : memory->marks) {
     if (mark.at.thread != thread || mark.at.nodes < node) continue;
     if (mark.counter == counter && mark.version != version) return std::nullopt;  // PyTorch sees it and raises

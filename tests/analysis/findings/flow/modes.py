@@ -76,7 +76,37 @@ def hard_choice_without_grad() -> None:
     choose(scores.clone().requires_grad_()).sum().backward()
 
 
-DEPENDENT: list[Program] = [statistics_by_mode, approximation_by_decorator, stale_weight, hard_choice_without_grad]
+def argument_rebound_by_mode() -> None:
+    class Noisy(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if torch.is_grad_enabled():  # at
+                x = x + torch.randn_like(x)  # with
+            return super().forward(x)
+
+    layer = Noisy(4, 1).eval()
+    batch = torch.ones(2, 4)
+    with torch.no_grad():
+        layer(batch)
+    layer(batch).sum().backward()
+
+
+def loop_that_rebinds_its_argument() -> None:
+    def refine(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(3 if torch.is_grad_enabled() else 1):  # at
+            x = x * 0.5 + 1
+        return x.square()
+
+    compare_modes(refine, torch.full((3, 4), 8.0))
+
+
+DEPENDENT: list[Program] = [
+    statistics_by_mode,
+    approximation_by_decorator,
+    stale_weight,
+    hard_choice_without_grad,
+    argument_rebound_by_mode,
+    loop_that_rebinds_its_argument,
+]
 
 
 def checkpoint_with_other_noise() -> None:
@@ -87,7 +117,23 @@ def checkpoint_with_other_noise() -> None:
     checkpoint(block, x, use_reentrant=False, preserve_rng_state=False).sum().backward()  # with
 
 
-NOISY: list[Program] = [checkpoint_with_other_noise]
+def checkpoint_made_beforehand() -> None:
+    run = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # with
+
+    class Block(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = super().forward(x).relu()
+            noise = torch.randn_like(x)  # at
+            return x * noise
+
+    blocks = [Block(4, 4) for _ in range(2)]
+    for x in batches():
+        for block in blocks:
+            x = run(block, x)
+        x.mean().backward()
+
+
+NOISY: list[Program] = [checkpoint_with_other_noise, checkpoint_made_beforehand]
 
 
 def fused_for_inference() -> None:
@@ -137,4 +183,40 @@ def checkpoint_with_grad_only() -> None:
         compare_modes(run, x)
 
 
-RIGHT: list[Program] = [fused_for_inference, noise_in_training, samples_in_both_modes, checkpoint_with_grad_only]
+def the_same_by_other_steps() -> None:
+    def double_square(x: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            x = x * x
+            return x + x
+        x = x.square()
+        return 2 * x
+
+    compare_modes(double_square, torch.ones(3, 4))
+
+
+def noise_before_a_checkpoint_without_any() -> None:
+    layer, out = nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def inner(x: torch.Tensor) -> torch.Tensor:
+        return layer(x).sigmoid()
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.dropout(x, 0.5)
+        x = checkpoint(inner, x, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(noisy, x, use_reentrant=False)
+
+    def noisy(x: torch.Tensor) -> torch.Tensor:
+        return out(x + torch.randn_like(x)).square()
+
+    for x in batches():
+        run(x).mean().backward()
+
+
+RIGHT: list[Program] = [
+    fused_for_inference,
+    noise_in_training,
+    samples_in_both_modes,
+    checkpoint_with_grad_only,
+    the_same_by_other_steps,
+    noise_before_a_checkpoint_without_any,
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,16 @@ def memory_given_by_dlpack() -> None:
     torch.autograd.grad(loss, weight)  # with
 
 
+def column_scaled_between_others() -> None:
+    table = torch.ones(6, 4)
+    weight = torch.ones(6, 2, requires_grad=True)
+    loss = (table[:, 1:3] * weight).sum()  # with
+    table.data[:, 2:4] *= 3  # at
+    loss.backward()  # with
+
+
 WRITTEN: list[Program] = [
+    column_scaled_between_others,
     activation_clipped_through_data,
     weights_scaled_through_numpy,
     batch_refilled_behind_tensor,
@@ -98,7 +108,40 @@ def derivative_checked_by_differences() -> None:
     assert torch.autograd.gradcheck(Cube.apply, (torch.ones(4, dtype=torch.double, requires_grad=True),))
 
 
+def value_moved_and_put_back() -> None:
+    layer = nn.Linear(4, 2)
+    (x,) = batches(1)
+    loss = layer(x.requires_grad_()).square().mean()
+    original = layer.weight.detach().clone()
+    layer.weight.data.add_(0.1)
+    print(layer(x).square().mean().item() - loss.item())
+    layer.weight.data.copy_(original)
+    loss.backward()
+
+
+def columns_filled_beside_those_saved() -> None:
+    steps = torch.zeros(6, 5)
+    x = torch.ones(6, requires_grad=True)
+    loss = x.sum()
+    for number in range(5):
+        steps.data[:, number] = loss.detach() + number
+        loss = loss + (steps[:, number] * x).sum()
+    loss.backward()
+
+
+def copied_before_its_statistics_move() -> None:
+    encoder = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    momentum = copy.deepcopy(encoder).requires_grad_(False)
+    for x in batches():
+        loss = (encoder(x) - encoder(x + 1)).square().mean() + (encoder(x) - momentum(x)).square().mean()
+        encoder.zero_grad()
+        loss.backward()
+
+
 RIGHT: list[Program] = [
+    value_moved_and_put_back,
+    columns_filled_beside_those_saved,
+    copied_before_its_statistics_move,
     weights_clipped_after_step,
     batch_refilled_after_backward,
     arrays_read_and_copied,

@@ -1,0 +1,75 @@
+// The tensors of a thread that detectors ask for later: those made in inference mode, and the latest views.
+
+#pragma once
+
+#include "creations.h"
+
+#include <algorithm>
+#include <deque>
+#include <utility>
+#include <vector>
+
+namespace gradprobe {
+
+// A tensor whose record is among the creations, by address and time.
+struct TensorRef {
+  const at::TensorImpl* impl;
+  int64_t made;
+};
+
+class RecentTensors {
+ public:
+  using Living = std::vector<std::pair<at::Tensor, Creation>>;
+
+  void add_inference_tensor(const TensorRef& ref) {
+    inference_.push_back(ref);
+    if (inference_.size() <= sweep_at_) return;
+    const auto is_gone = [](const TensorRef& one) { return !Creations::global().lock(one.impl, one.made); };
+    inference_.erase(std::remove_if(inference_.begin(), inference_.end(), is_gone), inference_.end());
+    sweep_at_ = 2 * inference_.size() + SPARE;
+  }
+
+  void add_view(const TensorRef& ref) {
+    views_.push_back(ref);
+    if (views_.size() > MAX_VIEWS) views_.pop_front();
+  }
+
+  // The inference tensors made since the last call that still exist.
+  Living take_inference_tensors() {
+    std::deque<TensorRef> taken;
+    taken.swap(inference_);
+    sweep_at_ = SPARE;
+    return living_of(taken);
+  }
+
+  // The latest views that were made since a moment, of tensors that are older, and still exist.
+  Living views_of_older(int64_t moment) const {
+    std::deque<TensorRef> since;
+    for (const TensorRef& ref : views_) {
+      if (ref.made >= moment) since.push_back(ref);
+    }
+    Living found = living_of(since);
+    const auto is_of_new = [moment](const auto& view) {
+      return view.second.storage_made < 0 || view.second.storage_made >= moment;
+    };
+    found.erase(std::remove_if(found.begin(), found.end(), is_of_new), found.end());
+    return found;
+  }
+
+ private:
+  static constexpr size_t MAX_VIEWS = 64, SPARE = 256;
+
+  static Living living_of(const std::deque<TensorRef>& refs) {
+    Living found;
+    for (const TensorRef& ref : refs) {
+      auto living = Creations::global().lock(ref.impl, ref.made);
+      if (living) found.push_back(std::move(*living));
+    }
+    return found;
+  }
+
+  std::deque<TensorRef> inference_, views_;
+  size_t sweep_at_ = SPARE;
+};
+
+}  // namespace gradprobe
