@@ -1,4 +1,4 @@
-"""Runs of regular blocks as the interpreter takes them: the time and the nodes of all their events at once."""
+"""Effects of runs of regular blocks, as the interpreter takes them: time and nodes of all their events."""
 
 from __future__ import annotations
 
