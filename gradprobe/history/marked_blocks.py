@@ -1,4 +1,4 @@
-"""Marks within the blocks of runs: which block each of them is in, which the interpreter does not open one by one."""
+"""Blocks of runs that marks are in, which the interpreter does not open one by one."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class RowQueue:
 
     def __init__(self, events: EventBlock, blocks: RegularBlocks | None, skipped: Collection[int]) -> None:
         self.runs: dict[int, Run] = {}
-        """Index of runs by the number of their first event, as far as they are not split."""
+        """Unsplit runs, by the number of their first event."""
         self._events, self._blocks = events, blocks
         self._later: list[IndexedRow] = []
         is_kept = np.ones(len(events), bool)
@@ -48,7 +48,7 @@ class RowQueue:
             yield heapq.heappop(self._later)
 
     def split(self, run: Run) -> None:
-        """Have the events of the first block of a run read one by one; what follows on it is a run again."""
+        """Queue the events of the first block of a run one by one, and what follows on it as a run again."""
         blocks = self._blocks
         if blocks is None:
             return
@@ -72,7 +72,7 @@ def read_row(events: EventBlock, index: int) -> RawRow:
 
 
 class _Rows(Sequence[IndexedRow]):
-    """Events as rows, which are made a few at a time."""
+    """Sequence of chosen events as rows, which are made a few at a time."""
 
     def __init__(self, events: EventBlock, indices: Column) -> None:
         self._events, self._indices = events, indices
