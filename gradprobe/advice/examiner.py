@@ -14,7 +14,7 @@ from gradprobe.advice.manager_sites import Site, SourceFile
 from gradprobe.advice.program_model import Coverage, ProgramModel
 from gradprobe.advice.program_runs import ProgramRunner
 from gradprobe.advice.reasons import OF_ESCAPED, REASONS, Reason, explain_difference, find_real_line, list_created
-from gradprobe.advice.run_differences import name_difference
+from gradprobe.advice.run_differences import list_new_failures, name_difference
 from gradprobe.advice.run_request import Outcome
 from gradprobe.advice.site_groups import SiteGroups
 from gradprobe.advice.site_runs import SiteRuns
@@ -135,10 +135,13 @@ class Examiner:
 
     def _explain(self, site: Site, differences: Sequence[str]) -> Certificate:
         normal, inference = self._runs.original.trace, self._runs.trace([site])
+        runs = [self.original, self._runs.exchange([site])]
         if site.manager == "inference_mode":
             normal, inference = inference, normal
-        what = f"They differ in {name_difference(differences[0])}."
-        reason = explain_difference(site, self._files, normal, inference, what)
+            runs.reverse()
+        first = next((each for each in differences if each.startswith("test:")), differences[0])
+        what = f"They differ in {name_difference(first)}."
+        reason = explain_difference(site, self._files, normal, inference, what, list_new_failures(*runs))
         verdict = KEEP
         if site.manager == "inference_mode":
             texts, lines = self._make_smaller_edit(inference, reason)

@@ -30,7 +30,7 @@ class Trace:
 
     lines: dict[tuple[str, int], set[int]] = field(default_factory=dict)
     exceptions: list[tuple[str, int, str, str]] = field(default_factory=list)
-    """File, line, type and first line of the message."""
+    """File, line, type and the message: its first line, and what it says of inference tensors."""
     survivors: list[dict[str, Any]] = field(default_factory=list)
     edges: dict[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
     """Number of calls, and hash of the results, of each function that has a site, by its file and first line."""
@@ -108,7 +108,9 @@ class LineTracer:
     def _note_exception(self, file: str, line: int, kind: type[BaseException], error: Any) -> None:
         if issubclass(kind, StopIteration | StopAsyncIteration | GeneratorExit):
             return
-        text = (str(error).strip().splitlines() or [""])[0][:300]
+        first, *others = str(error).strip().splitlines() or [""]
+        # The error of a load has the exception of each tensor below its first line.
+        text = " ".join([first, *(each.strip() for each in others if "nference" in each)])[:600]
         if (file, line, text) not in self._failed and len(self._failed) < 1_000:
             self._failed.add((file, line, text))
             row = {"file": file, "line": line, "error": kind.__name__, "text": text}

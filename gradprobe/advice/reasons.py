@@ -103,7 +103,12 @@ class Reason:
 
 
 def explain_difference(
-    site: Site, files: Sequence[SourceFile], normal: Trace, inference: Trace, difference: str
+    site: Site,
+    files: Sequence[SourceFile],
+    normal: Trace,
+    inference: Trace,
+    difference: str,
+    failures: Sequence[str] = (),
 ) -> Reason:
     """Return why the run under inference mode differs from the one under ``no_grad``.
 
@@ -113,6 +118,7 @@ def explain_difference(
         normal: What was traced of the run with ``no_grad`` at the site.
         inference: What was traced of the run with ``inference_mode`` at the site.
         difference: What differs, in words.
+        failures: Messages of tests that fail under inference mode alone.
     """
     known = {(file, text) for file, _, _, text in normal.exceptions}
     new = [each for each in inference.exceptions if (each[0], each[3]) not in known]
@@ -132,6 +138,10 @@ def explain_difference(
             name = "functional" if functional else "nested_grad"
             where = (file, line, _describe(kind, text))
             return Reason(name, REASONS[name], (where, *(s[1] for s in signals if s[0] == name)))
+    for text in failures:
+        for pattern, name in _MESSAGES:
+            if re.search(pattern, text):
+                return Reason(name, f"{REASONS[name]} {difference}", tuple(s[1] for s in signals if s[0] == name))
     raised = tuple(
         (file, find_real_line(files, file, line), _describe(kind, text)) for file, line, kind, text in new[:1]
     )

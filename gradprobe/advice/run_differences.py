@@ -38,6 +38,11 @@ def list_differences(first: Outcome, second: Outcome, known: frozenset[str]) -> 
     return [each for each in found if each not in known]
 
 
+def list_new_failures(first: Outcome, second: Outcome) -> list[str]:
+    """Return the messages of the tests that have another result in the second run."""
+    return [text for test, text in second.tests.items() if first.tests.get(test) != text]
+
+
 def name_difference(difference: str) -> str:
     """Return what differs, in words."""
     kind, _, name = difference.partition(":")

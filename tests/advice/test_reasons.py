@@ -24,3 +24,12 @@ def test_a_difference_without_an_exception_is_explained_by_what_ran_in_the_block
     reason = explain_difference(file.sites[0], [file], Trace(), inference, "They differ.")
     assert reason.name == name
     assert [line for _, line, _ in reason.lines] == ([] if name == "results_differ" else [3])
+
+
+def test_the_message_of_a_failed_test_comes_before_what_the_source_suggests() -> None:
+    file = SourceFile(
+        "/program.py", "import pickle, torch\nwith torch.no_grad():\n    x = torch.ones(1)\npickle.dumps(1)\n"
+    )
+    failed = ["failure: RuntimeError: Inference tensors cannot be saved for backward. To work around"]
+    reason = explain_difference(file.sites[0], [file], Trace(), Trace(), "They differ.", failed)
+    assert reason.name == "saved_for_backward"
