@@ -26,6 +26,7 @@ class Refusal:
         caught: Severity if the program catches the exception itself. A message that a program may provoke in order to
             choose another way is a note.
         severity: Severity if nothing catches it; "" for that of the rule.
+        node: Name of the node that the story is about, for messages without it, or "".
         parameter_fix: The edit if the tensor is a parameter of a module, or "".
         needs: Why it cannot be raised in one process on a CPU, or "".
     """
@@ -39,6 +40,7 @@ class Refusal:
     story: str = "created"
     caught: str = WARNING
     severity: str = ""
+    node: str = ""
     parameter_fix: str = ""
     needs: str = ""
     _patterns: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)

@@ -31,6 +31,7 @@ REFUSALS = (
         "`inputs`.",
         "Pass `use_reentrant=False` to `checkpoint`, or call `backward()` without `inputs`.",
         story="node",
+        node="CheckpointFunctionBackward",
     ),
     Refusal(
         "checkpoint-without-grad",

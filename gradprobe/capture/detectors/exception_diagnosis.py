@@ -152,7 +152,7 @@ class RefusalDetector:
         given = [*operands.roots, *operands.tensors]
         subject = find_tensor(refusal.tensor, given, frames) if refusal.tensor else None
         is_traced = known_operands is None
-        refused = Refused(text, frames, place, operands.roots, operands.inputs, subject, is_traced)
+        refused = Refused(text, frames, place, operands.roots, operands.inputs, subject, refusal.node, is_traced)
         story = self._storyteller.tell(refusal.story, refused)
         rule = refusal.rule
         if rule == "GP401" and subject is None:

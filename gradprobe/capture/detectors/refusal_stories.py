@@ -64,6 +64,7 @@ class Refused:
         roots: The tensors that the backward pass started from, if one failed.
         inputs: The tensors with respect to which it was asked for a gradient.
         subject: The tensor that the message is about.
+        node: The name of the node that it is about, where the message does not have it.
         is_traced: True if a trace function saw it. Then the variables of the frames must not be touched.
     """
 
@@ -73,6 +74,7 @@ class Refused:
     roots: Sequence[Any] = ()
     inputs: Sequence[Any] = ()
     subject: NamedTensor | None = None
+    node: str = ""
     is_traced: bool = False
 
 
@@ -264,7 +266,7 @@ class Storyteller:
 
     def _tell_node(self, refused: Refused) -> Story:
         story = Story([self._used(refused)])
-        node = find_node_of_name(refused.roots, refused.text)
+        node = find_node_of_name(refused.roots, f"{refused.text} {refused.node}")
         if node is not None:
             story.locations.append(self._origin("forward here", node))
             story.facts["node"] = name_of(node)
