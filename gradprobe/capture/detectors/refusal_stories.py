@@ -268,7 +268,9 @@ class Storyteller:
         story = Story([self._used(refused)])
         node = find_node_of_name(refused.roots, f"{refused.text} {refused.node}")
         if node is not None:
-            story.locations.append(self._origin("forward here", node))
+            record = find_result(node)  # the node of a custom Function has no line of its own
+            made = None if record is None else locate_instruction("forward here", record[2], record[3])
+            story.locations.append(self._origin("forward here", node) or made)
             story.facts["node"] = name_of(node)
         return story
 
