@@ -589,9 +589,9 @@ class ThreadLog {
       const OwnPython lock;
       detectors->on_step();
     }
-    // Rarely enough to take no time worth naming: each time when the program has run half as many operators again.
+    // Rarely enough to take no time worth naming: each time when the program has run a quarter as many operators again.
     if (has_node && operators_ >= look_at_growth_at_) {
-      look_at_growth_at_ = operators_ + operators_ / 2;
+      look_at_growth_at_ = operators_ + operators_ / 4;
       const OwnPython lock;
       detectors->on_growth();
     }
