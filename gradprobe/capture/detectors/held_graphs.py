@@ -8,6 +8,8 @@ and that no backward pass uses them later; how they are kept is told afterwards,
 from __future__ import annotations
 
 import itertools
+import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from sys import _getframe
@@ -24,6 +26,10 @@ _MIN_ITERATIONS = 3
 _MIN_UNUSED = 5
 """Minimum number of tensors of one line, or terms of one sum, that are alive at once and that no backward has reached."""
 _MAX_PLACES = 4
+_MAX_SEARCH_S = 1.0
+"""Time in seconds after which a look searches for no more holders."""
+_ALLOWANCE_S, _MAX_SHARE = 0.5, 0.01
+"""Time in seconds that all looks may take, as a short program needs, and their share of the time beyond that."""
 
 Place = tuple[int, int]
 """Identity of a code object, and an offset in it."""
@@ -67,18 +73,36 @@ class HeldGraphDetector:
     ) -> None:
         self._log, self._list_held, self._roots = log, list_held, roots
         self._found: dict[tuple[Place, str], _Growth] = {}
+        self._looking_in = 0
+        self._began, self._spent = time.perf_counter(), 0.0
 
-    def look(self) -> None:
-        """Look at the graphs that are alive."""
+    def look(self, *, is_last: bool = False) -> None:
+        """Look at the graphs that are alive, unless another thread does or looks have taken their share of the time.
+
+        Two threads that look at once would find what the other one has in hand.
+        """
+        now = time.perf_counter()
+        has_time = is_last or self._spent <= _ALLOWANCE_S + _MAX_SHARE * (now - self._began)
+        if self._looking_in == os.getpid() or not has_time:
+            return
+        self._looking_in = os.getpid()
+        try:
+            self._look(now + _MAX_SEARCH_S)
+        finally:
+            self._looking_in = 0
+            self._spent += time.perf_counter() - now
+
+    def _look(self, deadline: float) -> None:
         for held in itertools.starmap(HeldGraphs, self._list_held()):
             is_growth = held.iterations >= _MIN_ITERATIONS
             if not is_growth and not _may_grow(held):
                 continue
             key = (held.place, held.op)
             known = self._found.get(key)
-            if known is None or known.holder is None or held.iterations >= 2 * known.held.iterations:
+            if known is None or _has_grown(known, held):
                 older = held.heads[1:] or held.heads  # a variable of the running line holds the latest
-                holder = find_holder(older, self._log.codes, _getframe(1), self._roots())
+                is_late = time.perf_counter() > deadline
+                holder = None if is_late else find_holder(older, self._log.codes, _getframe(1), self._roots())
             else:
                 holder = known.holder
             if holder is not None or is_growth:
@@ -94,6 +118,7 @@ class HeldGraphDetector:
     def report(self) -> None:
         """Report what is kept."""
         found, self._found = self._found, {}
+        self._began, self._spent = time.perf_counter(), 0.0
         for growth in found.values():
             held, holder = growth.held, growth.holder
             main = self._locate("kept from here", held.place)
@@ -119,6 +144,13 @@ class HeldGraphDetector:
 
     def _locate(self, role: str, place: Place) -> SourceLocation | None:
         return locate_instruction(role, self._log.codes.held.get(place[0]), place[1])
+
+
+def _has_grown(known: _Growth, held: HeldGraphs) -> bool:
+    """Return whether it is worth the time to look for the holder again."""
+    if known.holder is None:
+        return held.number > known.held.number
+    return held.iterations >= 2 * known.held.iterations
 
 
 def _may_grow(held: HeldGraphs) -> bool:

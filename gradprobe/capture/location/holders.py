@@ -42,8 +42,8 @@ _MAX_ITEMS_OF_EXCEPTION = 20_000
 """Maximum number of objects looked at behind one exception: a program may catch many."""
 _MAX_REFERRERS = 200
 _MAX_LEVELS = 6
-_MAX_CLIMBS = 12
-"""Maximum number of objects whose referrers are looked for behind one exception: each look goes through the whole heap."""
+_MAX_CLIMBS, _MAX_CLIMBS_OF_EXCEPTION = 40, 12
+"""Maximum number of objects whose referrers are looked for: each look goes through the whole heap."""
 _KEEPING = frozenset({"closure", "cache", "generator", "traceback"})
 _SUSPENDABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 
@@ -97,7 +97,7 @@ def find_keeper(tensor: Any, codes: FrameClassifier, frame: FrameType | None) ->
     ids = {id(tensor)}
     holders = _search_program(ids, codes, frame, [], _MAX_ITEMS_OF_EXCEPTION)
     found = next((holder for holder in holders if not holder.name.isidentifier()), None)
-    return found or _climb(tensor, {id(ids)}, codes, _MAX_CLIMBS, _KEEPING)
+    return found or _climb(tensor, {id(ids)}, codes, _MAX_CLIMBS_OF_EXCEPTION, _KEEPING)
 
 
 def _search_program(
@@ -248,7 +248,7 @@ def _is_filled(cell: CellType) -> bool:
 
 
 def _climb(
-    wanted: Any, own: set[int], codes: FrameClassifier, climbs: int = _MAX_ITEMS, kinds: frozenset[str] = frozenset()
+    wanted: Any, own: set[int], codes: FrameClassifier, climbs: int = _MAX_CLIMBS, kinds: frozenset[str] = frozenset()
 ) -> Holder | None:
     """Return the named holder that is nearest along the referrers of an object, of one of some kinds if any are given."""
     level: list[tuple[Any, str]] = [(wanted, "")]

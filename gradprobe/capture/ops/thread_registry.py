@@ -291,7 +291,7 @@ class ThreadRegistry:
 
     def _report_held_graphs(self) -> None:
         with torch._C.DisableTorchFunction():
-            self._held.look()
+            self._held.look(is_last=True)
             self._held.report()
 
     def _report_hooks(self) -> None:
