@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import keyword
 import tokenize
 from dataclasses import replace
@@ -103,10 +104,26 @@ def _hide_frames(shell: Any, error: SyntaxError) -> Exception:
 def _name_cells(recording: Recording, shell: Any) -> Recording:
     """Return ``recording`` with names such as In[3] for the files that IPython invents for cells."""
     contents = recording._tables.contents[0]
-    sites = dict(contents.sites)
-    for number, site in sites.items():
-        known = None if site.file is None else shell.compile.format_code_name(site.file)
-        if known is not None:
-            sites[number] = replace(site, file=known[1])
-    renamed = replace(contents, sites=sites)
-    return Recording(StoredRecording([renamed]))
+    sites = {number: replace(site, file=_name_cell(site.file, shell)) for number, site in contents.sites.items()}
+    notes = [(kind, _name_cells_of_note(text, shell), count) for kind, text, count in contents.notes]
+    return Recording(StoredRecording([replace(contents, sites=sites, notes=notes)]))
+
+
+def _name_cells_of_note(text: str, shell: Any) -> str:
+    """Return a note with the names of cells. Most notes are JSON; the others name no files."""
+    try:
+        return json.dumps(_name_cell(json.loads(text), shell))
+    except ValueError:
+        return text
+
+
+def _name_cell(value: Any, shell: Any) -> Any:
+    """Return a value of JSON with each file of a cell, at any depth, replaced by the name of the cell."""
+    if isinstance(value, str):
+        known = shell.compile.format_code_name(value)
+        return value if known is None else known[1]
+    if isinstance(value, list):
+        return [_name_cell(item, shell) for item in value]
+    if isinstance(value, dict):
+        return {_name_cell(name, shell): _name_cell(item, shell) for name, item in value.items()}
+    return value

@@ -14,6 +14,9 @@ from gradprobe.report.units import escape_unprintable, format_bytes, format_loca
 _LATER = ("raises", "did not run", "would", "returns", "leaves")
 """Beginnings of the roles of lines that use, or pass on, what a block leaves."""
 
+_AGREED = "none"
+"""Reason of a line at which both runs agree: the report leaves it out, for "swap none" reads as a refusal."""
+
 _MAX_SHOWN = 12
 """Maximum number of lines of proof that the report shows of a site."""
 
@@ -58,33 +61,35 @@ def _build_table(certificates: Sequence[Certificate]) -> Table:
             escape_unprintable(format_location(each.site.file, each.site.line)),
             each.site.manager,
             each.verdict,
-            each.reason,
-            _describe_speed(each),
+            "-" if each.reason == _AGREED else each.reason,
+            _describe_ratio(each),
             _describe_memory(each),
-            "none" if each.reason in ("none", "not_run", "escapes_unknown") else "yes",
+            "-" if each.reason in (_AGREED, "not_run", "escapes_unknown") else "yes",
             _describe_later(each),
         ]
         for each in certificates
     ]
-    return Table(["site", "manager", "verdict", "reason", "speed", "memory", "output difference", "later uses"], rows)
+    return Table(
+        ["site", "manager", "verdict", "reason", "time ratio", "kept memory", "runs differ", "later uses"], rows
+    )
 
 
-def _describe_speed(certificate: Certificate) -> str:
-    return "not measured" if certificate.gain is None else escape_unprintable(certificate.gain["text"])
+def _describe_ratio(certificate: Certificate) -> str:
+    """Return the time under ``inference_mode`` by that under ``no_grad``, short enough for a terminal."""
+    gain = certificate.gain
+    if gain is None or gain["ratio"] is None:
+        return "not measured"
+    return f"{gain['ratio']:.3f} ({gain['ci_low']:.3f} to {gain['ci_high']:.3f})"
 
 
 def _describe_memory(certificate: Certificate) -> str:
     """Return the bytes of the tensors that leave the block, which either mode allocates alike."""
-    return (
-        f"{format_bytes(certificate.kept_bytes)} leave the block"
-        if certificate.kept_bytes
-        else "nothing leaves the block"
-    )
+    return format_bytes(certificate.kept_bytes) if certificate.kept_bytes else "-"
 
 
 def _describe_later(certificate: Certificate) -> str:
     lines = sorted({each.line for each in certificate.proof if each.role.startswith(_LATER)})
-    return ", ".join(f"line {line}" for line in lines) or "none"
+    return ", ".join(f"line {line}" for line in lines) or "-"
 
 
 def _build_item(certificate: Certificate) -> FindingItem:
@@ -96,10 +101,11 @@ def _build_item(certificate: Certificate) -> FindingItem:
     together = f" Only together with line {', '.join(map(str, certificate.together))}." if certificate.together else ""
     fix = f"Use `torch.{EXCHANGED[site.manager]}` here.{together}" if certificate.verdict == SWAP else ""
     return FindingItem(
-        certificate.reason,
+        "" if certificate.reason == _AGREED else certificate.reason,
         certificate.verdict,
         escape_unprintable(f"{site.manager} ({site.form}): {certificate.message}"),
         escape_unprintable(format_location(site.file, site.line)),
         fix,
         related=related,
+        speed="" if certificate.gain is None else escape_unprintable(certificate.gain["text"]),
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from gradprobe.advice.manager_sites import Site
 from gradprobe.advice.run_request import TIMES_FILE
+from gradprobe.report.units import pluralize
 
 _MIN_BLOCKS = 12
 """Fewer blocks of either kind give no interval worth showing."""
@@ -41,7 +42,7 @@ def _estimate(times: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     normal, inference = times.get("no_grad", []), times.get("inference_mode", [])
     count = len(normal) + len(inference)
     if min(len(normal), len(inference)) < _MIN_BLOCKS:
-        text = f"not measured: the block ran {count} times in the timed run"
+        text = f"not measured: the block ran {pluralize(count, 'time')} in the timed run"
         return {
             "verdict": "not measured",
             "blocks": count,

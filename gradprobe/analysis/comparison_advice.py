@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from gradprobe.analysis.comparison_outcome import BASELINE, ArmResult, ComparisonOutcome, WorkloadResult
 
+BUDGET_SETTING: Final = "budget_s (--max-time)"
+"""Name of the measuring time in Python and, in parentheses, on the command line."""
 NOISY_CONTROL: Final = 0.01
 """Largest distance of the control's interval from no difference, as a log ratio, that is not called noisy."""
 
@@ -26,7 +28,7 @@ def write_advice(result: WorkloadResult, mode: str = "inference_mode") -> str:
     if arm.differs:
         return f"{mode} returns different values here ({arm.difference}): find out why before replacing no_grad."
     if math.isnan(arm.ci_low):
-        return "undecided: the budget ended after fewer than two observations; increase budget_s."
+        return f"undecided: the budget ended after fewer than two observations; increase {BUDGET_SETTING}."
     if arm.verdict == "faster":
         interval = f"(95 % CI {(1 - arm.ci_high) * 100:.1f} to {(1 - arm.ci_low) * 100:.1f} %)"
         saved = f"{mode} is {(1 - arm.ratio) * 100:.1f} % faster {interval}"
@@ -37,7 +39,7 @@ def write_advice(result: WorkloadResult, mode: str = "inference_mode") -> str:
     interval = f"(95 % CI {format_percent_change(arm.ci_low)} to {format_percent_change(arm.ci_high)})"
     if arm.verdict == "equivalent":
         return f"{mode} makes no relevant difference {interval}: {_explain_equivalence(arm, baseline)}."
-    return f"undecided {interval}: increase budget_s, or measure on a machine with less noise."
+    return f"undecided {interval}: increase {BUDGET_SETTING}, or measure on a machine with less noise."
 
 
 def format_percent_change(ratio: float) -> str:
@@ -87,8 +89,8 @@ def find_noise_warnings(outcome: ComparisonOutcome) -> list[str]:
         where += f", and exceeded 1 % on {len(noisy)} of {len(outcome.workloads)} workloads"
     return [
         f"The machine is noisy: no_grad measured against itself differed by {format_percent_change(control.ci_low)} to "
-        f"{format_percent_change(control.ci_high)}{where}.{_describe_causes(outcome.environment)} Increase budget_s, close "
-        "other programs, fix the clock frequency, or use fewer threads than cores."
+        f"{format_percent_change(control.ci_high)}{where}.{_describe_causes(outcome.environment)} Increase "
+        f"{BUDGET_SETTING}, close other programs, fix the clock frequency, or use fewer threads than cores."
     ]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from gradprobe.analysis.comparison_advice import BUDGET_SETTING
 from gradprobe.comparison import measured_modes
 from gradprobe.comparison.measure.bench_protocol import BenchProtocol, CountingPass, PreparationFacts
 from gradprobe.comparison.settings import ComparisonSettings
@@ -186,7 +187,7 @@ class Experiment:
         if 0 < len(measured.times) < min(requested, len(self._workers)):
             measured.notes.append(
                 f"takes {measured.call_s:.2g} s per call: the budget allowed {len(measured.times)} of {requested} "
-                "processes; increase budget_s"
+                f"processes; increase {BUDGET_SETTING}"
             )
 
     def _count(self, measured: MeasuredWorkload) -> None:
@@ -195,7 +196,7 @@ class Experiment:
         if number is None:
             return
         if 2 * len(measured.arms) * measured.call_s > COUNTING_BUDGET_SHARE * self._budget:
-            measured.notes.append("takes so long that the budget allowed no counting pass; increase budget_s")
+            measured.notes.append(f"takes so long that the budget allowed no counting pass; increase {BUDGET_SETTING}")
             return
         self._report_progress(f"counting {measured.name}")
         measured.mechanisms = self._take_counts(
@@ -266,7 +267,7 @@ class Experiment:
             if number is not None:
                 measured.issued = self._ask_issued(number, measured.name)
             if measured.times and not any(taken for times in measured.times.values() for taken in times.values()):
-                measured.notes.append("was not measured: the budget ended before; increase budget_s")
+                measured.notes.append(f"was not measured: the budget ended before; increase {BUDGET_SETTING}")
 
     def _take_turn(self, measured: MeasuredWorkload) -> None:
         for number in list(measured.times):

@@ -117,6 +117,11 @@ class Monitor:
     ) -> None:
         self.stop()
 
+    def __repr__(self) -> str:
+        """Return the level, and whether the monitor is running."""
+        level = "graph" if self._counts_nodes else "modes"
+        return f"<gradprobe.Monitor: level {level}, {'running' if self._running else 'stopped'}; snapshot() has its counts>"
+
     def start(self) -> Monitor:
         """Start counting from zero.
 

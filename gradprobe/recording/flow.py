@@ -98,7 +98,7 @@ class PathCounts:
     """Sums over the operators on one path of calls, and the nodes that they constructed.
 
     Nodes constructed, those that a backward reached, those not judged because an exception ended their iteration;
-    operators; bytes that they saved for backward, without parameters.
+    operators; bytes that they saved for backward, without leaves.
     """
 
     built: int = 0

@@ -70,7 +70,7 @@ class FindingItem:
     """A finding as text: rule, severity, message, location and fix.
 
     ``excerpt`` is the source around it if it could be read; ``related`` lists other locations with their roles.
-    ``evidence`` says what was seen, and ``cost`` what the line costs; both may be empty.
+    ``evidence`` says what was seen, ``cost`` what the line costs, ``speed`` what the fix gains; each may be empty.
     """
 
     rule: str
@@ -82,11 +82,17 @@ class FindingItem:
     related: Sequence[tuple[str, str]] = ()
     evidence: str = ""
     cost: str = ""
+    speed: str = ""
+
+    @property
+    def label(self) -> str:
+        """Severity and rule; the severity alone where no rule is named."""
+        return f"{self.severity} {self.rule}".rstrip()
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """What was seen and what the line costs, as far as it is known, each with its name."""
-        named = (("seen", self.evidence), ("cost of this line", self.cost))
+        """What was seen, what the line costs and what the fix gains, as far as it is known, each with its name."""
+        named = (("seen", self.evidence), ("cost of this line", self.cost), ("speed", self.speed))
         return [(name, fact) for name, fact in named if fact]
 
 

@@ -111,7 +111,10 @@ GRAPHS = Table(
             "Nodes that no backward pass has gone through, without those whose iteration ended by an exception.",
         ),
         count_column("operators", "Operators that constructed them."),
-        size_column("saved_bytes", "Bytes that they saved for backward, without those of parameters."),
+        size_column(
+            "saved_bytes",
+            "Bytes that they saved for backward, without inputs and parameters; views of these count.",
+        ),
         PROCESS,
         RANK,
     ),

@@ -30,4 +30,4 @@ def test_a_block_that_ran_often_enough_has_an_interval(tmp_path: Path, share: fl
 def test_a_block_that_ran_seldom_has_none(tmp_path: Path) -> None:
     (site,) = SourceFile("/program.py", "import torch\nwith torch.no_grad():\n    pass\n").sites
     (tmp_path / TIMES_FILE).write_text(f"{json.dumps([site_label(site), 'no_grad', 5])}\n")
-    assert read_gains(tmp_path, [site])[site]["text"] == "not measured: the block ran 1 times in the timed run"
+    assert read_gains(tmp_path, [site])[site]["text"] == "not measured: the block ran 1 time in the timed run"

@@ -108,6 +108,14 @@ def test_a_cell_that_is_no_python_is_told_as_without_the_magic() -> None:
         assert after[0].data["text/plain"] == "1"
 
 
+def test_findings_and_tables_name_the_cell() -> None:
+    cell = "%%gradprobe --level ops kept\ntotal = 0\nfor _ in range(3):\n    total = total + model(x).sum()"
+    setup = "%load_ext gradprobe\nimport torch\nmodel, x = torch.nn.Linear(2, 2), torch.ones(1, 2)"
+    named = "print({*kept.findings['file'], *kept.graphs['file'], *kept.ops['file']})"
+    *_, shown = run(setup, cell, named)
+    assert shown[0].text == "{'In[2]'}\n"
+
+
 TERMINAL = """
 from IPython.terminal.interactiveshell import TerminalInteractiveShell
 shell = TerminalInteractiveShell.instance(colors="nocolor", simple_prompt=True)

@@ -305,3 +305,10 @@ def test_without_opentelemetry_the_error_says_what_to_install(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(gradprobe.GradprobeError, match=r"gradprobe\[otel\]"):
         gradprobe.monitor().export()
+
+
+def test_a_monitor_says_what_it_is() -> None:
+    monitor = gradprobe.monitor(level="modes")
+    assert repr(monitor) == "<gradprobe.Monitor: level modes, stopped; snapshot() has its counts>"
+    with monitor:
+        assert ": level modes, running;" in repr(monitor)

@@ -22,6 +22,9 @@ from gradprobe.recording.notes import BlockAt, Detection, SourceLocation, read_d
 from gradprobe.recording.rows import INITIAL_MODES
 from gradprobe.tables.recording_tables import RecordingTables
 
+INFERENCE_MODE_ENTERED = "inference mode entered here"
+"""Role of the line that entered the inference mode in which something happened."""
+
 
 @dataclass(frozen=True)
 class LocatedDetection:
@@ -82,7 +85,7 @@ class Evidence:
                     blocks = []
                     for under in detection.under:
                         block = _find_block(process, under)
-                        line = None if block is None else locate_site(process, block.site, under.role)
+                        line = None if block is None else _locate_block(process, block, under.role)
                         if block is not None and line is not None:
                             lines.append(line)
                             blocks.append(block)
@@ -194,6 +197,14 @@ def locate_site(process: Process, site: int, role: str) -> RelatedLine | None:
     return None if file is None or line is None else RelatedLine(file, line, role)
 
 
+def locate_inference_mode(process: Process, region: Region) -> RelatedLine | None:
+    """Return the line of the innermost ``inference_mode`` that a region is or is in, or None if there is none."""
+    around: Region | None = region
+    while around is not None and around.manager != "inference_mode":
+        around = around.parent
+    return None if around is None else locate_site(process, around.site, INFERENCE_MODE_ENTERED)
+
+
 def rank_lines(rows: pd.DataFrame, role: str, limit: int) -> list[RelatedLine]:
     """Return up to ``limit`` lines of operators, those with the most nodes first."""
     if rows.empty:
@@ -209,6 +220,12 @@ def _find_block(process: Process, under: BlockAt) -> Region | None:
     moment = under.time_ns - int(process.contents.meta.get("began_ns", 0))
     threads = {t.id for t in process.contents.threads.values() if t.ident == under.thread}
     return process.history.regions.find_innermost(threads, moment, disables_grad)
+
+
+def _locate_block(process: Process, block: Region, role: str) -> RelatedLine | None:
+    # A block inside inference mode, such as enable_grad, may be the innermost one without having entered inference mode.
+    inference = locate_inference_mode(process, block) if role == INFERENCE_MODE_ENTERED else None
+    return inference or locate_site(process, block.site, role)
 
 
 def disables_grad(columns: RegionColumns) -> Column:

@@ -7,7 +7,14 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, is_library, locate_site, rank_lines
+from gradprobe.analysis.findings.evidence import (
+    Evidence,
+    LocatedDetection,
+    is_library,
+    locate_inference_mode,
+    locate_site,
+    rank_lines,
+)
 from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
 from gradprobe.analysis.findings.left_modes import LeftMode, find_left_modes
 from gradprobe.analysis.findings.mode_changes import locate_skipping
@@ -102,7 +109,7 @@ def find_enable_grad_in_inference_mode(evidence: Evidence) -> Iterator[Finding]:
         if at is None or (at.file, at.line) in seen or (region not in lost if process.counts_operators else not is_own):
             continue
         seen.add((at.file, at.line))
-        outer = _locate_inference_mode_around(process, region)
+        outer = locate_inference_mode(process, region)
         related = [] if outer is None else [outer]
         if region in lost:
             related.append(RelatedLine(lost[region].main.file, lost[region].main.line, "records nothing"))
@@ -130,13 +137,6 @@ def _list_enabling_in_vain(
             numbers = numbers[[rows[0] for rows in group_rows(columns.site[numbers], columns.manager.numbers[numbers])]]
         for region in regions.at(numbers):
             yield process, region
-
-
-def _locate_inference_mode_around(process: Process, region: Region) -> RelatedLine | None:
-    outer = region.parent
-    while outer is not None and outer.manager != "inference_mode":
-        outer = outer.parent
-    return None if outer is None else locate_site(process, outer.site, "inference mode entered here")
 
 
 def find_cut_graphs(evidence: Evidence) -> Iterator[Finding]:

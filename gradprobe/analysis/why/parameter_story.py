@@ -29,7 +29,7 @@ def tell_parameter(knowledge: Knowledge, leaves: list[LeafAt]) -> Explanation:
             "Used",
             f"in {len(use.sites) - _MAX_SITES:,} more places; {use.uses_with_grad:,} of {use.uses:,} times with grad",
         )
-    story.tell("Way of gradient", describe_way(story, graph, use))
+    story.tell("Path of the gradient", describe_way(story, graph, use))
     _tell_backwards(story, graph, use)
     _tell_steps(story, graph, use)
     if use.writes:

@@ -75,7 +75,7 @@ def _render_section(section: Section, pictures: Mapping[str, str]) -> list[str]:
 
 
 def _render_item(item: FindingItem) -> list[str]:
-    head = f"- **{escape_markdown(item.severity)} {escape_markdown(item.rule)}**"
+    head = f"- **{escape_markdown(item.label)}**"
     return [
         f"{head} at {make_code_span(item.place)}: {to_markdown(item.text)}",
         *(f"  - {name}: {to_markdown(fact)}" for name, fact in item.facts),

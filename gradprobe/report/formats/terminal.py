@@ -78,8 +78,8 @@ def _format_source(item: FindingItem, style: TextStyle) -> list[str]:
 
 def format_item(item: FindingItem, width: int = DEFAULT_WIDTH, style: TextStyle = _PLAIN) -> list[str]:
     """Return the lines of a finding: message, evidence, cost, related locations and fix, without its source."""
-    text = _wrap(f"{item.severity} {item.rule}: {item.text} ({item.place})", "* ", width)
-    begin = f"* {item.severity} {item.rule}:"
+    text = _wrap(f"{item.label}: {item.text} ({item.place})", "* ", width)
+    begin = f"* {item.label}:"
     if text.startswith(begin):
         text = f"* {style.paint(begin[2:], item.severity)}{text[len(begin) :]}"
     facts = [_wrap(f"{name}: {fact}", "  ", width) for name, fact in item.facts]

@@ -103,7 +103,8 @@ def _describe_limits(tables: RecordingTables) -> str:
     """Say what could not be seen."""
     levels = {str(process.environment.get("level")) for process in tables.processes}
     unseen = len(describe_blind_spots(tables.processes))
-    limits = [] if levels <= {"ops"} else ["operators, tensors and most rules, which need --level ops"]
+    below_ops = 'operators, tensors and most rules, which need --level ops (in Python, level="ops")'
+    limits = [] if levels <= {"ops"} else [below_ops]
     limits += [f"{pluralize(unseen, 'thing')} listed under Blind spots"] if unseen else []
     return f"Not seen: {'; '.join(limits)}." if limits else "Nothing of it was left out."
 

@@ -630,3 +630,23 @@ def test_what_needs_no_operators_is_found_without_them(name: str, tmp_path: Path
 @pytest.mark.parametrize("name", ONLY_OPS_TELL)
 def test_operators_tell_that_a_suspicious_block_is_harmless(name: str, tmp_path: Path) -> None:
     assert run(RIGHT[name], tmp_path, "ops").findings.query("severity != 'note'").empty
+
+
+def test_the_line_that_entered_inference_mode_is_not_that_of_a_block_in_it(tmp_path: Path) -> None:
+    program = """
+        import torch
+
+        with torch.inference_mode():  # entered
+            with torch.enable_grad():
+                x = torch.ones(3, requires_grad=True)
+                loss = (x * 2).sum()
+                try:
+                    loss.backward()
+                except RuntimeError:
+                    pass
+    """
+    source = textwrap.dedent(program)
+    findings = run(program, tmp_path, "ops").findings.set_index("rule")
+    entered = next(number for number, line in enumerate(source.splitlines(), 1) if line.endswith("# entered"))
+    (line,) = {each["line"] for each in findings.related["GP612"] if each["role"] == "inference mode entered here"}
+    assert line == entered

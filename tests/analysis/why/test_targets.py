@@ -90,7 +90,7 @@ def test_a_starved_parameter_names_what_cuts_its_way(run: Run, tmp_path: Path, c
     head = recording.why("Net.head.weight")
     assert head.cause == "Gradient arrives: 4 backward passes reached it."
     assert head.fix == ""
-    assert "Way of gradient: `linear` at" in str(head)
+    assert "Path of the gradient: `linear` at" in str(head)
 
 
 @pytest.mark.parametrize("harmless", ["pass", "print(hidden.detach().sum().item())", "hidden = hidden.relu()"])

@@ -42,7 +42,7 @@ def test_where_nothing_is_wrong_it_says_what_was_looked_at_and_what_was_not() ->
     first = build_document(samples.tables()).verdict[0]
     assert first == (
         "Nothing wrong was found. Looked at: 4 blocks in 2 threads. "
-        "Not seen: operators, tensors and most rules, which need --level ops."
+        'Not seen: operators, tensors and most rules, which need --level ops (in Python, level="ops").'
     )
     with gradprobe.record(level="ops") as recording:
         with torch.no_grad():

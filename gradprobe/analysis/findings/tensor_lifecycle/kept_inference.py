@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
+from gradprobe.analysis.findings.evidence import INFERENCE_MODE_ENTERED, Evidence, LocatedDetection
 from gradprobe.analysis.findings.finding import RelatedLine
 
 KEPT_INFERENCE_TENSOR = "kept-inference-tensor"
@@ -38,7 +38,7 @@ class KeptTensor:
     @property
     def entered(self) -> RelatedLine | None:
         """Line that entered inference mode around its creation."""
-        return next((line for line in self.located.related if line.role == "inference mode entered here"), None)
+        return next((line for line in self.located.related if line.role == INFERENCE_MODE_ENTERED), None)
 
     @property
     def created_ns(self) -> int:
