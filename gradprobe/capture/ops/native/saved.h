@@ -169,7 +169,8 @@ class SavedStorages {
     if (is_new) {
       c10::raw::weak_intrusive_ptr::incref(storage);
       entry.weak = WeakStorage::reclaim(storage);
-      entry.saved = {next_++, bytes, made, !is_output && tensor.is_leaf()};
+      const bool is_of_leaf = tensor.is_leaf() || LeafStorages::global().find(storage) != NO_FLOW;
+      entry.saved = {next_++, bytes, made, !is_output && is_of_leaf};
     } else if (entry.saved.bytes != bytes || (entry.saved.made < 0 && !entry.saved.is_input)) {
       entry.saved.bytes = bytes;
       entry.saved.made = made;
