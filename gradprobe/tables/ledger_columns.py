@@ -113,7 +113,7 @@ GRAPHS = Table(
         count_column("operators", "Operators that constructed them."),
         size_column(
             "saved_bytes",
-            "Bytes that they saved for backward, without inputs and parameters; views of these count.",
+            "Bytes that they saved for backward, without inputs and parameters, nor views of parameters.",
         ),
         PROCESS,
         RANK,

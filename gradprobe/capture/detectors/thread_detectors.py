@@ -276,8 +276,12 @@ class ThreadDetectors:
         self._log.add("GP205", [at, *lines], nodes=backward.again, iterations=backward.iterations)
 
     def on_thread_end(self) -> None:
-        """Finish, because the thread is not observed any more."""
+        """Finish, because the calling thread is not observed any more."""
         self._tracer.end()
+        self.finish()
+
+    def finish(self) -> None:
+        """Report what waited for more of the thread; called in any thread."""
         if not self._resets_gradients:  # else only the last iteration has not come to it
             self._report_gradient_cycles()
         self.mode_dependence.finish()

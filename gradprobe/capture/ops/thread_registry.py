@@ -175,6 +175,7 @@ class ThreadRegistry:
         self._depths.clear()
         observer, self._observer = self._observer, None
         for observed in list(threads.values()):
+            self._safely(observed.detectors.finish)
             self._safely(observed.detach)
         if observer is not None:
             self._safely(observer.stop)

@@ -63,7 +63,7 @@ def build_section(tables: RecordingTables, top: int) -> Section | None:
     table = Table(_COLUMNS, rows, frozenset(_COLUMNS[1:]), max(len(ordered) - top, 0), sums=1)
     sentence = (
         "A line of a library is below the program's line that called it. Bytes count every time that they are saved; "
-        "inputs and parameters do not count, unless a view of them is saved."
+        "inputs and parameters do not count."
     )
     return Section("Graphs by line", [sentence], table)
 
