@@ -207,7 +207,22 @@ def parameters_cloned_into_new_leaves() -> None:
         step(optimizer, torch.func.functional_call(model, weights, (x,)).mean())
 
 
+def features_detached_in_a_closure() -> None:
+    body, head = nn.Linear(4, 4), nn.Linear(4, 1)
+    optimizer = sgd(body, head)
+    for x in batches():
+
+        def closure(x: torch.Tensor = x) -> float:
+            optimizer.zero_grad()
+            loss = head(body(x).detach()).mean()  # at
+            loss.backward()  # with
+            return loss.item()
+
+        optimizer.step(closure)
+
+
 STARVED: list[Program] = [
+    features_detached_in_a_closure,
     inner_steps_on_a_copy,
     model_prepared_as_a_copy,
     parameters_cloned_into_new_leaves,
