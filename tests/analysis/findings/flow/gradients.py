@@ -221,7 +221,60 @@ def features_detached_in_a_closure() -> None:
         optimizer.step(closure)
 
 
+def threshold_that_requires_grad() -> None:
+    model = nn.Linear(4, 4)
+    optimizer = sgd(model)
+    for x in batches():
+        mask = model(x).sigmoid() > 0.5  # at
+        mask = mask.float().requires_grad_()  # with
+        step(optimizer, 1 - (mask * x).sum() / (mask.sum() + x.sum()))
+
+
+def features_that_require_grad_again() -> None:
+    def freeze(h: torch.Tensor) -> torch.Tensor:
+        copy = h.detach()  # at
+        return copy.requires_grad_(True)
+
+    encoder, head = nn.Linear(4, 4), nn.Linear(4, 1)
+    optimizer = sgd(encoder, head)
+    for x in batches():
+        hidden = freeze(encoder(x).relu())
+        step(optimizer, head(hidden).mean())
+
+
+def codes_that_are_chosen_and_leaves() -> None:
+    encoder, head = nn.Linear(4, 4), nn.Linear(4, 1)
+    optimizer = sgd(encoder, head)
+    for x in batches():
+        levels = torch.round(encoder(x).detach() * 8) / 8  # at
+        levels.requires_grad_()
+        step(optimizer, head(levels).mean())
+
+
+def members_of_a_stacked_ensemble() -> None:
+    members = [nn.Linear(4, 1) for _ in range(3)]
+    optimizer = sgd(*members)
+    stacked, _ = torch.func.stack_module_state(members)  # at
+    for x in batches():
+        output = torch.einsum("boi,ni->nbo", stacked["weight"], x) + stacked["bias"]  # with
+        step(optimizer, output.square().mean())
+
+
+def weight_that_a_network_generates() -> None:
+    generator, layer = nn.Linear(4, 4), nn.Linear(4, 1, bias=False)
+    optimizer = sgd(generator)
+    for x in batches():
+        generated = generator(x.mean(dim=0, keepdim=True))
+        layer.weight = nn.Parameter(generated)  # at
+        step(optimizer, layer(x).mean())
+
+
 STARVED: list[Program] = [
+    members_of_a_stacked_ensemble,
+    weight_that_a_network_generates,
+    threshold_that_requires_grad,
+    features_that_require_grad_again,
+    codes_that_are_chosen_and_leaves,
     features_detached_in_a_closure,
     inner_steps_on_a_copy,
     model_prepared_as_a_copy,
@@ -445,7 +498,41 @@ def frozen_network_hidden_in_a_list() -> None:
         step(optimizer, model(x))
 
 
+def backward_in_two_parts() -> None:
+    encoder, head = nn.Linear(4, 4), nn.Linear(4, 1)
+    optimizer = sgd(encoder, head)
+    for x in batches():
+        hidden = encoder(x)
+        boundary = hidden.detach().requires_grad_()
+        optimizer.zero_grad()
+        head(boundary).mean().backward()
+        hidden.backward(boundary.grad)
+        optimizer.step()
+
+
+def sensitivity_of_a_threshold() -> None:
+    model = nn.Linear(4, 4)
+    optimizer = sgd(model)
+    for x in batches():
+        output = model(x)
+        mask = (output > 0).float().requires_grad_()
+        (mask * x).sum().backward()
+        assert mask.grad is not None
+        step(optimizer, (output * mask.grad).mean())
+
+
+def stacked_ensemble_is_optimized() -> None:
+    stacked, _ = torch.func.stack_module_state([nn.Linear(4, 1) for _ in range(3)])
+    optimizer = torch.optim.SGD(stacked.values(), lr=0.01)
+    for x in batches():
+        output = torch.einsum("boi,ni->nbo", stacked["weight"], x) + stacked["bias"]
+        step(optimizer, output.square().mean())
+
+
 RIGHT: list[Program] = [
+    stacked_ensemble_is_optimized,
+    backward_in_two_parts,
+    sensitivity_of_a_threshold,
     layers_listed_twice,
     frozen_network_hidden_in_a_list,
     gradients_of_a_copy_are_copied_back,
