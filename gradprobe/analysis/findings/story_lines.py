@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from gradprobe.analysis.findings.finding import RelatedLine
 from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile, parse_file, walk_scope
@@ -14,7 +14,7 @@ _LEAVING = frozenset({"item", "tolist", "numpy", "detach", "__array__"})
 _MAKING = frozenset({"from_numpy", "as_tensor", "tensor", "from_dlpack", "FloatTensor", "Tensor"})
 
 
-def locate_keeping(holder: str, places: Iterable[tuple[str, int]]) -> list[RelatedLine]:
+def locate_keeping(holder: str, places: Sequence[tuple[str, int]]) -> list[RelatedLine]:
     """Return the line that put a tensor into what holds it, and the line that made the container.
 
     Args:
@@ -31,7 +31,26 @@ def locate_keeping(holder: str, places: Iterable[tuple[str, int]]) -> list[Relat
             container = source.find_container(name, stored) if "[" in holder else None
             made = [] if container is None else [RelatedLine(file, container, "container made here")]
             return [RelatedLine(file, stored, "kept here"), *made]
+    for file in dict.fromkeys(file for file, _ in places):
+        source = parse_file(file)
+        assigned = None if source is None else _find_outer_variable(source, holder)
+        if assigned is not None:
+            return [RelatedLine(file, assigned, "kept here")]
     return []
+
+
+def _find_outer_variable(source: ParsedFile, holder: str) -> int | None:
+    """Return the last line that assigns a variable that a function takes from the one around it: ``closure.prediction``."""
+    function, _, name = holder.rpartition(".")
+    inner = source.index_functions().get(function.rpartition(".")[2])
+    lines = [
+        node.lineno
+        for scope in ([] if inner is None else source.list_scopes_around(inner.lineno))
+        if scope is not inner
+        for node in walk_scope(scope, ast.Assign)
+        if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets)
+    ]
+    return max(lines, default=None)
 
 
 def locate_values(file: str, line: int) -> list[RelatedLine]:

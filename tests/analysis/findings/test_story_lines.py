@@ -54,6 +54,53 @@ KEPT = {
             self.register_buffer("table", made)  # kept
         """,
     ),
+    "a variable of the function around": (
+        "closure.prediction",
+        """
+        def fit(torch, model, optimizer, x):
+            hidden = model(x)  # created
+            prediction = hidden.exp()  # kept
+            def closure():
+                loss = prediction.mean()
+                loss.backward()
+                return loss
+            optimizer.step(closure)
+        """,
+    ),
+    "a variable of the module around": (
+        "evaluate.weights",
+        """
+        import torch
+        weights = torch.ones(3).softmax(0)  # kept
+        def evaluate(x):
+            return (weights * x).sum()
+        made = weights * 2  # created
+        """,
+    ),
+    "nothing: a variable of the function itself": (
+        "closure.prediction",
+        """
+        def fit(torch, model, x):
+            hidden = model(x)  # created
+            def closure():
+                prediction = hidden.exp()
+                return prediction.mean()
+            return closure
+        """,
+    ),
+    "nothing: another function's variable": (
+        "closure.prediction",
+        """
+        def show(model, x):
+            prediction = model(x)
+            print(prediction)
+        def fit(torch, model, x):
+            made = model(x)  # created
+            def closure():
+                return made.mean()
+            return closure
+        """,
+    ),
     "nothing: another name": (
         "Model.other",
         """
