@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gradprobe.analysis.findings.story_lines import locate_keeping, locate_values
+from gradprobe.analysis.findings.story_lines import locate_freezes, locate_keeping, locate_values
 
 KEPT = {
     "an attribute, not its empty value": (
@@ -110,6 +110,31 @@ KEPT = {
     ),
 }
 
+FROZEN = {
+    "a loop over the parameters": """
+        def prepare(model):
+            for p in model.parameters():
+                p.requires_grad = False  # found
+            return model
+    """,
+    "a method of the module": """
+        def prepare(model):
+            model.backbone.eval().requires_grad_(False)  # found
+            model.head.requires_grad_(requires_grad=False)  # found
+    """,
+    "nothing: set to True, or read": """
+        def prepare(model, x):
+            x.requires_grad_()
+            model.head.requires_grad_(True)
+            model.weight.requires_grad = True
+            return [p for p in model.parameters() if p.requires_grad is False]
+    """,
+    "nothing: another flag": """
+        def prepare(model):
+            model.is_trainable = False
+            model.train(False)
+    """,
+}
 VALUES = {
     "a function behind the line": """
         def post(torch, y):
@@ -155,3 +180,9 @@ def test_line_that_keeps_a_tensor(holder: str, source: str, tmp_path: Path) -> N
 def test_lines_where_values_leave_autograd(source: str, tmp_path: Path) -> None:
     file, lines = _write(tmp_path, source)
     assert sorted(at.line for at in locate_values(file, lines["created"][0])) == lines.get("found", [])
+
+
+@pytest.mark.parametrize("source", FROZEN.values(), ids=FROZEN)
+def test_lines_that_freeze_parameters(source: str, tmp_path: Path) -> None:
+    file, lines = _write(tmp_path, source)
+    assert [at.line for at in locate_freezes([file])] == lines.get("found", [])
