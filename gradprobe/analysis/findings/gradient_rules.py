@@ -18,6 +18,7 @@ from gradprobe.analysis.findings.flow_lines import (
 )
 from gradprobe.analysis.findings.owing_passes import choose_cut
 from gradprobe.analysis.findings.parameter_copies import describe_copy, find_copy
+from gradprobe.analysis.findings.story_lines import locate_differentiated
 from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.flow_graph import Cut, FlowGraph, shorten_op
 from gradprobe.history.leaf_uses import LeafUse
@@ -141,12 +142,19 @@ def _describe_function(graph: FlowGraph, use: LeafUse) -> Iterator[Finding]:
         related = [relate(site, "parameter used here"), *locate_way(graph, [use])]
         if applied is not None:
             related.insert(0, RelatedLine(site.file, applied, "Function applied here"))
+        differentiated = locate_differentiated(site.file, returned)
+        why = "" if not differentiated else " What it differentiates has no graph: grad is disabled in a `backward`."
         message = (
             f"{begin_with_names([use])} had no gradient in {graph.count_steps(use.steps)}: the `backward` of this "
-            "autograd.Function returns None for it."
+            f"autograd.Function returns None for it.{why}"
         )
         main = site._replace(line=returned)
-        fix = "Return the gradient of this input from `backward`."
+        fix = (
+            "Compute what is differentiated under `torch.enable_grad()`."
+            if differentiated
+            else "Return the gradient of this input from `backward`."
+        )
+        related = [*differentiated, *related]
         yield make_finding("GP511", message, main, 1, related, fix, f"0 of {many(use.steps, 'step')} found a gradient")
         return
 

@@ -11,6 +11,7 @@ from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile, parse_f
 from gradprobe.recording.flow import REQUIRES_GRAD
 
 _MAX_DEPTH, _MAX_LINES = 3, 3
+_ENABLING = "enable_grad"
 _LEAVING = frozenset({"item", "tolist", "numpy", "detach", "__array__"})
 _MAKING = frozenset({"from_numpy", "as_tensor", "tensor", "from_dlpack", "FloatTensor", "Tensor"})
 
@@ -59,23 +60,45 @@ def locate_freezes(files: Iterable[str]) -> list[RelatedLine]:
     found = []
     for file in files:
         source = parse_file(file)
-        lines = {node.lineno for node in ast.walk(source.tree) if _freezes(node)} if source is not None else ()
+        nodes = () if source is None else ast.walk(source.tree)
+        lines = {node.lineno for node in nodes if isinstance(node, ast.Assign | ast.Call) and _freezes(node)}
         found += [RelatedLine(file, line, "requires_grad set to False here") for line in sorted(lines)]
     return found[:_MAX_LINES]
 
 
-def _freezes(node: ast.AST) -> bool:
+def _freezes(node: ast.Assign | ast.Call) -> bool:
     if isinstance(node, ast.Assign):
         is_target = any(isinstance(target, ast.Attribute) and target.attr == REQUIRES_GRAD for target in node.targets)
         return is_target and _is_false(node.value)
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-        return False
-    given = [*node.args, *(keyword.value for keyword in node.keywords)]
-    return node.func.attr == f"{REQUIRES_GRAD}_" and any(map(_is_false, given))
+    is_meant = isinstance(node.func, ast.Attribute) and node.func.attr == f"{REQUIRES_GRAD}_"
+    return is_meant and any(map(_is_false, [*node.args, *(keyword.value for keyword in node.keywords)]))
 
 
 def _is_false(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is False
+
+
+def locate_differentiated(file: str, line: int) -> list[RelatedLine]:
+    """Return where the ``backward`` around a line computes what it differentiates, if nothing enables grad there."""
+    source = parse_file(file)
+    scope = None if source is None else source.find_scope_at(line)
+    if not isinstance(scope, FunctionNode) or any(_ENABLING in ast.unparse(one) for one in scope.decorator_list):
+        return []
+    calls = (node for node in walk_scope(scope, ast.Call) if isinstance(node, ast.Call) and node.args)
+    outputs = [call.args[0] for call in calls if ast.unparse(call.func).endswith("autograd.grad")]
+    names = {node.id for output in outputs for node in ast.walk(output) if isinstance(node, ast.Name)}
+    blocks = [node for node in walk_scope(scope, ast.With) if isinstance(node, ast.With)]
+    enabled = {
+        inner
+        for block in blocks
+        if any(_ENABLING in ast.unparse(item) for item in block.items)
+        for inner in ast.walk(block)
+    }
+    return [
+        RelatedLine(file, node.lineno, "computed with grad disabled here")
+        for node in walk_scope(scope, ast.Assign)
+        if isinstance(node, ast.Assign) and node not in enabled and names & set(map(ast.unparse, node.targets))
+    ][:_MAX_LINES]
 
 
 def locate_values(file: str, line: int) -> list[RelatedLine]:

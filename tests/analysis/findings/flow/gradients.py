@@ -269,7 +269,50 @@ def weight_that_a_network_generates() -> None:
         step(optimizer, layer(x).mean())
 
 
+def function_that_computes_again_without_grad() -> None:
+    class Recompute(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x, weight)
+            return (x * weight).tanh()
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+            x, weight = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
+            output = (x * weight).tanh()  # with
+            output.requires_grad_()
+            gradients = torch.autograd.grad(output, (x, weight), grads, allow_unused=True)
+            return gradients[0], gradients[1]  # at
+
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([weight], lr=0.01)
+    for x in batches():
+        step(optimizer, Recompute.apply(x, weight).mean())  # with
+
+
+def function_that_forgets_what_it_computes_again() -> None:
+    class Forgetful(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x, weight)
+            return (x * weight).tanh()
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+            x, weight = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
+            with torch.enable_grad():
+                output = (x * weight).tanh()
+            return torch.autograd.grad(output, x, grads)[0], None  # at
+
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([weight], lr=0.01)
+    for x in batches():
+        step(optimizer, Forgetful.apply(x, weight).mean())  # with
+
+
 STARVED: list[Program] = [
+    function_that_computes_again_without_grad,
+    function_that_forgets_what_it_computes_again,
     members_of_a_stacked_ensemble,
     weight_that_a_network_generates,
     threshold_that_requires_grad,
@@ -529,7 +572,27 @@ def stacked_ensemble_is_optimized() -> None:
         step(optimizer, output.square().mean())
 
 
+def function_that_computes_again_with_grad() -> None:
+    class Enabled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x, weight)
+            return (x * weight).tanh()
+
+        @staticmethod
+        @torch.enable_grad()
+        def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+            x, weight = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
+            return torch.autograd.grad((x * weight).tanh(), (x, weight), grads)
+
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([weight], lr=0.01)
+    for x in batches():
+        step(optimizer, Enabled.apply(x, weight).mean())
+
+
 RIGHT: list[Program] = [
+    function_that_computes_again_with_grad,
     stacked_ensemble_is_optimized,
     backward_in_two_parts,
     sensitivity_of_a_threshold,
