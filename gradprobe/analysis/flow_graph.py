@@ -107,7 +107,17 @@ class FlowGraph:
     @cached_property
     def leading_to_sinks(self) -> frozenset[int]:
         """Sites from whose results, by edges of any kind, a backward pass was started."""
-        waiting = deque(number for number in self.sites if self.is_sink(number))
+        return self._find_behind(number for number in self.sites if self.is_sink(number))
+
+    @cached_property
+    def leading_to_new_leaves(self) -> frozenset[int]:
+        """Sites from whose results a leaf was made that is no parameter, and that a backward pass reached."""
+        new = (use.leaf for use in self.uses.values() if use.backwards and not use.leaf.is_parameter)
+        return self._find_behind(leaf.made_at for leaf in new if not leaf.optimizer and leaf.made_at in self.sites)
+
+    def _find_behind(self, starts: Iterable[int]) -> frozenset[int]:
+        """Return some sites, and all from whose results theirs were computed."""
+        waiting = deque(starts)
         found = set(waiting)
         while waiting:
             for source in self.incoming.get(waiting.popleft(), ()):
@@ -203,9 +213,14 @@ class FlowGraph:
         return [Cut(source, number, p, counts[p]) for source, counts in edges for p in CUTS if counts[p]]
 
     def find_cuts(self, use: LeafUse) -> list[Cut]:
-        """Return where the ways of a leaf to the backward passes are cut, the nearest first."""
+        """Return where the ways of a leaf to the backward passes are cut, the nearest first.
+
+        Where none leads to a pass, it is what cuts the ways to other leaves, which were made of what is computed from it.
+        """
         cuts = self.cuts_after([use.number, *self.follow(use.carried)])
-        return [cut for cut in cuts if cut.site in self.leading_to_sinks]
+        return [cut for cut in cuts if cut.site in self.leading_to_sinks] or [
+            cut for cut in cuts if cut.site in self.leading_to_new_leaves
+        ]
 
     @cached_property
     def sites_by_line(self) -> dict[tuple[str, int], list[int]]:
@@ -244,6 +259,18 @@ class FlowGraph:
             if number in self.sites and not self.is_sink(number) and not any(c[CARRIED] for c in onward.values()):
                 ends.append(number)
         return ends
+
+    def find_new_leaves(self, start: int) -> list[int]:
+        """Return the sites that made leaves of what is computed from the result of a site, the nearest first."""
+        waiting = deque([start] if start in self.leading_to_new_leaves else [])
+        found = dict.fromkeys(waiting)
+        while waiting:
+            for target in self.outgoing.get(waiting.popleft(), ()):
+                if target in self.leading_to_new_leaves and target not in found:
+                    found[target] = None
+                    waiting.append(target)
+        made = {leaf.made_at for leaf in self.leaves.values()}
+        return [number for number in found if number in made]
 
     def trace_back(self, number: int) -> list[Cut]:
         """Return the cuts behind a site or leaf whose result has no graph, the nearest first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradprobe.analysis.cut_reasons import MODE_CUTS, advise_not_entering, find_reason
+from gradprobe.analysis.cut_reasons import MODE_CUTS, CutReason, advise_not_entering, find_reason
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
@@ -18,6 +18,7 @@ from gradprobe.analysis.findings.flow_lines import (
 )
 from gradprobe.analysis.findings.owing_passes import choose_cut
 from gradprobe.analysis.findings.parameter_copies import describe_copy, find_copy
+from gradprobe.analysis.findings.story_lines import locate_differentiated
 from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.flow_graph import Cut, FlowGraph, shorten_op
 from gradprobe.history.leaf_uses import LeafUse
@@ -46,7 +47,7 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
                 cuts = [cut for cut in graph.find_cuts(use) if not _is_copy(graph, use, cut)]
                 if not cuts and not use.carried:
                     cuts = [cut for cut in graph.cuts_after([use.number]) if cut.passage in MODE_CUTS]
-                copy = None if cuts else find_copy(graph, use)
+                copy = None if any(cut.site in graph.leading_to_sinks for cut in cuts) else find_copy(graph, use)
                 if copy is not None:
                     copied.setdefault(copy.site, []).append(use)
                 elif cuts:
@@ -81,7 +82,7 @@ def _describe_cut(evidence: Evidence, graph: FlowGraph, cut: Cut, uses: list[Lea
     number, passage = cut.site, cut.passage
     is_used = number in graph.leading_to_sinks
     site, steps = graph.sites[number], max(use.steps for use in uses)
-    how, fix = find_reason(site.op, passage)
+    how, fix = _NEW_LEAF if _makes_leaf(graph, cut) else find_reason(site.op, passage)
     related = []
     rule, mode = "GP511", evidence.locate_mode(site) if passage in MODE_CUTS else None
     if mode is not None:
@@ -104,6 +105,13 @@ def _describe_cut(evidence: Evidence, graph: FlowGraph, cut: Cut, uses: list[Lea
     # A target network may be among the parameters of the optimizer, as a part of the module that trains: nothing is lost.
     level = NOTE if passage in MODE_CUTS and graph.is_target(number) else ""
     return make_finding(rule, message, site, len(uses), related, fix, text, level)
+
+
+def _makes_leaf(graph: FlowGraph, cut: Cut) -> bool:
+    """Return whether a line makes a new leaf without a `detach()` of its own, as `nn.Parameter(...)` does."""
+    site = graph.sites[cut.site]
+    is_leaf = cut.passage == CUT_BY_DETACH and graph.find_new_leaves(cut.site)[:1] == [cut.site]
+    return is_leaf and find_call(site.file, "detach", site.line) != site.line
 
 
 def _describe_cleared(graph: FlowGraph, uses: list[LeafUse]) -> Iterator[Finding]:
@@ -134,12 +142,19 @@ def _describe_function(graph: FlowGraph, use: LeafUse) -> Iterator[Finding]:
         related = [relate(site, "parameter used here"), *locate_way(graph, [use])]
         if applied is not None:
             related.insert(0, RelatedLine(site.file, applied, "Function applied here"))
+        differentiated = locate_differentiated(site.file, returned)
+        why = "" if not differentiated else " What it differentiates has no graph: grad is disabled in a `backward`."
         message = (
             f"{begin_with_names([use])} had no gradient in {graph.count_steps(use.steps)}: the `backward` of this "
-            "autograd.Function returns None for it."
+            f"autograd.Function returns None for it.{why}"
         )
         main = site._replace(line=returned)
-        fix = "Return the gradient of this input from `backward`."
+        fix = (
+            "Compute what is differentiated under `torch.enable_grad()`."
+            if differentiated
+            else "Return the gradient of this input from `backward`."
+        )
+        related = [*differentiated, *related]
         yield make_finding("GP511", message, main, 1, related, fix, f"0 of {many(use.steps, 'step')} found a gradient")
         return
 
@@ -219,6 +234,7 @@ def _find_exits(graph: FlowGraph, near: FlowSite) -> list[FlowSite]:
     return sorted(sites, key=lambda site: (site.file, site.function) != (near.file, near.function))[:2]
 
 
+_NEW_LEAF = CutReason("makes a new leaf of it", "Use the result itself instead of a new parameter or leaf.")
 _COPIES = (
     *("clone", "copy", "copy_", "_to_copy", "lerp", "lerp_", "_foreach_copy_", "_foreach_lerp_"),
     *("add", "add_", "sub", "mul", "mul_"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from gradprobe.analysis.cut_reasons import find_reason
+from gradprobe.analysis.cut_reasons import CutReason, find_reason
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.findings.flow_lines import make_finding, relate
@@ -18,6 +18,11 @@ _KEEPING = _JOINING | frozenset(
     + ("_to_copy", "expand", "alias", "t", "unbind")
 )
 """Operators whose result depends on each of their operands in proportion, if at most one of them has a graph."""
+_NEW_TENSOR = "lift_fresh"
+"""Operator that `torch.tensor` calls for each tensor that it makes."""
+_VALUES = CutReason(
+    "reads the values without their graphs", "Use `torch.stack` or `torch.cat` instead of `torch.tensor`."
+)
 
 
 def find_terms_without_graph(evidence: Evidence) -> Iterator[Finding]:
@@ -25,7 +30,8 @@ def find_terms_without_graph(evidence: Evidence) -> Iterator[Finding]:
     for graph in evidence.flow_graphs:
         for number in graph.sites:
             if _cuts_always(graph, number):
-                joins = [join for join in _find_joins(graph, number) if _is_proportional(graph, join)]
+                starts = (number, *_find_tensors_of_values(graph, number))
+                joins = [join for join in _find_joins(graph, starts) if _is_proportional(graph, join)]
                 if joins:
                     yield _describe_term(graph, number, joins)
 
@@ -38,9 +44,19 @@ def _cuts_always(graph: FlowGraph, number: int) -> bool:
     return any(counts[NOT_DIFFERENTIABLE] for counts in edges) and not any(counts[CARRIED] for counts in edges)
 
 
-def _find_joins(graph: FlowGraph, start: int) -> list[int]:
-    """Return the sums in which what is computed from a result without a graph meets what has one."""
-    waiting, found, joins = deque([start]), {start}, list[int]()
+def _find_tensors_of_values(graph: FlowGraph, number: int) -> list[int]:
+    """Return the sites of the tensors that a line makes of values that it reads itself, as `torch.tensor(losses)` does."""
+    at = graph.sites[number]
+    if shorten_op(at.op) != "item":
+        return []
+    sites = graph.sites.items()
+    here = {n: shorten_op(site.op) for n, site in sites if (site.file, site.line) == (at.file, at.line)}
+    return [n for n, op in here.items() if op == "detach_"] if _NEW_TENSOR in here.values() else []
+
+
+def _find_joins(graph: FlowGraph, starts: Sequence[int]) -> list[int]:
+    """Return the sums in which what is computed from results without a graph meets what has one."""
+    waiting, found, joins = deque(starts), set(starts), list[int]()
     while waiting:
         for target, counts in graph.outgoing.get(waiting.popleft(), {}).items():
             if target in found or not counts[WITHOUT_GRAD] or counts[CARRIED] or not _is_computed(graph, target):
@@ -90,7 +106,7 @@ def _is_product(graph: FlowGraph, number: int) -> bool:
 def _describe_term(graph: FlowGraph, number: int, joins: list[int]) -> Finding:
     site, join = graph.sites[number], graph.sites[joins[0]]
     times = max(counts[WITHOUT_GRAD] for counts in graph.incoming[joins[0]].values())
-    how, fix = find_reason(site.op, NOT_DIFFERENTIABLE)
+    how, fix = _VALUES if _find_tensors_of_values(graph, number) else find_reason(site.op, NOT_DIFFERENTIABLE)
     main = join if is_library(site.file) else site
     where = "this line" if main is site else f"{site.file.rsplit('/', 1)[-1]}:{site.line}"
     message = (

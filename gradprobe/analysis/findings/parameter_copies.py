@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradprobe.analysis.findings.finding import Finding
-from gradprobe.analysis.findings.flow_lines import find_steps, list_names, make_finding, relate
+from gradprobe.analysis.findings.flow_lines import find_steps, list_names, locate_construction, make_finding, relate
 from gradprobe.analysis.flow_graph import Cut, FlowGraph, shorten_op
 from gradprobe.history.leaf_uses import LeafUse
 
 _MAX_LINES = 2
+_COPYING = frozenset(("stack", "cat", "clone", "to", "_to_copy", "view", "reshape", "flatten", "unsqueeze", "alias"))
+"""Operators that may copy parameters with grad, before the result is made a leaf."""
 
 
 def find_copy(graph: FlowGraph, use: LeafUse) -> Cut | None:
     """Return where a parameter is copied into leaves that backward passes reach, if nothing else is done with it."""
-    if use.carried:
+    way = graph.follow(use.carried)
+    if any(shorten_op(graph.sites[number].op) not in _COPYING for number in way):
         return None
-    copied = (cut for cut in graph.cuts_after([use.number]) if _list_copies(graph, cut.site))
+    copied = (cut for cut in graph.cuts_after([use.number, *way]) if _list_copies(graph, cut.site))
     return max(copied, key=lambda cut: cut.count, default=None)
 
 
@@ -38,13 +41,14 @@ def describe_copy(graph: FlowGraph, number: int, uses: Sequence[LeafUse]) -> Fin
     sinks = dict.fromkeys(n for use in copies for n in graph.outgoing[use.number] if graph.is_sink(n))
     related += [relate(graph.sites[n], "gradients of the copies computed here") for n in list(sinks)[:_MAX_LINES]]
     related += [relate(site, "optimizer steps here") for site in find_steps(graph, uses)[:1]]
+    related += locate_construction(graph, uses)
     message = (
         f"{list_names(uses)} got no gradient in {graph.count_steps(steps)}: this line copies them, and the backward "
         "passes compute the gradients of the copies."
     )
     fix = (
         "Compute the loss from the parameters themselves, or from what is computed from them with grad (as "
-        "`torch.func.functional_call` does), or copy the gradients back to `.grad`."
+        "`torch.func.functional_call` does), give the copies to the optimizer, or copy the gradients back to `.grad`."
     )
     text = f"0 of {steps:,} steps found a gradient; {len(uses):,} parameters are concerned"
     return make_finding("GP511", message, graph.sites[number], len(uses), related, fix, text)

@@ -9,7 +9,7 @@ from typing import Any
 from gradprobe.analysis.findings.checkpoint_rules import find_differing_lines
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, disables_grad, locate_site, rank_lines
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.analysis.findings.story_lines import locate_keeping, locate_values
+from gradprobe.analysis.findings.story_lines import locate_freezes, locate_keeping, locate_values
 from gradprobe.analysis.findings.tensor_lifecycle.audit import find_stores
 from gradprobe.recording.flow import CUT_BY_DATA, CUT_BY_DETACH, CUT_BY_INFERENCE, CUT_BY_NO_GRAD, NOT_DIFFERENTIABLE
 from gradprobe.refusals.causes import CAUSES
@@ -64,6 +64,7 @@ def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusa
         *cut_lines,
         *_complete(located, cut),
         *_find_holder(evidence, located),
+        *(locate_freezes(evidence.program_files) if facts.get("cause") == "frozen" else ()),
     ):
         related.setdefault((at.file, at.line), at)
     if facts.get("key") == "recomputation-differs":

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from gradprobe.analysis.findings.finding import RelatedLine
 from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile, parse_file, walk_scope
+from gradprobe.recording.flow import REQUIRES_GRAD
 
 _MAX_DEPTH, _MAX_LINES = 3, 3
+_ENABLING = "enable_grad"
 _LEAVING = frozenset({"item", "tolist", "numpy", "detach", "__array__"})
 _MAKING = frozenset({"from_numpy", "as_tensor", "tensor", "from_dlpack", "FloatTensor", "Tensor"})
 
 
-def locate_keeping(holder: str, places: Iterable[tuple[str, int]]) -> list[RelatedLine]:
+def locate_keeping(holder: str, places: Sequence[tuple[str, int]]) -> list[RelatedLine]:
     """Return the line that put a tensor into what holds it, and the line that made the container.
 
     Args:
@@ -31,7 +33,72 @@ def locate_keeping(holder: str, places: Iterable[tuple[str, int]]) -> list[Relat
             container = source.find_container(name, stored) if "[" in holder else None
             made = [] if container is None else [RelatedLine(file, container, "container made here")]
             return [RelatedLine(file, stored, "kept here"), *made]
+    for file in dict.fromkeys(file for file, _ in places):
+        source = parse_file(file)
+        assigned = None if source is None else _find_outer_variable(source, holder)
+        if assigned is not None:
+            return [RelatedLine(file, assigned, "kept here")]
     return []
+
+
+def _find_outer_variable(source: ParsedFile, holder: str) -> int | None:
+    """Return the last line that assigns a variable that a function takes from the one around it: ``closure.prediction``."""
+    function, _, name = holder.rpartition(".")
+    inner = source.index_functions().get(function.rpartition(".")[2])
+    lines = [
+        node.lineno
+        for scope in ([] if inner is None else source.list_scopes_around(inner.lineno))
+        if scope is not inner
+        for node in walk_scope(scope, ast.Assign)
+        if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets)
+    ]
+    return max(lines, default=None)
+
+
+def locate_freezes(files: Iterable[str]) -> list[RelatedLine]:
+    """Return the lines of some files that set ``requires_grad`` to False."""
+    found = []
+    for file in files:
+        source = parse_file(file)
+        nodes = () if source is None else ast.walk(source.tree)
+        lines = {node.lineno for node in nodes if isinstance(node, ast.Assign | ast.Call) and _freezes(node)}
+        found += [RelatedLine(file, line, "requires_grad set to False here") for line in sorted(lines)]
+    return found[:_MAX_LINES]
+
+
+def _freezes(node: ast.Assign | ast.Call) -> bool:
+    if isinstance(node, ast.Assign):
+        is_target = any(isinstance(target, ast.Attribute) and target.attr == REQUIRES_GRAD for target in node.targets)
+        return is_target and _is_false(node.value)
+    is_meant = isinstance(node.func, ast.Attribute) and node.func.attr == f"{REQUIRES_GRAD}_"
+    return is_meant and any(map(_is_false, [*node.args, *(keyword.value for keyword in node.keywords)]))
+
+
+def _is_false(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is False
+
+
+def locate_differentiated(file: str, line: int) -> list[RelatedLine]:
+    """Return where the ``backward`` around a line computes what it differentiates, if nothing enables grad there."""
+    source = parse_file(file)
+    scope = None if source is None else source.find_scope_at(line)
+    if not isinstance(scope, FunctionNode) or any(_ENABLING in ast.unparse(one) for one in scope.decorator_list):
+        return []
+    calls = (node for node in walk_scope(scope, ast.Call) if isinstance(node, ast.Call) and node.args)
+    outputs = [call.args[0] for call in calls if ast.unparse(call.func).endswith("autograd.grad")]
+    names = {node.id for output in outputs for node in ast.walk(output) if isinstance(node, ast.Name)}
+    blocks = [node for node in walk_scope(scope, ast.With) if isinstance(node, ast.With)]
+    enabled = {
+        inner
+        for block in blocks
+        if any(_ENABLING in ast.unparse(item) for item in block.items)
+        for inner in ast.walk(block)
+    }
+    return [
+        RelatedLine(file, node.lineno, "computed with grad disabled here")
+        for node in walk_scope(scope, ast.Assign)
+        if isinstance(node, ast.Assign) and node not in enabled and names & set(map(ast.unparse, node.targets))
+    ][:_MAX_LINES]
 
 
 def locate_values(file: str, line: int) -> list[RelatedLine]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gradprobe.analysis.findings.story_lines import locate_keeping, locate_values
+from gradprobe.analysis.findings.story_lines import locate_freezes, locate_keeping, locate_values
 
 KEPT = {
     "an attribute, not its empty value": (
@@ -54,6 +54,53 @@ KEPT = {
             self.register_buffer("table", made)  # kept
         """,
     ),
+    "a variable of the function around": (
+        "closure.prediction",
+        """
+        def fit(torch, model, optimizer, x):
+            hidden = model(x)  # created
+            prediction = hidden.exp()  # kept
+            def closure():
+                loss = prediction.mean()
+                loss.backward()
+                return loss
+            optimizer.step(closure)
+        """,
+    ),
+    "a variable of the module around": (
+        "evaluate.weights",
+        """
+        import torch
+        weights = torch.ones(3).softmax(0)  # kept
+        def evaluate(x):
+            return (weights * x).sum()
+        made = weights * 2  # created
+        """,
+    ),
+    "nothing: a variable of the function itself": (
+        "closure.prediction",
+        """
+        def fit(torch, model, x):
+            hidden = model(x)  # created
+            def closure():
+                prediction = hidden.exp()
+                return prediction.mean()
+            return closure
+        """,
+    ),
+    "nothing: another function's variable": (
+        "closure.prediction",
+        """
+        def show(model, x):
+            prediction = model(x)
+            print(prediction)
+        def fit(torch, model, x):
+            made = model(x)  # created
+            def closure():
+                return made.mean()
+            return closure
+        """,
+    ),
     "nothing: another name": (
         "Model.other",
         """
@@ -63,6 +110,31 @@ KEPT = {
     ),
 }
 
+FROZEN = {
+    "a loop over the parameters": """
+        def prepare(model):
+            for p in model.parameters():
+                p.requires_grad = False  # found
+            return model
+    """,
+    "a method of the module": """
+        def prepare(model):
+            model.backbone.eval().requires_grad_(False)  # found
+            model.head.requires_grad_(requires_grad=False)  # found
+    """,
+    "nothing: set to True, or read": """
+        def prepare(model, x):
+            x.requires_grad_()
+            model.head.requires_grad_(True)
+            model.weight.requires_grad = True
+            return [p for p in model.parameters() if p.requires_grad is False]
+    """,
+    "nothing: another flag": """
+        def prepare(model):
+            model.is_trainable = False
+            model.train(False)
+    """,
+}
 VALUES = {
     "a function behind the line": """
         def post(torch, y):
@@ -108,3 +180,9 @@ def test_line_that_keeps_a_tensor(holder: str, source: str, tmp_path: Path) -> N
 def test_lines_where_values_leave_autograd(source: str, tmp_path: Path) -> None:
     file, lines = _write(tmp_path, source)
     assert sorted(at.line for at in locate_values(file, lines["created"][0])) == lines.get("found", [])
+
+
+@pytest.mark.parametrize("source", FROZEN.values(), ids=FROZEN)
+def test_lines_that_freeze_parameters(source: str, tmp_path: Path) -> None:
+    file, lines = _write(tmp_path, source)
+    assert [at.line for at in locate_freezes([file])] == lines.get("found", [])

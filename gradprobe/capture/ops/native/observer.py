@@ -22,7 +22,7 @@ from gradprobe.capture.detectors.thread_detectors import (
 )
 from gradprobe.capture.location.frames import MODULE_CALL_CODE, FrameClassifier
 from gradprobe.capture.location.module_paths import ModulePaths
-from gradprobe.capture.location.optimizers import find_stepping_optimizer
+from gradprobe.capture.location.optimizers import find_step
 from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.patching.compile_skip import skip_when_compiling
 from gradprobe.capture.patching.patches import Patch
@@ -195,13 +195,15 @@ class ObservedThread:
 
     def _note_step(self) -> None:
         frame = _getframe(1)
-        optimizer = find_stepping_optimizer(frame)
-        if optimizer is None:
+        step = find_step(frame)
+        if step is None:
             return
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        caller = self._codes.find_user_frame(frame)
-        self._observer.begin_step(parameters, *_instruction(caller))
-        self._on_step(optimizer)
+        parameters = [p for group in step.optimizer.param_groups for p in group["params"]]
+        # Gradients that no pass has computed yet are not missing: the closure may be about to compute them.
+        if not step.has_closure or any(p.grad is not None for p in parameters):
+            caller = self._codes.find_user_frame(frame)
+            self._observer.begin_step(parameters, *_instruction(caller))
+        self._on_step(step.optimizer)
 
     def _note_operator_of_asker(self, *facts: Any) -> None:
         self.detectors.mode_dependence.on_operator(_getframe(1), *facts)

@@ -207,7 +207,118 @@ def parameters_cloned_into_new_leaves() -> None:
         step(optimizer, torch.func.functional_call(model, weights, (x,)).mean())
 
 
+def features_detached_in_a_closure() -> None:
+    body, head = nn.Linear(4, 4), nn.Linear(4, 1)
+    optimizer = sgd(body, head)
+    for x in batches():
+
+        def closure(x: torch.Tensor = x) -> float:
+            optimizer.zero_grad()
+            loss = head(body(x).detach()).mean()  # at
+            loss.backward()  # with
+            return loss.item()
+
+        optimizer.step(closure)
+
+
+def threshold_that_requires_grad() -> None:
+    model = nn.Linear(4, 4)
+    optimizer = sgd(model)
+    for x in batches():
+        mask = model(x).sigmoid() > 0.5  # at
+        mask = mask.float().requires_grad_()  # with
+        step(optimizer, 1 - (mask * x).sum() / (mask.sum() + x.sum()))
+
+
+def features_that_require_grad_again() -> None:
+    def freeze(h: torch.Tensor) -> torch.Tensor:
+        copy = h.detach()  # at
+        return copy.requires_grad_(True)
+
+    encoder, head = nn.Linear(4, 4), nn.Linear(4, 1)
+    optimizer = sgd(encoder, head)
+    for x in batches():
+        hidden = freeze(encoder(x).relu())
+        step(optimizer, head(hidden).mean())
+
+
+def codes_that_are_chosen_and_leaves() -> None:
+    encoder, head = nn.Linear(4, 4), nn.Linear(4, 1)
+    optimizer = sgd(encoder, head)
+    for x in batches():
+        levels = torch.round(encoder(x).detach() * 8) / 8  # at
+        levels.requires_grad_()
+        step(optimizer, head(levels).mean())
+
+
+def members_of_a_stacked_ensemble() -> None:
+    members = [nn.Linear(4, 1) for _ in range(3)]
+    optimizer = sgd(*members)
+    stacked, _ = torch.func.stack_module_state(members)  # at
+    for x in batches():
+        output = torch.einsum("boi,ni->nbo", stacked["weight"], x) + stacked["bias"]  # with
+        step(optimizer, output.square().mean())
+
+
+def weight_that_a_network_generates() -> None:
+    generator, layer = nn.Linear(4, 4), nn.Linear(4, 1, bias=False)
+    optimizer = sgd(generator)
+    for x in batches():
+        generated = generator(x.mean(dim=0, keepdim=True))
+        layer.weight = nn.Parameter(generated)  # at
+        step(optimizer, layer(x).mean())
+
+
+def function_that_computes_again_without_grad() -> None:
+    class Recompute(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x, weight)
+            return (x * weight).tanh()
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+            x, weight = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
+            output = (x * weight).tanh()  # with
+            output.requires_grad_()
+            gradients = torch.autograd.grad(output, (x, weight), grads, allow_unused=True)
+            return gradients[0], gradients[1]  # at
+
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([weight], lr=0.01)
+    for x in batches():
+        step(optimizer, Recompute.apply(x, weight).mean())  # with
+
+
+def function_that_forgets_what_it_computes_again() -> None:
+    class Forgetful(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x, weight)
+            return (x * weight).tanh()
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+            x, weight = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
+            with torch.enable_grad():
+                output = (x * weight).tanh()
+            return torch.autograd.grad(output, x, grads)[0], None  # at
+
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([weight], lr=0.01)
+    for x in batches():
+        step(optimizer, Forgetful.apply(x, weight).mean())  # with
+
+
 STARVED: list[Program] = [
+    function_that_computes_again_without_grad,
+    function_that_forgets_what_it_computes_again,
+    members_of_a_stacked_ensemble,
+    weight_that_a_network_generates,
+    threshold_that_requires_grad,
+    features_that_require_grad_again,
+    codes_that_are_chosen_and_leaves,
+    features_detached_in_a_closure,
     inner_steps_on_a_copy,
     model_prepared_as_a_copy,
     parameters_cloned_into_new_leaves,
@@ -430,7 +541,61 @@ def frozen_network_hidden_in_a_list() -> None:
         step(optimizer, model(x))
 
 
+def backward_in_two_parts() -> None:
+    encoder, head = nn.Linear(4, 4), nn.Linear(4, 1)
+    optimizer = sgd(encoder, head)
+    for x in batches():
+        hidden = encoder(x)
+        boundary = hidden.detach().requires_grad_()
+        optimizer.zero_grad()
+        head(boundary).mean().backward()
+        hidden.backward(boundary.grad)
+        optimizer.step()
+
+
+def sensitivity_of_a_threshold() -> None:
+    model = nn.Linear(4, 4)
+    optimizer = sgd(model)
+    for x in batches():
+        output = model(x)
+        mask = (output > 0).float().requires_grad_()
+        (mask * x).sum().backward()
+        assert mask.grad is not None
+        step(optimizer, (output * mask.grad).mean())
+
+
+def stacked_ensemble_is_optimized() -> None:
+    stacked, _ = torch.func.stack_module_state([nn.Linear(4, 1) for _ in range(3)])
+    optimizer = torch.optim.SGD(stacked.values(), lr=0.01)
+    for x in batches():
+        output = torch.einsum("boi,ni->nbo", stacked["weight"], x) + stacked["bias"]
+        step(optimizer, output.square().mean())
+
+
+def function_that_computes_again_with_grad() -> None:
+    class Enabled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x, weight)
+            return (x * weight).tanh()
+
+        @staticmethod
+        @torch.enable_grad()
+        def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+            x, weight = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
+            return torch.autograd.grad((x * weight).tanh(), (x, weight), grads)
+
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([weight], lr=0.01)
+    for x in batches():
+        step(optimizer, Enabled.apply(x, weight).mean())
+
+
 RIGHT: list[Program] = [
+    function_that_computes_again_with_grad,
+    stacked_ensemble_is_optimized,
+    backward_in_two_parts,
+    sensitivity_of_a_threshold,
     layers_listed_twice,
     frozen_network_hidden_in_a_list,
     gradients_of_a_copy_are_copied_back,

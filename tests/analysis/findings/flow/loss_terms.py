@@ -66,6 +66,50 @@ def norm_of_stored_gradients() -> None:
         step(optimizer, loss)
 
 
+def losses_of_layers_in_a_new_tensor() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    optimizer = sgd(model)
+    for x in batches():
+        first = model[0](x)
+        second = model[1](first)
+        sparsity = [hidden.abs().mean() for hidden in (first, second)]
+        balance = torch.tensor(sparsity).sum()  # at
+        step(optimizer, (second - x).square().mean() + 0.1 * balance)  # with
+
+
+def norms_of_weights_in_a_new_tensor() -> None:
+    def decay(model: nn.Module) -> torch.Tensor:
+        return torch.tensor([p.norm() for p in model.parameters()]).square().sum()  # at
+
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        loss = model(x)
+        loss = loss + 1e-2 * decay(model)
+        step(optimizer, loss)
+
+
+def losses_of_layers_stacked_and_logged() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    optimizer = sgd(model)
+    for x in batches():
+        first = model[0](x)
+        second = model[1](first)
+        sparsity = [hidden.abs().mean() for hidden in (first, second)]
+        torch.tensor(sparsity).sum()
+        step(optimizer, (second - x).square().mean() + 0.1 * torch.stack(sparsity).sum())
+
+
+def losses_weighted_by_their_values() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        losses = [model(x), model(-x).square()]
+        weights = torch.tensor([loss.detach() for loss in losses]).softmax(dim=0)
+        targets = torch.tensor([losses[0].item() + 1.0])
+        step(optimizer, (weights * torch.stack(losses)).sum() + (losses[0] - targets).square().sum())
+
+
 def penalty_with_graph() -> None:
     penalty = Penalty(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)), has_graph=True)
     optimizer = sgd(penalty.critic)
@@ -122,8 +166,17 @@ def square_as_a_product() -> None:
         step(optimizer, (difference * difference).mean() + model(x))
 
 
-WRONG = [forces_without_graph, penalty_among_stacked_losses, number_of_active_units, norm_of_stored_gradients]
+WRONG = [
+    forces_without_graph,
+    penalty_among_stacked_losses,
+    number_of_active_units,
+    norm_of_stored_gradients,
+    losses_of_layers_in_a_new_tensor,
+    norms_of_weights_in_a_new_tensor,
+]
 RIGHT = [
+    losses_of_layers_stacked_and_logged,
+    losses_weighted_by_their_values,
     penalty_with_graph,
     weight_by_the_norms_of_gradients,
     first_order_inner_step,

@@ -150,6 +150,33 @@ def closure_of_lbfgs() -> None:
         optimizer.step(closure)
 
 
+def one_step_of_lbfgs() -> None:
+    model = Net()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=4)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss: torch.Tensor = model(torch.ones(2, 4)).square()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+
+def gradients_cleared_before_steps_with_a_closure() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+
+        def closure(x: torch.Tensor = x) -> float:
+            loss: torch.Tensor = model(x).square()
+            loss.backward()
+            return float(loss)
+
+        optimizer.zero_grad()
+        optimizer.step(closure=closure)
+
+
 def results_made_leaves_again() -> None:
     w = torch.ones(4, requires_grad=True)
     for x in batches():
@@ -180,6 +207,8 @@ RIGHT: list[Program] = [
     accumulated_gradients,
     gradients_measured,
     closure_of_lbfgs,
+    one_step_of_lbfgs,
+    gradients_cleared_before_steps_with_a_closure,
     results_made_leaves_again,
     master_copies,
 ]
