@@ -53,6 +53,7 @@ class Recording:
         flow (pandas.DataFrame): one row per way of tensors and what became of gradient on it; level ``"ops"`` only.
         parameters (pandas.DataFrame): one row per leaf: its uses, gradients and steps; level ``"ops"`` only.
         graphs (pandas.DataFrame): one row per path of calls that constructed nodes; level ``"ops"`` only.
+        graph_memory (pandas.DataFrame): one row per moment and line whose results held graphs; level ``"ops"`` only.
         custody (pandas.DataFrame): one row per holder that keeps graphs beyond their use; level ``"ops"`` only.
         environment (dict): versions, machine and process.
 
@@ -302,6 +303,24 @@ class Recording:
             recording.graphs.groupby(["file", "line"])["unused_nodes"].sum().nlargest(5)
         """
         return self._tables.graphs
+
+    @property
+    def graph_memory(self) -> pd.DataFrame:
+        """Table of the memory of autograd graphs over time, by the line whose results held them.
+
+        Columns: ``time_ns``, ``moment`` (``backward`` as a call of ``backward`` begins, else ``between``), ``iteration``
+        (calls of ``backward`` so far), ``phase``, ``file``, ``line``, ``function``, ``op``, ``tensors``, ``nodes`` and
+        ``bytes`` saved for backward. The number of moments grows with the logarithm of the number of iterations.
+
+        Returns:
+            pandas.DataFrame: the table, by process and time; empty below level ``"ops"``.
+
+        Example::
+
+            memory = recording.graph_memory.query("moment == 'backward'")
+            memory.pivot_table(index="iteration", columns="line", values="bytes", aggfunc="sum")
+        """
+        return self._tables.graph_memory
 
     @property
     def custody(self) -> pd.DataFrame:

@@ -103,6 +103,8 @@ class Session:
             place, unread = (phase.offset, phase.name), (NOT_READ,) * 4
             event = (PHASE | kind, self.clock.now(), phase.thread, phase.code, place, *unread, phase.key)
             self._queue_with_nodes((*event, self._task_label()))
+            if not phase.is_automatic:
+                self._operators.on_phase()
         except Exception as error:
             self.fault(error)
 
@@ -253,13 +255,14 @@ class Session:
         faults = self._faults.take()
         seen, compiled = self._operators.detection_log.take(), self._dynamo.take()
         flow = self._operators.flow.take(at_once=takes_all or bool(leaving))
+        ledgers = [*flow, *self._operators.memory.take()]
         modes = self._mode_log.take()
         for sink in (*self._demand.sinks, *self._router.call_sinks, *leaving):
             for text, times in faults.items():
                 sink.fault(text, times)
             for text, times in (*modes, *(seen if sink.counts_operators else ())):
                 sink.note(NoteKind.DETECTION, text, times)
-            for kind, text, times in flow if sink.counts_operators else ():
+            for kind, text, times in ledgers if sink.counts_operators else ():
                 sink.note(kind, text, times)
             for kind, text in compiled:
                 sink.note(kind, text)

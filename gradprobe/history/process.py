@@ -17,6 +17,7 @@ from gradprobe.history.row_queue import ProgressIterator
 from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import COMPILED_CALL
 from gradprobe.recording.flow import FlowLedger, read_flow
+from gradprobe.recording.graph_memory import MemorySample, read_memory_samples
 from gradprobe.recording.source_lines import SourceLines, read_source_lines
 
 
@@ -42,6 +43,13 @@ class Process:
     def flow(self) -> FlowLedger:
         """Flow of tensors through it, and the graphs that it constructed."""
         return read_flow(self.contents.notes)
+
+    @cached_property
+    def memory_samples(self) -> list[MemorySample]:
+        """Memory of its graphs at moments since it began, in their order."""
+        began = int(self.contents.meta.get("began_ns", 0))
+        samples = read_memory_samples(self.contents.notes)
+        return [sample._replace(time_ns=sample.time_ns - began) for sample in samples if sample.time_ns >= began]
 
     @cached_property
     def source_lines(self) -> SourceLines:

@@ -46,6 +46,9 @@ class NoteKind(str, Enum):
     FLOW_FLAG = "flow flag"
     GRAPH_PATH = "graph path"
     GRAPH_COUNT = "graph count"
+    MEMORY_LINE = "memory line"
+    """A line whose results hold graphs, to which the samples of memory refer; see ``graph_memory.py``."""
+    MEMORY_SAMPLE = "memory sample"
     SOURCE = "source"
     """Text of recorded lines; see ``source_lines.py``."""
 

@@ -4,6 +4,7 @@ Keys of a chart's rows, by its kind (``start`` and ``end`` are in the unit of th
 
     timeline    lane, name, row, start, end, mode, what, took, own, nodes, blocks
     shares      of (the quantity), mode, share, shown
+    memory      time, line, bytes, shown, nodes, iteration, phase; each line at each time
     intervals   workload, mode, ratio, low, high, shown
     parts       workload, part, percent, shown
     points      workload, mode, ratio, shown
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradprobe.analysis.time_by_mode import MODES
 from gradprobe.report.document import UNEXPLAINED, Chart
+from gradprobe.report.memory_chart import draw_memory
 from gradprobe.report.units import truncate
 
 if TYPE_CHECKING:
@@ -250,6 +252,7 @@ def _draw_parts(chart: Chart, data: _NamedRows) -> Any:
 _DRAW_BY_KIND: dict[str, Callable[[Chart, _NamedRows], Any]] = {
     "timeline": _draw_timeline,
     "shares": _draw_shares,
+    "memory": lambda chart, data: draw_memory(chart, data.add),
     "intervals": _draw_intervals,
     "parts": _draw_parts,
     "points": _draw_points,

@@ -45,7 +45,7 @@ class Chart:
 
     name: str
     """Part of the file name if the chart is written to a file."""
-    kind: Literal["timeline", "shares", "intervals", "parts", "points"]
+    kind: Literal["timeline", "shares", "memory", "intervals", "parts", "points"]
     caption: str
     rows: Sequence[Mapping[str, Any]]
     unit: str = ""

@@ -1,10 +1,11 @@
-"""Columns of the tables of the ledgers: the flow of gradient, parameters, graphs by path of calls, and kept graphs."""
+"""Columns of the tables of the ledgers: gradient flow, parameters, graphs by path of calls, their memory, kept graphs."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from gradprobe.recording.flow import PASSAGES
+from gradprobe.recording.graph_memory import MOMENTS
 from gradprobe.tables.column_definition import (
     FUNCTION,
     PROCESS,
@@ -18,6 +19,7 @@ from gradprobe.tables.column_definition import (
     optional_text_column,
     size_column,
     text_column,
+    time_column,
 )
 
 
@@ -114,6 +116,38 @@ GRAPHS = Table(
         size_column(
             "saved_bytes",
             "Bytes that they saved for backward, without inputs and parameters, nor views of parameters.",
+        ),
+        PROCESS,
+        RANK,
+    ),
+)
+
+GRAPH_MEMORY = Table(
+    "graph_memory",
+    "One row per moment and line whose results held autograd graphs; a row without a line sums up further lines, or says "
+    "that no graph was held. The longer a program has run, the rarer the moments. Empty below level `ops`.",
+    _at_level_ops(
+        time_column("time_ns", "Time of the moment since the recording began."),
+        text_column(
+            "moment",
+            "`backward` as a call of `backward` begins, when the graph of the iteration is complete; `between` at another "
+            "operator, and at the end.",
+            choices=MOMENTS,
+        ),
+        count_column(
+            "iteration",
+            "Number of calls of `backward` that had begun in the process while its operators were observed.",
+        ),
+        text_column("phase", "Phase of the program in the thread that looked; empty if there was none."),
+        *SOURCE,
+        text_column("op", "Operator that computed the tensors at this line; empty without a line."),
+        count_column("tensors", "Number of tensors whose graphs were alive."),
+        count_column("nodes", "Autograd nodes of these graphs. A node counts for the latest tensor that leads to it."),
+        count_column(
+            "bytes",
+            "Size of the storages that these nodes had saved for backward, without those of parameters; each storage "
+            "counts once per moment.",
+            unit="bytes",
         ),
         PROCESS,
         RANK,

@@ -1,4 +1,4 @@
-"""DataFrames of the ledgers: the flow of gradient, parameters, graphs by path of calls, and kept graphs."""
+"""DataFrames of the ledgers: the flow of gradient, parameters, graphs by path of calls, their memory, kept graphs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pandas as pd
 
 from gradprobe.history.process import Process
 from gradprobe.recording.flow import PASSAGES, FlowLedger, Frame
+from gradprobe.recording.graph_memory import FURTHER_LINES, NOTHING
 from gradprobe.recording.notes import Detection, read_detections
 from gradprobe.tables.dataframes import make_dataframe
-from gradprobe.tables.ledger_columns import CUSTODY, FLOW, GRAPHS, PARAMETERS
+from gradprobe.tables.ledger_columns import CUSTODY, FLOW, GRAPH_MEMORY, GRAPHS, PARAMETERS
 
 _KEPT = "GP201"
 """Rule of the detections of kept graphs."""
@@ -75,6 +76,20 @@ def build_graphs(processes: Sequence[Process]) -> pd.DataFrame:
 def describe_path(path: Sequence[Frame]) -> str:
     """Return a path of calls as text, from the outermost line inwards; ``path`` begins with the innermost."""
     return " > ".join(f"{os.path.basename(at.file) or '?'}:{at.line} ({at.function})" for at in reversed(path))
+
+
+def build_graph_memory(processes: Sequence[Process]) -> pd.DataFrame:
+    """Build the table of the memory of graphs, by process and time, the most bytes of a moment first."""
+    rows = []
+    for p in processes:
+        for sample in p.memory_samples:
+            moment = (sample.time_ns + p.offset_ns, sample.moment, sample.iteration, sample.phase)
+            held = sample.held or {FURTHER_LINES: NOTHING}
+            rows += [
+                (*moment, *_place_cells(at.file, at.line, at.function), at.op, *memory, p.pid, p.rank)
+                for at, memory in sorted(held.items(), key=lambda item: -item[1].bytes)
+            ]
+    return make_dataframe(GRAPH_MEMORY, rows)
 
 
 def build_custody(processes: Sequence[Process]) -> pd.DataFrame:

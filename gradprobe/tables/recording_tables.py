@@ -110,6 +110,11 @@ class RecordingTables:
         return ledger_tables.build_graphs(self.processes)
 
     @cached_property
+    def graph_memory(self) -> pd.DataFrame:
+        """DataFrame with one row per moment and line whose results held graphs."""
+        return ledger_tables.build_graph_memory(self.processes)
+
+    @cached_property
     def custody(self) -> pd.DataFrame:
         """DataFrame with one row per holder that keeps graphs."""
         return ledger_tables.build_custody(self.processes)

@@ -34,7 +34,16 @@ def test_the_stored_kinds() -> None:
         "cut off",
         "source",
     ]
-    stored += ["flow site", "flow leaf", "flow edge", "flow flag", "graph path", "graph count"]
+    stored += [
+        "flow site",
+        "flow leaf",
+        "flow edge",
+        "flow flag",
+        "graph path",
+        "graph count",
+        "memory line",
+        "memory sample",
+    ]
     assert {kind.value for kind in NoteKind} == set(stored)
     assert [str(kind) for kind in NoteKind] == [kind.value for kind in NoteKind]
 

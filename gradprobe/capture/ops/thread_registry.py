@@ -39,6 +39,7 @@ from gradprobe.capture.location.frames import is_called_by_torch
 from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.tasks import TaskLabels
 from gradprobe.capture.ops.flow_recorder import FlowRecorder
+from gradprobe.capture.ops.graph_memory_recorder import GraphMemoryRecorder
 from gradprobe.capture.ops.native.loader import load_core
 from gradprobe.capture.ops.native.observer import NativeObserver, ObservedThread, higher_order_patches
 from gradprobe.capture.ops.refusal_hooks import GIVEN_BY_PYTORCH, refusal_patches
@@ -73,7 +74,8 @@ class ThreadRegistry:
         self.detection_log = DetectionLog(self.codes, now)
         self.flow = FlowRecorder(self.codes, self.paths)
         self._autocasts = AutocastTracker(self.detection_log, thread, fault)
-        self._held = HeldGraphDetector(self.detection_log, self._list_held_graphs, self.paths.roots)
+        self.memory = GraphMemoryRecorder(self.codes, now, self._list_held_graphs)
+        self._held = HeldGraphDetector(self.detection_log, self._look_at_held_graphs, self.paths.roots)
         self._persistent = PersistentTensorDetector(self.detection_log, self.paths.roots)
         self._shared = SharedDetectors(
             self.detection_log,
@@ -180,6 +182,7 @@ class ThreadRegistry:
         if observer is not None:
             self._safely(observer.stop)
             self._safely(self.flow.end)
+        self._safely(self.memory.forget)
         self._safely(lambda: load_core().show_refusals(None, ()))
         self._safely(self._patches.restore)
         self._safely(REGISTRY.forget_parameters)
@@ -192,6 +195,7 @@ class ThreadRegistry:
         self._depths.clear()
         observer, self._observer = self._observer, None
         self.flow.abandon()
+        self.memory.forget()
         if observer is not None:
             self._safely(observer.abandon)
         self._safely(self._patches.restore)
@@ -258,7 +262,14 @@ class ThreadRegistry:
             self._safely(lambda: self._look_at_persistent_tensors(at_times=True))
         backward = observed.begin_backward(outputs)
         observed.detectors.on_backward(outputs, backward)
+        if not backward.is_grad:
+            self._safely(self.memory.on_backward)
         return backward.ranges
+
+    def on_phase(self) -> None:
+        """Look at the memory of graphs as a phase of the program begins or ends in the calling thread."""
+        if thread() in self._threads:
+            self._safely(self.memory.on_phase)
 
     def _on_materialized(self, tensor: Any) -> None:
         """Take in that a lazy parameter or buffer has got its memory, which makes it an inference tensor in that mode."""
@@ -289,6 +300,11 @@ class ThreadRegistry:
 
     def _list_held_graphs(self) -> list[tuple[Any, ...]]:
         return [] if self._observer is None else self._observer.list_held_graphs()
+
+    def _look_at_held_graphs(self) -> list[tuple[Any, ...]]:
+        held = self._list_held_graphs()
+        self._safely(lambda: self.memory.on_look(held))
+        return held
 
     def _report_held_graphs(self) -> None:
         with torch._C.DisableTorchFunction():
