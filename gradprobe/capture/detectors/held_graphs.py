@@ -99,12 +99,10 @@ class HeldGraphDetector:
                 continue
             key = (held.place, held.op)
             known = self._found.get(key)
-            if known is None or _has_grown(known, held):
+            holder = None if known is None else known.holder
+            if (known is None or _has_grown(known, held)) and time.perf_counter() <= deadline:
                 older = held.heads[1:] or held.heads  # a variable of the running line holds the latest
-                is_late = time.perf_counter() > deadline
-                holder = None if is_late else find_holder(older, self._log.codes, _getframe(1), self._roots())
-            else:
-                holder = known.holder
+                holder = find_holder(older, self._log.codes, _getframe(1), self._roots())
             if holder is not None or is_growth:
                 self._found[key] = _Growth(held._replace(heads=[]), holder)
 
