@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ def test_phases_are_marked_first_and_iterations_where_there_is_room() -> None:
     assert labels["e"] == (41, "left")
     assert [label for label in labels if label.startswith("iteration")]
     times = [mark["time"] for mark in marks]
-    assert all(later - earlier >= 59 / 6 for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later - earlier >= 59 / 6 for earlier, later in itertools.pairwise(times))
     assert marks[-1]["align"] == "right"
     assert list_marks([]) == []
 
