@@ -224,9 +224,10 @@ inline std::vector<std::pair<Creation, HeldGraphs>> held_graphs(ThreadLog& own, 
   constexpr size_t MAX_HEADS = 8, MAX_GROUPS = 32;
   constexpr size_t OLD = 2;  // an iteration's loss may still be alive while the next one runs
   auto living = Creations::global().living();
+  const uint32_t epoch = FlowNodes::global().epoch();
   living.erase(std::remove_if(living.begin(), living.end(),
-                              [](const auto& entry) {
-                                return raw_grad_fn(entry.first) == nullptr ||
+                              [epoch](const auto& entry) {  // without what is left of earlier recordings
+                                return entry.second.epoch != epoch || raw_grad_fn(entry.first) == nullptr ||
                                     entry.first.unsafeGetTensorImpl()->pyobj_slot()->load_pyobj() == nullptr;
                               }),
                living.end());
