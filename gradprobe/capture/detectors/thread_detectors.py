@@ -138,7 +138,9 @@ class ThreadDetectors:
         log = shared.log
         self.held = shared.held
         self.aliases = AliasDetector(log)
-        self.mode_dependence = ModeDependenceDetector(log, log.events_of(ident))
+        events = log.events_of(ident)
+        events.clear()  # a block that an earlier recording saw entered has ended since, unseen
+        self.mode_dependence = ModeDependenceDetector(log, events)
         self.refusals = RefusalDetector(log, ledger)
         self._log, self._autocasts, self._leaks = log, shared.autocasts, shared.leaks
         self._escaped, self._report_hooks = shared.escaped, shared.report_hooks
@@ -155,7 +157,7 @@ class ThreadDetectors:
         self._views: list[CreationRecord] = []
         self._restored_autocast: tuple[list[SourceLocation | None], list[BlockAt]] | None = None
         self._vain: dict[int, BlockAt] = {}
-        self.keep_event: Callable[[Event], None] = log.events_of(ident).append
+        self.keep_event: Callable[[Event], None] = events.append
         """Keep a manager event, by which blocks are found later."""
         self._has_views_of_older = False
         self._is_quiet = False

@@ -168,3 +168,19 @@ def test_a_trace_function_of_the_program_stays() -> None:
     finally:
         sys.settrace(None)
     del kept
+
+
+def test_a_block_that_an_earlier_recording_saw_entered_is_not_blamed() -> None:
+    earlier = gradprobe.record(level="ops")
+    earlier.start()
+    block = torch.no_grad()
+    with block:
+        earlier.stop()
+    with gradprobe.record(level="ops") as recording:
+        loss = torch.ones(3, requires_grad=True).detach().sum()
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            print(error)
+    (finding,) = recording.findings.to_dict("records")
+    assert "It was computed from a detached tensor." in finding["message"]
