@@ -27,9 +27,9 @@ _MIN_UNUSED = 5
 """Minimum number of tensors of one line, or terms of one sum, that are alive at once and that no backward has reached."""
 _MAX_PLACES = 4
 _MAX_SEARCH_S = 1.0
-"""Time in seconds after which a look searches for no more holders."""
+"""Processor time in seconds after which a look searches for no more holders."""
 _ALLOWANCE_S, _MAX_SHARE = 0.5, 0.01
-"""Time in seconds that all looks may take, as a short program needs, and their share of the time beyond that."""
+"""Processor time in seconds that all looks may take, as a short program needs, and their share of the time beyond that."""
 
 Place = tuple[int, int]
 """Identity of a code object, and an offset in it."""
@@ -81,16 +81,15 @@ class HeldGraphDetector:
 
         Two threads that look at once would find what the other one has in hand.
         """
-        now = time.perf_counter()
-        has_time = is_last or self._spent <= _ALLOWANCE_S + _MAX_SHARE * (now - self._began)
+        has_time = is_last or self._spent <= _ALLOWANCE_S + _MAX_SHARE * (time.perf_counter() - self._began)
         if self._looking_in == os.getpid() or not has_time:
             return
-        self._looking_in = os.getpid()
+        self._looking_in, began = os.getpid(), time.thread_time()
         try:
-            self._look(now + _MAX_SEARCH_S)
+            self._look(began + _MAX_SEARCH_S)
         finally:
             self._looking_in = 0
-            self._spent += time.perf_counter() - now
+            self._spent += time.thread_time() - began
 
     def _look(self, deadline: float) -> None:
         for held in itertools.starmap(HeldGraphs, self._list_held()):
@@ -100,7 +99,7 @@ class HeldGraphDetector:
             key = (held.place, held.op)
             known = self._found.get(key)
             holder = None if known is None else known.holder
-            if (known is None or _has_grown(known, held)) and time.perf_counter() <= deadline:
+            if (known is None or _has_grown(known, held)) and time.thread_time() <= deadline:
                 older = held.heads[1:] or held.heads  # a variable of the running line holds the latest
                 holder = find_holder(older, self._log.codes, _getframe(1), self._roots())
             if holder is not None or is_growth:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_OPTIMIZED
 from types import (
@@ -112,7 +112,7 @@ def _search_program(
             continue
         variables = each.f_locals
         try:
-            for name, value in list(variables.items()):
+            for name, value in copy_items(variables):
                 found = search.run(value, name_self(name, value))
                 if found is not None:
                     kind = "attribute" if "." in found.replace("...", "") else "local"
@@ -125,7 +125,7 @@ def _search_program(
         if id(each.f_globals) in known:
             continue
         known.add(id(each.f_globals))
-        for name, value in list(each.f_globals.items()):
+        for name, value in copy_items(each.f_globals):
             if isinstance(value, ModuleType | type) or name.startswith("__"):
                 continue
             found = search.run(value, name)
@@ -137,7 +137,7 @@ def _search_program(
         is_own = getattr(module, "__name__", "") == "__main__" or getattr(module, "__file__", None) in files
         if not is_own or not isinstance(names, dict) or id(names) in known:
             continue
-        for name, value in list(names.items()):
+        for name, value in copy_items(names):
             if not isinstance(value, ModuleType | type) and not name.startswith("__"):
                 found = search.run(value, name)
                 if found is not None:
@@ -188,10 +188,16 @@ def may_contain(value: Any) -> bool:
     return not type(value).__module__.startswith(("torch._C", "numpy"))
 
 
+def copy_items(mapping: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
+    """Return the items of a dictionary that a finalizer or another thread may change meanwhile."""
+    # A list of its items would be made while it changes: the list's own memory may begin a collection.
+    return list((dict.copy(mapping) if isinstance(mapping, dict) else dict(mapping)).items())
+
+
 def list_members(value: Any) -> list[tuple[str, Any]]:
     """Return the members of an object, each after the step that leads to it, such as ``.name`` or ``['key']``."""
     if isinstance(value, dict):
-        return [(f"[{key!r}]" if isinstance(key, str) else "[...]", item) for key, item in list(dict.items(value))]
+        return [(f"[{key!r}]" if isinstance(key, str) else "[...]", item) for key, item in copy_items(value)]
     if isinstance(value, list | tuple | set | frozenset | deque):
         return [("[...]", item) for item in list(value)[-2_000:]]
     if isinstance(value, FunctionType):
@@ -213,9 +219,9 @@ def _list_attributes(value: Any) -> list[tuple[str, Any]]:
     members: list[tuple[str, Any]] = []
     attributes = getattr(value, "__dict__", None)
     if isinstance(attributes, dict):
-        for name, item in list(attributes.items()):
+        for name, item in copy_items(attributes):
             if name in ("_modules", "_parameters", "_buffers") and isinstance(item, dict):
-                members += [(f".{key}", each) for key, each in list(item.items())]
+                members += [(f".{key}", each) for key, each in copy_items(item)]
             else:
                 members.append((f".{name}", item))
     for kind in type(value).__mro__:
@@ -234,7 +240,7 @@ def _list_traceback(trace: TracebackType | None) -> list[tuple[str, Any]]:
     members = []
     while trace is not None:
         variables = trace.tb_frame.f_locals
-        members += [(f" (traceback).{name}", value) for name, value in list(variables.items())]
+        members += [(f" (traceback).{name}", value) for name, value in copy_items(variables)]
         trace = trace.tb_next
     return members
 
@@ -299,7 +305,7 @@ def _name_root(referrer: Any, value: Any, path: str, codes: FrameClassifier) -> 
         if codes.kind(frame.f_code) != USER:
             return None
         variables = frame.f_locals
-        name = next((name for name, item in list(variables.items()) if item is value), "a variable")
+        name = next((name for name, item in copy_items(variables) if item is value), "a variable")
         if sys.version_info < (3, 13):
             variables.clear()
         code = frame.f_code
@@ -317,6 +323,6 @@ def _name_root(referrer: Any, value: Any, path: str, codes: FrameClassifier) -> 
             at = function.__code__
             return Holder(f"the cache of {_name(at)}", "cache", at.co_filename, at.co_firstlineno, _name(at))
     if isinstance(referrer, dict) and "__name__" in referrer and "__builtins__" in referrer:
-        name = next((name for name, item in list(referrer.items()) if item is value), "")
+        name = next((name for name, item in copy_items(referrer) if item is value), "")
         return Holder(name + path, "global", str(referrer.get("__file__") or ""))
     return None

@@ -36,7 +36,8 @@ def test_no_look_begins_while_another_one_runs() -> None:
 
 def test_looks_take_their_share_of_the_time_and_the_last_one_is_certain(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, looks = [0.0], []
-    monkeypatch.setattr(held_graphs.time, "perf_counter", lambda: clock[0])
+    for name in ("perf_counter", "thread_time"):
+        monkeypatch.setattr(held_graphs.time, name, lambda: clock[0])
 
     def list_held() -> list[tuple[Any, ...]]:
         looks.append(clock[0])
