@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import gradprobe
-from gradprobe.capture.detectors import held_graphs
-from gradprobe.capture.ops import graph_memory_recorder
+from gradprobe.capture.time_share import TimeShare
 from tests.report.reading import Page
 
 ITERATIONS = 100
@@ -20,8 +19,7 @@ TITLE = "Memory of graphs over time"
 @pytest.fixture(autouse=True)
 def _time_for_each_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no look be left out for lack of time, as on a busy machine."""
-    monkeypatch.setattr(held_graphs, "_ALLOWANCE_S", 1_000.0)
-    monkeypatch.setattr(graph_memory_recorder, "_FREE_S", 1_000.0)
+    monkeypatch.setattr(TimeShare, "is_left", lambda share: True)
 
 
 def sum_saved_bytes(tensors: list[torch.Tensor]) -> int:

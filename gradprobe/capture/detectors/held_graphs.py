@@ -19,6 +19,7 @@ import torch
 
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.location.holders import Holder, find_holder
+from gradprobe.capture.time_share import TimeShare
 from gradprobe.recording.notes import SourceLocation
 
 _MIN_ITERATIONS = 3
@@ -26,10 +27,10 @@ _MIN_ITERATIONS = 3
 _MIN_UNUSED = 5
 """Minimum number of tensors of one line, or terms of one sum, that are alive at once and that no backward has reached."""
 _MAX_PLACES = 4
+_ALLOWANCE_S, _MAX_SHARE = 0.1, 0.01
+"""Processor time in seconds that looks may take, and their share of the time beyond that."""
 _MAX_SEARCH_S = 1.0
 """Processor time in seconds after which a look searches for no more holders."""
-_ALLOWANCE_S, _MAX_SHARE = 0.5, 0.01
-"""Processor time in seconds that all looks may take, as a short program needs, and their share of the time beyond that."""
 
 Place = tuple[int, int]
 """Identity of a code object, and an offset in it."""
@@ -73,25 +74,27 @@ class HeldGraphDetector:
     ) -> None:
         self._log, self._list_held, self._roots = log, list_held, roots
         self._found: dict[tuple[Place, str], _Growth] = {}
+        self._in_vain: dict[tuple[Place, str], int] = {}
+        """How many tensors there were when no holder was found first."""
         self._looking_in = 0
-        self._began, self._spent = time.perf_counter(), 0.0
+        self._time = TimeShare(_ALLOWANCE_S, _MAX_SHARE)
 
     def look(self, *, is_last: bool = False) -> None:
         """Look at the graphs that are alive, unless another thread does or looks have taken their share of the time.
 
         Two threads that look at once would find what the other one has in hand.
         """
-        has_time = is_last or self._spent <= _ALLOWANCE_S + _MAX_SHARE * (time.perf_counter() - self._began)
-        if self._looking_in == os.getpid() or not has_time:
+        if self._looking_in == os.getpid() or not (is_last or self._time.is_left()):
             return
-        self._looking_in, began = os.getpid(), time.thread_time()
+        self._looking_in = os.getpid()
         try:
-            self._look(began + _MAX_SEARCH_S)
+            with self._time.spend():
+                self._look(is_last=is_last)
         finally:
             self._looking_in = 0
-            self._spent += time.thread_time() - began
 
-    def _look(self, deadline: float) -> None:
+    def _look(self, *, is_last: bool) -> None:
+        deadline = time.thread_time() + _MAX_SEARCH_S
         for held in itertools.starmap(HeldGraphs, self._list_held()):
             is_growth = held.iterations >= _MIN_ITERATIONS
             if not is_growth and not _may_grow(held):
@@ -100,8 +103,10 @@ class HeldGraphDetector:
             known = self._found.get(key)
             holder = None if known is None else known.holder
             if (known is None or _has_grown(known, held)) and time.thread_time() <= deadline:
+                # What several threads work with has no holder and stays as it is; what is kept grows.
+                goes_up = is_last or is_growth or held.number >= 2 * self._in_vain.setdefault(key, held.number)
                 older = held.heads[1:] or held.heads  # a variable of the running line holds the latest
-                holder = find_holder(older, self._log.codes, _getframe(1), self._roots())
+                holder = find_holder(older, self._log.codes, _getframe(1), self._roots(), goes_up=goes_up)
             if holder is not None or is_growth:
                 self._found[key] = _Growth(held._replace(heads=[]), holder)
 
@@ -115,7 +120,8 @@ class HeldGraphDetector:
     def report(self) -> None:
         """Report what is kept."""
         found, self._found = self._found, {}
-        self._began, self._spent = time.perf_counter(), 0.0
+        self._in_vain.clear()
+        self._time.restart()
         for growth in found.values():
             held, holder = growth.held, growth.holder
             main = self._locate("kept from here", held.place)

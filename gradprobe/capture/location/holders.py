@@ -64,7 +64,9 @@ class Holder:
     function: str = ""
 
 
-def find_holder(wanted: list[Any], codes: FrameClassifier, frame: FrameType | None, roots: list[Any]) -> Holder | None:
+def find_holder(
+    wanted: list[Any], codes: FrameClassifier, frame: FrameType | None, roots: list[Any], *, goes_up: bool = True
+) -> Holder | None:
     """Return what holds one of these objects, the program's variable if there is one.
 
     Args:
@@ -72,12 +74,13 @@ def find_holder(wanted: list[Any], codes: FrameClassifier, frame: FrameType | No
         codes: The kinds of code.
         frame: The innermost frame to look at.
         roots: Further objects to search, such as the outermost modules.
+        goes_up: Whether to go along the referrers of the objects if no variable leads to one, which takes much longer.
     """
     ids = {id(object_) for object_ in wanted}
     own = {id(wanted), id(ids)}
     for holder in _search_program(ids, codes, frame, roots):
         return holder
-    for object_ in wanted[:2]:
+    for object_ in wanted[:2] if goes_up else ():
         found = _climb(object_, own, codes)
         if found is not None:
             return found

@@ -7,13 +7,13 @@ rarer the samples: their number grows with the logarithm of the number of iterat
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from gradprobe.capture.detectors.detection_log import locate_instruction
 from gradprobe.capture.detectors.held_graphs import HeldGraphs
 from gradprobe.capture.location.frames import FrameClassifier
+from gradprobe.capture.time_share import TimeShare
 from gradprobe.phases import current_phase
 from gradprobe.recording.graph_memory import (
     AT_BACKWARD,
@@ -31,9 +31,8 @@ _SAMPLES_PER_STRIDE = 32
 """Number of samples after which only every other moment is looked at."""
 _MAX_LINES = 12
 """Maximum number of lines of a sample; those with the fewest bytes are added up."""
-_FREE_S = 0.05
-_MAX_SHARE = 0.01
-"""Maximum share of the time that looking takes, beyond ``_FREE_S`` by which the first samples are the same everywhere."""
+_ALLOWANCE_S, _MAX_SHARE = 0.02, 0.005
+"""Processor time in seconds that looking may take, and its share of the time beyond that."""
 
 
 class _Thinning:
@@ -68,6 +67,7 @@ class GraphMemoryRecorder:
         self._codes, self._now, self._list_held = codes, now, list_held
         self._samples: list[MemorySample] = []
         self._notes = MemoryNotes()
+        self._time = TimeShare(_ALLOWANCE_S, _MAX_SHARE)
         self.forget()
 
     def on_backward(self) -> None:
@@ -93,16 +93,12 @@ class GraphMemoryRecorder:
         """Begin again, because the session observes no thread any more; samples that were not taken stay."""
         self._iteration, self._has_held = 0, False
         self._backwards, self._phases, self._looks = _Thinning(), _Thinning(), _Thinning()
-        self._began_s, self._spent_s = time.perf_counter(), 0.0
+        self._time.restart()
 
     def _look(self, moment: str, moments: _Thinning) -> None:
-        if not moments.choose_next():
-            return
-        if self._spent_s > _FREE_S + _MAX_SHARE * (time.perf_counter() - self._began_s):
-            return
-        began = time.thread_time()  # waiting for other threads costs the program nothing
-        self._add(moment, self._list_held())
-        self._spent_s += time.thread_time() - began
+        if moments.choose_next() and self._time.is_left():
+            with self._time.spend():
+                self._add(moment, self._list_held())
 
     def _add(self, moment: str, found: Iterable[tuple[Any, ...]]) -> None:
         held = self._sum_by_line(found)

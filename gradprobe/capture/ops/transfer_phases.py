@@ -7,6 +7,7 @@ name the program's line, and tracebacks stay as they are.
 
 from __future__ import annotations
 
+import functools
 import pkgutil
 from _thread import get_ident
 from collections.abc import Callable
@@ -63,9 +64,14 @@ class _Bracketed:
     """Stand-in for a function. Read on the class that it is a method of, it is the original."""
 
     def __init__(self, original: Callable[..., Any], phase: str, phases: _Phases, library: Any) -> None:
-        self.__wrapped__ = original
+        functools.update_wrapper(self, original)
         self._phase, self._phases = phase, phases
         self._shown = library.show_errors_of_call(original, phases.end, phases.end)
+
+    @property
+    def __class__(self) -> Any:  # type: ignore[misc]
+        """Type that ``isinstance`` sees."""
+        return type(self.__wrapped__)
 
     @property
     def __call__(self) -> Any:
@@ -81,6 +87,9 @@ class _Bracketed:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__wrapped__, name)
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)
 
     def __eq__(self, other: object) -> bool:
         return other is self or other is self.__wrapped__

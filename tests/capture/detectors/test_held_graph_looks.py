@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 import torch
 
-from gradprobe.capture.detectors import held_graphs
 from gradprobe.capture.detectors.detection_log import DetectionLog
 from gradprobe.capture.detectors.held_graphs import HeldGraphDetector
 from gradprobe.capture.location import holders
@@ -37,7 +37,7 @@ def test_no_look_begins_while_another_one_runs() -> None:
 def test_looks_take_their_share_of_the_time_and_the_last_one_is_certain(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, looks = [0.0], []
     for name in ("perf_counter", "thread_time"):
-        monkeypatch.setattr(held_graphs.time, name, lambda: clock[0])
+        monkeypatch.setattr(time, name, lambda: clock[0])
 
     def list_held() -> list[tuple[Any, ...]]:
         looks.append(clock[0])

@@ -118,3 +118,15 @@ def test_tracebacks_warnings_and_introspection_stay_as_they_are() -> None:
     assert torch.load is load
     with pytest.raises(OSError, match="No such file"):
         held("/no/such/file")
+
+
+def test_what_stands_for_a_function_describes_itself_as_the_function_does() -> None:
+    def describe(function: Any) -> list[Any]:
+        kinds = inspect.isfunction(function), inspect.isroutine(function), callable(function)
+        names = function.__doc__, function.__module__, function.__name__, function.__qualname__
+        return [kinds, names, repr(function), inspect.signature(function)]
+
+    functions = "save", "load"
+    before = [describe(getattr(torch, name)) for name in functions]
+    with gradprobe.record(level="ops"):
+        assert [describe(getattr(torch, name)) for name in functions] == before
