@@ -27,7 +27,7 @@ _MIN_ITERATIONS = 3
 _MIN_UNUSED = 5
 """Minimum number of tensors of one line, or terms of one sum, that are alive at once and that no backward has reached."""
 _MAX_PLACES = 4
-_ALLOWANCE_S, _MAX_SHARE = 0.1, 0.01
+_ALLOWANCE_S, _MAX_SHARE = 0.05, 0.01
 """Processor time in seconds that looks may take, and their share of the time beyond that."""
 _MAX_SEARCH_S = 1.0
 """Processor time in seconds after which a look searches for no more holders."""

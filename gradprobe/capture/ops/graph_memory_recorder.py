@@ -31,7 +31,7 @@ _SAMPLES_PER_STRIDE = 32
 """Number of samples after which only every other moment is looked at."""
 _MAX_LINES = 12
 """Maximum number of lines of a sample; those with the fewest bytes are added up."""
-_ALLOWANCE_S, _MAX_SHARE = 0.02, 0.005
+_ALLOWANCE_S, _MAX_SHARE = 0.005, 0.005
 """Processor time in seconds that looking may take, and its share of the time beyond that."""
 
 

@@ -68,8 +68,8 @@ class _Bracketed:
         self._phase, self._phases = phase, phases
         self._shown = library.show_errors_of_call(original, phases.end, phases.end)
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[misc]
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
         """Type that ``isinstance`` sees."""
         return type(self.__wrapped__)
 
