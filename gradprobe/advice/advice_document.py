@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from gradprobe._wording import pluralize
 from gradprobe.advice.certificate import KEEP, SWAP, UNPROVEN, Certificate
 from gradprobe.advice.manager_sites import EXCHANGED
 from gradprobe.report.document import Document, FindingItem, Section, Table
-from gradprobe.report.units import escape_unprintable, format_bytes, format_location, pluralize
+from gradprobe.report.units import escape_unprintable, format_bytes, format_location
 
 _LATER = ("raises", "did not run", "would", "returns", "leaves")
 """Beginnings of the roles of lines that use, or pass on, what a block leaves."""

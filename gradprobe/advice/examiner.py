@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from gradprobe._wording import pluralize
 from gradprobe.advice.certificate import KEEP, SWAP, UNPROVEN, Certificate, Proof
 from gradprobe.advice.gains import read_gains, site_label
 from gradprobe.advice.library_results import find_escapes
@@ -21,7 +22,6 @@ from gradprobe.advice.site_runs import SiteRuns
 from gradprobe.advice.source_edits import enclose_in_normal_mode
 from gradprobe.advice.source_hook import MARK
 from gradprobe.advice.unrun_lines import find_unrun_lines
-from gradprobe.report.units import pluralize
 
 
 class Examiner:

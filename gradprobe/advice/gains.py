@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gradprobe._wording import pluralize
 from gradprobe.advice.manager_sites import Site
 from gradprobe.advice.run_request import TIMES_FILE
-from gradprobe.report.units import pluralize
 
 _MIN_BLOCKS = 12
 """Fewer blocks of either kind give no interval worth showing."""

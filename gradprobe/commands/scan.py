@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.findings import find_all
 from gradprobe.analysis.findings.finding import Finding, merge_duplicates
 from gradprobe.commands import findings_output
 from gradprobe.commands.messages import print_message
 from gradprobe.errors import GradprobeError
-from gradprobe.report.units import escape_unprintable, pluralize
+from gradprobe.report.units import escape_unprintable
 from gradprobe.scan.fixed_files import FixedFile, fix_files
 from gradprobe.scan.source_files import ScanResult, scan_paths
 from gradprobe.stored_recordings import merge

@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
+from gradprobe._wording import pluralize
 from gradprobe.capture.autograd.node_counter import find_node_counter
 from gradprobe.recorder import Recorder
-from gradprobe.report.units import escape_unprintable, pluralize
+from gradprobe.report.units import escape_unprintable
 from gradprobe.result import Recording
 
 Scope = MutableMapping[str, Any]

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from gradprobe._files import write_atomically
+from gradprobe._wording import pluralize
 from gradprobe.analysis.findings.catalogue import ERROR, SEVERITIES
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.errors import GradprobeError
@@ -28,7 +29,6 @@ from gradprobe.report.units import (
     format_count,
     format_duration,
     format_location,
-    pluralize,
 )
 from gradprobe.tables.columns import FINDINGS
 

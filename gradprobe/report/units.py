@@ -94,8 +94,3 @@ def truncate(text: str, width: int) -> str:
 def truncate_start(text: str, width: int) -> str:
     """Return ``text``, or an ellipsis and its end if it is longer than ``width``."""
     return text if len(text) <= width else f"...{text[3 - width :]}"
-
-
-def pluralize(number: int, noun: str, plural: str = "") -> str:
-    """Return ``number`` and the singular or plural of ``noun``."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -9,8 +9,9 @@ from typing import TypeGuard
 
 import pandas as pd
 
+from gradprobe._wording import times
 from gradprobe.analysis.findings.evidence import Evidence, is_library
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, times
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.syntax import get_last_name, parse_file, walk_scope
 from gradprobe.analysis.flow_graph import shorten_op
 from gradprobe.recording.flow import Frame

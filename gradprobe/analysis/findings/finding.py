@@ -63,16 +63,6 @@ def describe_count(rule: str, count: int) -> str:
     return f" ({count:,} times)" if count > 1 and is_counted else ""
 
 
-def many(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
-
-
-def times(number: int) -> str:
-    """Return how many times."""
-    return "once" if number == 1 else f"{number:,} times"
-
-
 def merge_duplicates(findings: Iterable[Finding]) -> list[Finding]:
     """Merge equal findings, adding up their counts, and sort the most severe and most frequent first."""
     counts: dict[Finding, int] = {}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.findings.evidence import Evidence
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.flow_lines import find_steps, list_names, make_finding, relate
 from gradprobe.analysis.findings.syntax import ParsedFile, get_last_name, parse_file, walk_scope
 from gradprobe.analysis.flow_graph import FlowGraph
@@ -117,7 +118,7 @@ def _describe(graph: FlowGraph, line: RelatedLine | None, attribute: str, uses: 
     what = "of a module" if attribute == REQUIRES_GRAD else f"that PyTorch does not know: the flag is `{REQUIRES_GRAD}`"
     message = (
         f"`{target} = False` sets an attribute {what}. It freezes nothing: {list_names(uses)} had gradients in "
-        f"{many(steps, 'step')} of the optimizer."
+        f"{pluralize(steps, 'step')} of the optimizer."
     )
     owner = target.rsplit(".", 1)[0]
     fix = (
@@ -128,7 +129,7 @@ def _describe(graph: FlowGraph, line: RelatedLine | None, attribute: str, uses: 
     related = [relate(graph.sites[use.carried[0]], "parameter used here") for use in uses[:1] if use.carried]
     related += [relate(site, "optimizer steps here") for site in find_steps(graph, uses)[:1]]
     main = FlowSite(line.file, line.line, "", "", "") if line is not None else graph.sites[uses[0].carried[0]]
-    seen = f"{many(len(uses), 'parameter')} trained in {many(steps, 'step')}"
+    seen = f"{pluralize(len(uses), 'parameter')} trained in {pluralize(steps, 'step')}"
     return make_finding("GP519", message, main, len(uses), related, fix, seen)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.cut_reasons import MODE_CUTS, CutReason, advise_not_entering, find_reason
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, is_library
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.flow_lines import (
     begin_with_names,
     find_call,
@@ -101,7 +102,7 @@ def _describe_cut(evidence: Evidence, graph: FlowGraph, cut: Cut, uses: list[Lea
             else "so that no gradient comes back through its result."
         )
     )
-    text = f"0 of {many(steps, 'step')} found a gradient for {many(len(uses), 'parameter')}"
+    text = f"0 of {pluralize(steps, 'step')} found a gradient for {pluralize(len(uses), 'parameter')}"
     # A target network may be among the parameters of the optimizer, as a part of the module that trains: nothing is lost.
     level = NOTE if passage in MODE_CUTS and graph.is_target(number) else ""
     return make_finding(rule, message, site, len(uses), related, fix, text, level)
@@ -127,7 +128,7 @@ def _describe_cleared(graph: FlowGraph, uses: list[LeafUse]) -> Iterator[Finding
         )
         fix = "Call `zero_grad()` before `backward()` or after `step()`, not between them."
         yield make_finding(
-            "GP511", message, step, len(uses), related, fix, f"0 of {many(steps, 'step')} found a gradient"
+            "GP511", message, step, len(uses), related, fix, f"0 of {pluralize(steps, 'step')} found a gradient"
         )
 
 
@@ -155,7 +156,9 @@ def _describe_function(graph: FlowGraph, use: LeafUse) -> Iterator[Finding]:
             else "Return the gradient of this input from `backward`."
         )
         related = [*differentiated, *related]
-        yield make_finding("GP511", message, main, 1, related, fix, f"0 of {many(use.steps, 'step')} found a gradient")
+        yield make_finding(
+            "GP511", message, main, 1, related, fix, f"0 of {pluralize(use.steps, 'step')} found a gradient"
+        )
         return
 
 
@@ -179,7 +182,7 @@ def _describe_end(graph: FlowGraph, ends: tuple[int, ...], uses: list[LeafUse]) 
             "backward pass starts from what is computed here."
         )
         fix = "Add this result to the loss, or take the parameters out of the optimizer."
-    text = f"0 of {many(steps, 'step')} found a gradient"
+    text = f"0 of {pluralize(steps, 'step')} found a gradient"
     # What a model of a library computes beside the result that the program asked for is not the program's choice.
     is_own = not is_library(own[-1].file)
     is_certain = any(use.grads for use in uses) or (is_own and all(use.carried for use in uses))
@@ -211,7 +214,7 @@ def find_losses_without_graph(evidence: Evidence) -> Iterator[Finding]:
                 "parameter gets a gradient from it."
             )
             yield make_finding(
-                "GP512", message, main, use.roots, related, "", f"{many(use.roots, 'pass')} reached no parameter"
+                "GP512", message, main, use.roots, related, "", f"{pluralize(use.roots, 'pass')} reached no parameter"
             )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.source_fixes import advise_detaching
 from gradprobe.analysis.findings.syntax import parse_file
 
@@ -44,7 +45,7 @@ def find_growing_backwards(evidence: Evidence) -> Iterator[Finding]:
             worst[key] = located
     for located in worst.values():
         read = located.detection.read_count
-        seen = f"{many(read('nodes'), 'node')} of {many(read('iterations'), 'iteration')}"
+        seen = f"{pluralize(read('nodes'), 'node')} of {pluralize(read('iterations'), 'iteration')}"
         message = (
             f"This backward pass goes through {seen} that an earlier pass has already used: a tensor carries its graph "
             "from one iteration to the next, and each pass takes longer."
@@ -55,13 +56,14 @@ def find_growing_backwards(evidence: Evidence) -> Iterator[Finding]:
 def _describe(located: LocatedDetection) -> Finding:
     facts, read = located.detection.facts, located.detection.read_count
     holder, number, nodes, held = str(facts.get("holder", "")), read("number"), read("nodes"), read("bytes")
-    size = f" with {many(held, 'byte')} saved for backward" if held else ""
+    size = f" with {pluralize(held, 'byte')} saved for backward" if held else ""
     subject = f"`{holder}`" if holder else "Something in the program"
     iterations = read("iterations")
-    when = f"of {many(iterations, 'iteration')} that ended earlier" if iterations else "of every run of this line"
+    when = f"of {pluralize(iterations, 'iteration')} that ended earlier" if iterations else "of every run of this line"
+    tensors, kept = pluralize(number, "tensor"), pluralize(nodes, "node")
     keep = "keeps" if number == 1 else "keep"
     message = (
-        f"{subject} keeps autograd graphs {when}: {many(number, 'tensor')} {keep} {many(nodes, 'node')}{size} alive, "
+        f"{subject} keeps autograd graphs {when}: {tensors} {keep} {kept}{size} alive, "
         "and no backward pass uses them again."
     )
     kind = str(facts.get("holder_kind", ""))
@@ -77,7 +79,7 @@ def _describe(located: LocatedDetection) -> Finding:
         if (line.file, line.line) != (main.file, main.line):
             related.setdefault((line.file, line.line), line)
     fix = _FIXES.get(kind, "") or _advise(stored)
-    evidence_text = f"{many(number, 'tensor')}, {many(nodes, 'node')} and {many(held, 'byte')} were alive at once"
+    evidence_text = f"{tensors}, {kept} and {pluralize(held, 'byte')} were alive at once"
     return Finding(
         "GP201",
         message,

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.findings.evidence import Evidence, is_library, locate_site
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.never_entered import NeverEntered, find_never_entered, iter_statements
 from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile, parse_file
 
@@ -71,7 +72,7 @@ def _judge(
         return
     message = f"This {unused.how}: no block is entered, and the code after it runs with the mode as it was."
     if built is not None:
-        message += f" Line {built[0]} built {many(built[1], 'autograd node')}."
+        message += f" Line {built[0]} built {pluralize(built[1], 'autograd node')}."
     related = () if built is None else (RelatedLine(source.file, built[0], "builds a graph all the same"),)
     function = getattr(scope, "name", "<module>")
     yield Finding("GP104", message, source.file, at, function, 1, related, unused.fix)

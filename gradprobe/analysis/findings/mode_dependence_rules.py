@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile, parse_file
 
 _QUESTIONS = frozenset({"is_grad_enabled", "is_inference_mode_enabled", "is_inference", "requires_grad"})
@@ -36,7 +37,7 @@ def _describe(located: LocatedDetection, count: int) -> Finding:
     if not related:  # the same lines with another value: one that was kept under the other mode
         kept = sorted({line for function in functions for line in _list_stores(function)})
         related = tuple(RelatedLine(main.file, line, "kept here") for line in kept)
-    evidence = f"{many(count, 'pair')} of calls with the same arguments gave other results"
+    evidence = f"{pluralize(count, 'pair')} of calls with the same arguments gave other results"
     return Finding("GP503", message, main.file, asked, main.function, count, related, "", evidence)
 
 

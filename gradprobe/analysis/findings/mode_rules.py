@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.findings.evidence import (
     Evidence,
     LocatedDetection,
@@ -15,7 +16,7 @@ from gradprobe.analysis.findings.evidence import (
     locate_site,
     rank_lines,
 )
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.left_modes import LeftMode, find_left_modes
 from gradprobe.analysis.findings.mode_changes import locate_skipping
 from gradprobe.analysis.findings.syntax import ParsedFile, delegates, parse_file
@@ -89,7 +90,7 @@ def _find_enabling_calls(evidence: Evidence) -> Iterator[Finding]:
         nodes = int(after["nodes"].sum())
         message = (
             f"{function} calls set_grad_enabled(True) inside a {outer.manager} block and returns: the rest of the block "
-            f"built {many(nodes, 'autograd node')}."
+            f"built {pluralize(nodes, 'autograd node')}."
         )
         built = rank_lines(after, "builds a graph", 1)
         yield Finding("GP101", message, at.file, at.line, function, 1, (block, *built), _RESTORE)
@@ -219,7 +220,7 @@ def find_enabling_inference_mode(evidence: Evidence) -> Iterator[Finding]:
         nodes = int(ops["nodes"].sum())
         message = (
             "inference_mode(False) enables grad here although the block around it disables it: "
-            f"{many(nodes, 'autograd node')} constructed inside."
+            f"{pluralize(nodes, 'autograd node')} constructed inside."
         )
         function = process.place(region.site)[2]
         found[at.file, at.line] = Finding("GP107", message, at.file, at.line, function, 1, tuple(related))

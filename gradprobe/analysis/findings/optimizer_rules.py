@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.findings.evidence import Evidence, is_library
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.flow_lines import (
     begin_with_names,
     find_steps,
@@ -47,7 +48,7 @@ def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
             passes = max(use.backwards for use in members)
             belong = "belong" if len(members) > 1 else "belongs"
             message = (
-                f"{many(passes, 'backward pass')} computed gradients for {list_names(members)}, which {belong} to no "
+                f"{pluralize(passes, 'backward pass')} computed gradients for {list_names(members)}, which {belong} to no "
                 "optimizer: the optimizer still has what was in that place when it was constructed, and nothing uses that "
                 "any more."
             )
@@ -58,7 +59,7 @@ def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
                 passes,
                 related,
                 "",
-                f"{many(stale[0].steps_without_grad, 'step')} found no gradient",
+                f"{pluralize(stale[0].steps_without_grad, 'step')} found no gradient",
             )
 
 
@@ -136,7 +137,13 @@ def _describe_untaken(
     )
     main = first if called is None else FlowSite(*called, "", "")
     return make_finding(
-        "GP514", message, main, len(uses), related, fix, f"{many(passes, 'pass')}, {many(len(uses), 'parameter')}"
+        "GP514",
+        message,
+        main,
+        len(uses),
+        related,
+        fix,
+        f"{pluralize(passes, 'pass')}, {pluralize(len(uses), 'parameter')}",
     )
 
 

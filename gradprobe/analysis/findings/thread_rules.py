@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.findings.evidence import Evidence, locate_site, rank_lines
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.held_modes import find_held_modes
 from gradprobe.analysis.findings.left_modes import find_left_modes
 from gradprobe.analysis.findings.source_fixes import advise_moving_inside, write_call
@@ -40,7 +41,7 @@ def find_unpropagated_thread_modes(evidence: Evidence) -> Iterator[Finding]:
         related = (submitted, *located.related) if built else located.related
         mode = "with grad disabled" if located.mode is None else f"under {located.mode}"
         message = (
-            f"Work submitted {mode} built {many(nodes, 'autograd node')} in thread {thread}, and no backward pass ran "
+            f"Work submitted {mode} built {pluralize(nodes, 'autograd node')} in thread {thread}, and no backward pass ran "
             "there: grad mode is thread-local, and every thread starts with grad enabled."
         )
         yield Finding("GP701", message, at.file, at.line, None, located.count, related)

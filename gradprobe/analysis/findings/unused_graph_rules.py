@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.call_tree import CallNode, UnusedCalls, build_call_tree, find_unused_calls
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, is_library
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.flow_graph import FlowGraph
 from gradprobe.recording.flow import FlowLedger, FlowSite, Frame
@@ -96,7 +97,7 @@ def _describe(evidence: Evidence, calls: UnusedCalls, graph: FlowGraph, root: Ca
         and times >= _MIN_TIMES
         and not _trains_in_vain(graph)
     )
-    built = f"{many(calls.unused, 'node')} {'was' if calls.unused == 1 else 'were'} constructed"
+    built = f"{pluralize(calls.unused, 'node')} {'was' if calls.unused == 1 else 'were'} constructed"
     saved = f" and saved {_bytes(calls.saved_bytes)} for backward" if calls.saved_bytes else ""
     reason = "no backward pass reached them" if root.reached else "no backward pass ran"
     message = f"This builds an autograd graph that is never used: {built}{saved}, but {reason}."
@@ -117,7 +118,7 @@ def _describe(evidence: Evidence, calls: UnusedCalls, graph: FlowGraph, root: Ca
         known = {(line.file, line.line) for line in related} | {(main.file, main.line)}
         if (place.file, place.line) not in known and len(related) < 3 + _MAX_BUILDING_LINES:
             related.append(place)
-    seen = f"{calls.unused:,} of the program's {root.built:,} nodes, in about {many(times, 'run')}"
+    seen = f"{calls.unused:,} of the program's {root.built:,} nodes, in about {pluralize(times, 'run')}"
     severity = "" if is_waste or calls.saved_bytes >= _LARGE else NOTE
     return Finding(
         "GP204",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gradprobe._wording import times
 from gradprobe.analysis.findings.evidence import Evidence
-from gradprobe.analysis.findings.finding import Finding, times
+from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.findings.flow_lines import list_names, make_finding, relate
 from gradprobe.analysis.flow_graph import FlowGraph, shorten_op
 from gradprobe.history.leaf_uses import LeafUse

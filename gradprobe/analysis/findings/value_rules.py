@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.findings.array_writes import find_writes_after, find_writes_to_wrapped
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, is_library
-from gradprobe.analysis.findings.finding import Finding, RelatedLine, many
+from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.syntax import parse_file
 
 _SAVED, _WRITTEN, _SHARED = "saved for backward here", "written here", "memory given away here"
@@ -37,7 +38,7 @@ def _describe(group: list[LocatedDetection]) -> Finding:
     )
     message = (
         f"The memory of a tensor that was saved for backward was written before the backward pass {how}. Autograd "
-        f"cannot notice that: the gradients of {many(count, 'backward pass')} are computed from the new values."
+        f"cannot notice that: the gradients of {pluralize(count, 'backward pass')} are computed from the new values."
     )
     related: dict[tuple[str, int], RelatedLine] = {}
     for line in lines:
@@ -45,7 +46,7 @@ def _describe(group: list[LocatedDetection]) -> Finding:
             related.setdefault((line.file, line.line), line)
     known = [at for located in group for at in located.detection.locations]
     function = next((at.function for at in known if (at.file, at.line) == (main.file, main.line)), "")
-    text = f"{many(count, 'backward pass')} used memory that was written after it was saved"
+    text = f"{pluralize(count, 'backward pass')} used memory that was written after it was saved"
     return Finding("GP609", message, main.file, main.line, function, count, tuple(related.values()), "", text)
 
 

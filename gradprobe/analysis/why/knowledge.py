@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.cut_reasons import MODE_CUTS, advise_not_entering, find_reason
 from gradprobe.analysis.findings import find_all
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence
-from gradprobe.analysis.findings.finding import Finding, many
+from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.findings.suppression import Suppression
 from gradprobe.analysis.flow_graph import Cut, FlowGraph
 from gradprobe.analysis.why.explanation import Story, join_names, show_place
@@ -110,7 +111,7 @@ class Knowledge:
             edges = at.graph.incoming.get(at.number, {}).values()
             times = self._calls.get(at.site) or max((sum(counts) for counts in edges), default=0)
             found[shorten(at.site.op)] += times
-        return join_names([f"`{op}`" + (f" {many(n, 'time')}" if n else "") for op, n in found.most_common()])
+        return join_names([f"`{op}`" + (f" {pluralize(n, 'time')}" if n else "") for op, n in found.most_common()])
 
     def tell_holders(self, story: Story, lines: Collection[Line]) -> None:
         """Add what keeps the graphs of these lines."""
@@ -120,8 +121,9 @@ class Knowledge:
                 iterations = read("iterations")
                 story.tell(
                     "Kept",
-                    f"{f'`{holder}`' if holder else 'something'} keeps {many(read('number'), 'tensor')} with "
-                    f"{many(read('nodes'), 'node')}" + (f" of {many(iterations, 'iteration')}" if iterations else ""),
+                    f"{f'`{holder}`' if holder else 'something'} keeps {pluralize(read('number'), 'tensor')} with "
+                    f"{pluralize(read('nodes'), 'node')}"
+                    + (f" of {pluralize(iterations, 'iteration')}" if iterations else ""),
                 )
 
     def tell_findings(self, story: Story, findings: list[Finding]) -> None:

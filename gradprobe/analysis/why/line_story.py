@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.cut_reasons import MODE_CUTS
-from gradprobe.analysis.findings.finding import many
 from gradprobe.analysis.flow_graph import Cut, FlowGraph
 from gradprobe.analysis.why.explanation import Explanation, Story, join_names, show_place
 from gradprobe.analysis.why.knowledge import Knowledge, Line, SiteAt, group_by_graph
@@ -41,7 +41,7 @@ def tell_line(knowledge: Knowledge, line: Line) -> Explanation:
     if counts.built:
         story.tell(
             "Graph",
-            f"{many(counts.built, 'node')} built in calls from here, {counts.reached:,} of them reached by backward "
+            f"{pluralize(counts.built, 'node')} built in calls from here, {counts.reached:,} of them reached by backward "
             f"passes; {counts.saved_bytes:,} bytes saved for backward",
         )
     knowledge.tell_holders(story, [line])
@@ -98,7 +98,7 @@ def _describe_steps(own: list[SiteAt]) -> str:
         if source in at.graph.uses
     ]
     fed = sum(bool(use.steps_with_grad) for use in uses)
-    return f"{fed:,} of {many(len(uses), 'parameter')} ever had a gradient"
+    return f"{fed:,} of {pluralize(len(uses), 'parameter')} ever had a gradient"
 
 
 def _list_leaves(sites: list[SiteAt]) -> str:
@@ -113,7 +113,7 @@ def _describe_managers(knowledge: Knowledge, line: Line) -> str:
     rows = knowledge.tables.sites
     rows = rows[(rows["file"] == line[0]) & (rows["line"] == line[1])]
     values = zip(rows["manager"], rows["form"], rows["count"], strict=True)
-    return join_names([f"{manager} ({form}, {many(int(count), 'time')})" for manager, form, count in values])
+    return join_names([f"{manager} ({form}, {pluralize(int(count), 'time')})" for manager, form, count in values])
 
 
 def _tell_mode(knowledge: Knowledge, story: Story, line: Line, set_here: str) -> None:
@@ -125,7 +125,9 @@ def _tell_mode(knowledge: Knowledge, story: Story, line: Line, set_here: str) ->
     if knowledge.is_empty():
         story.cause = f"This line sets {set_here}; what ran under it is known at level ops only."
         return
-    story.cause = f"This line sets {set_here}; {many(int(inside['count'].sum()), 'operator')} ran directly under it"
+    story.cause = (
+        f"This line sets {set_here}; {pluralize(int(inside['count'].sum()), 'operator')} ran directly under it"
+    )
     cuts = _find_cuts([at for at in knowledge.sites if (at.site.file, at.site.line) in lines])
     cutting = [(graph, cut) for graph, cut in cuts if cut.passage in MODE_CUTS]
     if not cutting:
@@ -151,4 +153,4 @@ def _list_modes(knowledge: Knowledge, story: Story, line: Line) -> str:
             at, manager, _ = found
             key = manager, story.name("mode entered here", at.file, at.line)
             modes[key] = modes.get(key, 0) + int(count)
-    return join_names([f"{mode} entered at {at} ({many(n, 'operator')})" for (mode, at), n in modes.items()])
+    return join_names([f"{mode} entered at {at} ({pluralize(n, 'operator')})" for (mode, at), n in modes.items()])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from gradprobe.analysis.findings.finding import many
+from gradprobe._wording import pluralize
 from gradprobe.analysis.why.explanation import Explanation, Story, join_names
 from gradprobe.analysis.why.knowledge import Knowledge, SiteAt
 from gradprobe.analysis.why.parameter_story import LeafAt
@@ -14,7 +14,7 @@ _MAX_LINES = 3
 
 def tell_module(knowledge: Knowledge, name: str, sites: list[SiteAt], leaves: list[LeafAt]) -> Explanation:
     """Return the story of a module, with its sites and parameters and those of the modules in it."""
-    story = Story(f"{name}: module with {many(len(leaves), 'parameter')}")
+    story = Story(f"{name}: module with {pluralize(len(leaves), 'parameter')}")
     reached = [use for _, use in leaves if use.backwards or use.grads]
     starved = [use for _, use in leaves if not (use.backwards or use.grads)]
     cuts = [
@@ -22,11 +22,11 @@ def tell_module(knowledge: Knowledge, name: str, sites: list[SiteAt], leaves: li
     ]
     if starved and cuts:
         text, story.fix = knowledge.describe_cut(story, *cuts[0])
-        story.cause = f"No gradient arrives at {len(starved):,} of {many(len(leaves), 'parameter')}: {text}."
+        story.cause = f"No gradient arrives at {len(starved):,} of {pluralize(len(leaves), 'parameter')}: {text}."
     elif starved and not any(graph.sinks for graph in knowledge.graphs):
         story.cause = "No gradient arrives: the program ran no backward pass while the recording was open."
     elif starved:
-        story.cause = f"No gradient arrives at {len(starved):,} of {many(len(leaves), 'parameter')}."
+        story.cause = f"No gradient arrives at {len(starved):,} of {pluralize(len(leaves), 'parameter')}."
     elif leaves:
         story.cause = (
             f"Gradient arrives at {'its parameter' if len(leaves) == 1 else f'all {len(leaves):,} parameters'}."
@@ -53,4 +53,4 @@ def _tell_graph(knowledge: Knowledge, story: Story, sites: list[SiteAt]) -> None
     nodes, saved = rows["nodes"].sum(min_count=1), rows["saved_bytes"].sum(min_count=1)
     if not pd.isna(nodes) and nodes:
         size = "" if pd.isna(saved) else f"; {int(saved):,} bytes saved for backward"
-        story.tell("Graph", f"{many(int(nodes), 'node')} built by its operators{size}")
+        story.tell("Graph", f"{pluralize(int(nodes), 'node')} built by its operators{size}")

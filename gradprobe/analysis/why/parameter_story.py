@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradprobe.analysis.findings.finding import many
+from gradprobe._wording import pluralize
 from gradprobe.analysis.flow_graph import Cut, FlowGraph
 from gradprobe.analysis.why.explanation import Explanation, Story, join_names
 from gradprobe.analysis.why.knowledge import Knowledge, shorten
@@ -33,9 +33,9 @@ def tell_parameter(knowledge: Knowledge, leaves: list[LeafAt]) -> Explanation:
     _tell_backwards(story, graph, use)
     _tell_steps(story, graph, use)
     if use.writes:
-        story.tell("Written", many(use.writes, "time") + " in place")
+        story.tell("Written", pluralize(use.writes, "time") + " in place")
     if len(leaves) > 1:
-        story.tell("Others", f"{many(len(leaves) - 1, 'other tensor')} of this name, of other processes or older")
+        story.tell("Others", f"{pluralize(len(leaves) - 1, 'other tensor')} of this name, of other processes or older")
     lines = {(graph.sites[n].file, graph.sites[n].line) for n in use.carried}
     knowledge.tell_holders(story, lines)
     knowledge.tell_findings(story, named)
@@ -62,11 +62,11 @@ def _find_cuts(graph: FlowGraph, use: LeafUse) -> list[Cut]:
 def _tell_cause(knowledge: Knowledge, story: Story, graph: FlowGraph, use: LeafUse, cuts: list[Cut]) -> None:
     passes = use.backwards + use.grads
     if passes and use.steps and not use.steps_with_grad:
-        story.cause = f"{many(passes, 'backward pass')} reached it, but no step of its optimizer found a gradient."
+        story.cause = f"{pluralize(passes, 'backward pass')} reached it, but no step of its optimizer found a gradient."
     elif passes:
-        story.cause = f"Gradient arrives: {many(passes, 'backward pass')} reached it."
+        story.cause = f"Gradient arrives: {pluralize(passes, 'backward pass')} reached it."
     elif use.roots:
-        story.cause = f"{many(use.roots, 'backward pass')} began at it: it has no graph behind it."
+        story.cause = f"{pluralize(use.roots, 'backward pass')} began at it: it has no graph behind it."
     elif not use.uses:
         story.cause = "No gradient arrives: no operator took it while the recording was open."
     elif cuts:
@@ -104,7 +104,7 @@ def describe_way(story: Story, graph: FlowGraph, use: LeafUse) -> str:
 
 def _tell_backwards(story: Story, graph: FlowGraph, use: LeafUse) -> None:
     reaching = [
-        f"{_at(story, graph, number, 'backward called here')} ({many(sum(counts), 'time')})"
+        f"{_at(story, graph, number, 'backward called here')} ({pluralize(sum(counts), 'time')})"
         for number, counts in graph.outgoing.get(use.number, {}).items()
         if graph.is_sink(number)
     ]
@@ -121,6 +121,6 @@ def _tell_steps(story: Story, graph: FlowGraph, use: LeafUse) -> None:
             site = graph.sites[number]
             at = story.name("optimizer steps here", site.file, site.line)
             looked = "" if graph.has_every_step else " that were looked at"
-            text = f"{use.steps_with_grad:,} of {many(use.steps, 'step')}{looked} at {at} found a gradient"
+            text = f"{use.steps_with_grad:,} of {pluralize(use.steps, 'step')}{looked} at {at} found a gradient"
             story.tell("Optimizer", text)
             return

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.cut_reasons import CUT_REASONS
-from gradprobe.analysis.findings.finding import many
 from gradprobe.analysis.flow_graph import Cut, FlowGraph
 from gradprobe.analysis.why.explanation import Explanation, Story, join_names
 from gradprobe.analysis.why.knowledge import Knowledge, shorten
@@ -89,7 +89,7 @@ def _tell_graph(knowledge: Knowledge, story: Story, graph: FlowGraph, tensor: Li
         if site is None
         else (f", built by `{shorten(site.op)}` at {story.name('graph built here', site.file, site.line)}")
     )
-    story.cause = f"It has a graph of {many(tensor.nodes, 'node')}{built}."
+    story.cause = f"It has a graph of {pluralize(tensor.nodes, 'node')}{built}."
     names = [graph.name_of(number) for number in graph.find_leaves([tensor.site])] if site is not None else []
     story.tell("Gradient for", join_names(names, 5))
     used = [n for n, counts in graph.outgoing.get(tensor.site, {}).items() if counts[CARRIED] and n in graph.sites]

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.blind_spots import describe_blind_spots
 from gradprobe.analysis.findings.catalogue import SEVERITIES
 from gradprobe.analysis.findings.finding import Finding, describe_count
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.sections.findings_section import FindingRow, describe_costs, make_row
-from gradprobe.report.units import escape_unprintable, format_location, pluralize, truncate, truncate_start
+from gradprobe.report.units import escape_unprintable, format_location, truncate, truncate_start
 from gradprobe.tables.recording_tables import RecordingTables
 
 MAX_BYTES = 2_000

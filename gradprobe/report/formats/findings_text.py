@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.findings.catalogue import SEVERITIES
 from gradprobe.analysis.findings.finding import Finding, describe_count
 from gradprobe.analysis.findings.suppression import SuppressedFinding
 from gradprobe.phases import AFTER_BACKWARD
-from gradprobe.report.units import escape_unprintable, pluralize
+from gradprobe.report.units import escape_unprintable
 
 
 def format_findings(findings: Sequence[Finding]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.analysis.time_by_mode import MODES
 from gradprobe.report import charts
@@ -17,7 +18,7 @@ from gradprobe.report.formats.inline_code import to_html
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.sections import comparison_document, recording_document
 from gradprobe.report.sections.source_view import COLUMNS, SourceFile, build_files
-from gradprobe.report.units import format_location, pluralize, truncate
+from gradprobe.report.units import format_location, truncate
 from gradprobe.tables.recording_tables import RecordingTables
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from urllib.parse import quote
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.errors import GradprobeError
 from gradprobe.report import charts
@@ -16,7 +17,6 @@ from gradprobe.report.formats.inline_code import escape_markdown, make_code_span
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.formats.text_blocks import format_excerpt, format_table
 from gradprobe.report.sections import comparison_document, recording_document
-from gradprobe.report.units import pluralize
 from gradprobe.tables.recording_tables import RecordingTables
 
 _LONG = 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import replace
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.report.document import Document, FindingItem, Section
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
@@ -12,7 +13,6 @@ from gradprobe.report.formats.text_blocks import format_excerpt
 from gradprobe.report.formats.text_columns import format_table
 from gradprobe.report.formats.text_style import DEFAULT_WIDTH, TextStyle
 from gradprobe.report.sections import comparison_document, recording_document
-from gradprobe.report.units import pluralize
 from gradprobe.tables.recording_tables import RecordingTables
 
 _PLAIN = TextStyle()

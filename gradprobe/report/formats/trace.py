@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from gradprobe._wording import pluralize
 from gradprobe.errors import GradprobeError
 from gradprobe.history.op_totals import sum_bytes
 from gradprobe.history.phase_timeline import Phase
@@ -27,7 +28,7 @@ from gradprobe.history.region_table import group_rows
 from gradprobe.recording.events import NOT_COUNTED, mode_name
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.formats.torch_trace import ADVICE, TorchTrace, read_torch_trace
-from gradprobe.report.units import escape_unprintable, format_location, pluralize, truncate
+from gradprobe.report.units import escape_unprintable, format_location, truncate
 from gradprobe.tables.recording_tables import RecordingTables
 from gradprobe.tables.region_cells import duration_ns
 

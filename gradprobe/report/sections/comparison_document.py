@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.comparison_advice import find_noise_warnings, write_advice
 from gradprobe.analysis.comparison_outcome import (
     BASELINE,
@@ -23,7 +24,6 @@ from gradprobe.report.units import (
     format_duration,
     format_percentage,
     format_text,
-    pluralize,
 )
 
 _MAX_ADVICE = 12

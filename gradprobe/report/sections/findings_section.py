@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.findings.finding import Finding, describe_count
 from gradprobe.analysis.line_costs import NO_COST, LineCost, Place, sum_by_line
 from gradprobe.analysis.time_by_mode import sum_thread_ns
 from gradprobe.phases import AFTER_BACKWARD
 from gradprobe.recording.source_lines import SourceLines
 from gradprobe.report.document import Excerpt, FindingItem, Section
-from gradprobe.report.units import escape_unprintable, format_bytes, format_location, format_percentage, pluralize
+from gradprobe.report.units import escape_unprintable, format_bytes, format_location, format_percentage
 from gradprobe.tables.columns import FINDINGS
 from gradprobe.tables.recording_tables import RecordingTables
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from gradprobe._wording import pluralize
 from gradprobe.analysis.blind_spots import describe_blind_spots
 from gradprobe.analysis.findings.catalogue import SEVERITIES
 from gradprobe.analysis.time_by_mode import MODES, sum_by_mode, sum_by_thread, sum_hidden_ns
@@ -36,7 +37,6 @@ from gradprobe.report.units import (
     format_location,
     format_percentage,
     format_text,
-    pluralize,
 )
 from gradprobe.tables.recording_tables import RecordingTables
 

@@ -12,20 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from gradprobe._wording import pluralize
 from gradprobe.history.edge_pairs import Column
 from gradprobe.history.process import Process
 from gradprobe.history.records import MODES, Region, ThreadTimeline
 from gradprobe.history.region_table import RegionColumns, add_up, group_rows
 from gradprobe.recording.events import mode_name
 from gradprobe.report.document import Chart
-from gradprobe.report.units import (
-    escape_unprintable,
-    format_count,
-    format_duration,
-    format_location,
-    pluralize,
-    truncate_start,
-)
+from gradprobe.report.units import escape_unprintable, format_count, format_duration, format_location, truncate_start
 from gradprobe.tables.region_cells import duration_ns
 
 MAX_BARS = 3_000
