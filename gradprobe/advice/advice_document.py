@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.advice.certificate import KEEP, SWAP, UNPROVEN, Certificate
 from gradprobe.advice.manager_sites import EXCHANGED
 from gradprobe.report.document import Document, FindingItem, Section, Table

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.advice.certificate import KEEP, SWAP, UNPROVEN, Certificate, Proof
 from gradprobe.advice.gains import read_gains, site_label
 from gradprobe.advice.library_results import find_escapes

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.findings import find_all
 from gradprobe.analysis.findings.finding import Finding, merge_duplicates
 from gradprobe.commands import findings_output

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.capture.autograd.node_counter import find_node_counter
 from gradprobe.recorder import Recorder
 from gradprobe.report.units import escape_unprintable

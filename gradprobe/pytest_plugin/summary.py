@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from gradprobe._counted_nouns import pluralize
 from gradprobe._files import write_atomically
-from gradprobe._wording import pluralize
 from gradprobe.analysis.findings.catalogue import ERROR, SEVERITIES
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.errors import GradprobeError

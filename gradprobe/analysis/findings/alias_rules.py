@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradprobe._wording import times
+from gradprobe._counted_nouns import times
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.recording.flow import WRITTEN

@@ -9,7 +9,7 @@ from typing import TypeGuard
 
 import pandas as pd
 
-from gradprobe._wording import times
+from gradprobe._counted_nouns import times
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.syntax import get_last_name, parse_file, walk_scope

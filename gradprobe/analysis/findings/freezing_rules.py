@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.flow_lines import find_steps, list_names, make_finding, relate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.cut_reasons import MODE_CUTS, CutReason, advise_not_entering, find_reason
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, is_library

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
 from gradprobe.analysis.findings.finding import Finding, RelatedLine

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.findings.evidence import Evidence, is_library, locate_site
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.never_entered import NeverEntered, find_never_entered, iter_statements

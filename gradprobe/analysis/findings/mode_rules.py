@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.findings.evidence import (
     Evidence,
     LocatedDetection,

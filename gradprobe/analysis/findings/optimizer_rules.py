@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.flow_lines import (

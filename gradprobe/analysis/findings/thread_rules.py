@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.findings.evidence import Evidence, locate_site, rank_lines
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.held_modes import find_held_modes

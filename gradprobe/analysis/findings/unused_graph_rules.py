@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.call_tree import CallNode, UnusedCalls, build_call_tree, find_unused_calls
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, is_library

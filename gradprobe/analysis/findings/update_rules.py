@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradprobe._wording import times
+from gradprobe._counted_nouns import times
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.findings.flow_lines import list_names, make_finding, relate

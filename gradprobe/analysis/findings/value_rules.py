@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.findings.array_writes import find_writes_after, find_writes_to_wrapped
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.cut_reasons import MODE_CUTS, advise_not_entering, find_reason
 from gradprobe.analysis.findings import find_all
 from gradprobe.analysis.findings.catalogue import NOTE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.why.explanation import Explanation, Story, join_names
 from gradprobe.analysis.why.knowledge import Knowledge, SiteAt
 from gradprobe.analysis.why.parameter_story import LeafAt

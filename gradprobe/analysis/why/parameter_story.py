@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.flow_graph import Cut, FlowGraph
 from gradprobe.analysis.why.explanation import Explanation, Story, join_names
 from gradprobe.analysis.why.knowledge import Knowledge, shorten

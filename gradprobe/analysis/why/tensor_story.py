@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.cut_reasons import CUT_REASONS
 from gradprobe.analysis.flow_graph import Cut, FlowGraph
 from gradprobe.analysis.why.explanation import Explanation, Story, join_names

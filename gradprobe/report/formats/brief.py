@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.blind_spots import describe_blind_spots
 from gradprobe.analysis.findings.catalogue import SEVERITIES
 from gradprobe.analysis.findings.finding import Finding, describe_count

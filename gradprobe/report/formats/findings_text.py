@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.findings.catalogue import SEVERITIES
 from gradprobe.analysis.findings.finding import Finding, describe_count
 from gradprobe.analysis.findings.suppression import SuppressedFinding

@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.analysis.time_by_mode import MODES
 from gradprobe.report import charts

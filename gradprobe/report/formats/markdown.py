@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from urllib.parse import quote
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.errors import GradprobeError
 from gradprobe.report import charts

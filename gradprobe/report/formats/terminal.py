@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import replace
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.report.document import Document, FindingItem, Section
 from gradprobe.report.formats.rendered import Rendered, RenderOptions

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.errors import GradprobeError
 from gradprobe.history.op_totals import sum_bytes
 from gradprobe.history.phase_timeline import Phase

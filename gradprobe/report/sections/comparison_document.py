@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.comparison_advice import find_noise_warnings, write_advice
 from gradprobe.analysis.comparison_outcome import (
     BASELINE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.compiled_functions import explain_recompilation, list_compiled_functions
 from gradprobe.report.document import Section, Table
 from gradprobe.report.units import MISSING, escape_unprintable, format_count, format_location

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.difference.recording_difference import LINE_NUMBERS, SITE_NUMBERS, Change, RecordingDifference
 from gradprobe.analysis.difference.time_change import BETWEEN_RUNS, MIN_BLOCKS
 from gradprobe.analysis.findings.catalogue import SEVERITIES

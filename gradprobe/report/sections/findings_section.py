@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.findings.finding import Finding, describe_count
 from gradprobe.analysis.line_costs import NO_COST, LineCost, Place, sum_by_line
 from gradprobe.analysis.time_by_mode import sum_thread_ns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.graph_growth import MIN_SAMPLES, LineMemory, measure_lines, select_comparable
 from gradprobe.history.process import Process
 from gradprobe.phases import AFTER_BACKWARD

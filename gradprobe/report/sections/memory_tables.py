@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.recording.flow import Frame, PathCounts
 from gradprobe.report.document import Section, Table
 from gradprobe.report.units import FormattedLocation, format_bytes, format_count, format_location, format_percentage

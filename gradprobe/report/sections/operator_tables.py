@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.history.region_table import add_up
 from gradprobe.report.document import Section, Table
 from gradprobe.report.units import escape_unprintable, format_bytes, format_count, format_location, format_text

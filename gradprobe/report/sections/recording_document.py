@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.blind_spots import describe_blind_spots
 from gradprobe.analysis.findings.catalogue import SEVERITIES
 from gradprobe.analysis.time_by_mode import MODES, sum_by_mode, sum_by_thread, sum_hidden_ns

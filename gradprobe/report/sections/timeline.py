@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gradprobe._wording import pluralize
+from gradprobe._counted_nouns import pluralize
 from gradprobe.history.edge_pairs import Column
 from gradprobe.history.process import Process
 from gradprobe.history.records import MODES, Region, ThreadTimeline

@@ -1,4 +1,4 @@
-"""Numbers in sentences."""
+"""Numbers with their nouns, as sentences have them."""
 
 from __future__ import annotations
 
