@@ -19,6 +19,7 @@ from gradprobe.capture.fault_log import FaultLog
 from gradprobe.capture.location.tasks import TaskLabels, loop_patches, may_have_event_loops
 from gradprobe.capture.location.threads import thread_patches
 from gradprobe.capture.modes.manager_hooks import Emit, ManagerHooks, build_hooks
+from gradprobe.capture.ops.native.loader import use_core_if_built
 from gradprobe.capture.ops.thread_registry import ThreadRegistry
 from gradprobe.capture.patching.compile_skip import skip_when_compiling
 from gradprobe.capture.patching.patches import Patches
@@ -178,6 +179,7 @@ class Installation:
         if self._counts_nodes:
             ranges = self._operators.on_backward(ident, outputs) if self._counts_operators else None
             if ranges is None:
+                use_core_if_built()
                 ranges = reachable_ranges(outputs)
             if ranges:
                 marker = (BACKWARD_PASS, self._now(), ident, 0, 0, None)

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from operator import itemgetter
 
-from gradprobe.capture.pipeline.aggregation import OpAggregator
-from gradprobe.capture.pipeline.encoding import EventEncoder
+from gradprobe.capture.pipeline.queue_encoder import QueueEncoder
 from gradprobe.capture.sinks import Sink
 from gradprobe.recording.events import ACTION_MASK, CALL, ENTER, EXIT, NOT_READ, WRITER_MARK, Event, EventBlock
 
@@ -28,11 +27,10 @@ class Router:
     def __init__(
         self,
         queue: deque[Event],
-        encoder: EventEncoder,
-        aggregator: OpAggregator,
+        encoder: QueueEncoder,
         fault: Callable[[Exception], None],
     ) -> None:
-        self._queue, self._encoder, self._aggregator, self._fault = queue, encoder, aggregator, fault
+        self._queue, self._encoder, self._fault = queue, encoder, fault
         self._open: list[Sink] = []
         self._registered = 0
         self._call_sinks: weakref.WeakValueDictionary[int, Sink] = weakref.WeakValueDictionary()
@@ -83,7 +81,7 @@ class Router:
             except Exception as error:
                 self._fault(error)
         if close_tallies:
-            self._encode([], blocks, close_tallies=True)
+            blocks += self._encoder.encode([], close_tallies=True)
         self._deliver(blocks)
 
     def _route(self, events: list[Event], blocks: list[EventBlock]) -> None:
@@ -91,37 +89,17 @@ class Router:
         start = 0
         for index, event in enumerate(events) if max(map(_OP, events)) >= WRITER_MARK else ():
             if event[0] >= WRITER_MARK:
-                self._encode(events[start:index], blocks, close_tallies=True)
+                blocks += self._encoder.encode(events[start:index], close_tallies=True)
                 start = index + 1
                 self._deliver(blocks)
                 self._apply_mark(event[0], event[10])
-        self._encode(events[start:] if start else events, blocks)
+        blocks += self._encoder.encode(events[start:] if start else events, close_tallies=False)
 
     def _apply_mark(self, op: int, sink: Sink) -> None:
         if op == WRITER_MARK | ENTER:
             self._open.append(sink)
         elif sink in self._open:
             self._open.remove(sink)
-
-    def _encode(self, events: list[Event], blocks: list[EventBlock], *, close_tallies: bool = False) -> None:
-        events, rows = self._aggregator.expand(events, close_tallies=close_tallies)
-        encoded = self._encode_each(events)
-        if rows:
-            encoded.append(replace(EventBlock.of([]), accounts=rows))
-        blocks += encoded
-
-    def _encode_each(self, events: list[Event]) -> list[EventBlock]:
-        if not events:
-            return []
-        try:
-            return [self._encoder.encode(events)]
-        except Exception as error:
-            if len(events) == 1:
-                self._fault(error)
-                return []
-            # An event that cannot be encoded is lost alone, without its neighbours.
-            middle = len(events) // 2
-            return self._encode_each(events[:middle]) + self._encode_each(events[middle:])
 
     def _deliver(self, blocks: list[EventBlock]) -> None:
         if not blocks:

@@ -29,8 +29,8 @@ from gradprobe.capture.location.tasks import TaskLabels, may_have_event_loops
 from gradprobe.capture.modes.manager_hooks import Emit
 from gradprobe.capture.modes.profiler_ranges import ProfilerRanges
 from gradprobe.capture.ops.thread_registry import ThreadRegistry
-from gradprobe.capture.pipeline.aggregation import OpAggregator
 from gradprobe.capture.pipeline.encoding import EventEncoder
+from gradprobe.capture.pipeline.queue_encoder import QueueEncoder
 from gradprobe.capture.routing import Router
 from gradprobe.capture.sinks import OPS, Demand, Sink
 from gradprobe.capture.writer_thread import WriterThread
@@ -80,10 +80,10 @@ class Session:
         )
         self._writer = WriterThread(self, self._queue, self.fault)
         self._chain = EmitChain(self._queue, self._demand, self._operators, self._ranges, self._writer.wait)
-        aggregator = OpAggregator(
-            self.tables.operations, self._operators.codes.held, self._encoder.number_site, clock.now
+        queue_encoder = QueueEncoder(
+            self._encoder, self.tables.operations, self._operators.codes.held, clock.now, self.fault
         )
-        self._router = Router(self._queue, self._encoder, aggregator, self.fault)
+        self._router = Router(self._queue, queue_encoder, self.fault)
 
     # Run by the program's threads.
 

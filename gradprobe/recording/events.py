@@ -56,9 +56,9 @@ PHASE = 52
 AUTOMATIC_PHASE = PHASE | CONSTRUCT
 """Begin of a phase that gradprobe found."""
 
-# Never stored, but turned into the above by the writing thread: the tallies of a sequence of operators; rows on their way
-# to a table; a batch of operators; markers for that thread.
-OP_SEQUENCE, OP_ROWS, OP_BATCH, WRITER_MARK = 56, 68, 72, 128
+# Never stored, but turned into the above by the writing thread: rows on their way to a table; a batch of operators; markers
+# for that thread.
+OP_ROWS, OP_BATCH, WRITER_MARK = 68, 72, 128
 
 MANAGERS = {
     NO_GRAD: "no_grad",
@@ -129,6 +129,12 @@ class EventBlock:
         return cls(
             *(np.array(c, dtype=_PACKED[name]) for c, name in zip(columns, _PACKED.names or (), strict=True)),
         )
+
+    @classmethod
+    def from_columns(cls, columns: Sequence[bytes | bytearray]) -> EventBlock:
+        """Return a block of columns, each as the bytes of its numbers."""
+        names = _PACKED.names or ()
+        return cls(*(np.frombuffer(c, dtype=_PACKED[name]) for c, name in zip(columns, names, strict=True)))
 
     @classmethod
     def joined(cls, blocks: Sequence[EventBlock]) -> EventBlock:

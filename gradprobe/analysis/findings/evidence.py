@@ -129,6 +129,9 @@ class Evidence:
         process, region = self._find_region(int(rows.groupby("region")["count"].sum().idxmax()))
         while region is not None and region.inside == (True, False):
             region = region.parent
+        # Of blocks within each other the outer one has set the mode: without the inner one, it would be the same.
+        while region is not None and region.parent is not None and region.parent.inside == region.inside:
+            region = region.parent
         return _locate_mode(process, region)
 
     def locate_region(self, number: int) -> tuple[RelatedLine, str, str] | None:

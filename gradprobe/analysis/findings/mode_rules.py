@@ -140,17 +140,6 @@ def _list_enabling_in_vain(
             yield process, region
 
 
-def find_cut_graphs(evidence: Evidence) -> Iterator[Finding]:
-    """Yield GP105: the call, the decorator, the line that lost the graph and the line that trains on it."""
-    if any(use.steps for graph in evidence.flow_graphs for use in graph.uses.values()):
-        return  # the flow tells which parameters of an optimizer get no gradient
-    for located in evidence.select_detections("GP105"):
-        yield located.make_finding(
-            "This call goes through a decorator that disables grad: its inputs require grad, its result does not, and the "
-            "result is trained on."
-        )
-
-
 def find_undecorated_overrides_that_ran(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP106: methods that build graphs although the methods that they override are decorated."""
     ops = evidence.tables.ops
@@ -231,7 +220,6 @@ RULES = (
     find_enabling_inference_mode,
     find_leaked_modes,
     find_enable_grad_in_inference_mode,
-    find_cut_graphs,
     find_undecorated_overrides_that_ran,
 )
 """Rules of this family; a recording is checked against each."""

@@ -58,7 +58,8 @@ class CreationRegistry:
 
     def __init__(self) -> None:
         self.library: Any = None
-        """The observer's library, None before its first use in this process."""
+        """The observer's library, None before its first use in this process. Level "graph" uses it too where it is built,
+        because it walks graphs faster than Python does, and creates no Python objects for the nodes."""
         self.materialized: dict[int, CreationRecord] = {}
         """Records, by the ids of their tensors, of lazy parameters and buffers that became inference tensors."""
 

@@ -82,14 +82,6 @@ class RefusalDetector:
             frames = running_frames(sys._getframe(1))
             self._see(str(error), id(error), type(error), frames + trace_frames(trace), frames, operands)
 
-    def on_traced(self, error: BaseException, trace: TracebackType | None) -> None:
-        """Handle an exception that passes a frame of the program."""
-        if trace is None or self._is_latest(error):
-            return
-        inner = trace_frames(trace)
-        frames = running_frames(trace.tb_frame.f_back) + inner
-        self._see(str(error), id(error), type(error), frames, [], None)
-
     def diagnose_leaving(self, error: BaseException) -> Diagnosis | None:
         """Return the diagnosis of an exception that leaves the recording, and log that nothing in it has caught it."""
         if not self._is_latest(error):

@@ -17,11 +17,9 @@ from gradprobe.capture.autograd.graph import leaf_tensors
 from gradprobe.capture.detectors.aliases import AliasDetector
 from gradprobe.capture.detectors.autocast_blocks import AutocastTracker, is_autocast_enabled
 from gradprobe.capture.detectors.cleared_gradients import ClearedPart, report_cleared_part
-from gradprobe.capture.detectors.cut_graphs import CutGraphDetector
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.detectors.escaped_inference_tensors import EscapedTensorDetector, locate_tensor_creation
 from gradprobe.capture.detectors.exception_diagnosis import RefusalDetector
-from gradprobe.capture.detectors.exception_tracer import ExceptionTracer
 from gradprobe.capture.detectors.held_graphs import HeldGraphDetector
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector, loses_gradient
@@ -30,7 +28,6 @@ from gradprobe.capture.detectors.unseen_writes import UnseenWrite, report_unseen
 from gradprobe.capture.location.sites import TORCH_DIR
 from gradprobe.recording.events import (
     ACTION_MASK,
-    DECORATED,
     ENABLE_GRAD,
     ENTER,
     EXIT,
@@ -88,9 +85,6 @@ class OperatorLedger(Protocol):
     def writer_of(self, storage: int) -> tuple[int, int] | None:
         """Return the line that wrote a storage last, since a node had saved it."""
 
-    def views_of_older(self, moment: int) -> list[CreationRecord]:
-        """Return the records of the latest views that were made since ``moment``, of tensors that are older."""
-
     def on_interest(self, interest: int, *, watches_inference: bool) -> None:
         """Note the class of operators that the detectors look at from now on, and whether they also look at all that take
         an inference tensor."""
@@ -144,73 +138,47 @@ class ThreadDetectors:
         self.refusals = RefusalDetector(log, ledger)
         self._log, self._autocasts, self._leaks = log, shared.autocasts, shared.leaks
         self._escaped, self._report_hooks = shared.escaped, shared.report_hooks
-        self._cut_graphs, self._escaped_tensors = (
-            CutGraphDetector(log),
-            EscapedTensorDetector(log, shared.on_kept_tensor),
-        )
-        self._tracer = ExceptionTracer(log.codes, self.refusals.on_traced, shared.fault)
+        self._escaped_tensors = EscapedTensorDetector(log, shared.on_kept_tensor)
         self._resets_gradients = False
         self._second_order: (
             tuple[SourceLocation | None, SourceLocation | None, list[weakref.ref[torch.Tensor]]] | None
         ) = None
         self._has_escaped = self._watches_inference = False
-        self._views: list[CreationRecord] = []
         self._restored_autocast: tuple[list[SourceLocation | None], list[BlockAt]] | None = None
         self._vain: dict[int, BlockAt] = {}
         self.keep_event: Callable[[Event], None] = events.append
         """Keep a manager event, by which blocks are found later."""
-        self._has_views_of_older = False
         self._is_quiet = False
 
-    def on_event(self, event: Event, has_views_of_older: bool, is_due: bool) -> None:
+    def on_event(self, event: Event, is_due: bool) -> None:
         """Handle a manager event that may concern a detector.
 
         Args:
             event: The event, whose operators have been emitted.
-            has_views_of_older: Whether the thread has made views of tensors that are older than the event before.
             is_due: Whether to look for what is looked for at times.
         """
-        self._has_views_of_older |= has_views_of_older
         self._look_at(event)
         if is_due:
             self._report_hooks()
 
     def _look_at(self, event: Event) -> None:
-        op, time, ident, code, offset, grad, inference, grad_after, _, key = event[:10]
+        op, time, ident, code, _, _, inference, grad_after, _, key = event[:10]
         action = op & ACTION_MASK
         is_outside = not torch.is_inference_mode_enabled()
         if action == ENTER:
-            if not grad_after and grad and offset == DECORATED:
-                self._cut_graphs.on_enter(key, code)
-            elif op == ENABLE_GRAD | ENTER and inference:
+            if op == ENABLE_GRAD | ENTER and inference:
                 self._check_derivative(ident, time)
             if grad_after is True and inference is True and code is not None and not is_outside:
                 self._vain[key] = BlockAt("inference mode entered here", ident, time)
         elif action == EXIT:
-            self._cut_graphs.on_exit(key)
             self._vain.pop(key, None)
             if op == INFERENCE_MODE | EXIT:
                 if is_outside:
                     self._ledger.emit_escaped()
                 self._check_autocast(ident, self._log.time_of_entry(ident, key, time))
-            if self._has_views_of_older and torch.is_grad_enabled() and code is not None:
-                self._has_views_of_older = False
-                if not code.co_filename.startswith(TORCH_DIR):
-                    # PyTorch refuses to modify them in place after the block.
-                    entered = self._log.time_of_entry(ident, key, time)
-                    self._views += [v for v in self._ledger.views_of_older(entered) if _is_floating_view(v[0]())]
         self._has_escaped = is_outside and self._escaped.has_live()
-        while self._views and self._views[-1][0]() is None:
-            self._views.pop()
-        if self._has_escaped or (self._views and torch.is_grad_enabled()):
-            self._tracer.begin(self._log.find_user_frame(_getframe(1)))
-        elif self._tracer.is_on:
-            self._tracer.end()
         self._update_interest()
-        is_quiet = not (self._views or self._tracer.is_on or self.interest or self._has_escaped)
-        if is_quiet is not self._is_quiet:
-            self._is_quiet = is_quiet
-            self._ledger.on_quiet(is_quiet)
+        self._update_quiet()
 
     def on_operator(
         self, name: str, args: Any, result: Any, code: CodeType | None, offset: int, has_node: bool
@@ -220,8 +188,6 @@ class ThreadDetectors:
             locations, under = self._restored_autocast
             self._restored_autocast = None
             self._log.add("GP705", [*locations, locate_instruction("ran under it here", code, offset)], under)
-        if self._cut_graphs.interest:
-            self._cut_graphs.on_operator(args, result, code, offset, has_node)
         if not has_node and self._vain:
             self._on_vain_operator(args, result, code, offset)
         if not has_node and self._leaks.wants_operators(self._ident):
@@ -229,10 +195,6 @@ class ThreadDetectors:
         if self._has_escaped:
             self._escaped_tensors.on_operator(name, args, code, offset, has_node)
         self._update_interest()
-
-    def on_subclass_view(self) -> None:
-        """Trace exceptions, because a tensor subclass is viewed in inference mode, which PyTorch may refuse."""
-        self._tracer.begin(self._log.find_user_frame(_getframe(1)))
 
     def on_backward(self, outputs: list[torch.Tensor], backward: BackwardPass) -> None:
         """Handle a backward that begins."""
@@ -279,7 +241,6 @@ class ThreadDetectors:
 
     def on_thread_end(self) -> None:
         """Finish, because the calling thread is not observed any more."""
-        self._tracer.end()
         self.finish()
 
     def finish(self) -> None:
@@ -291,13 +252,19 @@ class ThreadDetectors:
     def _update_interest(self) -> None:
         if self._restored_autocast is not None or (self._has_escaped and self._escaped_tensors.waits):
             interest = ALL_OPS
+        elif self._vain or self._leaks.wants_operators(self._ident):
+            interest = OPS_ON_GRAD_TENSORS
         else:
-            interest = self._cut_graphs.interest
-            if interest < OPS_ON_GRAD_TENSORS and (self._vain or self._leaks.wants_operators(self._ident)):
-                interest = OPS_ON_GRAD_TENSORS
+            interest = NO_OPS
         if (interest, self._has_escaped) != (self.interest, self._watches_inference):
             self.interest, self._watches_inference = interest, self._has_escaped
             self._ledger.on_interest(interest, watches_inference=self._has_escaped)
+
+    def _update_quiet(self) -> None:
+        is_quiet = not (self.interest or self._has_escaped)
+        if is_quiet is not self._is_quiet:
+            self._is_quiet = is_quiet
+            self._ledger.on_quiet(is_quiet)
 
     def _check_derivative(self, ident: int, time: int) -> None:
         """Report ``jacobian`` and the like, which enable grad inside inference mode without effect."""
@@ -339,8 +306,3 @@ def locate_leaves(outputs: list[torch.Tensor]) -> Iterator[SourceLocation]:
         found = locate_tensor_creation(leaf, "leaf made here")
         if found is not None:
             yield found
-
-
-def _is_floating_view(tensor: Any) -> bool:
-    with torch._C.DisableTorchFunction():
-        return tensor is not None and bool(tensor._is_view() and tensor.is_floating_point())

@@ -10,7 +10,6 @@ import threading
 import weakref
 from array import array
 from collections.abc import Sequence
-from dataclasses import fields
 from itertools import count
 from types import CodeType
 from typing import Any
@@ -20,11 +19,8 @@ import numpy as np
 from gradprobe.capture.location.sites import SiteTable
 from gradprobe.capture.location.threads import live_threads, thread_name
 from gradprobe.recording.contents import Thread
-from gradprobe.recording.events import ENTER, EXIT, NOT_COUNTED, OP_SEQUENCE, TALLY, THREAD, Event, EventBlock
+from gradprobe.recording.events import ENTER, EXIT, NOT_COUNTED, THREAD, Event, EventBlock
 from gradprobe.recording.symbols import SymbolTables
-
-OpSequence = tuple[bytes, "list[str | None] | None"]
-"""The tallies between two events of a thread: the numbers of their sites, and their tasks if any has one."""
 
 _OFFSET_BITS = 16
 _THREAD_MARKS = (THREAD | ENTER, THREAD | EXIT)
@@ -42,19 +38,16 @@ class EventEncoder:
         self._older: dict[int, str] = {}
 
     def encode(self, events: Sequence[Event]) -> EventBlock:
-        """Return the events as a block, each sequence as its tallies.
+        """Return the events as a block.
 
         If some events have no node count, no event of the block has one.
         """
         columns = list(zip(*events, strict=False))
         op, times, idents, codes, offsets, grad, inference, grad_after, inference_after, keys, extras = columns[:11]
         ops = bytes(op)
-        sequences = [extras[i] for i in np.flatnonzero(np.frombuffer(ops, np.uint8) == OP_SEQUENCE)]
-        if sequences:
-            extras = tuple(None if type(extra) is tuple else extra for extra in extras)
         modes = [np.frombuffer(bytes(c), np.uint8) for c in (grad, inference, grad_after, inference_after)]
         nodes = array("q", columns[11]) if len(columns) > 11 else np.full(len(ops), NOT_COUNTED)
-        block = EventBlock(
+        return EventBlock(
             op=np.frombuffer(ops, np.uint8),
             time_ns=np.array(array("q", times)),
             thread=np.array(self._thread_numbers(ops, times, idents, extras), dtype="<u4"),
@@ -64,30 +57,27 @@ class EventEncoder:
             extra=self._name_numbers(extras),
             nodes=np.array(nodes),
         )
-        return self._expand_sequences(block, sequences) if sequences else block
-
-    def _expand_sequences(self, block: EventBlock, sequences: Sequence[OpSequence]) -> EventBlock:
-        """Return the block with each sequence replaced by its tallies, with consecutive keys."""
-        is_sequence = block.op == OP_SEQUENCE
-        sites = np.frombuffer(b"".join(numbers for numbers, _ in sequences), "<u4")
-        lengths = np.ones(len(block), np.int64)
-        lengths[is_sequence] = [len(numbers) // sites.itemsize for numbers, _ in sequences]
-        of = np.repeat(np.arange(len(block)), lengths)
-        expanded = EventBlock(
-            *(getattr(block, column.name)[of] for column in fields(block) if column.name != "accounts")
-        )
-        tallies = is_sequence[of]
-        expanded.op[tallies] = TALLY
-        expanded.key[:] += (np.arange(len(of)) - (np.cumsum(lengths) - lengths)[of]).astype("u8")
-        expanded.site[tallies] = sites
-        if any(tasks for _, tasks in sequences):
-            lists = [tasks or [None] * (len(numbers) // sites.itemsize) for numbers, tasks in sequences]
-            expanded.extra[tallies] = self._name_numbers([task for tasks in lists for task in tasks])
-        return expanded
 
     def number_site(self, code: CodeType | None, offset: int) -> int:
         """Return the number of a place in the code."""
         return self._sites.number(code, offset)
+
+    def number_thread(self, op: int, time: int, ident: int, extra: Any) -> int:
+        """Return the number of the thread that an event came from; marks of its begin and end change what ``ident`` is."""
+        threads = self._threads
+        if op == THREAD | ENTER:
+            threads.add(ident, str(extra), time, inherited=False)
+        elif ident not in threads:
+            threads.add(ident, self._thread_name(ident), time, inherited=True)
+        return threads.pop(ident) if op == THREAD | EXIT else threads[ident]
+
+    def number_name(self, what: str | type) -> int:
+        """Return the number of a task's label, or of the name of a type."""
+        text = what if isinstance(what, str) else what.__qualname__
+        if text not in self._names:
+            self._names[text] = len(self._names) + 1
+            self._tables.names[self._names[text]] = text
+        return self._names[text]
 
     def begin_recording(self) -> None:
         """Note the names of live threads, and forget those that ended while nothing was recorded.
@@ -134,16 +124,7 @@ class EventEncoder:
             known = list(map(threads.get, idents))
             if None not in known:
                 return known  # type: ignore[return-value]
-        found = []
-        for op, time, ident, extra in zip(ops, times, idents, extras, strict=True):
-            if op == THREAD | ENTER:
-                threads.add(ident, str(extra), time, inherited=False)
-            elif ident not in threads:
-                threads.add(ident, self._thread_name(ident), time, inherited=True)
-            found.append(threads[ident])
-            if op == THREAD | EXIT:
-                del threads[ident]
-        return found
+        return list(map(self.number_thread, ops, times, idents, extras))
 
     def _thread_name(self, ident: int) -> str:
         name = thread_name(ident)
@@ -152,14 +133,7 @@ class EventEncoder:
     def _name_numbers(self, extras: Sequence[Any]) -> np.ndarray[Any, Any]:
         if extras.count(None) == len(extras):
             return np.zeros(len(extras), "<u4")
-        return np.array([0 if extra is None else self._name(extra) for extra in extras], "<u4")
-
-    def _name(self, what: str | type) -> int:
-        text = what if isinstance(what, str) else what.__qualname__
-        if text not in self._names:
-            self._names[text] = len(self._names) + 1
-            self._tables.names[self._names[text]] = text
-        return self._names[text]
+        return np.array([0 if extra is None else self.number_name(extra) for extra in extras], "<u4")
 
 
 class _Threads(dict[int, int]):

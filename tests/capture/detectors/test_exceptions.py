@@ -142,16 +142,12 @@ def test_exceptions_of_another_kind_are_left_alone() -> None:
     assert not getattr(raised(watched), "__notes__", None)
 
 
-def test_nothing_traces_once_the_tensor_is_gone_or_the_recording_over() -> None:
+def test_nothing_is_traced() -> None:
+    """A trace function would make the program's Python code slow, and a program may ask for it."""
     with gradprobe.record(level="ops"):
-        table = cached()
-        assert sys.gettrace() is not None
-        del table
-        with torch.no_grad():
-            pass
-        assert sys.gettrace() is None
         kept = cached()
-    assert sys.gettrace() is None
+        with torch.no_grad():
+            assert sys.gettrace() is None
     del kept
 
 

@@ -146,7 +146,7 @@ def test_a_library_whose_constants_differ_is_refused_with_the_first_that_does(mo
         find_mismatch(SimpleNamespace(CONSTANTS={**MIRRORED_CONSTANTS, "USER": 7}))
         == "it has USER = 7, gradprobe has 1"
     )
-    assert str(find_mismatch(SimpleNamespace())).startswith("it has ALL_OPS = None, gradprobe has ")
+    assert str(find_mismatch(SimpleNamespace())).startswith("it has ACTION_MASK = None, gradprobe has ")
     monkeypatch.setitem(mirrored.MIRRORED_CONSTANTS, "USER", 7)
     loader._load.cache_clear()
     try:

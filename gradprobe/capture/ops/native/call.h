@@ -15,7 +15,7 @@
 namespace gradprobe {
 
 // Classes of operators that a detector looks at: a mirror of interest.py.
-enum OpInterest { NO_OPS, OPS_ON_GRAPH_RESULTS, OPS_ON_GRAD_TENSORS, ALL_OPS };
+enum OpInterest { NO_OPS, OPS_ON_GRAD_TENSORS, ALL_OPS };
 
 // What the schema says of an operator.
 struct OpPlan {
@@ -123,7 +123,7 @@ struct Call {
 
   const OpPlan* plan = nullptr;
   uint64_t before = 0;
-  bool has_graph_arguments = false, has_grad_arguments = false, has_inference_arguments = false;
+  bool has_grad_arguments = false, has_inference_arguments = false;
   bool has_subclass = false, begins_step = false;
   bool is_backward = false;
   AliasUse alias_use = NO_ALIASES;
@@ -146,7 +146,7 @@ struct Call {
     if (plan->begins_range && stack[first].isString()) begins_step = stack[first].toStringRef().rfind("Optimizer.step#", 0) == 0;
     if (plan->compares || plan->copies || plan->stacks) alias_use = find_alias_use();
     const bool is_looked_at = alias_use != NO_ALIASES || interest == ALL_OPS || (interest == OPS_ON_GRAD_TENSORS && has_grad_arguments) ||
-        (interest == OPS_ON_GRAPH_RESULTS && has_graph_arguments) || (watches_inference && has_inference_arguments);
+        (watches_inference && has_inference_arguments);
     if (is_looked_at) kept.assign(stack.begin() + static_cast<ptrdiff_t>(first), stack.end());
   }
 
@@ -207,7 +207,6 @@ struct Call {
       // A view of a tensor that requires grad has no node either if it was made under no_grad.
       const bool is_leaf = !has_node && !torch::autograd::impl::get_autograd_meta(tensor)->is_view_;
       has_grad_arguments = argument.requires_grad = true;
-      has_graph_arguments |= has_node;
       if (!is_backward) argument.flow = is_leaf ? leaf_of(impl, storage) : flow_of(impl);
     } else if (follows_all_) {
       argument.flow = flow_of(impl);

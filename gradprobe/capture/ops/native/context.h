@@ -12,7 +12,6 @@ namespace gradprobe {
 struct Detectors {
   explicit Detectors(const py::dict& given)
       : on_operator(given["on_operator"]),
-        on_subclass_view(given["on_subclass_view"]),
         on_step(given["on_step"]),
         on_growth(given["on_growth"]),
         on_aliases(given["on_aliases"]),
@@ -20,7 +19,7 @@ struct Detectors {
         on_event(given["on_event"]),
         keep_event(given["keep_event"]) {}
 
-  py::object on_operator, on_subclass_view, on_step, on_growth, on_aliases, on_asker, on_event, keep_event;
+  py::object on_operator, on_step, on_growth, on_aliases, on_asker, on_event, keep_event;
 };
 
 // What all threads of one observer share.

@@ -9,6 +9,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from gradprobe.capture.autograd.creation import REGISTRY
 from gradprobe.capture.ops.native.builder import build_at_first_use
 from gradprobe.capture.ops.native.library_file import (
     FAILURE_FILE,
@@ -36,6 +37,13 @@ def load_core() -> Any:
     if module is None:
         raise GradprobeError(f"cannot observe operators: {why}; use level 'graph' or 'modes'")
     return module
+
+
+@functools.cache
+def use_core_if_built() -> None:
+    """Let level "graph" use the library too, if there is one for this Python and PyTorch that loads. Builds nothing."""
+    if REGISTRY.library is None:
+        REGISTRY.library, _, _ = _load_any()
 
 
 def core_status() -> tuple[bool, str]:

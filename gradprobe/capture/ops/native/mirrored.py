@@ -8,15 +8,23 @@ from __future__ import annotations
 from typing import Any
 
 from gradprobe.capture.detectors.aliases import COMPARED_WITH_ITSELF, COPIED_ONTO_ITSELF, STACKED_ON_ITSELF
-from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS, OPS_ON_GRAPH_RESULTS
+from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS
 from gradprobe.capture.location.frames import ASKS_MODE, MODULE_CALL, OPTIMIZER, OWN, SKIPPED, USER
 from gradprobe.recording import flow
-from gradprobe.recording.events import NOT_COUNTED, NOT_READ, OP_BATCH, OP_ROWS, OP_SEQUENCE
+from gradprobe.recording.events import (
+    ACTION_MASK,
+    NOT_COUNTED,
+    NOT_READ,
+    NOWHERE,
+    OP_BATCH,
+    OP_ROWS,
+    TALLY,
+    THREAD,
+)
 from gradprobe.recording.op_rows import BACKWARD, FORWARD, IN_OPTIMIZER, OpCounts
 
 MIRRORED_CONSTANTS: dict[str, int] = {
     "NO_OPS": NO_OPS,
-    "OPS_ON_GRAPH_RESULTS": OPS_ON_GRAPH_RESULTS,
     "OPS_ON_GRAD_TENSORS": OPS_ON_GRAD_TENSORS,
     "ALL_OPS": ALL_OPS,
     "SKIPPED": SKIPPED,
@@ -36,11 +44,14 @@ MIRRORED_CONSTANTS: dict[str, int] = {
             "WRITTEN",
         )
     },
-    "OP_SEQUENCE": OP_SEQUENCE,
+    "THREAD": THREAD,
+    "TALLY": TALLY,
+    "NOWHERE": NOWHERE,
     "OP_ROWS": OP_ROWS,
     "OP_BATCH": OP_BATCH,
     "NOT_COUNTED": NOT_COUNTED,
     "NOT_READ": NOT_READ,
+    "ACTION_MASK": ACTION_MASK,
     "COPIED_ONTO_ITSELF": COPIED_ONTO_ITSELF,
     "COMPARED_WITH_ITSELF": COMPARED_WITH_ITSELF,
     "STACKED_ON_ITSELF": STACKED_ON_ITSELF,

@@ -5,6 +5,7 @@
 
 #include "cleared_gradients.h"
 #include "event_gate.h"
+#include "queue_encoder.h"
 #include "refusals.h"
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -115,9 +116,6 @@ void observe(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit
   if (!call) {
     op.redispatchBoxed(rest, stack);
     return;
-  }
-  if (call->has_subclass) {
-    for (const auto& log : logs) log->announce(*call);
   }
   bool has_parts = false;
   const size_t first = stack->size() - call->plan->arguments;
@@ -329,7 +327,6 @@ py::list held_by_program(Observer& observer) {
 py::dict mirrored_constants() {
   py::dict constants;
   constants["NO_OPS"] = static_cast<int>(NO_OPS);
-  constants["OPS_ON_GRAPH_RESULTS"] = static_cast<int>(OPS_ON_GRAPH_RESULTS);
   constants["OPS_ON_GRAD_TENSORS"] = static_cast<int>(OPS_ON_GRAD_TENSORS);
   constants["ALL_OPS"] = static_cast<int>(ALL_OPS);
   constants["SKIPPED"] = static_cast<int>(SKIPPED);
@@ -355,10 +352,13 @@ py::dict mirrored_constants() {
   constants["NORMAL_WITHOUT_COUNTER"] = static_cast<int>(NORMAL_WITHOUT_COUNTER);
   constants["INFERENCE_WITH_COUNTER"] = static_cast<int>(INFERENCE_WITH_COUNTER);
   constants["NUMBER_OF_COUNTS"] = static_cast<int>(NUMBER_OF_COUNTS);
+  constants["ACTION_MASK"] = static_cast<int>(ACTION_MASK);
   constants["COPIED_ONTO_ITSELF"] = static_cast<int>(COPIED_ONTO_ITSELF);
   constants["COMPARED_WITH_ITSELF"] = static_cast<int>(COMPARED_WITH_ITSELF);
   constants["STACKED_ON_ITSELF"] = static_cast<int>(STACKED_ON_ITSELF);
-  constants["OP_SEQUENCE"] = static_cast<int>(OP_SEQUENCE);
+  constants["THREAD"] = static_cast<int>(THREAD);
+  constants["TALLY"] = static_cast<int>(TALLY);
+  constants["NOWHERE"] = static_cast<int>(NOWHERE);
   constants["OP_ROWS"] = static_cast<int>(OP_ROWS);
   constants["OP_BATCH"] = static_cast<int>(OP_BATCH);
   constants["NOT_COUNTED"] = static_cast<int>(NOT_COUNTED);
@@ -392,9 +392,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
              log.interest = interest;
              log.watches_inference = watches_inference;
            })
-      .def("set_quiet", [](ThreadLog& log, bool is_quiet) { log.is_quiet = is_quiet; })
+      .def("set_quiet", [](ThreadLog& log, bool is_quiet) { log.events.is_quiet = is_quiet; })
       .def("take_inference_tensors", [](ThreadLog& log) { return describe_all(log.recent().take_inference_tensors()); })
-      .def("views_of_older", [](ThreadLog& log, int64_t moment) { return describe_all(log.recent().views_of_older(moment)); })
       .def("origins_between",
            [](ThreadLog& log, uint64_t first, uint64_t last) {
              py::list found;
@@ -424,10 +423,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("set_parts", &Observer::set_parts, "Note the parts of composite operators too, or not.")
       .def("set_tasks", &Observer::set_tasks, "Ask for the asyncio task of each operator, or not.")
       .def("stop", &Observer::stop, "Observe nothing more.");
-  py::class_<OpSums>(module, "OpSums")
-      .def(py::init<py::object, py::object, py::object, py::object>())
-      .def("has_open", &OpSums::has_open, "Return whether operators wait for the event that ends their sequence.")
-      .def("expand", &OpSums::expand, "Return events with sequences in place of operators, and the rows of these.");
+  py::class_<QueueEncoder>(module, "QueueEncoder")
+      .def(py::init<py::dict, uint64_t>())
+      .def("encode", &QueueEncoder::encode, "Return the columns of events, and the rows of the operators among them.");
   module.def("include_key", &include_key, "Let the operators of the calling thread be observed, or not.");
   module.def("is_key_included", &is_key_included, "Return whether the operators of the calling thread are observed.");
   module.def("find_creation", &find_creation, "Return the record of a tensor, or None.");

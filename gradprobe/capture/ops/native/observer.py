@@ -150,7 +150,7 @@ class ObservedThread:
         self.detectors = ThreadDetectors(shared, self._ident, self)
         self.detectors.mode_dependence.library = library
         self._log = observer.log_of(self._ident)
-        self.settle_at: Callable[[int], bool] = self._log.settle
+        self.settle_at: Callable[[int], None] = self._log.settle
         """Emit the thread's operators up to a moment, as ``settle`` does for the present one."""
 
     def attach(self) -> None:
@@ -165,19 +165,14 @@ class ObservedThread:
         skip_when_compiling(*hidden.values())
         callbacks = {
             **hidden,
-            "on_subclass_view": self.detectors.on_subclass_view,
             "on_event": self.detectors.on_event,
             "keep_event": self.detectors.keep_event,
         }
         self._observer.attach(callbacks, self._now())
 
-    def settle(self) -> bool:
-        """Emit the thread's operators so far, and the nodes that none of them constructed.
-
-        Returns:
-            Whether the thread has made a view since the last call of a tensor that is older.
-        """
-        return self.settle_at(self._now())
+    def settle(self) -> None:
+        """Emit the thread's operators so far, and the nodes that none of them constructed."""
+        self.settle_at(self._now())
 
     def detach(self) -> None:
         """Observe no more; from another thread, the key stays in the thread, where it does nothing."""
@@ -228,11 +223,6 @@ class ObservedThread:
         """Return the line that wrote a storage last, since a node had saved it."""
         place: tuple[int, int] | None = self._log.writer_of(storage)
         return place
-
-    def views_of_older(self, moment: int) -> list[CreationRecord]:
-        """Return the records of the latest views that were made since ``moment``, of tensors that are older."""
-        records: list[CreationRecord] = self._log.views_of_older(moment)
-        return records
 
     def on_interest(self, interest: int, *, watches_inference: bool) -> None:
         """Note the class of operators that the detectors look at from now on, and whether they also look at all that take

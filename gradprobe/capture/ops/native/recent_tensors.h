@@ -1,4 +1,4 @@
-// The tensors of a thread that detectors ask for later: those made in inference mode, and the latest views.
+// The tensors that a thread made in inference mode, for the end of the block.
 
 #pragma once
 
@@ -29,11 +29,6 @@ class RecentTensors {
     sweep_at_ = 2 * inference_.size() + SPARE;
   }
 
-  void add_view(const TensorRef& ref) {
-    views_.push_back(ref);
-    if (views_.size() > MAX_VIEWS) views_.pop_front();
-  }
-
   // The inference tensors made since the last call that still exist.
   Living take_inference_tensors() {
     std::deque<TensorRef> taken;
@@ -42,22 +37,8 @@ class RecentTensors {
     return living_of(taken);
   }
 
-  // The latest views that were made since a moment, of tensors that are older, and still exist.
-  Living views_of_older(int64_t moment) const {
-    std::deque<TensorRef> since;
-    for (const TensorRef& ref : views_) {
-      if (ref.made >= moment) since.push_back(ref);
-    }
-    Living found = living_of(since);
-    const auto is_of_new = [moment](const auto& view) {
-      return view.second.storage_made < 0 || view.second.storage_made >= moment;
-    };
-    found.erase(std::remove_if(found.begin(), found.end(), is_of_new), found.end());
-    return found;
-  }
-
  private:
-  static constexpr size_t MAX_VIEWS = 64, SPARE = 256;
+  static constexpr size_t SPARE = 256;
 
   static Living living_of(const std::deque<TensorRef>& refs) {
     Living found;
@@ -68,7 +49,7 @@ class RecentTensors {
     return found;
   }
 
-  std::deque<TensorRef> inference_, views_;
+  std::deque<TensorRef> inference_;
   size_t sweep_at_ = SPARE;
 };
 

@@ -7,6 +7,7 @@
 #include "batches.h"
 #include "context.h"
 #include "iterations.h"
+#include "manager_events.h"
 #include "mode_askers.h"
 #include "node_reader.h"
 #include "recent_tensors.h"
@@ -41,7 +42,7 @@ class ThreadLog {
 
   std::atomic<int> interest = NO_OPS;
   std::atomic<bool> watches_inference = false;  // a detector looks at operators that take an inference tensor, too
-  bool is_quiet = false;  // no detector waits for anything
+  ManagerEvents events;
   std::unique_ptr<Detectors> detectors;
 
   bool sees_parts() const { return context_->sees_parts.load(std::memory_order_relaxed); }
@@ -75,43 +76,23 @@ class ThreadLog {
     context_->fault(borrowed(PyExc_RuntimeError)(error.what()));
   }
 
-  // Tells the detectors of a view of a tensor subclass in inference mode, which PyTorch may refuse.
-  void announce(const Call& call) {
-    if (!detectors || !call.plan->may_alias || !call.plan->written.empty() || !c10::InferenceMode::is_enabled()) return;
-    guarded([this] {
-      const OwnPython lock;
-      detectors->on_subclass_view();
-    });
-  }
-
-  // Emits what the thread has run up to a manager event of its own; `now` is the time of the operators that follow. Returns
-  // whether the thread has made a view since the last time of a tensor that is older.
-  bool settle(int64_t now) {
+  // Emits what the thread has run up to a manager event of its own; `now` is the time of the operators that follow.
+  void settle(int64_t now) {
     look_for_claims();
     abandon_all();
     const uint64_t count = std::min(at::sequence_number::peek(), running_since);
     if (count > last_) add_nodes(TallyKey{nullptr, 0, no_operator()}, static_cast<int64_t>(count - last_));
     last_ = std::max(last_, count);
     context_->latest.store(now, std::memory_order_relaxed);
-    time_ = since_ = std::max(time_ + 1, now);
+    time_ = std::max(time_ + 1, now);
     flush();
-    return std::exchange(has_views_of_older_, false);
   }
 
-  // Emits what the thread has run up to a manager event of its own, and shows the event to the detectors. Most blocks disable grad in
-  // a plain `with` statement and concern none of them. Any other event does: by decorators, within inference mode, while something is
-  // waited for, and a few for what is looked for at times.
+  // Emits what the thread has run up to a manager event of its own, and shows the event to the detectors that it concerns.
   void see_event(py::handle event) {
-    const bool has_views = settle(PyLong_AsLongLong(PyTuple_GET_ITEM(event.ptr(), 1)));
+    settle(PyLong_AsLongLong(PyTuple_GET_ITEM(event.ptr(), 1)));
     call_one(detectors->keep_event, event.ptr());
-    PyObject* code = PyTuple_GET_ITEM(event.ptr(), 3);
-    if (code != Py_None && callers_.kind_of(reinterpret_cast<PyCodeObject*>(code)) == USER) ++number_of_events_;
-    const bool is_due = number_of_events_ > looked_at_ && (number_of_events_ & (number_of_events_ - 1)) == 0;
-    const bool is_concerned = !is_quiet || has_views || is_due || !is_plain(event) || PyDict_GET_SIZE(context_->left_modes.ptr()) > 0 ||
-        PyList_GET_SIZE(context_->escaped.ptr()) > 0;
-    if (!is_concerned) return;
-    if (is_due) looked_at_ = number_of_events_;
-    detectors->on_event(event, has_views, is_due);
+    events.see(event, *detectors, *context_, callers_);
   }
 
   // The line that has called the backward which PyTorch begins now, and with what.
@@ -284,13 +265,6 @@ class ThreadLog {
     return name;
   }
 
-  bool is_plain(py::handle event) const {
-    if (PyLong_AsLong(PyTuple_GET_ITEM(event.ptr(), 4)) < 0) return false;  // a decorator
-    if (PyObject_IsTrue(PyTuple_GET_ITEM(event.ptr(), 6)) == 0) return true;
-    const long op = PyLong_AsLong(PyTuple_GET_ITEM(event.ptr(), 0));
-    return op >= 0 && op < 64 && (context_->quiet_in_inference_mode >> op & 1) != 0;
-  }
-
   // What goes wrong in a step must not reach the program.
   template <typename Step>
   void guarded(const Step& step) {
@@ -438,10 +412,6 @@ class ThreadLog {
     if (!can_be_weak(*impl)) return;
     Creations::global().add(impl, creation);
     const TensorRef ref{impl, creation.made};
-    if (is_view) {
-      has_views_of_older_ |= creation.storage_made >= 0 && creation.storage_made < since_;
-      recent_.add_view(ref);
-    }
     if (is_inference) recent_.add_inference_tensor(ref);
     if (!unclaimed_.empty() && last_results_.size() < MAX_RESULTS) last_results_.push_back(ref);
   }
@@ -678,8 +648,7 @@ class ThreadLog {
   const std::shared_ptr<Context> context_;
   const uint64_t thread_;
   CallerFinder callers_;
-  int64_t time_, since_ = 0;
-  bool has_views_of_older_ = false;
+  int64_t time_;
   uint64_t last_, operators_ = 0;
   std::deque<Unclaimed> unclaimed_;
   std::deque<TensorRef> last_results_;
@@ -697,7 +666,6 @@ class ThreadLog {
   uint64_t forgiven_ = 0;  // the number of nodes that the thread had constructed at its latest exception
   Iterations iterations_;
   std::atomic<uint64_t> number_in_torch_ = 0;
-  uint64_t number_of_events_ = 0, looked_at_ = 0;  // manager events of the program, and how many there were at the last look
   uint64_t look_at_growth_at_ = FIRST_LOOK_AT_GROWTH;
   std::unordered_map<uintptr_t, std::pair<PyCodeObject*, int>> suspects_;
   NodeReader nodes_;
