@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_OPTIMIZED
 from types import (
@@ -44,6 +44,13 @@ _MAX_REFERRERS = 200
 _MAX_LEVELS = 6
 _MAX_CLIMBS, _MAX_CLIMBS_OF_EXCEPTION = 40, 12
 """Maximum number of objects whose referrers are looked for: each look goes through the whole heap."""
+_MAX_MEMBERS = 2_000
+"""Maximum number of members of a list or set, the last ones, that are looked at."""
+_MAX_READS = 10
+"""Maximum number of times that a container is read which changes meanwhile."""
+_READ_BY_KIND: dict[type, Callable[[Any], Iterable[Any]]] = {
+    kind: kind.__iter__ for kind in (list, tuple, set, frozenset, deque)
+}
 _KEEPING = frozenset({"closure", "cache", "generator", "traceback"})
 _SUSPENDABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 
@@ -193,16 +200,32 @@ def may_contain(value: Any) -> bool:
 
 def copy_items(mapping: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
     """Return the items of a dictionary that a finalizer or another thread may change meanwhile."""
-    # A list of its items would be made while it changes: the list's own memory may begin a collection.
-    return list((dict.copy(mapping) if isinstance(mapping, dict) else dict(mapping)).items())
+    if not isinstance(mapping, dict):
+        return list(dict(mapping).items())
+    return _copy(dict.items, mapping)
+
+
+def _copy(read: Callable[[Any], Iterable[Any]], container: Any) -> list[Any]:
+    """Return what ``read``, a method of a built-in type, finds in a container.
+
+    A subclass of the program may compute its items only when it is asked for them, as by ``dict(container)``. What changes while
+    it is read, be it because the list's own memory begins a collection, is read again.
+    """
+    for _ in range(_MAX_READS):
+        try:
+            return list(read(container))
+        except RuntimeError:
+            continue
+    return []
 
 
 def list_members(value: Any) -> list[tuple[str, Any]]:
     """Return the members of an object, each after the step that leads to it, such as ``.name`` or ``['key']``."""
     if isinstance(value, dict):
         return [(f"[{key!r}]" if isinstance(key, str) else "[...]", item) for key, item in copy_items(value)]
-    if isinstance(value, list | tuple | set | frozenset | deque):
-        return [("[...]", item) for item in list(value)[-2_000:]]
+    for kind, read in _READ_BY_KIND.items():
+        if isinstance(value, kind):
+            return [("[...]", item) for item in _copy(read, value)[-_MAX_MEMBERS:]]
     if isinstance(value, FunctionType):
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=False)
         members = [(f".{name}", cell.cell_contents) for name, cell in cells if _is_filled(cell)]

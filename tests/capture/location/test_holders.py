@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import CodeType, FrameType
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from gradprobe.capture.location.frames import SKIPPED, FrameClassifier
-from gradprobe.capture.location.holders import Holder, find_holder
+from gradprobe.capture.location.holders import Holder, find_holder, list_members
 
 
 class Codes(FrameClassifier):
@@ -203,3 +203,24 @@ def test_a_large_variable_does_not_hide_the_others() -> None:
     kept = [torch.ones(1)]
     holder = look([kept[0]], sys._getframe())
     assert (holder.name, len(large)) == ("kept[...]", 200)
+
+
+def test_containers_that_compute_their_members_are_not_asked_for_them() -> None:
+    """``transformers.activations.ACT2FN`` builds a module whenever an item is read."""
+    asked = []
+
+    class Registry(OrderedDict[str, Any]):
+        def __getitem__(self, key: str) -> Any:
+            asked.append(key)
+            return super().__getitem__(key)
+
+    class Lazy(list[Any]):
+        def __iter__(self) -> Any:
+            asked.append("iter")
+            return super().__iter__()
+
+    registry = Registry(gelu=1)
+
+    assert list_members(registry) == [("['gelu']", 1)]
+    assert list_members(Lazy([1, 2])) == [("[...]", 1), ("[...]", 2)]
+    assert asked == []
