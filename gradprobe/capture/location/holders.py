@@ -208,8 +208,8 @@ def copy_items(mapping: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
 def _copy(read: Callable[[Any], Iterable[Any]], container: Any) -> list[Any]:
     """Return what ``read``, a method of a built-in type, finds in a container.
 
-    A subclass of the program may compute its items only when it is asked for them, as by ``dict(container)``. What changes while
-    it is read, be it because the list's own memory begins a collection, is read again.
+    A subclass of the program may compute its items only when it is asked for them, as by ``dict(container)``. What changes
+    while it is read, be it because the list's own memory begins a collection, is read again.
     """
     for _ in range(_MAX_READS):
         try:
