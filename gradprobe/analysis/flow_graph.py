@@ -26,6 +26,7 @@ from gradprobe.recording.flow import (
 _MAX_STEPS_FROM_GRADIENT = 6
 _FIRST_STEPS = 64
 """Steps of a thread that the observer looks at one by one, ``FIRST_STEPS`` of its library: of later ones, only at some."""
+_CLEARING = frozenset(("zero_", "fill_", "_foreach_zero_", "copy_", "_foreach_copy_"))
 _SINKS = (BACKWARD_SITE, GRAD_SITE)
 _MODES = (CUT_BY_NO_GRAD, CUT_BY_INFERENCE)
 
@@ -52,7 +53,14 @@ class FlowGraph:
         self.sites, self.leaves = ledger.sites, ledger.leaves
         self.outgoing: dict[int, dict[int, list[int]]] = defaultdict(dict)
         self.incoming: dict[int, dict[int, list[int]]] = defaultdict(dict)
+        self.gradient_ways: dict[tuple[int, int], list[int]] = {}
+        """Edges from what stands for a gradient to the passes that add to it and to the steps that take it."""
         for (source, target), counts in ledger.edges.items():
+            if source not in self.leaves and (self.is_step(target) or (counts[WRITTEN] and self.is_sink(target))):
+                self.gradient_ways[source, target] = counts
+                counts = [*counts[:WRITTEN], 0]
+                if self.is_step(target) or not any(counts):
+                    continue
             self.outgoing[source][target] = counts
             self.incoming[target][source] = counts
 
@@ -70,6 +78,11 @@ class FlowGraph:
         site = self.sites.get(number)
         return site is not None and site.op == STEP_SITE
 
+    def clears(self, number: int) -> bool:
+        """Return whether a site gives a tensor other values without a look at those that it has, as `zero_grad()` does."""
+        site = self.sites.get(number)
+        return site is not None and shorten_op(site.op) in _CLEARING
+
     @cached_property
     def uses(self) -> dict[int, LeafUse]:
         """All leaves."""
@@ -79,11 +92,14 @@ class FlowGraph:
         return uses
 
     def _takes_gradient(self, number: int) -> bool:
-        """Return whether a site takes the result of a backward pass, directly or through a few operators."""
+        """Return whether a site takes the result of a backward pass, directly or through a few operators.
+
+        As an optimizer steps, it takes the gradients: what reads them in a step that the program wrote follows it.
+        """
         level = {number}
         for _ in range(_MAX_STEPS_FROM_GRADIENT):
             level = {source for site in level for source in self.incoming.get(site, ()) if source not in self.leaves}
-            if any(map(self.is_sink, level)):
+            if any(self.is_sink(site) or self.is_step(site) for site in level):
                 return True
         return False
 
@@ -247,7 +263,10 @@ class FlowGraph:
         reads = (
             sum(counts)
             for target, counts in self.outgoing.get(number, {}).items()
-            if target in self.sites and not self.is_step(target) and not self.is_sink(target)
+            if target in self.sites
+            and not self.is_step(target)
+            and not self.is_sink(target)
+            and not self.clears(target)
         )
         return max(reads, default=0) > others
 

@@ -8,6 +8,7 @@ from gradprobe.recording.flow import (
     BACKWARD_SITE,
     CARRIED,
     GRAD_SITE,
+    NOT_DIFFERENTIABLE,
     STEP_SITE,
     WITHOUT_GRAD,
     WRITTEN,
@@ -35,6 +36,8 @@ class LeafUse:
     """Backward passes that began at the leaf itself."""
     steps_with_grad: int = 0
     steps_without_grad: int = 0
+    steps_with_zeros: int = 0
+    """Steps among those with a gradient that found only zeros in it."""
     writes: int = 0
     """Operators that wrote it in place without a node, but for those of the line that created it."""
     written: list[int] = field(default_factory=list)
@@ -63,6 +66,7 @@ def read_leaf_uses(ledger: FlowLedger) -> dict[int, LeafUse]:
         elif site.op == STEP_SITE:
             use.steps_with_grad += counts[CARRIED]
             use.steps_without_grad += counts[WITHOUT_GRAD]
+            use.steps_with_zeros += counts[NOT_DIFFERENTIABLE]
         else:
             made = ledger.sites.get(use.leaf.made_at)
             if made is None or (made.file, made.line) != (site.file, site.line):

@@ -36,7 +36,14 @@ the operator wrote the tensor in place without a node.
 
 Of a leaf and a backward pass, ``carried`` counts the passes that reached the leaf, ``without_grad`` those that began at
 the leaf itself, and ``written`` those whose gradient was cleared before an optimizer stepped with it. Of a leaf and an
-optimizer's step, they count the steps that found a gradient, and those that found none.
+optimizer's step, the first two count the steps that found a gradient, and those that found none; ``written`` counts those
+that found a gradient which contains one that a step had taken before, and ``not_differentiable`` those that found one of
+zeros only.
+
+What stands for a gradient is the backward pass that gave it, then the line that wrote it, then the step that has taken
+it. Of such a site and a backward pass, ``written`` counts the passes that added to the gradient; of such a site and a
+step, ``without_grad`` counts the steps that took it, and ``written`` those that found a part in it of a backward pass
+whose other gradients an earlier step had taken.
 """
 CARRIED, WITHOUT_GRAD, CUT_BY_NO_GRAD, CUT_BY_INFERENCE, CUT_BY_DETACH, CUT_BY_DATA, NOT_DIFFERENTIABLE, WRITTEN = (
     range(8)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Sequence
 
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.analysis.findings.flow_lines import find_steps, list_names, make_finding, relate
+from gradprobe.analysis.findings.flow_lines import find_steps, list_names, locate_clearing, make_finding, relate
 from gradprobe.analysis.findings.owing_passes import is_owing
-from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.flow_graph import FlowGraph
 from gradprobe.history.leaf_uses import LeafUse
 from gradprobe.recording.flow import BACKWARD_SITE, CARRIED, WRITTEN, FlowSite
 
 _MIN_CLEARED, _MIN_SHARE = 2, 0.75
-_MAX_CLEARING = 3
 
 
 def find_cleared_gradients(evidence: Evidence) -> Iterator[Finding]:
@@ -57,7 +54,7 @@ def _is_cleared(use: LeafUse, counts: Sequence[int]) -> bool:
 
 def _describe_vain_pass(graph: FlowGraph, site: FlowSite, cleared: list[LeafUse], passes: int) -> Finding:
     steps = find_steps(graph, cleared)[:1]
-    related = [RelatedLine(site.file, line, "gradients cleared here") for line in _find_clearing(site)]
+    related = [*locate_clearing(site)]
     related += [relate(step, "optimizer steps here") for step in steps]
     message = (
         f"{passes:,} backward passes from this line computed gradients for {list_names(cleared)}, and all of them were "
@@ -87,22 +84,6 @@ def _describe_part(
     text = f"{nodes:,} nodes, gradients of {len(cleared):,} parameters cleared in {passes:,} passes"
     related = [relate(site, "backward called here"), *calls[1:]]
     return make_finding("GP515", message, site._replace(file=main.file, line=main.line), passes, related, fix, text)
-
-
-def _find_clearing(site: FlowSite) -> list[int]:
-    """Return the lines of a file that clear gradients, those nearest to a backward pass."""
-    source = parse_file(site.file)
-    nodes = () if source is None else ast.walk(source.tree)
-    lines = {node.lineno for node in nodes if isinstance(node, ast.stmt) and _clears(node)}
-    return sorted(sorted(lines, key=lambda line: abs(line - site.line))[:_MAX_CLEARING])
-
-
-def _clears(node: ast.stmt) -> bool:
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        return ast.unparse(node.value.func).endswith(".zero_grad")
-    return isinstance(node, ast.Assign) and any(
-        isinstance(target, ast.Attribute) and target.attr == "grad" for target in node.targets
-    )
 
 
 def _count_numbers(shape: Sequence[int]) -> int:

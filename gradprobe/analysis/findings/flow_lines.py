@@ -12,6 +12,7 @@ from gradprobe.history.leaf_uses import LeafUse
 from gradprobe.recording.flow import FlowSite
 
 _MAX_NAMES = 3
+_MAX_CLEARING = 3
 
 
 def locate_way(graph: FlowGraph, uses: Sequence[LeafUse], stop: int = 0) -> list[RelatedLine]:
@@ -85,3 +86,10 @@ def find_call(file: str, name: str, near: int) -> int | None:
     """Return the line nearest to ``near`` that calls a function or class of this name."""
     source = parse_file(file)
     return None if source is None else source.find_call(name, near)
+
+
+def locate_clearing(near: FlowSite) -> list[RelatedLine]:
+    """Return the lines that clear gradients, those of the file of a site that are nearest to it."""
+    source = parse_file(near.file)
+    lines = sorted(source.find_clearing() if source is not None else (), key=lambda line: abs(line - near.line))
+    return [RelatedLine(near.file, line, "gradients cleared here") for line in sorted(lines[:_MAX_CLEARING])]

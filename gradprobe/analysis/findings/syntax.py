@@ -138,6 +138,16 @@ class ParsedFile:
             or (isinstance(node, ast.Assign) and any(ast.unparse(t).endswith(".requires_grad") for t in node.targets))
         ]
 
+    def find_clearing(self) -> list[int]:
+        """Return the lines that clear gradients: a call of ``zero_grad``, or an assignment to ``grad``."""
+        return sorted({node.lineno for node in ast.walk(self.tree) if isinstance(node, ast.stmt) and _clears(node)})
+
+    def names_infinity(self, line: int) -> bool:
+        """Return whether the statement at a line has an infinite number in it: ``math.inf`` or ``float("inf")``."""
+        first, last = self.find_statement(line) or (line, line)
+        nodes = (node for node in ast.walk(self.tree) if first <= getattr(node, "lineno", 0) <= last)
+        return any(getattr(node, "attr", getattr(node, "id", getattr(node, "value", None))) == "inf" for node in nodes)
+
     def find_backward_return(self, line: int) -> int | None:
         """Return the last ``return`` of the ``backward`` method of the class around a line."""
         owner = self._find_class_at(line)
@@ -182,6 +192,14 @@ class ParsedFile:
             and any(ast.unparse(target) == name for target in node.targets)
         ]
         return max(lines, default=None)
+
+
+def _clears(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        return ast.unparse(node.value.func).endswith(".zero_grad")
+    return isinstance(node, ast.Assign) and any(
+        isinstance(target, ast.Attribute) and target.attr == "grad" for target in node.targets
+    )
 
 
 def _iter_defaults(arguments: ast.arguments) -> Iterator[tuple[ast.arg, ast.expr | None]]:

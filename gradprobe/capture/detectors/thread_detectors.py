@@ -20,6 +20,8 @@ from gradprobe.capture.detectors.cleared_gradients import ClearedPart, report_cl
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.detectors.escaped_inference_tensors import EscapedTensorDetector, locate_tensor_creation
 from gradprobe.capture.detectors.exception_diagnosis import RefusalDetector
+
+from gradprobe.capture.detectors.gradient_hooks import GradientHookDetector
 from gradprobe.capture.detectors.held_graphs import HeldGraphDetector
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector, loses_gradient
@@ -105,6 +107,7 @@ class SharedDetectors:
         held: Detector of graphs that the program keeps.
         report_hooks: Reports activations that forward hooks keep.
         on_step: Receives each optimizer that steps.
+        hooks: Detector of hooks that change gradients.
         on_kept_tensor: Receives what operators outside inference mode do with an inference tensor.
         fault: Receives gradprobe's own errors.
     """
@@ -115,6 +118,7 @@ class SharedDetectors:
     escaped: LiveInferenceTensors
     held: HeldGraphDetector
     report_hooks: Callable[[], None]
+    hooks: GradientHookDetector
     on_step: Callable[[torch.optim.Optimizer], None]
     on_kept_tensor: Callable[[CreationRecord, str, CodeType | None, int], None]
     fault: Callable[[Exception], None]
@@ -131,6 +135,7 @@ class ThreadDetectors:
         self._ledger, self._ident = ledger, ident
         log = shared.log
         self.held = shared.held
+        self.hooks = shared.hooks
         self.aliases = AliasDetector(log)
         events = log.events_of(ident)
         events.clear()  # a block that an earlier recording saw entered has ended since, unseen

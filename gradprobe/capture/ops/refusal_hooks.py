@@ -38,7 +38,13 @@ _OF_REDUCER = ("prepare_for_forward", "prepare_for_backward", "_rebuild_buckets"
 _ATTRIBUTES = ("data", "requires_grad", "grad")
 
 
-def refusal_patches(library: Any, on_call: OnCall, on_export: Callable[..., None]) -> list[Patch]:
+def refusal_patches(
+    library: Any,
+    on_call: OnCall,
+    on_export: Callable[..., None],
+    on_registered: Callable[..., None],
+    on_no_gradient: Callable[..., None],
+) -> list[Patch]:
     """Return the patches that call ``on_call`` with exceptions that leave a method of a tensor or the engine.
 
     Args:
@@ -46,8 +52,15 @@ def refusal_patches(library: Any, on_call: OnCall, on_export: Callable[..., None
         on_call: Receives the exception, its traceback below the call, and the operands.
         on_export: Receives the name of each method that gave the values of a tensor to code beyond PyTorch, whether it
             gave the memory too, and the arguments.
+        on_registered: Receives the arguments of each call that registered a hook on a tensor.
+        on_no_gradient: Receives each tensor whose ``grad`` was read and is None, although an operator computed it and it
+            requires grad.
     """
     on_method = functools.partial(_show_method, on_call)
+    seen: dict[str, Callable[..., None]] = {
+        name: functools.partial(on_export, name, is_shared) for name, is_shared in _EXPORTS.items()
+    }
+    seen["register_hook"] = on_registered
     methods = [
         Patch(
             torch.Tensor,
@@ -55,7 +68,7 @@ def refusal_patches(library: Any, on_call: OnCall, on_export: Callable[..., None
             library.show_errors_of_call(
                 getattr(torch.Tensor, name),
                 on_method,
-                functools.partial(on_export, name, _EXPORTS[name]) if name in _EXPORTS else None,
+                seen.get(name),
             ),
         )
         for name in (*_METHODS, *(_EXPORTS.keys() - set(_METHODS)))
@@ -67,7 +80,13 @@ def refusal_patches(library: Any, on_call: OnCall, on_export: Callable[..., None
         if hasattr(owner, name)
     ]
     attributes = [
-        Patch(torch.Tensor, name, library.show_errors_of_attribute(getattr(torch.Tensor, name), on_method))
+        Patch(
+            torch.Tensor,
+            name,
+            library.show_errors_of_attribute(
+                getattr(torch.Tensor, name), on_method, on_no_gradient if name == "grad" else None
+            ),
+        )
         for name in _ATTRIBUTES
     ]
     make_grads = library.show_errors_of_call(torch.autograd._make_grads, functools.partial(_show_make_grads, on_call))

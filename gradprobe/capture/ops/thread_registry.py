@@ -31,8 +31,10 @@ from gradprobe.capture.detectors.autocast_blocks import AutocastTracker
 from gradprobe.capture.detectors.detection_log import DetectionLog
 from gradprobe.capture.detectors.exception_diagnosis import Operands
 from gradprobe.capture.detectors.exception_notes import annotate_exception
+from gradprobe.capture.detectors.gradient_hooks import GradientHookDetector
 from gradprobe.capture.detectors.held_graphs import HeldGraphDetector
 from gradprobe.capture.detectors.leaked_modes import LeakedModeDetector
+from gradprobe.capture.detectors.missing_gradients import report_gradient_of_result
 from gradprobe.capture.detectors.persistent_tensors import PersistentTensorDetector
 from gradprobe.capture.detectors.thread_detectors import SharedDetectors
 from gradprobe.capture.location.frames import is_called_by_torch
@@ -76,6 +78,7 @@ class ThreadRegistry:
         self._autocasts = AutocastTracker(self.detection_log, thread, fault)
         self.memory = GraphMemoryRecorder(self.codes, now, self._list_held_graphs)
         self._held = HeldGraphDetector(self.detection_log, self._look_at_held_graphs, self.paths.roots)
+        self._hooks = GradientHookDetector(self.detection_log)
         self._persistent = PersistentTensorDetector(self.detection_log, self.paths.roots)
         self._shared = SharedDetectors(
             self.detection_log,
@@ -84,6 +87,7 @@ class ThreadRegistry:
             self._escaped,
             self._held,
             self._report_hooks,
+            self._hooks,
             self.flow.on_step,
             self._persistent.on_use,
             fault,
@@ -114,7 +118,13 @@ class ThreadRegistry:
                 *self._autocasts.patches(),
                 *higher_order_patches(load_core()),
                 *transfer_patches(load_core()),
-                *refusal_patches(load_core(), self._on_call_refused, if_installed(self._on_export)),
+                *refusal_patches(
+                    load_core(),
+                    self._on_call_refused,
+                    if_installed(self._on_export),
+                    if_installed(self._hooks.on_registered),
+                    if_installed(self._on_no_gradient),
+                ),
             ]
             self._patches.apply([*version_patches(load_core(), failed, bumped), *others])
             load_core().show_refusals(self._on_operator_refused, WORDS)
@@ -247,6 +257,12 @@ class ThreadRegistry:
         is_plain = bool(arguments) and type(arguments[0]) in (torch.Tensor, torch.nn.Parameter)
         if observer is not None and is_plain and thread() in self._threads:
             self._safely(lambda: observer.note_export(arguments[0], frame, name, is_shared=is_shared))
+
+    def _on_no_gradient(self, tensor: torch.Tensor) -> None:
+        """Report the line that reads ``grad`` of a result, which no backward fills."""
+        frame = _getframe(1)
+        if thread() in self._threads and not tensor.retains_grad and not is_called_by_torch(frame):
+            self._safely(lambda: report_gradient_of_result(tensor, frame, self.detection_log))
 
     def on_backward(self, ident: int, outputs: list[torch.Tensor]) -> list[tuple[int, int]] | None:
         """Run the detectors as a backward begins in the calling thread.

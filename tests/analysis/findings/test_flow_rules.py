@@ -11,6 +11,7 @@ from gradprobe.capture.time_share import TimeShare
 from gradprobe.recording.notes import NoteKind
 from tests.analysis.findings.flow import (
     freezing,
+    gradient_order,
     gradients,
     held_graphs,
     kept_state,
@@ -39,6 +40,10 @@ WRONG = {
     "GP517": updates.LOST,
     "GP518": loss_terms.WRONG,
     "GP519": freezing.WRONG,
+    "GP521": gradient_order.MISTIMED,
+    "GP522": gradient_order.OLD,
+    "GP523": gradient_order.READ,
+    "GP524": gradient_order.HOOKED,
     "GP609": values.WRITTEN,
 }
 ALSO = {held_graphs.cached_results: "GP204"}
@@ -54,6 +59,7 @@ RIGHT = [
     *updates.RIGHT,
     *loss_terms.RIGHT,
     *freezing.RIGHT,
+    *gradient_order.RIGHT,
     *values.RIGHT,
     *kept_state.RIGHT,
 ]

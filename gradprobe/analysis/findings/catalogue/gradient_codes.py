@@ -130,5 +130,41 @@ RULES = (
         "name on a tensor: no error is raised, and the optimizer goes on to change the parameters.",
         "Call `module.requires_grad_(False)`, which sets the flag of all its parameters.",
     ),
+    Rule(
+        "GP521",
+        "gradient-changed-at-wrong-time",
+        WARNING,
+        "A line limits or changes gradients at a time when this has no effect, or another one than its limit says.",
+        "A step applies the gradients as they are when it is called. What is clipped after it, or before the backward "
+        "pass, changes nothing, and a limit on gradients that are still multiplied by the loss scale is another limit.",
+        "Call it after `backward()`, and after `unscale_()` if there is a scaler, and before `step()`.",
+    ),
+    Rule(
+        "GP522",
+        "step-takes-old-gradient",
+        WARNING,
+        "An optimizer steps with a gradient that contains another one: of an earlier step, or of another optimizer's loss.",
+        "A backward pass adds to the gradients that it finds. Those that are not cleared are applied again by each step "
+        "that follows, and those that the loss of one part gives to another part are applied with that part's own.",
+        "Call `zero_grad()` of the optimizer that has these parameters before the backward pass.",
+    ),
+    Rule(
+        "GP523",
+        "grad-of-result",
+        WARNING,
+        "The program reads `.grad` of a tensor that an operator computed.",
+        "A backward pass stores gradients in leaves only. The `grad` of any other tensor stays None unless `retain_grad()` "
+        "was called; `torch.randn(3, requires_grad=True).to(device)` or `* 0.1` is not a leaf.",
+        "Call `retain_grad()` on it before `backward()`, or make it a leaf with `.detach().requires_grad_()`.",
+    ),
+    Rule(
+        "GP524",
+        "hook-changes-gradient",
+        WARNING,
+        "A hook on a tensor changes a gradient in place that other tensors get too, or makes zeros of one.",
+        "A hook gets the tensor that the engine passes on, and the engine may pass the same one to several operands. And "
+        "what a hook multiplies by zero is lost for all parameters behind it, which an optimizer then does not train.",
+        "Return a new tensor from the hook, and freeze what is not to be trained with `requires_grad_(False)`.",
+    ),
 )
 """Rules, by their codes."""

@@ -104,6 +104,7 @@ struct Call {
     const void* counter;
     uint32_t version;
     bool is_saved = false, is_unseen = false;  // a graph has saved the memory, with another counter
+    bool was_zero = false;                     // in a backward: it is small, and had only zeros before
     MemoryRange range;
     std::optional<uint64_t> contents;  // of the range, where the write is unseen
 
@@ -111,6 +112,9 @@ struct Call {
       const auto* impl = tensor.unsafeGetTensorImpl();
       version = counter == nullptr ? 0 : impl->version_counter().current_version();
       auto* storage = storage_of(impl);
+      constexpr int64_t MAX_NUMBERS = 1 << 14;  // the engine itself fills large tensors of zeros part by part
+      was_zero = is_backward && !impl->has_symbolic_sizes_strides() && !impl->is_python_dispatch() &&
+          impl->numel() <= MAX_NUMBERS && is_all_zero(tensor);
       if (storage == nullptr || is_backward) return;
       const auto checked = SavedStorages::global().find_counter(storage);
       if (!checked) return;

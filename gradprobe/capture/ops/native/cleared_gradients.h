@@ -1,34 +1,10 @@
-// Gradients that were cleared before any optimizer stepped with them, and the part of a graph that leads to such leaves only.
+// The part of a graph that leads only to leaves whose gradients were cleared before any optimizer stepped with them.
 
 #pragma once
 
 #include "graphs.h"
 
 namespace gradprobe {
-
-// Returns whether nothing is left of a gradient: there is none, or it was set to zero. A backward may give zeros, too.
-inline bool is_cleared(const at::Tensor& leaf, const std::unordered_set<const c10::StorageImpl*>& zeroed) {
-  const at::Tensor& grad = leaf.grad();
-  if (!grad.defined()) return true;
-  if (zeroed.count(storage_of(grad.unsafeGetTensorImpl())) == 0) return false;
-  if (!grad.device().is_cpu() || grad.layout() != at::kStrided || grad.scalar_type() != at::kFloat) return false;
-  const auto* impl = grad.unsafeGetTensorImpl();
-  if (!impl->is_non_overlapping_and_dense() || impl->has_symbolic_sizes_strides() || impl->is_python_dispatch()) return false;
-  // To the first number that is left: the gradient of an embedding is zero for most rows.
-  const auto* values = static_cast<const float*>(impl->data());
-  const auto is_left = [](float value) { return value != 0; };
-  return impl->numel() > 0 && std::none_of(values, values + impl->numel(), is_left);
-}
-
-// Notes that a backward at a site is about to give these leaves their gradients, and which of the gradients before it were cleared.
-inline void note_gradients(ThreadLog& log, FlowId site, const std::vector<at::Tensor>& leaves) {
-  const uint32_t epoch = FlowNodes::global().epoch();
-  const auto zeroed = log.take_zeroed();
-  for (const at::Tensor& leaf : leaves) {
-    const FlowId before = Creations::global().exchange_pending(leaf.unsafeGetTensorImpl(), site, epoch);
-    if (before != NO_FLOW && is_cleared(leaf, zeroed)) log.note_cleared(before, flow_of_leaf(leaf));
-  }
-}
 
 // Nodes that one line's calls constructed, and those among them that lead to chosen leaves only.
 struct NodesOfPath {

@@ -16,10 +16,11 @@ struct Detectors {
         on_growth(given["on_growth"]),
         on_aliases(given["on_aliases"]),
         on_asker(given["on_asker"]),
+        on_hook(given["on_hook"]),
         on_event(given["on_event"]),
         keep_event(given["keep_event"]) {}
 
-  py::object on_operator, on_step, on_growth, on_aliases, on_asker, on_event, keep_event;
+  py::object on_operator, on_step, on_growth, on_aliases, on_asker, on_hook, on_event, keep_event;
 };
 
 // What all threads of one observer share.

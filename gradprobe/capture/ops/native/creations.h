@@ -16,6 +16,14 @@ namespace gradprobe {
 
 using WeakTensor = c10::weak_intrusive_ptr<at::TensorImpl, at::UndefinedTensorImpl>;
 
+// Where the gradient of a leaf comes from, as far as no optimizer has taken it.
+struct GradientOrigin {
+  FlowId pending = NO_FLOW;  // the latest backward that added to it
+  uint32_t pass = 0;         // the number of that backward in its thread
+  FlowId again = NO_FLOW;    // the step that has taken a part of it already
+  FlowId other = NO_FLOW;    // an earlier backward that gave a part of it, and whose other gradients a step has taken since
+};
+
 struct Creation {
   int64_t made = -1;          // on the recording's clock; of two operators of a thread the later one has the later time
   PyCodeObject* code = nullptr;
@@ -26,8 +34,8 @@ struct Creation {
   uint64_t thread = 0;
   FlowId flow = NO_FLOW;      // the site that made the tensor or wrote it last
   FlowId leaf = NO_FLOW;      // its own number if it is a leaf that an operator has taken
-  FlowId pending = NO_FLOW;   // of a leaf: the backward that gave it a gradient which no optimizer has taken yet
-  uint32_t epoch = 0;         // of the three numbers
+  GradientOrigin gradient;    // of a leaf
+  uint32_t epoch = 0;         // of the numbers of the flow
   uint32_t version = 0;       // of an alias: that of its counter when the alias was made or last written itself
 
   // Whether the tensor shares the memory of one that was there before. A parameter is made of another tensor, but stands for it.
@@ -94,7 +102,7 @@ class Creations {
     auto& creation = shard.entries[index].creation;
     if (creation.is_alias() && impl->version_counter().enabled()) creation.version = impl->version_counter().current_version();
     if (flow == NO_FLOW) return;
-    if (creation.epoch != epoch) creation.leaf = creation.pending = NO_FLOW;
+    if (creation.epoch != epoch) forget_leaf(creation);
     creation.flow = flow;
     creation.epoch = epoch;
   }
@@ -107,7 +115,10 @@ class Creations {
       const size_t index = shard.find(impl);
       if (index < shard.keys.size()) {
         auto& creation = shard.entries[index].creation;
-        if (creation.epoch != epoch) creation.flow = creation.pending = NO_FLOW;
+        if (creation.epoch != epoch) {
+          forget_leaf(creation);
+          creation.flow = NO_FLOW;
+        }
         creation.leaf = leaf;
         creation.epoch = epoch;
         return;
@@ -120,13 +131,25 @@ class Creations {
     add(impl, creation);
   }
 
-  // Notes the backward that gives a leaf its gradient, none as an optimizer takes it. Returns the one before.
-  FlowId exchange_pending(const at::TensorImpl* impl, FlowId backward, uint32_t epoch) {
+  // Notes that a site stands for what a tensor is from now on, if it has a record: for a gradient, the step that has taken it.
+  void set_flow(const at::TensorImpl* impl, FlowId flow, uint32_t epoch) {
     Shard& shard = shards_.of(impl);
     const std::lock_guard<SpinLock> guard(shard.lock);
     const size_t index = shard.find(impl);
-    if (index == shard.keys.size() || shard.entries[index].creation.epoch != epoch) return NO_FLOW;
-    return std::exchange(shard.entries[index].creation.pending, backward);
+    if (index == shard.keys.size()) return;
+    auto& creation = shard.entries[index].creation;
+    if (creation.epoch != epoch) forget_leaf(creation);
+    creation.flow = flow;
+    creation.epoch = epoch;
+  }
+
+  // Notes where the gradient of a leaf comes from, nowhere as an optimizer takes it. Returns what was known before.
+  GradientOrigin exchange_gradient(const at::TensorImpl* impl, const GradientOrigin& origin, uint32_t epoch) {
+    Shard& shard = shards_.of(impl);
+    const std::lock_guard<SpinLock> guard(shard.lock);
+    const size_t index = shard.find(impl);
+    if (index == shard.keys.size() || shard.entries[index].creation.epoch != epoch) return {};
+    return std::exchange(shard.entries[index].creation.gradient, origin);
   }
 
   int64_t storage_made(const at::TensorImpl* impl) {
@@ -184,6 +207,11 @@ class Creations {
     WeakTensor weak;
     Creation creation;
   };
+
+  static void forget_leaf(Creation& creation) {
+    creation.leaf = NO_FLOW;
+    creation.gradient = {};
+  }
 
   // Takes the GIL if the tensor has a Python object: no lock of ours may be held, since its holder might wait for it.
   static std::optional<std::pair<at::Tensor, Creation>> revive(const Entry& entry) {

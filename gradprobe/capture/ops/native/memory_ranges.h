@@ -90,4 +90,25 @@ inline uint64_t hash_contents(const c10::StorageImpl& storage) {
   return hash_contents(storage, {0, size, size});
 }
 
+template <typename Bits>
+bool has_only_zeros(const void* data, int64_t count) {
+  const auto* values = static_cast<const Bits*>(data);
+  constexpr Bits SIGN = Bits(1) << (8 * sizeof(Bits) - 1);
+  return std::all_of(values, values + count, [](Bits value) { return (value & ~SIGN) == 0; });
+}
+
+// Returns whether a tensor of floating point numbers is known to have no other than zero. It reads to the first other one.
+inline bool is_all_zero(const at::Tensor& tensor) {
+  const auto* impl = tensor.unsafeGetTensorImpl();
+  if (!tensor.device().is_cpu() || tensor.layout() != at::kStrided || !at::isFloatingType(tensor.scalar_type())) return false;
+  if (!impl->is_non_overlapping_and_dense() || impl->has_symbolic_sizes_strides() || impl->is_python_dispatch()) return false;
+  if (impl->numel() == 0 || !impl->has_storage() || impl->data() == nullptr) return false;
+  switch (impl->itemsize()) {
+    case 2: return has_only_zeros<uint16_t>(impl->data(), impl->numel());
+    case 4: return has_only_zeros<uint32_t>(impl->data(), impl->numel());
+    case 8: return has_only_zeros<uint64_t>(impl->data(), impl->numel());
+    default: return false;
+  }
+}
+
 }  // namespace gradprobe

@@ -6,6 +6,8 @@
 #include "cleared_gradients.h"
 #include "event_gate.h"
 #include "queue_encoder.h"
+
+#include "gradient_origins.h"
 #include "refusals.h"
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -284,13 +286,7 @@ bool was_reached(Observer& observer, const at::Tensor& tensor) {
 }
 
 void note_step(Observer& observer, const std::vector<at::Tensor>& parameters, const py::object& code, int offset) {
-  std::vector<std::pair<FlowId, bool>> leaves;
-  for (const auto& parameter : parameters) {
-    if (!parameter.requires_grad() || !parameter.is_leaf()) continue;
-    if (const FlowId leaf = flow_of_leaf(parameter)) leaves.emplace_back(leaf, parameter.grad().defined());
-    Creations::global().exchange_pending(parameter.unsafeGetTensorImpl(), NO_FLOW, FlowNodes::global().epoch());
-  }
-  observer.log_of(this_thread())->begin_step(site_at(code, offset, "optimizer.step"), leaves);
+  note_taken(*observer.log_of(this_thread()), site_at(code, offset, "optimizer.step"), parameters);
 }
 
 // The sites and leaves from a number on: code, offset, operator, module, whether it is a leaf, the site that created it.
@@ -455,7 +451,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       "Show exceptions of operators, those whose text has one of the words, or no more if the callable is None.");
   module.def("show_errors_of_call", &show_errors_of_call, "Return a callable that shows the exceptions which leave another one, and its calls.",
              py::arg("original"), py::arg("on_error"), py::arg("on_call") = py::none());
-  module.def("show_errors_of_attribute", &show_errors_of_attribute, "Return a descriptor that shows the exceptions of another one.");
+  module.def("show_errors_of_attribute", &show_errors_of_attribute, "Return a descriptor that shows the exceptions of another one.",
+             py::arg("original"), py::arg("on_error"), py::arg("on_none") = py::none());
   module.def("clear_saved", [] {
     SavedStorages::global().clear();
     UnseenWrites::global().clear();

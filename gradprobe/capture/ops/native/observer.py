@@ -161,6 +161,7 @@ class ObservedThread:
             "on_growth": _without_function_modes(self.detectors.held.look),
             "on_aliases": _without_function_modes(self.detectors.aliases.on_aliases),
             "on_asker": _without_function_modes(self._note_operator_of_asker),
+            "on_hook": self.detectors.hooks.on_operator,
         }
         skip_when_compiling(*hidden.values())
         callbacks = {

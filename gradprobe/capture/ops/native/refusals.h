@@ -101,7 +101,7 @@ struct ShownCall {
   PyObject_HEAD
   PyObject* original;
   PyObject* on_error;
-  PyObject* on_call;  // null if calls that succeed are not shown
+  PyObject* on_call;  // null if calls that succeed are not shown; of an attribute, what is shown that is None
 
   static void show(PyObject* on_error, PyObject* arguments) {
     PyObject *type, *value, *trace;
@@ -155,7 +155,13 @@ struct ShownAttribute {
       return original;
     }
     PyObject* value = Py_TYPE(original)->tp_descr_get(original, object, type);
-    if (value == nullptr) show(self, object, nullptr);
+    if (value == nullptr) {
+      show(self, object, nullptr);
+    } else if (value == Py_None && reinterpret_cast<ShownCall*>(self)->on_call != nullptr && is_result(object)) {
+      PyObject* done = PyObject_CallFunctionObjArgs(reinterpret_cast<ShownCall*>(self)->on_call, object, nullptr);
+      if (done == nullptr) PyErr_Clear();
+      Py_XDECREF(done);
+    }
     return value;
   }
 
@@ -167,6 +173,10 @@ struct ShownAttribute {
   }
 
  private:
+  static bool is_result(PyObject* object) {
+    return THPVariable_Check(object) && raw_grad_fn(THPVariable_Unpack(object)) != nullptr;
+  }
+
   static void show(PyObject* self, PyObject* object, PyObject* value) {
     PyObject *type, *error, *trace;
     PyErr_Fetch(&type, &error, &trace);
@@ -202,8 +212,9 @@ inline py::object show_errors_of_call(const py::object& original, const py::obje
   return make_shown(type, original, on_error, on_call);
 }
 
-// The same for an attribute that can be read and set.
-inline py::object show_errors_of_attribute(const py::object& original, const py::object& on_error) {
+// The same for an attribute that can be read and set; `on_none` gets each tensor with a node of which it
+// is read and is None.
+inline py::object show_errors_of_attribute(const py::object& original, const py::object& on_error, const py::object& on_none) {
   static PyType_Slot slots[] = {{Py_tp_descr_get, reinterpret_cast<void*>(&ShownAttribute::get)},
                                 {Py_tp_descr_set, reinterpret_cast<void*>(&ShownAttribute::set)},
                                 {Py_tp_dealloc, reinterpret_cast<void*>(&ShownCall::free)},
@@ -211,7 +222,7 @@ inline py::object show_errors_of_attribute(const py::object& original, const py:
   static PyType_Spec spec = {"gradprobe.ShownAttribute", sizeof(ShownCall), 0, Py_TPFLAGS_DEFAULT, slots};
   static PyObject* type = PyType_FromSpec(&spec);
   if (type == nullptr) throw py::error_already_set();
-  return make_shown(type, original, on_error);
+  return make_shown(type, original, on_error, on_none);
 }
 
 }  // namespace gradprobe

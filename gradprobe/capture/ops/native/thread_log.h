@@ -31,6 +31,18 @@ struct ReachedAgain {
   std::map<std::pair<PyCodeObject*, int>, int64_t> places;
 };
 
+// A step of an optimizer: its parameters, what stands for the gradients that it takes, and the backward passes from which a part of
+// them comes although another step has taken the other gradients of these passes.
+struct StepFacts {
+  struct Parameter {
+    FlowId leaf;
+    bool has_grad, is_again, is_zero;  // again: a step before has taken a part of the gradient
+  };
+
+  std::vector<Parameter> parameters;
+  std::set<FlowId> takes, others;
+};
+
 class ThreadLog {
  public:
   ThreadLog(std::shared_ptr<Context> context, uint64_t thread)
@@ -146,6 +158,8 @@ class ThreadLog {
     for (const auto& [root, is_leaf] : roots) FlowEdges::count(target, root, is_leaf ? WITHOUT_GRAD : CARRIED);
     for (const FlowId leaf : leaves) FlowEdges::count(target, leaf, CARRIED);
     latest_backward_ = target.id;
+    backward_code_ = site.code;
+    backward_offset_ = site.offset;
     if (ends_iteration) iterations_.end_with_backward();
     return target.id;
   }
@@ -186,11 +200,42 @@ class ThreadLog {
   // For the thread itself.
   NodeReader& nodes() { return nodes_; }
 
-  // Notes that an optimizer steps with these parameters, each with whether it has a gradient.
-  void begin_step(const FlowNode& site, const std::vector<std::pair<FlowId, bool>>& parameters) {
+  // Notes that an optimizer steps.
+  void begin_step(const FlowNode& site, const StepFacts& step) {
     const std::lock_guard<SpinLock> guard(lock_);
     auto& target = flow_.at(site);
-    for (const auto& [leaf, has_grad] : parameters) FlowEdges::count(target, leaf, has_grad ? CARRIED : WITHOUT_GRAD);
+    for (const auto& [leaf, has_grad, is_again, is_zero] : step.parameters) {
+      FlowEdges::count(target, leaf, has_grad ? CARRIED : WITHOUT_GRAD);
+      if (is_again) FlowEdges::count(target, leaf, WRITTEN);
+      if (is_zero) FlowEdges::count(target, leaf, NOT_DIFFERENTIABLE);
+    }
+    for (const FlowId by : step.takes) FlowEdges::count(target, by, WITHOUT_GRAD);
+    for (const FlowId backward : step.others) FlowEdges::count(target, backward, WRITTEN);
+    steps_.insert(target.id);
+  }
+
+  FlowId number_of(const FlowNode& site) {
+    const std::lock_guard<SpinLock> guard(lock_);
+    return flow_.at(site).id;
+  }
+
+  // The backward passes of the thread have numbers, by which it is known of the latest ones whether a step has taken gradients of
+  // theirs.
+  uint32_t begin_pass() {
+    if (taken_passes_.size() > MAX_TAKEN_PASSES) taken_passes_.clear();
+    return ++number_of_passes_;
+  }
+  void note_pass_taken(uint32_t pass) { taken_passes_.insert(pass); }
+  bool is_taken(uint32_t pass) const { return taken_passes_.count(pass) != 0; }
+
+  bool is_step(FlowId site) const { return steps_.count(site) != 0; }
+
+  // Notes that a backward at a site adds to gradients for which these sites stand.
+  void note_left(FlowId site, const std::set<FlowId>& left) {
+    if (left.empty()) return;
+    const FlowNode node = FlowNodes::global().get(site);
+    const std::lock_guard<SpinLock> guard(lock_);
+    for (const FlowId by : left) FlowEdges::count(flow_.at(node), by, WRITTEN);
   }
 
   // Notes that a backward goes through these nodes of the thread, whose numbers are sorted.
@@ -246,8 +291,9 @@ class ThreadLog {
   }
 
  private:
-  static constexpr size_t MAX_SUSPECTS = 10'000, MAX_ZEROED = 10'000, MAX_RESULTS = 8, FIRST_LOOK_AT_GROWTH = 48;
+  static constexpr size_t MAX_SUSPECTS = 10'000, MAX_ZEROED = 10'000, MAX_TAKEN_PASSES = 10'000, MAX_RESULTS = 8, FIRST_LOOK_AT_GROWTH = 48;
   static constexpr int MAX_LOOKS_AT_CLEARED = 3;
+  static constexpr size_t USES_OF_OWN_GRADIENT = 4;  // by the engine, the hook, the stack, and the record of the write
   static constexpr uint64_t MAX_UNCLAIMED = 256, MAX_OPS_UNCLAIMED = 64;
 
   struct Unclaimed {
@@ -303,9 +349,12 @@ class ThreadLog {
       creation.flow = follow(call, stack, caller, key.op, builds);
     } else if (caller.phase == BACKWARD) {
       creation.flow = latest_backward_;
+    } else if (call.plan->zeroes) {
+      creation.flow = follow(call, stack, caller, key.op, builds);  // `zero_grad`
     } else if (!call.writes.empty()) {
       note_written_leaves(call, caller, key.op);
     }
+    if (caller.phase == BACKWARD && caller.code != backward_code_ && detectors) look_at_hook(call, stack, caller);
     if (!unclaimed_.empty()) last_results_.clear();
     for (size_t i = stack.size() - call.plan->returns; i < stack.size(); ++i) {
       visit_tensors(stack[i], [&](const at::Tensor& tensor) { see_result(call, tensor, creation, counts); });
@@ -592,6 +641,44 @@ class ThreadLog {
     detectors->on_operator(name, all, result, code, caller.offset, has_node);
   }
 
+  // Shows the detectors an operator that the program's own code runs in a backward, as hooks do, if it writes a gradient of the
+  // engine's in place, or makes zeros of one.
+  void look_at_hook(const Call& call, const torch::jit::Stack& stack, const Caller& caller) {
+    constexpr int MAX_LOOKS = 64;
+    int& looks = looks_at_hooks_[{caller.code, caller.offset}];
+    if (looks >= MAX_LOOKS || !iterations_.sees_all_steps()) return;
+    ++looks;
+    bool writes = false, is_shared = false, takes_values = false;
+    for (const auto& argument : call.arguments) {
+      const auto creation = Creations::global().find(argument.impl);
+      const bool is_given = creation && creation->code == backward_code_ && creation->offset == backward_offset_;
+      if (!is_given || creation->flow != latest_backward_) continue;
+      if (!call.is_written(argument.impl)) {
+        const auto gradient = Creations::global().lock(argument.impl, creation->made);
+        takes_values |= gradient && !is_all_zero(gradient->first);
+        continue;
+      }
+      for (const auto& write : call.writes) {
+        if (write.tensor.unsafeGetTensorImpl() != argument.impl) continue;
+        writes = true;
+        takes_values |= !write.was_zero;
+        is_shared |= write.tensor.use_count() > USES_OF_OWN_GRADIENT;
+      }
+    }
+    if (!writes && !takes_values) return;
+    const at::Tensor* result = nullptr;
+    if (!call.writes.empty()) {
+      result = &call.writes.front().tensor;
+    } else if (call.plan->returns > 0 && stack.back().isTensor()) {
+      result = &stack.back().toTensor();
+    }
+    const bool is_zero = takes_values && result != nullptr && result->defined() && result->dim() > 0 && is_all_zero(*result);
+    if (!writes && !is_zero) return;
+    const OwnPython lock;
+    detectors->on_hook(reinterpret_cast<uintptr_t>(caller.code), caller.offset, reinterpret_cast<uintptr_t>(backward_code_),
+                       backward_offset_, writes, is_shared, is_zero);
+  }
+
   // Shows an operator to the detector of results that depend on the mode, if it belongs to a function that asks for the mode.
   void look_at_asker(const Call& call, const torch::jit::Stack& stack, const Caller& caller) {
     const int mode = (c10::GradMode::is_enabled() ? 1 : 0) + (c10::InferenceMode::is_enabled() ? 2 : 0);
@@ -660,9 +747,15 @@ class ThreadLog {
   Stretches stretches_;
   int64_t leaf_writes_ = 0;  // the number of operators that have written to leaves or to their memory
   FlowId latest_backward_ = NO_FLOW;
+  PyCodeObject* backward_code_ = nullptr;  // the line that called it
+  int backward_offset_ = 0;
+  std::map<std::pair<PyCodeObject*, int>, int> looks_at_hooks_;
   std::unordered_set<const c10::StorageImpl*> zeroed_;
   std::map<FlowId, std::set<FlowId>> cleared_;  // by backward, the leaves whose gradients were cleared
   std::map<FlowId, int> looks_at_cleared_;
+  uint32_t number_of_passes_ = 0;
+  std::unordered_set<uint32_t> taken_passes_;
+  std::unordered_set<FlowId> steps_;
   uint64_t forgiven_ = 0;  // the number of nodes that the thread had constructed at its latest exception
   Iterations iterations_;
   std::atomic<uint64_t> number_in_torch_ = 0;
