@@ -17,6 +17,7 @@ from tests.analysis.findings.flow import (
     kept_state,
     loss_terms,
     modes,
+    parallel_ways,
     unused_graphs,
     updates,
     values,
@@ -44,6 +45,7 @@ WRONG = {
     "GP522": gradient_order.OLD,
     "GP523": gradient_order.READ,
     "GP524": gradient_order.HOOKED,
+    "GP525": parallel_ways.WRONG,
     "GP609": values.WRITTEN,
 }
 ALSO = {held_graphs.cached_results: "GP204"}
@@ -60,6 +62,7 @@ RIGHT = [
     *loss_terms.RIGHT,
     *freezing.RIGHT,
     *gradient_order.RIGHT,
+    *parallel_ways.RIGHT,
     *values.RIGHT,
     *kept_state.RIGHT,
 ]

@@ -166,5 +166,14 @@ RULES = (
         "what a hook multiplies by zero is lost for all parameters behind it, which an optimizer then does not train.",
         "Return a new tensor from the hook, and freeze what is not to be trained with `requires_grad_(False)`.",
     ),
+    Rule(
+        "GP525",
+        "shortcut-cut",
+        WARNING,
+        "A value goes past some layers by a shortcut that is cut, and joins their result.",
+        "The layers carry gradient, so every parameter gets one, but only the part that comes through them. Without the "
+        "other part a deep network trains badly, which is what shortcuts are for.",
+        "Pass on the value itself, without `detach()`, and copy it outside of `no_grad`.",
+    ),
 )
 """Rules, by their codes."""
