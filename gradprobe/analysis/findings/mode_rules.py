@@ -24,7 +24,6 @@ from gradprobe.history.edge_pairs import Column
 from gradprobe.history.process import Process
 from gradprobe.history.records import UNFINISHED, Region, encode_modes
 from gradprobe.history.region_table import RegionColumns, group_rows
-from gradprobe.recording.events import BACKWARD_PASS
 
 _MAX_UNRECORDED_LINES = 4
 _RESTORE = "Use a block instead of the call: `with torch.enable_grad():`."
@@ -143,12 +142,20 @@ def _list_enabling_in_vain(
 def find_undecorated_overrides_that_ran(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP106: methods that build graphs although the methods that they override are decorated."""
     ops = evidence.tables.ops
-    if ops.empty or any(map(_ran_backward, evidence.processes)):
+    if ops.empty:
         return
     building = ops[(ops["nodes"] > 0) & (ops["phase"] == "forward")]
+    trained = {
+        (frame.file, frame.line)
+        for flow in evidence.flows
+        for path, n in flow.paths.items()
+        if n.reached
+        for frame in path
+    }
     sources = {file: source for file in building["file"].unique() if (source := parse_file(file)) is not None}
     for (file, line), rows in building[building["file"].isin(list(sources))].groupby(["file", "line"], sort=False):
-        yield from _find_decorated_bases(sources[file], int(line), int(rows["count"].sum()))
+        if (file, int(line)) not in trained:
+            yield from _find_decorated_bases(sources[file], int(line), int(rows["count"].sum()))
 
 
 def _find_decorated_bases(source: ParsedFile, line: int, count: int) -> Iterator[Finding]:
@@ -172,10 +179,6 @@ def _find_decorated_bases(source: ParsedFile, line: int, count: int) -> Iterator
                 "overrides is decorated, and decorators are not inherited."
             )
             yield Finding("GP106", message, source.file, line, method.name, count, related)
-
-
-def _ran_backward(process: Process) -> bool:
-    return any(mark.op == BACKWARD_PASS for mark in process.history.marks)
 
 
 def _contains(function: ast.FunctionDef, line: int) -> bool:

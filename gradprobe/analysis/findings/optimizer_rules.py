@@ -81,7 +81,9 @@ def find_untaken_gradients(evidence: Evidence) -> Iterator[Finding]:
         groups: dict[str, list[LeafUse]] = {}
         for use in uses:
             is_taken = use.steps or use.is_updated or use.backwards < _MIN_BACKWARDS
-            is_taken = is_taken or _serves_copy(graph, use) or _is_internal(graph, use)
+            is_taken = (
+                is_taken or _serves_copy(graph, use) or _is_internal(graph, use) or not _is_beside_trained(graph, use)
+            )
             if not is_taken and use.carried and not (has_stale and use.leaf.is_parameter):
                 groups.setdefault(use.leaf.name.split(".")[0], []).append(use)
         trained = {use.leaf.name.split(".")[0] for use in uses if use.steps_with_grad}
@@ -93,6 +95,12 @@ def _serves_copy(graph: FlowGraph, use: LeafUse) -> bool:
     """Return whether gradients are read and values written back, as for the copy that an optimizer has of a parameter."""
     sinks = (number for number in graph.outgoing[use.number] if graph.is_sink(number))
     return 2 * use.writes >= use.backwards and any(graph.are_gradients_read(number, {use.number}) for number in sinks)
+
+
+def _is_beside_trained(graph: FlowGraph, use: LeafUse) -> bool:
+    """Return whether a pass that reaches a leaf reaches others that are trained, too: else it may serve another purpose."""
+    sinks = (number for number in graph.outgoing[use.number] if graph.is_sink(number))
+    return any(graph.uses[n].steps_with_grad for sink in sinks for n in graph.incoming[sink] if n in graph.leaves)
 
 
 def _is_internal(graph: FlowGraph, use: LeafUse) -> bool:

@@ -119,7 +119,8 @@ def _find_cut_modules(evidence: Evidence, parameters: Any) -> Iterator[RelatedLi
     owners = {str(name).rpartition(".")[0] for name in parameters} if isinstance(parameters, list) else set()
     for process, region in evidence.iter_regions(disables_grad) if owners else ():
         ops = evidence.select_ops(process, region)
-        ran = ops[ops["module"].map(lambda path: any(f".{path}".endswith(f".{owner}") for owner in owners))]
+        is_owner = ops["module"].map(lambda path: any(f".{path}".endswith(f".{owner}") for owner in owners))
+        ran = ops[is_owner.astype(bool)]  # of no rows it has another type
         lines = rank_lines(ran[ran["line"].notna()], "ran without gradient here", _MAX_CUT_LINES)
         block = locate_site(process, region.site, "grad disabled here")
         if lines and block is not None:
