@@ -5,17 +5,19 @@ from __future__ import annotations
 import ast
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TypeGuard
 
 import pandas as pd
 
-from gradprobe._counted_nouns import times
+from gradprobe._counted_nouns import pluralize, times
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.syntax import get_last_name, parse_file, walk_scope
 from gradprobe.analysis.flow_graph import shorten_op
-from gradprobe.recording.flow import Frame
+from gradprobe.recording.flow import CUT_BY_NO_GRAD, Frame
 
+_HARMLESS = "harmless here: grad is disabled"
 _MAX_LINES = 3
 _RANDOM = ("bernoulli", "rand", "normal", "multinomial", "poisson", "uniform_", "exponential_", "rrelu", "gumbel")
 _DROPOUT = ("dropout", "alpha_dropout", "feature_dropout", "native_dropout")
@@ -51,6 +53,37 @@ def find_differing_lines(evidence: Evidence) -> Iterator[RelatedLine]:
             yield RelatedLine(file, int(line), "runs only in the forward pass")
         if again or first:
             yield from _find_callers(evidence, file, function)
+
+
+def find_checkpoints_without_inputs(evidence: Evidence) -> Iterator[Finding]:
+    """Yield GP526: the call of the checkpoint, and calls with the same warning that are harmless."""
+    seen = evidence.select_detections("GP526")
+    harmless = [located for located in seen if located.main.role.startswith(_HARMLESS)]
+    for located in seen:
+        if located in harmless or is_library(located.main.file):
+            continue
+        number, module = located.detection.read_count("number"), located.detection.facts.get("module", "the function")
+        message = (
+            "No input of this reentrant checkpoint requires grad. It is connected to the graph through its inputs only, so "
+            f"its result has no graph, and {pluralize(number, 'parameter')} of {module} inside it get no gradient."
+        )
+        same = [RelatedLine(each.main.file, each.main.line, _HARMLESS) for each in harmless]
+        blocks = [line for each in harmless for line in each.related]
+        inside = list(itertools.islice(_list_cut_lines(evidence, located.main.file), _MAX_LINES))
+        main = (located.main.file, located.main.line)
+        lines = {(at.file, at.line): at for at in (*blocks, *same, *inside) if (at.file, at.line) != main}
+        finding = located.make_finding(message, tuple(reversed(lines.values())))
+        yield replace(finding, evidence=f"{times(located.count)} without a graph")
+
+
+def _list_cut_lines(evidence: Evidence, file: str) -> Iterator[RelatedLine]:
+    """Yield the lines of a file that apply parameters which are cut there each time."""
+    for graph in evidence.flow_graphs:
+        cut = dict.fromkeys(n for use in graph.uses.values() if not use.carried for n in use.sites)
+        sites = (graph.sites[n] for n in cut if any(c.passage == CUT_BY_NO_GRAD for c in graph.cuts_at(n)))
+        yield from dict.fromkeys(
+            RelatedLine(file, s.line, "runs without grad inside it") for s in sites if s.file == file
+        )
 
 
 def _group_recomputed(ops: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
@@ -141,5 +174,5 @@ def _is_call_within(node: ast.AST, span: tuple[int, int]) -> TypeGuard[ast.Call]
     return isinstance(node, ast.Call) and span[0] <= node.lineno <= span[1]
 
 
-RULES = (find_other_random_numbers,)
+RULES = (find_other_random_numbers, find_checkpoints_without_inputs)
 """Rules of this family; a recording is checked against each."""

@@ -11,11 +11,12 @@ from gradprobe.analysis.findings.finding import Finding, RelatedLine
 
 _CAUSES = {
     "GP204": ("GP104", "GP106", "GP701", "GP702", "GP706"),
+    "GP511": ("GP526",),
     "GP514": ("GP516", "GP517"),
     "GP612": ("GP101", "GP703", "GP704", "GP705"),
 }
-"""Rules whose findings say why: a graph that no mode prevented, a leaf that an update did not reach, a result without a
-graph under a mode that was left on."""
+"""Rules whose findings say why: a graph that no mode prevented, parameters in a checkpoint that runs without grad, a leaf
+that an update did not reach, a result without a graph under a mode that was left on."""
 
 _HABITS = ("GP102", "GP302", "GP702", "GP801")
 """Rules about a way of writing that does not work: who wrote it once has often written it again."""

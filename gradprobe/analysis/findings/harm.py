@@ -9,7 +9,9 @@ from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.line_costs import NO_COST, LineCost, sum_by_line
 from gradprobe.tables.recording_tables import RecordingTables
 
-_LOST_GRADIENTS = frozenset({"GP511", "GP512", "GP513", "GP514", "GP516", "GP517", "GP518", "GP519", "GP524", "GP525"})
+_LOST_GRADIENTS = frozenset(
+    {"GP511", "GP512", "GP513", "GP514", "GP516", "GP517", "GP518", "GP519", "GP524", "GP525", "GP526"}
+)
 """Rules by which a parameter does not learn what the program computes for it."""
 
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 
 from gradprobe.capture.detectors.exception_diagnosis import Operands
 from gradprobe.capture.patching.patches import Patch
@@ -44,6 +45,7 @@ def refusal_patches(
     on_export: Callable[..., None],
     on_registered: Callable[..., None],
     on_no_gradient: Callable[..., None],
+    on_checkpoint: Callable[..., None],
 ) -> list[Patch]:
     """Return the patches that call ``on_call`` with exceptions that leave a method of a tensor or the engine.
 
@@ -55,6 +57,7 @@ def refusal_patches(
         on_registered: Receives the arguments of each call that registered a hook on a tensor.
         on_no_gradient: Receives each tensor whose ``grad`` was read and is None, although an operator computed it and it
             requires grad.
+        on_checkpoint: Receives the arguments of the function by which a reentrant checkpoint looks at its inputs.
     """
     on_method = functools.partial(_show_method, on_call)
     seen: dict[str, Callable[..., None]] = {
@@ -91,6 +94,10 @@ def refusal_patches(
     ]
     make_grads = library.show_errors_of_call(torch.autograd._make_grads, functools.partial(_show_make_grads, on_call))
     starts = [Patch(torch.autograd, "_make_grads", make_grads)]
+    checked = getattr(torch.utils.checkpoint, "check_backward_validity", None)
+    if checked is not None:
+        shown = library.show_errors_of_call(checked, on_method, on_checkpoint)
+        starts.append(Patch(torch.utils.checkpoint, "check_backward_validity", shown))
     engine = _engine_patches(library, functools.partial(_show_backward, on_call))
     return [*methods, *functions, *attributes, *starts, *engine]
 

@@ -28,6 +28,7 @@ from gradprobe.capture.autograd.creation import (
 from gradprobe.capture.autograd.version_counters import version_of, version_patches
 from gradprobe.capture.detectors.activation_hooks import report_activation_hooks
 from gradprobe.capture.detectors.autocast_blocks import AutocastTracker
+from gradprobe.capture.detectors.checkpointed_calls import report_checkpoint_without_inputs
 from gradprobe.capture.detectors.detection_log import DetectionLog
 from gradprobe.capture.detectors.exception_diagnosis import Operands
 from gradprobe.capture.detectors.exception_notes import annotate_exception
@@ -124,6 +125,7 @@ class ThreadRegistry:
                     if_installed(self._on_export),
                     if_installed(self._hooks.on_registered),
                     if_installed(self._on_no_gradient),
+                    if_installed(self._on_checkpoint),
                 ),
             ]
             self._patches.apply([*version_patches(load_core(), failed, bumped), *others])
@@ -263,6 +265,10 @@ class ThreadRegistry:
         frame = _getframe(1)
         if thread() in self._threads and not tensor.retains_grad and not is_called_by_torch(frame):
             self._safely(lambda: report_gradient_of_result(tensor, frame, self.detection_log))
+
+    def _on_checkpoint(self, arguments: tuple[Any, ...]) -> None:
+        if thread() in self._threads:
+            self._safely(lambda: report_checkpoint_without_inputs(arguments, self.detection_log))
 
     def on_backward(self, ident: int, outputs: list[torch.Tensor]) -> list[tuple[int, int]] | None:
         """Run the detectors as a backward begins in the calling thread.

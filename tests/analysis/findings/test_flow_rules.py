@@ -10,6 +10,7 @@ import gradprobe
 from gradprobe.capture.time_share import TimeShare
 from gradprobe.recording.notes import NoteKind
 from tests.analysis.findings.flow import (
+    checkpoints,
     freezing,
     gradient_order,
     gradients,
@@ -46,6 +47,7 @@ WRONG = {
     "GP523": gradient_order.READ,
     "GP524": gradient_order.HOOKED,
     "GP525": parallel_ways.WRONG,
+    "GP526": checkpoints.WRONG,
     "GP609": values.WRITTEN,
 }
 ALSO = {held_graphs.cached_results: "GP204"}
@@ -63,6 +65,7 @@ RIGHT = [
     *freezing.RIGHT,
     *gradient_order.RIGHT,
     *parallel_ways.RIGHT,
+    *checkpoints.RIGHT,
     *values.RIGHT,
     *kept_state.RIGHT,
 ]

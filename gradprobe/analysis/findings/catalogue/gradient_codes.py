@@ -175,5 +175,14 @@ RULES = (
         "other part a deep network trains badly, which is what shortcuts are for.",
         "Pass on the value itself, without `detach()`, and copy it outside of `no_grad`.",
     ),
+    Rule(
+        "GP526",
+        "checkpoint-cuts-graph",
+        WARNING,
+        "A reentrant checkpoint gets no input that requires grad: nothing that runs inside it is trained.",
+        "`checkpoint(..., use_reentrant=True)` runs the function with grad disabled, and is connected to the graph by its "
+        "inputs only. The first block of a network, and frozen embeddings before it, have no such input.",
+        "Pass `use_reentrant=False`, or call `requires_grad_()` on the input.",
+    ),
 )
 """Rules, by their codes."""
