@@ -42,4 +42,9 @@ CAUSES = {
         "Use a differentiable operation there, such as `softmax` in the place of `argmax`, or detach on purpose and "
         "train another way.",
     ),
+    "running-statistics": Cause(
+        "A batch normalization in training mode updates its running statistics in place, which belong to no single input.",
+        "Call `torch.func.replace_all_batch_norm_modules_(model)` before, normalize by groups or layers, or call "
+        "`model.eval()`.",
+    ),
 }

@@ -51,6 +51,33 @@ def find_scripted_modes(evidence: Evidence) -> Iterator[Finding]:
                     yield Finding("GP302", message, file, node.lineno, function.name, 1, related)
 
 
+def find_failed_compilations(evidence: Evidence) -> Iterator[Finding]:
+    """Yield GP304: the line in inference mode, the block that entered it, and the call that was compiled."""
+    for located in evidence.select_detections("GP304"):
+        source = parse_file(located.main.file)
+        block = None if source is None else _find_block_around(source.tree, located.main.line)
+        related = [*located.related]
+        if block is not None:
+            related.insert(0, RelatedLine(located.main.file, block, "inference mode entered here"))
+        message = (
+            "The compiler failed on a function that enters inference mode inside, by the operator at this line or one "
+            f"after it. {located.detection.facts.get('error', '')}"
+        )
+        yield located.make_finding(message.rstrip(), tuple(related))
+
+
+def _find_block_around(tree: ast.Module, line: int) -> int | None:
+    """Return the line of the innermost block around a line that enters inference mode."""
+    blocks = (
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.With)
+        and node.lineno <= line <= (node.end_lineno or line)
+        and any("inference_mode" in ast.unparse(item.context_expr) for item in node.items)
+    )
+    return max(blocks, default=None)
+
+
 def _find_set_mode(function: FunctionNode, names: ImportedNames) -> int | None:
     """Return the line at which a function sets a grad mode, or None."""
     decorator = names.find_grad_decorator(function)
@@ -71,5 +98,6 @@ def _list_user_files(evidence: Evidence) -> list[str]:
 RULES = (
     find_recompilations,
     find_scripted_modes,
+    find_failed_compilations,
 )
 """Rules of this family; a recording is checked against each."""

@@ -29,7 +29,7 @@ from gradprobe.phases import COMPILATION, OpenPhase, begin, end
 from gradprobe.recording.events import COMPILED_CALL, DECORATED, NOT_READ, Event, mode_name
 from gradprobe.recording.notes import Compilation, NoteKind, SourceLocation, TracedModeChange
 
-_MAX_NOTES = 1_000
+_MAX_NOTES, _MAX_ERROR = 1_000, 300
 """Maximum number of compilations, and of functions with reasons, kept between two flushes."""
 _WRAPPERS = ("compile_wrapper", "_fn")
 """Names of Dynamo's wrapper around a compiled function, in newer and in older versions."""
@@ -43,6 +43,7 @@ for its own callback, and at the end as it was before."""
 _STAND_IN = "external_utils.py"
 """The file with the function that Dynamo compiles in place of a module's own call."""
 _MODE_CALLS = {"_set_grad_enabled": "set_grad_enabled", "_enter_inference_mode": "inference_mode"}
+_RAISED = re.compile(r"^\w+(?:Error|Exception): .+$", re.MULTILINE)
 _STACK_LINE = re.compile(r'File "(.+)", line (\d+), in ')
 
 
@@ -167,9 +168,27 @@ class DynamoObserver:
                 self._note(graph.root_tx.f_code, module.graph.nodes)
             except Exception as error:
                 self._fault(error)
-            return original(graph, module, *arguments, **named)
+            try:
+                return original(graph, module, *arguments, **named)
+            except Exception as error:
+                self._note_failure(module, error)
+                raise
 
         return call_user_compiler
+
+    def _note_failure(self, module: Any, error: Exception) -> None:
+        """Report that the backend could not compile a graph in which inference mode is entered."""
+        try:
+            entered = [at for at in _list_mode_changes(list(module.graph.nodes)) if at.manager == "inference_mode"]
+            if any(at.enabled for at in entered) and (first := entered[0]).line:
+                inside = SourceLocation("runs in inference mode here", first.file, first.line, "")
+                called = self._detection_log.locate_frame("compiled for this call", sys._getframe(2))
+                cause = error.__cause__ or error
+                self._detection_log.add(
+                    "GP304", [inside, called], error=f"{type(cause).__name__}: {cause}"[:_MAX_ERROR]
+                )
+        except Exception as fault:
+            self._fault(fault)
 
     def _wrap_reasons(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def reasons_of(entries: Any, frame: Any, *arguments: Any, **named: Any) -> Any:
@@ -242,12 +261,7 @@ class DynamoObserver:
         if len(self._notes) >= _MAX_NOTES:
             return
         listed = list(nodes)
-        folded = []
-        for index, node in enumerate(listed):
-            manager = _MODE_CALLS.get(getattr(node.target, "__name__", "")) if node.op == "call_function" else None
-            if manager is not None and node.args:
-                file, line = _first_line(listed[index + 1 :])
-                folded.append(TracedModeChange(manager, bool(node.args[0]), file, line))
+        folded = _list_mode_changes(listed)
         operators = sum(node.op in ("call_function", "call_method", "call_module") for node in listed)
         reasons = tuple(self._reasons.pop(code, ()))
         if code.co_filename.endswith(_STAND_IN):
@@ -265,6 +279,17 @@ class DynamoObserver:
             takes_inference,
         )
         self._notes.append((NoteKind.COMPILATION, found.text()))
+
+
+def _list_mode_changes(nodes: list[Any]) -> list[TracedModeChange]:
+    """Return the mode changes among the nodes of a graph."""
+    found = []
+    for index, node in enumerate(nodes):
+        manager = _MODE_CALLS.get(getattr(node.target, "__name__", "")) if node.op == "call_function" else None
+        if manager is not None and node.args:
+            file, line = _first_line(nodes[index + 1 :])
+            found.append(TracedModeChange(manager, bool(node.args[0]), file, line))
+    return found
 
 
 def _takes_inference(frame: FrameType | None) -> bool:

@@ -7,9 +7,11 @@ the first diagnosis of an exception is kept until the next one.
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
@@ -17,17 +19,21 @@ import torch
 
 from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
 from gradprobe.capture.detectors.backward_passes import BackwardPasses
-from gradprobe.capture.detectors.detection_log import DetectionLog
+from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
+from gradprobe.capture.detectors.gradient_hooks import GradientHookDetector
 from gradprobe.capture.detectors.refusal_stories import Ledger, Refused, Story, Storyteller, tell_record
 from gradprobe.capture.detectors.refused_tensors import find_tensor, is_half_converted, is_inference
 from gradprobe.capture.location.frames import forget_locals
 from gradprobe.capture.location.handlers import Catcher, FrameAt, find_catcher, is_of_python
-from gradprobe.capture.location.sites import GRADPROBE_DIR
+from gradprobe.capture.location.sites import GRADPROBE_DIR, TORCH_DIR
 from gradprobe.recording.notes import BlockAt, SourceLocation
 from gradprobe.refusals.refusal import Refusal
 from gradprobe.refusals.table import OTHER, find_refusal
 
 _MAX_TEXT = 300
+_HOOK = re.compile(r"\bhook '(\w+)'")
+_NORMALIZATION = str(Path(TORCH_DIR) / "nn" / "modules" / "batchnorm.py")
+_TRANSFORMS = str(Path(TORCH_DIR) / "_functorch")
 _QUESTION = "inference-version"
 """Row of the message by which a program may find out whether a tensor has a version counter: there is no other way."""
 
@@ -64,8 +70,8 @@ class _Known(NamedTuple):
 class RefusalDetector:
     """The exceptions of one thread that come from autograd."""
 
-    def __init__(self, log: DetectionLog, ledger: Ledger) -> None:
-        self._log = log
+    def __init__(self, log: DetectionLog, ledger: Ledger, hooks: GradientHookDetector) -> None:
+        self._log, self._hooks = log, hooks
         self.passes = BackwardPasses()
         self._storyteller = Storyteller(log, ledger, self.passes)
         self._latest = _Known("", None, None, None)
@@ -151,12 +157,30 @@ class RefusalDetector:
             _tell_latest(story, self._log)
         elif rule == "GP401" and subject is not None and is_half_converted(subject.tensor):
             rule = "GP402"
+        story.locations += [self._find_registration(text), self._find_transform(refusal, frames)]
+        if rule == "GP641" and any(frame.f_code.co_filename == _NORMALIZATION for frame, _ in frames):
+            story.facts["cause"] = "running-statistics"
         facts = {
             "error": textwrap.shorten(text.split("\n")[0], _MAX_TEXT, placeholder=" ..."),
             "key": refusal.key,
             **story.facts,
         }
         return Diagnosis(rule, story.locations, story.under, facts)
+
+    def _find_registration(self, text: str) -> SourceLocation | None:
+        """Return the line that registered the hook that a message names."""
+        named = _HOOK.search(text)
+        return None if named is None else self._hooks.find_registration(named.group(1))
+
+    def _find_transform(self, refusal: Refusal, frames: list[FrameAt]) -> SourceLocation | None:
+        """Return the line of the program that called a function which ``torch.func`` has transformed."""
+        inside = False
+        for frame, offset in reversed(frames) if refusal.rule == "GP641" else ():
+            file = frame.f_code.co_filename
+            inside |= file.startswith(_TRANSFORMS) and not file.endswith("functional_call.py")  # it transforms nothing
+            if inside and self._log.find_user_frame(frame) is frame:
+                return locate_instruction("transformed function called here", frame.f_code, offset)
+        return None
 
     def _find_place(self, frames: list[FrameAt]) -> FrameAt | None:
         """Return the innermost line of the program or a library, which is neither PyTorch's nor Python's own."""

@@ -35,9 +35,9 @@ class GradientHookDetector:
         if code is not None and (code in self._registered or len(self._registered) < _MAX_HOOKS):
             self._registered[code] = self._log.locate_frame("hook registered here", _getframe(1))
 
-    def find_registration(self, code: CodeType) -> SourceLocation | None:
-        """Return the line that registered a hook with this code last."""
-        return self._registered.get(code)
+    def find_registration(self, name: str) -> SourceLocation | None:
+        """Return the line that registered the latest hook whose function has this name."""
+        return next((line for code, line in reversed(self._registered.items()) if code.co_name == name), None)
 
     def on_operator(
         self,

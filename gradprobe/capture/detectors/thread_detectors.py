@@ -140,7 +140,7 @@ class ThreadDetectors:
         events = log.events_of(ident)
         events.clear()  # a block that an earlier recording saw entered has ended since, unseen
         self.mode_dependence = ModeDependenceDetector(log, events)
-        self.refusals = RefusalDetector(log, ledger)
+        self.refusals = RefusalDetector(log, ledger, shared.hooks)
         self._log, self._autocasts, self._leaks = log, shared.autocasts, shared.leaks
         self._escaped, self._report_hooks = shared.escaped, shared.report_hooks
         self._escaped_tensors = EscapedTensorDetector(log, shared.on_kept_tensor)

@@ -258,3 +258,22 @@ def test_edited_note_ignored(text: str) -> None:
         SourceLocation("a", "b", 1, "c"), None, "grad", 3, (TracedModeChange("m", True, "f", 2),), ("r",)
     )
     assert [*read_compilations([("compiled", text, 1), ("compiled", real.text(), 2)])] == [(real, 2)]
+
+
+def test_failed_compilation_with_inference_mode_inside() -> None:
+    def backend(*_: Any) -> Any:
+        raise ValueError("no such kernel")
+
+    @torch.compile(backend=backend)
+    def halve(x: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return x * 0.5
+
+    with gradprobe.record(level="ops") as recording, pytest.raises(Exception, match="no such kernel"):
+        halve(torch.ones(2))
+    found = recording.findings
+    (finding,) = found[found["rule"] == "GP304"].to_dict("records")
+    roles = {place["role"]: place["line"] for place in finding["related"]}
+    assert roles["inference mode entered here"] == finding["line"] - 1
+    assert roles["compiled for this call"] == finding["line"] + 3
+    assert "ValueError: no such kernel" in finding["message"]

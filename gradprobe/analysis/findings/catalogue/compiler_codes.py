@@ -32,5 +32,14 @@ RULES = (
         "which cannot have one: PyTorch raises an error.",
         "Use `torch.no_grad()` instead of inference mode around the view.",
     ),
+    Rule(
+        "GP304",
+        "inference-mode-in-compiled-code",
+        ERROR,
+        "A function that enters inference mode could not be compiled.",
+        "Compilers of graphs make views and set version counters, which inference tensors do not have. In some versions of "
+        "PyTorch the failure also leaves the thread's dispatch state changed, and each later operator of the thread fails.",
+        "Enter inference mode around the call of the compiled function, or use `torch.no_grad()` inside of it.",
+    ),
 )
 """Rules, by their codes."""
