@@ -312,6 +312,8 @@ class ThreadRegistry:
     def report_kept(self) -> None:
         """Report what is kept with its graph as a recording ends, while the observer still knows its threads."""
         self.resolve_pending()
+        for observed in list(self._threads.values()):
+            self._safely(observed.settle_ended)
         self._safely(self._report_hooks)
         self._safely(self._report_held_graphs)
         self._safely(self._look_at_persistent_tensors)

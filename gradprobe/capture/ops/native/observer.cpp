@@ -380,6 +380,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   }
   py::class_<ThreadLog, std::shared_ptr<ThreadLog>>(module, "ThreadLog")
       .def("settle", &ThreadLog::settle, "Emit the operators of this thread, which has changed its mode.")
+      .def("end", &ThreadLog::end, "Emit what this thread left, which has ended.")
       .def("add_by_hand", &ThreadLog::add_by_hand, "Add what the program did by hand at a line.")
       .def("drop_detectors", [](ThreadLog& log) { log.detectors.reset(); },
            "Forget the detectors, which refer to this log; for the thread itself, once it is observed no more.")

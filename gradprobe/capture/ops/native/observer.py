@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from _thread import get_ident as thread
 from collections.abc import Callable
-from sys import _getframe
+from sys import _current_frames, _getframe
 from types import CodeType, FrameType
 from typing import Any
 
@@ -184,6 +184,11 @@ class ObservedThread:
         self._observer.forget_thread(self._ident)
         if is_own:
             self._log.drop_detectors()  # they lead back here, and no garbage collector sees the log between
+
+    def settle_ended(self) -> None:
+        """Emit what is left of the thread if it has ended, as one does unseen that imported torch itself."""
+        if self._ident not in _current_frames():
+            self._log.end()
 
     def begin_backward(self, outputs: list[torch.Tensor]) -> BackwardPass:
         """Emit the operators so far, and note a backward from ``outputs``, which the running function of PyTorch begins."""

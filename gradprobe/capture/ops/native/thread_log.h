@@ -100,6 +100,13 @@ class ThreadLog {
     flush();
   }
 
+  // Emits what a thread left that has ended, for any thread that holds the GIL.
+  void end() {
+    look_for_claims();
+    abandon_all();
+    flush();
+  }
+
   // Emits what the thread has run up to a manager event of its own, and shows the event to the detectors that it concerns.
   void see_event(py::handle event) {
     settle(PyLong_AsLongLong(PyTuple_GET_ITEM(event.ptr(), 1)));
