@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradprobe._counted_nouns import pluralize
-from gradprobe.analysis.cut_reasons import MODE_CUTS, CutReason, advise_not_entering, find_reason
+from gradprobe.analysis.cut_reasons import CUT_REASONS, MODE_CUTS, CutReason, advise_not_entering, find_reason
 from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
@@ -24,6 +24,7 @@ from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.flow_graph import Cut, FlowGraph, shorten_op
 from gradprobe.history.leaf_uses import LeafUse
 from gradprobe.recording.flow import (
+    CUT_BY_DATA,
     CUT_BY_DETACH,
     NOT_DIFFERENTIABLE,
     WITHOUT_GRAD,
@@ -176,6 +177,13 @@ def _describe_end(graph: FlowGraph, ends: tuple[int, ...], uses: list[LeafUse]) 
             "it returns the gradients instead of storing them in `.grad`."
         )
         fix = "Assign the returned gradients to `.grad`, or call `backward()`."
+    elif (read := _find_data_read(own[-1])) is not None:
+        how, fix = CUT_REASONS[CUT_BY_DATA]
+        message = (
+            f"{names} took part in the forward pass but got no gradient in {graph.count_steps(steps)}: this line {how}, "
+            "so that no gradient comes back through the result."
+        )
+        own.append(own[-1]._replace(line=read))
     else:
         message = (
             f"{names} took part in the forward pass but got no gradient in {graph.count_steps(steps)}: no "
@@ -189,6 +197,12 @@ def _describe_end(graph: FlowGraph, ends: tuple[int, ...], uses: list[LeafUse]) 
     yield make_finding(
         "GP511", message, own[-1], len(uses), locate_way(graph, uses), fix, text, "" if is_certain else NOTE
     )
+
+
+def _find_data_read(site: FlowSite) -> int | None:
+    """Return the line that reads what a site computes through ``.data``, which no operator shows, from the source."""
+    source = parse_file(site.file)
+    return None if source is None else source.find_data_read(site.line)
 
 
 def find_losses_without_graph(evidence: Evidence) -> Iterator[Finding]:

@@ -148,6 +148,24 @@ class ParsedFile:
         nodes = (node for node in ast.walk(self.tree) if first <= getattr(node, "lineno", 0) <= last)
         return any(getattr(node, "attr", getattr(node, "id", getattr(node, "value", None))) == "inf" for node in nodes)
 
+    def find_data_read(self, line: int) -> int | None:
+        """Return the line that reads what a statement computes through ``.data``: its own, or a later one of the scope."""
+        first, last = self.find_statement(line) or (line, line)
+        scope = self.find_scope_at(line)
+        reads = [
+            node for node in walk_scope(scope, ast.Attribute) if isinstance(node, ast.Attribute) and _reads_data(node)
+        ]
+        if any(first <= node.lineno <= last for node in reads):
+            return first
+        names = {
+            ast.unparse(target)
+            for node in walk_scope(scope, ast.Assign)
+            if isinstance(node, ast.Assign) and node.lineno == first
+            for target in node.targets
+        }
+        lines = [node.lineno for node in reads if ast.unparse(node.value) in names]
+        return min((found for found in lines if found > last), default=None)
+
     def find_backward_return(self, line: int) -> int | None:
         """Return the last ``return`` of the ``backward`` method of the class around a line."""
         owner = self._find_class_at(line)
@@ -192,6 +210,10 @@ class ParsedFile:
             and any(ast.unparse(target) == name for target in node.targets)
         ]
         return max(lines, default=None)
+
+
+def _reads_data(node: ast.Attribute) -> bool:
+    return node.attr == "data" and isinstance(node.ctx, ast.Load)
 
 
 def _clears(node: ast.stmt) -> bool:

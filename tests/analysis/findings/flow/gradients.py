@@ -81,6 +81,14 @@ def head_that_is_in_no_loss() -> None:
         step(optimizer, model(x))
 
 
+def result_read_through_data() -> None:
+    model, keys = Net(), nn.Linear(4, 4)
+    optimizer = sgd(model, keys)
+    for x in batches():
+        chosen = keys(x)
+        step(optimizer, model.head(model.embed(x) * chosen.data).mean())  # at
+
+
 def second_loss_under_no_grad() -> None:
     model, other = Net(), nn.Linear(4, 1)
     optimizer = sgd(model, other)
@@ -333,6 +341,7 @@ STARVED: list[Program] = [
     function_that_returns_none,
     gradients_cleared_before_the_step,
     head_that_is_in_no_loss,
+    result_read_through_data,
     codebook_behind_its_straight_through_output,
     prototypes_read_without_grad,
     nearest_center_is_detached,
