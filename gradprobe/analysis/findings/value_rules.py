@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.findings.array_writes import find_writes_after, find_writes_to_wrapped
@@ -20,8 +21,24 @@ def find_unseen_writes(evidence: Evidence) -> Iterator[Finding]:
         # One write concerns each node that has saved the memory.
         others = tuple(at for at in located.detection.locations if at.role != _SAVED)
         groups.setdefault((id(located.process), *others), []).append(located)
-    for group in groups.values():
-        yield _describe(group)
+    yield from _link([_describe(group) for group in groups.values()])
+
+
+def _link(findings: list[Finding]) -> Iterator[Finding]:
+    """Yield the findings, each with the other lines that wrote what the same line had saved: they are edited together."""
+    for finding in findings:
+        saved = _list_saved(finding)
+        known = {(finding.file, finding.line), *((at.file, at.line) for at in finding.related)}
+        others = dict.fromkeys(
+            RelatedLine(other.file, other.line, "also written here")
+            for other in findings
+            if other.file and other.line and saved & _list_saved(other) and (other.file, other.line) not in known
+        )
+        yield replace(finding, related=(*finding.related, *others))
+
+
+def _list_saved(finding: Finding) -> set[tuple[str, int]]:
+    return {(at.file, at.line) for at in finding.related if at.role == _SAVED}
 
 
 def _describe(group: list[LocatedDetection]) -> Finding:
