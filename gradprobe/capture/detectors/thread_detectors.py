@@ -20,7 +20,6 @@ from gradprobe.capture.detectors.cleared_gradients import ClearedPart, report_cl
 from gradprobe.capture.detectors.detection_log import DetectionLog, locate_instruction
 from gradprobe.capture.detectors.escaped_inference_tensors import EscapedTensorDetector, locate_tensor_creation
 from gradprobe.capture.detectors.exception_diagnosis import RefusalDetector
-
 from gradprobe.capture.detectors.gradient_hooks import GradientHookDetector
 from gradprobe.capture.detectors.held_graphs import HeldGraphDetector
 from gradprobe.capture.detectors.interest import ALL_OPS, NO_OPS, OPS_ON_GRAD_TENSORS
