@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from gradprobe.history.records import EventMark, Region
 from gradprobe.history.region_table import RegionTable
 from gradprobe.recording.contents import Contents, OpFold
 from gradprobe.recording.events import BACKWARD_PASS, ESCAPED_TENSORS, FOLDED_OPERATORS, TALLY
+from gradprobe.recording.module_roots import ModuleNames
 from gradprobe.recording.op_rows import NO_COUNTS, PHASES, OpCounts, Operation
 
 
@@ -102,8 +103,12 @@ class EscapedTensors:
 class OpTotals:
     """Totals of one process, tied to the regions of its history."""
 
-    def __init__(self, contents: Contents, history: History) -> None:
+    def __init__(self, contents: Contents, history: History, names: ModuleNames) -> None:
         self._contents, self._history = contents, history
+        self._operations = {
+            number: replace(operation, module=names.show(operation.module))
+            for number, operation in contents.operations.items()
+        }
         self._origin = int(contents.meta.get("began_ns", 0))
         self.ops: dict[OpKey, OpSum] = {}
         self.regions = _RegionSums()
@@ -230,7 +235,7 @@ class OpTotals:
         return reached
 
     def _operation(self, number: int) -> Operation:
-        return self._contents.operations.get(number) or Operation(number, f"operator {number}", None, "", 0)
+        return self._operations.get(number) or Operation(number, f"operator {number}", None, "", 0)
 
 
 def _count_ancestors(region: Region) -> int:

@@ -18,6 +18,7 @@ from gradprobe.recording.contents import Contents
 from gradprobe.recording.events import COMPILED_CALL
 from gradprobe.recording.flow import FlowLedger, read_flow
 from gradprobe.recording.graph_memory import MemorySample, read_memory_samples
+from gradprobe.recording.module_roots import ModuleNames, read_module_names
 from gradprobe.recording.source_lines import SourceLines, read_source_lines
 
 
@@ -37,12 +38,17 @@ class Process:
     @cached_property
     def op_totals(self) -> OpTotals:
         """Totals of what operators did in it."""
-        return OpTotals(self.contents, self.history)
+        return OpTotals(self.contents, self.history, self.module_names)
 
     @cached_property
     def flow(self) -> FlowLedger:
         """Flow of tensors through it, and the graphs that it constructed."""
-        return read_flow(self.contents.notes)
+        return read_flow(self.contents.notes, self.module_names.show)
+
+    @cached_property
+    def module_names(self) -> ModuleNames:
+        """Names of its modules."""
+        return read_module_names(self.contents.notes)
 
     @cached_property
     def memory_samples(self) -> list[MemorySample]:

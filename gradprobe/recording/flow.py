@@ -12,7 +12,7 @@ the size of the program.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -180,8 +180,11 @@ def write_path_counts(number: int, counts: Sequence[int]) -> Iterable[Note]:
             yield NoteKind.GRAPH_COUNT.value, json.dumps([number, name]), count
 
 
-def read_flow(notes: Iterable[Note]) -> FlowLedger:
-    """Return the flow that a recording's notes hold. Notes that do not parse are left out."""
+def read_flow(notes: Iterable[Note], show_module: Callable[[str], str] = str) -> FlowLedger:
+    """Return the flow that a recording's notes hold. Notes that do not parse are left out.
+
+    ``show_module`` returns the name for a reader of a recorded name that begins with the path of a module.
+    """
     ledger, paths = FlowLedger(), dict[int, tuple[Frame, ...]]()
     later: list[tuple[str, list[Any], int]] = []
     for kind, text, count in notes:
@@ -191,14 +194,18 @@ def read_flow(notes: Iterable[Note]) -> FlowLedger:
             values = json.loads(text)
             if kind == NoteKind.FLOW_SITE:
                 number, file, line, function, op, module = values
-                ledger.sites[int(number)] = FlowSite(str(file), int(line), str(function), str(op), str(module))
+                ledger.sites[int(number)] = FlowSite(
+                    str(file), int(line), str(function), str(op), show_module(str(module))
+                )
             elif kind == NoteKind.FLOW_LEAF:
                 number, made_at, name, shape, optimizer, is_parameter = values
-                leaf = FlowLeaf(int(made_at), str(name), tuple(map(int, shape)), str(optimizer), bool(is_parameter))
+                leaf = FlowLeaf(
+                    int(made_at), show_module(str(name)), tuple(map(int, shape)), str(optimizer), bool(is_parameter)
+                )
                 ledger.leaves[int(number)] = _merge_leaves(ledger.leaves.get(int(number)), leaf)
             elif kind == NoteKind.FLOW_FLAG:
                 owner, attribute = values
-                ledger.flags[str(owner)] = str(attribute)
+                ledger.flags[show_module(str(owner))] = str(attribute)
             elif kind == NoteKind.GRAPH_PATH:
                 number, frames = values
                 paths[int(number)] = tuple(Frame(str(file), int(line), str(name)) for file, line, name in frames)

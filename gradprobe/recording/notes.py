@@ -49,6 +49,8 @@ class NoteKind(str, Enum):
     MEMORY_LINE = "memory line"
     """A line whose results hold graphs, to which the samples of memory refer; see ``graph_memory.py``."""
     MEMORY_SAMPLE = "memory sample"
+    MODULE_ROOT = "module root"
+    """An outermost module, to whose name the paths of modules refer; see ``module_roots.py``."""
     SOURCE = "source"
     """Text of recorded lines; see ``source_lines.py``."""
 

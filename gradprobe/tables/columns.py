@@ -268,7 +268,10 @@ SITES = Table(
 )
 
 _MODULE = text_column(
-    "module", "Dotted path of the innermost module whose call was running; empty if there was none.", level="ops"
+    "module",
+    "Dotted path of the innermost module whose call was running; empty if there was none. It begins with the class of the "
+    "outermost module, or with the variable of that if several of a class were outermost.",
+    level="ops",
 )
 
 

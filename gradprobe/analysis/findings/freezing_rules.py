@@ -20,12 +20,15 @@ _OF_MODULES = ("children", "modules", "named_children", "named_modules", "values
 
 def find_futile_freezes(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP519: the line that sets the attribute, and where the parameters are used and trained all the same."""
-    for graph, ledger in zip(evidence.flow_graphs, evidence.flows, strict=True):
+    for process, graph in zip(evidence.tables.processes, evidence.flow_graphs, strict=True):
+        ledger = process.flow
         found: dict[tuple[RelatedLine | None, str], list[LeafUse]] = {}
         for owner, attribute in ledger.flags.items():
             uses = [use for use in graph.uses.values() if use.steps_with_grad and _is_within(use.leaf.name, owner)]
             if uses:
-                found.setdefault((_find_freeze(evidence, ledger, owner, attribute), attribute), []).extend(uses)
+                owners = {owner, process.module_names.show_class(owner)}
+                line = _find_freeze(evidence, ledger, owners, attribute)
+                found.setdefault((line, attribute), []).extend(uses)
         for (line, attribute), uses in found.items():
             yield _describe(graph, line, attribute, uses)
 
@@ -34,7 +37,7 @@ def _is_within(name: str, owner: str) -> bool:
     return name == owner or name.startswith(f"{owner}.")
 
 
-def _find_freeze(evidence: Evidence, ledger: FlowLedger, owner: str, attribute: str) -> RelatedLine | None:
+def _find_freeze(evidence: Evidence, ledger: FlowLedger, owners: set[str], attribute: str) -> RelatedLine | None:
     """Return the line that sets an attribute of a module or parameter, best in a function of which lines ran."""
     ran = {(frame.file, frame.function) for path in ledger.paths for frame in path}
     ran |= {(site.file, site.function) for site in ledger.sites.values()}
@@ -42,7 +45,7 @@ def _find_freeze(evidence: Evidence, ledger: FlowLedger, owner: str, attribute: 
     for file in evidence.program_files:
         source = parse_file(file)
         for number, target in [] if source is None else _iter_freezes(source, attribute):
-            if source is not None and _names(source, number, target, owner):
+            if source is not None and _names(source, number, target, owners):
                 function = getattr(source.find_function_at(number), "name", "<module>")
                 has_run = any(at == file and name.rsplit(".", 1)[-1] == function for at, name in ran)
                 lines.append((not has_run, RelatedLine(file, number, ast.unparse(target))))
@@ -57,13 +60,15 @@ def _iter_freezes(source: ParsedFile, attribute: str) -> Iterator[tuple[int, ast
             yield from ((node.lineno, target) for target in attributes if target.attr == attribute)
 
 
-def _names(source: ParsedFile, line: int, target: ast.Attribute, owner: str) -> bool:
+def _names(source: ParsedFile, line: int, target: ast.Attribute, owners: set[str]) -> bool:
     """Return whether the target of an assignment may be the attribute of this module or parameter."""
     meant, is_parameter = _resolve(source, line, target.value)
     if meant is None or (is_parameter and target.attr == REQUIRES_GRAD):
         return False
-    parts, tail = owner.split("."), _list_components(meant)
-    return any(parts[i : i + len(tail)] == tail for i in range(len(parts)))
+    tail = _list_components(meant)
+    return any(
+        parts[i : i + len(tail)] == tail for owner in owners for parts in [owner.split(".")] for i in range(len(parts))
+    )
 
 
 def _resolve(source: ParsedFile, line: int, owner: ast.expr) -> tuple[ast.expr | None, bool]:

@@ -73,6 +73,10 @@ class Knowledge:
                         setattr(total, name, getattr(total, name) + getattr(counts, name))
         return total
 
+    def list_class_names(self, name: str) -> set[str]:
+        """Return a dotted name with the class of its outermost module, which tells nothing where it has several modules."""
+        return {process.module_names.show_class(name) for process in self.tables.processes}
+
     def describe_cut(self, story: Story, graph: FlowGraph, cut: Cut) -> tuple[str, str]:
         """Return where and why an edge cuts the graph, and the fix."""
         site = graph.sites[cut.site]

@@ -51,7 +51,7 @@ def tell_line(knowledge: Knowledge, line: Line) -> Explanation:
 
 def _describe(line: Line, own: list[SiteAt]) -> str:
     functions = list(dict.fromkeys(at.site.function for at in own if at.site.function))
-    modules = list(dict.fromkeys(at.site.module.strip("()") for at in own if at.site.module))
+    modules = list(dict.fromkeys(at.site.module for at in own if at.site.module))
     text = show_place(*line) + (f" in {join_names(functions)}" if functions else "")
     return text + (f", module {join_names(modules)}" if modules else "")
 
@@ -62,15 +62,15 @@ def _carries(at: SiteAt) -> bool:
 
 def _find_cuts(sites: list[SiteAt]) -> list[CutAt]:
     """Return a cut for each reason at each of some sites, those before a loss first, then those by modes."""
-    found = {
-        (at.site.file, at.site.line, at.site.op, cut.passage): (at.graph, cut)
-        for at in sites
-        for cut in at.graph.cuts_at(at.number)
-    }
-    return sorted(
-        found.values(),
+    cuts = sorted(
+        ((at.graph, cut) for at in sites for cut in at.graph.cuts_at(at.number)),
         key=lambda item: (item[1].site not in item[0].leading_to_sinks, item[1].passage not in MODE_CUTS),
     )
+    found: dict[tuple[str, int, str, int], CutAt] = {}
+    for graph, cut in cuts:
+        site = graph.sites[cut.site]
+        found.setdefault((site.file, site.line, site.op, cut.passage), (graph, cut))
+    return list(found.values())
 
 
 def _describe_gradient(own: list[SiteAt], carrying: list[SiteAt], cuts: list[CutAt], counts: PathCounts) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.why.explanation import Explanation, join_names, show_place
@@ -37,6 +37,7 @@ def explain(tables: RecordingTables, target: str) -> Explanation:
     modules = _modules_by_name(knowledge, leaves)
     for known in (leaves, modules):
         names = [target] if target in known else [name for name in known if name.endswith(f".{target}")]
+        names = names or [name for name in known if target in knowledge.list_class_names(name)]
         if len(names) > 1:
             raise InvalidArgument(
                 f"cannot explain {target!r}: it may be {join_names(names, _MAX_NEAREST)}; name one of them"
@@ -76,36 +77,15 @@ def _leaves_by_name(knowledge: Knowledge) -> dict[str, list[LeafAt]]:
 
 
 def _modules_by_name(knowledge: Knowledge, leaves: Iterable[str]) -> dict[str, list[SiteAt]]:
-    """Return the sites of each module and of those in it, by the name that begins with the class of the outermost one."""
-    prefixes = dict.fromkeys(
-        name.rsplit(".", depth)[0] for name in leaves for depth in range(1, name.count(".") + 1) if " " not in name
-    )
-    by_path: dict[str, list[str]] = {}
-    for name in prefixes:
-        by_path.setdefault(name.partition(".")[2], []).append(name)
-    found: dict[str, list[SiteAt]] = {name: [] for name in prefixes}
+    """Return the sites of each module and of those in it, by its path."""
+    found: dict[str, list[SiteAt]] = {
+        name.rsplit(".", depth)[0]: [] for name in leaves for depth in range(1, name.count(".") + 1) if " " not in name
+    }
     for at in knowledge.sites:
         path = at.site.module
-        if not path:
-            continue
-        owners = [path.strip("()")] if path.startswith("(") else _complete(path, by_path)
-        for owner in owners:
-            for depth in range(owner.count(".") + 1):
-                found.setdefault(owner.rsplit(".", depth)[0], []).append(at)
+        for depth in range(path.count(".") + 1) if path else ():
+            found.setdefault(path.rsplit(".", depth)[0], []).append(at)
     return found
-
-
-def _complete(path: str, by_path: Mapping[str, list[str]]) -> list[str]:
-    """Return the names of a module from its path, which lacks the class of the outermost module.
-
-    The module itself may have no parameters, but one around it has.
-    """
-    parts = path.split(".")
-    for end in range(len(parts), 0, -1):
-        known = by_path.get(".".join(parts[:end]))
-        if known is not None:
-            return [".".join([name, *parts[end:]]) for name in known]
-    return [path]
 
 
 def _find_line(knowledge: Knowledge, file: str, line: int) -> Line:

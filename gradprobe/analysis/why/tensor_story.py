@@ -63,7 +63,7 @@ def tell_tensor(knowledge: Knowledge, graph: FlowGraph, tensor: LiveTensor) -> E
 def _tell_creation(story: Story, tensor: LiveTensor) -> None:
     at = tensor.created
     if at is not None:
-        module = f" in module {at.module.strip('()')}" if at.module else ""
+        module = f" in module {at.module}" if at.module else ""
         story.tell("Created", f"by `{shorten(at.op)}` at {story.name('created here', at.file, at.line)}{module}")
 
 

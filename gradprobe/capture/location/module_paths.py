@@ -8,34 +8,43 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from gradprobe.capture.location.frames import MODULE_CALL_CODE, read_local, walk_frames
+from gradprobe.capture.location.module_members import list_members
+from gradprobe.capture.location.root_names import RootNames
 
 _MAX_FRAMES_ABOVE = 30
 """Maximum number of frames between a module's call and the user's line that belongs to it."""
+
+
+class _KnownModule(NamedTuple):
+    module: weakref.ref[Any]
+    path: str
+    root: weakref.ref[Any]
+    """The outermost module that the path begins with."""
 
 
 class ModulePaths:
     """Dotted paths of modules, starting at the outermost module of the call that showed each first."""
 
     def __init__(self) -> None:
-        self.known: dict[int, tuple[weakref.ref[Any], str]] = {}
+        self.known: dict[int, _KnownModule] = {}
         """Paths by the identity of the module."""
+        self.roots = RootNames()
         self.on_change: Callable[..., object] = do_nothing
         """Called when a path has changed, and when a module is freed, before its identity may be another's."""
 
     def path(self, frame: FrameType) -> str:
-        """Return the path of the module called in ``frame``, of an outermost module its class in brackets."""
+        """Return the path of the module called in ``frame``, which begins with the name of an outermost module."""
         module = read_local(frame, "self")
-        known = self.known.get(id(module))
-        if known is not None and known[0]() is module:
-            return known[1]
-        self._learn(frame)
-        known = self.known.get(id(module))
-        if known is None or known[0]() is not module:  # its parents do not list it as a child
-            known = self._add(module, f"({type(module).__name__})")
-        return known[1]
+        known = self._find(module)
+        if known is None:
+            self._learn(frame)
+            known = self._find(module)
+        return "" if known is None else known.path
 
     def path_above(self, frame: FrameType) -> str:
         """Return the path of the module that calls the user's line in ``frame``, or "" without one nearby."""
@@ -48,28 +57,57 @@ class ModulePaths:
             above = above.f_back
         return ""
 
-    def roots(self) -> list[Any]:
+    def list_roots(self) -> list[Any]:
         """Return the modules that were outermost in some call and still exist."""
-        found = (entry[0]() for entry in list(self.known.values()) if entry[1].startswith("("))
-        return [module for module in found if module is not None]
+        return [module for _, module in self.roots.list_modules()]
 
     def forget(self) -> None:
         """Forget all paths at the end of a recording, since other modules may be outermost in the next one."""
         self.known.clear()
+        self.roots.forget()
         self.on_change()
 
-    def _learn(self, frame: FrameType | None) -> None:
-        root = None
-        for caller in walk_frames(frame):
-            if caller.f_code is MODULE_CALL_CODE:
-                root = read_local(caller, "self")
-        if root is not None:
-            for name, module in root.named_modules():
-                self._add(module, name or f"({type(root).__name__})")
-            self.on_change()
+    def _find(self, module: Any) -> _KnownModule | None:
+        known = self.known.get(id(module))
+        return known if known is not None and known.module() is module else None
 
-    def _add(self, module: Any, path: str) -> tuple[weakref.ref[Any], str]:
-        known = self.known[id(module)] = weakref.ref(module, self.on_change), path
+    def _learn(self, frame: FrameType) -> None:
+        """Learn the paths of all modules in the outermost one of a call, and in those on the way that it does not list."""
+        above: _KnownModule | None = None
+        for call in reversed([caller for caller in walk_frames(frame) if caller.f_code is MODULE_CALL_CODE]):
+            module = read_local(call, "self")
+            known = self._find(module)
+            if module is not None and (known is None or above is None):
+                known = known or self._add_called(module, call, above)
+                for step, member in list_members(module):
+                    if step and isinstance(member, torch.nn.Module):
+                        self._add_member(member, f"{known.path}.{step}", known)
+            above = known
+        self.on_change()
+
+    def _add_member(self, module: Any, path: str, root: _KnownModule) -> None:
+        """Add a module in an outermost one; of those that are in several, the path in the first that still exists stays."""
+        known = self._find(module)
+        if known is not None and known.root is not root.root:
+            if known.root() is module:
+                self.roots.move(known.path, path)
+            elif known.root() is not None and not self._is_within(known.root(), root):
+                return
+        self._add(module, path, root.root)
+
+    def _is_within(self, module: Any, root: _KnownModule) -> bool:
+        """Return whether a module that was outermost is known as part of another one by now."""
+        known = self._find(module)
+        return known is not None and known.root is root.root
+
+    def _add_called(self, module: Any, call: FrameType, above: _KnownModule | None) -> _KnownModule:
+        """Add a module that none of those around its call lists. One without parameters, as an activation, is part of them."""
+        if above is not None and not any(isinstance(member, torch.Tensor) for _, member in list_members(module)):
+            return self._add(module, f"{above.path}.({type(module).__name__})", above.root)
+        return self._add(module, self.roots.claim(module, call.f_back), weakref.ref(module))
+
+    def _add(self, module: Any, path: str, root: weakref.ref[Any]) -> _KnownModule:
+        known = self.known[id(module)] = _KnownModule(weakref.ref(module, self.on_change), path, root)
         return known
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 import torch
 
 from gradprobe.capture.location.frames import FrameClassifier
+from gradprobe.capture.location.module_members import list_members
 from gradprobe.capture.location.module_paths import ModulePaths
 from gradprobe.capture.location.sites import line_span
 from gradprobe.capture.ops.futile_flags import list_futile_flags
@@ -26,6 +26,7 @@ from gradprobe.recording.flow import (
     write_path_counts,
     write_site,
 )
+from gradprobe.recording.module_roots import ModuleRoot, write_root
 from gradprobe.recording.notes import Note
 
 _MIN_INTERVAL_S = 1.0
@@ -45,6 +46,7 @@ class FlowRecorder:
         self._optimizers: weakref.WeakKeyDictionary[torch.optim.Optimizer, int] = weakref.WeakKeyDictionary()
         self._named: dict[int, FlowLeaf] = {}
         self._flags: set[tuple[str, str]] = set()
+        self._roots: set[ModuleRoot] = set()
         self._notes: list[Note] = []
         self._next_take = 0.0
 
@@ -63,10 +65,11 @@ class FlowRecorder:
         if self._library is None:
             return
         names: dict[int, tuple[Any, str, str]] = {}
-        for root in self._module_paths.roots():
-            for name, parameter in _list_parameters(root):
-                names.setdefault(id(parameter), (parameter, f"{type(root).__name__}.{name}", ""))
-            for flag in list_futile_flags(root):
+        for root_name, root in self._module_paths.roots.list_modules():
+            for name, member in list_members(root):
+                if isinstance(member, torch.Tensor):
+                    names.setdefault(id(member), (member, f"{root_name}.{name}", ""))
+            for flag in list_futile_flags(root, root_name):
                 if flag not in self._flags:
                     self._flags.add(flag)
                     self._notes.append(write_flag(*flag))
@@ -107,12 +110,16 @@ class FlowRecorder:
         self._next_node, self._paths = 1, {}
         self._named.clear()
         self._flags.clear()
+        self._roots.clear()
         self._optimizers.clear()
 
     def _collect(self) -> None:
         if self._library is None or self._take_flow is None:
             return
         self.name_parameters()
+        roots = [root for root in self._module_paths.roots.list_all() if root not in self._roots]
+        self._roots.update(roots)
+        self._notes += map(write_root, roots)
         edges, paths = self._take_flow()
         for number, node in enumerate(self._library.flow_nodes(self._next_node), start=self._next_node):
             self._next_node = number + 1
@@ -142,48 +149,3 @@ class FlowRecorder:
         if known is None:
             return "", 0, ""
         return known.co_filename, line_span(known, offset)[0] or 0, getattr(known, "co_qualname", known.co_name)
-
-
-def _list_parameters(root: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the parameters of a module with their dotted names, without calling methods that its class may override.
-
-    Those in lists and dictionaries, which ``parameters()`` does not have, follow: ``blocks[0].weight``.
-    """
-    seen = {id(root)}
-    waiting: list[tuple[str, torch.nn.Module]] = [("", root)]
-    while waiting:
-        held = list[tuple[str, Any]]()
-        while waiting:
-            prefix, module = waiting.pop()
-            members = vars(module)
-            for name, parameter in list(members.get("_parameters", {}).items()):
-                if parameter is not None:
-                    yield prefix + name, parameter
-            for name, child in reversed(list(members.get("_modules", {}).items())):
-                if child is not None and id(child) not in seen:
-                    seen.add(id(child))
-                    waiting.append((f"{prefix}{name}.", child))
-            held += _list_held(prefix, members)
-        for name, value in held:
-            if isinstance(value, torch.nn.Parameter):
-                yield name, value
-            elif id(value) not in seen:
-                seen.add(id(value))
-                waiting.append((f"{name}.", value))
-        waiting.reverse()
-
-
-def _list_held(prefix: str, members: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the modules and parameters in plain containers among the attributes of a module."""
-    for attribute, container in list(members.items()):
-        if attribute in _TORCH_ATTRIBUTES or type(container) not in (list, tuple, dict):
-            continue
-        items = container.items() if isinstance(container, dict) else enumerate(container)
-        for key, value in list(islice(items, _MAX_HELD)):
-            if isinstance(value, torch.nn.Module | torch.nn.Parameter):
-                yield f"{prefix}{attribute}[{key!r}]", value
-
-
-_MAX_HELD = 1_000
-_TORCH_ATTRIBUTES = frozenset(vars(torch.nn.Module()))
-"""Attributes in which each module keeps what is registered."""

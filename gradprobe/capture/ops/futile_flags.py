@@ -9,9 +9,9 @@ import torch
 from gradprobe.recording.flow import MISSPELT_FLAGS, REQUIRES_GRAD
 
 
-def list_futile_flags(root: torch.nn.Module) -> Iterator[tuple[str, str]]:
+def list_futile_flags(root: torch.nn.Module, root_name: str) -> Iterator[tuple[str, str]]:
     """Yield the dotted name of each module or parameter with such an attribute that is False, and the attribute's name."""
-    waiting, seen = [(type(root).__name__, root)], {id(root)}
+    waiting, seen = [(root_name, root)], {id(root)}
     while waiting:
         name, module = waiting.pop()
         members = vars(module)

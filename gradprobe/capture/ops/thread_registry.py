@@ -78,9 +78,9 @@ class ThreadRegistry:
         self.flow = FlowRecorder(self.codes, self.paths)
         self._autocasts = AutocastTracker(self.detection_log, thread, fault)
         self.memory = GraphMemoryRecorder(self.codes, now, self._list_held_graphs)
-        self._held = HeldGraphDetector(self.detection_log, self._look_at_held_graphs, self.paths.roots)
+        self._held = HeldGraphDetector(self.detection_log, self._look_at_held_graphs, self.paths.list_roots)
         self._hooks = GradientHookDetector(self.detection_log)
-        self._persistent = PersistentTensorDetector(self.detection_log, self.paths.roots)
+        self._persistent = PersistentTensorDetector(self.detection_log, self.paths.list_roots)
         self._shared = SharedDetectors(
             self.detection_log,
             self._autocasts,
@@ -338,7 +338,7 @@ class ThreadRegistry:
     def _report_hooks(self) -> None:
         with torch._C.DisableTorchFunction():
             if self._observer is not None:
-                report_activation_hooks(self.paths.roots(), self._observer.was_reached, self.detection_log)
+                report_activation_hooks(self.paths.list_roots(), self._observer.was_reached, self.detection_log)
 
     def _safely(self, step: Callable[[], object]) -> None:
         try:
@@ -369,7 +369,7 @@ class ThreadRegistry:
     def emit_live_inference_tensors(self) -> None:
         """Emit the escaped inference tensors that are still referenced, and the modules that hold them."""
         alive = [(record, tensor) for record in self._escaped.take() if (tensor := record[0]()) is not None]
-        names = find_holder_names(self.paths.roots(), {id(tensor) for _, tensor in alive})
+        names = find_holder_names(self.paths.list_roots(), {id(tensor) for _, tensor in alive})
         groups = Counter((*_creation_key(record), names.get(id(tensor))) for record, tensor in alive)
         for (code, offset, op, module, owner, name), count in groups.items():
             marker = (ESCAPED_TENSORS, self._now(), owner, code, offset, (op, name, module, FORWARD))

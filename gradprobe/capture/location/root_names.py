@@ -1,0 +1,81 @@
+"""Names of outermost modules, no two of which exist at once under one name."""
+
+from __future__ import annotations
+
+import weakref
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+from gradprobe.capture.location.expressions import names_at
+from gradprobe.capture.location.frames import forget_locals
+from gradprobe.recording.module_roots import NUMBER_MARK, ModuleRoot
+
+MAX_MODULES = 64
+"""Maximum number of modules of a class that are told apart; further ones have the name of the last of them."""
+
+
+class _Slot(NamedTuple):
+    module: weakref.ref[Any]
+    root: ModuleRoot
+
+
+class RootNames:
+    """Names of the outermost modules of a process.
+
+    A program may make a module in each iteration: one that follows another, which is gone, under the same variable has its
+    name. So there are never more names than modules at once and variables.
+    """
+
+    def __init__(self) -> None:
+        self._slots: dict[tuple[str, int], _Slot] = {}
+        self._variables: dict[tuple[CodeType, int], str] = {}
+
+    def claim(self, module: Any, caller: FrameType | None) -> str:
+        """Return the name of a module, which the line in ``caller`` has called."""
+        kind = type(module).__name__.replace(".", "_").replace(NUMBER_MARK, "_")
+        variable = self._find_variable(module, caller)
+        for number in range(1, MAX_MODULES + 1):
+            key = (kind, number)
+            known = self._slots.get(key)
+            if known is not None and (known.module() is not None or known.root.variable != variable):
+                continue
+            if known is not None and self._slots.pop(key, None) is not known:
+                continue  # another thread has claimed it
+            name = kind if number == 1 else f"{kind}{NUMBER_MARK}{number}"
+            path = "" if known is None else known.root.path
+            mine = _Slot(weakref.ref(module), ModuleRoot(name, kind, variable, path))
+            if self._slots.setdefault(key, mine) is mine:
+                return name
+        return f"{kind}{NUMBER_MARK}{MAX_MODULES}"
+
+    def move(self, name: str, path: str) -> None:
+        """Note that an outermost module has turned out to be part of another one, at a path in that."""
+        for key, slot in list(self._slots.items()):
+            if slot.root.name == name:
+                self._slots[key] = slot._replace(root=slot.root._replace(path=path))
+
+    def list_all(self) -> list[ModuleRoot]:
+        """Return the records of all names so far."""
+        return [slot.root for slot in list(self._slots.values())]
+
+    def list_modules(self) -> list[tuple[str, Any]]:
+        """Return the outermost modules that still exist and are not part of another one, with their names."""
+        found = ((slot.root.name, slot.module()) for slot in list(self._slots.values()) if not slot.root.path)
+        return [(name, module) for name, module in found if module is not None]
+
+    def forget(self) -> None:
+        """Forget all."""
+        self._slots.clear()
+        self._variables.clear()
+
+    def _find_variable(self, module: Any, caller: FrameType | None) -> str:
+        """Return the last part of the expression by which a line calls a module, "" if it does not lead to it."""
+        if caller is None:
+            return ""
+        at = (caller.f_code, caller.f_lasti)
+        known = self._variables.get(at)
+        if known is None:  # parsing the line takes longer than all the rest, and a line may call a new module each time
+            found = next((name for name, value in names_at(caller, caller.f_lasti) if value is module), "")
+            known = self._variables[at] = found.rpartition(".")[2]
+            forget_locals([caller])
+        return known
