@@ -52,6 +52,7 @@ class Recording:
         calls (pandas.DataFrame): one row per call of a probed function.
         flow (pandas.DataFrame): one row per way of tensors and what became of gradient on it; level ``"ops"`` only.
         parameters (pandas.DataFrame): one row per leaf: its uses, gradients and steps; level ``"ops"`` only.
+        modules (pandas.DataFrame): one row per module, as a tree with totals; level ``"ops"`` only.
         graphs (pandas.DataFrame): one row per path of calls that constructed nodes; level ``"ops"`` only.
         graph_memory (pandas.DataFrame): one row per moment and line whose results held graphs; level ``"ops"`` only.
         custody (pandas.DataFrame): one row per holder that keeps graphs beyond their use; level ``"ops"`` only.
@@ -289,6 +290,24 @@ class Recording:
         return self._tables.parameters
 
     @property
+    def modules(self) -> pd.DataFrame:
+        """Table of modules as a tree: what ran in each, by itself and with the modules in it.
+
+        Columns: ``module`` (dotted path), ``name``, ``parent``, ``depth``, ``root_class``; ``count`` of operators,
+        ``nodes`` and ``saved_bytes``, and each with ``self_`` before it for the module's own code; ``parameters`` that
+        required grad and ``reached_parameters`` that a backward pass reached. An outermost module has the name of its
+        class, or of its variable if there were several of that class.
+
+        Returns:
+            pandas.DataFrame: the table, each module before those in it; empty below level ``"ops"``.
+
+        Example::
+
+            recording.modules.query("depth == 1").nlargest(5, "saved_bytes")
+        """
+        return self._tables.modules
+
+    @property
     def graphs(self) -> pd.DataFrame:
         """Table of autograd graphs by path of calls: what was constructed, and what backward passes used of it.
 
@@ -516,8 +535,8 @@ class Recording:
 
         Returns:
             dict of str or None: the texts by the name of the table (``sites``, ``transitions``, ``regions``, ``modes``,
-                ``phases``, ``ops``, ``births``, ``lifecycle``, ``calls``, ``flow``, ``parameters``, ``graphs``,
-                ``custody``, ``findings``), or None if ``path`` is given.
+                ``phases``, ``ops``, ``births``, ``lifecycle``, ``calls``, ``flow``, ``parameters``, ``modules``,
+                ``graphs``, ``custody``, ``findings``), or None if ``path`` is given.
 
         Raises:
             GradprobeError: one of the files exists or cannot be written; then none is touched.

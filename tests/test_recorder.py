@@ -19,7 +19,7 @@ from gradprobe.recorder import Recorder, get_session
 from gradprobe.recording.sqlite_file import read_file
 from gradprobe.recording.writer import Writer
 from gradprobe.tables import columns
-from gradprobe.tables.ledger_columns import CUSTODY, FLOW, GRAPH_MEMORY, GRAPHS, PARAMETERS
+from gradprobe.tables.ledger_columns import CUSTODY, FLOW, GRAPH_MEMORY, GRAPHS, MODULES, PARAMETERS
 from tests.conftest import FakeClock
 
 
@@ -394,7 +394,7 @@ def test_an_empty_recording_has_all_tables_and_a_report() -> None:
         ("findings", columns.FINDINGS),
         ("calls", columns.CALLS),
         ("births", columns.BIRTHS),
-        *((table.name, table) for table in (FLOW, PARAMETERS, GRAPHS, GRAPH_MEMORY, CUSTODY)),
+        *((table.name, table) for table in (FLOW, PARAMETERS, MODULES, GRAPHS, GRAPH_MEMORY, CUSTODY)),
     ):
         table = getattr(recording, name)
         assert list(table.columns) == expected.names

@@ -49,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source", metavar="PATH", help="in the terminal, show this source file with what was recorded at each line"
     )
+    parser.add_argument(
+        "--depth",
+        type=int,
+        metavar="N",
+        help="begin the picture of the flow of gradient with N levels of modules (default: as many as are seen at once)",
+    )
     parser.add_argument("--charts", choices=("svg", "png"), help="with Markdown, write charts as files beside OUT")
     parser.add_argument(
         "--torch-trace",
@@ -83,6 +89,8 @@ def _report(options: argparse.Namespace) -> int:
     used = _select_format(options.output, options.format)
     if options.top is not None and options.top < 1:
         raise GradprobeError(f"--top must be 1 or more, got {options.top}")
+    if options.depth is not None and options.depth < 1:
+        raise GradprobeError(f"--depth must be 1 or more, got {options.depth}")
     for option, value, needed in (
         ("--charts", options.charts, "markdown"),
         ("--torch-trace", options.torch_trace, "trace"),
@@ -107,6 +115,7 @@ def _report(options: argparse.Namespace) -> int:
     render_options = RenderOptions(
         top=options.top,
         charts=options.charts,
+        depth=options.depth,
         torch_trace=options.torch_trace,
         style=replace(style, shows_all=options.shows_all, whole="gradprobe report --all"),
     )

@@ -6,6 +6,7 @@ A recorded path begins with a name that no two outermost modules have at once: t
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -14,6 +15,9 @@ from gradprobe.recording.notes import Note, NoteKind
 
 NUMBER_MARK = "#"
 """Separates the class from the number in the name of a further module of a class."""
+
+_STEP = re.compile(r"(?:\[[^\]]*\]|\([^)]*\)|[^.\[(])+")
+"""A step of a path: keys of containers, in brackets, and classes, in parentheses, may have dots."""
 
 
 class ModuleRoot(NamedTuple):
@@ -27,6 +31,16 @@ class ModuleRoot(NamedTuple):
     class_name: str
     variable: str
     path: str = ""
+
+
+def split_path(path: str) -> list[str]:
+    """Return the steps of the path of a module.
+
+    Example:
+        >>> split_path("Net.heads['a.b'].fc")
+        ['Net', "heads['a.b']", 'fc']
+    """
+    return _STEP.findall(path)
 
 
 def write_root(root: ModuleRoot) -> Note:

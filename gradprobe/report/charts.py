@@ -74,6 +74,13 @@ def render_png(chart: Chart) -> bytes:
     return bytes(vl_convert.vegalite_to_png(_build_picture(chart), vl_version=_get_vega_version(), scale=2))
 
 
+def convert_svg(picture: str) -> bytes:
+    """Return an SVG picture as PNG, at twice the size."""
+    import vl_convert
+
+    return bytes(vl_convert.svg_to_png(picture, scale=2))
+
+
 def load_vega_script() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one JavaScript program, which sets ``vegaEmbed``."""
     import vl_convert

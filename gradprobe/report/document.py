@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+from gradprobe.analysis.flow_picture import FlowView
 
 UNEXPLAINED = "unexplained"
 """Part of a difference that no mechanism explains, in charts of parts."""
+
+
+class TreeRow(NamedTuple):
+    """Place of a row in a tree: the number of rows around it, and its name without theirs."""
+
+    depth: int
+    name: str
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,8 @@ class Table:
     """Number of rows that were cut off at the end."""
     sums: int = 0
     """Number of rows at the end that sum up others."""
+    tree: Sequence[TreeRow] = ()
+    """Place of each row in a tree, in whose order they are, unless they are none."""
     bars: str | None = None
     """Name of a column of shares that plain text also shows as bars."""
 
@@ -49,6 +60,17 @@ class Chart:
     caption: str
     rows: Sequence[Mapping[str, Any]]
     unit: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The flow of gradient as views of different depth, of which ``chosen`` is the position of the one to begin with."""
+
+    name: str
+    """Part of the file name if the picture is written to a file."""
+    caption: str
+    views: Sequence[FlowView]
+    chosen: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,7 +120,7 @@ class FindingItem:
 
 @dataclass(frozen=True)
 class Section:
-    """A titled part of a document: sentences, findings, a chart and a table, in this order."""
+    """A titled part of a document: sentences, findings, a chart or picture, and a table, in this order."""
 
     title: str
     sentences: Sequence[str] = ()
@@ -107,6 +129,7 @@ class Section:
     """True if the section is behind its title until a reader asks for it."""
     chart: Chart | None = None
     items: Sequence[FindingItem] = ()
+    picture: Picture | None = None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from gradprobe.tables.column_definition import (
     text_column,
     time_column,
 )
-from gradprobe.tables.ledger_columns import CUSTODY, FLOW, GRAPH_MEMORY, GRAPHS, PARAMETERS
+from gradprobe.tables.ledger_columns import CUSTODY, FLOW, GRAPH_MEMORY, GRAPHS, MODULES, PARAMETERS
 from gradprobe.tables.phase_columns import LIFECYCLE, PHASE, PHASES
 
 MANAGERS = ("no_grad", "enable_grad", "set_grad_enabled", "inference_mode", "unknown")
@@ -468,6 +468,7 @@ RECORDING_TABLES = (
     CALLS,
     FLOW,
     PARAMETERS,
+    MODULES,
     GRAPHS,
     GRAPH_MEMORY,
     CUSTODY,

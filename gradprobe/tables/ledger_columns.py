@@ -98,6 +98,29 @@ PARAMETERS = Table(
     ),
 )
 
+MODULES = Table(
+    "modules",
+    "One row per module in whose call operators ran, or in a module in it, as a tree: a module precedes those in it. "
+    "Columns named `self_...` leave out the modules in it; the others are totals. Empty below level `ops`.",
+    _at_level_ops(
+        text_column("module", "Dotted path of the module, as in `ops`; empty for what ran outside of modules."),
+        text_column("name", "Last step of the path."),
+        text_column("parent", "Dotted path of the module around it; empty if there is none."),
+        count_column("depth", "Number of modules around it."),
+        text_column("root_class", "Class of the outermost module around it; empty outside of modules."),
+        count_column("count", "Number of operators."),
+        count_column("self_count", "Number of operators that ran in its own code."),
+        count_column("nodes", "Autograd nodes constructed."),
+        count_column("self_nodes", "Autograd nodes constructed by its own code."),
+        size_column("saved_bytes", "Bytes saved for backward, as in `ops`."),
+        size_column("self_saved_bytes", "Bytes that its own code saved for backward."),
+        count_column("parameters", "Number of its parameters that required grad, with those of the modules in it."),
+        count_column("reached_parameters", "Number of those that a backward pass reached."),
+        PROCESS,
+        RANK,
+    ),
+)
+
 GRAPHS = Table(
     "graphs",
     "One row per path of calls in which autograd nodes were constructed; empty below level `ops`.",

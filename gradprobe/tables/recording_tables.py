@@ -12,6 +12,7 @@ from gradprobe.history.row_queue import ProgressIterator
 from gradprobe.recording.contents import Contents
 from gradprobe.tables import columns, dataframes, ledger_tables
 from gradprobe.tables.mode_rows import build_mode_rows
+from gradprobe.tables.module_tree import build_modules
 from gradprobe.tables.phase_columns import LIFECYCLE
 
 
@@ -103,6 +104,11 @@ class RecordingTables:
     def parameters(self) -> pd.DataFrame:
         """DataFrame with one row per leaf."""
         return ledger_tables.build_parameters(self.processes)
+
+    @cached_property
+    def modules(self) -> pd.DataFrame:
+        """DataFrame with one row per module, as a tree."""
+        return build_modules(self.processes)
 
     @cached_property
     def graphs(self) -> pd.DataFrame:

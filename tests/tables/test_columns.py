@@ -76,7 +76,7 @@ def test_a_level_fills_the_columns_of_its_own_and_of_lower_levels(level: str) ->
         frames += [(PARAMETERS, recording.parameters), (GRAPHS, recording.graphs)]
     else:
         assert recording.ops.empty
-        for name in ("births", "flow", "parameters", "graphs", "graph_memory", "custody"):
+        for name in ("births", "flow", "parameters", "modules", "graphs", "graph_memory", "custody"):
             assert getattr(recording, name).empty
     for table, frame in frames:
         for column in table.columns:

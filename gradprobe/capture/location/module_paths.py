@@ -101,7 +101,7 @@ class ModulePaths:
         return known is not None and known.root is root.root
 
     def _add_called(self, module: Any, call: FrameType, above: _KnownModule | None) -> _KnownModule:
-        """Add a module that none of those around its call lists. One without parameters, as an activation, is part of them."""
+        """Add a module that none of those around its call lists. One without parameters is part of them."""
         if above is not None and not any(isinstance(member, torch.Tensor) for _, member in list_members(module)):
             return self._add(module, f"{above.path}.({type(module).__name__})", above.root)
         return self._add(module, self.roots.claim(module, call.f_back), weakref.ref(module))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.analysis.time_by_mode import MODES
-from gradprobe.report import charts
-from gradprobe.report.document import Document
+from gradprobe.report import charts, flow_drawing
+from gradprobe.report.document import Document, Table
 from gradprobe.report.formats.inline_code import to_html
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.sections import comparison_document, recording_document
@@ -33,7 +33,8 @@ def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendere
     """Render the report of a recording."""
     top = options.top or PAGE_MAX_ROWS
     sources = [file.without_unused_lines() for file in build_files(tables)]
-    return Rendered(render_page(recording_document.build_document(tables, top=top, charts=True), sources))
+    document = recording_document.build_document(tables, top=top, charts=True, depth=options.depth)
+    return Rendered(render_page(document, sources))
 
 
 def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:
@@ -47,6 +48,8 @@ def render_page(document: Document, sources: Sequence[SourceFile] = ()) -> str:
     Locations in it lead to the lines of ``sources``.
     """
     draws = charts.can_draw() and bool(document.charts)
+    anchors = _name_anchors(sources)
+    flow = _draw_flow(document, anchors)
     shown = [section for section in document.sections if draws or section.table or section.items or not section.chart]
     return (
         _environment()
@@ -55,9 +58,10 @@ def render_page(document: Document, sources: Sequence[SourceFile] = ()) -> str:
             document=replace(document, sections=shown),
             sources=sources,
             source_columns=COLUMNS,
-            anchors=_name_anchors(sources),
+            anchors=anchors,
+            flow=flow,
             lacks_charts=bool(document.charts) and not draws,
-            style=_mark_safe(_read_template("page.css")),
+            style=_mark_safe(_read_template("page.css") + (flow_drawing.PAGE_STYLE if flow else "")),
             behaviour=_mark_safe(_read_template("page.js")),
             script=_mark_safe(charts.load_vega_script()) if draws else None,
             specifications={chart.name: _embed_json(charts.build_specification(chart)) for chart in document.charts}
@@ -68,6 +72,28 @@ def render_page(document: Document, sources: Sequence[SourceFile] = ()) -> str:
     )
 
 
+@dataclass
+class NestedRow:
+    """A row of a tree with the rows in it."""
+
+    name: str
+    cells: Sequence[str]
+    depth: int
+    rows: list[NestedRow] = field(default_factory=list)
+
+
+def nest_rows(table: Table) -> list[NestedRow]:
+    """Return the outermost rows of a tree, with the others in them."""
+    outermost: list[NestedRow] = []
+    around: list[NestedRow] = []
+    for at, cells in zip(table.tree, table.rows, strict=True):
+        row = NestedRow(at.name, cells, at.depth)
+        del around[at.depth :]
+        (around[-1].rows if around else outermost).append(row)
+        around.append(row)
+    return outermost
+
+
 def render_fragment(document: Document) -> str:
     """Return the output of a notebook cell, with pictures instead of scripts, which notebooks may not run."""
     pictures = (
@@ -75,8 +101,26 @@ def render_fragment(document: Document) -> str:
     )
     template = _environment().get_template("fragment.html.j2")
     return template.render(
-        document=document, anchors={}, style=_mark_safe(_read_template("fragment.css")), pictures=pictures
+        document=document,
+        anchors={},
+        style=_mark_safe(_read_template("fragment.css")),
+        pictures=pictures,
+        flow=[
+            _mark_safe(flow_drawing.draw_flow(picture.views[picture.chosen]))
+            for picture in [section.picture for section in document.sections]
+            if picture is not None
+        ],
     )
+
+
+def _draw_flow(document: Document, anchors: Mapping[str, str]) -> list[Any]:
+    """Return the views of the picture of a document."""
+    return [
+        _mark_safe(flow_drawing.draw_flow(view, is_alone=False, caption=picture.caption, anchors=anchors))
+        for picture in [section.picture for section in document.sections]
+        if picture is not None
+        for view in picture.views
+    ]
 
 
 def _name_anchors(sources: Sequence[SourceFile]) -> dict[str, str]:
@@ -122,5 +166,7 @@ def _environment() -> Environment:
     environment.filters["truncate_cell"] = lambda text: truncate(text, _CELL_WIDTH)
     environment.filters["with_code"] = to_html
     environment.filters["mode_class"] = lambda mode: mode if mode in MODES else "several"
+    environment.filters["nested"] = nest_rows
+    environment.filters["boxes"] = lambda number: pluralize(number, "box", "boxes")
     environment.filters["rows"] = lambda number: pluralize(number, "more row")
     return environment

@@ -13,6 +13,7 @@ from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.errors import GradprobeError
 from gradprobe.report import charts
 from gradprobe.report.document import Document, Excerpt, FindingItem, Section
+from gradprobe.report.flow_drawing import draw_flow
 from gradprobe.report.formats.inline_code import escape_markdown, make_code_span, to_markdown
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.formats.text_blocks import format_excerpt, format_table
@@ -26,7 +27,9 @@ _LONG = 60
 def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
     """Render the report of a recording."""
     top = options.top or recording_document.DEFAULT_MAX_ROWS
-    return _render(recording_document.build_document(tables, top=top, charts=options.charts is not None), options)
+    has_charts = options.charts is not None
+    document = recording_document.build_document(tables, top=top, charts=has_charts, depth=options.depth)
+    return _render(document, options)
 
 
 def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:
@@ -45,6 +48,10 @@ def _render(document: Document, options: RenderOptions) -> Rendered:
     draw = charts.render_svg if options.charts == "svg" else charts.render_png
     names = {chart.name: f"{options.stem}.{chart.name}.{options.charts}" for chart in document.charts}
     attachments: dict[str, str | bytes] = {names[chart.name]: draw(chart) for chart in document.charts}
+    for picture in [section.picture for section in document.sections if section.picture is not None]:
+        names[picture.name] = f"{options.stem}.{picture.name}.{options.charts}"
+        drawing = draw_flow(picture.views[picture.chosen], caption=picture.caption)
+        attachments[names[picture.name]] = drawing if options.charts == "svg" else charts.convert_svg(drawing)
     return Rendered(render_document(document, {name: quote(file) for name, file in names.items()}), attachments)
 
 
@@ -62,6 +69,8 @@ def _render_section(section: Section, pictures: Mapping[str, str]) -> list[str]:
         body += _render_item(item)
     if section.chart is not None and section.chart.name in pictures:
         body += ["", f"![{escape_markdown(section.chart.caption)}]({pictures[section.chart.name]})"]
+    if section.picture is not None and section.picture.name in pictures:
+        body += ["", f"![{escape_markdown(section.picture.caption)}]({pictures[section.picture.name]})"]
     if section.table is not None:
         table = section.table.with_bars()
         body += (

@@ -13,7 +13,17 @@ from pathlib import Path
 from gradprobe._files import check_writable, write_atomically
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.errors import GradprobeError
-from gradprobe.report.formats import brief, csv_tables, html_page, json_report, markdown, sarif, terminal, trace
+from gradprobe.report.formats import (
+    brief,
+    csv_tables,
+    flow_svg,
+    html_page,
+    json_report,
+    markdown,
+    sarif,
+    terminal,
+    trace,
+)
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.tables.recording_tables import RecordingTables
 
@@ -55,6 +65,7 @@ FORMATS: Sequence[Format] = (
     Format("json", (".json",), json_report.render_recording, json_report.render_comparison),
     Format("csv", (".csv",), csv_tables.render_recording, csv_tables.render_comparison),
     Format("sarif", (".sarif",), sarif.render_recording),
+    Format("svg", (".svg",), flow_svg.render_recording),
     Format("trace", (".trace.json.gz", ".trace.json"), trace.render_recording),
 )
 RECORDING_FORMATS: Sequence[Format] = tuple(one for one in FORMATS if one.render_recording is not None)

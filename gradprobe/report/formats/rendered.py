@@ -22,6 +22,8 @@ class RenderOptions:
     """Style of the format ``terminal``."""
     charts: str | None = None
     """Format of chart files beside the report, ``svg`` or ``png``, for formats that cannot embed charts."""
+    depth: int | None = None
+    """Depth of modules that the picture of the flow begins with; None to let it be chosen."""
     torch_trace: Path | None = None
     """Trace that torch.profiler wrote of the same run, to be merged into."""
     stem: str | None = None

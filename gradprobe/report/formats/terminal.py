@@ -23,9 +23,8 @@ _SHORT_CONTEXT = 1
 def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendered:
     """Render the report of a recording."""
     default = recording_document.ALL_ROWS if options.style.shows_all else recording_document.DEFAULT_MAX_ROWS
-    return Rendered(
-        render_document(recording_document.build_document(tables, top=options.top or default), options.style)
-    )
+    document = recording_document.build_document(tables, top=options.top or default, depth=options.depth)
+    return Rendered(render_document(document, options.style))
 
 
 def render_comparison(outcome: ComparisonOutcome, options: RenderOptions) -> Rendered:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from gradprobe.report.document import Table
 from gradprobe.report.formats.text_style import TextStyle
@@ -17,21 +18,34 @@ _GAP = 2
 _MIN_TEXT = 16
 _MAX_TEXT = 48
 """Widths to which a column of text may be shortened, and to which it always is."""
+_MIN_NAME = 28
+"""Width to which the names of a tree may be shortened."""
+_INDENT = 2
 _NOTHING = frozenset({"", MISSING, "0", "0 B", "0 ns", "0.0 %"})
 
 
 def format_table(table: Table, style: TextStyle) -> list[str]:
     """Return the lines of ``table``."""
+    table = _indent(table)
     width, shows_all = style.table_width, style.shows_all
+    min_text = _MIN_NAME if table.tree else _MIN_TEXT
     columns = [at for at, _ in enumerate(table.columns) if shows_all or at == 0 or not _says_nothing(table, at)]
-    widths = _fit_widths(table, columns, width, _MIN_TEXT)
+    widths = _fit_widths(table, columns, width, min_text)
     if shows_all and _sum_widths(widths) > width:  # it continues below, where there is more room for texts
-        widths = _fit_widths(table, columns, width, max(_MIN_TEXT, (width - _GAP) // 2))
+        widths = _fit_widths(table, columns, width, max(min_text, (width - _GAP) // 2))
     parts = _split_columns(columns, widths, width)
     if shows_all:
         return [line for number, part in enumerate(parts) for line in (*[""][:number], *_lay_out(table, part, widths))]
     left_out = [table.columns[at] for part in parts[1:] for at in part[1:]]
     return _lay_out(table, parts[0], widths) + _describe_left_out(left_out, style)
+
+
+def _indent(table: Table) -> Table:
+    """Return a table whose first column shows the names of a tree, those in others further to the right."""
+    if not table.tree:
+        return table
+    names = [" " * (_INDENT * at.depth) + at.name for at in table.tree]
+    return replace(table, rows=[(name, *row[1:]) for name, row in zip(names, table.rows, strict=True)])
 
 
 def _says_nothing(table: Table, at: int) -> bool:

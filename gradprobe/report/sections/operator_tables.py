@@ -44,7 +44,6 @@ def build_sections(tables: RecordingTables, top: int) -> list[Section | None]:
         _build_grouped_section(
             "Operators by line", _add_sites(ops), {"site": "site", "operator": "op", "node": "node"}, top
         ),
-        _build_grouped_section("Operators by module", ops, {"module": "module"}, top) if any(ops["module"]) else None,
         _build_births_section(tables, top),
     ]
 

@@ -20,9 +20,11 @@ from gradprobe.report.sections import (
     compile_tables,
     device_tables,
     findings_section,
+    flow_section,
     graph_memory_section,
     lifecycle_tables,
     memory_tables,
+    module_section,
     operator_tables,
     phase_tables,
     process_tables,
@@ -45,10 +47,12 @@ ALL_ROWS = 100_000
 """Number of rows where every row is asked for."""
 
 
-def build_document(tables: RecordingTables, *, top: int = DEFAULT_MAX_ROWS, charts: bool = False) -> Document:
+def build_document(
+    tables: RecordingTables, *, top: int = DEFAULT_MAX_ROWS, charts: bool = False, depth: int | None = None
+) -> Document:
     """Build the report of a recording, with charts if ``charts`` is set.
 
-    Tables have at most ``top`` rows, and say how many are left out.
+    Tables have at most ``top`` rows, and say how many are left out. The picture of the flow begins at ``depth``.
     """
     sections = [
         findings_section.build_section(tables, top),
@@ -58,6 +62,8 @@ def build_document(tables: RecordingTables, *, top: int = DEFAULT_MAX_ROWS, char
         _build_sites(tables, top),
         memory_tables.build_section(tables, top),
         graph_memory_section.build_section(tables, top),
+        flow_section.build_section(tables, top, depth),
+        module_section.build_section(tables, top),
         process_tables.build_process_section(tables, top),
         process_tables.build_rank_section(tables, top),
         lifecycle_tables.build_section(tables, top),
