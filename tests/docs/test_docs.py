@@ -44,6 +44,10 @@ def test_every_command_and_program_of_the_page_runs(page: str, tmp_path: Path) -
     lines = {masked(line) for output in shown for line in output.splitlines()}
     for claimed in "".join(fenced(page, "text")).splitlines():
         assert masked(claimed) in lines, f"{page} shows a line that no command of it prints: {claimed}"
+    if page == "docs/flow.md":
+        assert (tmp_path / "flow.svg").read_text("utf-8") == read("docs/flow.svg"), (
+            "copy the picture that the page's commands write"
+        )
     if page == "README.md":
         whole = masked(" ".join(shown).replace(f"{os.path.realpath(tmp_path)}/", ""))
         picture = masked(generate.pictured(read("docs/finding.svg")))

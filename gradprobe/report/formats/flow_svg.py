@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradprobe.errors import GradprobeError
-from gradprobe.report.flow_drawing import draw_flow
+from gradprobe.report.flow_diagram import draw_flow
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.sections import flow_section
 from gradprobe.report.sections.recording_document import DEFAULT_MAX_ROWS

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.analysis.time_by_mode import MODES
-from gradprobe.report import charts, flow_drawing
+from gradprobe.report import charts, flow_diagram
 from gradprobe.report.document import Document, Table
 from gradprobe.report.formats.inline_code import to_html
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
@@ -61,7 +61,7 @@ def render_page(document: Document, sources: Sequence[SourceFile] = ()) -> str:
             anchors=anchors,
             flow=flow,
             lacks_charts=bool(document.charts) and not draws,
-            style=_mark_safe(_read_template("page.css") + (flow_drawing.PAGE_STYLE if flow else "")),
+            style=_mark_safe(_read_template("page.css") + (flow_diagram.PAGE_STYLE if flow else "")),
             behaviour=_mark_safe(_read_template("page.js")),
             script=_mark_safe(charts.load_vega_script()) if draws else None,
             specifications={chart.name: _embed_json(charts.build_specification(chart)) for chart in document.charts}
@@ -106,7 +106,7 @@ def render_fragment(document: Document) -> str:
         style=_mark_safe(_read_template("fragment.css")),
         pictures=pictures,
         flow=[
-            _mark_safe(flow_drawing.draw_flow(picture.views[picture.chosen]))
+            _mark_safe(flow_diagram.draw_flow(picture.views[picture.chosen]))
             for picture in [section.picture for section in document.sections]
             if picture is not None
         ],
@@ -116,7 +116,7 @@ def render_fragment(document: Document) -> str:
 def _draw_flow(document: Document, anchors: Mapping[str, str]) -> list[Any]:
     """Return the views of the picture of a document."""
     return [
-        _mark_safe(flow_drawing.draw_flow(view, is_alone=False, caption=picture.caption, anchors=anchors))
+        _mark_safe(flow_diagram.draw_flow(view, is_alone=False, caption=picture.caption, anchors=anchors))
         for picture in [section.picture for section in document.sections]
         if picture is not None
         for view in picture.views

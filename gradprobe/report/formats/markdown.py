@@ -13,7 +13,7 @@ from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.errors import GradprobeError
 from gradprobe.report import charts
 from gradprobe.report.document import Document, Excerpt, FindingItem, Section
-from gradprobe.report.flow_drawing import draw_flow
+from gradprobe.report.flow_diagram import draw_flow
 from gradprobe.report.formats.inline_code import escape_markdown, make_code_span, to_markdown
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.formats.text_blocks import format_excerpt, format_table

@@ -29,7 +29,7 @@ _MAX_LINES = 3
 
 
 def build_section(tables: RecordingTables, top: int, depth: int | None = None) -> Section | None:
-    """Build the section, folded unless gradient is cut before a loss; None if there is nothing to draw.
+    """Build the section, folded unless gradient is cut before a loss; None if no backward pass began.
 
     The view down to ``depth`` is the one to begin with; without it, the deepest one that is seen at once.
     """
@@ -53,13 +53,15 @@ _Row = tuple[Gradient, str, str, str, str, str]
 
 
 def _build_views(tables: RecordingTables, process: Process) -> list[FlowView]:
-    evidence = Evidence(tables)
+    evidence, graph = Evidence(tables), FlowGraph(process.flow)
+    if not graph.sinks:
+        return []  # nothing calls for gradient
 
     def find_mode(site: FlowSite) -> tuple[str, int] | None:
         found = evidence.locate_mode(site)
         return None if found is None else (found[0].file, found[0].line)
 
-    views = FlowPicture(FlowGraph(process.flow), find_mode).build_views()
+    views = FlowPicture(graph, find_mode).build_views()
     return [view for view in views if view.boxes]
 
 
@@ -70,18 +72,10 @@ def _choose_view(views: Sequence[FlowView], depth: int | None) -> int:
 
 
 def _describe(tables: RecordingTables, process: Process, view: FlowView) -> Iterator[str]:
-    cut = sum(edge.gradient is Gradient.CUT for edge in view.edges)
-    inside = sum(bool(box.inside.get(Gradient.CUT)) for box in view.boxes)
-    if cut or inside:
-        places = [pluralize(cut, "way")] if cut else []
-        places += [f"inside {pluralize(inside, 'box', 'boxes')}"] if inside else []
-        yield (
-            f"Gradient is cut before a loss on {' and '.join(places)}."
-            if cut
-            else (f"Gradient is cut before a loss {places[0]}.")
-        )
-    else:
-        yield "Gradient is cut nowhere before a loss."
+    cuts = list(dict.fromkeys(_iter_cuts(view)))
+    more = f"; and {len(cuts) - _MAX_LINES:,} more" if len(cuts) > _MAX_LINES else ""
+    named = "; ".join(cuts[:_MAX_LINES])
+    yield f"Gradient is cut before a loss: {named}{more}." if cuts else "Gradient is cut nowhere before a loss."
     if folded := describe_folded(view):
         yield folded
     aside = _list_left_out(view)
@@ -94,6 +88,17 @@ def _describe(tables: RecordingTables, process: Process, view: FlowView) -> Iter
         )
     if len(tables.processes) > 1:
         yield f"This is process {process.pid}, whose flow is the largest; the table flow has the others."
+
+
+def _iter_cuts(view: FlowView) -> Iterator[str]:
+    """Yield what cuts gradient before a loss, with its line and the box that it is in or follows."""
+    root = find_only_root(view)
+    for box in view.boxes:
+        for cut in box.inside.get(Gradient.CUT, ()):
+            yield f"{name_reason(cut)} at {locate_cause(cut)} in {name_box(box, root)}"
+    for edge in view.edges:
+        for cut in edge.cuts if edge.gradient is Gradient.CUT else ():
+            yield f"{name_reason(cut)} at {locate_cause(cut)} after {name_box(view.boxes[edge.source], root)}"
 
 
 def _list_left_out(view: FlowView) -> dict[CutPlace, int]:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from gradprobe._counted_nouns import pluralize
+from gradprobe.recording.flow import BACKWARD_SITE, GRAD_SITE
 from gradprobe.report.document import Section, Table, TreeRow
 from gradprobe.report.units import MISSING, FormattedNumber, escape_unprintable, format_bytes, format_count
 from gradprobe.tables.recording_tables import RecordingTables
@@ -24,12 +25,19 @@ def build_section(tables: RecordingTables, top: int) -> Section | None:
         return None
     shown = _select_largest(modules, top)
     rows = shown.to_dict("records")
+    trains = any(
+        site.op in (BACKWARD_SITE, GRAD_SITE) for process in tables.processes for site in process.flow.sites.values()
+    )
     several = len(tables.processes) > 1
     tree = [_place(row, with_process=several) for row in rows]
     table = Table(
-        _COLUMNS, [_build_row(row) for row in rows], frozenset(_COLUMNS[1:]), len(modules) - len(shown), tree=tree
+        _COLUMNS,
+        [_build_row(row, trains=trains) for row in rows],
+        frozenset(_COLUMNS[1:]),
+        len(modules) - len(shown),
+        tree=tree,
     )
-    return Section("Modules", _describe(modules), table)
+    return Section("Modules", _describe(modules, trains=trains), table)
 
 
 def _select_largest(modules: pd.DataFrame, top: int) -> pd.DataFrame:
@@ -38,7 +46,7 @@ def _select_largest(modules: pd.DataFrame, top: int) -> pd.DataFrame:
     return largest
 
 
-def _describe(modules: pd.DataFrame) -> list[str]:
+def _describe(modules: pd.DataFrame, *, trains: bool) -> list[str]:
     roots = modules[(modules["depth"] == 0) & (modules["module"] != "")]
     number = int((modules["module"] != "").sum())
     outermost = "" if number == len(roots) else f", {len(roots):,} of them outermost"
@@ -46,7 +54,7 @@ def _describe(modules: pd.DataFrame) -> list[str]:
         f"{pluralize(number, 'module')}{outermost}. Numbers include the modules inside; those called own leave them out."
     ]
     starved = int((roots["parameters"] - roots["reached_parameters"]).sum())
-    if starved:
+    if trains and starved:
         all_of_them = pluralize(int(roots["parameters"].sum()), "parameter")
         sentences.append(f"No backward pass reached {starved:,} of {all_of_them} that require grad.")
     return sentences
@@ -64,14 +72,15 @@ def _place(row: Any, *, with_process: bool) -> TreeRow:
     return TreeRow(min(int(row["depth"]), _MAX_DEPTH), name)
 
 
-def _build_row(row: Any) -> Sequence[str]:
+def _build_row(row: Any, *, trains: bool) -> Sequence[str]:
     return (
         (escape_unprintable(row["module"]) or _OUTSIDE, format_count(row["count"]), format_count(row["nodes"]))
-        + (format_bytes(row["saved_bytes"]), _format_gradient(row["reached_parameters"], row["parameters"]))
+        + (format_bytes(row["saved_bytes"]), _format_gradient(row, trains=trains))
         + (format_count(row["self_count"]), format_count(row["self_nodes"]), format_bytes(row["self_saved_bytes"]))
     )  # fmt: skip
 
 
-def _format_gradient(reached: int, parameters: int) -> str:
-    """Format how many of the parameters a backward pass reached."""
-    return FormattedNumber(f"{reached:,} of {parameters:,}", reached) if parameters else MISSING
+def _format_gradient(row: Any, *, trains: bool) -> str:
+    """Format how many of the parameters a backward pass reached; nothing where none began."""
+    reached, parameters = row["reached_parameters"], row["parameters"]
+    return FormattedNumber(f"{reached:,} of {parameters:,}", reached) if parameters and trains else MISSING

@@ -68,10 +68,21 @@ def test_the_largest_modules_are_shown_with_those_around_them(recording: gradpro
 
 
 def test_parameters_that_no_backward_pass_reached_are_named() -> None:
-    model = nn.Linear(1, 1)
+    model, other = nn.Linear(1, 1), nn.Bilinear(1, 1, 1)
     with gradprobe.record(level="ops") as recorded:
-        model(torch.ones(1, 1))
-    assert "No backward pass reached 2 of 2 parameters that require grad." in str(recorded)
+        other(torch.ones(1, 1), torch.ones(1, 1))
+        model(torch.ones(1, 1)).sum().backward()
+    assert "No backward pass reached 2 of 4 parameters that require grad." in str(recorded)
+
+
+def test_where_no_backward_pass_began_gradients_are_not_missed() -> None:
+    with gradprobe.record(level="ops") as recorded:
+        nn.Linear(1, 1)(torch.ones(1, 1))
+    section = module_section.build_section(recorded._tables, 15)
+    assert section is not None
+    assert section.table is not None
+    assert {row[section.table.columns.index("gradient")] for row in section.table.rows} == {"-"}
+    assert not any("backward" in sentence for sentence in section.sentences)
 
 
 def test_without_modules_there_is_no_section() -> None:

@@ -17,7 +17,7 @@ import gradprobe
 from gradprobe.analysis.flow_graph import FlowGraph
 from gradprobe.analysis.flow_picture import CODE, BoxKind, CutPlace, FlowBox, FlowEdge, FlowPicture, FlowView, Gradient
 from gradprobe.errors import GradprobeError
-from gradprobe.report.flow_drawing import DARK, LIGHT, MAX_EDGES, draw_flow
+from gradprobe.report.flow_diagram import DARK, LIGHT, MAX_EDGES, draw_flow
 from gradprobe.report.formats.registry import find_format
 from gradprobe.report.formats.rendered import RenderOptions
 from gradprobe.report.layered_layout import Node, lay_out
@@ -48,7 +48,7 @@ def test_views_are_well_formed_and_show_every_box(recording: gradprobe.Recording
         assert len(boxes) == len(view.boxes)
         assert bool(list(picture.iter("{http://www.w3.org/2000/svg}style"))) is is_alone
         text = "".join(picture.itertext())
-        assert "detach(), test_flow_drawing.py" in text
+        assert "detach(), test_flow_diagram.py" in text
         assert "\u00d7 detach()" in text
 
 
