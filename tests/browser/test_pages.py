@@ -195,3 +195,60 @@ def test_locations_lead_to_their_line_in_the_source(visit: Visit, tmp_path: Path
         assert line.is_visible()
         assert "with torch.no_grad():" in line.inner_text()
         assert line.locator(".mode.no_grad").count() == 1
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page about a training step of a model with three levels of modules, whose middle is cut."""
+    nn = torch.nn
+    inner = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.ReLU()), nn.Sequential(nn.Linear(2, 2)))
+    head = nn.Linear(2, 1)
+    with gradprobe.record(level="ops") as recording:
+        head(inner(torch.ones(1, 2)).detach()).sum().backward()
+    path = tmp_path_factory.mktemp("pages") / "trained.html"
+    recording.to_html(path)
+    return path
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without"])
+def test_the_depth_of_the_flow_is_chosen_by_keyboard(visit: Visit, trained: Path, scripts: bool) -> None:
+    page = visit(trained, java_script_enabled=scripts)
+    choices, shown = page.get_by_role("radio"), page.locator("svg.flow:visible")
+    assert choices.count() > 1
+    titles = []
+    for number in range(choices.count()):
+        if number:
+            choices.nth(number - 1).press("ArrowRight")
+        else:
+            choices.first.check()
+        assert choices.nth(number).is_checked()
+        assert shown.count() == 1
+        titles.append(shown.locator("text.title").all_text_contents())
+    assert len(titles[0]) < len(titles[-1])
+    assert "Sequential.2.0" in titles[-1]
+
+
+def test_modules_open_and_close_by_keyboard_and_without_scripts(visit: Visit, trained: Path) -> None:
+    page = visit(trained, java_script_enabled=False)
+    outermost = page.locator(".tree > details > summary").first
+    inside = page.locator(".tree details .row:visible")
+    before = inside.count()
+    outermost.press("Enter")
+    assert inside.count() < before
+    outermost.press("Enter")
+    assert inside.count() == before
+
+
+def test_a_picture_on_a_phone_scrolls_in_its_frame(visit: Visit, trained: Path) -> None:
+    page = visit(trained, viewport={"width": 360, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_closed_modules_are_printed(visit: Visit, trained: Path) -> None:
+    page = visit(trained)
+    page.locator(".tree > details > summary").first.click()
+    page.emulate_media(media="print")
+    hidden = page.locator(".tree details .row").evaluate_all(
+        "rows => rows.filter(row => !row.checkVisibility()).length"
+    )
+    assert hidden == 0

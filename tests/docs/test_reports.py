@@ -98,6 +98,6 @@ def structure(text: str) -> list[str]:
         is_head = number + 1 < len(lines) and re.fullmatch(r"[|:\- ]+", lines[number + 1])
         if not line.startswith("|") or is_head:
             masked = re.sub(r" \(\d+ times\)", "", line)
-            masked = re.sub(r"<?\d[\d,.]*( (ns|us|ms|s|B|kB|KiB|MiB|MB|%)\b)?", "N", masked)
+            masked = re.sub(r"(<|&lt;)?\d[\d,.]*( (ns|us|ms|s|B|kB|KiB|MiB|MB|%)\b)?", "N", masked)
             kept.append(re.sub(r"\s+", " ", masked.replace("|", " | ")).strip())
     return list(dict.fromkeys(kept))
