@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,9 @@ from gradprobe.report.formats.rendered import RenderOptions
 from gradprobe.report.formats.text_style import TextStyle, choose_style
 from gradprobe.report.sections import recording_document, source_view
 from gradprobe.tables.recording_tables import RecordingTables
+
+_M_MMAP_THRESHOLD, _LARGE = -3, 1 << 20
+"""Option of glibc's ``mallopt``, and the bytes from which on memory is large."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Show or write the report."""
+    _return_large_memory()
     collects = gc.isenabled()
     # Everything that is read here is kept until the end; collecting garbage in it takes longer than reading it.
     gc.disable()
@@ -83,6 +89,12 @@ def execute(options: argparse.Namespace) -> int:
     finally:
         if collects:
             gc.enable()
+
+
+def _return_large_memory() -> None:
+    """Let the C library return each large array to the system when it is freed, as it does until it has freed a few."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library than glibc
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -46,25 +46,38 @@ def match_pairs(group: Column, is_enter: Column) -> Nesting:
 
 
 def _match_levels(group: Column, is_enter: Column) -> Nesting:
+    """Match the edges of groups that nest. There may be a million: columns are narrow, and go when they are used."""
     size = len(group)
     is_first = np.ones(size, bool)
     is_first[1:] = group[1:] != group[:-1]
-    number = np.cumsum(is_first) - 1
-    step = np.where(is_enter, 1, -1)
-    balance = np.cumsum(step)
-    balance -= (balance - step)[is_first][number]
+    number = np.cumsum(is_first, dtype=np.int32) - np.int32(1)
+    step = np.where(is_enter, 1, -1).astype(np.int8)
+    balance = np.cumsum(step, dtype=np.int32)
+    balance -= (balance[is_first] - step[is_first])[number]
     # The lowest balance so far in the group: below zero are the exits that found nothing open. Each group begins lower
     # than all before it, so that one pass over all groups finds the lowest of each.
-    apart = number * (size + 1)
-    lowest = np.minimum.accumulate(np.minimum(balance, 0) - apart)
-    lowest += apart
-    is_matched = is_enter | (np.where(is_first, 0, np.roll(lowest, 1)) == lowest)
-    after = balance - lowest
+    apart = number * np.int64(size + 1)
+    lowest_apart = np.minimum(balance, 0) - apart
+    np.minimum.accumulate(lowest_apart, out=lowest_apart)
+    lowest_apart += apart
+    lowest = lowest_apart.astype(np.int32)
+    del apart, lowest_apart
+    before = np.roll(lowest, 1)
+    before[is_first] = 0
+    is_matched = is_enter | (before == lowest)
+    del before
+    after = balance
+    after -= lowest
+    del lowest
     # An enter and its exit are neighbours among the events of their level.
-    level = number * (int(after.max()) + 2) + np.where(is_matched, after + ~is_enter, 0)
-    order = np.argsort(level.astype(np.uint16) if int(level.max()) < 1 << 16 else level, kind="stable")
+    levels = int(after.max()) + 2
+    top = (int(number[-1]) + 1) * levels
+    level = number.astype(np.uint16 if top < 1 << 16 else np.int32 if top < 1 << 31 else np.int64)
+    level *= level.dtype.type(levels)
+    level += np.where(is_matched, after + ~is_enter, 0).astype(level.dtype)
+    order = np.argsort(level, kind="stable").astype(np.int32)
     one, other = order[:-1], order[1:]
     are_pair = (level[one] == level[other]) & is_enter[one] & ~is_enter[other]
-    partner = np.full(size, -1)
+    partner = np.full(size, -1, np.int32)
     partner[one[are_pair]], partner[other[are_pair]] = other[are_pair], one[are_pair]
     return Nesting(partner, after - step)

@@ -165,7 +165,7 @@ class HistoryTables:
 
 
 def _join(one: _Columns, other: _Columns | None, order: Column) -> _Columns:
-    """Return the columns of one or two tables as one, in another order."""
+    """Return the columns of one or two tables as one, in another order, and take them out of those."""
     joined: dict[str, Any] = {}
     for column in fields(one):
         parts = [getattr(table, column.name) for table in (one, other) if table is not None]
@@ -174,4 +174,7 @@ def _join(one: _Columns, other: _Columns | None, order: Column) -> _Columns:
         else:
             # A column without rows does not decide the type of the others.
             joined[column.name] = np.concatenate([part for part in parts if len(part)] or parts)[order]
+        for table in (one, other):
+            if table is not None:
+                setattr(table, column.name, None)  # columns of a million rows would be there twice at the end
     return type(one)(**joined)

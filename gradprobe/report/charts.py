@@ -15,6 +15,9 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +40,11 @@ _COLOURS = {
 }
 _PALETTE = ("#4c78a8", "#f58518", "#e45756", "#72b7b2", "#eeca3b", "#b279a2", "#ff9da6", "#9d755d")
 _LABEL_WIDTH = 48
+_BUNDLE_TIMEOUT_S = 60
+_BUNDLE_PROGRAM = """
+import sys, vl_convert
+sys.stdout.buffer.write(vl_convert.javascript_bundle(None, vl_version=sys.argv[1]).encode())
+"""
 
 
 @functools.cache
@@ -81,14 +89,36 @@ def convert_svg(picture: str) -> bytes:
     return bytes(vl_convert.svg_to_png(picture, scale=2))
 
 
+@functools.cache
 def load_vega_script() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one JavaScript program, which sets ``vegaEmbed``."""
+    bundle = _bundle_apart() or _bundle_here(_get_vega_version())
+    # Inside a string or a regular expression of JavaScript this means the same.
+    return bundle.replace("</script", "<\\/script")
+
+
+def _bundle_apart() -> str:
+    """Return the program, or "" if it cannot be made by another process.
+
+    Making it takes 100 MB that a process never gives back, at the moment at which a large report takes the most.
+    """
+    if not os.path.basename(sys.executable or "").startswith("python"):
+        return ""  # a program that has Python in it
+    command = [sys.executable, "-I", "-c", _BUNDLE_PROGRAM, _get_vega_version()]
+    try:
+        made = subprocess.run(
+            command, capture_output=True, check=True, timeout=_BUNDLE_TIMEOUT_S, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return made.stdout.decode()
+
+
+def _bundle_here(version: str) -> str:
     import vl_convert
 
     # Without a snippet it returns all of Vega-Embed; its annotations do not allow that.
-    bundle = str(vl_convert.javascript_bundle(None, vl_version=_get_vega_version()))  # type: ignore[arg-type]
-    # Inside a string or a regular expression of JavaScript this means the same.
-    return bundle.replace("</script", "<\\/script")
+    return str(vl_convert.javascript_bundle(None, vl_version=version))  # type: ignore[arg-type]
 
 
 def _get_vega_version() -> str:

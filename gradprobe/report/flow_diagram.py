@@ -139,6 +139,13 @@ def draw_flow(
     return _frame(body, layout, [edge.gradient for edge in edges], is_alone=is_alone, caption=caption)
 
 
+def draw_message(text: str) -> str:
+    """Return a picture with a sentence in place of boxes."""
+    width = len(text) * _TEXT_WIDTH
+    shown = f'<text x="0" y="12">{_escape(text)}</text>'
+    return _frame([shown], Layout((), (), width, _LINE), [], is_alone=True, caption=text)
+
+
 def _escape(text: str) -> str:
     return html.escape(escape_unprintable(text))
 

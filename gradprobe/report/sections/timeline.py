@@ -15,9 +15,11 @@ import numpy as np
 from gradprobe._counted_nouns import pluralize
 from gradprobe.history.edge_pairs import Column
 from gradprobe.history.process import Process
+from gradprobe.history.process_history import History
 from gradprobe.history.records import MODES, Region, ThreadTimeline
 from gradprobe.history.region_table import RegionColumns, add_up, group_rows
 from gradprobe.recording.events import mode_name
+from gradprobe.recording.rows import Modes
 from gradprobe.report.document import Chart
 from gradprobe.report.units import escape_unprintable, format_count, format_duration, format_location, truncate_start
 from gradprobe.tables.region_cells import duration_ns
@@ -159,15 +161,10 @@ def _build_background(lane: _Lane) -> Iterator[dict[str, Any]]:
     if thread is None:
         return
     history, offset = lane.process.history, lane.process.offset_ns
-    columns = history.transitions.columns
-    changes = np.flatnonzero((columns.thread == thread.thread) & (columns.before != columns.after))
-    state = MODES[columns.before[changes[0]]] if len(changes) else thread.state
-    if state is None:
+    modes = _find_modes(history, thread)
+    if not modes:
         return
     ended = history.end_ns if thread.ended_ns is None else thread.ended_ns
-    modes = {thread.began_ns: state}
-    if len(changes) <= _MAX_CHANGES:
-        modes.update((change.time_ns, change.after) for change in history.transitions.at(changes.tolist()))
     starts = [at for at, previous in zip(modes, [None, *modes.values()], strict=False) if modes[at] != previous]
     for start, end in zip(starts, [*starts[1:], ended], strict=True):
         mode = mode_name(*modes[start])
@@ -175,6 +172,21 @@ def _build_background(lane: _Lane) -> Iterator[dict[str, Any]]:
             yield {"start": start + offset, "end": end + offset, "mode": mode, "what": f"thread in {mode}"} | (
                 {"took": format_duration(end - start), "own": "-", "nodes": "-", "blocks": 0}
             )
+
+
+def _find_modes(history: History, thread: ThreadTimeline) -> dict[int, Modes]:
+    """Return the modes of a thread by the time at which each began; only the first of one that changed modes too often."""
+    of = history.regions.columns
+    changing = np.flatnonzero((of.thread == thread.thread) & (of.before != of.inside))
+    if len(changing) > _MAX_CHANGES:  # so many that their transitions need not be listed
+        return {thread.began_ns: MODES[of.before[changing[of.start_ns[changing].argmin()]]]}
+    columns = history.transitions.columns
+    changes = np.flatnonzero((columns.thread == thread.thread) & (columns.before != columns.after))
+    state = MODES[columns.before[changes[0]]] if len(changes) else thread.state
+    if state is None:
+        return {}
+    later = history.transitions.at(changes.tolist()) if len(changes) <= _MAX_CHANGES else ()
+    return {thread.began_ns: state, **{change.time_ns: change.after for change in later}}
 
 
 def _build_bar(process: Process, region: Region) -> dict[str, Any]:

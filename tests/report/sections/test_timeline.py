@@ -126,7 +126,7 @@ def test_an_unfinished_recording_is_drawn_to_its_last_event() -> None:
     ]
     for one in RECORDING_FORMATS:
         body = one.render(tables, RenderOptions(stem="r")).body
-        assert one.name in ("csv", "trace", "sarif") or "is incomplete" in str(body)
+        assert one.name in ("csv", "trace", "sarif", "svg") or "is incomplete" in str(body)
 
 
 def test_a_thread_has_the_colour_of_its_mode_after_tasks_changed_it() -> None:
