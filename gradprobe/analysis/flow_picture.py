@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 from gradprobe.analysis.cut_reasons import MODE_CUTS
@@ -172,6 +172,7 @@ class FlowPicture:
         """Return what is to be seen with modules down to a depth, folded further until there is room for it."""
         closed = self._fold(depth)
 
+        @cache
         def find_box(group: Group) -> Group:
             return self._close(group, closed, depth)
 
@@ -252,16 +253,21 @@ class FlowPicture:
         They are the lines of modules and functions, then the innermost modules, then files, then the smallest boxes.
         """
         closed: _Closed = {}
+        groups = {end.group for end in self._ends}
         while True:
-            boxes = {self._close(end.group, closed, depth) for end in self._ends}
+            boxes = {self._close(group, closed, depth) for group in groups}
             if len(boxes) <= MAX_BOXES:
                 return closed
             sizes = Counter(group[:length] for group in boxes for length in range(1, len(group)))
-            open_groups = [group for group, size in sizes.items() if size > 1]
-            if not open_groups:
+            first = max(((_rank(group), len(group)) for group, size in sizes.items() if size > 1), default=None)
+            if first is None:
                 break
-            group = max(open_groups, key=lambda group: (_rank(group), len(group), sizes[group]))
-            closed[group] = group
+            left = len(boxes)
+            # Groups of one length are apart from each other: closing one leaves the sizes of the others.
+            for group, size in sizes.most_common():
+                if size > 1 and left > MAX_BOXES and (_rank(group), len(group)) == first:
+                    closed[group] = group
+                    left -= size - 1
         sites = Counter(self._close(end.group, closed, depth) for end in self._ends)
         for group, _ in sites.most_common()[MAX_BOXES - 1 :]:
             closed[group] = (FURTHER,)
