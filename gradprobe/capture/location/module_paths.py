@@ -73,16 +73,27 @@ class ModulePaths:
 
     def _learn(self, frame: FrameType) -> None:
         """Learn the paths of all modules in the outermost one of a call, and in those on the way that it does not list."""
-        above: _KnownModule | None = None
-        for call in reversed([caller for caller in walk_frames(frame) if caller.f_code is MODULE_CALL_CODE]):
+        calls = [caller for caller in walk_frames(frame) if caller.f_code is MODULE_CALL_CODE]
+        around: list[tuple[Any, _KnownModule]] = []
+        for call in reversed(calls):
             module = read_local(call, "self")
+            if module is None:
+                continue
             known = self._find(module)
-            if module is not None and (known is None or above is None):
-                known = known or self._add_called(module, call, above)
-                for step, member in list_members(module):
-                    if step and isinstance(member, torch.nn.Module):
-                        self._add_member(member, f"{known.path}.{step}", known)
-            above = known
+            if known is None and around and _is_made_for(module, around[-1][0]):
+                known = self._add(module, f"{around[-1][1].path}.({type(module).__name__})", around[-1][1].root)
+            if known is None and around:  # added to the outermost one since that was learned
+                self._add_members(*around[0])
+                known = self._find(module)
+            if known is None:  # none of those around its call lists it
+                known = self._add(module, self.roots.claim(module, call.f_back), weakref.ref(module))
+                self._add_members(module, known)
+            around.append((module, known))
+
+    def _add_members(self, module: Any, known: _KnownModule) -> None:
+        for step, member in list_members(module):
+            if step and isinstance(member, torch.nn.Module):
+                self._add_member(member, f"{known.path}.{step}", known)
         self.on_change()
 
     def _add_member(self, module: Any, path: str, root: _KnownModule) -> None:
@@ -100,15 +111,19 @@ class ModulePaths:
         known = self._find(module)
         return known is not None and known.root is root.root
 
-    def _add_called(self, module: Any, call: FrameType, above: _KnownModule | None) -> _KnownModule:
-        """Add a module that none of those around its call lists. One without parameters is part of them."""
-        if above is not None and not any(isinstance(member, torch.Tensor) for _, member in list_members(module)):
-            return self._add(module, f"{above.path}.({type(module).__name__})", above.root)
-        return self._add(module, self.roots.claim(module, call.f_back), weakref.ref(module))
-
     def _add(self, module: Any, path: str, root: weakref.ref[Any]) -> _KnownModule:
         known = self.known[id(module)] = _KnownModule(weakref.ref(module, self.on_change), path, root)
         return known
+
+
+def _is_made_for(module: Any, caller: Any) -> bool:
+    """Return whether a module that another one calls is no part of that and has no parameters, as an activation.
+
+    A program may make one for each call, so no other module is looked through for it.
+    """
+    if any(child is module for child in vars(caller).get("_modules", {}).values()):
+        return False
+    return not any(isinstance(member, torch.Tensor) for _, member in list_members(module))
 
 
 def do_nothing(*_: object) -> None:
