@@ -36,6 +36,10 @@ CAUSES = {
         "Let the parameters that shall be trained require grad (`requires_grad_(True)`), or compute the loss from a "
         "part that is trained.",
     ),
+    "frozen since": Cause(
+        "The same lines gave it a graph earlier, but the parameters do not require grad any more.",
+        "Call `requires_grad_(True)` on them again before they are trained, as each time after they have been frozen.",
+    ),
     "operator": Cause(
         "An operator whose result has no derivative, such as a comparison or `argmax`, was applied to tensors that "
         "require grad.",

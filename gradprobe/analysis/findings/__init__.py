@@ -34,6 +34,7 @@ from gradprobe.analysis.findings import (
     update_rules,
     value_rules,
     waste_rules,
+    zero_gradient_rules,
 )
 from gradprobe.analysis.findings.consequences import drop_consequences, link_repetitions
 from gradprobe.analysis.findings.evidence import Evidence
@@ -52,6 +53,7 @@ RECORDING_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     *unused_graph_rules.RULES,
     *decorator_rules.RULES,
     *gradient_rules.RULES,
+    *zero_gradient_rules.RULES,
     *mode_dependence_rules.RULES,
     *alias_rules.RULES,
     *value_rules.RULES,

@@ -9,7 +9,9 @@ from typing import Any
 from gradprobe.analysis.findings.checkpoint_rules import find_differing_lines
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, disables_grad, locate_site, rank_lines
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.analysis.findings.story_lines import locate_freezes, locate_keeping, locate_values
+from gradprobe.analysis.findings.flow_lines import list_names
+from gradprobe.analysis.findings.frozen_parameters import find_frozen_since, locate_freezes
+from gradprobe.analysis.findings.story_lines import locate_keeping, locate_values
 from gradprobe.analysis.findings.tensor_lifecycle.audit import find_stores
 from gradprobe.recording.flow import CUT_BY_DATA, CUT_BY_DETACH, CUT_BY_INFERENCE, CUT_BY_NO_GRAD, NOT_DIFFERENTIABLE
 from gradprobe.refusals.causes import CAUSES
@@ -64,7 +66,7 @@ def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusa
         *cut_lines,
         *_complete(located, cut),
         *_find_holder(evidence, located),
-        *(locate_freezes(evidence.program_files) if facts.get("cause") == "frozen" else ()),
+        *(locate_freezes(evidence.program_files) if "frozen" in str(facts.get("cause") or cut) else ()),
     ):
         related.setdefault((at.file, at.line), at)
     if facts.get("key") == "recomputation-differs":
@@ -87,6 +89,10 @@ def _find_cut(evidence: Evidence, located: LocatedDetection) -> tuple[str, list[
         for number, site in graph.sites.items():
             if (site.file, site.line, site.op) != (created.file, created.line, facts.get("op")):
                 continue
+            frozen = find_frozen_since(graph, number)
+            if frozen is not None:
+                at = graph.sites[frozen[0]]
+                return "frozen since", [RelatedLine(at.file, at.line, f"computed with {list_names(frozen[1])} here")]
             for cut in graph.trace_back(number):
                 at = graph.sites[cut.site]
                 mode = evidence.locate_mode(at)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from gradprobe.analysis.findings.finding import RelatedLine
 from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile, parse_file, walk_scope
-from gradprobe.recording.flow import REQUIRES_GRAD
 
 _MAX_DEPTH, _MAX_LINES = 3, 3
 _ENABLING = "enable_grad"
@@ -53,29 +52,6 @@ def _find_outer_variable(source: ParsedFile, holder: str) -> int | None:
         if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets)
     ]
     return max(lines, default=None)
-
-
-def locate_freezes(files: Iterable[str]) -> list[RelatedLine]:
-    """Return the lines of some files that set ``requires_grad`` to False."""
-    found = []
-    for file in files:
-        source = parse_file(file)
-        nodes = () if source is None else ast.walk(source.tree)
-        lines = {node.lineno for node in nodes if isinstance(node, ast.Assign | ast.Call) and _freezes(node)}
-        found += [RelatedLine(file, line, "requires_grad set to False here") for line in sorted(lines)]
-    return found[:_MAX_LINES]
-
-
-def _freezes(node: ast.Assign | ast.Call) -> bool:
-    if isinstance(node, ast.Assign):
-        is_target = any(isinstance(target, ast.Attribute) and target.attr == REQUIRES_GRAD for target in node.targets)
-        return is_target and _is_false(node.value)
-    is_meant = isinstance(node.func, ast.Attribute) and node.func.attr == f"{REQUIRES_GRAD}_"
-    return is_meant and any(map(_is_false, [*node.args, *(keyword.value for keyword in node.keywords)]))
-
-
-def _is_false(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is False
 
 
 def locate_differentiated(file: str, line: int) -> list[RelatedLine]:

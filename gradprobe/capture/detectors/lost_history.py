@@ -20,6 +20,8 @@ from gradprobe.recording.notes import BlockAt, SourceLocation
 
 _MAX_STEPS, _MAX_ITEMS = 32, 8
 _DETACHING = ("aten.detach", "aten.detach_", "aten.alias")
+_WITHOUT_DERIVATIVE = ("heaviside", "nextafter", "bernoulli", "multinomial", "histc", "poisson")
+"""Operators with a result of floating point that has no derivative, beside those that only take its shape."""
 _FROM_VALUES = ("aten.lift_fresh", "aten.tensor", "aten.scalar_tensor", "aten.from_file")
 
 
@@ -57,7 +59,7 @@ def find_lost_history(tensor: Any, frames: Sequence[FrameAt], log: DetectionLog)
         named = list(_named_values(record, code_frames))
         operands = [tensor for value in named for tensor in _tensors_in(value) if _can_carry(tensor)]
         at = record[2], record[3]
-        if fallback is None and any(operand.requires_grad for operand in operands):
+        if fallback is None and _lacks_derivative(current, record[4]) and any(each.requires_grad for each in operands):
             fallback = LostHistory("operator", [locate_instruction("without derivative here", *at)], [], record[4])
         elif fallback is None and any(_is_frozen(value) for value in named):
             fallback = LostHistory("frozen", [locate_instruction("frozen module called here", *at)], [], record[4])
@@ -101,6 +103,12 @@ def _is_frozen(value: Any) -> bool:
     """Return whether ``value`` is a module with parameters, none of which requires grad."""
     parameters = list(value.parameters()) if isinstance(value, torch.nn.Module) else []
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+
+
+def _lacks_derivative(tensor: Any, op: str) -> bool:
+    """Return whether an operator has no derivative. What its line names is not always what the operator takes."""
+    name = op.removeprefix("aten.").split(".")[0]
+    return not _can_carry(tensor) or name.endswith("_like") or name.startswith(("new_", *_WITHOUT_DERIVATIVE))
 
 
 def _can_carry(tensor: Any) -> bool:

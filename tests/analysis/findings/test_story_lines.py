@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gradprobe.analysis.findings.story_lines import locate_freezes, locate_keeping, locate_values
+from gradprobe.analysis.findings.frozen_parameters import locate_freezes
+from gradprobe.analysis.findings.story_lines import locate_keeping, locate_values
 
 KEPT = {
     "an attribute, not its empty value": (
@@ -121,6 +122,24 @@ FROZEN = {
         def prepare(model):
             model.backbone.eval().requires_grad_(False)  # found
             model.head.requires_grad_(requires_grad=False)  # found
+    """,
+    "a call of a function that sets the flag to its argument": """
+        def set_requires_grad(nets, requires_grad=False):
+            for net in nets:
+                for p in net.parameters():
+                    p.requires_grad = requires_grad
+        def step(self):
+            set_requires_grad([self.critic])  # found
+            set_requires_grad([self.critic], True)
+    """,
+    "a call of a method that sets the flag to its argument": """
+        class Stage:
+            def train_encoder(self, mode):
+                self.encoder.requires_grad_(mode)
+        def warm_up(stage):
+            stage.train_encoder(False)  # found
+            stage.train_encoder(mode=False)  # found
+            stage.train_encoder(mode=True)
     """,
     "nothing: set to True, or read": """
         def prepare(model, x):

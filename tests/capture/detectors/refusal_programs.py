@@ -273,6 +273,35 @@ def no_graph_of_a_frozen_module() -> None:
 
 
 @raises("no-graph-at-root")
+def no_graph_of_a_critic_that_stays_frozen() -> None:
+    maker, critic = torch.nn.Linear(3, 3), torch.nn.Linear(3, 1)
+    for _ in range(2):
+        made = maker(torch.ones(2, 3))
+        scores = critic(made.detach())  # lost
+        loss = torch.nn.functional.mse_loss(scores, torch.zeros_like(scores))  # created
+        loss.backward()  # at
+        critic.requires_grad_(False)  # frozen
+        critic(made).mean().backward()
+
+
+@raises("no-graph-at-root")
+def no_graph_of_weights_that_were_frozen_in_between() -> None:
+    weights = [torch.nn.Parameter(torch.ones(3, 3)), torch.nn.Parameter(torch.ones(3))]
+
+    def loss_of(x: torch.Tensor) -> torch.Tensor:
+        hidden = x @ weights[0]
+        return (hidden.tanh() @ weights[1]).sum()  # created
+
+    def freeze(tensors: list[torch.nn.Parameter], flag: bool) -> None:
+        for tensor in tensors:
+            tensor.requires_grad_(flag)
+
+    for _ in range(2):
+        loss_of(torch.ones(2, 3)).backward()  # at
+        freeze(weights, False)  # frozen
+
+
+@raises("no-graph-at-root")
 def no_graph_of_a_loss_of_another_function() -> None:
     def loss_of(weight: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():  # mode

@@ -318,7 +318,55 @@ def function_that_forgets_what_it_computes_again() -> None:
         step(optimizer, Forgetful.apply(x, weight).mean())  # with
 
 
+def levels_of_a_code() -> None:
+    encoder, decoder = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), nn.Linear(2, 4)
+    optimizer = sgd(encoder, decoder)
+    for x in batches():
+        codes = torch.round(encoder(x) * 4)  # at
+        step(optimizer, (decoder(codes / 4) - x).square().mean())
+
+
+def binary_weights() -> None:
+    class Binary(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(x, self.weight.sign(), self.bias)  # at
+
+    model = nn.Sequential(Binary(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 1))
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, model(x).square().mean())
+
+
+def position_on_a_grid() -> None:
+    locate, model = nn.Linear(4, 4), Net()
+    optimizer = sgd(locate, model)
+    for x in batches():
+        offset = locate(x).div(0.25, rounding_mode="floor")  # at
+        step(optimizer, model(x + offset))
+
+
+STEPWISE: list[Program] = [levels_of_a_code, binary_weights, position_on_a_grid]
+
+
+def levels_with_a_straight_way() -> None:
+    encoder, decoder = nn.Linear(4, 2), nn.Linear(2, 4)
+    optimizer = sgd(encoder, decoder)
+    for x in batches():
+        found = encoder(x)
+        codes = found + (found.round() - found).detach()
+        step(optimizer, (decoder(codes) - x).square().mean())
+
+
+def sign_that_weighs() -> None:
+    gate, model = nn.Linear(4, 4), Net()
+    optimizer = sgd(gate, model)
+    for x in batches():
+        signal = gate(x)
+        step(optimizer, model(signal * signal.sign()) + signal.floor().mean())
+
+
 STARVED: list[Program] = [
+    *STEPWISE,
     function_that_computes_again_without_grad,
     function_that_forgets_what_it_computes_again,
     members_of_a_stacked_ensemble,
@@ -601,6 +649,8 @@ def function_that_computes_again_with_grad() -> None:
 
 
 RIGHT: list[Program] = [
+    levels_with_a_straight_way,
+    sign_that_weighs,
     function_that_computes_again_with_grad,
     stacked_ensemble_is_optimized,
     backward_in_two_parts,
