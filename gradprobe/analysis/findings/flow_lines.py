@@ -14,6 +14,9 @@ from gradprobe.recording.flow import FlowSite
 _MAX_NAMES = 3
 _MAX_CLEARING = 3
 
+MIN_UNTAKEN = 2
+"""Minimum number of backward passes that reach a leaf for gradients that no optimizer takes to count."""
+
 
 def locate_way(graph: FlowGraph, uses: Sequence[LeafUse], stop: int = 0) -> list[RelatedLine]:
     """Return the lines where parameters enter, where the backward pass starts, and where the optimizer steps."""
@@ -56,6 +59,11 @@ def begin_with_names(uses: Sequence[LeafUse]) -> str:
     """Return the names of parameters for the beginning of a sentence."""
     names = list_names(uses)
     return f"A{names[1:]}" if names.startswith("a leaf") else names
+
+
+def is_within(name: str, owner: str) -> bool:
+    """Return whether a parameter of this dotted name is that of an owner, or belongs to a module of that name."""
+    return name == owner or name.startswith(f"{owner}.")
 
 
 def relate(site: FlowSite, role: str) -> RelatedLine:

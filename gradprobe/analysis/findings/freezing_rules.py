@@ -8,7 +8,14 @@ from collections.abc import Iterator, Sequence
 from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
-from gradprobe.analysis.findings.flow_lines import find_steps, list_names, make_finding, relate
+from gradprobe.analysis.findings.flow_lines import (
+    MIN_UNTAKEN,
+    find_steps,
+    is_within,
+    list_names,
+    make_finding,
+    relate,
+)
 from gradprobe.analysis.findings.syntax import ParsedFile, get_last_name, parse_file, walk_scope
 from gradprobe.analysis.flow_graph import FlowGraph
 from gradprobe.history.leaf_uses import LeafUse
@@ -24,7 +31,7 @@ def find_futile_freezes(evidence: Evidence) -> Iterator[Finding]:
         ledger = process.flow
         found: dict[tuple[RelatedLine | None, str], list[LeafUse]] = {}
         for owner, attribute in ledger.flags.items():
-            uses = [use for use in graph.uses.values() if use.steps_with_grad and _is_within(use.leaf.name, owner)]
+            uses = [use for use in graph.uses.values() if is_within(use.leaf.name, owner) and _has_gradients(use)]
             if uses:
                 owners = {owner, process.module_names.show_class(owner)}
                 line = _find_freeze(evidence, ledger, owners, attribute)
@@ -33,8 +40,8 @@ def find_futile_freezes(evidence: Evidence) -> Iterator[Finding]:
             yield _describe(graph, line, attribute, uses)
 
 
-def _is_within(name: str, owner: str) -> bool:
-    return name == owner or name.startswith(f"{owner}.")
+def _has_gradients(use: LeafUse) -> bool:
+    return bool(use.steps_with_grad) or (not use.steps and use.backwards >= MIN_UNTAKEN)
 
 
 def _find_freeze(evidence: Evidence, ledger: FlowLedger, owners: set[str], attribute: str) -> RelatedLine | None:
@@ -121,10 +128,13 @@ def _describe(graph: FlowGraph, line: RelatedLine | None, attribute: str, uses: 
     steps = max(use.steps_with_grad for use in uses)
     target = attribute if line is None else line.role
     what = "of a module" if attribute == REQUIRES_GRAD else f"that PyTorch does not know: the flag is `{REQUIRES_GRAD}`"
-    message = (
-        f"`{target} = False` sets an attribute {what}. It freezes nothing: {list_names(uses)} had gradients in "
-        f"{pluralize(steps, 'step')} of the optimizer."
+    happened = (
+        f"{list_names(uses)} had gradients in {pluralize(steps, 'step')} of the optimizer"
+        if steps
+        else f"{max(use.backwards for use in uses):,} backward passes compute gradients of {list_names(uses)}, which no "
+        "optimizer takes"
     )
+    message = f"`{target} = False` sets an attribute {what}. It freezes nothing: {happened}."
     owner = target.rsplit(".", 1)[0]
     fix = (
         f"Call `{owner}.requires_grad_(False)`."
@@ -134,7 +144,8 @@ def _describe(graph: FlowGraph, line: RelatedLine | None, attribute: str, uses: 
     related = [relate(graph.sites[use.carried[0]], "parameter used here") for use in uses[:1] if use.carried]
     related += [relate(site, "optimizer steps here") for site in find_steps(graph, uses)[:1]]
     main = FlowSite(line.file, line.line, "", "", "") if line is not None else graph.sites[uses[0].carried[0]]
-    seen = f"{pluralize(len(uses), 'parameter')} trained in {pluralize(steps, 'step')}"
+    parameters = pluralize(len(uses), "parameter")
+    seen = f"{parameters} trained in {pluralize(steps, 'step')}" if steps else f"{parameters} with gradients"
     return make_finding("GP519", message, main, len(uses), related, fix, seen)
 
 

@@ -8,8 +8,10 @@ from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.flow_lines import (
+    MIN_UNTAKEN,
     begin_with_names,
     find_steps,
+    is_within,
     list_names,
     locate_construction,
     make_finding,
@@ -19,8 +21,6 @@ from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.flow_graph import FlowGraph
 from gradprobe.history.leaf_uses import LeafUse
 from gradprobe.recording.flow import UNKNOWN_PARAMETER, FlowLedger, FlowSite, Frame
-
-_MIN_BACKWARDS = 2
 
 
 def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
@@ -66,7 +66,7 @@ def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
 def _is_stale(use: LeafUse) -> bool:
     """Return whether an optimizer holds a parameter that nothing uses, or that nothing has used for some steps."""
     if use.steps_with_grad:
-        is_abandoned = use.steps_without_grad >= _MIN_BACKWARDS and use.backwards <= use.steps_with_grad
+        is_abandoned = use.steps_without_grad >= MIN_UNTAKEN and use.backwards <= use.steps_with_grad
         return is_abandoned and use.leaf.name.startswith(UNKNOWN_PARAMETER)
     return bool(use.steps) and not use.sites and not use.backwards
 
@@ -80,7 +80,9 @@ def find_untaken_gradients(evidence: Evidence) -> Iterator[Finding]:
         has_stale = any(map(_is_stale, uses))
         groups: dict[str, list[LeafUse]] = {}
         for use in uses:
-            is_taken = use.steps or use.is_updated or use.backwards < _MIN_BACKWARDS
+            is_taken = use.steps or use.is_updated or use.backwards < MIN_UNTAKEN
+            # A line that was meant to freeze them has a finding of its own.
+            is_taken = is_taken or any(is_within(use.leaf.name, owner) for owner in ledger.flags)
             is_taken = (
                 is_taken or _serves_copy(graph, use) or _is_internal(graph, use) or not _is_beside_trained(graph, use)
             )

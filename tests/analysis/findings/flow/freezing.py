@@ -46,6 +46,24 @@ def misspelt_for_each_parameter() -> None:
     train(model)
 
 
+def misspelt_beside_an_optimizer_of_the_head() -> None:
+    model = Net()
+    for _, parameter in model.body.named_parameters():
+        parameter.requires_grads = False  # type: ignore[attr-defined]  # at
+    optimizer = sgd(model.head)
+    for x in batches():
+        step(optimizer, model(x).square().mean())
+
+
+def flag_of_a_teacher() -> None:
+    teacher, student = Net(), Net()
+    teacher.body.requires_grad = False  # type: ignore[assignment]  # at
+    teacher.head.requires_grad_(False)
+    optimizer = sgd(student)
+    for x in batches():
+        step(optimizer, (student(x) - teacher(x)).square().mean())
+
+
 def flag_of_a_whole_model() -> None:
     teacher = Net()
     teacher.requires_grad = False  # type: ignore[assignment]  # at
@@ -56,6 +74,8 @@ WRONG: list[Program] = [
     flag_of_a_module,
     flag_of_each_layer,
     misspelt_for_each_parameter,
+    misspelt_beside_an_optimizer_of_the_head,
+    flag_of_a_teacher,
     flag_of_a_whole_model,
 ]
 
