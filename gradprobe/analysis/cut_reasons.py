@@ -31,6 +31,8 @@ CUT_REASONS = {
 """Reasons by the index of the passage in ``PASSAGES``."""
 MODE_CUTS = (CUT_BY_NO_GRAD, CUT_BY_INFERENCE)
 """Passages for which a mode is the reason."""
+NOT_ENTERING = "Do not enter"
+"""Beginning of the edit for a graph that a mode cuts."""
 _DETACHED_GRADIENT = CutReason("computes gradients without a graph of their own", "Pass `create_graph=True`.")
 
 
@@ -41,4 +43,4 @@ def find_reason(op: str, passage: int) -> CutReason:
 
 def advise_not_entering(manager: str, file: str, line: int) -> str:
     """Return the edit for a graph that a mode cuts, which a manager entered at a line."""
-    return f"Do not enter {manager} at {file.rsplit('/', 1)[-1]}:{line} when training."
+    return f"{NOT_ENTERING} {manager} at {file.rsplit('/', 1)[-1]}:{line} when training."

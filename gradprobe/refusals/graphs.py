@@ -17,6 +17,7 @@ REFUSALS = (
         "Add up the losses that share the part and call `backward()` once, or `detach()` what is carried from one "
         "iteration to the next. Use `retain_graph=True` in the earlier backward only if the same graph is needed "
         "twice.",
+        kept_fix="Compute x again for each pass, or store it with `detach()` if it shall be a constant.",
         story="freed",
     ),
     Refusal(

@@ -28,6 +28,7 @@ class Refusal:
         severity: Severity if nothing catches it; "" for that of the rule.
         node: Name of the node that the story is about, for messages without it, or "".
         parameter_fix: The edit if the tensor is a parameter of a module, or "".
+        kept_fix: The edit if the program keeps the tensor somewhere, with ``x`` as that place, or "".
         needs: Why it cannot be raised in one process on a CPU, or "".
     """
 
@@ -42,6 +43,7 @@ class Refusal:
     severity: str = ""
     node: str = ""
     parameter_fix: str = ""
+    kept_fix: str = ""
     needs: str = ""
     _patterns: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
 
@@ -56,5 +58,8 @@ class Refusal:
         """Return the edit for the tensor that facts are about: with its name in the place of ``x``, if that is known."""
         if self.parameter_fix and facts.get("is_parameter"):
             return self.parameter_fix
+        kept = facts.get("kept")
+        if self.kept_fix and isinstance(kept, str) and kept:
+            return _TENSOR.sub(lambda _: f"`{kept}`", self.kept_fix)
         name = facts.get("name")
         return _TENSOR.sub(lambda _: name, self.fix) if isinstance(name, str) and name else self.fix

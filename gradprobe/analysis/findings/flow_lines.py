@@ -50,7 +50,10 @@ def locate_construction(graph: FlowGraph, uses: Sequence[LeafUse]) -> list[Relat
 
 def list_names(uses: Sequence[LeafUse]) -> str:
     """Return the names of parameters for a message, of many the first ones and how many more there are."""
-    names = [use.leaf.name or "a leaf" for use in uses]  # the shape is known of those that have a name
+    names = [use.leaf.name for use in uses if use.leaf.name]  # the shape is known of those that have a name
+    nameless = len(uses) - len(names)
+    if nameless:
+        names.insert(_MAX_NAMES - 1, "a leaf" if nameless == 1 else f"{nameless:,} leaves")
     more = len(names) - _MAX_NAMES
     return ", ".join(names[:_MAX_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 

@@ -39,12 +39,14 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
         cut: dict[object, list[tuple[LeafUse, Cut]]] = {}
         cleared, ended = list[LeafUse](), dict[tuple[int, ...], list[LeafUse]]()
         copied: dict[int, list[LeafUse]] = {}
+        withheld: dict[tuple[str, int], list[LeafUse]] = {}
         for use in starved:
             # A pass after the last step, for another purpose, clears nothing.
             if use.backwards >= use.steps and use.carried:
                 cleared.append(use)
             elif use.backwards and not use.carried:
-                yield from _describe_function(graph, use)
+                for returned in _find_returns(graph, use)[:1]:
+                    withheld.setdefault(returned, []).append(use)
             elif use.sites:
                 cuts = [cut for cut in graph.find_cuts(use) if not _is_copy(graph, use, cut)]
                 if not cuts and not use.carried:
@@ -62,6 +64,8 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
             yield _describe_cut(evidence, graph, first, [use for use, _ in entries])
         for number, uses in copied.items():
             yield describe_copy(graph, number, uses)
+        for (file, last), uses in withheld.items():
+            yield _describe_function(graph, file, last, uses)
         if cleared:
             yield from _describe_cleared(graph, cleared)
         for ends, uses in ended.items():
@@ -75,9 +79,11 @@ def _is_copy(graph: FlowGraph, use: LeafUse, cut: Cut) -> bool:
 
 
 def _find_cause(evidence: Evidence, graph: FlowGraph, cut: Cut) -> object:
-    """Return what the cuts of one cause have in common: the line that entered the mode, else the operator that cuts."""
-    mode = evidence.locate_mode(graph.sites[cut.site]) if cut.passage in MODE_CUTS else None
-    return (cut.site, cut.passage) if mode is None else (mode[0].file, mode[0].line, cut.passage)
+    """Return what the cuts of one cause have in common: the line that entered the mode, else that of the operator."""
+    site = graph.sites[cut.site]
+    mode = evidence.locate_mode(site) if cut.passage in MODE_CUTS else None
+    # The modules of one class are different sites of the same line.
+    return (site.file, site.line, site.op, cut.passage) if mode is None else (mode[0].file, mode[0].line, cut.passage)
 
 
 def _describe_cut(evidence: Evidence, graph: FlowGraph, cut: Cut, uses: list[LeafUse]) -> Finding:
@@ -96,7 +102,7 @@ def _describe_cut(evidence: Evidence, graph: FlowGraph, cut: Cut, uses: list[Lea
     names = begin_with_names(uses)
     message = (
         f"{names} took part in the forward pass but got no gradient in {graph.count_steps(steps)}: "
-        f"`{shorten_op(site.op)}` at this line {how}, "
+        f"`{_name_operator(graph, cut)}` at this line {how}, "
         + (
             "and the loss is computed from its result."
             if is_used
@@ -116,6 +122,13 @@ def _makes_leaf(graph: FlowGraph, cut: Cut) -> bool:
     return is_leaf and find_call(site.file, "detach", site.line) != site.line
 
 
+def _name_operator(graph: FlowGraph, cut: Cut) -> str:
+    """Return how the source calls what cuts: ``nn.Parameter(...)`` detaches what it is given."""
+    site = graph.sites[cut.site]
+    is_parameter = _makes_leaf(graph, cut) and find_call(site.file, "Parameter", site.line) == site.line
+    return "nn.Parameter" if is_parameter else shorten_op(site.op)
+
+
 def _describe_cleared(graph: FlowGraph, uses: list[LeafUse]) -> Iterator[Finding]:
     for step in find_steps(graph, uses)[:1]:
         names, steps = begin_with_names(uses), max(use.steps for use in uses)
@@ -133,34 +146,39 @@ def _describe_cleared(graph: FlowGraph, uses: list[LeafUse]) -> Iterator[Finding
         )
 
 
-def _describe_function(graph: FlowGraph, use: LeafUse) -> Iterator[Finding]:
-    """Yield a parameter that only a custom Function takes: its ``backward`` returns no gradient for it."""
+def _find_returns(graph: FlowGraph, use: LeafUse) -> list[tuple[str, int]]:
+    """Return the last lines of the ``backward`` of the custom Functions that take a parameter."""
+    found = []
     for site in (graph.sites[number] for number in use.sites):
         source = parse_file(site.file)
         returned = None if source is None else source.find_backward_return(site.line)
-        if source is None or returned is None:
-            continue
-        applied = source.find_apply(site.line)
-        related = [relate(site, "parameter used here"), *locate_way(graph, [use])]
-        if applied is not None:
-            related.insert(0, RelatedLine(site.file, applied, "Function applied here"))
-        differentiated = locate_differentiated(site.file, returned)
-        why = "" if not differentiated else " What it differentiates has no graph: grad is disabled in a `backward`."
-        message = (
-            f"{begin_with_names([use])} had no gradient in {graph.count_steps(use.steps)}: the `backward` of this "
-            f"autograd.Function returns None for it.{why}"
-        )
-        main = site._replace(line=returned)
-        fix = (
-            "Compute what is differentiated under `torch.enable_grad()`."
-            if differentiated
-            else "Return the gradient of this input from `backward`."
-        )
-        related = [*differentiated, *related]
-        yield make_finding(
-            "GP511", message, main, 1, related, fix, f"0 of {pluralize(use.steps, 'step')} found a gradient"
-        )
-        return
+        found += [] if returned is None else [(site.file, returned)]
+    return found
+
+
+def _describe_function(graph: FlowGraph, file: str, returned: int, uses: list[LeafUse]) -> Finding:
+    """Return the finding on parameters that only a custom Function takes: its ``backward`` returns no gradient for them."""
+    taking = next(graph.sites[number] for number in uses[0].sites if graph.sites[number].file == file)
+    steps = max(use.steps for use in uses)
+    source = parse_file(file)
+    applied = None if source is None else source.find_apply(taking.line)
+    related = [relate(taking, "parameter used here"), *locate_way(graph, uses)]
+    if applied is not None:
+        related.insert(0, RelatedLine(file, applied, "Function applied here"))
+    differentiated = locate_differentiated(file, returned)
+    why = "" if not differentiated else " What it differentiates has no graph: grad is disabled in a `backward`."
+    message = (
+        f"{begin_with_names(uses)} had no gradient in {graph.count_steps(steps)}: the `backward` of this "
+        f"autograd.Function returns None for {'them' if len(uses) > 1 else 'it'}.{why}"
+    )
+    fix = (
+        "Compute what is differentiated under `torch.enable_grad()`."
+        if differentiated
+        else "Return the gradient of this input from `backward`."
+    )
+    found = f"0 of {pluralize(steps, 'step')} found a gradient"
+    main = taking._replace(line=returned)
+    return make_finding("GP511", message, main, len(uses), [*differentiated, *related], fix, found)
 
 
 def _describe_end(graph: FlowGraph, ends: tuple[int, ...], uses: list[LeafUse]) -> Iterator[Finding]:

@@ -9,7 +9,9 @@ import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from gradprobe.analysis.cut_reasons import NOT_ENTERING
 from gradprobe.analysis.findings.catalogue import NOTE
+from gradprobe.analysis.findings.evidence import is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile, parse_file, walk_scope
 
@@ -22,6 +24,10 @@ _RULES_IN_CALLS = ("GP105", "GP401", "GP612")
 _WORK_ROLES = ("created here", "computed here", "cut from the graph here", "cut here")
 _EXITS = (ast.Return, ast.Raise, ast.Yield)
 """What can leave a function: the block that a generator of a context manager yields to may raise."""
+_FIX_OF_EVALUATION = (
+    "Decide about this mode by another flag than `training`, which `eval()` sets to False, or call `train()` on the module "
+    "before it computes what is trained."
+)
 _SKIPPED_ROLE = "leaves without restoring the mode here"
 
 
@@ -37,8 +43,44 @@ def complete_modes(finding: Finding) -> Finding:
     if finding.rule in _RULES_IN_CALLS:
         work = [(finding.file, finding.line), *((at.file, at.line) for at in finding.related if at.role in _WORK_ROLES)]
         added_lines += [at for file, line in modes for at in locate_call(file, line, work)]
+    evaluations = _locate_evaluations(modes, known)
+    added_lines += evaluations
     added = tuple(dict.fromkeys(at for at in added_lines if (at.file, at.line) not in known))
-    return replace(finding, related=(*finding.related, *added)) if added else finding
+    fix = _FIX_OF_EVALUATION if evaluations and finding.fix.startswith(NOT_ENTERING) else finding.fix
+    return replace(finding, related=(*finding.related, *added), fix=fix) if added else finding
+
+
+def _locate_evaluations(
+    modes: list[tuple[str, int]], known: Iterable[tuple[str | None, int | None]]
+) -> list[RelatedLine]:
+    """Return the lines of the program that call ``eval()``, if it decides about a mode."""
+    if not any(_follows_training(file, line) for file, line in modes):
+        return []
+    files = dict.fromkeys(file for file, _ in known if file is not None and not is_library(file))
+    sources = [(file, source) for file in files if (source := parse_file(file)) is not None]
+    return [
+        RelatedLine(file, line, "eval mode set here") for file, source in sources for line in _list_evaluations(source)
+    ]
+
+
+def _follows_training(file: str, line: int) -> bool:
+    """Return whether ``training`` of a module decides about the mode that a line enters."""
+    source = parse_file(file)
+    if source is None:
+        return False
+    block = source.find_block_at(line)
+    items = [] if block is None or not block.lineno <= line <= block.body[0].lineno else block.items
+    condition = _find_condition(source, source.find_scope_at(line), line)
+    tests = [node.test for node in ast.walk(source.tree) if isinstance(node, ast.If) and node.lineno == condition]
+    parts = [part for node in (*(item.context_expr for item in items), *tests) for part in ast.walk(node)]
+    return any(isinstance(part, ast.Attribute) and part.attr == "training" for part in parts)
+
+
+def _list_evaluations(source: ParsedFile) -> list[int]:
+    calls = (node for node in ast.walk(source.tree) if isinstance(node, ast.Call))
+    return sorted({call.lineno for call in calls if ast.unparse(call).endswith((".eval()", ".train(False)"))})[
+        :_MAX_EXITS
+    ]
 
 
 def locate_call(file: str, line: int, work: Iterable[tuple[str | None, int | None]]) -> list[RelatedLine]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Sequence
 
 from gradprobe._counted_nouns import pluralize
@@ -17,7 +18,7 @@ from gradprobe.analysis.findings.flow_lines import (
     make_finding,
     relate,
 )
-from gradprobe.analysis.findings.syntax import parse_file
+from gradprobe.analysis.findings.syntax import get_last_name, parse_file
 from gradprobe.analysis.flow_graph import FlowGraph
 from gradprobe.history.leaf_uses import LeafUse
 from gradprobe.recording.flow import UNKNOWN_PARAMETER, FlowLedger, FlowSite, Frame
@@ -89,8 +90,17 @@ def find_untaken_gradients(evidence: Evidence) -> Iterator[Finding]:
             if not is_taken and use.carried and not (has_stale and use.leaf.is_parameter):
                 groups.setdefault(use.leaf.name.split(".")[0], []).append(use)
         trained = {use.leaf.name.split(".")[0] for use in uses if use.steps_with_grad}
+        found: dict[object, list[tuple[str, Frame | None]]] = {}
         for root, members in groups.items():
-            yield _describe_untaken(graph, ledger, root, members, is_partial=bool(root) and root in trained)
+            called = _find_outer_call(ledger, members, graph, root, is_partial=root in trained)
+            # One call may run several parts of a model that is not called as a whole itself.
+            at = called if called is not None and root and root not in trained else root
+            found.setdefault(at, []).append((root, called))
+        for parts in found.values():
+            roots = [root for root, _ in parts]
+            members = [use for root in roots for use in groups[root]]
+            is_partial = bool(roots[0]) and roots[0] in trained
+            yield _describe_untaken(graph, parts[0][1], roots, members, is_partial=is_partial)
 
 
 def _serves_copy(graph: FlowGraph, use: LeafUse) -> bool:
@@ -112,10 +122,10 @@ def _is_internal(graph: FlowGraph, use: LeafUse) -> bool:
 
 
 def _describe_untaken(
-    graph: FlowGraph, ledger: FlowLedger, root: str, uses: list[LeafUse], *, is_partial: bool
+    graph: FlowGraph, called: Frame | None, roots: Sequence[str], uses: list[LeafUse], *, is_partial: bool
 ) -> Finding:
+    root = " and ".join(roots)
     first = graph.sites[uses[0].carried[0]]
-    called = _find_outer_call(ledger, uses, graph, is_partial=is_partial)
     passes = max(use.backwards for use in uses)
     related = [relate(site, "backward called here") for site in graph.sinks[:2]]
     related += [relate(graph.sites[u.leaf.made_at], "created here") for u in uses[:1] if u.leaf.made_at in graph.sites]
@@ -130,22 +140,30 @@ def _describe_untaken(
         f"{begin_with_names(uses)} {are} not in any optimizer, and nothing writes to {them}, but "
         f"{passes:,} backward passes compute {theirs}."
     )
+    made = graph.sites.get(uses[0].leaf.made_at)
+    is_operand = made is not None and not root and _is_operand(made)
     if is_partial:
         message += f" Other parameters of {root} are trained."
+    elif is_operand:
+        message += " The program keeps the result of an operator instead, which was computed once and is no parameter."
     container = _find_container(uses)
     if container:
         message += f" They are in a plain container, `{container}`, where `parameters()` does not find them."
         kept = None if source is None else source.find_store(container, first.line)
         if kept is not None:
             related.insert(0, RelatedLine(first.file, kept, "kept in a container here"))
-    fix = (
-        "Keep them in `nn.ModuleList`, `nn.ModuleDict` or `nn.ParameterList`, which register them."
-        if container
-        else f"Add {them} to the optimizer, or freeze {them} with `requires_grad_(False)`."
-        if is_partial or not root
-        else f"Freeze {root} with `requires_grad_(False)`: gradients still pass through it."
-    )
+    if container:
+        fix = "Keep them in `nn.ModuleList`, `nn.ModuleDict` or `nn.ParameterList`, which register them."
+    elif is_operand:
+        fix = "Put `nn.Parameter(...)` around the whole expression, so that its result is the parameter."
+    elif is_partial or not root:
+        fix = f"Add {them} to the optimizer, or freeze {them} with `requires_grad_(False)`."
+    else:
+        fix = _advise_freezing(roots, needs_no_gradient=called is not None and _takes_constants(graph, uses))
     main = first if called is None else FlowSite(*called, "", "")
+    if called is not None:
+        lines = _find_calls(called.file, root)
+        related += [RelatedLine(called.file, line, f"{root} called here") for line in lines[:3] if line != called.line]
     return make_finding(
         "GP514",
         message,
@@ -163,20 +181,78 @@ def _find_container(uses: Sequence[LeafUse]) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
+def _advise_freezing(roots: Sequence[str], *, needs_no_gradient: bool) -> str:
+    freeze = f"Freeze {' and '.join(roots)} with `requires_grad_(False)`"
+    if needs_no_gradient:
+        return f"{freeze}, or run this line under `torch.no_grad()`: nothing that it takes needs a gradient."
+    them = "them" if len(roots) > 1 else "it"
+    return f"{freeze}: gradients still pass through {them}. Where none has to, run this line under `torch.no_grad()`."
+
+
+def _is_operand(made: FlowSite) -> bool:
+    """Return whether a line makes a parameter only to compute something from it, as ``nn.Parameter(x) * scale`` does."""
+    source = parse_file(made.file)
+    return source is not None and any(
+        isinstance(node, ast.Assign)
+        and node.lineno <= made.line <= (node.end_lineno or node.lineno)
+        and any(
+            isinstance(part, ast.Call) and get_last_name(part.func) == "Parameter"
+            for part in _walk_operands(node.value)
+        )
+        for node in ast.walk(source.tree)
+    )
+
+
+def _makes_parameter(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and get_last_name(node.func) == "Parameter"
+
+
+def _walk_operands(node: ast.expr) -> Iterator[ast.expr]:
+    """Yield what operators and methods in an expression are applied to, not the arguments of calls."""
+    if isinstance(node, ast.BinOp):
+        parts = [node.left, node.right]
+    elif isinstance(node, ast.UnaryOp):
+        parts = [node.operand]
+    else:
+        parts = [node.func.value] if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else []
+    for part in parts:
+        yield part
+        yield from _walk_operands(part)
+
+
+def _takes_constants(graph: FlowGraph, uses: Sequence[LeafUse]) -> bool:
+    """Return whether nothing that comes before the operators with some parameters has other leaves behind it."""
+    own = {use.number for use in uses}
+    return own.issuperset(graph.find_leaves(site for use in uses for site in use.carried))
+
+
 def _find_outer_call(
-    ledger: FlowLedger, uses: Sequence[LeafUse], graph: FlowGraph, *, is_partial: bool
+    ledger: FlowLedger, uses: Sequence[LeafUse], graph: FlowGraph, root: str, *, is_partial: bool
 ) -> Frame | None:
-    """Return the line that calls the module with these parameters, or the part of a module if others of it are trained."""
+    """Return the line that calls the module with these parameters, or the part of a module if others of it are trained.
+
+    A line that names the module comes first: it may give it to a function that calls it and others.
+    """
     lines = {(graph.sites[n].file, graph.sites[n].line) for use in uses for n in use.carried}
+    found = list[Frame]()
     for path, counts in ledger.paths.items():
         if not path or not counts.reached or (path[0].file, path[0].line) not in lines:
             continue
         inside = [number for number, frame in enumerate(path) if frame.function.rsplit(".", 1)[-1] == "forward"]
         first = 0 if not inside else (inside[0] if is_partial else inside[-1]) + 1
-        for frame in path[first:]:
-            if frame.function.rsplit(".", 1)[-1] != "forward" and not is_library(frame.file):
-                return frame
-    return None
+        outer = [f for f in path[first:] if f.function.rsplit(".", 1)[-1] != "forward" and not is_library(f.file)]
+        naming = [] if is_partial else [frame for frame in outer if frame.line in _find_calls(frame.file, root)]
+        if naming:
+            return naming[0]
+        found += outer[:1]
+    return found[0] if found else None
+
+
+def _find_calls(file: str, name: str) -> list[int]:
+    """Return the lines of a file that call what has this name, or give it to a function; not those that construct it."""
+    source = parse_file(file)
+    is_variable = name[:1].islower() and name.isidentifier()
+    return source.find_calls_with(name) if source is not None and is_variable else []
 
 
 RULES = (find_replaced_parameters, find_untaken_gradients)

@@ -107,6 +107,17 @@ class ParsedFile:
         lines = [node.lineno for node in calls if get_last_name(node.func) == name]
         return min(lines, key=lambda line: abs(line - near), default=None)
 
+    def find_calls_with(self, name: str) -> list[int]:
+        """Return the lines that call a variable or attribute of this name, or give it to a function, but not to copy it."""
+        calls = (node for node in ast.walk(self.tree) if isinstance(node, ast.Call))
+        return sorted(
+            {
+                call.lineno
+                for call in calls
+                if name in map(get_last_name, [call.func, *call.args]) and get_last_name(call.func) != "deepcopy"
+            }
+        )
+
     def find_container(self, name: str, before: int) -> int | None:
         """Return the last line before ``before`` that assigns a new list, dict or other container to ``name``.
 

@@ -365,7 +365,46 @@ def sign_that_weighs() -> None:
         step(optimizer, model(signal * signal.sign()) + signal.floor().mean())
 
 
+def encoder_that_computes_without_grad_in_eval_mode() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.set_grad_enabled(self.training):  # with
+                return self.layers(x)  # at
+
+    encoder, head = Encoder(), nn.Linear(4, 1)
+    encoder.eval()  # with
+    optimizer = sgd(encoder, head)
+    for x in batches():
+        step(optimizer, head(encoder(x)).mean())
+
+
+def features_by_the_mode_of_the_module() -> None:
+    class Extractor(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not self.training:
+                with torch.no_grad():  # with
+                    return self.layer(x)  # at
+            return self.layer(x)
+
+    extractor, head = Extractor(), nn.Linear(4, 1)
+    optimizer = sgd(extractor, head)
+    for part in (extractor, head):
+        part.train(False)  # with
+    for x in batches():
+        step(optimizer, head(extractor(x)).mean())
+
+
 STARVED: list[Program] = [
+    encoder_that_computes_without_grad_in_eval_mode,
+    features_by_the_mode_of_the_module,
     *STEPWISE,
     function_that_computes_again_without_grad,
     function_that_forgets_what_it_computes_again,
@@ -648,7 +687,24 @@ def function_that_computes_again_with_grad() -> None:
         step(optimizer, Enabled.apply(x, weight).mean())
 
 
+def encoder_that_is_evaluated_without_grad() -> None:
+    class Encoder(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.set_grad_enabled(self.training):
+                return super().forward(x)
+
+    encoder, head = Encoder(4, 4), nn.Linear(4, 1)
+    optimizer = sgd(encoder, head)
+    for x in batches():
+        step(optimizer, head(encoder(x)).mean())
+        encoder.eval()
+        with torch.no_grad():
+            head(encoder(x)).mean()
+        encoder.train()
+
+
 RIGHT: list[Program] = [
+    encoder_that_is_evaluated_without_grad,
     levels_with_a_straight_way,
     sign_that_weighs,
     function_that_computes_again_with_grad,
@@ -842,7 +898,73 @@ def weights_in_a_tuple() -> None:
         step(optimizer, model(x))
 
 
+def reference_that_a_function_scores_like_the_policy() -> None:
+    class Preferences:
+        def __init__(self) -> None:
+            self.policy = Net()
+            self.reference = copy.deepcopy(self.policy)
+            self.optimizer = sgd(self.policy)
+
+        @staticmethod
+        def score(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+            return model(x).sigmoid().log()
+
+        def update(self, x: torch.Tensor) -> None:
+            gain = self.score(self.policy, x) - self.score(self.policy, -x)
+            gain = gain - self.score(self.reference, x)  # at
+            gain = gain + self.score(self.reference, -x)  # with
+            step(self.optimizer, -gain)
+
+    preferences = Preferences()
+    for x in batches():
+        preferences.update(x)
+
+
+def teacher_of_the_same_class() -> None:
+    student, teacher = Net(), Net()
+    optimizer = sgd(student)
+    for x in batches():
+        found = student(x)
+        wanted = teacher(x)  # at
+        step(optimizer, (found - wanted).square())
+
+
+def parts_of_a_model_that_is_not_called_itself() -> None:
+    class Codec(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.mix = nn.Sequential(nn.Linear(4, 2)), nn.Linear(2, 2)
+
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return self.mix(self.down(x))
+
+    codec, head = Codec(), nn.Linear(2, 1)
+    optimizer = sgd(head)
+    for x in batches():
+        codes = codec.encode(x)
+        step(optimizer, head(codes).mean())
+
+
+def parameter_that_is_only_an_operand() -> None:
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gamma = nn.Parameter(torch.ones(4)).neg()  # at
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.gamma
+
+    model, scale = Net(), Scale()
+    optimizer = sgd(model, scale)
+    for x in batches():
+        step(optimizer, model(scale(x)))
+
+
 UNTAKEN: list[Program] = [
+    parameter_that_is_only_an_operand,
+    reference_that_a_function_scores_like_the_policy,
+    teacher_of_the_same_class,
+    parts_of_a_model_that_is_not_called_itself,
     layers_in_a_list,
     layers_in_a_dictionary,
     weights_in_a_tuple,
