@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradprobe.errors import GradprobeError
+from gradprobe.refusals.table import OTHER, find_refusal
 from gradprobe.subprocesses.follow_request import FollowRequest, find_child_files, make_stem
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ExitReport:
         self._rank: int | None = None
         self._folder = os.getcwd()
         self._follower: Follower | None = None
+        self._refused = ""
 
     def expect(self, output: Path, html: Path | None, rank: int | None) -> None:
         """Remember what to report; ``rank`` is part of the file names if it is not None."""
@@ -64,6 +66,13 @@ class ExitReport:
         """Let the recorder explain the exception that ends the program."""
         if self._recorder is not None and os.getpid() == self._process:
             self._recorder._annotate_exception(error)
+            self._remember_refusal(error)
+
+    def _remember_refusal(self, error: BaseException) -> None:
+        """Remember the rule of an exception of autograd that this level of detail cannot explain."""
+        refusal = find_refusal(str(error))
+        if self._recorder is not None and self._recorder._level != "ops" and refusal is not None and refusal != OTHER:
+            self._refused = refusal.rule
 
     def discard(self) -> None:
         """Remove the recording, because no program was run."""
@@ -119,6 +128,11 @@ class ExitReport:
             shown = shown.replace(f".rank{self._rank}", ".rank*")
         files = [shown, *(shlex.quote(os.path.relpath(path, self._folder)) for path in children)]
         print_to_stderr(f"gradprobe: recorded to {self._shown}{more}; see: gradprobe report {' '.join(files)}")
+
+        if self._refused:
+            print_to_stderr(
+                f"gradprobe: the exception is one of autograd ({self._refused}): --level ops shows the lines that led to it"
+            )
 
     def _write_html(self) -> str | None:
         """Write the requested page, and return what went wrong, or None.

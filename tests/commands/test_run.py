@@ -204,6 +204,17 @@ def test_a_program_goes_on_where_it_cannot_be_recorded(tmp_path: Path) -> None:
     assert ended.returncode == 2
 
 
+@pytest.mark.parametrize(("level", "is_named"), [("graph", True), ("ops", False)])
+def test_an_exception_of_autograd_names_the_level_that_explains_it(tmp_path: Path, level: str, is_named: bool) -> None:
+    write(
+        tmp_path,
+        {"s.py": "import torch\nloss = torch.ones(1, requires_grad=True).exp()\nloss.backward()\nloss.backward()"},
+    )
+    ended = run_gradprobe("run", "--level", level, "-o", "r.gradprobe", "s.py", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert (b"(GP611): --level ops shows" in ended.stderr) is is_named
+
+
 def test_run_without_docstrings_and_assertions(tmp_path: Path) -> None:
     """``python -OO`` drops the docstrings that the help of the command line is made of."""
     write(
