@@ -14,7 +14,8 @@ REFUSALS = (
         ),
         "A tensor was modified in place after the forward pass had saved it for backward, so its gradient would be "
         "wrong.",
-        "Use the out-of-place operation, such as `x = x + 1`; if an optimizer made the modification, run the forward pass "
+        "Use the out-of-place operation, such as `x = x + 1`, or give the forward pass a copy of what is modified later: "
+        "`buffer.clone()`; if an optimizer made the modification, run the forward pass "
         "again after the step.",
         story="modified",
         caught=ERROR,

@@ -7,11 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 from gradprobe.analysis.findings.checkpoint_rules import find_differing_lines
-from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection, disables_grad, locate_site, rank_lines
+from gradprobe.analysis.findings.evidence import (
+    Evidence,
+    LocatedDetection,
+    disables_grad,
+    is_library,
+    locate_site,
+    rank_lines,
+)
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.flow_lines import list_names
 from gradprobe.analysis.findings.frozen_parameters import find_frozen_since, locate_freezes
 from gradprobe.analysis.findings.story_lines import locate_keeping, locate_values
+from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.findings.tensor_lifecycle.audit import find_stores
 from gradprobe.recording.flow import CUT_BY_DATA, CUT_BY_DETACH, CUT_BY_INFERENCE, CUT_BY_NO_GRAD, NOT_DIFFERENTIABLE
 from gradprobe.refusals.causes import CAUSES
@@ -26,6 +34,10 @@ _CAUSES_OF_CUTS = {
     CUT_BY_DATA: "detach",
     NOT_DIFFERENTIABLE: "operator",
 }
+_FIX_OF_LIBRARY = (
+    "A library disables grad around what it computes here: compute the loss by functions that do not, and use the library for "
+    "what is not trained."
+)
 _CREATED = ("created here", "view made here", "of the tensor created here", "graph built here", "input created here")
 
 
@@ -60,8 +72,12 @@ def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusa
     message = " ".join([*sentences, f"PyTorch: {facts.get('error', '')}"])
     severity = refusal.caught if facts.get("caught") else refusal.severity
     fix = "" if located.detection.rule == "GP402" else refusal.advise(facts) if cause is None else cause.fix
+    called = _find_calls_of_library(evidence, located, cut_lines)
+    if cause is CAUSES["mode"] and called:
+        fix = _FIX_OF_LIBRARY
     related = {(at.file, at.line): at for at in located.related}
     for at in (
+        *called,
         *_find_cut_modules(evidence, facts.get("parameters")),
         *cut_lines,
         *_complete(located, cut),
@@ -74,6 +90,22 @@ def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusa
             related.setdefault((at.file, at.line), at)
     related.pop((located.main.file, located.main.line), None)
     return replace(located.make_finding(message, tuple(related.values())), fix=fix, level=severity)
+
+
+def _find_calls_of_library(
+    evidence: Evidence, located: LocatedDetection, cut_lines: list[RelatedLine]
+) -> list[RelatedLine]:
+    """Return the program's calls of the object that keeps a loss without a graph, if a library computed it."""
+    created = [at for at in (*located.related, *cut_lines) if at.role in (*_CREATED, "cut from the graph here")]
+    if located.detection.rule != "GP612" or not created or not all(is_library(at.file) for at in created):
+        return []
+    holders = [name for name in str(located.detection.facts.get("kept", "")).split(".")[:-1] if name.isidentifier()]
+    for name in reversed(holders):
+        sources = [(file, source) for file in evidence.program_files if (source := parse_file(file)) is not None]
+        found = [(file, line) for file, source in sources for line in source.find_method_calls(name)]
+        if found:
+            return [RelatedLine(file, line, "library called here") for file, line in found[:_MAX_CUT_LINES]]
+    return []
 
 
 def _find_cut(evidence: Evidence, located: LocatedDetection) -> tuple[str, list[RelatedLine]]:

@@ -118,6 +118,12 @@ class ParsedFile:
             }
         )
 
+    def find_method_calls(self, name: str) -> list[int]:
+        """Return the lines that call a method of a variable or attribute of this name."""
+        functions = (node.func for node in ast.walk(self.tree) if isinstance(node, ast.Call))
+        owners = (function.value for function in functions if isinstance(function, ast.Attribute))
+        return sorted({owner.lineno for owner in owners if get_last_name(owner) == name})
+
     def find_container(self, name: str, before: int) -> int | None:
         """Return the last line before ``before`` that assigns a new list, dict or other container to ``name``.
 

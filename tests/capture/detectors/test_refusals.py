@@ -7,6 +7,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -321,3 +322,50 @@ def test_methods_read_on_the_class_are_pytorchs_own() -> None:
         weight.grad = torch.ones(3)
         assert weight.grad is not None
     assert refusal_programs.PROGRAMS
+
+
+METRICS = """
+import torch
+
+class Mean:
+    def __init__(self):
+        self.total = torch.zeros(())
+
+    def update(self, value):
+        with torch.no_grad():
+            self.total = self.total + value
+
+class Running(Mean):
+    @torch.no_grad()
+    def update(self, value):
+        self.total = torch.lerp(self.total, value, 0.5)
+"""
+
+
+@pytest.mark.parametrize("kind", ["Mean", "Running"])
+def test_a_loss_that_a_library_computes_without_grad_shows_the_calls_of_the_program(kind: str) -> None:
+    library: dict[str, Callable[..., object]] = {}
+    exec(compile(METRICS, "/usr/lib/python3/site-packages/metrics/mean.py", "exec"), library)
+
+    class Objective:
+        def __init__(self) -> None:
+            self.metric: Any = library[kind]()
+
+        def __call__(self, value: torch.Tensor) -> torch.Tensor:
+            self.metric.update(value)
+            total: torch.Tensor = self.metric.total
+            return total
+
+    objective = Objective()
+
+    def train() -> None:
+        loss = objective(leaf().square().sum())
+        loss.backward()
+
+    (finding,) = recorded(train)
+    lines, first = inspect.getsourcelines(Objective)
+    related = finding["related"]
+    assert isinstance(related, list)
+    called = {at["line"] for at in related if at["role"] == "library called here"}
+    assert called == {first + number for number, line in enumerate(lines) if "self.metric.update" in line}
+    assert "library" in str(finding["fix"])
