@@ -93,6 +93,8 @@ def _describe_cut(evidence: Evidence, graph: FlowGraph, cut: Cut, uses: list[Lea
     how, fix = _NEW_LEAF if _makes_leaf(graph, cut) else find_reason(site.op, passage)
     related = []
     rule, mode = "GP511", evidence.locate_mode(site) if passage in MODE_CUTS else None
+    if passage in MODE_CUTS and mode is None and find_call(site.file, "sample", site.line) == site.line:
+        how, fix = _SAMPLED
     if mode is not None:
         at, manager, form = mode
         related.append(at)
@@ -195,6 +197,12 @@ def _describe_end(graph: FlowGraph, ends: tuple[int, ...], uses: list[LeafUse]) 
             "it returns the gradients instead of storing them in `.grad`."
         )
         fix = "Assign the returned gradients to `.grad`, or call `backward()`."
+    elif _writes_past_graph(own[-1]):
+        message = (
+            f"{names} took part in the forward pass but got no gradient in {graph.count_steps(steps)}: this line writes "
+            "what is computed from them into the memory of a tensor, past its graph."
+        )
+        fix = "Write into the tensor itself, or build it of its parts with `torch.stack` or `torch.cat`."
     elif (read := _find_data_read(own[-1])) is not None:
         how, fix = CUT_REASONS[CUT_BY_DATA]
         message = (
@@ -221,6 +229,12 @@ def _find_data_read(site: FlowSite) -> int | None:
     """Return the line that reads what a site computes through ``.data``, which no operator shows, from the source."""
     source = parse_file(site.file)
     return None if source is None else source.find_data_read(site.line)
+
+
+def _writes_past_graph(site: FlowSite) -> bool:
+    """Return whether a line writes in place through ``.data`` or a detached tensor."""
+    source = parse_file(site.file)
+    return source is not None and shorten_op(site.op).endswith("_") and source.writes_through(site.line, _PAST_GRAPH)
 
 
 def find_losses_without_graph(evidence: Evidence) -> Iterator[Finding]:
@@ -269,6 +283,11 @@ def _find_exits(graph: FlowGraph, near: FlowSite) -> list[FlowSite]:
     return sorted(sites, key=lambda site: (site.file, site.function) != (near.file, near.function))[:2]
 
 
+_PAST_GRAPH = ("data", "detach")
+_SAMPLED = CutReason(
+    "belongs to `sample()`, which computes without grad",
+    "Call `rsample()`, through whose result gradient passes, or compute the loss from `log_prob()` of what was sampled.",
+)
 _NEW_LEAF = CutReason("makes a new leaf of it", "Use the result itself instead of a new parameter or leaf.")
 _COPIES = (
     *("clone", "copy", "copy_", "_to_copy", "lerp", "lerp_", "_foreach_copy_", "_foreach_lerp_"),

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator, Sequence
 
 from gradprobe._counted_nouns import pluralize
+from gradprobe.analysis.findings.calls_of_library import locate_calls
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.flow_lines import (
@@ -42,7 +43,14 @@ def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
         for made_at, members in by_line.items():
             step = (find_steps(graph, stale) or graph.sinks)[0]
             main = graph.sites.get(made_at) or step
-            related = [*locate_construction(graph, stale), relate(step, "optimizer steps here")]
+            constructed = locate_construction(graph, stale)
+            related = [*constructed, relate(step, "optimizer steps here")]
+            if is_library(main.file):
+                calls = locate_calls(main, graph.sites.values(), evidence.program_files, "replaced here")
+                after = [at for at in calls if constructed and at.file == constructed[0].file]
+                for at in (after or calls)[-1:]:
+                    related.append(relate(main, "parameter made here"))
+                    main = FlowSite(at.file, at.line, "", "", "")
             kept = {use.leaf.made_at for use in stale} - {use.leaf.made_at for use in uses if use not in stale}
             made = [graph.sites[number] for number in sorted(kept) if number in graph.sites]
             related += [relate(site, "optimizer's parameter made here") for site in made[:1]]

@@ -35,8 +35,8 @@ _CAUSES_OF_CUTS = {
     NOT_DIFFERENTIABLE: "operator",
 }
 _FIX_OF_LIBRARY = (
-    "A library disables grad around what it computes here: compute the loss by functions that do not, and use the library for "
-    "what is not trained."
+    "A library disables grad around what it computes here: compute the loss by functions that do not, and use the library "
+    "for what is not trained."
 )
 _CREATED = ("created here", "view made here", "of the tensor created here", "graph built here", "input created here")
 

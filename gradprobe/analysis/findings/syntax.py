@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -116,6 +116,16 @@ class ParsedFile:
                 for call in calls
                 if name in map(get_last_name, [call.func, *call.args]) and get_last_name(call.func) != "deepcopy"
             }
+        )
+
+    def writes_through(self, line: int, names: Sequence[str]) -> bool:
+        """Return whether a line writes in place through one of these attributes, by an assignment or a method."""
+        return any(
+            isinstance(part, ast.Attribute) and part.attr in names
+            for node in ast.walk(self.tree)
+            if getattr(node, "lineno", None) == line
+            for target in _list_written(node)
+            for part in ast.walk(target)
         )
 
     def find_method_calls(self, name: str) -> list[int]:
@@ -306,6 +316,18 @@ def _is_empty(value: ast.expr | None) -> bool:
     if isinstance(value, ast.List | ast.Set | ast.Tuple):
         return not value.elts
     return value is None or isinstance(value, ast.Constant) or (isinstance(value, ast.Dict) and not value.keys)
+
+
+def _list_written(node: ast.AST) -> list[ast.expr]:
+    """Return what a statement assigns to in place, or what it calls a method of."""
+    if isinstance(node, ast.Assign):
+        return [target for target in node.targets if isinstance(target, ast.Subscript)]
+    if isinstance(node, ast.AugAssign):
+        return [node.target]
+    is_call = (
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute)
+    )
+    return [node.value.func.value] if is_call else []  # type: ignore[attr-defined]
 
 
 def _is_called(node: ast.AST, name: str) -> bool:

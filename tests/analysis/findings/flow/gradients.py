@@ -402,7 +402,50 @@ def features_by_the_mode_of_the_module() -> None:
         step(optimizer, head(extractor(x)).mean())
 
 
+def code_that_is_sampled() -> None:
+    encoder, decoder = nn.Linear(4, 4), nn.Linear(2, 4)
+    optimizer = sgd(encoder, decoder)
+    for x in batches():
+        mean, scale = encoder(x).chunk(2, dim=-1)
+        posterior = torch.distributions.Normal(mean, scale.exp())
+        code = posterior.sample()  # at
+        step(optimizer, (decoder(code) - x).square().mean())
+
+
+def mask_that_is_sampled() -> None:
+    gate, model = nn.Linear(4, 4), Net()
+    optimizer = sgd(gate, model)
+    for x in batches():
+        temperature = torch.tensor(0.5)
+        mask = torch.distributions.RelaxedBernoulli(temperature, logits=gate(x)).sample()  # at
+        step(optimizer, model(x * mask))
+
+
+def results_written_into_memory() -> None:
+    cell, scale = nn.Linear(4, 4), nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([*cell.parameters(), scale], lr=0.01)
+    for x in batches():
+        outputs = torch.zeros(3, 2, 4)
+        for t in range(3):
+            outputs.data[t] = cell(x)  # at
+        step(optimizer, (outputs * scale).mean())
+
+
+def sums_written_past_the_graph() -> None:
+    layers, head = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]), nn.Linear(4, 1)
+    optimizer = sgd(layers, head)
+    for x in batches():
+        total = torch.zeros(2, 4)
+        for layer in layers:
+            total.detach().add_(layer(x))  # at
+        step(optimizer, head(total).mean())
+
+
 STARVED: list[Program] = [
+    code_that_is_sampled,
+    mask_that_is_sampled,
+    results_written_into_memory,
+    sums_written_past_the_graph,
     encoder_that_computes_without_grad_in_eval_mode,
     features_by_the_mode_of_the_module,
     *STEPWISE,
@@ -703,7 +746,19 @@ def encoder_that_is_evaluated_without_grad() -> None:
         encoder.train()
 
 
+def action_that_is_sampled() -> None:
+    policy = nn.Linear(4, 3)
+    optimizer = sgd(policy)
+    history = torch.zeros(6, 2, 3)
+    for number, x in enumerate(batches()):
+        choice = torch.distributions.Categorical(logits=policy(x))
+        action = choice.sample()
+        history.data[number] = choice.probs
+        step(optimizer, -(choice.log_prob(action) * action.float()).mean())
+
+
 RIGHT: list[Program] = [
+    action_that_is_sampled,
     encoder_that_is_evaluated_without_grad,
     levels_with_a_straight_way,
     sign_that_weighs,
