@@ -21,6 +21,7 @@ from gradprobe.analysis.findings.owing_passes import choose_cut
 from gradprobe.analysis.findings.parameter_copies import describe_copy, find_copy
 from gradprobe.analysis.findings.story_lines import locate_differentiated
 from gradprobe.analysis.findings.syntax import parse_file
+from gradprobe.analysis.findings.value_exits import describe_exit, find_exit
 from gradprobe.analysis.flow_graph import Cut, FlowGraph, shorten_op
 from gradprobe.history.leaf_uses import LeafUse
 from gradprobe.recording.flow import (
@@ -40,6 +41,7 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
         cleared, ended = list[LeafUse](), dict[tuple[int, ...], list[LeafUse]]()
         copied: dict[int, list[LeafUse]] = {}
         withheld: dict[tuple[str, int], list[LeafUse]] = {}
+        read: dict[Cut, list[LeafUse]] = {}
         for use in starved:
             # A pass after the last step, for another purpose, clears nothing.
             if use.backwards >= use.steps and use.carried:
@@ -58,7 +60,11 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
                     first = choose_cut(graph, use, cuts)
                     cut.setdefault(_find_cause(evidence, graph, first), []).append((use, first))
                 elif graph.sinks and not _has_loss_without_graph(graph):
-                    ended.setdefault(tuple(graph.find_ends(use)), []).append(use)
+                    left = find_exit(graph, use)
+                    if left is not None:
+                        read.setdefault(left, []).append(use)
+                    elif not _is_only_inspected(graph, use):
+                        ended.setdefault(tuple(graph.find_ends(use)), []).append(use)
         for entries in cut.values():
             first = min((entry for _, entry in entries), key=lambda entry: entry.site)
             yield _describe_cut(evidence, graph, first, [use for use, _ in entries])
@@ -68,6 +74,8 @@ def find_parameters_without_gradient(evidence: Evidence) -> Iterator[Finding]:
             yield _describe_function(graph, file, last, uses)
         if cleared:
             yield from _describe_cleared(graph, cleared)
+        for at, uses in read.items():
+            yield describe_exit(graph, at, uses)
         for ends, uses in ended.items():
             yield from _describe_end(graph, ends, uses)
 
@@ -76,6 +84,14 @@ def _is_copy(graph: FlowGraph, use: LeafUse, cut: Cut) -> bool:
     """Return whether the cut is a copy of a parameter that was used with grad elsewhere: of a model, or for an average."""
     is_copied = cut.passage == CUT_BY_DETACH or shorten_op(graph.sites[cut.site].op) in _COPIES
     return is_copied and cut.source == use.number and bool(use.carried)
+
+
+def _is_only_inspected(graph: FlowGraph, use: LeafUse) -> bool:
+    """Return whether all that takes a parameter takes trained ones too, and leads to no pass: norms that are printed."""
+    trained = {number for number, other in graph.uses.items() if other.steps_with_grad}
+    return bool(use.carried) and all(
+        site not in graph.leading_to_sinks and trained.intersection(graph.incoming[site]) for site in use.carried
+    )
 
 
 def _find_cause(evidence: Evidence, graph: FlowGraph, cut: Cut) -> object:

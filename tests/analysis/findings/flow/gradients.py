@@ -441,7 +441,57 @@ def sums_written_past_the_graph() -> None:
         step(optimizer, head(total).mean())
 
 
+def temperature_read_as_a_number() -> None:
+    class Scaled(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.log_scale = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scale = float(self.log_scale.exp())  # at
+            return super().forward(x) / scale
+
+    model = Scaled()
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, model(x))
+
+
+def rate_read_as_a_number() -> None:
+    class Unrolled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.rate = nn.Linear(4, 4), nn.Parameter(torch.tensor(0.1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x - self.rate.item() * self.layer(x)  # at
+
+    model = Unrolled()
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, model(x).square().mean())
+
+
+def gains_read_as_an_array() -> None:
+    class Filter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gains, self.head = nn.Parameter(torch.ones(4)), nn.Linear(4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            gains = np.tanh(self.gains.detach().numpy())  # at
+            return self.head(torch.from_numpy(x.numpy() * gains))
+
+    model = Filter()
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, model(x).mean())
+
+
 STARVED: list[Program] = [
+    temperature_read_as_a_number,
+    rate_read_as_a_number,
+    gains_read_as_an_array,
     code_that_is_sampled,
     mask_that_is_sampled,
     results_written_into_memory,
@@ -757,7 +807,26 @@ def action_that_is_sampled() -> None:
         step(optimizer, -(choice.log_prob(action) * action.float()).mean())
 
 
+def norms_that_are_printed() -> None:
+    class Partial(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pooler, self.gate = nn.Linear(4, 4), nn.Parameter(torch.ones(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.last_gate = self.gate.item()
+            return super().forward(x * self.gate)
+
+    model = Partial()
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, model(x))
+        norms = [p.norm().item() for p in model.parameters()]
+        assert len(norms) == 7
+
+
 RIGHT: list[Program] = [
+    norms_that_are_printed,
     action_that_is_sampled,
     encoder_that_is_evaluated_without_grad,
     levels_with_a_straight_way,
