@@ -18,7 +18,7 @@ from gradprobe.analysis.findings.evidence import (
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.flow_lines import list_names
 from gradprobe.analysis.findings.frozen_parameters import find_frozen_since, locate_freezes
-from gradprobe.analysis.findings.story_lines import locate_keeping, locate_values
+from gradprobe.analysis.findings.story_lines import find_carried, locate_keeping, locate_values
 from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.findings.tensor_lifecycle.audit import find_stores
 from gradprobe.recording.flow import CUT_BY_DATA, CUT_BY_DETACH, CUT_BY_INFERENCE, CUT_BY_NO_GRAD, NOT_DIFFERENTIABLE
@@ -38,6 +38,7 @@ _FIX_OF_LIBRARY = (
     "A library disables grad around what it computes here: compute the loss by functions that do not, and use the library "
     "for what is not trained."
 )
+_BUILT = ("graph built here", "result carried on here", "used again here")
 _CREATED = ("created here", "view made here", "of the tensor created here", "graph built here", "input created here")
 
 
@@ -76,6 +77,13 @@ def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusa
     if cause is CAUSES["mode"] and called:
         fix = _FIX_OF_LIBRARY
     related = {(at.file, at.line): at for at in located.related}
+    if facts.get("is_same_line") and not facts.get("kept"):
+        built = [(at.file, at.line) for at in located.related if at.role in _BUILT]
+        carried = find_carried(built, (located.main.file, located.main.line))
+        if carried is not None:
+            name, at = carried
+            fix = f"Detach `{name}` before it is used again: it carries the graph from one iteration to the next."
+            related.setdefault((at.file, at.line), at)
     for at in (
         *called,
         *_find_cut_modules(evidence, facts.get("parameters")),

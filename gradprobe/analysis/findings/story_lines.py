@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Sequence
+from types import UnionType
 
 from gradprobe.analysis.findings.finding import RelatedLine
 from gradprobe.analysis.findings.syntax import FunctionNode, ParsedFile, parse_file, walk_scope
 
 _MAX_DEPTH, _MAX_LINES = 3, 3
 _ENABLING = "enable_grad"
+_LOOPS = (ast.For, ast.While)
 _LEAVING = frozenset({"item", "tolist", "numpy", "detach", "__array__"})
 _MAKING = frozenset({"from_numpy", "as_tensor", "tensor", "from_dlpack", "FloatTensor", "Tensor"})
 
@@ -52,6 +54,59 @@ def _find_outer_variable(source: ParsedFile, holder: str) -> int | None:
         if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets)
     ]
     return max(lines, default=None)
+
+
+def find_carried(
+    built: Sequence[tuple[str, int]], backward: tuple[str | None, int | None]
+) -> tuple[str, RelatedLine] | None:
+    """Return the variable or attribute that carries a graph on, and the line that computes it from its own last value.
+
+    Args:
+        built: The lines that built the graph: attributes are carried from one call of their functions to the next.
+        backward: The line of the backward pass: variables are carried through the loop that it is in.
+    """
+    for file, line in built:
+        source = parse_file(file)
+        scope = None if source is None else source.find_scope_at(line)
+        for node in [] if scope is None else _list_assignments(scope):
+            name = _find_own_value(node, ast.Attribute)
+            if scope is not None and name and node.lineno <= line <= (node.end_lineno or 0):
+                # What the function itself has set before is no value of an earlier call.
+                before = (each for each in scope.body if isinstance(each, ast.Assign) and each.lineno < line)
+                if not any(name in map(ast.unparse, each.targets) for each in before):
+                    return name, RelatedLine(file, node.lineno, "carried on here")
+    file, line = backward  # type: ignore[assignment]
+    source = parse_file(file)
+    start = None if source is None or line is None else source.find_loop_at(line)
+    if source is None or start is None:
+        return None
+    loops = [node for node in ast.walk(source.tree) if isinstance(node, _LOOPS) and node.lineno == start]
+    for loop in loops[:1]:
+        fresh = {part.id for part in ast.walk(getattr(loop, "target", loop.body[0])) if isinstance(part, ast.Name)}
+        fresh = fresh if isinstance(loop, ast.For) else set()
+        for node in sorted(_list_assignments(loop), key=lambda node: node.lineno):
+            name = _find_own_value(node, ast.Name | ast.Attribute)
+            if name and name not in fresh:
+                return name, RelatedLine(file, node.lineno, "carried on here")
+            fresh |= {ast.unparse(part) for target in node.targets for part in _list_parts(target)}
+    return None
+
+
+def _list_assignments(scope: ast.AST) -> list[ast.Assign]:
+    return [node for node in walk_scope(scope, ast.Assign) if isinstance(node, ast.Assign)]
+
+
+def _find_own_value(node: ast.Assign, kinds: type[ast.expr] | UnionType) -> str:
+    """Return what a statement assigns that it also reads, and does not detach; "" if there is nothing."""
+    if any(isinstance(part, ast.Attribute) and part.attr in _LEAVING for part in ast.walk(node.value)):
+        return ""
+    read = {ast.unparse(part) for part in ast.walk(node.value) if isinstance(part, ast.Name | ast.Attribute)}
+    parts = (part for target in node.targets for part in _list_parts(target) if isinstance(part, kinds))
+    return next((name for part in parts if (name := ast.unparse(part)) in read), "")
+
+
+def _list_parts(target: ast.expr) -> list[ast.expr]:
+    return list(target.elts) if isinstance(target, ast.Tuple) else [target]
 
 
 def locate_differentiated(file: str, line: int) -> list[RelatedLine]:

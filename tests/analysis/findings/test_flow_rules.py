@@ -115,7 +115,9 @@ def test_a_right_program_that_looks_alike_has_nothing_above_a_note(program: Prog
 
 def test_models_of_one_class_have_the_names_of_the_program() -> None:
     (finding,) = record(gradients.reference_that_a_function_scores_like_the_policy)
-    assert str(finding["message"]).startswith("reference.body.weight, reference.body.bias, reference.head.weight and 1 more")
+    assert str(finding["message"]).startswith(
+        "reference.body.weight, reference.body.bias, reference.head.weight and 1 more"
+    )
     assert "Freeze reference with" in str(finding["fix"])
     (finding,) = record(gradients.teacher_of_the_same_class)
     assert str(finding["message"]).startswith("teacher.body.weight")

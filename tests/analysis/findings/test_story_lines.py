@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gradprobe.analysis.findings.frozen_parameters import locate_freezes
-from gradprobe.analysis.findings.story_lines import locate_keeping, locate_values
+from gradprobe.analysis.findings.story_lines import find_carried, locate_keeping, locate_values
 
 KEPT = {
     "an attribute, not its empty value": (
@@ -205,3 +205,72 @@ def test_lines_where_values_leave_autograd(source: str, tmp_path: Path) -> None:
 def test_lines_that_freeze_parameters(source: str, tmp_path: Path) -> None:
     file, lines = _write(tmp_path, source)
     assert [at.line for at in locate_freezes([file])] == lines.get("found", [])
+
+
+CARRIED = {
+    "an attribute that a method computes from itself": (
+        "self.state",
+        """
+        class Net:
+            def forward(self, x):
+                if self.state is None:
+                    self.state = x.new_zeros(3)
+                y, self.state = self.rnn(x, self.state)  # built found
+                return y
+        def train(net, data):
+            for x in data:
+                net(x).sum().backward()  # backward
+        """,
+    ),
+    "a variable of the loop around the pass": (
+        "state",
+        """
+        def forward(x, state):
+            x = x.relu()
+            return x @ state  # built
+        def train(net, data):
+            state = None
+            for x in data:
+                x = x.float()
+                y, state = net(x, state)  # found
+                loss = y.sum()
+                loss = loss + 1
+                loss.backward()  # backward
+        """,
+    ),
+    "nothing: what each iteration begins anew": (
+        "",
+        """
+        class Net:
+            def forward(self, x):
+                self.hidden = self.embed(x)
+                self.hidden = self.layer(self.hidden)  # built
+                return self.hidden
+        def train(net, data):
+            for x in data:
+                loss = net(x).sum()
+                loss = loss + 1
+                loss.backward()  # backward
+        """,
+    ),
+    "nothing: it is detached": (
+        "",
+        """
+        def train(net, data):
+            state = None
+            for x in data:
+                y, state = net(x, state.detach())  # built
+                y.sum().backward()  # backward
+        """,
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "source"), CARRIED.values(), ids=CARRIED)
+def test_what_carries_a_graph_on(name: str, source: str, tmp_path: Path) -> None:
+    file, lines = _write(tmp_path, source.replace("# built found", "# built"))
+    built = [(file, line) for line in lines["built"]]
+    found = find_carried(built, (file, lines["backward"][0]))
+    assert ("" if found is None else found[0]) == name
+    if found is not None:
+        assert [found[1].line] == lines.get("found", lines["built"])
