@@ -153,7 +153,9 @@ def _describe_untaken(
     if is_partial:
         message += f" Other parameters of {root} are trained."
     elif is_operand:
-        message += " The program keeps the result of an operator instead, which was computed once and is not a parameter."
+        message += (
+            " The program keeps the result of an operator instead, which was computed once and is not a parameter."
+        )
     container = _find_container(uses)
     if container:
         message += f" They are in a plain container, `{container}`, where `parameters()` does not find them."
