@@ -123,15 +123,15 @@ class FlowGraph:
     @cached_property
     def leading_to_sinks(self) -> frozenset[int]:
         """Sites from whose results, by edges of any kind, a backward pass was started."""
-        return self._find_behind(number for number in self.sites if self.is_sink(number))
+        return self.find_behind(number for number in self.sites if self.is_sink(number))
 
     @cached_property
     def leading_to_new_leaves(self) -> frozenset[int]:
         """Sites from whose results a leaf was made that is no parameter, and that a backward pass reached."""
         new = (use.leaf for use in self.uses.values() if use.backwards and not use.leaf.is_parameter)
-        return self._find_behind(leaf.made_at for leaf in new if not leaf.optimizer and leaf.made_at in self.sites)
+        return self.find_behind(leaf.made_at for leaf in new if not leaf.optimizer and leaf.made_at in self.sites)
 
-    def _find_behind(self, starts: Iterable[int]) -> frozenset[int]:
+    def find_behind(self, starts: Iterable[int]) -> frozenset[int]:
         """Return some sites, and all from whose results theirs were computed."""
         waiting = deque(starts)
         found = set(waiting)

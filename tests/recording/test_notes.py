@@ -43,6 +43,7 @@ def test_the_stored_kinds() -> None:
         "graph count",
         "memory line",
         "memory sample",
+        "module root",
     ]
     assert {kind.value for kind in NoteKind} == set(stored)
     assert [str(kind) for kind in NoteKind] == [kind.value for kind in NoteKind]

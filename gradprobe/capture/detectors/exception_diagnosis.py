@@ -88,6 +88,12 @@ class RefusalDetector:
             frames = running_frames(sys._getframe(1))
             self._see(str(error), id(error), type(error), frames + trace_frames(trace), frames, operands)
 
+    def on_transfer(self, error: Exception, trace: TracebackType | None) -> None:
+        """Handle an exception that leaves what saves or loads; most have nothing to do with autograd."""
+        if not self._is_latest(error):
+            frames = running_frames(sys._getframe(1))
+            self._see(str(error), id(error), type(error), frames + trace_frames(trace), frames, None)
+
     def diagnose_leaving(self, error: BaseException) -> Diagnosis | None:
         """Return the diagnosis of an exception that leaves the recording, and log that nothing in it has caught it."""
         if not self._is_latest(error):

@@ -85,9 +85,22 @@ def _find_handler(frame: FrameType, offset: int, error: type[BaseException]) -> 
                 return Catcher.EXPECTED
         elif isinstance(block, ast.Try):
             handler = next((h for h in block.handlers if _takes(h.type, frame, error)), None)
-            if handler is not None and not any(isinstance(node, ast.Raise) for node in _walk_own(handler)):
+            if handler is None or any(isinstance(node, ast.Raise) for node in _walk_own(handler)):
+                continue
+            if not (is_installed(frame.f_code.co_filename) and _collects(handler)):
                 return Catcher.PROGRAM
     return None
+
+
+def _collects(handler: ast.ExceptHandler) -> bool:
+    """Return whether a handler appends the exception to a list, as ``load_state_dict`` does, which raises all later."""
+    appends = (
+        node
+        for node in _walk_own(handler)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append"
+    )
+    names = (name for call in appends for argument in call.args for name in ast.walk(argument))
+    return any(isinstance(name, ast.Name) and name.id == handler.name for name in names)
 
 
 def _blocks_around(code: CodeType, line: int) -> list[ast.stmt]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
-from types import CodeType, FrameType
+from types import CodeType, FrameType, ModuleType
 from typing import Any, NamedTuple
 
 from gradprobe.capture.location.expressions import names_at
-from gradprobe.capture.location.frames import forget_locals
+from gradprobe.capture.location.frames import forget_locals, walk_frames
+from gradprobe.capture.location.holders import copy_items, list_members
 from gradprobe.recording.module_roots import NUMBER_MARK, ModuleRoot
 
+_MAX_FRAMES = 8
+"""Maximum number of functions around a call that are looked through."""
 MAX_MODULES = 64
 """Maximum number of modules of a class that are told apart; further ones have the name of the last of them."""
 
@@ -34,6 +38,9 @@ class RootNames:
         """Return the name of a module, which the line in ``caller`` has called."""
         kind = type(module).__name__.replace(".", "_").replace(NUMBER_MARK, "_")
         variable = self._find_variable(module, caller)
+        if any(slot.root[1:3] == (kind, variable) and slot.module() is not None for slot in list(self._slots.values())):
+            self._name_apart(kind, variable, caller)
+            variable = find_other_name(module, caller, variable) or variable
         for number in range(1, MAX_MODULES + 1):
             key = (kind, number)
             known = self._slots.get(key)
@@ -47,6 +54,14 @@ class RootNames:
             if self._slots.setdefault(key, mine) is mine:
                 return name
         return f"{kind}{NUMBER_MARK}{MAX_MODULES}"
+
+    def _name_apart(self, kind: str, variable: str, caller: FrameType | None) -> None:
+        """Look for better names of the modules that are called by one variable, such as a parameter of a function."""
+        for key, slot in list(self._slots.items()):
+            module = slot.module()
+            if module is not None and slot.root[1:3] == (kind, variable):
+                other = find_other_name(module, caller, variable)
+                self._slots[key] = slot._replace(root=slot.root._replace(variable=other or variable))
 
     def move(self, name: str, path: str) -> None:
         """Note that an outermost module has turned out to be part of another one, at a path in that."""
@@ -79,3 +94,30 @@ class RootNames:
             known = self._variables[at] = found.rpartition(".")[2]
             forget_locals([caller])
         return known
+
+
+def find_other_name(module: Any, caller: FrameType | None, name: str) -> str:
+    """Return another name than ``name`` that functions around a call, or attributes of their variables, have for a module.
+
+    Example:
+        >>> import torch
+        >>> model = reference = torch.nn.Linear(1, 1)
+        >>> find_other_name(reference, sys._getframe(), "model")
+        'reference'
+    """
+    frames = list(itertools.islice(walk_frames(caller), _MAX_FRAMES))
+    try:
+        for frame in frames:
+            variables = copy_items(frame.f_locals)
+            for other, value in variables:
+                if value is module and other != name:
+                    return str(other)
+            for _, value in variables:
+                members = [] if isinstance(value, ModuleType | type) else list_members(value)
+                found = (step.strip(".[]'") for step, member in members if member is module)
+                attribute = next((step for step in found if step.isidentifier() and step != name), "")
+                if attribute:
+                    return attribute
+    finally:
+        forget_locals(frames)
+    return ""

@@ -118,7 +118,7 @@ class ThreadRegistry:
                 *materialize_patches(if_installed(self._on_materialized)),
                 *self._autocasts.patches(),
                 *higher_order_patches(load_core()),
-                *transfer_patches(load_core()),
+                *transfer_patches(load_core(), self._on_transfer_failed),
                 *refusal_patches(
                     load_core(),
                     self._on_call_refused,
@@ -250,6 +250,11 @@ class ThreadRegistry:
         observed = self._threads.get(thread())
         if observed is not None:
             self._safely(lambda: observed.detectors.refusals.on_call(error, trace, operands))
+
+    def _on_transfer_failed(self, error: Exception, trace: TracebackType | None) -> None:
+        observed = self._threads.get(thread())
+        if observed is not None:
+            self._safely(lambda: observed.detectors.refusals.on_transfer(error, trace))
 
     def _on_export(self, name: str, is_shared: bool, arguments: tuple[Any, ...]) -> None:
         """Note the line that gave the values of a tensor to NumPy or other code beyond PyTorch."""

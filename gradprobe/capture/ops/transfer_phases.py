@@ -11,7 +11,7 @@ import functools
 import pkgutil
 from _thread import get_ident
 from collections.abc import Callable
-from types import MethodType
+from types import MethodType, TracebackType
 from typing import Any
 
 import torch
@@ -20,13 +20,14 @@ from gradprobe.capture.patching.patches import Patch
 from gradprobe.phases import LOAD, SAVE, OpenPhase, begin, end
 
 
-def transfer_patches(library: Any) -> list[Patch]:
+def transfer_patches(library: Any, on_error: Callable[[Exception, TracebackType | None], None]) -> list[Patch]:
     """Return the patches that see tensors being saved and loaded.
 
     Args:
         library: The observer's library.
+        on_error: Receives the exceptions that leave these functions, and their tracebacks below.
     """
-    phases = _Phases()
+    phases = _Phases(on_error)
     places: list[tuple[tuple[Any, ...], str, str]] = [
         ((torch, torch.serialization), "save", SAVE),
         ((torch, torch.serialization), "load", LOAD),
@@ -43,7 +44,8 @@ def transfer_patches(library: Any) -> list[Patch]:
 class _Phases:
     """Open phases by thread. A call inside of another one, such as in an override, begins none."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_error: Callable[[Exception, TracebackType | None], None]) -> None:
+        self._on_error = on_error
         self._open: dict[int, tuple[OpenPhase, int]] = {}
 
     def begin(self, name: str) -> None:
@@ -59,6 +61,12 @@ class _Phases:
         else:
             end(phase)
 
+    def fail(self, error: Exception, trace: TracebackType | None, *_: object) -> None:
+        try:
+            self._on_error(error, trace)
+        finally:
+            self.end()
+
 
 class _Bracketed:
     """Stand-in for a function. Read on the class that it is a method of, it is the original."""
@@ -66,7 +74,7 @@ class _Bracketed:
     def __init__(self, original: Callable[..., Any], phase: str, phases: _Phases, library: Any) -> None:
         functools.update_wrapper(self, original)
         self._phase, self._phases = phase, phases
-        self._shown = library.show_errors_of_call(original, phases.end, phases.end)
+        self._shown = library.show_errors_of_call(original, phases.fail, phases.end)
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:

@@ -180,3 +180,16 @@ def test_a_block_that_an_earlier_recording_saw_entered_is_not_blamed() -> None:
             print(error)
     (finding,) = recording.findings.to_dict("records")
     assert "It was computed from a detached tensor." in finding["message"]
+
+
+def test_an_exception_that_load_state_dict_collects_is_found() -> None:
+    """PyTorch catches it, and raises a text with it and others at the end."""
+    model = torch.nn.Linear(2, 2)
+    with gradprobe.record(level="ops") as recording:
+        with torch.inference_mode():
+            kept = {name: value.clone() for name, value in model.state_dict().items()}
+        error = raised(lambda: model.load_state_dict(kept, assign=True))
+        other = raised(lambda: model.load_state_dict({}))
+    assert "While copying" in str(error)
+    assert "Missing key" in str(other)
+    assert recording.findings["rule"].tolist() == ["GP401"]
