@@ -1,24 +1,57 @@
-"""Uses of a block's tensors that inference tensors do not allow, as far as a statement shows."""
+"""Uses of a block's tensors that inference tensors may not allow.
+
+What a statement does with them is allowed if it is known to neither modify a tensor nor let autograd save it. All else is
+not: code that is not understood may do anything.
+"""
 
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Iterator, Sequence
 
-from gradprobe.advice.plain_values import called_name, is_plain, root_name
-from gradprobe.advice.program_model import ProgramModel, Scope, Statement
-from gradprobe.advice.tensor_flow import IS, TensorFlow
+from gradprobe.advice.call_targets import CallTargets, is_text_code
+from gradprobe.advice.called_names import called_name, root_name
+from gradprobe.advice.expression_kinds import CONTAINER_METHODS, PURE_MODULES, TENSOR_METHODS
+from gradprobe.advice.program_model import ProgramModel, Scope, Statement, walk_own
+from gradprobe.advice.tensor_flow import TensorFlow
 from gradprobe.advice.tensor_names import (
     ALIASING,
     CONTAINER_READS,
     CONTAINER_WRITES,
     HARMLESS_FUNCTIONS,
     HARMLESS_METHODS,
+    QUIET_METHODS,
+    WRITING_FUNCTIONS,
 )
+from gradprobe.advice.value_kinds import IS, OTHER, PLAIN, is_of_block
 
 _FORBIDDEN_METHODS = frozenset(["requires_grad_", "backward", "register_hook", "share_memory_", "retain_grad", "set_"])
 _QUIET_ROOTS = frozenset(["logging", "logger", "log", "warnings", "sys", "os", "np", "numpy", "math", "json", "time"])
 _MODULE_WRITES = frozenset(["load_state_dict", "requires_grad_", "share_memory", "copy_", "zero_", "swap_tensors"])
+_GRADIENT_WRITES = frozenset(["clip_grad_norm_", "clip_grad_value_", "unscale_", "backward", "all_reduce"])
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+"""Buffers that modules of PyTorch write when they are called."""
+_LINEAR = (ast.Add, ast.Sub, ast.BitAnd, ast.BitOr, ast.BitXor, ast.LShift, ast.RShift, ast.FloorDiv)
+"""Operators for which autograd saves no operand."""
+_PURE_PASSING = frozenset(
+    [
+        "zip_longest",
+        "repeat",
+        "islice",
+        "starmap",
+        "product",
+        "count",
+        "cycle",
+        "repeat",
+        "accumulate",
+        "defaultdict",
+        "OrderedDict",
+        "Counter",
+        "partial",
+    ]
+)
+_PROCESS_NAMES = frozenset(["put", "send", "put_nowait", "submit", "apply", "apply_async", "map", "starmap", "imap"])
 
 
 class DangerousUses:
@@ -31,108 +64,213 @@ class DangerousUses:
 
     def __init__(self, program: ProgramModel, flow: TensorFlow) -> None:
         self._program, self._flow = program, flow
+        self._targets: CallTargets = program.share(CallTargets)
 
     def list_dangers(self, statement: Statement, expressions: Sequence[ast.AST]) -> Iterator[tuple[ast.AST, str]]:
-        """Yield what a statement would do to the block's tensors that an inference tensor does not allow."""
-        node, scope = statement.node, statement.scope
+        """Yield what a statement would do to the block's tensors that an inference tensor may not allow."""
+        node = statement.node
         if isinstance(node, ast.Raise | ast.Delete):
             return
-        in_inference = statement.modes[-1:] == ("inference_mode",)
-        if not in_inference:
-            yield from self._list_writes(node, scope)
+        if not _is_in_inference(statement):
+            yield from self._list_writes(node, statement)
         for expression in expressions:
-            for part in ast.walk(expression):
-                what = self._judge(part, scope, is_protected(statement), in_inference)
+            for part in walk_own(expression):
+                what = self._judge(part, statement)
                 if what:
                     yield part, what
 
-    def _list_writes(self, node: ast.stmt, scope: Scope) -> Iterator[tuple[ast.AST, str]]:
+    def list_open_dangers(self, statement: Statement) -> Iterator[tuple[ast.AST, str]]:
+        """Yield what a statement may do to the block's tensors in another run, by names that the source does not show."""
+        for expression in statement.expressions:
+            for part in walk_own(expression):
+                if not isinstance(part, ast.Call):
+                    continue
+                if is_text_code(part, statement.scope) and self._has_any():
+                    yield part, "run text that may do anything to the tensors of the block"
+                    continue
+                target = self._targets.find(part, statement.scope)
+                is_open = target.is_dynamic and self._targets.foreign_lookups and not target.scopes
+                if is_open and self._is_met(part, statement) and self._may_be_looked_up(part, statement):
+                    yield part, f"pass a tensor of the block to {ast.unparse(part.func)}, which the run chooses by name"
+
+    def _may_be_looked_up(self, call: ast.Call, statement: Statement) -> bool:
+        """Return whether what is called may come from a look-up by a name that the source does not show."""
+        return bool(self._flow.kind(call.func, statement) & OTHER)
+
+    def _has_any(self) -> bool:
+        return any(is_of_block(kind) for key, kind in self._flow.places.items() if not key[1].endswith("#in"))
+
+    def _is_met(self, call: ast.Call, statement: Statement) -> bool:
+        given = [*call.args, *(keyword.value for keyword in call.keywords)]
+        receiver = [call.func.value] if isinstance(call.func, ast.Attribute) else []
+        return any(is_of_block(self._flow.kind(each, statement)) for each in (*given, *receiver))
+
+    def _list_writes(self, node: ast.stmt, statement: Statement) -> Iterator[tuple[ast.AST, str]]:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        value = getattr(node, "value", None)
         for target in targets:
-            if isinstance(node, ast.AugAssign) and self._flow.kind(target, scope) & IS:
+            if isinstance(node, ast.AugAssign) and self._is(target, statement):
                 yield node, "modify a tensor of the block in place"
-            elif isinstance(target, ast.Subscript) and self._flow.kind(target.value, scope) & IS:
+            elif isinstance(node, ast.AugAssign) and self._is(value, statement) and not is_protected(statement):
+                if not isinstance(node.op, _LINEAR) and not self._is_without_grad(node.target, statement):
+                    yield node, "use a tensor of the block where autograd may save it"
+            elif isinstance(target, ast.Subscript) and self._is(target.value, statement):
                 yield node, "write into a tensor of the block"
             elif isinstance(target, ast.Attribute):
-                if target.attr == "requires_grad" and self._flow.kind(target.value, scope) & IS:
+                if target.attr == "requires_grad" and self._is(target.value, statement):
                     yield node, "make a tensor of the block require grad"
-                elif target.attr in ("data", "grad") and self._flow.kind(getattr(node, "value", None), scope) & IS:
+                elif target.attr in ("data", "grad") and self._is(value, statement):
                     yield node, "make a tensor of the block the data of another"
 
-    def _judge(self, part: ast.AST, scope: Scope, is_protected: bool, in_inference: bool) -> str:
-        if isinstance(part, ast.Attribute) and part.attr == "_version" and self._flow.kind(part.value, scope) & IS:
+    def _is(self, node: ast.AST | None, statement: Statement) -> bool:
+        return bool(self._flow.kind(node, statement) & IS)
+
+    def _judge(self, part: ast.AST, statement: Statement) -> str:
+        if isinstance(part, ast.Attribute) and part.attr == "_version" and self._is(part.value, statement):
             return "read the version counter of a tensor of the block"
-        if isinstance(part, ast.BinOp):
+        if isinstance(part, ast.BinOp) and not isinstance(part.op, _LINEAR) and not is_protected(statement):
             sides = [part.left, part.right]
-            if any(self._flow.kind(each, scope) & IS for each in sides) and not is_protected:
-                others = [each for each in sides if not self._is_without_grad(each, scope)]
-                return "use a tensor of the block where autograd may save it" if others else ""
+            is_met = any(self._is(each, statement) for each in sides)
+            if is_met and not all(self._is_without_grad(each, statement) for each in sides):
+                return "use a tensor of the block where autograd may save it"
+        if isinstance(part, ast.Subscript) and isinstance(part.ctx, ast.Load) and not is_protected(statement):
+            index = part.slice.elts if isinstance(part.slice, ast.Tuple) else [part.slice]
+            if any(self._is(each, statement) for each in index) and not self._is_without_grad(part.value, statement):
+                return "use a tensor of the block as an index, which autograd may save"
         if isinstance(part, ast.Call):
-            return self._judge_call(part, scope, is_protected, in_inference)
+            return self._judge_call(part, statement)
         return ""
 
-    def _judge_call(self, call: ast.Call, scope: Scope, is_protected: bool, in_inference: bool) -> str:
-        name = called_name(call)
+    def _judge_call(self, call: ast.Call, statement: Statement) -> str:
+        name, scope = called_name(call), statement.scope
         given = [*call.args, *(keyword.value for keyword in call.keywords)]
-        receiver = call.func.value if isinstance(call.func, ast.Attribute) else None
-        on_tensor = receiver is not None and self._flow.kind(receiver, scope) & IS
-        if on_tensor:
-            if name in _FORBIDDEN_METHODS or (name.endswith("_") and not name.endswith("__") and not in_inference):
-                return f"call {name} on a tensor of the block"
-            if name in HARMLESS_METHODS or name in ALIASING:
-                return ""
-        if receiver is not None and name in _MODULE_WRITES and self._flow.holds_in_modules() and not on_tensor:
-            return f"call {name}, which may write a tensor of the block"
-        if name == "step" and self._flow.places.get(("attribute", "", "state")):
-            return "call step, which may write a tensor of the block that is in the optimizer's state"
-        if any(keyword.arg == "out" and self._flow.kind(keyword.value, scope) for keyword in call.keywords):
-            return "write a tensor of the block as out="
-        met = on_tensor or any(self._flow.kind(each, scope) for each in given)
-        if not met or is_protected:
+        target = self._targets.find(call, scope)
+        receiver = call.func.value if isinstance(call.func, ast.Attribute) and not target.dotted else None
+        on_tensor = receiver is not None and self._is(receiver, statement)
+        if is_text_code(call, scope):
+            return "run text that may do anything to the tensors of the block" if self._has_any() else ""
+        is_met = on_tensor or any(is_of_block(self._flow.kind(each, statement)) for each in given)
+        is_met = is_met or (target.is_dynamic and is_of_block(self._flow.kind(call.func, statement)))
+        write = self._judge_write(call, statement, is_met=is_met, on_tensor=on_tensor)
+        if write:
+            return write
+        received = self._flow.kind(receiver, statement) if receiver is not None else PLAIN
+        if not is_met and is_of_block(received) and name not in CONTAINER_METHODS | CONTAINER_READS | QUIET_METHODS:
+            is_met = not target.scopes and not received & ~3  # an unknown container, which has a method of its own
+        if not is_met or self._is_harmless(call, statement, on_tensor=on_tensor):
             return ""
-        if name in (*HARMLESS_FUNCTIONS, *CONTAINER_READS, *CONTAINER_WRITES) or root_name(call.func) in _QUIET_ROOTS:
-            return ""
-        dotted = scope.file.names.resolve(call.func) or ""
-        if name in ("Parameter", "register_parameter") or ".init." in dotted or ".optim." in dotted:
-            return "make a tensor of the block a parameter"
-        if any(True for _ in self._flow.list_callees(call, scope)):
-            return ""  # the function's own lines are looked at
+        if is_protected(statement) and not self._writes_by_flag():
+            is_pure = target.is_dynamic or on_tensor or target.dotted.startswith("torch.")
+            return "" if is_pure else f"pass a tensor of the block to {ast.unparse(call.func)}"
         operands = [*given, *([receiver] if on_tensor and receiver is not None else [])]
-        is_operator = dotted.startswith("torch.") or on_tensor
-        if is_operator and all(self._is_without_grad(each, scope) for each in operands):
+        is_operator = on_tensor or target.dotted.rpartition(".")[0] + "." in PURE_MODULES
+        if is_operator and all(self._is_without_grad(each, statement) for each in operands):
             return ""
         return f"pass a tensor of the block to {ast.unparse(call.func)}"
 
-    def _is_without_grad(self, node: ast.AST, scope: Scope) -> bool:
+    def _judge_write(self, call: ast.Call, statement: Statement, *, is_met: bool, on_tensor: bool) -> str:
+        """Return what a call writes, which no mode allows but inference mode."""
+        name = called_name(call)
+        dotted = self._targets.find(call, statement.scope).dotted
+        in_inference = _is_in_inference(statement)
+        is_in_place = name.endswith("_") and not name.endswith("__") and name not in self._program.by_name
+        if on_tensor and (name in _FORBIDDEN_METHODS or (is_in_place and not in_inference)):
+            return f"call {name} on a tensor of the block"
+        is_of_module = isinstance(call.func, ast.Attribute) and not dotted and not on_tensor
+        if name in _MODULE_WRITES and is_of_module and self._flow.holds_in_modules:
+            return f"call {name}, which may write a tensor of the block"
+        if name == "step" and is_of_block(self._flow.places.get(("attribute", "", "state"), PLAIN)):
+            return "call step, which may write a tensor of the block that is in the optimizer's state"
+        if name in _GRADIENT_WRITES and is_of_block(self._flow.places.get(("attribute", "", "grad"), PLAIN)):
+            return f"call {name}, which may write a tensor of the block that is a gradient"
+        is_module = self._targets.find(call, statement.scope).is_dynamic or name == "train"
+        if is_module and any(is_of_block(self._flow.places.get(("attribute", "", each), PLAIN)) for each in _BUFFERS):
+            return f"call {name or ast.unparse(call.func)}, which may write a tensor of the block that is a module's buffer"
+        if not is_met or in_inference:
+            return ""
+        if any(k.arg == "out" and is_of_block(self._flow.kind(k.value, statement)) for k in call.keywords):
+            return "write a tensor of the block as out="
+        is_set = any(k.arg == "inplace" and getattr(k.value, "value", None) is not False for k in call.keywords)
+        if is_set or (dotted and (is_in_place or name in WRITING_FUNCTIONS)):
+            return f"modify a tensor of the block by {ast.unparse(call.func)}"
+        if name in ("Parameter", "register_parameter") or ".init." in dotted or ".optim." in dotted:
+            return "make a tensor of the block a parameter"
+        return ""
+
+    def _is_harmless(self, call: ast.Call, statement: Statement, *, on_tensor: bool) -> bool:
+        name, target = called_name(call), self._targets.find(call, statement.scope)
+        if on_tensor and (name in HARMLESS_METHODS or name in ALIASING):
+            return True
+        if any(self._is_foreign_function(each, statement.scope) for each in call.args):
+            return False
+        is_name = isinstance(call.func, ast.Name) or bool(target.dotted)
+        if is_name and not target.is_dynamic and (name in HARMLESS_FUNCTIONS or name in _PURE_PASSING):
+            return True
+        if target.dotted and "." not in target.dotted and hasattr(builtins, target.dotted):
+            return True
+        if not is_name and name in (*CONTAINER_READS, *CONTAINER_WRITES, *CONTAINER_METHODS):
+            return not (name in _PROCESS_NAMES and self._has_processes())
+        # The lines of functions of the program are looked at themselves.
+        return root_name(call.func) in _QUIET_ROOTS or bool(target.scopes or target.made)
+
+    def _is_foreign_function(self, node: ast.expr, scope: Scope) -> bool:
+        """Return whether an argument is a function of a library, which may modify what it is called with."""
+        dotted = self._targets.find_library_name(node, scope)
+        return dotted.startswith(("torch.Tensor.", "torch._foreach", "operator.")) or (
+            dotted.startswith("torch.") and dotted.endswith("_")
+        )
+
+    def _has_processes(self) -> bool:
+        return any(
+            "multiprocessing" in file.text or "ProcessPool" in file.text for file in self._program.files.values()
+        )
+
+    def _writes_by_flag(self) -> bool:
+        """Return whether modules of the program modify what they are given."""
+        return any("inplace=True" in file.text for file in self._program.files.values())
+
+    def _is_without_grad(self, node: ast.AST, statement: Statement) -> bool:
         """Return whether a value certainly requires no grad: of the block, made of such, or no tensor."""
-        if self._flow.kind(node, scope) or is_plain(node, scope):
+        scope = statement.scope
+        kind = self._flow.kind(node, statement)
+        if kind == PLAIN or (is_of_block(kind) and not kind & OTHER) or isinstance(node, ast.Compare | ast.Slice):
             return True
+        if isinstance(node, ast.Name | ast.Attribute):
+            return is_of_block(kind)
         if isinstance(node, ast.BinOp):
-            return all(self._is_without_grad(each, scope) for each in (node.left, node.right))
+            return all(self._is_without_grad(each, statement) for each in (node.left, node.right))
         if isinstance(node, ast.UnaryOp | ast.Starred):
-            return self._is_without_grad(node.operand if isinstance(node, ast.UnaryOp) else node.value, scope)
-        if isinstance(node, ast.Compare | ast.Slice):
-            return True
+            return self._is_without_grad(node.operand if isinstance(node, ast.UnaryOp) else node.value, statement)
         if isinstance(node, ast.Subscript):
-            return self._is_without_grad(node.value, scope)
+            return self._is_without_grad(node.value, statement)
+        if isinstance(node, ast.Tuple | ast.List):
+            return all(self._is_without_grad(each, statement) for each in node.elts)
         if isinstance(node, ast.Call):
-            given = [*node.args, *(keyword.value for keyword in node.keywords)]
-            dotted = scope.file.names.resolve(node.func) or ""
-            if isinstance(node.func, ast.Attribute) and not dotted.startswith("torch."):
-                if node.func.attr in ("detach", "item", "argmax", "argmin"):
-                    return True
-                if node.func.attr in self._program.by_name:
-                    return False
-                return self._is_without_grad(node.func.value, scope) and all(
-                    self._is_without_grad(each, scope) for each in given
-                )
-            if dotted.startswith("torch."):
-                return all(self._is_without_grad(each, scope) for each in given) and "requires_grad" not in ast.unparse(
-                    node
-                )
+            return self._gives_without_grad(node, statement, scope)
         return False
+
+    def _gives_without_grad(self, call: ast.Call, statement: Statement, scope: Scope) -> bool:
+        given = [*call.args, *(keyword.value for keyword in call.keywords)]
+        dotted = self._targets.find(call, scope).dotted
+        if isinstance(call.func, ast.Attribute) and not dotted:
+            if call.func.attr in ("detach", "item", "argmax", "argmin", "tolist"):
+                return True
+            if call.func.attr in self._program.by_name or call.func.attr not in TENSOR_METHODS:
+                return is_of_block(self._flow.kind(call, statement))
+            return self._is_without_grad(call.func.value, statement) and all(
+                self._is_without_grad(each, statement) for each in given
+            )
+        if dotted.startswith("torch."):
+            return all(self._is_without_grad(each, statement) for each in given) and "requires_grad" not in ast.unparse(
+                call
+            )
+        return is_of_block(self._flow.kind(call, statement)) and isinstance(call.func, ast.Name)
 
 
 def is_protected(statement: Statement) -> bool:
     """Return whether autograd is off where a statement is, by the source."""
     return statement.modes[-1:] in (("no_grad",), ("inference_mode",))
+
+
+def _is_in_inference(statement: Statement) -> bool:
+    return statement.modes[-1:] == ("inference_mode",)

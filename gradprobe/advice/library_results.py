@@ -11,12 +11,13 @@ import os
 from collections.abc import Iterator
 
 from gradprobe.advice.block_region import BlockRegion
+from gradprobe.advice.called_names import called_name
 from gradprobe.advice.manager_sites import Site
-from gradprobe.advice.plain_values import called_name, is_plain
 from gradprobe.advice.program_model import Coverage, ProgramModel, Scope, Statement
-from gradprobe.advice.tensor_flow import NOTHING, TensorFlow
+from gradprobe.advice.tensor_flow import TensorFlow
 from gradprobe.advice.tensor_names import CONTAINER_WRITES
 from gradprobe.advice.unrun_lines import UnrunLine
+from gradprobe.advice.value_kinds import HOLDS, PLAIN, is_of_block
 
 _COMMON = frozenset(name for kind in (dict, list, set, str, object) for name in dir(kind))
 _RESULT, _ATTRIBUTE = "result", "attribute"
@@ -42,7 +43,7 @@ class _Search:
     ) -> None:
         self._program, self._coverage, self._tensor_results = program, coverage, tensor_results
         self._region = BlockRegion(program, coverage, site)
-        self._flow = TensorFlow(program, self._region.statements, self._region.is_site_scope)
+        self._flow = TensorFlow(program, self._region)
         self._statements = [each for each in program.statements if not is_test_file(each.scope.file.file)]
         self._offered = {name for each in self._statements for name in _list_offered(each)}
 
@@ -63,13 +64,13 @@ class _Search:
     def _gives(self, statement: Statement) -> bool:
         """Return whether a statement returns or yields what may be a tensor of the block."""
         scope = statement.scope
-        if not self._flow.places.get((_RESULT, scope.key, ""), NOTHING):
+        if not is_of_block(self._flow.places.get((_RESULT, scope.key, ""), PLAIN)):
             return False
         values = [statement.node.value] if isinstance(statement.node, ast.Return) else []
         values += [
             p.value for e in statement.expressions for p in ast.walk(e) if isinstance(p, ast.Yield | ast.YieldFrom)
         ]
-        if all(value is None or is_plain(value, scope) for value in values):
+        if not any(is_of_block(self._flow.kind(value, statement)) for value in values):
             return False
         is_seen_plain = (
             self._coverage.has_run(statement)
@@ -84,7 +85,7 @@ class _Search:
     def _is_put_into_argument(self, statement: Statement) -> bool:
         if not any(statement is each for each in self._region.statements):
             return False
-        given = set(statement.scope.parameters()) - {"self", "cls"}
+        given = set(statement.scope.parameters) - {"self", "cls"}
         bases = [t.value for t in getattr(statement.node, "targets", ()) if isinstance(t, ast.Subscript)]
         for expression in statement.expressions:
             for part in ast.walk(expression):
@@ -94,7 +95,7 @@ class _Search:
         return any(
             isinstance(base, ast.Name)
             and base.id in given
-            and self._flow.places.get(statement.scope.resolve(base.id), NOTHING) > 1
+            and self._flow.places.get(statement.scope.resolve(base.id), PLAIN) & HOLDS
             for base in bases
         )
 
@@ -109,7 +110,8 @@ class _Search:
             ):
                 if target.attr in ("data", "grad", "requires_grad"):
                     continue
-                if self._flow.places.get((_ATTRIBUTE, "", target.attr), NOTHING) and self._is_public(statement.scope):
+                kind = self._flow.places.get((_ATTRIBUTE, "", target.attr), PLAIN)
+                if is_of_block(kind) and self._is_public(statement.scope):
                     return f"attribute {target.attr}"
         for expression in statement.expressions:
             for part in ast.walk(expression):

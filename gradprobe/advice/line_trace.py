@@ -22,6 +22,8 @@ FIRST_VIRTUAL_LINE = 10_000_000
 """Parts of a line that may run or not get line numbers of their own, from here on."""
 _LINES_PER_PART = 1_000
 GRAD, INFERENCE = 1, 2
+AFTER = 4
+"""Set for lines that ran once a block of inference mode had been left, and so could meet what it left."""
 
 
 @dataclass
@@ -60,6 +62,7 @@ class LineTracer:
         self._seen: set[tuple[str, int, int]] = set()
         self._failed: set[tuple[str, int, str]] = set()
         self._gave_tensors: set[tuple[str, int]] = set()
+        self._after = 0
 
     def start(self) -> None:
         """Trace this thread and those that start from now on."""
@@ -74,6 +77,14 @@ class LineTracer:
         threading.settrace(None)
         for row in self._edges.list_rows():
             self.write(row)
+
+    def note_exit(self, frame: FrameType | None) -> None:
+        """Note that a block of inference mode has been left; lines that are calling go on after it."""
+        self._after = AFTER
+        while frame is not None:
+            if self._own.get(frame.f_code.co_filename):
+                self._note_line(frame)
+            frame = frame.f_back
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row."""
@@ -91,10 +102,7 @@ class LineTracer:
     def _trace_line(self, frame: FrameType, event: str, argument: Any) -> Any:
         file, line = frame.f_code.co_filename, frame.f_lineno
         if event == "line":
-            key = (file, line, _read_modes())
-            if key not in self._seen:
-                self._seen.add(key)
-                self.write({"file": file, "line": line, "modes": key[2]})
+            self._note_line(frame)
         elif event == "return":
             function = (file, frame.f_code.co_firstlineno)
             self._edges.add(function, argument)
@@ -104,6 +112,12 @@ class LineTracer:
         elif event == "exception":
             self._note_exception(file, line, argument[0], argument[1])
         return self._trace_line
+
+    def _note_line(self, frame: FrameType) -> None:
+        key = (frame.f_code.co_filename, frame.f_lineno, _read_modes() | self._after)
+        if key not in self._seen:
+            self._seen.add(key)
+            self.write({"file": key[0], "line": key[1], "modes": key[2]})
 
     def _note_exception(self, file: str, line: int, kind: type[BaseException], error: Any) -> None:
         if issubclass(kind, StopIteration | StopAsyncIteration | GeneratorExit):

@@ -14,9 +14,10 @@ def list_passed(call: ast.Call, callee: Scope) -> Iterator[tuple[str, ast.expr]]
     An argument with a star may give any parameter from its position on. What has no parameter of its own is in those that
     collect the others.
     """
-    if callee.function is None:
+    given = callee.arguments
+    if given is None:
         return
-    names, given = callee.parameters(), callee.function.args
+    names = callee.parameters
     if names[:1] in (["self"], ["cls"]) and callee.class_name:
         names = names[1:]
     others = [] if given.vararg is None else [given.vararg.arg]
@@ -32,6 +33,30 @@ def list_passed(call: ast.Call, callee: Scope) -> Iterator[tuple[str, ast.expr]]
             yield from ((name, keyword.value) for name in (*known, *named))
         else:
             yield from ((name, keyword.value) for name in ([keyword.arg] if keyword.arg in known else named))
+
+
+def takes_arguments(callee: Scope, call: ast.Call, *, is_bound: bool) -> bool:
+    """Return whether a function can be called with the arguments of a call.
+
+    Args:
+        callee: The function.
+        call: The call.
+        is_bound: Whether it certainly is called as a method of an object.
+    """
+    given = callee.arguments
+    if given is None:
+        return False
+    if any(isinstance(each, ast.Starred) for each in call.args) or any(each.arg is None for each in call.keywords):
+        return True
+    names = callee.parameters
+    named = {each.arg for each in call.keywords}
+    known = {*names, *(each.arg for each in given.kwonlyargs)}
+    if given.kwarg is None and not named <= known:
+        return False
+    least = len(names) - len(given.defaults) - len(named & set(names))
+    is_method = bool(callee.class_name)  # called with or without its object
+    most = len(names) - (is_bound and is_method)
+    return len(call.args) >= least - is_method and (given.vararg is not None or len(call.args) <= most)
 
 
 def list_captured(node: ast.Match) -> Iterator[str]:

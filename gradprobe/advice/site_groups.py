@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gradprobe.advice.block_region import BlockRegion
+from gradprobe.advice.flow_places import INSIDE
 from gradprobe.advice.line_trace import GRAD, Trace
 from gradprobe.advice.manager_sites import Site
-from gradprobe.advice.program_model import Coverage, ProgramModel
+from gradprobe.advice.program_model import Coverage, Key, ProgramModel
 from gradprobe.advice.site_runs import SiteRuns
 from gradprobe.advice.tensor_flow import TensorFlow
+from gradprobe.advice.value_kinds import is_of_block
 
 _MAX_PARTNERS = 6
 
@@ -58,12 +60,19 @@ class SiteGroups:
         """Return whether nothing of a block is left once its function has returned, by the source and by what was seen."""
         region = BlockRegion(self._program, coverage, site)
         written = [each for each in region.statements if region.is_lexical(each)]
-        own = {("variable", f"{site.file}:{site.function}")}
-        flow = TensorFlow(self._program, written, region.is_site_scope)
+        flow = TensorFlow(self._program, region)
+        left = [key for key, kind in flow.places.items() if is_of_block(kind) and not self._ends(key, site)]
         lines = {(each.scope.file.file, line) for each in written for line in range(each.line, each.last_line + 1)}
         is_kept = any(each["kind"] != "local" and (each["file"], each["line"]) in lines for each in trace.survivors)
         is_returned = (site.file, site.first_line) in trace.tensor_results
-        return not is_kept and not is_returned and {key[:2] for key in flow.places} <= own
+        return not is_kept and not is_returned and not left
+
+    @staticmethod
+    def _ends(key: Key, site: Site) -> bool:
+        """Return whether what a place has ends with the function of a site, or with one that the block calls."""
+        kind, owner, _ = key
+        is_own = kind == "variable" and owner == f"{site.file}:{site.function}"
+        return is_own or kind in ("definition", "anything") or owner.endswith(INSIDE)
 
     def find_agreeing_with(self, site: Site, partners: Sequence[Site]) -> frozenset[Site] | None:
         """Return the smallest set tried that agrees with a site which alone breaks the program, or None."""

@@ -25,10 +25,16 @@ class SurvivorSearch:
     Args:
         write: Takes a row for each tensor.
         is_own: Whether a file belongs to the program.
+        note_exit: Called with the frame that has left a block.
     """
 
-    def __init__(self, write: Callable[[dict[str, Any]], None], is_own: Callable[[str], bool]) -> None:
-        self._write, self._is_own = write, is_own
+    def __init__(
+        self,
+        write: Callable[[dict[str, Any]], None],
+        is_own: Callable[[str], bool],
+        note_exit: Callable[[Any], None],
+    ) -> None:
+        self._write, self._is_own, self._note_exit = write, is_own, note_exit
         self._exits: dict[tuple[str, int], int] = {}
         self._searches = 0
         self._described: set[tuple[str, int, str]] = set()
@@ -41,6 +47,7 @@ class SurvivorSearch:
 
         def leave_and_search(manager: Any, *error: Any) -> Any:
             result = leave(manager, *error)
+            self._note_exit(sys._getframe(1))
             with contextlib.suppress(Exception):
                 self._search(sys._getframe(1))
             return result

@@ -12,7 +12,9 @@ ALIASING = _read_words(
     view view_as reshape reshape_as t T mT H mH transpose permute squeeze unsqueeze expand expand_as flatten
     unflatten chunk split unbind narrow select detach to contiguous float double half bfloat16 cuda cpu type type_as
     data real imag movedim swapaxes swapdims diagonal unfold tensor_split hsplit vsplit dsplit ravel values indices
-    alias requires_grad_ __getitem__ grad pin_memory share_memory_
+    alias requires_grad_ __getitem__ grad pin_memory share_memory_ swapaxes_ adjoint broadcast_to as_strided positive
+    resolve_conj resolve_neg split_with_sizes unsafe_chunk unsafe_split coalesce rename as_subclass to_dense
+    crow_indices col_indices align_to refine_names conj
     """
 )
 """Methods and attributes of a tensor whose result shares its memory or may be the tensor itself."""
@@ -31,6 +33,14 @@ CONTAINER_WRITES = _read_words(
 )
 """Methods that put their arguments into a container."""
 
+ALIASING_FUNCTIONS = ALIASING | _read_words(
+    """
+    as_tensor asarray atleast_1d atleast_2d atleast_3d broadcast_tensors meshgrid view_as_real view_as_complex from_dlpack
+    dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout pad unsqueeze_copy
+    """
+)
+"""Functions of PyTorch whose results may be their arguments or share their memory."""
+
 PLAIN_CALLS = _read_words(
     """
     item tolist numpy size dim numel nelement element_size stride data_ptr storage_offset is_contiguous get_device
@@ -38,6 +48,45 @@ PLAIN_CALLS = _read_words(
     """
 )
 """Methods whose results are no tensors."""
+
+QUIET_METHODS = _read_words(
+    """
+    parameters named_parameters modules named_modules children named_children train eval zero_grad state_dict buffers
+    named_buffers get_submodule get_parameter keys
+    """
+)
+"""Methods of modules and containers that create no tensor."""
+
+SEVERAL_RESULTS = _read_words(
+    """
+    max min sort topk split chunk unbind median nanmedian mode kthvalue cummax cummin aminmax frexp std_mean var_mean
+    unique unique_consecutive tensor_split hsplit vsplit dsplit split_with_sizes unsafe_chunk unsafe_split slogdet
+    svd qr eig eigh lu lu_unpack lstsq triangular_solve geqrf histogram histogramdd broadcast_tensors meshgrid
+    atleast_1d atleast_2d atleast_3d nonzero where multi_head_attention_forward max_pool1d max_pool2d max_pool3d
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d inv_ex
+    cholesky_ex lu_factor lu_factor_ex ldl_factor ldl_factor_ex solve_ex batch_norm_stats to apply load vmap compile
+    values indices pop get copy items keys update clear index count
+    """
+)
+"""Operators that may give more than one tensor, and names that other objects than tensors have as well."""
+
+TENSOR_QUESTIONS = _read_words(
+    """
+    is_tensor is_grad_enabled is_inference_mode_enabled device manual_seed numel set_num_threads get_num_threads
+    is_available synchronize seed initial_seed dtype Size is_floating_point is_complex are_deterministic_algorithms_enabled
+    """
+)
+"""Functions of PyTorch that create no tensor."""
+
+WRITING_FUNCTIONS = _read_words(
+    """
+    batch_norm instance_norm vector_to_parameters clip_grad_norm clip_grad_value embedding_bag embedding
+    """
+)
+"""Functions of PyTorch that may write into an argument, or need it for gradients, whatever they are given."""
+
+PLAIN_MODULES = _read_words("time math os sys json logging re datetime warnings pathlib string numpy np")
+"""Modules whose functions return no tensors and keep none."""
 
 PLAIN_FUNCTIONS = _read_words(
     """

@@ -119,7 +119,7 @@ class Watch:
             self._recorder.start()
         except Exception:
             self._recorder = None  # the evidence then has fewer lines
-        SurvivorSearch(self._tracer.write, self.is_own_file).install()
+        SurvivorSearch(self._tracer.write, self.is_own_file, self._tracer.note_exit).install()
 
 
 def run_forked(request: RunRequest) -> None:

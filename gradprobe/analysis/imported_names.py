@@ -46,6 +46,10 @@ class ImportedNames:
         """Return whether the file imports anything of PyTorch."""
         return any(name == "torch" or name.startswith("torch.") for name in self._imported_as.values())
 
+    def imports(self, name: str) -> bool:
+        """Return whether an import binds a name."""
+        return name in self._imported_as
+
     def resolve(self, expression: ast.expr) -> str | None:
         """Return the dotted name that an expression denotes, or None if the expression is not a name."""
         parts: list[str] = []

@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from gradprobe.advice.line_trace import GRAD, INFERENCE, number_parts, read_trace
+from gradprobe.advice.line_trace import AFTER, GRAD, INFERENCE, number_parts, read_trace
 from gradprobe.advice.manager_sites import SourceFile
 from gradprobe.advice.program_model import Coverage, ProgramModel
 from gradprobe.advice.unrun_lines import find_unrun_lines
@@ -94,7 +94,7 @@ BLOCK = (
 
 def find(text: str) -> list[int]:
     file = SourceFile("/program.py", text)
-    marks = {"# ran": GRAD, "# block": INFERENCE}
+    marks = {"# ran": GRAD, "# block": INFERENCE, "# after": GRAD | AFTER}
     lines = {
         ("/program.py", number): {marks[mark]}
         for number, line in enumerate(text.splitlines(), 1)
