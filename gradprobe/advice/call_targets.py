@@ -49,6 +49,32 @@ _QUIET_DECORATORS = frozenset(
     ]
 )
 _MOST_APART = 150
+_NO_CONTAINERS = frozenset(
+    [
+        "object",
+        "ABC",
+        "Generic",
+        "Protocol",
+        "Module",
+        "Dataset",
+        "IterableDataset",
+        "Enum",
+        "IntEnum",
+        "Thread",
+        "Process",
+        "TestCase",
+        "Function",
+        "Optimizer",
+        "LRScheduler",
+        "_LRScheduler",
+        "Callback",
+        "Sampler",
+        "Distribution",
+        "Transform",
+        "Warning",
+    ]
+)
+"""Bases of classes whose objects have no items."""
 _SPECIAL = ("forward", "__call__")
 _TEXT_CODE = frozenset(["eval", "exec"])
 _BY_NAME = frozenset(
@@ -190,6 +216,11 @@ class CallTargets:
                     found.append(last)
                     waiting.append(last)
         return found
+
+    def may_have_items(self, name: str) -> bool:
+        """Return whether an object of a class may itself be a container, by the bases of the class."""
+        bases = [base for base in self.list_bases(name) if base not in self.program.classes]
+        return any(base not in _NO_CONTAINERS and not base.endswith(("Error", "Exception")) for base in bases)
 
     def has_foreign_base(self, name: str) -> bool:
         """Return whether a class derives from one that is not of the program."""

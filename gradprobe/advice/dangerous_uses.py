@@ -32,6 +32,24 @@ _MODULE_WRITES = frozenset(["load_state_dict", "requires_grad_", "share_memory",
 _GRADIENT_WRITES = frozenset(["clip_grad_norm_", "clip_grad_value_", "unscale_", "backward", "all_reduce"])
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """Buffers that modules of PyTorch write when they are called."""
+_IN_PLACE_OPERATORS = frozenset(
+    f"__i{name}__"
+    for name in [
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "matmul",
+        "pow",
+        "mod",
+        "and",
+        "or",
+        "xor",
+        "lshift",
+        "rshift",
+    ]
+)
 _LINEAR = (ast.Add, ast.Sub, ast.BitAnd, ast.BitOr, ast.BitXor, ast.LShift, ast.RShift, ast.FloorDiv)
 """Operators for which autograd saves no operand."""
 _PURE_PASSING = frozenset(
@@ -173,7 +191,7 @@ class DangerousUses:
         name = called_name(call)
         dotted = self._targets.find(call, statement.scope).dotted
         in_inference = _is_in_inference(statement)
-        is_in_place = name.endswith("_") and not name.endswith("__") and name not in self._program.by_name
+        is_in_place = _is_in_place(name) and name not in self._program.by_name
         if on_tensor and (name in _FORBIDDEN_METHODS or (is_in_place and not in_inference)):
             return f"call {name} on a tensor of the block"
         is_of_module = isinstance(call.func, ast.Attribute) and not dotted and not on_tensor
@@ -270,6 +288,12 @@ class DangerousUses:
 def is_protected(statement: Statement) -> bool:
     """Return whether autograd is off where a statement is, by the source."""
     return statement.modes[-1:] in (("no_grad",), ("inference_mode",))
+
+
+def _is_in_place(name: str) -> bool:
+    """Return whether a method modifies its object, by its name; ``__imul__`` and its like do."""
+    is_operator = name == "__setitem__" or name in _IN_PLACE_OPERATORS
+    return is_operator or (name.endswith("_") and not name.endswith("__"))
 
 
 def _is_in_inference(statement: Statement) -> bool:

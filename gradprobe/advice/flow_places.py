@@ -14,7 +14,7 @@ from gradprobe.advice.call_targets import CallTargets, is_property
 from gradprobe.advice.expression_kinds import ANY, Point
 from gradprobe.advice.local_definitions import LocalDefinitions
 from gradprobe.advice.program_model import Key, ProgramModel, Scope, Statement
-from gradprobe.advice.value_kinds import ANY_OF_BLOCK, FUNCTION, NEW, OBJECT, OF_BLOCK, OTHER, PLAIN, is_of_block
+from gradprobe.advice.value_kinds import ANY_OF_BLOCK, FUNCTION, HOLDS, NEW, OBJECT, OF_BLOCK, OTHER, PLAIN, is_of_block
 
 INSIDE = "#in"
 """Mark of the places of a function that the block calls."""
@@ -131,6 +131,8 @@ class FlowPlaces:
         result = FUNCTION if self.names_function(name, key) else PLAIN
         if key not in self._targets.stored:
             result |= PLAIN if result else OTHER
+        if name == "self" and self._targets.may_have_items(at.scope.class_name):
+            result |= HOLDS if is_of_block(self.read(("anything", "", ""))) else PLAIN
         definitions = self._definitions.find(at.statement, name)
         if definitions is not None:
             for definition in definitions:

@@ -21,6 +21,8 @@ from gradprobe.advice.tensor_flow import TensorFlow
 from gradprobe.advice.tensor_names import NEEDS_GRAD
 from gradprobe.advice.value_kinds import PLAIN, is_of_block
 
+_MOST_LINES = 100
+
 
 @dataclass(frozen=True)
 class UnrunLine:
@@ -60,7 +62,8 @@ class _Search:
         found = [*self._find_inside(), *self._find_outside(), *self._find_new_contexts()]
         if not self._flow.is_complete:
             found.append(UnrunLine(self._site.file, self._site.line, "leads to more code than was looked at"))
-        return list({(each.file, each.line): each for each in reversed(found)}.values())[::-1]
+        lines = list({(each.file, each.line): each for each in reversed(found)}.values())[::-1]
+        return sorted(lines, key=lambda each: each.file != self._site.file)[:_MOST_LINES]
 
     def _is_in_block(self, statement: Statement) -> bool:
         return self._flow.point(statement).is_inside or self._flow.has_reached(statement.scope, is_inside=True)

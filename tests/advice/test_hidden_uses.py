@@ -96,6 +96,12 @@ HIDDEN |= {
         "@show.register  # ran\ndef _(t: torch.Tensor):\n    t.mul_(2)  # unrun\n\n\n"
         "def use(x):\n    show(features(x))  # quiet"
     ),
+    "an operator as a method": "def wipe(x):\n    torch.Tensor.__imul__(features(x), 0)  # unrun",
+    "a class that is a container": (
+        "import collections\n\n\nclass Cache(collections.OrderedDict):\n    def renew(self):\n"
+        "        for t in self.values():  # quiet\n            t.mul_(2)  # unrun\n\n\n"
+        "cache = Cache()  # ran\ncache['a'] = features(torch.ones(2))  # ran"
+    ),
     "a method as a value": "def scale(x):\n    change = features(x).mul_  # quiet\n    change(2)  # unrun",
     "a buffer of a layer": (
         "def calibrate(norm, x):\n    norm.running_mean = features(x)  # ran\n\n\ndef train(net, x):\n"
