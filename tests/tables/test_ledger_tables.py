@@ -77,6 +77,7 @@ def write_and_account(statements: list[Statement]) -> tuple[str, Counter[tuple[i
         values.append(Value(len(lines), is_leaf, frozenset([len(lines)] if is_leaf else [])))
     lines.append(f"    for _ in range({RUNS}):")
     expected: Counter[tuple[int, int, str, str]] = Counter()
+    passes: list[tuple[int, frozenset[int]]] = []
 
     def take(value: Value, op: str, cut: str) -> None:
         passage = "without_grad" if not value.requires_grad else cut or "carried"
@@ -93,6 +94,7 @@ def write_and_account(statements: list[Statement]) -> tuple[str, Counter[tuple[i
                 expected[len(lines), len(lines), "backward", "carried"] += RUNS
                 for leaf in one.leaves:
                     expected[leaf, len(lines), "backward", "carried"] += RUNS
+                passes.append((len(lines), one.leaves))
             continue
         text, op = KINDS[statement.kind]
         code = f"t{len(values)} = {text.format(f't{first}', f't{second}')}"
@@ -105,6 +107,11 @@ def write_and_account(statements: list[Statement]) -> tuple[str, Counter[tuple[i
         leaves = frozenset().union(*(value.leaves for value in taken)) if carries else frozenset()
         values.append(Value(len(lines), carries, leaves))
     lines.append("        pass")
+    gave: dict[int, int] = {}  # by leaf, the line of the pass that gave it the gradient which the next one adds to
+    for line, leaves in passes * RUNS:
+        for before in {gave[leaf] for leaf in leaves if leaf in gave}:
+            expected[before, line, "backward", "written"] += 1
+        gave.update(dict.fromkeys(leaves, line))
     return "\n".join(lines), expected
 
 
@@ -128,7 +135,9 @@ def test_the_flow_of_a_random_program_is_what_an_account_without_running_it_give
         taken = {key: n for key, n in expected.items() if key[0] == line and key[2] != "backward"}
         assert leaves.loc[line, "uses"] == sum(taken.values())
         assert leaves.loc[line, "uses_with_grad"] == sum(n for key, n in taken.items() if key[3] == "carried")
-        reached = sum(n for key, n in expected.items() if key[0] == line and key[2] == "backward")
+        reached = sum(
+            n for key, n in expected.items() if key[0] == line and key[2] == "backward" and key[3] == "carried"
+        )
         assert leaves.loc[line, "backward_passes"] == reached
 
 
