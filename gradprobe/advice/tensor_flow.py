@@ -9,8 +9,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable
 
+from gradprobe.advice.argument_uses import CallEffects
 from gradprobe.advice.block_region import BlockRegion
-from gradprobe.advice.call_effects import CallEffects
 from gradprobe.advice.call_targets import CallTargets
 from gradprobe.advice.expression_kinds import ExpressionKinds, Point
 from gradprobe.advice.flow_places import INSIDE, FlowPlaces
