@@ -21,6 +21,7 @@ from types import (
     FrameType,
     FunctionType,
     GeneratorType,
+    GetSetDescriptorType,
     MemberDescriptorType,
     MethodType,
     ModuleType,
@@ -51,6 +52,8 @@ _MAX_READS = 10
 _READ_BY_KIND: dict[type, Callable[[Any], Iterable[Any]]] = {
     kind: kind.__iter__ for kind in (list, tuple, set, frozenset, deque)
 }
+_OF_DICT = (GetSetDescriptorType, MemberDescriptorType)
+"""Descriptors of ``__dict__`` in classes of Python, and in that of modules."""
 _KEEPING = frozenset({"closure", "cache", "generator", "traceback"})
 _SUSPENDABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 
@@ -136,19 +139,20 @@ def _search_program(
             continue
         known.add(id(each.f_globals))
         for name, value in copy_items(each.f_globals):
-            if isinstance(value, ModuleType | type) or name.startswith("__"):
+            if is_of_kind(value, ModuleType | type) or name.startswith("__"):
                 continue
             found = search.run(value, name)
             if found is not None:
                 yield Holder(found, "global", str(each.f_globals.get("__file__") or each.f_code.co_filename))
     files = {code.co_filename for code in list(codes.held.values()) if codes.kind(code) == USER}
     for module in list(sys.modules.values()):
-        names = getattr(module, "__dict__", None)
-        is_own = getattr(module, "__name__", "") == "__main__" or getattr(module, "__file__", None) in files
-        if not is_own or not isinstance(names, dict) or id(names) in known:
+        names = _read_dict(module)  # reading an attribute that a lazy module does not have may import another one
+        if not isinstance(names, dict) or id(names) in known:
+            continue
+        if names.get("__name__") != "__main__" and names.get("__file__") not in files:
             continue
         for name, value in copy_items(names):
-            if not isinstance(value, ModuleType | type) and not name.startswith("__"):
+            if not is_of_kind(value, ModuleType | type) and not name.startswith("__"):
                 found = search.run(value, name)
                 if found is not None:
                     yield Holder(found, "global", str(names.get("__file__") or ""))
@@ -193,14 +197,19 @@ class _Search:
 
 def may_contain(value: Any) -> bool:
     """Return whether an object may have members that are worth a look."""
-    if isinstance(value, str | bytes | int | float | complex | bool | torch.Tensor | type | ModuleType | None):
+    if is_of_kind(value, str | bytes | int | float | complex | bool | torch.Tensor | type | ModuleType | None):
         return False
     return not type(value).__module__.startswith(("torch._C", "numpy"))
 
 
+def is_of_kind(value: Any, kinds: Any) -> bool:
+    """Return whether a value is of one of some types, without asking for its ``__class__``, as ``isinstance`` may."""
+    return issubclass(type(value), kinds)
+
+
 def copy_items(mapping: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
     """Return the items of a dictionary that a finalizer or another thread may change meanwhile."""
-    if not isinstance(mapping, dict):
+    if not is_of_kind(mapping, dict):
         return list(dict(mapping).items())
     return _copy(dict.items, mapping)
 
@@ -221,12 +230,12 @@ def _copy(read: Callable[[Any], Iterable[Any]], container: Any) -> list[Any]:
 
 def list_members(value: Any) -> list[tuple[str, Any]]:
     """Return the members of an object, each after the step that leads to it, such as ``.name`` or ``['key']``."""
-    if isinstance(value, dict):
-        return [(f"[{key!r}]" if isinstance(key, str) else "[...]", item) for key, item in copy_items(value)]
+    if is_of_kind(value, dict):
+        return [(f"[{key!r}]" if is_of_kind(key, str) else "[...]", item) for key, item in copy_items(value)]
     for kind, read in _READ_BY_KIND.items():
-        if isinstance(value, kind):
+        if is_of_kind(value, kind):
             return [("[...]", item) for item in _copy(read, value)[-_MAX_MEMBERS:]]
-    if isinstance(value, FunctionType):
+    if is_of_kind(value, FunctionType):
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=False)
         members = [(f".{name}", cell.cell_contents) for name, cell in cells if _is_filled(cell)]
         defaults = value.__defaults__ or ()
@@ -234,19 +243,19 @@ def list_members(value: Any) -> list[tuple[str, Any]]:
         members += [(f".{name}", default) for name, default in zip(names, defaults, strict=False)]
         wrapped = getattr(value, "__wrapped__", None)
         return members if wrapped is None else [*members, ("", wrapped)]
-    if isinstance(value, MethodType):
+    if is_of_kind(value, MethodType):
         return [("", value.__self__)]
-    if isinstance(value, BaseException):
+    if is_of_kind(value, BaseException):
         return [*_list_attributes(value), *_list_traceback(value.__traceback__)]
     return _list_attributes(value)
 
 
 def _list_attributes(value: Any) -> list[tuple[str, Any]]:
     members: list[tuple[str, Any]] = []
-    attributes = getattr(value, "__dict__", None)
+    attributes = _read_dict(value)
     if isinstance(attributes, dict):
         for name, item in copy_items(attributes):
-            if name in ("_modules", "_parameters", "_buffers") and isinstance(item, dict):
+            if name in ("_modules", "_parameters", "_buffers") and is_of_kind(item, dict):
                 members += [(f".{key}", each) for key, each in copy_items(item)]
             else:
                 members.append((f".{name}", item))
@@ -260,6 +269,15 @@ def _list_attributes(value: Any) -> list[tuple[str, Any]]:
                 except AttributeError:  # not set
                     continue
     return members
+
+
+def _read_dict(value: Any) -> Any:
+    """Return the dictionary of an object, None if it has none, without calling any method of its own."""
+    for kind in type(value).__mro__:
+        if "__dict__" in kind.__dict__:
+            descriptor = kind.__dict__["__dict__"]
+            return descriptor.__get__(value) if isinstance(descriptor, _OF_DICT) else None
+    return None
 
 
 def _list_traceback(trace: TracebackType | None) -> list[tuple[str, Any]]:
@@ -293,35 +311,38 @@ def _climb(
             if climbs < 0:
                 return None
             for referrer in gc.get_referrers(value)[:_MAX_REFERRERS]:
-                if id(referrer) in seen or (isinstance(referrer, FrameType) and referrer is sys._getframe()):
+                if id(referrer) in seen or (is_of_kind(referrer, FrameType) and referrer is sys._getframe()):
                     continue
                 seen.add(id(referrer))
                 named = _name_root(referrer, value, path, codes)
                 if named is not None:
                     if not kinds or named.kind in kinds:
                         return named
-                elif not isinstance(referrer, FrameType | ModuleType):
+                elif not is_of_kind(referrer, FrameType | ModuleType):
                     following.append((referrer, _step(referrer, value) + path))
         level = following
     return None
 
 
 def _step(container: Any, member: Any) -> str:
-    if isinstance(container, dict):
+    if is_of_kind(container, dict):
         key = next((key for key, item in list(dict.items(container)) if item is member), None)
-        return f".{key}" if isinstance(key, str) and key.isidentifier() else "[...]"
-    return "[...]" if isinstance(container, list | tuple | set | frozenset | deque) else ""
+        return f".{key}" if type(key) is str and key.isidentifier() else "[...]"
+    return "[...]" if is_of_kind(container, list | tuple | set | frozenset | deque) else ""
 
 
 def _find_frame(referrer: Any) -> FrameType | None:
     """Return the frame whose variables a referrer has; a generator has no frame object until one is asked for."""
-    if isinstance(referrer, FrameType):
-        return referrer
-    if isinstance(referrer, GeneratorType):
-        return referrer.gi_frame
-    if isinstance(referrer, CoroutineType):
-        return referrer.cr_frame
-    return referrer.ag_frame if isinstance(referrer, AsyncGeneratorType) else None
+    frame: FrameType | None = None
+    if is_of_kind(referrer, FrameType):
+        frame = referrer
+    elif is_of_kind(referrer, GeneratorType):
+        frame = referrer.gi_frame
+    elif is_of_kind(referrer, CoroutineType):
+        frame = referrer.cr_frame
+    elif is_of_kind(referrer, AsyncGeneratorType):
+        frame = referrer.ag_frame
+    return frame
 
 
 def _name_root(referrer: Any, value: Any, path: str, codes: FrameClassifier) -> Holder | None:
@@ -337,18 +358,18 @@ def _name_root(referrer: Any, value: Any, path: str, codes: FrameClassifier) -> 
         code = frame.f_code
         kind = "generator" if code.co_flags & _SUSPENDABLE else "local"
         return Holder(name + path, kind, code.co_filename, code.co_firstlineno, _name(code))
-    if isinstance(referrer, FunctionType) and not referrer.__code__.co_filename.startswith((TORCH_DIR, GRADPROBE_DIR)):
+    if is_of_kind(referrer, FunctionType) and not referrer.__code__.co_filename.startswith((TORCH_DIR, GRADPROBE_DIR)):
         code = referrer.__code__
         return Holder(f"{referrer.__qualname__}{path}", "closure", code.co_filename, code.co_firstlineno, _name(code))
-    if isinstance(referrer, TracebackType):
+    if is_of_kind(referrer, TracebackType):
         code = referrer.tb_frame.f_code
         return Holder("a stored exception", "traceback", code.co_filename, referrer.tb_lineno, _name(code))
     if type(referrer).__name__ == "_lru_cache_wrapper":
         function: Callable[..., Any] = referrer.__wrapped__
-        if isinstance(function, FunctionType):
+        if is_of_kind(function, FunctionType):
             at = function.__code__
             return Holder(f"the cache of {_name(at)}", "cache", at.co_filename, at.co_firstlineno, _name(at))
-    if isinstance(referrer, dict) and "__name__" in referrer and "__builtins__" in referrer:
+    if is_of_kind(referrer, dict) and "__name__" in referrer and "__builtins__" in referrer:
         name = next((name for name, item in copy_items(referrer) if item is value), "")
         return Holder(name + path, "global", str(referrer.get("__file__") or ""))
     return None

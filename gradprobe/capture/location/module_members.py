@@ -52,5 +52,6 @@ def _list_held(prefix: str, members: dict[str, Any]) -> Iterator[tuple[str, Any]
             continue
         items = container.items() if isinstance(container, dict) else enumerate(container)
         for key, value in list(islice(items, _MAX_HELD)):
-            if isinstance(value, torch.nn.Module | torch.nn.Parameter):
-                yield f"{prefix}{attribute}[{key!r}]", value
+            # By the type and for plain keys only: an object's own `__class__` or `__repr__` is code of the program.
+            if issubclass(type(value), torch.nn.Module | torch.nn.Parameter):
+                yield f"{prefix}{attribute}[{key!r}]" if type(key) in (str, int) else f"{prefix}{attribute}[...]", value

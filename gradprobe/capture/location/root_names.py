@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 from gradprobe.capture.location.expressions import names_at
 from gradprobe.capture.location.frames import forget_locals, walk_frames
-from gradprobe.capture.location.holders import copy_items, list_members
+from gradprobe.capture.location.holders import copy_items, is_of_kind, list_members
 from gradprobe.recording.module_roots import NUMBER_MARK, ModuleRoot
 
 _MAX_FRAMES = 8
 """Maximum number of functions around a call that are looked through."""
+_MAX_SEARCHES = 32
+"""Maximum number of modules for which they are: a program may call hundreds by the variable of one loop."""
 MAX_MODULES = 64
 """Maximum number of modules of a class that are told apart; further ones have the name of the last of them."""
 
@@ -33,6 +35,7 @@ class RootNames:
     def __init__(self) -> None:
         self._slots: dict[tuple[str, int], _Slot] = {}
         self._variables: dict[tuple[CodeType, int], str] = {}
+        self._searches = 0
 
     def claim(self, module: Any, caller: FrameType | None) -> str:
         """Return the name of a module, which the line in ``caller`` has called."""
@@ -40,7 +43,7 @@ class RootNames:
         variable = self._find_variable(module, caller)
         if any(slot.root[1:3] == (kind, variable) and slot.module() is not None for slot in list(self._slots.values())):
             self._name_apart(kind, variable, caller)
-            variable = find_other_name(module, caller, variable) or variable
+            variable = self._search(module, caller, variable)
         for number in range(1, MAX_MODULES + 1):
             key = (kind, number)
             known = self._slots.get(key)
@@ -59,9 +62,18 @@ class RootNames:
         """Look for better names of the modules that are called by one variable, such as a parameter of a function."""
         for key, slot in list(self._slots.items()):
             module = slot.module()
-            if module is not None and slot.root[1:3] == (kind, variable):
-                other = find_other_name(module, caller, variable)
-                self._slots[key] = slot._replace(root=slot.root._replace(variable=other or variable))
+            if module is None or slot.root[1:3] != (kind, variable):
+                continue
+            found = self._search(module, caller, variable)
+            if found != variable and self._slots.get(key) is slot:
+                self._slots[key] = slot._replace(root=slot.root._replace(variable=found))
+
+    def _search(self, module: Any, caller: FrameType | None, variable: str) -> str:
+        """Return a better name of a module than a variable, or the variable if none is found."""
+        if self._searches >= _MAX_SEARCHES:
+            return variable
+        self._searches += 1
+        return find_other_name(module, caller, variable) or variable
 
     def move(self, name: str, path: str) -> None:
         """Note that an outermost module has turned out to be part of another one, at a path in that."""
@@ -82,6 +94,7 @@ class RootNames:
         """Forget all."""
         self._slots.clear()
         self._variables.clear()
+        self._searches = 0
 
     def _find_variable(self, module: Any, caller: FrameType | None) -> str:
         """Return the last part of the expression by which a line calls a module, "" if it does not lead to it."""
@@ -113,7 +126,7 @@ def find_other_name(module: Any, caller: FrameType | None, name: str) -> str:
                 if value is module and other != name:
                     return str(other)
             for _, value in variables:
-                members = [] if isinstance(value, ModuleType | type) else list_members(value)
+                members = [] if is_of_kind(value, ModuleType | type) else list_members(value)
                 found = (step.strip(".[]'") for step, member in members if member is module)
                 attribute = next((step for step in found if step.isidentifier() and step != name), "")
                 if attribute:

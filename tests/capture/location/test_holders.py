@@ -8,7 +8,7 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import CodeType, FrameType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 import pytest
@@ -223,4 +223,35 @@ def test_containers_that_compute_their_members_are_not_asked_for_them() -> None:
 
     assert list_members(registry) == [("['gelu']", 1)]
     assert list_members(Lazy([1, 2])) == [("[...]", 1), ("[...]", 2)]
+    assert asked == []
+
+
+def test_objects_that_stand_for_others_are_not_asked() -> None:
+    """Such as the proxies of web frameworks, which raise where there is no request."""
+    asked = []
+
+    class Proxy:
+        def __getattribute__(self, name: str) -> Any:
+            asked.append(name)
+            raise LookupError(name)
+
+    class Pretender:
+        __dict__ = property(lambda self: asked.append("__dict__"))  # type: ignore[assignment]
+
+    proxy = Proxy()
+    object.__setattr__(proxy, "kept", 1)
+
+    assert list_members(proxy) == [(".kept", 1)]
+    assert list_members(Pretender()) == []
+    assert asked == []
+
+
+def test_a_lazy_module_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    lazy = ModuleType("lazy")
+    vars(lazy)["__getattr__"] = asked.append
+    monkeypatch.setitem(sys.modules, "lazy", lazy)
+
+    find_holder([object()], Codes(), sys._getframe(), [])
+
     assert asked == []

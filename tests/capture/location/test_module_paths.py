@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import gradprobe
+from gradprobe.capture.location.root_names import MAX_MODULES
 
 
 class Net(nn.Module):
@@ -106,3 +107,13 @@ def test_models_beyond_the_limit_share_a_name() -> None:
         for model in models:
             model(torch.ones(1, 1))
     assert len(modules(recording)) == 64
+
+
+def test_hundreds_of_models_that_one_variable_calls_have_numbers() -> None:
+    """Only the first of them are looked for in the variables of the program."""
+    ensemble = [nn.Linear(3, 3) for _ in range(200)]
+    with gradprobe.record(level="ops") as recording:
+        for member in ensemble:
+            member(INPUT)
+
+    assert len(modules(recording)) == MAX_MODULES
