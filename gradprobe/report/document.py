@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from gradprobe.analysis.flow_picture import FlowView
+from gradprobe.analysis.flow_boxes import FlowView
 
 UNEXPLAINED = "unexplained"
 """Part of a difference that no mechanism explains, in charts of parts."""

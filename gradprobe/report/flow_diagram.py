@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from gradprobe.analysis.flow_picture import BoxKind, CutPlace, FlowBox, FlowEdge, FlowView, Gradient
+from gradprobe.analysis.flow_boxes import BoxKind, CutPlace, FlowBox, FlowEdge, FlowView, Gradient
 from gradprobe.report.flow_labels import (
     LEGEND,
     describe_box,

@@ -6,8 +6,7 @@ import os
 from collections.abc import Sequence
 
 from gradprobe._counted_nouns import pluralize
-from gradprobe.analysis.flow_graph import shorten_op
-from gradprobe.analysis.flow_picture import (
+from gradprobe.analysis.flow_boxes import (
     BACKWARD,
     CODE,
     FURTHER,
@@ -20,6 +19,7 @@ from gradprobe.analysis.flow_picture import (
     FlowView,
     Gradient,
 )
+from gradprobe.analysis.flow_graph import shorten_op
 from gradprobe.report.units import escape_unprintable, format_location
 
 _MAX_OPS = 3

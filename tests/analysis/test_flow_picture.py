@@ -8,17 +8,10 @@ import torch
 from torch import nn
 
 import gradprobe
+from gradprobe.analysis.flow_boxes import BACKWARD, BoxKind, FlowBox, FlowView, Gradient
+from gradprobe.analysis.flow_depths import MAX_BOXES
 from gradprobe.analysis.flow_graph import FlowGraph
-from gradprobe.analysis.flow_picture import (
-    BACKWARD,
-    MAX_BOXES,
-    MAX_VIEWS,
-    BoxKind,
-    FlowBox,
-    FlowPicture,
-    FlowView,
-    Gradient,
-)
+from gradprobe.analysis.flow_picture import MAX_VIEWS, FlowPicture
 from gradprobe.recording.flow import CUTS, PASSAGES, FlowLeaf, FlowLedger, FlowSite
 
 CUT_NAMES = [PASSAGES[passage] for passage in CUTS]

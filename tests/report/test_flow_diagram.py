@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 import gradprobe
+from gradprobe.analysis.flow_boxes import CODE, BoxKind, CutPlace, FlowBox, FlowEdge, FlowView, Gradient
 from gradprobe.analysis.flow_graph import FlowGraph
-from gradprobe.analysis.flow_picture import CODE, BoxKind, CutPlace, FlowBox, FlowEdge, FlowPicture, FlowView, Gradient
+from gradprobe.analysis.flow_picture import FlowPicture
 from gradprobe.report.flow_diagram import DARK, LIGHT, MAX_EDGES, draw_flow
 from gradprobe.report.formats.registry import find_format
 from gradprobe.report.formats.rendered import RenderOptions

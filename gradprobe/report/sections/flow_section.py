@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from gradprobe._counted_nouns import pluralize
 from gradprobe.analysis.findings.evidence import Evidence
+from gradprobe.analysis.flow_boxes import BoxKind, CutPlace, FlowView, Gradient
 from gradprobe.analysis.flow_graph import FlowGraph
-from gradprobe.analysis.flow_picture import BoxKind, CutPlace, FlowPicture, FlowView, Gradient
+from gradprobe.analysis.flow_picture import FlowPicture
 from gradprobe.history.process import Process
 from gradprobe.recording.flow import FlowSite
 from gradprobe.report.document import Picture, Section, Table
