@@ -18,8 +18,13 @@ import gradprobe
 from gradprobe.recorder import Recorder, get_session
 from gradprobe.recording.sqlite_file import read_file
 from gradprobe.recording.writer import Writer
-from gradprobe.tables import columns
+from gradprobe.tables.call_columns import CALLS
+from gradprobe.tables.columns import RECORDING_TABLES
+from gradprobe.tables.finding_columns import FINDINGS
 from gradprobe.tables.ledger_columns import CUSTODY, FLOW, GRAPH_MEMORY, GRAPHS, MODULES, PARAMETERS
+from gradprobe.tables.mode_columns import TRANSITIONS
+from gradprobe.tables.operator_columns import BIRTHS, OPS
+from gradprobe.tables.region_columns import REGIONS, SITES
 from tests.conftest import FakeClock
 
 
@@ -387,13 +392,13 @@ def test_an_empty_recording_has_all_tables_and_a_report() -> None:
     with gradprobe.record() as recording:
         pass
     for name, expected in (
-        ("transitions", columns.TRANSITIONS),
-        ("regions", columns.REGIONS),
-        ("sites", columns.SITES),
-        ("ops", columns.OPS),
-        ("findings", columns.FINDINGS),
-        ("calls", columns.CALLS),
-        ("births", columns.BIRTHS),
+        ("transitions", TRANSITIONS),
+        ("regions", REGIONS),
+        ("sites", SITES),
+        ("ops", OPS),
+        ("findings", FINDINGS),
+        ("calls", CALLS),
+        ("births", BIRTHS),
         *((table.name, table) for table in (FLOW, PARAMETERS, MODULES, GRAPHS, GRAPH_MEMORY, CUSTODY)),
     ):
         table = getattr(recording, name)
@@ -495,7 +500,7 @@ def test_csv_is_returned_by_table_or_written_beside_one_another(tmp_path: Path) 
     with gradprobe.record() as recording, torch.no_grad():
         pass
     texts = recording.to_csv()
-    assert set(texts) == {table.name for table in columns.RECORDING_TABLES}
+    assert set(texts) == {table.name for table in RECORDING_TABLES}
     recording.to_csv(tmp_path / "a.csv")
     recording.to_csv(tmp_path / "a.csv", overwrite=True)
     assert (tmp_path / "a.csv").read_bytes().decode() == texts["sites"]

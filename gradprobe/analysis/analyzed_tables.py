@@ -9,8 +9,8 @@ import pandas as pd
 from gradprobe.analysis.findings import build_finding_rows
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.tensor_lifecycle.life_events import build_lifecycle_rows
-from gradprobe.tables import columns
 from gradprobe.tables.dataframes import make_dataframe
+from gradprobe.tables.finding_columns import FINDINGS
 from gradprobe.tables.phase_columns import LIFECYCLE
 from gradprobe.tables.recording_tables import RecordingTables
 
@@ -21,7 +21,7 @@ class AnalyzedTables(RecordingTables):
     @cached_property
     def findings(self) -> pd.DataFrame:
         """DataFrame with one row per finding, the worst first."""
-        return make_dataframe(columns.FINDINGS, build_finding_rows(self))
+        return make_dataframe(FINDINGS, build_finding_rows(self))
 
     @cached_property
     def lifecycle(self) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import dataclasses
 import pandas as pd
 
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome, compute_explained_share
-from gradprobe.tables.columns import COMPARISON
+from gradprobe.tables.comparison_columns import COMPARISON
 from gradprobe.tables.dataframes import make_dataframe
 
 

@@ -30,7 +30,7 @@ from gradprobe.report.units import (
     format_duration,
     format_location,
 )
-from gradprobe.tables.columns import FINDINGS
+from gradprobe.tables.finding_columns import FINDINGS
 
 if TYPE_CHECKING:
     import pytest

@@ -1,4 +1,4 @@
-"""Generator of ``docs/columns.md`` and of the rows in the JSON schemas, from ``columns.py`` and ``ledger_columns.py``.
+"""Generator of ``docs/columns.md`` and of the rows in the JSON schemas, from the definitions of the columns.
 
 Run ``python -m gradprobe.tables.column_reference`` in a source tree after a column has changed.
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.tables.column_definition import Column, Table
-from gradprobe.tables.columns import COMPARISON, RECORDING_TABLES
+from gradprobe.tables.columns import RECORDING_TABLES
+from gradprobe.tables.comparison_columns import COMPARISON
 from gradprobe.tables.inspection_columns import SAVED_TENSORS
 
 PAGE = Path("docs/columns.md")
@@ -33,7 +34,7 @@ _JSON_TYPES = {
 _INTRODUCTION = """\
 # Columns
 
-Generated from `gradprobe/tables/columns.py` and `gradprobe/tables/ledger_columns.py` by `make columns`.
+Generated from the modules `gradprobe/tables/*_columns.py` by `make columns`.
 
 What was not measured is missing, never 0: `NA` in `Int64` columns, `NaN` in others, null in JSON, an empty cell in CSV.
 *Level* is the lowest recording level that fills a column. `str` columns have the dtype of text of the installed pandas:

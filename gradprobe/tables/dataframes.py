@@ -17,10 +17,13 @@ from gradprobe.history.records import Region, Transition
 from gradprobe.history.region_table import group_rows
 from gradprobe.recording.events import ACTION_MASK, CONSTRUCT, MANAGERS, SET_GRAD_ENABLED
 from gradprobe.recording.op_rows import RETURNS_FIELDS
+from gradprobe.tables.call_columns import CALLS
 from gradprobe.tables.column_definition import Column, Table
-from gradprobe.tables.columns import BIRTHS, CALLS, OPS, REGIONS, SITES, TRANSITIONS
+from gradprobe.tables.mode_columns import TRANSITIONS
+from gradprobe.tables.operator_columns import BIRTHS, OPS
 from gradprobe.tables.phase_columns import PHASES
 from gradprobe.tables.region_cells import backward_nodes, count_nodes, device_ns, duration_ns, sum_operators
+from gradprobe.tables.region_columns import REGIONS, SITES
 from gradprobe.tables.site_sums import SiteSum
 
 TEXT_DTYPE = pd.Series([""]).dtype

@@ -10,7 +10,9 @@ import pandas as pd
 from gradprobe.history.process import Process, interpret_processes
 from gradprobe.history.row_queue import ProgressIterator
 from gradprobe.recording.contents import Contents
-from gradprobe.tables import columns, dataframes, ledger_tables
+from gradprobe.tables import dataframes, ledger_tables
+from gradprobe.tables.finding_columns import FINDINGS
+from gradprobe.tables.mode_columns import MODES
 from gradprobe.tables.mode_rows import build_mode_rows
 from gradprobe.tables.module_tree import build_modules
 from gradprobe.tables.phase_columns import LIFECYCLE
@@ -73,7 +75,7 @@ class RecordingTables:
     @cached_property
     def modes(self) -> pd.DataFrame:
         """DataFrame with one row per line and way in which a mode came about."""
-        return dataframes.make_dataframe(columns.MODES, build_mode_rows(self.processes))
+        return dataframes.make_dataframe(MODES, build_mode_rows(self.processes))
 
     @cached_property
     def phases(self) -> pd.DataFrame:
@@ -133,4 +135,4 @@ class RecordingTables:
     @cached_property
     def findings(self) -> pd.DataFrame:
         """DataFrame of findings, empty: rules are in a layer above, where ``AnalyzedTables`` applies them."""
-        return dataframes.make_dataframe(columns.FINDINGS, ())
+        return dataframes.make_dataframe(FINDINGS, ())

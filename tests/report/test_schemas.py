@@ -21,7 +21,7 @@ from gradprobe.comparison.comparison_result import Comparison
 from gradprobe.report.formats import json_report
 from gradprobe.report.formats.registry import find_format
 from gradprobe.report.formats.rendered import RenderOptions
-from gradprobe.tables import columns
+from gradprobe.tables.columns import RECORDING_TABLES
 from tests.report import samples
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -55,7 +55,7 @@ def test_the_schema_is_valid_and_rejects_unknown_keys(kind: str) -> None:
 
 def test_the_schema_has_all_columns_and_fields() -> None:
     named = schema("recording")["properties"]
-    for table in columns.RECORDING_TABLES:
+    for table in RECORDING_TABLES:
         assert named[table.name]["items"]["required"] == table.names
         assert list(named[table.name]["items"]["properties"]) == table.names
     known = schema("comparison")

@@ -21,7 +21,7 @@ from gradprobe.recording.contents import Contents
 from gradprobe.recording.notes import NoteKind
 from gradprobe.result import Recording
 from gradprobe.stored_recordings import StoredRecording
-from gradprobe.tables import columns
+from gradprobe.tables.columns import RECORDING_TABLES
 from tests.thoroughness import IS_THOROUGH
 
 TABLES = ("flow", "parameters", "graphs", "custody")
@@ -262,5 +262,5 @@ def test_notes_of_an_edited_file_make_rows_or_are_left_out(empty: Contents) -> N
     assert found["graphs"]["unused_nodes"].tolist() == [0, 0]
     assert found["custody"][["tensors", "nodes", "bytes"]].to_numpy().tolist() == [[0, 0, 0]]
     assert json.loads(recording.to_json())["flow"]
-    assert set(recording.to_csv()) == {table.name for table in columns.RECORDING_TABLES}
+    assert set(recording.to_csv()) == {table.name for table in RECORDING_TABLES}
     assert isinstance(AnalyzedTables([replace(empty, notes=notes)], include_torch=None).findings, pd.DataFrame)

@@ -8,8 +8,9 @@ from gradprobe.analysis.comparison_outcome import ComparisonOutcome
 from gradprobe.analysis.comparison_table import build_comparison_table
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.units import escape_unprintable
-from gradprobe.tables.columns import RECORDING_TABLES, SITES
+from gradprobe.tables.columns import RECORDING_TABLES
 from gradprobe.tables.recording_tables import RecordingTables
+from gradprobe.tables.region_columns import SITES
 
 ATTACHED_TABLES = tuple(table.name for table in RECORDING_TABLES if table is not SITES)
 

@@ -11,7 +11,7 @@ from gradprobe.report.formats import html_page, markdown, terminal
 from gradprobe.report.formats.text_style import TextStyle
 from gradprobe.report.sections.difference_document import build_document
 from gradprobe.report.sections.recording_document import DEFAULT_MAX_ROWS
-from gradprobe.tables.columns import FINDINGS
+from gradprobe.tables.finding_columns import FINDINGS
 
 SCHEMA = 1
 SUFFIXES = {".txt": "terminal", ".md": "markdown", ".html": "html", ".json": "json"}

@@ -18,7 +18,8 @@ from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.findings.suppression import SuppressedFinding
 from gradprobe.analysis.time_by_mode import sum_by_mode, sum_hidden_ns
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
-from gradprobe.tables.columns import FINDINGS, RECORDING_TABLES
+from gradprobe.tables.columns import RECORDING_TABLES
+from gradprobe.tables.finding_columns import FINDINGS
 from gradprobe.tables.recording_tables import RecordingTables
 
 SCHEMA = 1

@@ -15,7 +15,7 @@ from gradprobe.phases import AFTER_BACKWARD
 from gradprobe.recording.source_lines import SourceLines
 from gradprobe.report.document import Excerpt, FindingItem, Section
 from gradprobe.report.units import escape_unprintable, format_bytes, format_location, format_percentage
-from gradprobe.tables.columns import FINDINGS
+from gradprobe.tables.finding_columns import FINDINGS
 from gradprobe.tables.recording_tables import RecordingTables
 
 FindingRow = Mapping[Any, Any]
