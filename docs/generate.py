@@ -94,6 +94,11 @@ def between(page: Path, name: str, text: str) -> str:
 # The API pages
 
 
+IN_PARTS = ("Recording",)
+"""Classes whose bases are parts of them, which users need not know."""
+_WITHOUT_BASES = "\n    options:\n      show_bases: false"
+
+
 def public_names() -> dict[str, str]:
     """Return the names in ``gradprobe.__all__`` but for the version, each with its home module."""
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
@@ -135,7 +140,7 @@ def api_pages() -> dict[Path, str]:
         # What makes an object comes before its class.
         names.sort(key=lambda name: (places.index(homes[name].split(".")[0]), name[0].isupper(), name))
         index.append(f"| [{title}]({page}.md) | {', '.join(f'`{name}`' for name in names)} |")
-        text = "\n\n".join(f"::: gradprobe.{name}" for name in names)
+        text = "\n\n".join(f"::: gradprobe.{name}{_WITHOUT_BASES * (name in IN_PARTS)}" for name in names)
         written[DOCS / "api" / f"{page}.md"] = f"# {title}\n\n{text}\n"
     return {DOCS / "api/index.md": "\n".join([*index, ""]), **written}
 

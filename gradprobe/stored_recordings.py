@@ -10,7 +10,8 @@ from gradprobe._files import SUFFIX
 from gradprobe.errors import InvalidArgument
 from gradprobe.recording.contents import Contents
 from gradprobe.recording.sqlite_file import read_file
-from gradprobe.result import AnyPath, Recording
+from gradprobe.recording_formats import AnyPath
+from gradprobe.result import Recording
 
 
 class StoredRecording:

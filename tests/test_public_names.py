@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import gradprobe
+from tests.conventions.package import members
 
 ROOT = Path(__file__).parents[1]
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))) if path.exists()]
@@ -66,7 +67,7 @@ def test_what_users_are_given_is_exported() -> None:
 
 
 def public_methods(owner: type) -> Iterator[tuple[str, Any]]:
-    for name, member in vars(owner).items():
+    for name, member in members(owner).items():
         function = member.fget if isinstance(member, property) else member
         if not name.startswith("_") and inspect.isfunction(function):
             yield f"{owner.__name__}.{name}", function
@@ -87,8 +88,8 @@ DOCUMENTED += ["disable", "enable", "inspect", "load", "merge", "record"]
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_the_docstring_of_a_public_name_has_the_sections_that_apply(name: str) -> None:
     documented = getattr(gradprobe, name)
-    members = dict(public_methods(documented)) if isinstance(documented, type) else {}
-    for member, function in {name: documented, **members}.items():
+    methods = dict(public_methods(documented)) if isinstance(documented, type) else {}
+    for member, function in {name: documented, **methods}.items():
         text = inspect.getdoc(function) or ""
         assert "Example::" in text, member
         if inspect.isfunction(function):

@@ -1,4 +1,4 @@
-"""Depths of a picture of the flow: which groups stand for what is in them, so that there are few boxes."""
+"""Depths of a picture of the flow: the groups that are closed around what is in them, so that there are few boxes."""
 
 from __future__ import annotations
 

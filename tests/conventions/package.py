@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gradprobe
 
@@ -33,6 +33,12 @@ def module_name(path: Path) -> str:
     """Return the dotted name of the module in ``path``."""
     parts = ["gradprobe", *path.relative_to(ROOT).with_suffix("").parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def members(owner: type) -> dict[str, Any]:
+    """Return the members of a class that the package defines, in the class or in one that it extends."""
+    parts = [part for part in owner.__mro__ if part.__module__.partition(".")[0] == "gradprobe"]
+    return {name: member for part in reversed(parts) for name, member in vars(part).items()}
 
 
 def docstrings() -> Iterator[Docstring]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import gradprobe
-from tests.conventions.package import docstrings
+from tests.conventions.package import docstrings, members
 
 FRAGMENTS = """
 As An-attribute Are At Before Behind Below Beside Between By Can Does For From Has Have Having How If In Into
@@ -49,7 +49,7 @@ def public() -> Iterator[tuple[str, Any]]:
         if inspect.isclass(value):
             yield name, value
             if value.__module__.partition(".")[0] == "gradprobe" and not issubclass(value, BaseException):
-                for attribute, member in vars(value).items():
+                for attribute, member in members(value).items():
                     if not attribute.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
                         yield f"{name}.{attribute}", member
         elif callable(value):
