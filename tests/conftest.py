@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -39,14 +40,20 @@ OBSERVED: list[Any] = [
 ]
 
 
-_frozen_modules = 0
+_frozen_at: tuple[Path | None, int] = None, 0
+"""The file of the tests before which objects were frozen last, and the number of modules then."""
 
 
-def pytest_runtest_setup() -> None:
-    """Leave what was imported before a test to no collector: many tests collect, and have a garbage of their own."""
-    global _frozen_modules
-    if len(sys.modules) >= _frozen_modules + MODULES_WORTH_A_FREEZE:
-        _frozen_modules = len(sys.modules)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave what was made before the tests of a file, and what was imported, to no collector.
+
+    Many tests collect, and have a garbage of their own. What looks for the holders of a tensor goes through all objects
+    that the collector knows.
+    """
+    global _frozen_at
+    file, modules = _frozen_at
+    if item.path != file or len(sys.modules) >= modules + MODULES_WORTH_A_FREEZE:
+        _frozen_at = item.path, len(sys.modules)
         gc.collect()
         gc.freeze()
 

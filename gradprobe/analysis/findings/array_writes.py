@@ -33,7 +33,7 @@ def find_writes_after(source: ParsedFile, line: int) -> list[int]:
 
 def find_writes_to_wrapped(source: ParsedFile) -> list[int]:
     """Return the lines that write to an array of which a tensor is made somewhere in the file."""
-    calls = [node for node in ast.walk(source.tree) if isinstance(node, ast.Call)]
+    calls = source.calls
     wrapped = [call.args[0] for call in calls if call.args and _name_of(call.func) in _WRAPPING]
     return _find_writes(source.tree, {name for name in map(_name_of, wrapped) if name})
 

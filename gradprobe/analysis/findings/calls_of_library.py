@@ -47,7 +47,7 @@ def locate_calls(site: FlowSite, sites: Iterable[FlowSite], files: Iterable[str]
 
 
 def _find_calls(source: ParsedFile, names: set[str]) -> list[int]:
-    calls = (node for node in ast.walk(source.tree) if isinstance(node, ast.Call))
+    calls = source.calls
     return sorted({call.lineno for call in calls if get_last_name(call.func) in names})
 
 

@@ -131,7 +131,7 @@ def _find_call_without_state(frame: Frame) -> int | None:
     span = None if source is None else source.find_statement(frame.line)
     if source is None or span is None:
         return None
-    calls = [node for node in ast.walk(source.tree) if _is_call_within(node, span)]
+    calls = [node for node in source.nodes if _is_call_within(node, span)]
     called = {get_last_name(call.func) for call in calls}
     for scope in source.list_scopes_around(frame.line):
         for made in walk_scope(scope, ast.Assign):
@@ -165,9 +165,7 @@ def _mentions_checkpoint(frame: Frame) -> bool:
     span = None if source is None else source.find_statement(frame.line)
     if source is None or span is None:
         return False
-    return any(
-        _is_call_within(node, span) and "checkpoint" in get_last_name(node.func) for node in ast.walk(source.tree)
-    )
+    return any(_is_call_within(node, span) and "checkpoint" in get_last_name(node.func) for node in source.nodes)
 
 
 def _is_call_within(node: ast.AST, span: tuple[int, int]) -> TypeGuard[ast.Call]:

@@ -39,8 +39,8 @@ def find_scripted_modes(evidence: Evidence) -> Iterator[Finding]:
         if source is None:
             continue
         functions = source.index_functions()
-        for node in ast.walk(source.tree):
-            if isinstance(node, ast.Call) and source.names.resolve(node.func) == "torch.jit.script" and node.args:
+        for node in source.calls:
+            if node.args and source.names.resolve(node.func) == "torch.jit.script":
                 function = functions.get(ast.unparse(node.args[0]))
                 line = None if function is None else _find_set_mode(function, source.names)
                 if function is not None and line is not None:

@@ -59,7 +59,7 @@ def _is_called_by_forward(file: str, line: int) -> bool:
     method = None if source is None else source.find_function_at(line)
     if source is None or method is None:
         return False
-    classes = (node for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef) and method in node.body)
+    classes = (node for node in source.classes if method in node.body)
     forwards = (
         node for c in classes for node in c.body if isinstance(node, ast.FunctionDef) and node.name == "forward"
     )

@@ -61,7 +61,7 @@ def _find_freeze(evidence: Evidence, ledger: FlowLedger, owners: set[str], attri
 
 def _iter_freezes(source: ParsedFile, attribute: str) -> Iterator[tuple[int, ast.Attribute]]:
     """Yield the assignments of False to an attribute."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and node.value.value is False:
             attributes = (target for target in node.targets if isinstance(target, ast.Attribute))
             yield from ((node.lineno, target) for target in attributes if target.attr == attribute)

@@ -79,8 +79,8 @@ def _iter_calls_of_setters(source: ParsedFile) -> Iterator[int]:
         given = {value.id for _, value in _iter_settings(function) if isinstance(value, ast.Name)}
         for argument in given.intersection(names):
             setters[name] = _describe_argument(function, names.index(argument), len(names))
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Call) and (setter := setters.get(get_last_name(node.func))):
+    for node in source.calls:
+        if setter := setters.get(get_last_name(node.func)):
             position, is_default = setter
             # A method is called without the argument for itself.
             values = [*node.args[max(position - 1, 0) : position + 1], *(keyword.value for keyword in node.keywords)]

@@ -124,7 +124,7 @@ def _enables(block: ast.AST, call: ast.Call, source: ParsedFile) -> bool:
 
 
 def _locate_applications(source: ParsedFile, owner: ast.ClassDef) -> list[RelatedLine]:
-    calls = (node for node in ast.walk(source.tree) if isinstance(node, ast.Call))
+    calls = source.calls
     lines = sorted({call.lineno for call in calls if ast.unparse(call.func) == f"{owner.name}.apply"})
     return [RelatedLine(source.file, line, "applied here") for line in lines[:_MAX_CALLS]]
 

@@ -71,13 +71,13 @@ def _follows_training(file: str, line: int) -> bool:
     block = source.find_block_at(line)
     items = [] if block is None or not block.lineno <= line <= block.body[0].lineno else block.items
     condition = _find_condition(source, source.find_scope_at(line), line)
-    tests = [node.test for node in ast.walk(source.tree) if isinstance(node, ast.If) and node.lineno == condition]
+    tests = [node.test for node in source.nodes if isinstance(node, ast.If) and node.lineno == condition]
     parts = [part for node in (*(item.context_expr for item in items), *tests) for part in ast.walk(node)]
     return any(isinstance(part, ast.Attribute) and part.attr == "training" for part in parts)
 
 
 def _list_evaluations(source: ParsedFile) -> list[int]:
-    calls = (node for node in ast.walk(source.tree) if isinstance(node, ast.Call))
+    calls = source.calls
     return sorted({call.lineno for call in calls if ast.unparse(call).endswith((".eval()", ".train(False)"))})[
         :_MAX_EXITS
     ]

@@ -55,7 +55,7 @@ def _find_functions(source: ParsedFile | None, line: int) -> list[FunctionNode]:
         return [function]
     nodes = [node for node in ast.walk(function) if isinstance(node, ast.Attribute | ast.Name)]
     used = {node.attr if isinstance(node, ast.Attribute) else node.id for node in nodes}
-    helpers = [node for node in ast.walk(source.tree) if isinstance(node, FunctionNode) and node.name in used]
+    helpers = [node for node in source.functions if node.name in used]
     return [helper for helper in helpers if _list_questions(helper)]
 
 

@@ -209,7 +209,7 @@ def _is_operand(made: FlowSite) -> bool:
             isinstance(part, ast.Call) and get_last_name(part.func) == "Parameter"
             for part in _walk_operands(node.value)
         )
-        for node in ast.walk(source.tree)
+        for node in source.nodes
     )
 
 

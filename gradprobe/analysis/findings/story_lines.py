@@ -80,7 +80,7 @@ def find_carried(
     start = None if source is None or line is None else source.find_loop_at(line)
     if source is None or start is None:
         return None
-    loops = [node for node in ast.walk(source.tree) if isinstance(node, _LOOPS) and node.lineno == start]
+    loops = [node for node in source.nodes if isinstance(node, _LOOPS) and node.lineno == start]
     for loop in loops[:1]:
         fresh = {part.id for part in ast.walk(getattr(loop, "target", loop.body[0])) if isinstance(part, ast.Name)}
         fresh = fresh if isinstance(loop, ast.For) else set()
@@ -151,7 +151,7 @@ def locate_values(file: str, line: int) -> list[RelatedLine]:
 def _find_simple_statement(source: ParsedFile, line: int) -> ast.AST | None:
     spans = [
         node
-        for node in ast.walk(source.tree)
+        for node in source.nodes
         if isinstance(node, ast.stmt)
         and not hasattr(node, "body")
         and node.lineno <= line <= (node.end_lineno or node.lineno)

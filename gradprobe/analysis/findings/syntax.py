@@ -24,9 +24,29 @@ class ParsedFile:
     tree: ast.Module
 
     @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """All nodes, those around others first, as many rules look through them and each walk of the tree takes long."""
+        return tuple(ast.walk(self.tree))
+
+    @cached_property
+    def calls(self) -> tuple[ast.Call, ...]:
+        """The calls among the nodes."""
+        return tuple(node for node in self.nodes if isinstance(node, ast.Call))
+
+    @cached_property
+    def classes(self) -> tuple[ast.ClassDef, ...]:
+        """The classes among the nodes."""
+        return tuple(node for node in self.nodes if isinstance(node, ast.ClassDef))
+
+    @cached_property
+    def functions(self) -> tuple[FunctionNode, ...]:
+        """The functions among the nodes."""
+        return tuple(node for node in self.nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+    @cached_property
     def names(self) -> ImportedNames:
         """Names that the file imports."""
-        return ImportedNames(node for node in ast.walk(self.tree) if isinstance(node, ast.Import | ast.ImportFrom))
+        return ImportedNames(node for node in self.nodes if isinstance(node, ast.Import | ast.ImportFrom))
 
     def find_function_at(self, line: int) -> FunctionNode | None:
         """Return the innermost function around a line; its decorators belong to it."""
@@ -34,11 +54,7 @@ class ParsedFile:
         return max(reversed(self._list_functions_around(line)), key=get_first_line, default=None)
 
     def _list_functions_around(self, line: int) -> list[FunctionNode]:
-        return [
-            node
-            for node in ast.walk(self.tree)
-            if isinstance(node, FunctionNode) and get_first_line(node) <= line <= (node.end_lineno or line)
-        ]
+        return [node for node in self.functions if get_first_line(node) <= line <= (node.end_lineno or line)]
 
     def find_scope_at(self, line: int) -> ast.Module | FunctionNode:
         """Return the innermost function around a line, the module outside of functions."""
@@ -51,11 +67,11 @@ class ParsedFile:
     def iter_scopes(self) -> Iterator[ast.Module | FunctionNode]:
         """Yield the module and all its functions."""
         yield self.tree
-        yield from (node for node in ast.walk(self.tree) if isinstance(node, FunctionNode))
+        yield from self.functions
 
     def find_block_at(self, line: int) -> ast.With | ast.AsyncWith | None:
         """Return the ``with`` statement whose head is on a line."""
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.With | ast.AsyncWith) and node.lineno <= line < node.body[0].lineno + (
                 node.body[0].lineno == node.lineno
             ):
@@ -68,7 +84,7 @@ class ParsedFile:
         kinds = ast.For | ast.AsyncFor | ast.While | ast.ListComp | ast.GeneratorExp | ast.SetComp | ast.DictComp
         around = [
             node.lineno
-            for node in ast.walk(self.tree if function is None else function)
+            for node in (self.nodes if function is None else ast.walk(function))
             if isinstance(node, kinds) and node.lineno <= line <= (node.end_lineno or line)
         ]
         return max(around, default=None)
@@ -79,7 +95,7 @@ class ParsedFile:
         ``total += x``, ``history.append(x)``, ``self.cache[key] = x``, ``self.last = x``, ``Result(last=x)`` and
         ``self.register_buffer("last", x)`` do; ``self.last = None`` and ``self.cache = {}`` put nothing there.
         """
-        stores = [node for node in ast.walk(self.tree) if _stores(node, name)]
+        stores = [node for node in self.nodes if _stores(node, name)]
         filling = [
             node
             for node in stores
@@ -93,7 +109,7 @@ class ParsedFile:
     def find_statement(self, line: int) -> tuple[int, int] | None:
         """Return the first and last line of the statement that a line is part of, of a compound one without its body."""
         spans = []
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.stmt):
                 body = getattr(node, "body", None)
                 last = body[0].lineno - 1 if body else node.end_lineno or node.lineno
@@ -103,13 +119,13 @@ class ParsedFile:
 
     def find_call(self, name: str, near: int) -> int | None:
         """Return the line nearest to ``near`` that calls a function or class of this name."""
-        calls = (node for node in ast.walk(self.tree) if isinstance(node, ast.Call))
+        calls = self.calls
         lines = [node.lineno for node in calls if get_last_name(node.func) == name]
         return min(lines, key=lambda line: abs(line - near), default=None)
 
     def find_calls_with(self, name: str) -> list[int]:
         """Return the lines that call a variable or attribute of this name, or give it to a function, but not to copy it."""
-        calls = (node for node in ast.walk(self.tree) if isinstance(node, ast.Call))
+        calls = self.calls
         return sorted(
             {
                 call.lineno
@@ -122,7 +138,7 @@ class ParsedFile:
         """Return whether a line writes in place through one of these attributes, by an assignment or a method."""
         return any(
             isinstance(part, ast.Attribute) and part.attr in names
-            for node in ast.walk(self.tree)
+            for node in self.nodes
             if getattr(node, "lineno", None) == line
             for target in _list_written(node)
             for part in ast.walk(target)
@@ -130,7 +146,7 @@ class ParsedFile:
 
     def find_method_calls(self, name: str) -> list[int]:
         """Return the lines that call a method of a variable or attribute of this name."""
-        functions = (node.func for node in ast.walk(self.tree) if isinstance(node, ast.Call))
+        functions = (node.func for node in self.nodes if isinstance(node, ast.Call))
         owners = (function.value for function in functions if isinstance(function, ast.Attribute))
         return sorted({owner.lineno for owner in owners if get_last_name(owner) == name})
 
@@ -141,7 +157,7 @@ class ParsedFile:
         """
         lines = [
             node.lineno
-            for node in ast.walk(self.tree)
+            for node in self.nodes
             if isinstance(node, ast.Assign | ast.AnnAssign)
             and node.lineno < before
             and isinstance(node.value, ast.List | ast.Dict | ast.Call | ast.Set)
@@ -149,8 +165,8 @@ class ParsedFile:
         ]
         lines += [
             argument.lineno
-            for node in ast.walk(self.tree)
-            if isinstance(node, FunctionNode) and node.lineno < before
+            for node in self.functions
+            if node.lineno < before
             for argument, default in _iter_defaults(node.args)
             if argument.arg == name and isinstance(default, ast.List | ast.Dict | ast.Call | ast.Set)
         ]
@@ -160,19 +176,19 @@ class ParsedFile:
         """Return the lines that set ``requires_grad``."""
         return [
             node.lineno
-            for node in ast.walk(self.tree)
+            for node in self.nodes
             if (isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".requires_grad_"))
             or (isinstance(node, ast.Assign) and any(ast.unparse(t).endswith(".requires_grad") for t in node.targets))
         ]
 
     def find_clearing(self) -> list[int]:
         """Return the lines that clear gradients: a call of ``zero_grad``, or an assignment to ``grad``."""
-        return sorted({node.lineno for node in ast.walk(self.tree) if isinstance(node, ast.stmt) and _clears(node)})
+        return sorted({node.lineno for node in self.nodes if isinstance(node, ast.stmt) and _clears(node)})
 
     def names_infinity(self, line: int) -> bool:
         """Return whether the statement at a line has an infinite number in it: ``math.inf`` or ``float("inf")``."""
         first, last = self.find_statement(line) or (line, line)
-        nodes = (node for node in ast.walk(self.tree) if first <= getattr(node, "lineno", 0) <= last)
+        nodes = (node for node in self.nodes if first <= getattr(node, "lineno", 0) <= last)
         return any(getattr(node, "attr", getattr(node, "id", getattr(node, "value", None))) == "inf" for node in nodes)
 
     def find_data_read(self, line: int) -> int | None:
@@ -208,30 +224,26 @@ class ParsedFile:
         """Return the first line that calls ``apply`` of the class around a line."""
         owner = self._find_class_at(line)
         name = "" if owner is None else f"{owner.name}.apply"
-        calls = (node for node in ast.walk(self.tree) if isinstance(node, ast.Call))
+        calls = self.calls
         return min((c.lineno for c in calls if owner is not None and ast.unparse(c.func) == name), default=None)
 
     def _find_class_at(self, line: int) -> ast.ClassDef | None:
-        around = [
-            node
-            for node in ast.walk(self.tree)
-            if isinstance(node, ast.ClassDef) and node.lineno <= line <= (node.end_lineno or line)
-        ]
+        around = [node for node in self.classes if node.lineno <= line <= (node.end_lineno or line)]
         return max(around, key=lambda node: node.lineno, default=None)
 
     def index_classes(self) -> dict[str, ast.ClassDef]:
         """Return the classes of the file by name, the last one of each name."""
-        return {node.name: node for node in ast.walk(self.tree) if isinstance(node, ast.ClassDef)}
+        return {node.name: node for node in self.classes}
 
     def index_functions(self) -> dict[str, FunctionNode]:
         """Return the functions of the file by name, the last one of each name."""
-        return {node.name: node for node in ast.walk(self.tree) if isinstance(node, FunctionNode)}
+        return {node.name: node for node in self.functions}
 
     def find_assignment(self, name: str, before: int) -> int | None:
         """Return the last line before ``before`` that assigns a variable or an attribute (``self.ctx``)."""
         lines = [
             node.lineno
-            for node in ast.walk(self.tree)
+            for node in self.nodes
             if isinstance(node, ast.Assign)
             and node.lineno < before
             and any(ast.unparse(target) == name for target in node.targets)
