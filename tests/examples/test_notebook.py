@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,37 @@ NOTEBOOK = Path(gradprobe.__file__).parents[1] / "examples" / "handbook.ipynb"
 
 
 def run(*cells: str, allow_errors: bool = False) -> list[Any]:
-    """The outputs of each of ``cells``, run in a kernel of their own."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=300, allow_errors=allow_errors).execute()
-    return [cell.outputs for cell in notebook.cells]
+    """The outputs of each of ``cells``, run in a kernel that has run nothing, or has forgotten what it ran."""
+    client, notebook = kernel(), make_notebook("%reset -f\nget_ipython().execution_count = 1", *cells)
+    client.nb, client.allow_errors = notebook, allow_errors
+    client.reset_execution_trackers()
+    for number, cell in enumerate(notebook.cells):
+        client.execute_cell(cell, number, store_history=number > 0)
+    return [cell.outputs for cell in notebook.cells[1:]]
+
+
+def make_notebook(*cells: str) -> Any:
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+
+
+@cache
+def kernel() -> Any:
+    """Return the client of one kernel for the tests of this file, each of which would import torch in its own."""
+    client = nbclient.NotebookClient(make_notebook(), kernel_name="python3", timeout=300)
+    client.create_kernel_manager()
+    client.start_new_kernel()
+    client.start_new_kernel_client()
+    return client
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kernel_ends() -> Iterator[None]:
+    yield
+    if kernel.cache_info().currsize:
+        client = kernel()
+        kernel.cache_clear()
+        client.kc.stop_channels()
+        nbclient.util.run_sync(client.km.shutdown_kernel)(now=True)
 
 
 def test_the_notebook_runs_and_shows_what_it_speaks_of() -> None:
@@ -42,7 +71,9 @@ def test_the_notebook_runs_and_shows_what_it_speaks_of() -> None:
 def test_the_notebook_installs_gradprobe_where_it_is_missing() -> None:
     first = next(cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code")
     pip = "get_ipython().register_magic_function(lambda words: print('pip', words), 'line', 'pip')"
-    _, present, _, missing = run(pip, first.source, "import sys; sys.modules['gradprobe'] = None", first.source)
+    hide = "import sys; found = sys.modules.get('gradprobe'); sys.modules['gradprobe'] = None"
+    show = "del sys.modules['gradprobe']; sys.modules.update({'gradprobe': found} if found else {})"
+    _, present, _, missing, _ = run(pip, first.source, hide, first.source, show)
     assert present == []
     assert missing[0].text == 'pip install --quiet "gradprobe[html]"\n'
 
