@@ -19,6 +19,9 @@ from gradprobe.capture.ops.native.library_file import locate_core_folder
 from gradprobe.capture.ops.native.loader import load_core
 from tests.thoroughness import IS_THOROUGH
 
+# Of many processes that tests start, most of the time would go to compiling the package and the tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Programs that tests start have homes of their own, and building the observer takes a minute.
 os.environ["TORCH_EXTENSIONS_DIR"] = str(locate_core_folder().parent)
 # The same examples every time, so that a change is what makes a test fail; a thorough run looks for new ones.
