@@ -34,7 +34,7 @@ fidelity: $(INSTALLED) sanitize
 # minutes, into a folder of its own. Python's own allocator would hide its objects from the sanitizers.
 SANITIZED := TORCH_EXTENSIONS_DIR=$(CURDIR)/$(VENV)/sanitized \
 	CXX='c++ -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined'
-NATIVE_TESTS := tests/capture/ops tests/property/test_operators.py tests/fidelity/test_operators_change_nothing.py \
+NATIVE_TESTS := tests/capture/ops tests/capture/pipeline tests/property/test_operators.py tests/fidelity/test_operators_change_nothing.py \
 	tests/fidelity/test_kinds.py tests/fidelity/test_concurrency.py
 
 sanitize: $(INSTALLED)

@@ -162,6 +162,14 @@ def test_there_are_never_many_boxes_and_no_cut_is_lost(ledger: FlowLedger) -> No
         assert view.cuts == 99
 
 
+def test_of_many_equal_boxes_the_same_ones_are_drawn_in_every_process() -> None:
+    names = [f"Net{number}" for number in range(100)]
+    (view,) = FlowPicture(FlowGraph(chain(names))).build_views()
+    drawn = {box.group[0] for box in view.boxes if box.group[0].startswith("Net")}
+    assert 30 < len(drawn) < MAX_BOXES
+    assert drawn <= set(sorted(names)[:MAX_BOXES])
+
+
 def test_tensors_of_unknown_origin_and_without_a_name_have_boxes() -> None:
     ledger = chain(["Net", "Net"])
     ledger.leaves[9] = FlowLeaf(0, "", (3,))
