@@ -4,4 +4,4 @@ LEVELS = ("modes", "graph", "ops")
 """Names of the levels in increasing detail; each includes the ones before it."""
 
 DEFAULT_LEVEL = "graph"
-"""Level of a recording unless another one is chosen."""
+"""Level of a recording that the program itself makes, unless it chooses another one: it stays in the program."""

@@ -11,8 +11,10 @@ import gc
 import sys
 from pathlib import Path
 
+from gradprobe._levels import DEFAULT_LEVEL
 from gradprobe.capture.patching.post_import import PostImportHook
 from gradprobe.commands.exit_report import ExitReport, print_to_stderr
+from gradprobe.errors import GradprobeError
 
 
 def record_from_import(options: argparse.Namespace, ending: ExitReport, output: Path, own_path: list[str]) -> None:
@@ -32,9 +34,10 @@ def record_from_import(options: argparse.Namespace, ending: ExitReport, output: 
         try:
             from gradprobe.recorder import Recorder
 
+            level = options.level or _choose_level()
             recorder = Recorder(
                 output,
-                level=options.level,
+                level=level,
                 include_torch=options.include_torch,
                 force=options.force,
                 profiler_ranges=options.profiler_ranges,
@@ -43,7 +46,7 @@ def record_from_import(options: argparse.Namespace, ending: ExitReport, output: 
             recorder.start()
             ending.record(recorder)
             if options.follow:
-                ending.follow(options.level, include_torch=options.include_torch)
+                ending.follow(level, include_torch=options.include_torch)
         except Exception as error:  # the program goes on, whatever keeps gradprobe from recording it
             ending.explain(str(error))
             print_to_stderr(f"gradprobe: {error}")
@@ -53,3 +56,15 @@ def record_from_import(options: argparse.Namespace, ending: ExitReport, output: 
                 gc.enable()
 
     PostImportHook("torch", start).begin()
+
+
+def _choose_level() -> str:
+    """Return the most detailed level at which this process can be recorded. Most problems are found at level ops alone."""
+    from gradprobe.recorder import check_level
+
+    try:
+        return check_level("ops")
+    except GradprobeError as error:
+        print_to_stderr(f"gradprobe: {error}")
+        print_to_stderr("gradprobe: recording at level 'graph', at which most problems are not found")
+        return DEFAULT_LEVEL

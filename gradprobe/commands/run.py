@@ -14,7 +14,7 @@ from pathlib import Path
 
 import gradprobe
 from gradprobe._files import SUFFIX, check_writable, clear_path
-from gradprobe._levels import DEFAULT_LEVEL, LEVELS
+from gradprobe._levels import LEVELS
 from gradprobe._rank import read_rank
 from gradprobe.commands.exit_report import ExitReport
 from gradprobe.commands.import_hook import record_from_import
@@ -41,8 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--level",
         choices=LEVELS,
-        default=DEFAULT_LEVEL,
-        help="amount of detail: modes, graph or ops (default: %(default)s)",
+        help="amount of detail: modes, graph or ops (default: ops, or graph where operators cannot be observed)",
     )
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="also write the report as a page after the program has ended"
@@ -82,7 +81,7 @@ def execute(options: argparse.Namespace) -> int:
     words = [*(options.module or ()), *options.script]
     if options.module is None and words[:1] == ["--"]:
         del words[0]
-    if options.composite_parts and options.level != "ops":
+    if options.composite_parts and options.level not in (None, "ops"):
         raise GradprobeError(
             f"--composite-parts must not be given at level {options.level!r}: it is for level 'ops'; add --level ops"
         )

@@ -21,7 +21,8 @@ enum OpInterest { NO_OPS, OPS_ON_GRAD_TENSORS, ALL_OPS };
 struct OpPlan {
   const c10::FunctionSchema* const schema;
   NameId name = NO_NAME;
-  bool is_detach = false, may_alias = false, is_composite = false, begins_range = false;
+  bool is_detach = false, may_alias = false, is_composite = false;
+  bool is_marker = false, begins_range = false;  // a range of the profiler: it computes nothing
   bool compares = false, copies = false, stacks = false, zeroes = false, is_random = false;
   const size_t arguments, returns;
   c10::SmallVector<uint16_t, 2> written;  // positions of the arguments that it modifies in place
@@ -46,6 +47,7 @@ inline OpPlan::OpPlan(const c10::OperatorHandle& op)
   copies = text == "aten.copy_";
   stacks = text == "aten.stack";
   is_random = op.hasTag(at::Tag::nondeterministic_seeded);
+  is_marker = text.rfind("profiler.", 0) == 0;
   begins_range = text == "profiler._record_function_enter_new";
   const auto& schema_arguments = op.schema().arguments();
   for (size_t i = 0; i < schema_arguments.size(); ++i) {
@@ -128,7 +130,7 @@ struct Call {
   const OpPlan* plan = nullptr;
   uint64_t before = 0;
   bool has_grad_arguments = false, has_inference_arguments = false;
-  bool has_subclass = false, begins_step = false;
+  bool has_subclass = false;
   bool is_backward = false;
   AliasUse alias_use = NO_ALIASES;
   uint32_t normal_without_counter = 0, inference_with_counter = 0;
@@ -146,8 +148,6 @@ struct Call {
     for (const uint16_t position : plan->written) {
       visit_tensors(stack[first + position], [this](const at::Tensor& tensor) { writes.emplace_back(tensor, is_backward); });
     }
-    // Every optimizer, the program's own too, is called within a profiler range of this name.
-    if (plan->begins_range && stack[first].isString()) begins_step = stack[first].toStringRef().rfind("Optimizer.step#", 0) == 0;
     if (plan->compares || plan->copies || plan->stacks) alias_use = find_alias_use();
     const bool is_looked_at = alias_use != NO_ALIASES || interest == ALL_OPS || (interest == OPS_ON_GRAD_TENSORS && has_grad_arguments) ||
         (watches_inference && has_inference_arguments);

@@ -87,6 +87,21 @@ bool run_with_parts(ThisThread& thread, const c10::OperatorHandle& op, c10::Disp
   return thread.noted != noted;
 }
 
+// Runs the begin or the end of a profiler range. Every optimizer, the program's own too, steps within a range of this name.
+void run_marker(ThisThread& thread, const OpPlan& plan, const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                torch::jit::Stack* stack) {
+  bool begins_step = false;
+  if (plan.begins_range) {
+    const auto& name = (*stack)[stack->size() - plan.arguments];
+    begins_step = name.isString() && name.toStringRef().rfind("Optimizer.step#", 0) == 0;
+  }
+  op.redispatchBoxed(keys, stack);
+  if (!begins_step) return;
+  for (const auto& log : thread.logs()) {
+    if (log->is_on()) log->note_step();
+  }
+}
+
 void observe(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
   const auto rest = keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, KEY);
   auto& thread = here();
@@ -102,6 +117,11 @@ void observe(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit
     op.redispatchBoxed(rest, stack);
     return;
   }
+  const OpPlan& plan = thread.plan_of(op);
+  if (plan.is_marker) {
+    run_marker(thread, plan, op, rest, stack);
+    return;
+  }
   int interest = NO_OPS;
   bool sees_parts = false, watches_inference = false;
   for (const auto& log : logs) {
@@ -111,7 +131,7 @@ void observe(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit
   }
   std::optional<Call> call;
   try {
-    call.emplace(thread.plan_of(op), *stack, interest, watches_inference);
+    call.emplace(plan, *stack, interest, watches_inference);
   } catch (const std::exception& error) {  // a tensor that refuses a question
     logs.front()->report_error(error);
   }

@@ -66,6 +66,15 @@ class ThreadLog {
     guarded([&] { record(call, stack); });
   }
 
+  // Notes that an optimizer begins a step.
+  void note_step() {
+    guarded([&] {
+      if (!detectors || !mark_step()) return;
+      const OwnPython lock;
+      detectors->on_step();
+    });
+  }
+
   // Notes a composite operator whose parts are noted already: what they did is theirs alone.
   void note_composite(const Call& call) {
     guarded([&] {
@@ -611,10 +620,6 @@ class ThreadLog {
   }
 
   void look(const Call& call, const torch::jit::Stack& stack, const Caller& caller, bool has_node) {
-    if (call.begins_step && mark_step()) {
-      const OwnPython lock;
-      detectors->on_step();
-    }
     // Rarely enough to take no time worth naming: each time when the program has run a quarter as many operators again.
     if (has_node && operators_ >= look_at_growth_at_) {
       look_at_growth_at_ = operators_ + operators_ / 4;
