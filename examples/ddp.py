@@ -1,6 +1,6 @@
 """Two ranks that train one model, and an evaluation that only rank 0 runs under ``no_grad``.
 
-    torchrun --nproc-per-node 2 -m gradprobe run --level ops --force -o ddp.gradprobe examples/ddp.py
+    torchrun --nproc-per-node 2 -m gradprobe run --force -o ddp.gradprobe examples/ddp.py
     gradprobe report ddp.rank0.gradprobe ddp.rank1.gradprobe
 
 Each rank writes a file of its own. In the report of both, look at

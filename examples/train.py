@@ -2,7 +2,7 @@
 
 Record it and ask why:
 
-    gradprobe run --level ops -o train.gradprobe examples/train.py
+    gradprobe run -o train.gradprobe examples/train.py
     gradprobe why train.gradprobe encoder.weight
 """
 

@@ -2,8 +2,8 @@
 
 Record both and compare:
 
-    gradprobe run --level ops -o before.gradprobe examples/train.py
-    gradprobe run --level ops -o after.gradprobe examples/train_mended.py
+    gradprobe run -o before.gradprobe examples/train.py
+    gradprobe run -o after.gradprobe examples/train_mended.py
     gradprobe diff before.gradprobe after.gradprobe
 """
 

@@ -48,7 +48,7 @@ def _plan_comparison(suite: str, about: str, budget: int) -> Report:
 
 REPORTS = (
     _plan_comparison("models", "six models under `grad`, `no_grad` and `inference_mode`", 120),
-    _plan_recording("serve", "a server whose threads do not inherit `no_grad`", "examples/serve.py", "--level ops "),
+    _plan_recording("serve", "a server whose threads do not inherit `no_grad`", "examples/serve.py"),
 )
 
 

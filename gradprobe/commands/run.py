@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--composite-parts",
         action="store_true",
-        help="with --level ops, record the parts of composite operators too",
+        help="at level ops, record the parts of composite operators too",
     )
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
     parser.add_argument(

@@ -215,6 +215,20 @@ def test_an_exception_of_autograd_names_the_level_that_explains_it(tmp_path: Pat
     assert (b"(GP611): --level ops shows" in ended.stderr) is is_named
 
 
+def test_operators_are_recorded_unless_they_cannot_be_observed(tmp_path: Path) -> None:
+    write(tmp_path, {"s.py": "import torch\nprint(torch.ones(1).add(1).item())"})
+    ended = warm_gradprobe("run", "-o", "ops.gradprobe", "s.py", cwd=tmp_path)
+    assert ended.stdout == b"2.0\n"
+    assert {"aten.ones", "aten.add.Tensor"} <= set(gradprobe.load(tmp_path / "ops.gradprobe").ops["op"])
+    without = {**os.environ, "TORCH_EXTENSIONS_DIR": str(tmp_path / "empty"), "CXX": "no-such-compiler"}
+    ended = python("-m", "gradprobe", "run", "-o", "graph.gradprobe", "s.py", cwd=tmp_path, env=without)
+    assert (ended.returncode, ended.stdout) == (0, b"2.0\n")
+    said = ended.stderr.decode()
+    assert "no C++ compiler (no-such-compiler)" in said
+    assert "recording at level 'graph'" in said
+    assert gradprobe.load(tmp_path / "graph.gradprobe").ops.empty
+
+
 def test_run_without_docstrings_and_assertions(tmp_path: Path) -> None:
     """``python -OO`` drops the docstrings that the help of the command line is made of."""
     write(

@@ -144,7 +144,7 @@ def test_the_command_line_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ended = warm_gradprobe(*words, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr.decode()
     assert "aten.matmul" in set(gradprobe.load(tmp_path / "r.gradprobe").ops["op"])
-    assert "add --level ops" in refused(capsys, "run", "--composite-parts", str(tmp_path / "s.py"))
+    assert "add --level ops" in refused(capsys, "run", "--level", "graph", "--composite-parts", str(tmp_path / "s.py"))
 
 
 def test_below_level_ops_it_is_refused() -> None:
