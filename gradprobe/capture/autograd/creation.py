@@ -20,9 +20,6 @@ CreationRecord = tuple[Callable[[], Any], int, CodeType | None, int, str, str, i
 [5] module path, [6] time when its storage was created or -1, [7] thread.
 """
 
-_SPARE = 4_096
-
-
 _MAX_MATERIALIZED = 10_000
 
 
@@ -101,11 +98,6 @@ class CreationRegistry:
             self.library.forget_instances(torch.nn.Parameter)
 
 
-def next_sweep_size(size: int, spare: int) -> int:
-    """Return the size at which a table of weak references is swept again: when half of it may be dead."""
-    return 2 * size + spare
-
-
 def is_same_creation(one: CreationRecord | None, other: CreationRecord | None) -> bool:
     """Return whether two records are of the same operator's result: no two operators of a thread have the same time."""
     return one is not None and other is not None and one[1] == other[1] and one[7] == other[7] and one[0] is other[0]
@@ -168,39 +160,6 @@ def make_site(record: CreationRecord) -> CreationSite:
 
 def dead_ref() -> None:
     """Stand in for the weak reference of a record that must neither keep nor look up its tensor."""
-
-
-class LiveInferenceTensors:
-    """Inference tensors that may still be referenced after their block."""
-
-    def __init__(self) -> None:
-        self.records: list[CreationRecord] = []
-        """Records of all of them, and of some that are not referenced any more. Always the same list: C++ looks at it."""
-        self._sweep_at = _SPARE
-
-    def add(self, record: CreationRecord) -> None:
-        """Add the record of a tensor."""
-        self.records.append(record)
-        if len(self.records) > self._sweep_at:
-            self.records[:] = [record for record in self.records if record[0]() is not None]
-            self._sweep_at = next_sweep_size(len(self.records), _SPARE)
-
-    def forget(self, tensor: Any) -> None:
-        """Drop the weak reference to ``tensor``."""
-        self.records[:] = [record for record in self.records if record[0]() is not tensor]
-
-    def has_live(self) -> bool:
-        """Return whether any of the tensors is still referenced."""
-        while self.records and self.records[-1][0]() is None:
-            self.records.pop()
-        return bool(self.records)
-
-    def take(self) -> list[CreationRecord]:
-        """Return the records of tensors that are still referenced, and forget all."""
-        records = list(self.records)
-        self.records.clear()
-        self._sweep_at = _SPARE
-        return [record for record in records if record[0]() is not None]
 
 
 def find_holder_names(roots: Iterable[torch.nn.Module], wanted: set[int]) -> dict[int, str]:

@@ -29,8 +29,8 @@ class DetectionLog:
         self.find_user_frame = codes.find_user_frame
         self._found: dict[tuple[Any, ...], tuple[Detection, int]] = {}
         self._events: dict[int, deque[Event]] = {}
-        self.last_escaped: CreationRecord | None = None
-        """Record of the last inference tensor that escaped from its mode, without a reference to the tensor."""
+        self.find_last_escaped: Callable[[], CreationRecord | None] = find_no_escaped
+        """Returns the record of the last inference tensor that escaped from its mode, without a reference to it."""
 
     def add(
         self, rule: str, locations: Sequence[SourceLocation | None], under: Sequence[BlockAt] = (), **facts: Any
@@ -102,6 +102,10 @@ class DetectionLog:
         """Return the program's line at or outside of ``frame``."""
         found = self.find_user_frame(frame)
         return None if found is None else locate_instruction(role, found.f_code, found.f_lasti)
+
+
+def find_no_escaped() -> None:
+    """Find no inference tensor that escaped from its mode, because no operators are observed."""
 
 
 def locate_instruction(role: str, code: CodeType | None, offset: int) -> SourceLocation | None:

@@ -228,7 +228,7 @@ def _tell_latest(story: Story, log: DetectionLog) -> None:
 
     It is gone by now: PyTorch drops it before Python traces the exception.
     """
-    known = [found for found in (_find_latest(), log.last_escaped) if found is not None]
+    known = [found for found in (_find_latest(), log.find_last_escaped()) if found is not None]
     record = max(known, key=lambda found: found[1], default=None)
     if record is not None:
         tell_record(story, record)

@@ -66,7 +66,10 @@ def name_together(places: Sequence[PersistentPlace]) -> PersistentPlace:
 
 @dataclass
 class _Line:
-    """The latest tensors that one line created, and the places in which one of them was found."""
+    """A line that created such tensors, and the places in which one of them was found.
+
+    ``records`` are of tensors that no operator returned, of which the observer of operators knows nothing.
+    """
 
     records: list[CreationRecord] = field(default_factory=list)
     phase: str = ""
@@ -79,28 +82,37 @@ class PersistentTensorDetector:
     Args:
         log: Log of detections.
         roots: Returns the outermost modules.
+        latest: Returns the records of the latest tensors by the line that made them.
     """
 
-    def __init__(self, log: DetectionLog, roots: Callable[[], list[Any]]) -> None:
-        self._log, self._roots = log, roots
+    def __init__(
+        self, log: DetectionLog, roots: Callable[[], list[Any]], latest: Callable[[], list[CreationRecord]]
+    ) -> None:
+        self._log, self._roots, self._latest = log, roots, latest
         self._lines: dict[tuple[int, int, str], _Line] = {}
         self._calls = 0
-        self.has_new_lines = False
-        """True if a line has created such a tensor for the first time since the last look."""
 
-    def add(self, record: CreationRecord) -> None:
-        """Take in a tensor that exists after its block."""
-        key = (id(record[2]), record[3], record[4])
-        line = self._lines.get(key)
-        if line is None:
-            if len(self._lines) == _MAX_LINES or record[2] is None:
-                return
-            phase = current_phase()
-            if phase in ("", AFTER_BACKWARD):
-                phase = find_code_phase(record[2], sys._getframe(1)) or phase
-            line = self._lines[key] = _Line(phase=phase)
-            self._calls, self.has_new_lines = 0, True
-        line.records = [*line.records[-_MAX_TENSORS_OF_LINE + 1 :], record]
+    def add_line(self, record: CreationRecord) -> None:
+        """Take in a tensor that exists after its block, whose line has made none before that did."""
+        self._find_line(record)
+
+    def add_materialized(self, record: CreationRecord) -> None:
+        """Take in a lazy parameter or buffer that has got its memory."""
+        line = self._find_line(record)
+        if line is not None:
+            line.records = [*line.records[-_MAX_TENSORS_OF_LINE + 1 :], record]
+
+    def _find_line(self, record: CreationRecord) -> _Line | None:
+        """Return the line of a record, None if there are too many."""
+        line = self._lines.get(_key_of(record))
+        if line is not None or len(self._lines) == _MAX_LINES or record[2] is None:
+            return line
+        phase = current_phase()
+        if phase in ("", AFTER_BACKWARD):
+            phase = find_code_phase(record[2], sys._getframe(2)) or phase
+        line = self._lines[_key_of(record)] = _Line(phase=phase)
+        self._calls = 0
+        return line
 
     @property
     def has_tensors(self) -> bool:
@@ -109,20 +121,20 @@ class PersistentTensorDetector:
 
     def look_at_times(self, frame: FrameType | None) -> None:
         """Look where the tensors are, ever more rarely as calls of this go on without a new line."""
-        self.has_new_lines = False
         self._calls += 1
         if not self._calls & (self._calls - 1):
             self.look(frame)
 
     def look(self, frame: FrameType | None) -> None:
         """Look where the tensors are, and log those whose place is not known yet."""
+        if all(line.places for line in self._lines.values()):
+            return
         waiting: dict[int, tuple[_Line, CreationRecord]] = {}
-        for line in self._lines.values():
-            if not line.places:
-                for record in line.records:
-                    tensor = record[0]()
-                    if tensor is not None:
-                        waiting[id(tensor)] = line, record
+        others = [record for line in self._lines.values() for record in line.records]
+        for record in (*self._latest(), *others):
+            line, tensor = self._lines.get(_key_of(record)), record[0]()
+            if line is not None and not line.places and tensor is not None:
+                waiting[id(tensor)] = line, record
         if not waiting:
             return
         found = find_persistent_places(set(waiting), self._log.codes, frame, self._roots())
@@ -162,7 +174,7 @@ class PersistentTensorDetector:
 
     def on_use(self, record: CreationRecord, op: str, code: CodeType | None, offset: int) -> None:
         """Log that an operator outside inference mode took one of the tensors, if the program keeps it."""
-        line = self._lines.get((id(record[2]), record[3], record[4]))
+        line = self._lines.get(_key_of(record))
         if line is not None and line.places:
             at = locate_instruction("used here", code, offset)
             self._log.add(KEPT_TENSOR_USE, [at, locate_creation(record)], use=describe_use(op))
@@ -176,3 +188,7 @@ class PersistentTensorDetector:
         """Forget all tensors, since nothing observes them any more."""
         self._lines.clear()
         self._calls = 0
+
+
+def _key_of(record: CreationRecord) -> tuple[int, int, str]:
+    return id(record[2]), record[3], record[4]

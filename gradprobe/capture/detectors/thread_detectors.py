@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from gradprobe.capture.autograd.creation import CreationRecord, LiveInferenceTensors
+from gradprobe.capture.autograd.creation import CreationRecord
 from gradprobe.capture.autograd.graph import leaf_tensors
 from gradprobe.capture.detectors.aliases import AliasDetector
 from gradprobe.capture.detectors.autocast_blocks import AutocastTracker, is_autocast_enabled
@@ -46,7 +46,10 @@ _MIN_ITERATIONS_AGAIN = 3
 _MAX_PLACES_AGAIN = 4
 
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-QUIET_IN_INFERENCE_MODE = (NO_GRAD | ENTER, NO_GRAD | EXIT, ENABLE_GRAD | EXIT, SET_GRAD_ENABLED | EXIT)
+QUIET_IN_INFERENCE_MODE = (
+    *(NO_GRAD | ENTER, NO_GRAD | EXIT, ENABLE_GRAD | EXIT, SET_GRAD_ENABLED | EXIT),
+    *(INFERENCE_MODE | ENTER, INFERENCE_MODE | EXIT),
+)
 """Operations of manager events that concern no detector in inference mode."""
 _FUNCTIONAL = f"{TORCH_DIR}autograd/functional.py"
 
@@ -77,18 +80,15 @@ class BackwardPass(NamedTuple):
 class OperatorLedger(Protocol):
     """Facts about one thread that the observer of operators knows besides the operators themselves."""
 
-    def emit_escaped(self) -> None:
-        """Emit the inference tensors that are still referenced as the thread leaves inference mode."""
-
     def origins_between(self, first: int, last: int) -> list[Origin]:
         """Return the lines that constructed the thread's nodes with sequence numbers from ``first`` to ``last``."""
 
     def writer_of(self, storage: int) -> tuple[int, int] | None:
         """Return the line that wrote a storage last, since a node had saved it."""
 
-    def on_interest(self, interest: int, *, watches_inference: bool) -> None:
-        """Note the class of operators that the detectors look at from now on, and whether they also look at all that take
-        an inference tensor."""
+    def on_interest(self, interest: int) -> None:
+        """Note the class of operators that the detectors look at from now on. Outside inference mode they also look at
+        all that take an inference tensor, once one has escaped."""
 
     def on_quiet(self, is_quiet: bool) -> None:
         """Note whether no detector waits for anything, so that most events need not be shown to them."""
@@ -102,7 +102,6 @@ class SharedDetectors:
         log: Log of detections.
         autocasts: Tracker of autocast blocks.
         leaks: Detector of modes that are left changed.
-        escaped: Inference tensors that are still referenced.
         held: Detector of graphs that the program keeps.
         report_hooks: Reports activations that forward hooks keep.
         on_step: Receives each optimizer that steps.
@@ -114,7 +113,6 @@ class SharedDetectors:
     log: DetectionLog
     autocasts: AutocastTracker
     leaks: LeakedModeDetector
-    escaped: LiveInferenceTensors
     held: HeldGraphDetector
     report_hooks: Callable[[], None]
     hooks: GradientHookDetector
@@ -141,13 +139,12 @@ class ThreadDetectors:
         self.mode_dependence = ModeDependenceDetector(log, events)
         self.refusals = RefusalDetector(log, ledger, shared.hooks)
         self._log, self._autocasts, self._leaks = log, shared.autocasts, shared.leaks
-        self._escaped, self._report_hooks = shared.escaped, shared.report_hooks
+        self._report_hooks = shared.report_hooks
         self._escaped_tensors = EscapedTensorDetector(log, shared.on_kept_tensor)
         self._resets_gradients = False
         self._second_order: (
             tuple[SourceLocation | None, SourceLocation | None, list[weakref.ref[torch.Tensor]]] | None
         ) = None
-        self._has_escaped = self._watches_inference = False
         self._restored_autocast: tuple[list[SourceLocation | None], list[BlockAt]] | None = None
         self._vain: dict[int, BlockAt] = {}
         self.keep_event: Callable[[Event], None] = events.append
@@ -168,19 +165,16 @@ class ThreadDetectors:
     def _look_at(self, event: Event) -> None:
         op, time, ident, code, _, _, inference, grad_after, _, key = event[:10]
         action = op & ACTION_MASK
-        is_outside = not torch.is_inference_mode_enabled()
         if action == ENTER:
             if op == ENABLE_GRAD | ENTER and inference:
                 self._check_derivative(ident, time)
-            if grad_after is True and inference is True and code is not None and not is_outside:
+            enables = grad_after is True and inference is True and code is not None
+            if enables and torch.is_inference_mode_enabled():
                 self._vain[key] = BlockAt("inference mode entered here", ident, time)
         elif action == EXIT:
             self._vain.pop(key, None)
             if op == INFERENCE_MODE | EXIT:
-                if is_outside:
-                    self._ledger.emit_escaped()
                 self._check_autocast(ident, self._log.time_of_entry(ident, key, time))
-        self._has_escaped = is_outside and self._escaped.has_live()
         self._update_interest()
         self._update_quiet()
 
@@ -196,7 +190,7 @@ class ThreadDetectors:
             self._on_vain_operator(args, result, code, offset)
         if not has_node and self._leaks.wants_operators(self._ident):
             self._leaks.on_operator(self._ident, args, result, code, offset)
-        if self._has_escaped:
+        if not torch.is_inference_mode_enabled():
             self._escaped_tensors.on_operator(name, args, code, offset, has_node)
         self._update_interest()
 
@@ -254,18 +248,18 @@ class ThreadDetectors:
         self.mode_dependence.finish()
 
     def _update_interest(self) -> None:
-        if self._restored_autocast is not None or (self._has_escaped and self._escaped_tensors.waits):
+        if self._restored_autocast is not None or self._escaped_tensors.waits:
             interest = ALL_OPS
         elif self._vain or self._leaks.wants_operators(self._ident):
             interest = OPS_ON_GRAD_TENSORS
         else:
             interest = NO_OPS
-        if (interest, self._has_escaped) != (self.interest, self._watches_inference):
-            self.interest, self._watches_inference = interest, self._has_escaped
-            self._ledger.on_interest(interest, watches_inference=self._has_escaped)
+        if interest != self.interest:
+            self.interest = interest
+            self._ledger.on_interest(interest)
 
     def _update_quiet(self) -> None:
-        is_quiet = not (self.interest or self._has_escaped)
+        is_quiet = not self.interest
         if is_quiet is not self._is_quiet:
             self._is_quiet = is_quiet
             self._ledger.on_quiet(is_quiet)

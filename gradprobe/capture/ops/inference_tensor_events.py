@@ -9,19 +9,11 @@ from collections.abc import Callable
 from sys import _getframe
 from typing import Any
 
-import torch
-
-from gradprobe.capture.autograd.creation import (
-    REGISTRY,
-    CreationRecord,
-    LiveInferenceTensors,
-    dead_ref,
-    find_holder_names,
-)
+from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord, find_holder_names
 from gradprobe.capture.detectors.detection_log import DetectionLog
 from gradprobe.capture.detectors.persistent_tensors import PersistentTensorDetector
 from gradprobe.capture.location.module_paths import ModulePaths
-from gradprobe.capture.ops.native.observer import ObservedThread
+from gradprobe.capture.ops.native.observer import NativeObserver
 from gradprobe.recording.events import ESCAPED_TENSORS, OP_ROWS, Event
 from gradprobe.recording.op_rows import FORWARD
 
@@ -38,7 +30,6 @@ class InferenceTensorEvents:
         persistent: PersistentTensorDetector,
     ) -> None:
         self._emit, self._now, self._paths, self._log, self._persistent = emit, now, paths, log, persistent
-        self.escaped = LiveInferenceTensors()
 
     def on_materialized(self, tensor: Any) -> None:
         """Take in that a lazy parameter or buffer has got its memory, which makes it an inference tensor in that mode."""
@@ -48,37 +39,26 @@ class InferenceTensorEvents:
             place = (frame.f_code, frame.f_lasti, "materialize", "")
             record: CreationRecord = (weakref.ref(tensor), now, *place, now, thread())
             REGISTRY.add_materialized(tensor, record)
-            self._persistent.add(record)
+            self._persistent.add_materialized(record)
 
     def forget(self, tensor: Any) -> None:
         """Drop all references to ``tensor``, because it is about to be swapped."""
         REGISTRY.forget(tensor)
-        self.escaped.forget(tensor)
         self._persistent.forget_tensor(tensor)
 
-    def emit_escaped(self, observed: ObservedThread) -> None:
-        """Emit the inference tensors still referenced as a thread leaves inference mode, by creation site."""
-        groups: dict[tuple[Any, ...], list[int]] = {}
-        for record in observed.take_inference_tensors():
-            tensor = record[0]()
-            if tensor is not None:
-                group = groups.setdefault(_creation_key(record), [record[1], 0, 0])
-                group[1] += 1
-                with torch._C.DisableTorchFunction():
-                    group[2] += _nbytes(tensor)
-                self.escaped.add(record)
-                self._persistent.add(record)
-                self._log.last_escaped = (dead_ref, *record[1:])
-        for (code, offset, op, module, _), group in groups.items():
-            marker = (ESCAPED_TENSORS, self._now(), thread(), code, offset, (op, None, module, FORWARD))
-            self._emit((OP_ROWS, "outliving", marker, [(*group, 0)]))
-        if groups or self._persistent.has_new_lines:
-            with torch._C.DisableTorchFunction():
-                self._persistent.look_at_times(_getframe(1))
+    def on_escaped(self, records: list[CreationRecord]) -> None:
+        """Look where the program keeps the inference tensors that exist as a thread leaves that mode.
 
-    def emit_live(self) -> None:
+        Args:
+            records: Those among them whose line has made none before that did.
+        """
+        for record in records:
+            self._persistent.add_line(record)
+        self._persistent.look(_getframe(1))
+
+    def emit_live(self, observer: NativeObserver) -> None:
         """Emit the escaped inference tensors that are still referenced, and the modules that hold them."""
-        alive = [(record, tensor) for record in self.escaped.take() if (tensor := record[0]()) is not None]
+        alive = [(record, tensor) for record in observer.take_escaped() if (tensor := record[0]()) is not None]
         names = find_holder_names(self._paths.list_roots(), {id(tensor) for _, tensor in alive})
         groups = Counter((*_creation_key(record), names.get(id(tensor))) for record, tensor in alive)
         for (code, offset, op, module, owner, name), count in groups.items():
@@ -89,9 +69,3 @@ class InferenceTensorEvents:
 def _creation_key(record: CreationRecord) -> tuple[int, int, str, str, int]:
     _, _, code, offset, op, module, _, owner = record
     return 0 if code is None else id(code), offset, op, module, owner
-
-
-def _nbytes(tensor: Any) -> int:
-    number = tensor.numel()
-    # Reading the number of a symbolic size would make it a constant of the program that is being traced.
-    return int(number * tensor.element_size()) if isinstance(number, int) else 0

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.autograd.creation import REGISTRY
+from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
 from gradprobe.capture.detectors.activation_hooks import report_activation_hooks
 from gradprobe.capture.detectors.autocast_blocks import AutocastTracker
-from gradprobe.capture.detectors.detection_log import DetectionLog
+from gradprobe.capture.detectors.detection_log import DetectionLog, find_no_escaped
 from gradprobe.capture.detectors.exception_notes import annotate_exception
 from gradprobe.capture.detectors.gradient_hooks import GradientHookDetector
 from gradprobe.capture.detectors.held_graphs import HeldGraphDetector
@@ -55,7 +55,7 @@ class ThreadRegistry:
         self.memory = GraphMemoryRecorder(self.codes, now, self._list_held_graphs)
         self._held = HeldGraphDetector(self.detection_log, self._look_at_held_graphs, self.paths.list_roots)
         gradient_hooks = GradientHookDetector(self.detection_log)
-        self._persistent = PersistentTensorDetector(self.detection_log, self.paths.list_roots)
+        self._persistent = PersistentTensorDetector(self.detection_log, self.paths.list_roots, self._list_escaped)
         self._tensors = InferenceTensorEvents(emit, now, self.paths, self.detection_log, self._persistent)
         self._hooks = HookReports(
             self, fault, self.detection_log, self._tensors, self._persistent, autocasts, gradient_hooks
@@ -64,7 +64,6 @@ class ThreadRegistry:
             self.detection_log,
             autocasts,
             leaks,
-            self._tensors.escaped,
             self._held,
             self._report_activation_hooks,
             gradient_hooks,
@@ -90,11 +89,12 @@ class ThreadRegistry:
                 load_core(), self._emit, self._now, self._fault, self.codes, self.paths, self._tasks, self._shared
             )
             self.flow.begin(load_core(), self._observer.take_flow)
+            self.detection_log.find_last_escaped = self._observer.last_escaped
             if self._labels_tasks:
                 self._observer.enable_tasks()
             self._observer.show_parts(self._shows_parts)
         if ident not in self._threads:
-            self._threads[ident] = self._observer.attach(self._shared, self._tensors.emit_escaped)
+            self._threads[ident] = self._observer.attach(self._shared, self._tensors.on_escaped)
         self._hooks.install()
         self._depths[ident] += 1
 
@@ -145,7 +145,7 @@ class ThreadRegistry:
         self._safely(self.memory.forget)
         self._hooks.remove()
         self._safely(REGISTRY.forget_parameters)
-        self.detection_log.last_escaped = None
+        self.detection_log.find_last_escaped = find_no_escaped
         self._persistent.forget()
 
     def abandon(self) -> None:
@@ -212,7 +212,8 @@ class ThreadRegistry:
 
     def emit_live_inference_tensors(self) -> None:
         """Emit the escaped inference tensors that are still referenced, and the modules that hold them."""
-        self._tensors.emit_live()
+        if self._observer is not None:
+            self._tensors.emit_live(self._observer)
 
     def report_kept(self) -> None:
         """Report what is kept with its graph as a recording ends, while the observer still knows its threads."""
@@ -222,6 +223,9 @@ class ThreadRegistry:
         self._safely(self._report_activation_hooks)
         self._safely(self._report_held_graphs)
         self._safely(self._hooks.look_at_persistent_tensors)
+
+    def _list_escaped(self) -> list[CreationRecord]:
+        return [] if self._observer is None else self._observer.latest_escaped()
 
     def _list_held_graphs(self) -> list[tuple[Any, ...]]:
         return [] if self._observer is None else self._observer.list_held_graphs()

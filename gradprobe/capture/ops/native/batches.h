@@ -24,7 +24,9 @@ inline py::object make_batch_event(uint64_t thread, Batch&& tallies) {
   const py::object owned = stolen(capsule);
   static PyObject* const number = PyLong_FromLong(OP_BATCH);
   const py::object owner = stolen(PyLong_FromUnsignedLongLong(thread));
-  return stolen(PyTuple_Pack(3, number, owner.ptr(), owned.ptr()));
+  auto event = stolen(PyTuple_Pack(3, number, owner.ptr(), owned.ptr()));
+  PyObject_GC_UnTrack(event.ptr());  // it has nothing that could lead back to it, and would bring collections forward
+  return event;
 }
 
 }  // namespace gradprobe

@@ -172,6 +172,14 @@ class Creations {
     return revive(*found);
   }
 
+  // Whether the tensor with this record exists.
+  bool exists(const at::TensorImpl* impl, int64_t made) {
+    Shard& shard = shards_.of(impl);
+    const std::lock_guard<SpinLock> guard(shard.lock);
+    const size_t index = shard.find(impl);
+    return index < shard.keys.size() && shard.entries[index].creation.made == made && !shard.entries[index].weak.expired();
+  }
+
   void forget(const at::TensorImpl* impl) {
     Shard& shard = shards_.of(impl);
     std::vector<WeakTensor> freed;

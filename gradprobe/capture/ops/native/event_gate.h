@@ -47,6 +47,7 @@ class EventGate {
     const Py_ssize_t size = PyTuple_GET_SIZE(event);
     PyObject* counted = PyTuple_New(size + 1);
     if (counted == nullptr) return nullptr;
+    PyObject_GC_UnTrack(counted);  // as that of a batch
     for (Py_ssize_t i = 0; i < size; ++i) {
       PyObject* item = PyTuple_GET_ITEM(event, i);
       Py_INCREF(item);

@@ -4,8 +4,8 @@
 
 namespace gradprobe {
 
-enum EventAction { ACTION_MASK = 3 };
-enum EventSubject { THREAD = 24, TALLY = 32, OP_ROWS = 68, OP_BATCH = 72 };
+enum EventAction { EXIT = 1, ACTION_MASK = 3 };
+enum EventSubject { INFERENCE_MODE = 16, THREAD = 24, TALLY = 32, ESCAPED_TENSORS = 40, OP_ROWS = 68, OP_BATCH = 72 };
 enum UnknownNumber { NOWHERE = 0, NOT_COUNTED = -1, NOT_READ = 2 };
 
 }  // namespace gradprobe

@@ -1,5 +1,5 @@
-// The manager events of a thread that its detectors see. Most blocks disable grad and concern none of them: an event does within
-// inference mode, while a detector waits for something, and now and then for what is looked for at times.
+// The manager events of a thread that its detectors see. Most blocks concern none of them: an event does that enables grad within
+// inference mode, any while a detector waits for something, and now and then one for what is looked for at times.
 
 #pragma once
 
@@ -17,17 +17,22 @@ class ManagerEvents {
     PyObject* code = PyTuple_GET_ITEM(event.ptr(), 3);
     if (code != Py_None && callers.kind_of(reinterpret_cast<PyCodeObject*>(code)) == USER) ++number_;
     const bool is_due = number_ > looked_at_ && (number_ & (number_ - 1)) == 0;
-    const bool is_calm = is_quiet && !is_due && PyDict_GET_SIZE(context.left_modes.ptr()) == 0 &&
-        PyList_GET_SIZE(context.escaped.ptr()) == 0 && is_plain(event, context);
+    const bool is_calm =
+        is_quiet && !is_due && PyDict_GET_SIZE(context.left_modes.ptr()) == 0 && is_plain(event, context);
     if (is_calm) return;
     if (is_due) looked_at_ = number_;
     detectors.on_event(event, is_due);
   }
 
+  static bool is_exit_of_inference_mode(py::handle event) { return op_of(event) == (INFERENCE_MODE | EXIT); }
+
  private:
+  static long op_of(py::handle event) { return PyLong_AsLong(PyTuple_GET_ITEM(event.ptr(), 0)); }
+
   static bool is_plain(py::handle event, const Context& context) {
     if (PyObject_IsTrue(PyTuple_GET_ITEM(event.ptr(), 6)) == 0) return true;
-    const long op = PyLong_AsLong(PyTuple_GET_ITEM(event.ptr(), 0));
+    const long op = op_of(event);
+    if (op == (INFERENCE_MODE | EXIT) && PyDict_GET_SIZE(context.autocasts.ptr()) != 0) return false;
     return op >= 0 && op < 64 && (context.quiet_in_inference_mode >> op & 1) != 0;
   }
 

@@ -13,6 +13,9 @@ from gradprobe.capture.location.frames import ASKS_MODE, MODULE_CALL, OPTIMIZER,
 from gradprobe.recording import flow
 from gradprobe.recording.events import (
     ACTION_MASK,
+    ESCAPED_TENSORS,
+    EXIT,
+    INFERENCE_MODE,
     NOT_COUNTED,
     NOT_READ,
     NOWHERE,
@@ -44,6 +47,9 @@ MIRRORED_CONSTANTS: dict[str, int] = {
             "WRITTEN",
         )
     },
+    "EXIT": EXIT,
+    "INFERENCE_MODE": INFERENCE_MODE,
+    "ESCAPED_TENSORS": ESCAPED_TENSORS,
     "THREAD": THREAD,
     "TALLY": TALLY,
     "NOWHERE": NOWHERE,

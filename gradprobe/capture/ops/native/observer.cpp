@@ -126,7 +126,7 @@ void observe(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit
   bool sees_parts = false, watches_inference = false;
   for (const auto& log : logs) {
     interest = std::max(interest, log->interest.load(std::memory_order_relaxed));
-    watches_inference |= log->watches_inference.load(std::memory_order_relaxed);
+    watches_inference |= log->watches_inference();
     sees_parts |= log->sees_parts();
   }
   std::optional<Call> call;
@@ -193,26 +193,10 @@ void attach(Observer& observer, const py::dict& detectors, int64_t now) {
   include_key(true);
 }
 
-py::object describe(const at::Tensor& tensor, const Creation& creation) {
-  const auto object = stolen(THPVariable_Wrap(tensor));
-  auto& names = Names::global();
-  return py::make_tuple(stolen(PyWeakref_NewRef(object.ptr(), nullptr)), creation.made,
-                        creation.code == nullptr ? py::object(py::none()) : borrowed(as_object(creation.code)),
-                        creation.offset, borrowed(names.object(creation.op)),
-                        creation.module == NO_NAME ? py::object(py::str("")) : borrowed(names.object(creation.module)),
-                        creation.storage_made, creation.thread);
-}
-
-py::list describe_all(const std::vector<std::pair<at::Tensor, Creation>>& all) {
-  py::list found;
-  for (const auto& [tensor, creation] : all) found.append(describe(tensor, creation));
-  return found;
-}
-
 py::object find_creation(const py::object& tensor) {
   const auto& value = THPVariable_Unpack(tensor.ptr());
   const auto found = Creations::global().find(value.unsafeGetTensorImpl());
-  return found ? describe(value, *found) : py::none();
+  return found ? py::object(describe(value, *found)) : py::none();
 }
 
 FlowNode site_at(const py::object& code, int offset, const char* op) {
@@ -372,6 +356,9 @@ py::dict mirrored_constants() {
   constants["COPIED_ONTO_ITSELF"] = static_cast<int>(COPIED_ONTO_ITSELF);
   constants["COMPARED_WITH_ITSELF"] = static_cast<int>(COMPARED_WITH_ITSELF);
   constants["STACKED_ON_ITSELF"] = static_cast<int>(STACKED_ON_ITSELF);
+  constants["EXIT"] = static_cast<int>(EXIT);
+  constants["INFERENCE_MODE"] = static_cast<int>(INFERENCE_MODE);
+  constants["ESCAPED_TENSORS"] = static_cast<int>(ESCAPED_TENSORS);
   constants["THREAD"] = static_cast<int>(THREAD);
   constants["TALLY"] = static_cast<int>(TALLY);
   constants["NOWHERE"] = static_cast<int>(NOWHERE);
@@ -405,12 +392,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("drop_detectors", [](ThreadLog& log) { log.detectors.reset(); },
            "Forget the detectors, which refer to this log; for the thread itself, once it is observed no more.")
       .def("set_interest",
-           [](ThreadLog& log, int interest, bool watches_inference) {
-             log.interest = interest;
-             log.watches_inference = watches_inference;
-           })
+           [](ThreadLog& log, int interest) { log.interest = interest; })
       .def("set_quiet", [](ThreadLog& log, bool is_quiet) { log.events.is_quiet = is_quiet; })
-      .def("take_inference_tensors", [](ThreadLog& log) { return describe_all(log.recent().take_inference_tensors()); })
       .def("origins_between",
            [](ThreadLog& log, uint64_t first, uint64_t last) {
              py::list found;
@@ -437,6 +420,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("begin_step", &note_step, "Note that an optimizer steps with these parameters, called at a line.")
       .def("take_flow", &Observer::take_flow, "Return the edges and the paths that were used since the last time.")
       .def("held_graphs", &held_by_program, "Return the graphs that the program holds.")
+      .def("take_escaped", [](Observer& observer) { return describe_all(observer.escaped().take()); },
+           "Return the records of the inference tensors that exist beyond their block, once.")
+      .def("latest_escaped", [](Observer& observer) { return describe_all(observer.escaped().latest_of_lines()); },
+           "Return the records of the latest of them by line.")
+      .def("last_escaped",
+           [](Observer& observer) {
+             const auto latest = observer.escaped().latest();
+             return latest ? py::object(describe(py::none(), *latest)) : py::none();
+           },
+           "Return the record of the last of them, without a reference to it, or None.")
       .def("set_parts", &Observer::set_parts, "Note the parts of composite operators too, or not.")
       .def("set_tasks", &Observer::set_tasks, "Ask for the asyncio task of each operator, or not.")
       .def("stop", &Observer::stop, "Observe nothing more.");

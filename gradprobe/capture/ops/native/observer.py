@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord
+from gradprobe.capture.autograd.creation import REGISTRY, CreationRecord, dead_ref
 from gradprobe.capture.detectors.thread_detectors import (
     QUIET_IN_INFERENCE_MODE,
     BackwardPass,
@@ -63,8 +63,9 @@ class NativeObserver:
             "task_label": tasks.label,
             "fault": fault,
             "emit": emit,
+            "now": now,
             "left_modes": shared.leaks.open,
-            "escaped": shared.escaped.records,
+            "autocasts": shared.autocasts.last,
             "quiet_in_inference_mode": QUIET_IN_INFERENCE_MODE,
         }
         # C++ calls these outside of every function that torch.compile was already made to skip.
@@ -81,14 +82,15 @@ class NativeObserver:
         paths.on_change = library.module_paths_changed
         REGISTRY.library = library
 
-    def attach(self, shared: SharedDetectors, emit_escaped: Callable[[ObservedThread], None]) -> ObservedThread:
+    def attach(self, shared: SharedDetectors, on_escaped: Callable[[list[CreationRecord]], None]) -> ObservedThread:
         """Observe the calling thread.
 
         Args:
             shared: What its detectors have in common with those of other threads.
-            emit_escaped: Emits the inference tensors that are still referenced as the thread leaves inference mode.
+            on_escaped: Receives the inference tensors of new lines that exist as the thread leaves inference mode, and
+                nothing when it is time to look for the places of all.
         """
-        observed = ObservedThread(self._library, self._observer, self._now, shared, emit_escaped)
+        observed = ObservedThread(self._library, self._observer, self._now, shared, on_escaped)
         observed.attach()
         return observed
 
@@ -106,6 +108,21 @@ class NativeObserver:
         """Note that code beyond PyTorch gets the values of a tensor, with its memory or without, by a call in ``frame``."""
         at = _instruction(self._codes.find_user_frame(frame))
         self._observer.note_export(tensor, *at, name, is_shared)
+
+    def take_escaped(self) -> list[CreationRecord]:
+        """Return the records of the inference tensors that exist beyond their block, each once."""
+        records: list[CreationRecord] = self._observer.take_escaped()
+        return records
+
+    def latest_escaped(self) -> list[CreationRecord]:
+        """Return the records of the latest of these tensors by the line that made them."""
+        records: list[CreationRecord] = self._observer.latest_escaped()
+        return records
+
+    def last_escaped(self) -> CreationRecord | None:
+        """Return the record of the last of these tensors, without a reference to it."""
+        record = self._observer.last_escaped()
+        return None if record is None else (dead_ref, *record[1:])
 
     def was_reached(self, tensor: torch.Tensor) -> bool:
         """Return whether a backward has gone through the node of ``tensor``."""
@@ -143,10 +160,10 @@ class ObservedThread:
         observer: Any,
         now: Callable[[], int],
         shared: SharedDetectors,
-        emit_escaped: Callable[[ObservedThread], None],
+        on_escaped: Callable[[list[CreationRecord]], None],
     ) -> None:
         self._library, self._observer, self._now, self._ident = library, observer, now, thread()
-        self._codes, self._on_step, self._emit_escaped = shared.log.codes, shared.on_step, emit_escaped
+        self._codes, self._on_step, self._on_escaped = shared.log.codes, shared.on_step, on_escaped
         self.detectors = ThreadDetectors(shared, self._ident, self)
         self.detectors.mode_dependence.library = library
         self._log = observer.log_of(self._ident)
@@ -162,6 +179,7 @@ class ObservedThread:
             "on_aliases": _without_function_modes(self.detectors.aliases.on_aliases),
             "on_asker": _without_function_modes(self._note_operator_of_asker),
             "on_hook": self.detectors.hooks.on_operator,
+            "on_escaped": _without_function_modes(self._on_escaped),
         }
         skip_when_compiling(*hidden.values())
         callbacks = {
@@ -209,16 +227,7 @@ class ObservedThread:
     def _note_operator_of_asker(self, *facts: Any) -> None:
         self.detectors.mode_dependence.on_operator(_getframe(1), *facts)
 
-    def take_inference_tensors(self) -> list[CreationRecord]:
-        """Return the records of the inference tensors that were made since the last call and still exist."""
-        records: list[CreationRecord] = self._log.take_inference_tensors()
-        return records
-
     # What the detectors ask: see OperatorLedger.
-
-    def emit_escaped(self) -> None:
-        """Emit the inference tensors that are still referenced as the thread leaves inference mode."""
-        self._emit_escaped(self)
 
     def origins_between(self, first: int, last: int) -> list[Origin]:
         """Return the lines that constructed the thread's nodes with sequence numbers from ``first`` to ``last``."""
@@ -230,10 +239,9 @@ class ObservedThread:
         place: tuple[int, int] | None = self._log.writer_of(storage)
         return place
 
-    def on_interest(self, interest: int, *, watches_inference: bool) -> None:
-        """Note the class of operators that the detectors look at from now on, and whether they also look at all that take
-        an inference tensor."""
-        self._log.set_interest(interest, watches_inference)
+    def on_interest(self, interest: int) -> None:
+        """Note the class of operators that the detectors look at from now on."""
+        self._log.set_interest(interest)
 
     def on_quiet(self, is_quiet: bool) -> None:
         """Note whether no detector waits for anything, so that most events need not be shown to them."""

@@ -159,6 +159,7 @@ class Observer {
 
   bool owns(const ThreadLog& log) const { return log.belongs_to(*context_); }
 
+  EscapedTensors& escaped() { return context_->escaped; }
   void set_tasks(bool may_have_tasks) { context_->may_have_tasks = may_have_tasks; }
   void set_parts(bool sees_parts) { context_->sees_parts = sees_parts; }
 

@@ -17,20 +17,31 @@ struct TensorRef {
   int64_t made;
 };
 
+using LivingTensors = std::vector<std::pair<at::Tensor, Creation>>;
+
+// Those of the tensors that exist, with their records.
+template <typename Refs>
+LivingTensors living_of(const Refs& refs) {
+  LivingTensors found;
+  for (const TensorRef& ref : refs) {
+    if (auto living = Creations::global().lock(ref.impl, ref.made)) found.push_back(std::move(*living));
+  }
+  return found;
+}
+
 class RecentTensors {
  public:
-  using Living = std::vector<std::pair<at::Tensor, Creation>>;
 
   void add_inference_tensor(const TensorRef& ref) {
     inference_.push_back(ref);
     if (inference_.size() <= sweep_at_) return;
-    const auto is_gone = [](const TensorRef& one) { return !Creations::global().lock(one.impl, one.made); };
+    const auto is_gone = [](const TensorRef& one) { return !Creations::global().exists(one.impl, one.made); };
     inference_.erase(std::remove_if(inference_.begin(), inference_.end(), is_gone), inference_.end());
     sweep_at_ = 2 * inference_.size() + SPARE;
   }
 
   // The inference tensors made since the last call that still exist.
-  Living take_inference_tensors() {
+  LivingTensors take_inference_tensors() {
     std::deque<TensorRef> taken;
     taken.swap(inference_);
     sweep_at_ = SPARE;
@@ -39,15 +50,6 @@ class RecentTensors {
 
  private:
   static constexpr size_t SPARE = 256;
-
-  static Living living_of(const std::deque<TensorRef>& refs) {
-    Living found;
-    for (const TensorRef& ref : refs) {
-      auto living = Creations::global().lock(ref.impl, ref.made);
-      if (living) found.push_back(std::move(*living));
-    }
-    return found;
-  }
 
   std::deque<TensorRef> inference_;
   size_t sweep_at_ = SPARE;

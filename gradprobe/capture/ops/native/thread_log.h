@@ -6,6 +6,7 @@
 #include "alias_facts.h"
 #include "batches.h"
 #include "context.h"
+#include "creation_records.h"
 #include "iterations.h"
 #include "manager_events.h"
 #include "mode_askers.h"
@@ -53,11 +54,14 @@ class ThreadLog {
         last_(at::sequence_number::peek()) {}
 
   std::atomic<int> interest = NO_OPS;
-  std::atomic<bool> watches_inference = false;  // a detector looks at operators that take an inference tensor, too
   ManagerEvents events;
   std::unique_ptr<Detectors> detectors;
 
   bool sees_parts() const { return context_->sees_parts.load(std::memory_order_relaxed); }
+
+  // Whether the detectors look at operators that take an inference tensor, too: at those outside inference mode, once any
+  // inference tensor exists there.
+  bool watches_inference() const { return !context_->escaped.is_empty() && detectors && !c10::InferenceMode::is_enabled(); }
 
   bool is_on() const { return context_->is_on.load(std::memory_order_relaxed); }
 
@@ -120,6 +124,7 @@ class ThreadLog {
   void see_event(py::handle event) {
     settle(PyLong_AsLongLong(PyTuple_GET_ITEM(event.ptr(), 1)));
     call_one(detectors->keep_event, event.ptr());
+    if (ManagerEvents::is_exit_of_inference_mode(event) && !c10::InferenceMode::is_enabled()) emit_escaped();
     events.see(event, *detectors, *context_, callers_);
   }
 
@@ -151,8 +156,6 @@ class ThreadLog {
   void add_by_hand(uintptr_t code, int offset, const std::string& what, const Counts& counts) {
     add({reinterpret_cast<PyCodeObject*>(code), offset, Names::global().add(what)}, counts, {});
   }
-
-  RecentTensors& recent() { return recent_; }
 
   // The places that constructed the nodes from `first` to `last`.
   std::vector<CallSite> origins_between(uint64_t first, uint64_t last) {
@@ -340,6 +343,16 @@ class ThreadLog {
     } catch (const std::exception& error) {
       report_error(error);
     }
+  }
+
+  // Emits the inference tensors that still exist as the thread leaves that mode, by the line that made them.
+  void emit_escaped() {
+    const auto left = recent_.take_inference_tensors();
+    if (left.empty()) return;
+    const auto of_new_lines = context_->escaped.add(left);
+    const auto now = context_->now().cast<int64_t>();
+    for (const EscapedGroup& group : group_by_line(left)) call_one(context_->emit, make_escaped_event(group, now).ptr());
+    if (!of_new_lines.empty() || context_->escaped.is_due()) detectors->on_escaped(describe_all(of_new_lines));
   }
 
   void record(const Call& call, const torch::jit::Stack& stack) {
@@ -630,7 +643,7 @@ class ThreadLog {
     const size_t first = stack.size() - call.plan->returns;
     if (call.alias_use != NO_ALIASES) show_aliases(call, caller);
     const bool is_looked_at = !call.kept.empty() &&
-        (interest.load(std::memory_order_relaxed) != NO_OPS || watches_inference.load(std::memory_order_relaxed));
+        (interest.load(std::memory_order_relaxed) != NO_OPS || watches_inference());
     if (!is_looked_at) return;
     const OwnPython lock;
     py::list arguments;
