@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 _TENSOR = re.compile(r"(?<![\w.])x(?!\w)")
@@ -45,14 +45,11 @@ class Refusal:
     parameter_fix: str = ""
     kept_fix: str = ""
     needs: str = ""
-    _patterns: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_patterns", tuple(re.compile(text, re.DOTALL) for text in self.texts))
 
     def matches(self, message: str) -> bool:
         """Return whether ``message`` is one of this family."""
-        return any(pattern.search(message) for pattern in self._patterns)
+        # Compiled when first needed: every recorded process imports the table, and few of them raise.
+        return any(re.search(text, message, re.DOTALL) for text in self.texts)
 
     def advise(self, facts: Mapping[str, Any]) -> str:
         """Return the edit for the tensor that facts are about: with its name in the place of ``x``, if that is known."""
