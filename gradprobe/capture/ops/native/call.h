@@ -23,6 +23,7 @@ struct OpPlan {
   NameId name = NO_NAME;
   bool is_detach = false, may_alias = false, is_composite = false;
   bool is_marker = false, begins_range = false;  // a range of the profiler: it computes nothing
+  bool takes_values = true;  // not only the shape and the type of its arguments, as `zeros_like` does
   bool compares = false, copies = false, stacks = false, zeroes = false, is_random = false;
   const size_t arguments, returns;
   c10::SmallVector<uint16_t, 2> written;  // positions of the arguments that it modifies in place
@@ -43,6 +44,8 @@ inline OpPlan::OpPlan(const c10::OperatorHandle& op)
   for (const char* name : {"aten.sub.Tensor", "aten.eq.Tensor", "aten.equal", "aten.allclose", "aten.isclose", "aten.dist"}) {
     compares |= text == name;
   }
+  const std::string base = known.name.substr(colons == std::string::npos ? 0 : colons + 2);
+  takes_values = base.rfind("new_", 0) != 0 && (base.size() < 5 || base.compare(base.size() - 5, 5, "_like") != 0);
   for (const char* name : {"aten.zero_", "aten._foreach_zero_", "aten.fill_.Scalar"}) zeroes |= text == name;
   copies = text == "aten.copy_";
   stacks = text == "aten.stack";

@@ -429,6 +429,7 @@ class ThreadLog {
     }
     const std::lock_guard<SpinLock> guard(lock_);
     auto& target = flow_.at({caller.code, caller.offset, op, caller.module});
+    if (!call.plan->takes_values) return target.id;
     for (const auto& argument : call.arguments) {
       // What a line writes without a node, such as a parameter that it initializes, has no gradient to lose there.
       const Passage passage = !builds && call.is_written(argument.impl) ? WRITTEN

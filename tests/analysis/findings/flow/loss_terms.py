@@ -166,6 +166,27 @@ def square_as_a_product() -> None:
         step(optimizer, (difference * difference).mean() + model(x))
 
 
+def sum_that_begins_with_zeros() -> None:
+    """As an objective of several parts does that adds up those which a model may have."""
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        score = model(x).square().mean(-1)
+        added = torch.zeros_like(score)
+        for weight in (0.5, 0.25):
+            added.add_(weight * torch.ones_like(score))
+        step(optimizer, (score - torch.zeros_like(score) + added).mean())
+
+
+def loss_with_a_constant_of_the_type_of_its_result() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        score = model(x).abs().mean()
+        margin = score.new_full((), 0.1) + torch.rand_like(score)
+        step(optimizer, score + margin)
+
+
 WRONG = [
     forces_without_graph,
     penalty_among_stacked_losses,
@@ -183,4 +204,6 @@ RIGHT = [
     adversarial_input,
     target_of_a_greedy_choice,
     square_as_a_product,
+    sum_that_begins_with_zeros,
+    loss_with_a_constant_of_the_type_of_its_result,
 ]
