@@ -33,7 +33,7 @@ from gradprobe.recording.notes import SourceLocation
 _LOOKS = 64
 """Number of operators to look at for one change; half as many again after each of the thread's later events."""
 _ENTER_SET = SET_GRAD_ENABLED | ENTER
-SetQuiet = Callable[[dict[int, CodeType], dict[int, CodeType]], None]
+SetQuiet = Callable[[dict[int, CodeType], dict[int, CodeType], bool], None]
 LEFT, LOST, LEAF, FRESH, BACKWARD = "left", "operator", "leaf", "fresh", "backward"
 """Kinds of evidence: nothing but the mode; an operator lost a gradient, that of a leaf which is no parameter, or of one
 that was even made afterwards; a backward pass had no graph."""
@@ -70,7 +70,7 @@ class LeakedModeDetector:
         self.silent: dict[int, CodeType] = {}
         self.open: dict[int, list[ModeChange]] = {}
         """The changes in force by thread, in their order; without threads that have none."""
-        self._on_watch: SetQuiet = lambda quiet, silent: None
+        self._on_watch: SetQuiet = lambda quiet, silent, has_open: None
         self._looks: dict[int, int] = {}
         self._checked: ModeChange | None = None
         self._checks = 0
@@ -84,9 +84,9 @@ class LeakedModeDetector:
 
     def _tell_quiet(self) -> None:
         if self.open:
-            self._on_watch({}, {})
+            self._on_watch({}, {}, True)
         else:
-            self._on_watch(self.quiet, self.silent)
+            self._on_watch(self.quiet, self.silent, False)
 
     def examine(self, event: Event) -> None:
         """Take in a change by code that is not quiet; while any change is open, all events come here."""

@@ -57,7 +57,7 @@ class ManagerHooks:
     originals: list[Any]
     redirect: Callable[[Emit], None]
     enable_task_labels: Callable[[], None]
-    set_quiet: Callable[[dict[int, CodeType], dict[int, CodeType]], None]
+    set_quiet: Callable[[dict[int, CodeType], dict[int, CodeType], bool], None]
     """Set the code objects, by identity, whose events ``examine`` need not see, and those of which it need not see even
     the calls of ``set_grad_enabled`` that change the mode."""
 
@@ -119,9 +119,11 @@ def build_hooks(
     quiet: dict[int, CodeType] = {}
     silent: dict[int, CodeType] = {}
 
-    def set_quiet(codes: dict[int, CodeType], silent_codes: dict[int, CodeType]) -> None:
-        nonlocal quiet, silent
-        quiet, silent = codes, silent_codes
+    is_open = False
+
+    def set_quiet(codes: dict[int, CodeType], silent_codes: dict[int, CodeType], has_open: bool) -> None:
+        nonlocal quiet, silent, is_open
+        quiet, silent, is_open = codes, silent_codes, has_open
 
     def redirect(other: Emit) -> None:
         nonlocal emit
@@ -179,8 +181,8 @@ def build_hooks(
                 code, offset = find_caller(frame)
             task = label() if tasks_run else None
             event = (_SET_INIT, now(), thread(), code, offset, grad, is_inference(), mode, NOT_READ, id(self), task)
-            # An alias hides from the code's names what it calls.
-            if id(code) not in silent and (grad != mode or id(code) not in quiet):
+            # An alias hides from the code's names what it calls. Enabling grad can only end a change that is open.
+            if (is_open or not mode) and id(code) not in silent and (grad != mode or id(code) not in quiet):
                 examine(event)
             emit(event)
         except Exception as error:
