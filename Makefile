@@ -2,8 +2,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Python keeps what it has compiled, whatever the environment says: the tests start hundreds of processes.
-export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test check unit test-cuda fidelity sanitize versions format benchmarks reports reports-cuda docs generate columns wheels clean
 
