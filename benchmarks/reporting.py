@@ -1,9 +1,9 @@
 """Measure the seconds, memory and bytes of a report of a large recording, for each format.
 
-python benchmarks/reporting.py [TRANSITIONS]
+python benchmarks/reporting.py [TRANSITIONS | training [STEPS [blocks]]]
 
-The recording is that of ``large_recording.py``. Times are those of the whole command, interpreter and imports included; the
-processor's time is the same on a machine that does other work meanwhile.
+The recordings are those of ``large_recording.py``. Times are those of the whole command, interpreter and imports included;
+the processor's time is the same on a machine that does other work meanwhile.
 """
 
 from __future__ import annotations
@@ -16,21 +16,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from gradprobe.recording.sqlite_file import write_file
-
-sys.path.insert(0, str(Path(__file__).parent))
-from large_recording import make_contents
-
-FORMATS = (".txt", ".md", ".html", ".json", ".csv", ".trace.json.gz")
+MAKER = Path(__file__).with_name("large_recording.py")
+FORMATS = (".txt", ".brief.txt", ".md", ".html", ".json", ".csv", ".trace.json.gz")
 
 
 def main() -> None:
-    wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recording = folder / "large.gradprobe"
-        write_file(recording, make_contents(wanted))
-        print(f"{wanted:,} transitions, {recording.stat().st_size / 1e6:.1f} MB on disk")
+        subprocess.run([sys.executable, MAKER, recording, *sys.argv[1:]], check=True)
+        print(f"{recording.stat().st_size / 1e6:.1f} MB on disk")
         print(f"{'format':>16} {'seconds':>8} {'of processor':>13} {'MB of memory':>13} {'MB written':>11}")
         for suffix in FORMATS:
             output = folder / f"out{suffix}"

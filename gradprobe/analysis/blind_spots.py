@@ -53,11 +53,11 @@ def _describe_process(process: Process) -> list[str]:
             "line: they are in the operators table, not in the regions table"
         )
     if process.counts_operators and not only_calls:
+        marked = set(history.marks.thread[history.marks.op != COMPILED_CALL].tolist())
         unseen = [
             process.thread(lane.thread)
             for lane in history.timelines
-            if not lane.is_watched
-            and not any(mark.thread == lane.thread and mark.op != COMPILED_CALL for mark in history.marks)
+            if not lane.is_watched and lane.thread not in marked
         ]
         blind = sorted({*unseen, *threads})
         if blind:

@@ -26,10 +26,9 @@ def list_compiled_functions(processes: Sequence[Process]) -> list[CompiledFuncti
     """Return the functions that were compiled or ran compiled, the most often called first."""
     found: dict[tuple[str | None, int | None], CompiledFunction] = {}
     for process in processes:
-        for mark in process.history.marks:
-            if mark.op == COMPILED_CALL:
-                file, line, name = process.place(mark.site)
-                found.setdefault((file, line), CompiledFunction(name or "?", file, line)).calls += 1
+        for mark in process.history.marks.of(COMPILED_CALL):
+            file, line, name = process.place(mark.site)
+            found.setdefault((file, line), CompiledFunction(name or "?", file, line)).calls += 1
         for compilation, count in read_compilations(process.contents.notes):
             at = compilation.function
             function = found.setdefault((at.file, at.line), CompiledFunction(at.function, at.file, at.line))

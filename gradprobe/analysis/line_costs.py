@@ -38,7 +38,7 @@ def sum_by_line(tables: RecordingTables) -> Mapping[Place, LineCost]:
     found: dict[Place, LineCost] = defaultdict(LineCost)
     for process in tables.processes:
         places = {site: process.place(site)[:2] for site in process.contents.sites}
-        for key, known in process.op_totals.ops.items():
+        for key, known in process.op_totals.ops.without_regions.items():
             file, line = places.get(key.site, (None, None))
             if file is not None and line is not None:
                 cost, account = found[file, line], known.account

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradprobe.history.process import Process
-from gradprobe.history.region_table import add_up, group_rows
+from gradprobe.history.region_table import add_up
+from gradprobe.history.row_groups import group_rows
 from gradprobe.recording.events import RECORDING_BEGINS, THREAD, mode_name
 from gradprobe.recording.notes import StartedProcess, read_started_processes
 from gradprobe.recording.rows import INITIAL_MODES, Modes, modes_before
@@ -75,7 +76,7 @@ def find_graph_divergences(ranks: dict[int, Process]) -> list[GraphDivergence]:
     nodes: dict[Line, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for rank, process in ranks.items():
         if process.counts_operators:
-            for key, known in process.op_totals.ops.items():
+            for key, known in process.op_totals.ops.without_regions.items():
                 file, line, _ = process.place(key.site)
                 if file is not None and line is not None and known.account.calls:
                     nodes[file, line][rank] += known.account.nodes

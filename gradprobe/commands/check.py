@@ -54,7 +54,7 @@ def _find_exceeded_budgets(options: argparse.Namespace, tables: RecordingTables)
             raise GradprobeError(
                 "cannot check --max-saved-bytes: the recorded torch does not expose saved tensors; record with a newer one"
             )
-        saved = sum(sum(process.op_totals.storages.values()) for process in tables.processes)
+        saved = sum(process.op_totals.saved_bytes for process in tables.processes)
         yield from _describe_excess("--max-saved-bytes", options.max_saved_bytes, saved, "bytes", "saved_bytes", tables)
 
 

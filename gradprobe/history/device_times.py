@@ -32,10 +32,10 @@ def compute_device_times(contents: Contents, history: History) -> dict[Region, D
         return {}
     by_key = {int(row["key"]): row for row in rows}
     origin = int(contents.meta.get("began_ns", 0))
-    begun = {mark.region: mark for mark in history.marks if mark.op == DEVICE | ENTER and mark.region is not None}
+    begun = {mark.region: mark for mark in history.marks.of(DEVICE | ENTER) if mark.region is not None}
     found = {}
-    for mark in history.marks:
-        first = begun.get(mark.region) if mark.op == DEVICE | EXIT and mark.region is not None else None
+    for mark in history.marks.of(DEVICE | EXIT):
+        first = begun.get(mark.region) if mark.region is not None else None
         if first is None or mark.region is None:
             continue
         begin, end = by_key.get(first.key), by_key.get(mark.key)

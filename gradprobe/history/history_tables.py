@@ -44,9 +44,10 @@ class HistoryTables:
         length = len(builder.transitions) + 2 * len(self._shown)
         self.transitions = TransitionTable(length, self.regions, self._list_transitions, self._list_sites)
 
-    def find_region(self, block: int) -> int:
-        """Return the number of the region that a block of a run became."""
-        return int(self._number_of_block[block])
+    def list_numbers(self, blocks: Column) -> Column:
+        """Return the numbers of the regions that blocks of runs became."""
+        numbers: Column = self._number_of_block[blocks]
+        return numbers
 
     def _list_shown(self, blocks: RegularBlocks) -> None:
         """List the blocks of runs that are shown, the run of each, and its transitions."""

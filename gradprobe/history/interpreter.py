@@ -15,11 +15,11 @@ from collections import defaultdict
 from dataclasses import replace
 
 from gradprobe.history.history_tables import HistoryTables
-from gradprobe.history.marked_blocks import MarkedBlocks
+from gradprobe.history.mark_places import MarkPlaces
 from gradprobe.history.phase_timeline import PhaseBuilder
 from gradprobe.history.probed_calls import ProbedCalls
 from gradprobe.history.process_history import History
-from gradprobe.history.records import MODES, REENTERED, Change, EventMark, Region, ThreadTimeline
+from gradprobe.history.records import MODES, REENTERED, Change, Region, ThreadTimeline
 from gradprobe.history.regions import RegionBuilder
 from gradprobe.history.regular_blocks import Run, find_regular_blocks
 from gradprobe.history.regular_runs import sum_run
@@ -41,7 +41,6 @@ from gradprobe.recording.events import (
     NOT_COUNTED,
     NOWHERE,
     PHASE,
-    TALLY,
     THREAD,
     EventBlock,
 )
@@ -70,20 +69,21 @@ class _Interpreter:
         )
         self.calls = ProbedCalls(self.names, self.timelines, self.regions, only_calls=only_calls)
         self.entered: dict[int, list[Region]] = defaultdict(list)
-        self.marks: list[EventMark] = []
         self.events = self.load_events()
         self.constructed, self.skipped = pair_constructors_of(self.events, self.sites)
         self.blocks = find_regular_blocks(
             self.events, contents, self.constructed, self.skipped, include_torch=include_torch
         )
         self.queue = RowQueue(self.events, self.blocks, self.skipped)
-        self.blocks_of_marks = MarkedBlocks(self.events, self.blocks)
+        self.marks = MarkPlaces(self.events, self.blocks, self.names, self.regions, self.phases, self.timelines)
 
     def read(self, watch: ProgressIterator) -> History:
         last_ns = 0
         for index, row in self.queue.read(watch):
             op, time, _, site, _, _, _, _ = row
             last_ns = max(last_ns, time)
+            if self.marks.next_row < index:
+                self.marks.take(index)
             self.regions.row = index
             subject, action = op & ~ACTION_MASK, op & ACTION_MASK
             timeline = self.timelines.get(row)
@@ -101,8 +101,6 @@ class _Interpreter:
                 self.calls.add(timeline, row)
             elif subject == PHASE:
                 self.phases.add(row, self.names.get(row[6]))
-            elif op >= TALLY:
-                self.add_mark(row)
             elif action == EXIT:
                 self.exit(timeline, row)
             elif action == ENTER:
@@ -113,7 +111,8 @@ class _Interpreter:
                     self.enter(timeline, row, read_row(self.events, begun.constructor), begun.site)
             else:
                 self.set_mode(timeline, row)
-        return self.finish(last_ns)
+        self.marks.take(len(self.events))
+        return self.finish(max(last_ns, self.marks.last_ns))
 
     def load_events(self) -> EventBlock:
         """Return the events, with times since the recording began."""
@@ -132,7 +131,7 @@ class _Interpreter:
         effects = sum_run(self.events, self.blocks, run)
         self.regions.take(run, effects, timeline)
         self.timelines.take(timeline, effects)
-        self.blocks_of_marks.take(run)
+        self.marks.blocks.take(run)
         return True
 
     def enter(self, timeline: ThreadTimeline, row: RawRow, begin: RawRow, site: int) -> None:
@@ -240,14 +239,6 @@ class _Interpreter:
             stack[-1].child_ns += folded_ns
             stack[-1].child_nodes += nodes
 
-    def add_mark(self, row: RawRow) -> None:
-        """Add the mark of an event to which rows of another table belong, in the block that is open."""
-        op, time, thread, site, _, key, label, _ = row
-        task = self.names.get(label)
-        stack, phase = self.regions.stack(thread, task), self.phases.current(thread, task)
-        self.blocks_of_marks.add(len(self.marks), is_of_task=task is not None)
-        self.marks.append(EventMark(op, key, stack[-1] if stack else None, thread, site, time, phase))
-
     def finish(self, last_ns: int) -> History:
         """End what is open, at the end of the recording or with its last event, and return the history."""
         meta = self.contents.meta
@@ -258,13 +249,11 @@ class _Interpreter:
         regions.finish(timelines, end)
         self.phases.finish(end)
         tables = HistoryTables(regions, self.events, self.blocks, self.sites, self.names)
-        for mark, block in self.blocks_of_marks.found:
-            self.marks[mark] = replace(self.marks[mark], region=tables.regions[tables.find_region(block)])
         return History(
             transitions=tables.transitions,
             regions=tables.regions,
             calls=self.calls.found,
-            marks=self.marks,
+            marks=self.marks.finish(tables),
             timelines=list(timelines.values()),
             hidden=regions.hidden,
             phases=self.phases,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from gradprobe.history.edge_pairs import Column
@@ -13,16 +11,11 @@ from gradprobe.recording.events import ACTION_MASK, PHASE, TALLY, EventBlock
 
 
 class MarkedBlocks:
-    """Blocks of the marks; the marks are added in the order of their events."""
+    """Blocks of the marks, as far as they were taken in runs."""
 
     def __init__(self, events: EventBlock, blocks: RegularBlocks | None) -> None:
-        self.found: list[tuple[int, int]] = []
-        """Position of each mark within a block among all marks, and the number of that block."""
-        self._blocks = blocks
-        self._block_of_next: Iterator[int] | None = None
-        if blocks is not None:
-            self._block_of_next = iter(_find_innermost(events, blocks).tolist())
-            self._is_taken = np.zeros(len(blocks.enters), bool)
+        self._events, self._blocks = events, blocks
+        self._is_taken = np.zeros(0 if blocks is None else len(blocks.enters), bool)
 
     def take(self, run: Run) -> None:
         """Note that the blocks of a run were taken at once."""
@@ -30,16 +23,25 @@ class MarkedBlocks:
             first, last = find_blocks(self._blocks, run)
             self._is_taken[first:last] = True
 
-    def add(self, position: int, *, is_of_task: bool) -> None:
-        """Take in the next mark. One of an asyncio task is in the blocks of that task, none of which is in a run."""
-        block = -1 if self._block_of_next is None else next(self._block_of_next)
-        if block >= 0 and not is_of_task and self._is_taken[block]:
-            self.found.append((position, block))
+    def find(self, is_of_task: Column) -> Column | None:
+        """Return the number of the block that each mark is in, -1 if none was taken; None if there are no blocks.
+
+        A mark of an asyncio task is in the blocks of that task, none of which is in a run.
+        """
+        if self._blocks is None or not len(self._blocks.enters):
+            return None
+        within = _find_innermost(self._events, self._blocks)
+        return np.where((within >= 0) & ~is_of_task & self._is_taken[within], within, -1)
+
+
+def find_marks(events: EventBlock) -> Column:
+    """Return the rows of the marks: events that change neither a mode nor a phase."""
+    return np.flatnonzero((events.op >= TALLY) & (events.op & ~np.uint8(ACTION_MASK) != PHASE))
 
 
 def _find_innermost(events: EventBlock, blocks: RegularBlocks) -> Column:
     """Return the number of the innermost visible block that each mark is in, -1 if it is in none."""
-    marks = np.flatnonzero((events.op >= TALLY) & (events.op & ~np.uint8(ACTION_MASK) != PHASE))
+    marks = find_marks(events)
     # Before each mark comes an event of its thread; what is open after that is open at the mark.
     span = np.int64(len(events))
     place = events.thread[blocks.rows] * span + blocks.rows

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gradprobe.history.edge_pairs import Column
+from gradprobe.history.op_table import OpColumns, OpName, OpTable, sum_columns
 from gradprobe.history.process_history import History
 from gradprobe.history.records import EventMark, Region
-from gradprobe.history.region_table import RegionTable
-from gradprobe.recording.contents import Contents, OpFold
-from gradprobe.recording.events import BACKWARD_PASS, ESCAPED_TENSORS, FOLDED_OPERATORS, TALLY
+from gradprobe.history.region_table import RegionTable, add_up, make_column
+from gradprobe.history.row_groups import number_groups, sum_groups
+from gradprobe.history.tallies import SavedRows, Tallies, find_saved, find_tallies
+from gradprobe.recording.contents import Contents
+from gradprobe.recording.events import BACKWARD_PASS, ESCAPED_TENSORS, FOLDED_OPERATORS
 from gradprobe.recording.module_roots import ModuleNames
 from gradprobe.recording.op_rows import NO_COUNTS, PHASES, OpCounts, Operation
 
@@ -28,27 +31,6 @@ class SavedStorage(NamedTuple):
 
 Storages = dict[int, SavedStorage]
 """Saved storages by number."""
-
-
-class OpKey(NamedTuple):
-    """Identity of a row of operators."""
-
-    region: Region | None
-    site: int
-    op: str
-    node: str | None
-    module: str
-    phase: str
-    thread: int
-
-
-@dataclass
-class OpSum:
-    """Sum over the operators of one row. A storage counts in the first row of its region that saved it."""
-
-    account: OpCounts = NO_COUNTS
-    saved_bytes: int = 0
-    graph_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -110,77 +92,82 @@ class OpTotals:
             for number, operation in contents.operations.items()
         }
         self._origin = int(contents.meta.get("began_ns", 0))
-        self.ops: dict[OpKey, OpSum] = {}
         self.regions = _RegionSums()
         self.escaped: dict[EscapeKey, EscapedTensors] = defaultdict(EscapedTensors)
-        self._tallies = _group_by_key(contents.accounts.get("tallies"))
-        self._saved = _group_by_key(contents.accounts.get("saved"))
-        self._escaped_rows = _group_by_key(contents.accounts.get("outliving"))
-        inputs = _group_by_key(contents.accounts.get("inputs"))
-        self._inputs = {storage for rows in inputs.values() for _, storage in rows}
-        self._outside: Storages = {}
         self.phases: dict[tuple[int, str], set[str]] = defaultdict(set)
         """Phases in which an operator ran at a site."""
-        self.storages: dict[int, int] = {}
-        """Bytes of every storage that was saved for backward anywhere."""
-        self.of_graphs: dict[int, int] = {}
-        """Bytes of the storages among them that only the graph keeps alive."""
-        for mark in history.marks:
-            if mark.op == TALLY:
-                self._add_tally(mark)
-            elif mark.op == FOLDED_OPERATORS and mark.region is not None:
+        self.saved_bytes = 0
+        """Bytes of every storage that was saved for backward anywhere, each once."""
+        self.graph_bytes = 0
+        """The part of them that only graphs keep alive."""
+        self.ops = self._sum_rows(find_tallies(contents, history))
+        for mark in history.marks.of(FOLDED_OPERATORS):
+            if mark.region is not None:
                 self.regions.open(mark.region).is_complete = False
-        for fold in contents.op_folds:
-            self._add_fold(fold)
         self._sum_regions()
-        for mark in history.marks:
-            if mark.op == ESCAPED_TENSORS:
-                self._add_escaped(mark, history.regions)
+        self._add_escaped_tensors()
         self.backward_nodes = self._count_backward_nodes(history)
         """Number of the nodes constructed in each region that a backward pass reached later."""
 
-    def _add_tally(self, mark: EventMark) -> None:
-        region = self.regions.open(mark.region) if mark.region is not None else None
-        known = self._outside if region is None else region.own_saved
-        for _, number, *counts in self._tallies.get(mark.key, ()):
-            operation = self._operation(number)
-            key = OpKey(
-                mark.region,
-                mark.site,
-                operation.op,
-                operation.node,
-                operation.module,
-                PHASES[operation.phase],
-                mark.thread,
-            )
-            row = self.ops.setdefault(key, OpSum())
-            row.account += OpCounts(*counts)
-            if mark.phase:
-                self.phases[mark.site, operation.op].add(mark.phase)
-            if region is not None:
-                region.own += OpCounts(*counts)
-            for _, storage, size, made in self._saved.get(mark.key, ()):
-                if storage not in known:
-                    known[storage] = SavedStorage(size, made - self._origin if made >= 0 else -1)
-                    row.saved_bytes += size
-                    self.storages[storage] = size
-                    if self._is_of_graph(mark.region, storage, known[storage].made_ns):
-                        row.graph_bytes += size
-                        self.of_graphs[storage] = size
+    def _sum_rows(self, tallies: Tallies) -> OpTable:
+        """Sum up the tallies and the folded operators, by row and by region."""
+        marks, at, rows = self._history.marks, tallies.marks, tallies.rows
+        folds = self._contents.op_folds
+        numbers = np.concatenate([rows["operation"], make_column(fold.operation for fold in folds)])
+        different, which = np.unique(numbers, return_inverse=True)
+        known: dict[OpName, int] = {}
+        codes = [known.setdefault(self._name(number), len(known)) for number in different.tolist()]
+        saved = find_saved(self._contents, self._history, tallies)
+        self._add_storages(saved)
+        own = np.zeros((2, len(at)), np.int64)
+        np.add.at(own[0], saved.tally, saved.size)
+        np.add.at(own[1], saved.tally[saved.is_of_graph], saved.size[saved.is_of_graph])
+        columns = OpColumns(
+            region=np.concatenate([marks.region[at], np.full(len(folds), -1, np.int32)]),
+            site=np.concatenate([marks.site[at], make_column(fold.site for fold in folds)]).astype(np.int64),
+            name=np.array(codes or [0], np.int32)[which],
+            thread=np.concatenate([marks.thread[at], make_column(fold.thread for fold in folds)]).astype(np.int64),
+            saved_bytes=np.concatenate([own[0], make_column(fold.sums[0] for fold in folds)]),
+            graph_bytes=np.concatenate([own[1], np.zeros(len(folds), np.int64)]),
+            counts=tuple(
+                np.concatenate([rows[name], make_column(fold.sums[1 + index] for fold in folds)])
+                for index, name in enumerate(OpCounts._fields)
+            ),
+        )
+        names = list(known)
+        self._note_phases(at, columns, names)
+        self._sum_own(columns, saved)
+        groups = number_groups(columns.region, columns.site, columns.name, columns.thread)
+        return OpTable(sum_columns(columns, *groups), names, self._history.regions)
 
-    def _is_of_graph(self, region: Region | None, storage: int, made: int) -> bool:
-        """Return whether only the graph keeps a storage. Outside of regions, all but inputs count as such."""
-        return made >= 0 and storage not in self._inputs if region is None else made >= region.start_ns
+    def _add_storages(self, saved: SavedRows) -> None:
+        _, last = np.unique(saved.storage[::-1], return_index=True)
+        self.saved_bytes = add_up(saved.size[::-1][last])
+        storages, sizes = saved.storage[saved.is_of_graph], saved.size[saved.is_of_graph]
+        _, last = np.unique(storages[::-1], return_index=True)
+        self.graph_bytes = add_up(sizes[::-1][last])
 
-    def _add_fold(self, fold: OpFold) -> None:
-        """Add operators that were added up, which are in no region."""
-        operation = self._operation(fold.operation)
-        phase = PHASES[operation.phase]
-        key = OpKey(None, fold.site, operation.op, operation.node, operation.module, phase, fold.thread)
-        row = self.ops.setdefault(key, OpSum())
-        saved, *counts = fold.sums
-        row.account += OpCounts(*counts)
-        row.saved_bytes += saved
+    def _note_phases(self, at: Column, columns: OpColumns, names: Sequence[OpName]) -> None:
+        """Note the phases in which the operators ran that the first rows are about."""
+        phases = self._history.marks.phase.take(at)
+        _, firsts = number_groups(columns.site[: len(at)], columns.name[: len(at)], phases)
+        for first in firsts.tolist():
+            if phases[first]:
+                self.phases[int(columns.site[first]), names[columns.name[first]].op].add(phases[first])
+
+    def _sum_own(self, columns: OpColumns, saved: SavedRows) -> None:
+        """Sum up what ran directly in each region, and the storages that it saved."""
+        inside = np.flatnonzero(columns.region >= 0)
+        groups, firsts = number_groups(columns.region[inside])
+        regions = columns.region[inside][firsts]
+        sums = (sum_groups(column[inside], groups, len(firsts)).tolist() for column in columns.counts)
+        for region, *counts in zip(self._history.regions.at(regions), *sums, strict=True):
+            self.regions.open(region).own = OpCounts(*counts)
+        inside = np.flatnonzero(saved.region >= 0)
+        of = (saved.region, saved.storage, saved.size, saved.made_ns)
+        rows = zip(*(column[inside].tolist() for column in of), strict=True)
+        for number, storage, size, made in rows:
+            self.regions.open(self._history.regions[number]).own_saved[storage] = SavedStorage(size, made)
 
     def _sum_regions(self) -> None:
         """Add what ran in each region to those around it, the innermost first."""
@@ -200,8 +187,14 @@ class OpTotals:
                 parent.saved.update(mine.saved)
                 parent.is_complete = parent.is_complete and mine.is_complete
 
-    def _add_escaped(self, mark: EventMark, regions: RegionTable) -> None:
-        for _, number, made, count, size, held in self._escaped_rows.get(mark.key, ()):
+    def _add_escaped_tensors(self) -> None:
+        """Add the inference tensors that escaped, once their regions are known."""
+        found = _group_by_key(self._contents.accounts.get("outliving"))
+        for mark in self._history.marks.of(ESCAPED_TENSORS):
+            self._add_escaped(mark, found.get(mark.key, ()), self._history.regions)
+
+    def _add_escaped(self, mark: EventMark, rows: Iterable[tuple[int, ...]], regions: RegionTable) -> None:
+        for _, number, made, count, size, held in rows:
             operation = self._operation(number)
             at = EscapeKey(None, mark.site, operation.op, operation.module, mark.thread)
             if count:
@@ -223,8 +216,8 @@ class OpTotals:
     def _count_backward_nodes(self, history: History) -> Column:
         rows = _group_by_key(self._contents.accounts.get("backwards"))
         runs: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for mark in history.marks:
-            if mark.op == BACKWARD_PASS and mark.key in rows:
+        for mark in history.marks.of(BACKWARD_PASS):
+            if mark.key in rows:
                 runs[mark.thread] += [(first, last) for _, first, last in rows[mark.key]]
         columns = history.regions.columns
         reached = np.zeros(len(history.regions), np.int64)
@@ -233,6 +226,10 @@ class OpTotals:
             count = _count_below(_merge(found))
             reached[chosen] = np.maximum(count(columns.end_nodes[chosen]) - count(columns.start_nodes[chosen]), 0)
         return reached
+
+    def _name(self, number: int) -> OpName:
+        operation = self._operation(number)
+        return OpName(operation.op, operation.node, operation.module, PHASES[operation.phase])
 
     def _operation(self, number: int) -> Operation:
         return self._operations.get(number) or Operation(number, f"operator {number}", None, "", 0)

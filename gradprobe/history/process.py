@@ -81,8 +81,8 @@ class Process:
     def compiled(self) -> dict[Region, str]:
         """Compiled functions that ran directly in each region, with the number of calls if it is not one."""
         calls: dict[Region, Counter[str]] = defaultdict(Counter)
-        for mark in self.history.marks:
-            if mark.op == COMPILED_CALL and mark.region is not None:
+        for mark in self.history.marks.of(COMPILED_CALL):
+            if mark.region is not None:
                 calls[mark.region][self.place(mark.site)[2] or "?"] += 1
         return {
             region: ", ".join(name if count == 1 else f"{name} ({count:,})" for name, count in counts.most_common())
@@ -130,7 +130,7 @@ class Process:
         """Bytes that its operators saved for backward; None if they were not counted."""
         if not (self.counts_operators and self.counts_saved):
             return None
-        return sum(self.op_totals.storages.values())
+        return self.op_totals.saved_bytes
 
     def thread(self, number: int) -> str:
         """Return the name of a thread, with a number if an earlier one of this recording had the same."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gradprobe.history.mark_table import MarkTable
 from gradprobe.history.phase_timeline import PhaseBuilder
-from gradprobe.history.records import EventMark, ProbedCall, ThreadTimeline
+from gradprobe.history.records import ProbedCall, ThreadTimeline
 from gradprobe.history.region_table import RegionTable
 from gradprobe.history.transition_table import TransitionTable
 
@@ -17,7 +18,7 @@ class History:
     transitions: TransitionTable
     regions: RegionTable
     calls: list[ProbedCall]
-    marks: list[EventMark]
+    marks: MarkTable
     timelines: list[ThreadTimeline]
     hidden: int
     phases: PhaseBuilder

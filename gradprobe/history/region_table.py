@@ -19,7 +19,6 @@ from gradprobe.recording.events import NOT_COUNTED
 
 _MAX_TIME = 1 << 61
 _LOOK_BACK = 10_000
-_MAX_CODE = 1 << 62
 
 
 def make_column(values: Iterable[int]) -> Column:
@@ -225,34 +224,6 @@ class RegionTable(Sequence[Region]):
         )
         self._made[number] = made
         return made
-
-
-def group_rows(*columns: Column | TextColumn) -> list[Column]:
-    """Return the rows that agree in all of the columns, group by group, the group with the first row first."""
-    codes, span = np.zeros(len(_list_numbers(columns[0])), np.int64), 1
-    for column in map(_list_numbers, columns):
-        code, width = _rebase(column)
-        if span * width >= _MAX_CODE:
-            codes = np.unique(codes, return_inverse=True)[1]
-            code = np.unique(code, return_inverse=True)[1]
-            span, width = len(codes), len(codes)
-        codes = codes * width + code
-        span *= width
-    order = np.argsort(codes.astype(np.uint16) if span <= 1 << 16 else codes, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(order) else []
-    return sorted(groups, key=lambda rows: int(rows[0]))
-
-
-def _list_numbers(column: Column | TextColumn) -> Column:
-    return column.numbers if isinstance(column, TextColumn) else column
-
-
-def _rebase(column: Column) -> tuple[Column, int]:
-    """Return a column of integers from 0 on, and their number."""
-    low, high = int(column.min(initial=0)), int(column.max(initial=0))
-    if column.dtype == object or high - low >= _MAX_CODE:
-        return np.unique(column, return_inverse=True)[1], max(len(column), 1)
-    return column.astype(np.int64) - low, high - low + 1
 
 
 def add_up(values: Column) -> int:

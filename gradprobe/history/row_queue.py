@@ -1,4 +1,7 @@
-"""Queue of the events that the interpreter reads one by one, and of the first event of each run of regular blocks."""
+"""Queue of the events that the interpreter reads one by one, and of the first event of each run of regular blocks.
+
+Marks are not in it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import overload
 import numpy as np
 
 from gradprobe.history.edge_pairs import Column
+from gradprobe.history.marked_blocks import find_marks
 from gradprobe.history.regular_blocks import RegularBlocks, Run
 from gradprobe.recording.events import EventBlock
 from gradprobe.recording.rows import RawRow
@@ -23,7 +27,7 @@ _CHUNK = 20_000
 
 
 class RowQueue:
-    """Queue of the events that are neither in a run nor in ``skipped``, with the first event of each run."""
+    """Queue of the events that are neither marks, nor in a run or in ``skipped``, with the first event of each run."""
 
     def __init__(self, events: EventBlock, blocks: RegularBlocks | None, skipped: Collection[int]) -> None:
         self.runs: dict[int, Run] = {}
@@ -32,6 +36,7 @@ class RowQueue:
         self._later: list[IndexedRow] = []
         is_kept = np.ones(len(events), bool)
         is_kept[list(skipped)] = False
+        is_kept[find_marks(events)] = False
         if blocks is not None:
             self.runs = {int(blocks.rows[run.first]): run for run in blocks.runs}
             is_kept[blocks.taken_rows] = False

@@ -14,7 +14,7 @@ import pandas as pd
 
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region, Transition
-from gradprobe.history.region_table import group_rows
+from gradprobe.history.row_groups import group_rows
 from gradprobe.recording.events import ACTION_MASK, CONSTRUCT, MANAGERS, SET_GRAD_ENABLED
 from gradprobe.recording.op_rows import RETURNS_FIELDS
 from gradprobe.tables.call_columns import CALLS

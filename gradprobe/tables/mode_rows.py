@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradprobe.history.process import Process
-from gradprobe.history.region_table import group_rows
+from gradprobe.history.row_groups import group_rows
 from gradprobe.recording.events import UNKNOWN
 from gradprobe.recording.notes import Detection, SourceLocation, read_detections, read_started_processes
 from gradprobe.recording.rows import INITIAL_MODES

@@ -68,7 +68,7 @@ def _iter_rows(process: Process) -> Iterator[tuple[Any, ...]]:
 
 def _build_tree(process: Process) -> _Module:
     whole = _Module()
-    for key, known in process.op_totals.ops.items():
+    for key, known in process.op_totals.ops.without_regions.items():
         sums = _Sums(known.account.calls, known.account.nodes, known.saved_bytes)
         whole.add(split_path(key.module), sums)
     for use in process.leaf_uses.values():

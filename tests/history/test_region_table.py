@@ -10,7 +10,8 @@ import pytest
 from gradprobe.history import regular_blocks
 from gradprobe.history.edge_pairs import match_pairs
 from gradprobe.history.interpreter import interpret
-from gradprobe.history.region_table import TextColumn, add_up, group_rows, make_column
+from gradprobe.history.region_table import TextColumn, add_up, make_column
+from gradprobe.history.row_groups import group_rows
 from tests.history.test_regular_blocks import make_contents
 from tests.thoroughness import examples
 

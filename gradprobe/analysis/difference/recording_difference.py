@@ -13,7 +13,7 @@ from gradprobe.analysis.difference.matched_lines import Line, LineMatching, Plac
 from gradprobe.analysis.difference.time_change import NOT_COMPARED, TimeChange, compare_times
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.time_by_mode import MODES, sum_by_mode
-from gradprobe.history.region_table import group_rows
+from gradprobe.history.row_groups import group_rows
 from gradprobe.tables.recording_tables import RecordingTables
 
 SITE_NUMBERS = ("count", "total_ns", "nodes", "saved_bytes", "version_bumps", "inference_tensors")

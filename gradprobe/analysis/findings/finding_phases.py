@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import Finding
-from gradprobe.history.region_table import group_rows
+from gradprobe.history.row_groups import group_rows
 
 _Line = tuple[str | None, int | None]
 

@@ -114,4 +114,4 @@ def _is_after_block(within: object) -> bool:
 
 
 def _ran_backward(process: Process) -> bool:
-    return any(mark.op == BACKWARD_PASS for mark in process.history.marks)
+    return process.history.marks.has(BACKWARD_PASS)

@@ -6,6 +6,7 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
 from gradprobe._counted_nouns import pluralize
@@ -85,7 +86,7 @@ def _list_lines_that_ran(evidence: Evidence) -> dict[str, set[int]]:
         sites = set(process.history.transitions.sites)
         sites.update(fold.site for fold in process.contents.folds)
         if process.counts_operators:
-            sites.update(key.site for key in process.op_totals.ops)
+            sites.update(np.unique(process.op_totals.ops.columns.site).tolist())
         for file, line, _ in map(process.place, sites):
             if file is not None and line is not None and not is_library(file):
                 found[file].add(line)

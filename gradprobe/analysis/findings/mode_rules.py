@@ -23,7 +23,8 @@ from gradprobe.analysis.findings.syntax import ParsedFile, delegates, parse_file
 from gradprobe.history.edge_pairs import Column
 from gradprobe.history.process import Process
 from gradprobe.history.records import UNFINISHED, Region, encode_modes
-from gradprobe.history.region_table import RegionColumns, group_rows
+from gradprobe.history.region_table import RegionColumns
+from gradprobe.history.row_groups import group_rows
 
 _MAX_UNRECORDED_LINES = 4
 _RESTORE = "Use a block instead of the call: `with torch.enable_grad():`."

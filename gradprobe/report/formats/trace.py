@@ -24,7 +24,7 @@ from gradprobe.history.op_totals import sum_bytes
 from gradprobe.history.phase_timeline import Phase
 from gradprobe.history.process import Process
 from gradprobe.history.records import Region
-from gradprobe.history.region_table import group_rows
+from gradprobe.history.row_groups import group_rows
 from gradprobe.recording.events import NOT_COUNTED, mode_name
 from gradprobe.report.formats.rendered import Rendered, RenderOptions
 from gradprobe.report.formats.torch_trace import ADVICE, TorchTrace, read_torch_trace

@@ -94,8 +94,8 @@ def _sum_saved_bytes(tables: RecordingTables) -> tuple[int, int]:
     saved = by_graphs = 0
     for process in tables.processes:
         totals = process.op_totals
-        saved += sum(totals.storages.values()) + sum(fold.sums[0] for fold in process.contents.op_folds)
-        by_graphs += sum(totals.of_graphs.values())
+        saved += totals.saved_bytes + sum(fold.sums[0] for fold in process.contents.op_folds)
+        by_graphs += totals.graph_bytes
     return saved, by_graphs
 
 

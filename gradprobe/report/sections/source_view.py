@@ -7,10 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from gradprobe.analysis.line_costs import NO_COST, LineCost, Place, sum_by_line
 from gradprobe.errors import GradprobeError
-from gradprobe.history.records import MODES
-from gradprobe.history.region_table import group_rows
+from gradprobe.history.records import MODES, encode_modes
+from gradprobe.history.row_groups import group_rows
 from gradprobe.recording.events import mode_name
 from gradprobe.recording.source_lines import SourceLines
 from gradprobe.report.units import escape_unprintable, format_bytes, format_count, format_duration, format_location
@@ -107,12 +109,14 @@ def _find_modes(tables: RecordingTables) -> Mapping[Place, str]:
     """Return the modes under which the operators of each line ran, and those that blocks set, separated by commas."""
     found: dict[Place, dict[str, None]] = defaultdict(dict)
     for process in tables.processes:
-        for key in process.op_totals.ops:
-            file, line, _ = process.place(key.site)
+        columns, operators = process.history.regions.columns, process.op_totals.ops.columns
+        inside = np.append(columns.inside, encode_modes((True, False)))[
+            operators.region
+        ]  # the last is that of no region
+        for numbers in group_rows(operators.site, inside):
+            file, line, _ = process.place(int(operators.site[numbers[0]]))
             if file is not None and line is not None:
-                modes = (True, False) if key.region is None else key.region.inside
-                found[file, line][mode_name(*modes)] = None
-        columns = process.history.regions.columns
+                found[file, line][mode_name(*MODES[inside[numbers[0]]])] = None
         for numbers in group_rows(columns.site):
             file, line, _ = process.place(int(columns.site[numbers[0]]))
             if file is not None and line is not None:

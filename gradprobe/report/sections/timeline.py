@@ -17,7 +17,8 @@ from gradprobe.history.edge_pairs import Column
 from gradprobe.history.process import Process
 from gradprobe.history.process_history import History
 from gradprobe.history.records import MODES, Region, ThreadTimeline
-from gradprobe.history.region_table import RegionColumns, add_up, group_rows
+from gradprobe.history.region_table import RegionColumns, add_up
+from gradprobe.history.row_groups import group_rows
 from gradprobe.recording.events import mode_name
 from gradprobe.recording.rows import Modes
 from gradprobe.report.document import Chart

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import RelatedLine
 from gradprobe.analysis.findings.syntax import parse_file
@@ -14,6 +16,7 @@ from gradprobe.analysis.findings.tensor_lifecycle.later_uses import LaterUse, fa
 from gradprobe.analysis.findings.tensor_lifecycle.program import Function, Program
 from gradprobe.analysis.findings.tensor_lifecycle.tensor_paths import TensorPaths
 from gradprobe.history.process import Process
+from gradprobe.history.row_groups import group_rows
 from gradprobe.recording.events import TALLY
 
 _MAX_FILES, _MAX_STORES = 200, 2
@@ -120,8 +123,11 @@ def _find_stores(paths: TensorPaths) -> Iterator[RelatedLine]:
 def _find_successes(process: Process) -> dict[tuple[str | None, int | None], int]:
     """Return when each line last ran operators outside of inference mode, since the recording began."""
     found: dict[tuple[str | None, int | None], int] = {}
-    for mark in process.history.marks:
-        if mark.op == TALLY and (mark.region is None or not mark.region.inside[1]):
-            file, line, _ = process.place(mark.site)
-            found[file, line] = max(mark.time_ns, found.get((file, line), 0))
+    marks, regions = process.history.marks, process.history.regions.columns
+    is_inference = np.append(regions.inside & 2 != 0, False)[marks.region]  # the last is that of -1
+    chosen = (marks.op == TALLY) & ~is_inference
+    sites, times = marks.site[chosen], marks.time_ns[chosen]
+    for numbers in group_rows(sites):
+        file, line, _ = process.place(int(sites[numbers[0]]))
+        found[file, line] = max(int(times[numbers].max()), found.get((file, line), 0))
     return found
