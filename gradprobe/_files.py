@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from gradprobe.errors import GradprobeError
@@ -46,13 +47,17 @@ def clear_path(path: Path, *, force: bool) -> None:
             raise GradprobeError(f"cannot overwrite {file}: {error.strerror}; name another file") from None
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write ``content`` completely or not at all: an existing file stays until the new one is on disk."""
+def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
+    """Write ``content``, or its parts, completely or not at all: an existing file stays until the new one is on disk."""
     part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
     try:
-        part.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
+        with part.open("wb") as file:
+            for text in (content,) if isinstance(content, str | bytes) else content:
+                file.write(text if isinstance(text, bytes) else text.encode("utf-8", "backslashreplace"))
         part.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise GradprobeError(f"cannot write {path}: {error.strerror}; free some space, or name another file") from None

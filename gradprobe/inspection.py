@@ -180,7 +180,7 @@ class Inspection:
             saved = gradprobe.inspect(loss).saved_tensors
             saved.drop_duplicates("storage").nlargest(5, "bytes")[["node", "name", "shape", "bytes"]]
         """
-        from gradprobe.tables.dataframes import make_dataframe
+        from gradprobe.tables.column_frames import make_dataframe
         from gradprobe.tables.inspection_columns import SAVED_TENSORS
 
         return make_dataframe(SAVED_TENSORS, self._saved)

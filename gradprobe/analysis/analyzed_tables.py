@@ -9,7 +9,7 @@ import pandas as pd
 from gradprobe.analysis.findings import build_finding_rows
 from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.tensor_lifecycle.life_events import build_lifecycle_rows
-from gradprobe.tables.dataframes import make_dataframe
+from gradprobe.tables.column_frames import make_dataframe
 from gradprobe.tables.finding_columns import FINDINGS
 from gradprobe.tables.phase_columns import LIFECYCLE
 from gradprobe.tables.recording_tables import RecordingTables

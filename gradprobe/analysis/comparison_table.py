@@ -7,8 +7,8 @@ import dataclasses
 import pandas as pd
 
 from gradprobe.analysis.comparison_outcome import ComparisonOutcome, compute_explained_share
+from gradprobe.tables.column_frames import make_dataframe
 from gradprobe.tables.comparison_columns import COMPARISON
-from gradprobe.tables.dataframes import make_dataframe
 
 
 def build_comparison_table(outcome: ComparisonOutcome) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from gradprobe.history.process import Process
 from gradprobe.recording.flow import PASSAGES, FlowLedger, Frame
 from gradprobe.recording.graph_memory import FURTHER_LINES, NOTHING
 from gradprobe.recording.notes import Detection, read_detections
-from gradprobe.tables.dataframes import make_dataframe
+from gradprobe.tables.column_frames import make_dataframe
 from gradprobe.tables.ledger_columns import CUSTODY, FLOW, GRAPH_MEMORY, GRAPHS, PARAMETERS
 
 _KEPT = "GP201"

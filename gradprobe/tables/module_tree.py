@@ -10,7 +10,7 @@ import pandas as pd
 
 from gradprobe.history.process import Process
 from gradprobe.recording.module_roots import split_path
-from gradprobe.tables.dataframes import make_dataframe
+from gradprobe.tables.column_frames import make_dataframe
 from gradprobe.tables.ledger_columns import MODULES
 
 

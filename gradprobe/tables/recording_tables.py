@@ -10,7 +10,8 @@ import pandas as pd
 from gradprobe.history.process import Process, interpret_processes
 from gradprobe.history.row_queue import ProgressIterator
 from gradprobe.recording.contents import Contents
-from gradprobe.tables import dataframes, ledger_tables
+from gradprobe.tables import dataframes, ledger_tables, region_frames
+from gradprobe.tables.column_frames import make_dataframe
 from gradprobe.tables.finding_columns import FINDINGS
 from gradprobe.tables.mode_columns import MODES
 from gradprobe.tables.mode_rows import build_mode_rows
@@ -45,27 +46,32 @@ class RecordingTables:
         """True if every process came to the end of its recording."""
         return all("ended_ns" in c.meta for c in self.contents)
 
-    def read_first_rows(self, name: str, limit: int) -> tuple[pd.DataFrame, int]:
-        """Return the first rows of a table and the number of all. The long tables are not built for it."""
-        lengths = {
-            "transitions": sum(len(process.history.transitions) for process in self.processes),
-            "regions": sum(len(process.history.regions) for process in self.processes),
-        }
-        if lengths.get(name, 0) > limit:
-            build = dataframes.build_transitions if name == "transitions" else dataframes.build_regions
-            return build(self.processes, limit), lengths[name]
-        frame: pd.DataFrame = getattr(self, name)
-        return frame.head(limit), len(frame)
+    def read_rows(self, name: str, rows: slice) -> pd.DataFrame:
+        """Return some rows of a table. The long tables are not built for it."""
+        if name == "transitions":
+            return region_frames.build_transitions(self.processes, rows)
+        if name == "regions":
+            return region_frames.build_regions(self.processes, rows)
+        frame: pd.DataFrame = getattr(self, name).iloc[rows]
+        return frame
+
+    def count_rows(self, name: str) -> int:
+        """Return the number of rows of a table."""
+        if name == "transitions":
+            return sum(len(process.history.transitions) for process in self.processes)
+        if name == "regions":
+            return sum(len(process.history.regions) for process in self.processes)
+        return len(getattr(self, name))
 
     @cached_property
     def transitions(self) -> pd.DataFrame:
         """DataFrame with one row per enter, exit and set of a mode."""
-        return dataframes.build_transitions(self.processes)
+        return region_frames.build_transitions(self.processes)
 
     @cached_property
     def regions(self) -> pd.DataFrame:
         """DataFrame with one row per block, and per plain call with what followed it."""
-        return dataframes.build_regions(self.processes)
+        return region_frames.build_regions(self.processes)
 
     @cached_property
     def sites(self) -> pd.DataFrame:
@@ -75,7 +81,7 @@ class RecordingTables:
     @cached_property
     def modes(self) -> pd.DataFrame:
         """DataFrame with one row per line and way in which a mode came about."""
-        return dataframes.make_dataframe(MODES, build_mode_rows(self.processes))
+        return make_dataframe(MODES, build_mode_rows(self.processes))
 
     @cached_property
     def phases(self) -> pd.DataFrame:
@@ -130,9 +136,9 @@ class RecordingTables:
     @cached_property
     def lifecycle(self) -> pd.DataFrame:
         """DataFrame of kept inference tensors, empty: the source is read in a layer above, as for findings."""
-        return dataframes.make_dataframe(LIFECYCLE, ())
+        return make_dataframe(LIFECYCLE, ())
 
     @cached_property
     def findings(self) -> pd.DataFrame:
         """DataFrame of findings, empty: rules are in a layer above, where ``AnalyzedTables`` applies them."""
-        return dataframes.make_dataframe(FINDINGS, ())
+        return make_dataframe(FINDINGS, ())

@@ -82,16 +82,10 @@ def sum_operators(p: Process, r: Region) -> RegionOperators:
     )
 
 
-def backward_nodes(p: Process, r: Region) -> int | None:
-    """Return the number of a region's nodes that a backward pass reached; None if that is not known.
+def sum_backward_nodes(p: Process, numbers: Column) -> int | None:
+    """Return the number of nodes of these regions that a backward pass reached; None if it is not known of all.
 
     Past the limit of a recording no backward passes are kept.
     """
-    is_known = p.counts_nodes and r.nodes is not None and not p.contents.folds
-    return int(p.op_totals.backward_nodes[r.number]) if is_known else None
-
-
-def sum_backward_nodes(p: Process, numbers: Column) -> int | None:
-    """Return the sum of ``backward_nodes`` over the regions with these numbers; None if it is not known of all."""
     is_known = p.counts_nodes and not p.contents.folds and p.history.regions.columns.counts_nodes[numbers].all()
     return add_up(p.op_totals.backward_nodes[numbers]) if is_known else None

@@ -15,9 +15,9 @@ from gradprobe.recording.op_rows import RETURNS_FIELDS
 from gradprobe.tables import column_reference
 from gradprobe.tables.call_columns import CALLS
 from gradprobe.tables.column_definition import Table
+from gradprobe.tables.column_frames import TEXT_DTYPE
 from gradprobe.tables.columns import RECORDING_TABLES
 from gradprobe.tables.comparison_columns import COMPARISON
-from gradprobe.tables.dataframes import TEXT_DTYPE
 from gradprobe.tables.ledger_columns import FLOW, GRAPHS, PARAMETERS
 from gradprobe.tables.operator_columns import OPS
 from gradprobe.tables.region_columns import REGIONS, SITES

@@ -14,7 +14,7 @@ from gradprobe.analysis.time_by_mode import sum_by_mode
 from gradprobe.capture.clock import Clock
 from gradprobe.recorder import Recorder
 from gradprobe.tables.column_definition import Column, Table
-from gradprobe.tables.dataframes import make_dataframe
+from gradprobe.tables.column_frames import make_dataframe
 from tests.conftest import FakeClock
 
 COLUMNS = {

@@ -45,7 +45,7 @@ def render_recording(tables: RecordingTables, options: RenderOptions) -> Rendere
 
     def list_rows(name: str) -> _DumpedRows:
         limit = options.top or min(_LIMITS.get(name, MAX_ROWS), MAX_ROWS)
-        frame, counts[name] = tables.read_first_rows(name, limit)
+        frame, counts[name] = tables.read_rows(name, slice(limit)), tables.count_rows(name)
         if counts[name] > limit:
             left_out[name] = counts[name] - limit
         return _DumpedRows(_dump_rows(_to_json_rows(frame)))

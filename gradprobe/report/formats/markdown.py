@@ -15,7 +15,7 @@ from gradprobe.report import charts
 from gradprobe.report.document import Document, Excerpt, FindingItem, Section
 from gradprobe.report.flow_diagram import draw_flow
 from gradprobe.report.formats.inline_code import escape_markdown, make_code_span, to_markdown
-from gradprobe.report.formats.rendered import Rendered, RenderOptions
+from gradprobe.report.formats.rendered import Content, Rendered, RenderOptions
 from gradprobe.report.formats.text_blocks import format_excerpt, format_table
 from gradprobe.report.sections import comparison_document, recording_document
 from gradprobe.tables.recording_tables import RecordingTables
@@ -47,7 +47,7 @@ def _render(document: Document, options: RenderOptions) -> Rendered:
         raise GradprobeError("cannot write charts: they are files beside the report; name the report's file with -o")
     draw = charts.render_svg if options.charts == "svg" else charts.render_png
     names = {chart.name: f"{options.stem}.{chart.name}.{options.charts}" for chart in document.charts}
-    attachments: dict[str, str | bytes] = {names[chart.name]: draw(chart) for chart in document.charts}
+    attachments: dict[str, Content] = {names[chart.name]: draw(chart) for chart in document.charts}
     for picture in [section.picture for section in document.sections if section.picture is not None]:
         names[picture.name] = f"{options.stem}.{picture.name}.{options.charts}"
         drawing = draw_flow(picture.views[picture.chosen], caption=picture.caption)

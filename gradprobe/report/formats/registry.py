@@ -24,7 +24,7 @@ from gradprobe.report.formats import (
     terminal,
     trace,
 )
-from gradprobe.report.formats.rendered import Rendered, RenderOptions
+from gradprobe.report.formats.rendered import Content, Rendered, RenderOptions
 from gradprobe.tables.recording_tables import RecordingTables
 
 
@@ -110,7 +110,10 @@ def save_report(
     check_writable(path, force=force)
     stem, suffix = used.split_name(path)
     rendered = used.render(subject, replace(options or RenderOptions(), stem=stem, suffix=suffix))
-    files = {path: rendered.body, **{path.with_name(name): body for name, body in rendered.attachments.items()}}
+    files: dict[Path, Content] = {
+        path: rendered.body,
+        **{path.with_name(name): body for name, body in rendered.attachments.items()},
+    }
     for file in files:
         check_writable(file, force=force)
     for file, content in files.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,8 +32,24 @@ class RenderOptions:
 
 
 @dataclass(frozen=True)
+class TextParts(Iterable[str]):
+    """Text that is made while it is written, because there may be hundreds of megabytes of it."""
+
+    make: Callable[[], Iterator[str]]
+
+    def __iter__(self) -> Iterator[str]:
+        return self.make()
+
+    def __str__(self) -> str:
+        return "".join(self)
+
+
+Content = str | bytes | TextParts
+
+
+@dataclass(frozen=True)
 class Rendered:
     """A rendered report and its ``attachments``: the files that belong beside it, by name."""
 
     body: str | bytes
-    attachments: Mapping[str, str | bytes] = field(default_factory=dict)
+    attachments: Mapping[str, Content] = field(default_factory=dict)
