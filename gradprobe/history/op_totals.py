@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradprobe.history.edge_pairs import Column
-from gradprobe.history.op_table import OpColumns, OpName, OpTable, sum_columns
+from gradprobe.history.op_table import OpColumns, OpName, OpTable
 from gradprobe.history.process_history import History
 from gradprobe.history.records import EventMark, Region
 from gradprobe.history.region_table import RegionTable, add_up, make_column
@@ -122,23 +122,31 @@ class OpTotals:
         own = np.zeros((2, len(at)), np.int64)
         np.add.at(own[0], saved.tally, saved.size)
         np.add.at(own[1], saved.tally[saved.is_of_graph], saved.size[saved.is_of_graph])
+        region = np.concatenate([marks.region[at], np.full(len(folds), -1, np.int32)])
+        site = np.concatenate([marks.site[at], make_column(fold.site for fold in folds)]).astype(np.int64)
+        name = np.array(codes or [0], np.int32)[which]
+        thread = np.concatenate([marks.thread[at], make_column(fold.thread for fold in folds)]).astype(np.int64)
+        names = list(known)
+        self._note_phases(at, site, name, names)
+        groups, firsts = number_groups(region, site, name, thread)
+
+        def add_up_rows(own: Column, of_folds: Iterable[int]) -> Column:
+            return sum_groups(np.concatenate([own, make_column(of_folds)]), groups, len(firsts))
+
         columns = OpColumns(
-            region=np.concatenate([marks.region[at], np.full(len(folds), -1, np.int32)]),
-            site=np.concatenate([marks.site[at], make_column(fold.site for fold in folds)]).astype(np.int64),
-            name=np.array(codes or [0], np.int32)[which],
-            thread=np.concatenate([marks.thread[at], make_column(fold.thread for fold in folds)]).astype(np.int64),
-            saved_bytes=np.concatenate([own[0], make_column(fold.sums[0] for fold in folds)]),
-            graph_bytes=np.concatenate([own[1], np.zeros(len(folds), np.int64)]),
+            region=region[firsts],
+            site=site[firsts],
+            name=name[firsts],
+            thread=thread[firsts],
+            saved_bytes=add_up_rows(own[0], (fold.sums[0] for fold in folds)),
+            graph_bytes=add_up_rows(own[1], (0 for _ in folds)),
             counts=tuple(
-                np.concatenate([rows[name], make_column(fold.sums[1 + index] for fold in folds)])
-                for index, name in enumerate(OpCounts._fields)
+                add_up_rows(rows[field], (fold.sums[1 + index] for fold in folds))
+                for index, field in enumerate(OpCounts._fields)
             ),
         )
-        names = list(known)
-        self._note_phases(at, columns, names)
         self._sum_own(columns, saved)
-        groups = number_groups(columns.region, columns.site, columns.name, columns.thread)
-        return OpTable(sum_columns(columns, *groups), names, self._history.regions)
+        return OpTable(columns, names, self._history.regions)
 
     def _add_storages(self, saved: SavedRows) -> None:
         _, last = np.unique(saved.storage[::-1], return_index=True)
@@ -147,13 +155,13 @@ class OpTotals:
         _, last = np.unique(storages[::-1], return_index=True)
         self.graph_bytes = add_up(sizes[::-1][last])
 
-    def _note_phases(self, at: Column, columns: OpColumns, names: Sequence[OpName]) -> None:
+    def _note_phases(self, at: Column, sites: Column, name: Column, names: Sequence[OpName]) -> None:
         """Note the phases in which the operators ran that the first rows are about."""
         phases = self._history.marks.phase.take(at)
-        _, firsts = number_groups(columns.site[: len(at)], columns.name[: len(at)], phases)
+        _, firsts = number_groups(sites[: len(at)], name[: len(at)], phases)
         for first in firsts.tolist():
             if phases[first]:
-                self.phases[int(columns.site[first]), names[columns.name[first]].op].add(phases[first])
+                self.phases[int(sites[first]), names[name[first]].op].add(phases[first])
 
     def _sum_own(self, columns: OpColumns, saved: SavedRows) -> None:
         """Sum up what ran directly in each region, and the storages that it saved."""

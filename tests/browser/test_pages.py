@@ -56,7 +56,7 @@ def test_the_charts_are_drawn_and_the_verdict_comes_first(visit: Visit, recorded
     assert page.locator(f"{TIMELINE} svg.marks path").count() > 40
     assert page.locator("figure[data-chart=modes] svg.marks").is_visible()
     first, second = page.locator("main p").all_inner_texts()[:2]
-    assert first.startswith("Nothing wrong was found.")
+    assert first.startswith("Nothing was found at level graph")
     assert second.startswith("Of ")
     page = visit(compared)
     assert "inference_mode is 10.0 % faster" in page.locator(".verdict").inner_text()

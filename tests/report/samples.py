@@ -15,7 +15,7 @@ from gradprobe.recorder import Recorder
 from gradprobe.recording.contents import Contents
 from gradprobe.result import Recording
 from gradprobe.stored_recordings import StoredRecording
-from gradprobe.tables import dataframes
+from gradprobe.tables.column_frames import make_dataframe
 from gradprobe.tables.finding_columns import FINDINGS
 from gradprobe.tables.recording_tables import RecordingTables
 from tests.conftest import FakeClock
@@ -61,7 +61,7 @@ def _named(made: Contents, files: Sequence[str], functions: Sequence[str], threa
 def tables(findings: Sequence[Sequence[Any]] = (), made: Contents | None = None) -> RecordingTables:
     """Return the tables of ``contents``, with ``findings`` as the rows of that table."""
     found = RecordingTables([made or contents()], include_torch=False)
-    found.__dict__["findings"] = dataframes.make_dataframe(FINDINGS, findings)
+    found.__dict__["findings"] = make_dataframe(FINDINGS, findings)
     return found
 
 

@@ -29,20 +29,23 @@ def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP513: the line that made the parameter in use, where the optimizer was constructed and where it steps."""
     for graph in evidence.flow_graphs:
         uses = list(graph.uses.values())
-        stale = [u for u in uses if _is_stale(u)]
         in_use = [u for u in uses if not u.steps and u.backwards and u.leaf.is_parameter and not u.is_updated]
+        # Into what takes its place a program may write its values, as load_state_dict does.
+        is_loaded = any(0 < u.writes < u.backwards for u in in_use)
+        stale = [u for u in uses if _is_stale(u) or (is_loaded and not u.steps_with_grad and _is_only_copied(u))]
         if not stale or not in_use:
             continue
         trained = {u.leaf.name.split(".")[0] for u in uses if u.steps_with_grad}
         # Layers that were pruned or grown have another shape, but seldom all of their parameters.
         replaced = {u.leaf.name.split(".")[0] for u in in_use if any(u.leaf.shape == old.leaf.shape for old in stale)}
-        by_line: dict[int, list[LeafUse]] = {}
+        step = (find_steps(graph, stale) or graph.sinks)[0]
+        by_line: dict[tuple[str, int], list[LeafUse]] = {}
         for use in in_use:
             if use.leaf.name.split(".")[0] in trained | replaced:
-                by_line.setdefault(use.leaf.made_at, []).append(use)
-        for made_at, members in by_line.items():
-            step = (find_steps(graph, stale) or graph.sinks)[0]
-            main = graph.sites.get(made_at) or step
+                made = graph.sites.get(use.leaf.made_at) or step
+                by_line.setdefault((made.file, made.line), []).append(use)
+        for members in by_line.values():
+            main = graph.sites.get(members[0].leaf.made_at) or step
             constructed = locate_construction(graph, stale)
             related = [*constructed, relate(step, "optimizer steps here")]
             if is_library(main.file):
@@ -52,8 +55,8 @@ def find_replaced_parameters(evidence: Evidence) -> Iterator[Finding]:
                     related.append(relate(main, "parameter made here"))
                     main = FlowSite(at.file, at.line, "", "", "")
             kept = {use.leaf.made_at for use in stale} - {use.leaf.made_at for use in uses if use not in stale}
-            made = [graph.sites[number] for number in sorted(kept) if number in graph.sites]
-            related += [relate(site, "optimizer's parameter made here") for site in made[:1]]
+            makers = [graph.sites[number] for number in sorted(kept) if number in graph.sites]
+            related += [relate(site, "optimizer's parameter made here") for site in makers[:1]]
             passes = max(use.backwards for use in members)
             belong = "belong" if len(members) > 1 else "belongs"
             message = (
@@ -78,6 +81,11 @@ def _is_stale(use: LeafUse) -> bool:
         is_abandoned = use.steps_without_grad >= MIN_UNTAKEN and use.backwards <= use.steps_with_grad
         return is_abandoned and use.leaf.name.startswith(UNKNOWN_PARAMETER)
     return bool(use.steps) and not use.sites and not use.backwards
+
+
+def _is_only_copied(use: LeafUse) -> bool:
+    """Return whether an optimizer holds a parameter of which nothing is used but its values, and these only in passing."""
+    return bool(use.sites) and not use.uses_with_grad and not use.backwards and use.uses < use.steps
 
 
 def find_untaken_gradients(evidence: Evidence) -> Iterator[Finding]:

@@ -37,8 +37,14 @@ def render_document(document: Document, style: TextStyle = _PLAIN) -> str:
     """Return ``document`` as text with aligned tables; of folded sections only the names, unless everything is shown."""
     shown = [section for section in document.sections if style.shows_all or not section.folded]
     parts = [style.paint(document.title, "title"), "=" * len(document.title), ""]
-    parts += [_wrap(sentence, width=style.width) for sentence in document.verdict]
-    for section in shown:
+    # What is wrong, and where, is to be seen without scrolling.
+    leads = shown[:1] if shown and shown[0].items else []
+    parts += [_wrap(sentence, width=style.width) for sentence in document.verdict[: 1 if leads else None]]
+    for section in leads:
+        parts += ["", *_render_section(section, style)]
+    if leads and document.verdict[1:]:
+        parts += ["", *(_wrap(sentence, width=style.width) for sentence in document.verdict[1:])]
+    for section in shown[len(leads) :]:
         parts += ["", *_render_section(section, style)]
     hidden = [_describe_folded(section) for section in document.sections if section not in shown]
     if hidden:

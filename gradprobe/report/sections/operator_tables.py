@@ -81,7 +81,7 @@ def summarize_operators(tables: RecordingTables) -> list[str]:
     births = tables.births
     if len(births) and births["count"].sum():
         alive = int(births["alive"].sum())
-        held = f"; {alive:,} were still referenced at the end" if alive else ""
+        held = f"; {alive:,} {'was' if alive == 1 else 'were'} still referenced at the end" if alive else ""
         lines.append(f"{pluralize(int(births['count'].sum()), 'inference tensor')} escaped from inference mode{held}.")
     return lines
 

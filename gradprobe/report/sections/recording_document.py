@@ -92,7 +92,17 @@ def _summarize_findings(tables: RecordingTables) -> str:
     if len(found):
         listed = ", ".join(pluralize(number, severity) for number, severity in counts if number)
         return f"Found: {listed}; the most harmful first."
-    return f"Nothing wrong was found. Looked at: {', '.join(_list_observed(tables))}. {_describe_limits(tables)}"
+    return f"{_describe_nothing(tables)} Looked at: {', '.join(_list_observed(tables))}. {_describe_limits(tables)}"
+
+
+def _describe_nothing(tables: RecordingTables) -> str:
+    levels = {str(process.environment.get("level")) for process in tables.processes} - {"ops"}
+    if not levels:
+        return "Nothing wrong was found."
+    return (
+        f"Nothing was found at level {' and '.join(sorted(levels))}, at which most mistakes cannot be seen. "
+        'To look for them, record again with --level ops (in Python, level="ops").'
+    )
 
 
 def _list_observed(tables: RecordingTables) -> list[str]:
@@ -109,10 +119,8 @@ def _list_observed(tables: RecordingTables) -> list[str]:
 
 def _describe_limits(tables: RecordingTables) -> str:
     """Say what could not be seen."""
-    levels = {str(process.environment.get("level")) for process in tables.processes}
     unseen = len(describe_blind_spots(tables.processes))
-    below_ops = 'operators, tensors and most rules, which need --level ops (in Python, level="ops")'
-    limits = [] if levels <= {"ops"} else [below_ops]
+    limits = [] if all(process.counts_operators for process in tables.processes) else ["operators and tensors"]
     limits += [f"{pluralize(unseen, 'thing')} listed under Blind spots"] if unseen else []
     return f"Not seen: {'; '.join(limits)}." if limits else "Nothing of it was left out."
 

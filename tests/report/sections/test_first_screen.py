@@ -8,6 +8,8 @@ import torch
 
 import gradprobe
 from gradprobe.recording.flow import Frame, PathCounts
+from gradprobe.report.formats.rendered import RenderOptions
+from gradprobe.report.formats.terminal import render_recording
 from gradprobe.report.sections import findings_section, memory_tables
 from gradprobe.report.sections.recording_document import build_document
 from gradprobe.tables.recording_tables import RecordingTables
@@ -41,14 +43,22 @@ def test_a_line_that_keeps_graphs_comes_first_and_says_how_much() -> None:
 def test_where_nothing_is_wrong_it_says_what_was_looked_at_and_what_was_not() -> None:
     first = build_document(samples.tables()).verdict[0]
     assert first == (
-        "Nothing wrong was found. Looked at: 4 blocks in 2 threads. "
-        'Not seen: operators, tensors and most rules, which need --level ops (in Python, level="ops").'
+        "Nothing was found at level graph, at which most mistakes cannot be seen. To look for them, "
+        'record again with --level ops (in Python, level="ops"). Looked at: 4 blocks in 2 threads. '
+        "Not seen: operators and tensors."
     )
     with gradprobe.record(level="ops") as recording:
         with torch.no_grad():
             torch.ones(3) * 2
     first = build_document(recording._tables).verdict[0]
     assert first.startswith("Nothing wrong was found. Looked at: 1 block in 1 thread, 2 operators at 1 line")
+
+
+def test_in_a_terminal_findings_come_before_the_numbers() -> None:
+    text = render_recording(samples.tables([samples.finding("serve.py", 10)]), RenderOptions()).body
+    assert isinstance(text, str)
+    assert text.splitlines()[3] == "Found: 1 error; the most harmful first."
+    assert text.index("Findings") < text.index("of thread time in 2 threads") < text.index("Time by mode")
 
 
 def test_the_excerpt_is_the_recorded_line_where_the_file_has_changed(tmp_path: Path) -> None:

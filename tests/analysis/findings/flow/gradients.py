@@ -648,6 +648,17 @@ def optimizer_constructed_after_a_layer_was_replaced() -> None:
         model.head = nn.Linear(4, 1)
 
 
+def gradients_of_a_loaded_snapshot_looked_at() -> None:
+    model, best = Net(), Net()
+    optimizer = sgd(model)
+    for x in batches():
+        step(optimizer, model(x))
+        best.load_state_dict(model.state_dict())
+    inputs = torch.ones(2, 4, requires_grad=True)
+    best(inputs).sum().backward()
+    assert inputs.grad is not None
+
+
 def new_head_added_to_the_optimizer() -> None:
     model = Net()
     optimizer = sgd(model)
@@ -826,6 +837,7 @@ def norms_that_are_printed() -> None:
 
 
 RIGHT: list[Program] = [
+    gradients_of_a_loaded_snapshot_looked_at,
     norms_that_are_printed,
     action_that_is_sampled,
     encoder_that_is_evaluated_without_grad,
@@ -901,6 +913,36 @@ def weight_initialized_again() -> None:
         step(optimizer, model(x).mean())
 
 
+def model_loaded_into_another_one() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    fresh = Net()
+    fresh.load_state_dict(model.state_dict())
+    for x in batches():
+        step(optimizer, fresh(x))
+
+
+def layer_exchanged_with_its_values() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    optimizer = sgd(model)
+    layer = nn.Linear(4, 4, bias=False)  # at
+    with torch.no_grad():
+        layer.weight.copy_(model[0].weight)
+    model[0] = layer
+    for x in batches():
+        step(optimizer, model(x).mean())
+
+
+def weights_sent_to_a_new_model_by_name() -> None:
+    old, new = nn.ModuleDict({"a": nn.Linear(4, 1)}), nn.ModuleDict({"a": nn.Linear(4, 1)})  # at
+    optimizer = sgd(old)
+    values = {name: weight.detach() for name, weight in old.named_parameters()}
+    for name, weight in new.named_parameters():
+        weight.data.copy_(values[name])
+    for x in batches():
+        step(optimizer, new["a"](x).mean())
+
+
 def layers_pruned_while_training() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     optimizer = sgd(model)
@@ -942,6 +984,9 @@ def weights_reset_as_new_parameters() -> None:
 
 
 REPLACED: list[Program] = [
+    model_loaded_into_another_one,
+    layer_exchanged_with_its_values,
+    weights_sent_to_a_new_model_by_name,
     head_replaced,
     weight_initialized_again,
     layers_pruned_while_training,
