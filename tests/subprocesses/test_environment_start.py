@@ -53,6 +53,40 @@ if __name__ == "__main__":
     print("done")
 """
 
+RAY = """
+import socket
+import gradprobe, ray, torch
+import torch.distributed as distributed
+
+@ray.remote
+class Worker:
+    def predict(self):
+        with torch.inference_mode():
+            return torch.nn.Linear(4, 2)(torch.ones(3, 4)).shape[0]
+
+    def train(self, rank, port):
+        distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+        with gradprobe.record(level="ops") as recording:
+            with torch.set_grad_enabled(rank == 0):
+                torch.nn.Linear(4, 2)(torch.ones(3, 4)).sum()
+        everything = gradprobe.gather(recording)
+        distributed.barrier()
+        distributed.destroy_process_group()
+        return everything and (sorted(everything.transitions["rank"].unique()), "GP901" in set(everything.findings["rule"]))
+
+if __name__ == "__main__":
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    workers = [Worker.remote() for _ in range(2)]
+    with torch.no_grad():
+        print(ray.get([worker.predict.remote() for worker in workers]))
+        (ranks, is_found), nothing = ray.get([worker.train.remote(rank, port) for rank, worker in enumerate(workers)])
+    print(*ranks, is_found, nothing)
+    ray.shutdown()
+"""
+
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -99,6 +133,20 @@ def test_one_variable_records_all_processes_and_one_command_joins_them(python: s
     assert report.returncode == 0, report.stderr
     assert "engine.py:25  grad" in report.stdout
     assert "* Everything that this level records was observed." in report.stdout
+
+
+def test_workers_of_ray_are_recorded_and_gathered_as_ranks(python: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is too large to be installed for one test")
+    (tmp_path / "engine.py").write_text(RAY, encoding="utf-8")
+    record_to = str(tmp_path / "runs" / "ray.gradprobe")
+    done = run([python, "engine.py"], tmp_path, GRADPROBE_RECORD=record_to, RAY_USAGE_STATS_ENABLED="0")
+    assert (done.returncode, done.stdout) == (0, "[3, 3]\n0 1 True None\n"), done.stderr
+    files = sorted((tmp_path / "runs").iterdir())
+    regions = gradprobe.merge(files).regions
+    predicted = regions[regions["function"] == "Worker.predict"]
+    assert len(predicted) == predicted["process"].nunique() == 2, "each worker in a file of its own"
+    assert predicted["closed"].all()
+    assert regions[regions["manager"] == "no_grad"]["function"].tolist() == ["<module>"], "the program that starts them"
 
 
 def test_a_command_of_gradprobe_is_not_recorded_besides(python: str, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def _describe(modules: pd.DataFrame, *, trains: bool) -> list[str]:
 
 def _place(row: Any, *, with_process: bool) -> TreeRow:
     if not row["module"]:
-        return TreeRow(0, _OUTSIDE)
+        return TreeRow(0, f"{_OUTSIDE}, process {row['process']}" if with_process else _OUTSIDE)
     name = escape_unprintable(row["name"])
     if row["depth"] == 0:
         if row["root_class"] != row["name"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from gradprobe.report.formats.registry import find_format
 from gradprobe.report.formats.rendered import RenderOptions
 from gradprobe.report.formats.text_style import TextStyle
 from gradprobe.report.sections import module_section
+from gradprobe.tables.recording_tables import RecordingTables
 from tests.report.reading import markdown_table, terminal_table
 
 
@@ -89,3 +91,17 @@ def test_without_modules_there_is_no_section() -> None:
     with gradprobe.record(level="ops") as recorded:
         torch.ones(1) + 1
     assert module_section.build_section(recorded._tables, 15) is None
+
+
+def test_rows_of_several_processes_name_theirs(recording: gradprobe.Recording) -> None:
+    (made,) = recording._tables.contents
+    environment = {**made.meta["environment"], "process": 7}
+    tables = RecordingTables([made, replace(made, meta={**made.meta, "environment": environment})], include_torch=None)
+    section = module_section.build_section(tables, 100)
+    assert section is not None
+    assert section.table is not None
+    outermost = [at.name for at in section.table.tree if at.depth == 0]
+    own = recording.environment["process"]
+    assert sorted(outermost) == sorted(
+        f"{name}, process {number}" for name in ("(outside modules)", "Sequential") for number in (own, 7)
+    )
