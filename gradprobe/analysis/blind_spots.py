@@ -15,12 +15,17 @@ _WHY_CUT_OFF = (
 
 
 def describe_blind_spots(processes: Sequence[Process]) -> list[str]:
-    """Return one sentence for each thing that the tables do not show."""
-    found: list[str] = []
+    """Return one sentence for each thing that the tables do not show, in which processes that share it are named."""
+    found: dict[str, list[str]] = {}
     for process in processes:
-        where = f"process {process.pid}: " if len(processes) > 1 else ""
-        found += [where + sentence for sentence in _describe_process(process)]
-    return found
+        for sentence in _describe_process(process):
+            found.setdefault(sentence, []).append(str(process.pid))
+    if len(processes) < 2:
+        return list(found)
+    return [
+        f"{'process' if len(pids) == 1 else 'processes'} {_list_names(pids)}: {sentence}"
+        for sentence, pids in found.items()
+    ]
 
 
 def _describe_process(process: Process) -> list[str]:

@@ -6,10 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from gradprobe.history.op_table import OpTable
 from gradprobe.history.process import Process
+from gradprobe.history.row_groups import number_groups, sum_groups
 from gradprobe.recording.module_roots import split_path
+from gradprobe.recording.op_rows import OpCounts
 from gradprobe.tables.column_frames import make_dataframe
 from gradprobe.tables.ledger_columns import MODULES
 
@@ -68,14 +72,27 @@ def _iter_rows(process: Process) -> Iterator[tuple[Any, ...]]:
 
 def _build_tree(process: Process) -> _Module:
     whole = _Module()
-    for key, known in process.op_totals.ops.without_regions.items():
-        sums = _Sums(known.account.calls, known.account.nodes, known.saved_bytes)
-        whole.add(split_path(key.module), sums)
+    for path, sums in _sum_by_module(process.op_totals.ops):
+        whole.add(split_path(path), sums)
     for use in process.leaf_uses.values():
         steps = split_path(use.leaf.name)
         if len(steps) > 1 and use.leaf.is_parameter:
             whole.add(steps[:-1], _Sums(parameters=1, reached=int(bool(use.backwards or use.grads))))
     return whole
+
+
+def _sum_by_module(ops: OpTable) -> Iterator[tuple[str, _Sums]]:
+    """Yield the operators, nodes and saved bytes of each module by itself, in the order in which they first ran."""
+    of = ops.columns
+    number_of = {path: number for number, path in enumerate(dict.fromkeys(name.module for name in ops.names))}
+    modules = np.array([number_of[name.module] for name in ops.names] or [0])[of.name]
+    groups, firsts = number_groups(modules)
+    counts = OpCounts._fields
+    columns = (of.counts[counts.index("calls")], of.counts[counts.index("nodes")], of.saved_bytes)
+    sums = (sum_groups(column, groups, len(firsts)).tolist() for column in columns)
+    paths = list(number_of)
+    for module, *values in zip(modules[firsts].tolist(), *sums, strict=True):
+        yield paths[module], _Sums(*values)
 
 
 def _make_row(process: Process, steps: Sequence[str], module: _Module) -> tuple[Any, ...]:
