@@ -125,10 +125,24 @@ def make_rows(kind: str, rows: Sequence[tuple[int, ...]]) -> np.ndarray[Any, Any
 def concatenate(parts: Sequence[OpRows]) -> OpRows:
     """Return the rows of several parts, one after the other."""
     return {
-        kind: np.concatenate(arrays)
+        kind: _join(arrays)
         for kind in ROW_DTYPES
         if (arrays := [part[kind] for part in parts if kind in part and len(part[kind])])
     }
+
+
+def _join(arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """Return arrays of one kind as one, whose columns are as wide as the widest of theirs."""
+    if len(arrays) == 1:
+        return arrays[0]
+    if len({array.dtype for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    names = arrays[0].dtype.names or ()
+    widest = [(name, np.result_type(*(array.dtype[name] for array in arrays))) for name in names]
+    joined = np.empty(sum(map(len, arrays)), widest)
+    for name in names:
+        joined[name] = np.concatenate([array[name] for array in arrays])
+    return joined
 
 
 def select_keys(rows: OpRows, keys: np.ndarray[Any, Any]) -> OpRows:
@@ -137,9 +151,10 @@ def select_keys(rows: OpRows, keys: np.ndarray[Any, Any]) -> OpRows:
     return {kind: array for kind, array in chosen.items() if len(array)}
 
 
-def pack_rows(array: np.ndarray[Any, Any]) -> bytes:
-    """Return rows as bytes, column by column, deflated."""
-    return deflate(b"".join(np.ascontiguousarray(array[name]).tobytes() for name in array.dtype.names or ()))
+def pack_rows(kind: str, array: np.ndarray[Any, Any]) -> bytes:
+    """Return rows as bytes, column by column in the layout of their kind, deflated."""
+    dtype = ROW_DTYPES[kind]
+    return deflate(b"".join(np.ascontiguousarray(array[name], dtype[name]).tobytes() for name in dtype.names or ()))
 
 
 def unpack_rows(kind: str, data: bytes, count: int) -> np.ndarray[Any, Any]:
@@ -148,9 +163,22 @@ def unpack_rows(kind: str, data: bytes, count: int) -> np.ndarray[Any, Any]:
         raise RecordingError(f"unknown kind of rows {kind!r}")
     dtype = ROW_DTYPES[kind]
     raw = inflate(data, count * dtype.itemsize, f"a block of {kind} rows")
-    array, start = np.empty(count, dtype), 0
+    columns, start = {}, 0
     for name in dtype.names or ():
-        column = np.frombuffer(raw, dtype=dtype[name], count=count, offset=start)
+        columns[name] = np.frombuffer(raw, dtype=dtype[name], count=count, offset=start)
+        start += columns[name].nbytes
+    if kind == "tallies":
+        # A long training has a million of them, nearly all of whose counts are below 256.
+        narrow = [(name, dtype[name] if name == "key" else _find_narrowest(column)) for name, column in columns.items()]
+        dtype = np.dtype(narrow)
+    array = np.empty(count, dtype)
+    for name, column in columns.items():
         array[name] = column
-        start += column.nbytes
     return array
+
+
+def _find_narrowest(column: np.ndarray[Any, Any]) -> np.dtype[Any]:
+    """Return the narrowest type that holds the numbers of a column."""
+    is_negative = int(column.min(initial=0)) < 0
+    narrowest: np.dtype[Any] = column.dtype if is_negative else np.min_scalar_type(int(column.max(initial=0)))
+    return narrowest

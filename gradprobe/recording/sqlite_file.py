@@ -68,7 +68,7 @@ class Store:
             many(
                 "INSERT INTO accounts (kind, count, data) VALUES (?, ?, ?)",
                 [
-                    (k, len(rows), pack_rows(rows))
+                    (k, len(rows), pack_rows(k, rows))
                     for k, rows in concatenate([b.accounts for b in batch.blocks]).items()
                 ],
             )
