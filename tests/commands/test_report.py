@@ -322,11 +322,15 @@ def test_unwritable_output_is_rejected_and_nothing_is_lost(
             assert part in said, said
     assert "FILE" in refused(capsys, "report")
 
-    def full(path: Path, *_: object, **__: object) -> None:
+    really_open = Path.open
+
+    def full(path: Path, mode: str = "r", **others: Any) -> Any:
+        if "w" not in mode:
+            return really_open(path, mode, **others)
         path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "open", full)
     said = refused(capsys, "report", "r.gradprobe", "-o", "old.md", "--force")
     assert "cannot write old.md: No space left on device" in said
     assert Path("old.md").read_text() == "precious"
