@@ -133,6 +133,7 @@ class Session:
 
     def attach(self, sink: Sink) -> None:
         """Install the hooks unless they are in place, and let ``sink`` receive all events from here on."""
+        self._pass_detections()  # those of a probed call or another recording are none of this one
         sinks = self._demand.sinks
         sinks.append(sink)
         try:
@@ -253,15 +254,13 @@ class Session:
     def flush(self, *leaving: Sink, takes_all: bool = False) -> None:
         """Pass faults, detections and compilations to all sinks and those ``leaving``, and let them write."""
         faults = self._faults.take()
-        seen, compiled = self._operators.detection_log.take(), self._dynamo.take()
+        compiled = self._dynamo.take()
         flow = self._operators.flow.take(at_once=takes_all or bool(leaving))
         ledgers = [*flow, *self._operators.memory.take()]
-        modes = self._mode_log.take()
+        self._pass_detections(*leaving)
         for sink in (*self._demand.sinks, *self._router.call_sinks, *leaving):
             for text, times in faults.items():
                 sink.fault(text, times)
-            for text, times in (*modes, *(seen if sink.counts_operators else ())):
-                sink.note(NoteKind.DETECTION, text, times)
             for kind, text, times in ledgers if sink.counts_operators else ():
                 sink.note(kind, text, times)
             for kind, text in compiled:
@@ -269,3 +268,10 @@ class Session:
             sink.flush()
         if not self._router.keeps_events and not any(s.keeps_events for s in (*self._demand.sinks, *leaving)):
             self._encoder.forget()
+
+    def _pass_detections(self, *leaving: Sink) -> None:
+        """Pass detections to all sinks and those ``leaving``."""
+        seen, modes = self._operators.detection_log.take(), self._mode_log.take()
+        for sink in (*self._demand.sinks, *self._router.call_sinks, *leaving):
+            for text, times in (*modes, *(seen if sink.counts_operators else ())):
+                sink.note(NoteKind.DETECTION, text, times)

@@ -126,6 +126,13 @@ def test_a_probed_function_annotates_too(caplog: pytest.LogCaptureFixture) -> No
     assert f"created here {__file__}:{cached.__code__.co_firstlineno + 2}" in note
 
 
+def test_what_a_probed_call_met_is_in_no_recording_that_begins_later() -> None:
+    raised(gradprobe.probe(level="ops")(saved_for_backward))
+    with gradprobe.record(level="ops") as recording:
+        torch.ones(1)
+    assert recording.findings.empty
+
+
 def test_exceptions_of_another_kind_are_left_alone() -> None:
     def fails() -> None:
         table = cached()
