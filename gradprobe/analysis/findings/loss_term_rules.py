@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from gradprobe.analysis.cut_reasons import CutReason, find_reason
+from gradprobe.analysis.cut_reasons import MODE_CUTS, CutReason, advise_not_entering, find_reason
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding
-from gradprobe.analysis.findings.flow_lines import make_finding, relate
+from gradprobe.analysis.findings.flow_lines import list_names, make_finding, relate
+from gradprobe.analysis.findings.lost_terms import LostTerm, find_lost_terms, returns
 from gradprobe.analysis.flow_graph import FlowGraph, shorten_op
 from gradprobe.recording.flow import CARRIED, NOT_DIFFERENTIABLE, WITHOUT_GRAD
 
@@ -20,6 +21,10 @@ _KEEPING = _JOINING | frozenset(
 """Operators whose result depends on each of their operands in proportion, if at most one of them has a graph."""
 _NEW_TENSOR = "lift_fresh"
 """Operator that `torch.tensor` calls for each tensor that it makes."""
+_MAX_COMPUTED = 3
+_ROUND_TRIP = CutReason(
+    "lets values leave autograd, as numbers or an array", "Compute with operators of PyTorch on the tensor itself."
+)
 _VALUES = CutReason(
     "reads the values without their graphs", "Use `torch.stack` or `torch.cat` instead of `torch.tensor`."
 )
@@ -28,12 +33,37 @@ _VALUES = CutReason(
 def find_terms_without_graph(evidence: Evidence) -> Iterator[Finding]:
     """Yield GP518: the line that cuts the graph of a term, where it is added to the loss, and the backward pass."""
     for graph in evidence.flow_graphs:
+        known = set[int]()
         for number in graph.sites:
             if _cuts_always(graph, number):
                 starts = (number, *_find_tensors_of_values(graph, number))
-                joins = [join for join in _find_joins(graph, starts) if _is_proportional(graph, join)]
+                joins = [
+                    join
+                    for join in _find_joins(graph, starts)
+                    if _is_proportional(graph, join) and not _has_surrogate(graph, number, join)
+                ]
                 if joins:
+                    known.update(joins)
                     yield _describe_term(graph, number, joins)
+        yield from _find_terms_that_lost_it(evidence, graph, known)
+
+
+def _find_terms_that_lost_it(evidence: Evidence, graph: FlowGraph, known: set[int]) -> Iterator[Finding]:
+    """Yield the terms whose graph a mode, a detach or a way through an array ends, though their parameters train."""
+    found: dict[tuple[str, int], LostTerm] = {}
+    for join, site in graph.sites.items():
+        is_sum = join not in known and shorten_op(site.op) in _JOINING
+        if is_sum and _is_computed(graph, join) and _is_proportional(graph, join):
+            for term in find_lost_terms(graph, join, _KEEPING):
+                at = graph.sites[term.cut.site]
+                found.setdefault((at.file, at.line), term)
+    for term in found.values():
+        yield _describe_lost(evidence, graph, term)
+
+
+def _has_surrogate(graph: FlowGraph, number: int, join: int) -> bool:
+    """Return whether a sum takes the values themselves too, as `hard - soft.detach() + soft` does for their gradient."""
+    return any(returns(graph, cut, join, _KEEPING) for cut in graph.cuts_at(number))
 
 
 def _cuts_always(graph: FlowGraph, number: int) -> bool:
@@ -115,6 +145,33 @@ def _describe_term(graph: FlowGraph, number: int, joins: list[int]) -> Finding:
     )
     related = [relate(join, "added to the loss here")]
     related += [relate(graph.sites[sink], "backward called here") for sink in graph.find_sinks(joins)[:1]]
+    text = f"the term had no graph in {times:,} of {times:,} sums"
+    return make_finding("GP518", message, main, times, related, fix, text)
+
+
+def _describe_lost(evidence: Evidence, graph: FlowGraph, term: LostTerm) -> Finding:
+    site, join = graph.sites[term.cut.site], graph.sites[term.join]
+    how, fix = _ROUND_TRIP if term.back else find_reason(site.op, term.cut.passage)
+    related = []
+    mode = evidence.locate_mode(site) if term.cut.passage in MODE_CUTS and not term.back else None
+    if mode is not None:
+        at, manager, _ = mode
+        related.append(at)
+        fix = advise_not_entering(manager, at.file, at.line)
+    related += [relate(graph.sites[n], "values come back here") for n in (term.back,) if n]
+    computed = [graph.sites[n] for n in term.constants if not is_library(graph.sites[n].file)]
+    related += [relate(at, "term computed here") for at in computed[:_MAX_COMPUTED]]
+    related.append(relate(join, "added to the loss here"))
+    related += [relate(graph.sites[sink], "backward called here") for sink in graph.find_sinks([term.join])[:1]]
+    source = term.cut.source
+    behind = [graph.uses[n] for n in ([source] if source in graph.leaves else graph.find_leaves([source]))]
+    times = max(counts[WITHOUT_GRAD] for counts in graph.incoming[term.join].values())
+    main = join if is_library(site.file) else site
+    where = "this line" if main is site else f"{site.file.rsplit('/', 1)[-1]}:{site.line}"
+    message = (
+        f"A term of the loss trains nothing: `{shorten_op(site.op)}` at {where} {how}, and what is computed from its "
+        f"result is only added to the rest of the loss, as a constant. {list_names(behind)} get the gradient of the rest."
+    )
     text = f"the term had no graph in {times:,} of {times:,} sums"
     return make_finding("GP518", message, main, times, related, fix, text)
 
