@@ -36,6 +36,8 @@ _NORMALIZATION = str(Path(TORCH_DIR) / "nn" / "modules" / "batchnorm.py")
 _TRANSFORMS = str(Path(TORCH_DIR) / "_functorch")
 _QUESTION = "inference-version"
 """Row of the message by which a program may find out whether a tensor has a version counter: there is no other way."""
+_OF_PASSES = ("GP601", "GP611", "GP612")
+"""Rules of backward passes that fail. None is started to find something out: one that is suppressed trains nothing."""
 
 
 class Diagnosis(NamedTuple):
@@ -220,6 +222,8 @@ def _is_reported(catcher: Catcher, refusal: Refusal | None) -> bool:
     """Return whether an exception is a finding: not if who catches it has raised it to find something out."""
     if catcher is Catcher.RAISER:
         return refusal is not None and refusal.key != _QUESTION
+    if catcher is Catcher.SUPPRESSED:
+        return refusal is not None and refusal.rule in _OF_PASSES
     return catcher in (Catcher.NOBODY, Catcher.PROGRAM)
 
 

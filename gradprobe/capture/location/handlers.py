@@ -22,8 +22,9 @@ from gradprobe.capture.location.sites import GRADPROBE_DIR, TORCH_DIR, line_span
 FrameAt = tuple[FrameType, int]
 """A frame, and the offset of the instruction that it runs."""
 
-_EXPECTING = {"raises", "assertRaises", "assertRaisesRegex", "suppress"}
-"""Context managers that catch an exception which the program says it expects: of pytest, unittest and contextlib."""
+_EXPECTING = {"raises", "assertRaises", "assertRaisesRegex"}
+"""Context managers that catch an exception which the program says it expects: of pytest and unittest."""
+_SUPPRESSING = "suppress"
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
 
 
@@ -38,6 +39,8 @@ class Catcher(Enum):
     """The very function of the program that asks for what fails, which so finds out whether it can be had."""
     EXPECTED = "expected"
     """The program, by a block which says that it expects an exception."""
+    SUPPRESSED = "suppressed"
+    """The program, by `contextlib.suppress`: it does not look at the exception, and goes on after the block."""
     LIBRARY = "library"
     """A library that raised the exception itself, to find something out."""
 
@@ -55,7 +58,7 @@ def find_catcher(frames: Sequence[FrameAt], error: type[BaseException]) -> Catch
         is_raiser, is_innermost = is_innermost and handler is Catcher.PROGRAM, False
         if handler is None:
             continue
-        if handler is Catcher.EXPECTED or is_program:
+        if handler in (Catcher.EXPECTED, Catcher.SUPPRESSED) or is_program:
             return Catcher.RAISER if is_raiser else handler
         return Catcher.NOBODY if has_program else Catcher.LIBRARY
     return Catcher.NOBODY
@@ -81,8 +84,10 @@ def _find_handler(frame: FrameType, offset: int, error: type[BaseException]) -> 
     line = line_span(frame.f_code, offset)[0]
     for block in reversed(_blocks_around(frame.f_code, line)):
         if isinstance(block, ast.With | ast.AsyncWith):
-            if any(_expects(item.context_expr) for item in block.items):
+            if any(_name_called(item.context_expr) in _EXPECTING for item in block.items):
                 return Catcher.EXPECTED
+            if any(_suppresses(item.context_expr, frame, error) for item in block.items):
+                return Catcher.SUPPRESSED
         elif isinstance(block, ast.Try):
             handler = next((h for h in block.handlers if _takes(h.type, frame, error)), None)
             if handler is None or any(isinstance(node, ast.Raise) for node in _walk_own(handler)):
@@ -146,10 +151,14 @@ def _walk_own(scope: ast.AST) -> Iterator[ast.AST]:
             waiting += ast.iter_child_nodes(node)
 
 
-def _expects(manager: ast.expr) -> bool:
+def _name_called(manager: ast.expr) -> str | None:
     function = manager.func if isinstance(manager, ast.Call) else None
-    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None)
-    return name in _EXPECTING
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None)
+
+
+def _suppresses(manager: ast.expr, frame: FrameType, error: type[BaseException]) -> bool:
+    kinds = manager.args if isinstance(manager, ast.Call) and _name_called(manager) == _SUPPRESSING else []
+    return any(_takes(kind, frame, error) for kind in kinds)
 
 
 def _takes(kind: ast.expr | None, frame: FrameType, error: type[BaseException]) -> bool:

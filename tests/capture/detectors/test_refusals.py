@@ -199,6 +199,17 @@ def test_nothing_is_found_where_nothing_is_wrong(program: Program) -> None:
     assert [row for row in recording.findings["rule"] if row.startswith(("GP4", "GP6"))] == []
 
 
+def test_a_backward_pass_that_fails_unseen_is_reported() -> None:
+    with gradprobe.record(level="ops") as recording:
+        weight = leaf()
+        with contextlib.suppress(RuntimeError):
+            (weight.detach() * 2).sum().backward()
+        with contextlib.suppress(KeyError), pytest.raises(RuntimeError):
+            (weight.detach() * 2).sum().backward()
+    found = recording.findings.query("rule == 'GP612'")
+    assert list(found["severity"]) == ["warning"]
+
+
 def test_what_a_library_raises_and_catches_itself_is_not_reported(tmp_path: object) -> None:
     source = (
         "def probe(x):\n    try:\n        x.add_(1)\n    except RuntimeError:\n        return False\n    return True\n"

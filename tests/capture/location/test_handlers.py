@@ -93,7 +93,7 @@ CATCHERS: dict[Callable[[], None], Catcher] = {
     in_the_handler_of_another: Catcher.NOBODY,
     in_a_function_defined_in_the_block: Catcher.NOBODY,
     expected: Catcher.EXPECTED,
-    suppressed: Catcher.EXPECTED,
+    suppressed: Catcher.SUPPRESSED,
 }
 
 
