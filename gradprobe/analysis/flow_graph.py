@@ -27,6 +27,11 @@ _MAX_STEPS_FROM_GRADIENT = 6
 _FIRST_STEPS = 64
 """Steps of a thread that the observer looks at one by one, ``FIRST_STEPS`` of its library: of later ones, only at some."""
 _CLEARING = frozenset(("zero_", "fill_", "_foreach_zero_", "copy_", "_foreach_copy_"))
+_SHARING = frozenset(
+    ("detach", "alias", "view", "reshape", "t", "transpose", "permute", "squeeze", "unsqueeze", "expand", "flatten")
+    + ("select", "slice", "narrow", "contiguous", "to", "view_as", "unbind", "chunk", "split", "numpy_T", "mT")
+)
+"""Operators whose result may share the memory of their operand."""
 _SINKS = (BACKWARD_SITE, GRAD_SITE)
 _MODES = (CUT_BY_NO_GRAD, CUT_BY_INFERENCE)
 
@@ -290,6 +295,32 @@ class FlowGraph:
                     waiting.append(target)
         made = {leaf.made_at for leaf in self.leaves.values()}
         return [number for number in found if number in made]
+
+    def find_meetings(self, start: int) -> list[tuple[int, int]]:
+        """Return the edges by which values without a graph from a site meet what has one, the nearest first."""
+        waiting, found, meetings = deque([start]), {start}, list[tuple[int, int]]()
+        while waiting:
+            number = waiting.popleft()
+            for target, counts in self.outgoing.get(number, {}).items():
+                if target in found or not counts[WITHOUT_GRAD] or target not in self.leading_to_sinks:
+                    continue
+                found.add(target)
+                if not any(others[CARRIED] for others in self.incoming[target].values()):
+                    waiting.append(target)
+                elif not self.is_sink(target):
+                    meetings.append((number, target))
+        return meetings
+
+    def trace_memory(self, number: int) -> list[int]:
+        """Return the sites whose memory a view or a detached tensor shares, the nearest first."""
+        found = list[int]()
+        while number not in found and shorten_op(self.sites[number].op) in _SHARING:
+            found.append(number)
+            sources = [source for source in self.incoming.get(number, {}) if source in self.sites]
+            if len(sources) != 1:
+                return found[1:]
+            number = sources[0]
+        return [*found[1:], number] if found and number not in found else found[1:]
 
     def trace_back(self, number: int) -> list[Cut]:
         """Return the cuts behind a site or leaf whose result has no graph, the nearest first."""

@@ -26,6 +26,7 @@ def locate_way(graph: FlowGraph, uses: Sequence[LeafUse], stop: int = 0) -> list
     if stop:
         onward = sorted(graph.outgoing.get(stop, {}), key=lambda n: n not in graph.leading_to_sinks)
         lines += [relate(graph.sites[n], "result used here") for n in onward[:1] if n in graph.sites]
+        lines += [relate(graph.sites[n], "joins what has a graph here") for _, n in graph.find_meetings(stop)[:1]]
         lines += [relate(graph.sites[n], "new leaf made here") for n in graph.find_new_leaves(stop)[:1]]
     lines += [relate(graph.sites[sink], "backward called here") for sink in rank_passes(graph, uses)[:2]]
     lines += [relate(site, "optimizer steps here") for site in find_steps(graph, uses)[:1]]

@@ -114,7 +114,7 @@ def _describe_cut(evidence: Evidence, graph: FlowGraph, cut: Cut, uses: list[Lea
     if mode is not None:
         at, manager, form = mode
         related.append(at)
-        fix = advise_not_entering(manager, at.file, at.line)
+        fix = _NOT_KEEPING if _is_kept(graph, cut) else advise_not_entering(manager, at.file, at.line)
         rule = "GP105" if form == "decorator" else rule
     related += locate_way(graph, uses, number)
     names = begin_with_names(uses)
@@ -131,6 +131,11 @@ def _describe_cut(evidence: Evidence, graph: FlowGraph, cut: Cut, uses: list[Lea
     # A target network may be among the parameters of the optimizer, as a part of the module that trains: nothing is lost.
     level = NOTE if passage in MODE_CUTS and graph.is_target(number) else ""
     return make_finding(rule, message, site, len(uses), related, fix, text, level)
+
+
+def _is_kept(graph: FlowGraph, cut: Cut) -> bool:
+    """Return whether what a mode has cut once was used many times, as a result is that a module keeps for later calls."""
+    return any(graph.outgoing[n][join][WITHOUT_GRAD] > 2 * cut.count for n, join in graph.find_meetings(cut.site)[:1])
 
 
 def _makes_leaf(graph: FlowGraph, cut: Cut) -> bool:
@@ -299,6 +304,10 @@ def _find_exits(graph: FlowGraph, near: FlowSite) -> list[FlowSite]:
     return sorted(sites, key=lambda site: (site.file, site.function) != (near.file, near.function))[:2]
 
 
+_NOT_KEEPING = (
+    "Do not keep what was computed there for later calls: compute it again where grad is enabled, or keep it only while "
+    "grad is disabled."
+)
 _PAST_GRAPH = ("data", "detach")
 _SAMPLED = CutReason(
     "belongs to `sample()`, which computes without grad",

@@ -10,6 +10,7 @@ from gradprobe.analysis.findings.catalogue import NOTE
 from gradprobe.analysis.findings.evidence import Evidence, LocatedDetection
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.findings.source_fixes import advise_detaching
+from gradprobe.analysis.findings.story_lines import find_carried
 from gradprobe.analysis.findings.syntax import parse_file
 
 _FIXES = {
@@ -50,7 +51,13 @@ def find_growing_backwards(evidence: Evidence) -> Iterator[Finding]:
             f"This backward pass goes through {seen} that an earlier pass has already used: a tensor carries its graph "
             "from one iteration to the next, and each pass takes longer."
         )
-        yield replace(located.make_finding(message), evidence=f"{seen} in one pass")
+        finding = replace(located.make_finding(message), evidence=f"{seen} in one pass")
+        built = [(line.file, line.line) for line in located.related]
+        carried = find_carried(built, (located.main.file, located.main.line))
+        if carried is not None and (carried[1].file, carried[1].line) not in built:
+            fix = f"Detach `{carried[0]}` before it is used again, and leave out `retain_graph=True`."
+            finding = replace(finding, related=(*finding.related, carried[1]), fix=fix)
+        yield finding
 
 
 def _describe(located: LocatedDetection) -> Finding:

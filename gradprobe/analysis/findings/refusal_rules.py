@@ -8,6 +8,7 @@ from typing import Any
 
 from gradprobe.analysis.findings.checkpoint_rules import find_differing_lines
 from gradprobe.analysis.findings.evidence import (
+    INFERENCE_MODE_ENTERED,
     Evidence,
     LocatedDetection,
     disables_grad,
@@ -38,6 +39,8 @@ _FIX_OF_LIBRARY = (
     "A library disables grad around what it computes here: compute the loss by functions that do not, and use the library "
     "for what is not trained."
 )
+_OF_CAUSE = ("grad disabled here", "computed here", "detached here")
+"""Roles of the lines that show why a tensor has no graph as the moment of the exception shows it."""
 _BUILT = ("graph built here", "result carried on here", "used again here")
 _CREATED = ("created here", "view made here", "of the tensor created here", "graph built here", "input created here")
 
@@ -53,7 +56,7 @@ def find_refusals(evidence: Evidence) -> Iterator[Finding]:
 def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusal) -> Finding:
     facts = located.detection.facts
     cut, cut_lines = _find_cut(evidence, located)
-    cause = CAUSES.get(str(facts.get("cause") or cut))
+    cause = CAUSES.get(cut or str(facts.get("cause")))
     why = refusal.why
     if located.detection.rule == "GP402":
         why = (
@@ -76,7 +79,8 @@ def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusa
     called = _find_calls_of_library(evidence, located, cut_lines)
     if cause is CAUSES["mode"] and called:
         fix = _FIX_OF_LIBRARY
-    related = {(at.file, at.line): at for at in located.related}
+    is_other = bool(cut and facts.get("cause"))
+    related = {(at.file, at.line): at for at in located.related if not (is_other and at.role in _OF_CAUSE)}
     if facts.get("is_same_line") and not facts.get("kept"):
         built = [(at.file, at.line) for at in located.related if at.role in _BUILT]
         carried = find_carried(built, (located.main.file, located.main.line))
@@ -90,7 +94,8 @@ def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusa
         *cut_lines,
         *_complete(located, cut),
         *_find_holder(evidence, located),
-        *(locate_freezes(evidence.program_files) if "frozen" in str(facts.get("cause") or cut) else ()),
+        *_find_memory(evidence, located),
+        *(locate_freezes(evidence.program_files) if "frozen" in (cut or str(facts.get("cause"))) else ()),
     ):
         related.setdefault((at.file, at.line), at)
     if facts.get("key") == "recomputation-differs":
@@ -119,11 +124,12 @@ def _find_calls_of_library(
 def _find_cut(evidence: Evidence, located: LocatedDetection) -> tuple[str, list[RelatedLine]]:
     """Return why the root of a backward pass has no graph, and where, as the flow of the recording shows it.
 
-    The functions that computed it have returned by the time of the exception.
+    The functions that computed it have returned by the time of the exception. What these still showed is the reason only
+    if no parameters on the way have been frozen since, which would be the reason without it.
     """
     facts = located.detection.facts
     created = next((at for at in located.lines if at.role == "created here"), None)
-    if located.detection.rule != "GP612" or facts.get("cause") or created is None:
+    if located.detection.rule != "GP612" or created is None:
         return "", []
     for graph in evidence.flow_graphs:
         for number, site in graph.sites.items():
@@ -133,6 +139,8 @@ def _find_cut(evidence: Evidence, located: LocatedDetection) -> tuple[str, list[
             if frozen is not None:
                 at = graph.sites[frozen[0]]
                 return "frozen since", [RelatedLine(at.file, at.line, f"computed with {list_names(frozen[1])} here")]
+            if facts.get("cause"):
+                return "", []
             for cut in graph.trace_back(number):
                 at = graph.sites[cut.site]
                 mode = evidence.locate_mode(at)
@@ -158,6 +166,30 @@ def _find_holder(evidence: Evidence, located: LocatedDetection) -> list[RelatedL
     known = {(located.main.file, located.main.line), *((line.file, line.line) for line in located.related)}
     stores = [store for line in located.related for store in find_stores(evidence, line.file, line.line)]
     return [store for store in dict.fromkeys(stores) if (store.file, store.line) not in known]
+
+
+def _find_memory(evidence: Evidence, located: LocatedDetection) -> list[RelatedLine]:
+    """Return where the memory of an inference tensor comes from that was taken from another one outside the mode.
+
+    `detach()` and views of an inference tensor are inference tensors wherever they are made, and that one may not exist any
+    more.
+    """
+    created = next((at for at in located.lines if at.role == "created here"), None)
+    is_known = any(at.role == INFERENCE_MODE_ENTERED for at in located.related)
+    if not located.detection.rule.startswith("GP40") or created is None or is_known:
+        return []
+    for graph in evidence.flow_graphs:
+        for number, site in graph.sites.items():
+            if (site.file, site.line, site.op) == (created.file, created.line, located.detection.facts.get("op")):
+                for source in graph.trace_memory(number):
+                    mode = evidence.locate_mode(graph.sites[source])
+                    if mode is not None and mode[1] == "inference_mode":
+                        at = graph.sites[source]
+                        return [
+                            RelatedLine(at.file, at.line, "of the tensor created here"),
+                            replace(mode[0], role=INFERENCE_MODE_ENTERED),
+                        ]
+    return []
 
 
 def _find_cut_modules(evidence: Evidence, parameters: Any) -> Iterator[RelatedLine]:

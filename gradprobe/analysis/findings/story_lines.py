@@ -77,6 +77,9 @@ def find_carried(
                     return name, RelatedLine(file, node.lineno, "carried on here")
     file, line = backward  # type: ignore[assignment]
     source = parse_file(file)
+    kept = None if source is None or line is None else _find_kept_attribute(source.find_scope_at(line), line)
+    if kept is not None:
+        return ast.unparse(kept[0]), RelatedLine(file, kept[1], "carried on here")
     start = None if source is None or line is None else source.find_loop_at(line)
     if source is None or start is None:
         return None
@@ -92,13 +95,59 @@ def find_carried(
     return None
 
 
+def _find_kept_attribute(scope: ast.Module | FunctionNode, line: int) -> tuple[ast.Attribute, int] | None:
+    """Return the attribute that a loss depends on and that the same function gives a new value, and the line of that.
+
+    Args:
+        scope: The function, which a backward pass is in. Each call of it finds the value of the one before.
+        line: The line of the backward pass.
+    """
+    if isinstance(scope, ast.Module):
+        return None
+    reads, fresh = _list_reads_behind(scope, line), set[str]()
+    for assignment in sorted(_list_assignments(scope), key=lambda node: node.lineno):
+        attributes = [part for t in assignment.targets for part in _list_parts(t) if isinstance(part, ast.Attribute)]
+        for attribute in attributes:
+            name = ast.unparse(attribute)
+            if name not in fresh and reads.get(name, line + 1) <= assignment.lineno and not _leaves(assignment.value):
+                return attribute, assignment.lineno
+            fresh.add(name)
+    return None
+
+
+def _list_reads_behind(scope: FunctionNode, line: int) -> dict[str, int]:
+    """Return the attributes from which what is differentiated at a line is computed, with the lines that read them."""
+    names = {
+        part.id
+        for call in walk_scope(scope, ast.Call)
+        if isinstance(call, ast.Call) and call.lineno <= line <= (call.end_lineno or call.lineno)
+        for part in ast.walk(call)
+        if isinstance(part, ast.Name) and part.id != "self"
+    }
+    reads: dict[str, int] = {}
+    for assignment in sorted(_list_assignments(scope), key=lambda node: -node.lineno):
+        targets = {ast.unparse(part) for target in assignment.targets for part in _list_parts(target)}
+        if assignment.lineno <= line and targets & (names | set(reads)):
+            names |= {part.id for part in ast.walk(assignment.value) if isinstance(part, ast.Name)} - {"self"}
+            parts = (part for part in ast.walk(assignment.value) if isinstance(part, ast.Attribute))
+            reads.update((ast.unparse(part), assignment.lineno) for part in parts)
+    return reads
+
+
+def _leaves(value: ast.expr) -> bool:
+    """Return whether an expression has an exit from autograd in it, or is a constant."""
+    return isinstance(value, ast.Constant) or any(
+        isinstance(part, ast.Attribute) and part.attr in _LEAVING for part in ast.walk(value)
+    )
+
+
 def _list_assignments(scope: ast.AST) -> list[ast.Assign]:
     return [node for node in walk_scope(scope, ast.Assign) if isinstance(node, ast.Assign)]
 
 
 def _find_own_value(node: ast.Assign, kinds: type[ast.expr] | UnionType) -> str:
     """Return what a statement assigns that it also reads, and does not detach; "" if there is nothing."""
-    if any(isinstance(part, ast.Attribute) and part.attr in _LEAVING for part in ast.walk(node.value)):
+    if _leaves(node.value):
         return ""
     read = {ast.unparse(part) for part in ast.walk(node.value) if isinstance(part, ast.Name | ast.Attribute)}
     parts = (part for target in node.targets for part in _list_parts(target) if isinstance(part, kinds))

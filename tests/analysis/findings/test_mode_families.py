@@ -650,3 +650,48 @@ def test_the_line_that_entered_inference_mode_is_not_that_of_a_block_in_it(tmp_p
     entered = next(number for number, line in enumerate(source.splitlines(), 1) if line.endswith("# entered"))
     (line,) = {each["line"] for each in findings.related["GP612"] if each["role"] == "inference mode entered here"}
     assert line == entered
+
+
+FROZEN_SINCE = """
+    import contextlib, torch
+    encoder, head = torch.nn.Linear(4, 4), torch.nn.Linear(4, 1)
+    with contextlib.suppress(RuntimeError):
+        for epoch in range(2):
+            for _ in range(2):
+                with torch.no_grad():  # not the cause
+                    features = encoder(torch.ones(2, 4))
+                loss = head(features).mean()
+                loss.backward()  # fails
+            head.requires_grad_(False)  # frozen
+"""
+
+
+def test_what_was_frozen_since_is_the_cause_and_not_a_block_that_was_there_before(tmp_path: Path) -> None:
+    lines = {line.rpartition("# ")[2]: n for n, line in enumerate(textwrap.dedent(FROZEN_SINCE).splitlines(), 1)}
+    (finding,) = run(FROZEN_SINCE, tmp_path, "ops").findings.query("rule == 'GP612'").to_dict("records")
+    related = {place["line"] for place in finding["related"]}
+    assert finding["line"] == lines["fails"]
+    assert lines["frozen"] in related
+    assert lines["not the cause"] not in related
+    assert "requires_grad_(True)" in finding["fix"]
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_the_memory_of_a_detached_inference_tensor_is_named(is_kept: bool, tmp_path: Path) -> None:
+    program = f"""
+        import torch
+        @torch.inference_mode()  # entered
+        def encode(x):
+            return x * 2  # created
+        kept = encode(torch.ones(3, 4))
+        features = kept.detach().t().t()
+        {"" if is_kept else "del kept"}
+        weight = torch.nn.Parameter(torch.ones(4))
+        try:
+            (features * weight).sum().backward()
+        except RuntimeError:
+            pass
+    """
+    (finding,) = run(program, tmp_path, "ops").findings.query("rule == 'GP401'").to_dict("records")
+    lines = {number for number, line in enumerate(textwrap.dedent(program).splitlines(), 1) if "# " in line}
+    assert lines <= {place["line"] for place in finding["related"]}

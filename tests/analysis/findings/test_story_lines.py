@@ -253,6 +253,27 @@ CARRIED = {
                 loss.backward()  # backward
         """,
     ),
+    "an attribute of the function with the backward pass": (
+        "self.state",
+        """
+        class Learner:
+            def learn(self, x):
+                self.count = self.count + 1
+                y, state = unroll(x, self.state)  # built
+                self.state = state  # found
+                y.sum().backward()  # backward
+        """,
+    ),
+    "nothing: the attribute is not what the loss depends on": (
+        "",
+        """
+        class Learner:
+            def learn(self, x):
+                y = self.net(x)  # built
+                self.mean = 0.9 * self.mean + y.sum()
+                y.sum().backward()  # backward
+        """,
+    ),
     "nothing: it is detached": (
         "",
         """

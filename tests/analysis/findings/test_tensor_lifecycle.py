@@ -106,6 +106,21 @@ FAILING = {
         if later:
             model.load_state_dict({"scale": torch.ones(2)})  # fails
     """,
+    "kept by a hook once": """
+        class First:
+            value = None
+            def keep(self, layer, inputs, output):
+                if self.value is None:
+                    self.value = output
+        layer, scale, first = nn.Linear(2, 2), nn.Linear(2, 2), First()
+        layer.register_forward_hook(first.keep)
+        def learn():
+            scale(first.value).sum().backward()  # fails
+        with torch.inference_mode():  # entered
+            layer(torch.ones(1, 2))  # created
+        if later:
+            learn()
+    """,
     "input of a module": """
         policy, rollout = nn.Linear(2, 1), []
         with torch.inference_mode():  # entered
@@ -170,6 +185,22 @@ HARMLESS = {
             rollout.append(torch.ones(2) * 2)
         if later:
             (weight * rollout[0].clone()).sum().backward()
+    """,
+    "renewed by a hook": """
+        class Tap:
+            def __init__(self, layer):
+                layer.register_forward_hook(self)
+            def __call__(self, layer, inputs, output):
+                self.value = output
+        layer, scale = nn.Linear(2, 2), nn.Linear(2, 2)
+        tap = Tap(layer)
+        def learn(x):
+            layer(x)
+            scale(tap.value).sum().backward()
+        with torch.inference_mode():
+            layer(torch.ones(1, 2))
+        if later:
+            learn(torch.ones(1, 2))
     """,
     "ran outside since": """
         weight = nn.Parameter(torch.ones(2))

@@ -75,7 +75,7 @@ def _audit(evidence: Evidence) -> Iterator[KeptTensorAudit]:
         paths = TensorPaths(program, kept)
         uses = [
             use
-            for use in find_uses(paths)
+            for use in ([] if paths.is_renewed() else find_uses(paths))
             if any(fails_in(use, modes) for modes in _modes_at(program, use))
             and (not use.needs_grad or program.trains)
             and succeeded[id(kept.located.process)].get((use.function.file.file, use.line), -1) < kept.created_ns

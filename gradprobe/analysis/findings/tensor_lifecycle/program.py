@@ -19,6 +19,7 @@ Modes = tuple[bool, bool]
 
 NORMAL: Modes = (False, True)
 _CALL_METHODS = ("forward", "__call__")
+_HOOKING = ("register_forward_hook", "register_forward_pre_hook")
 _THREAD_STARTERS = frozenset(
     {"Thread", "submit", "run_in_executor", "start_new_thread", "apply_async", "Process", "Timer"}
 )
@@ -265,6 +266,17 @@ class Program:
             if not more:
                 return found
             found |= more
+
+    def is_forward_hook(self, function: Function) -> bool:
+        """Return whether some line registers a function, or an object of its class, as a forward hook."""
+        names = {function.name, *({function.owner} if function.name == "__call__" else ())}
+        for caller in self.functions:
+            for node in walk_own(caller.body):
+                if isinstance(node, ast.Call) and last_name(node.func) in _HOOKING and node.args:
+                    is_self = isinstance(node.args[0], ast.Name) and node.args[0].id == "self"
+                    if (caller.owner if is_self else last_name(node.args[0])) in names:
+                        return True
+        return False
 
     def modes_of(self, function: Function) -> set[Modes]:
         """Return the modes in which a function may run; none if no line calls it."""

@@ -106,6 +106,17 @@ class TensorPaths:
                         found.append((function, node.lineno))
         return found
 
+    def is_renewed(self) -> bool:
+        """Return whether a hook of a module assigns the tensor: each forward pass puts another one in its place."""
+        return any(
+            isinstance(node, ast.Assign)
+            and node in function.body
+            and self.program.is_forward_hook(function)
+            and any(self._stores_into(target, function) for target in node.targets)
+            for function in self.program.functions
+            for node in function.body
+        )
+
     def _stores_into(self, target: ast.expr, function: Function) -> bool:
         level = self.level(target, function, {})
         return level is not None and (level > 0 or not isinstance(target, ast.Subscript) or self.kept.depth > 0)

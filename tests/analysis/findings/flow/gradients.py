@@ -488,7 +488,27 @@ def gains_read_as_an_array() -> None:
         step(optimizer, model(x).mean())
 
 
+def result_that_a_first_call_without_grad_keeps() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.head, self.kept = nn.Linear(1, 4), nn.Linear(4, 1), torch.empty(0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not len(self.kept):
+                self.kept = self.gate(torch.ones(1)).sigmoid()  # at
+            return self.head(x * self.kept + self.head(x)).mean()  # with
+
+    model = Scaled()
+    optimizer = sgd(model)
+    with torch.no_grad():  # with
+        model(torch.ones(1, 4))
+    for x in batches():
+        step(optimizer, model(x))
+
+
 STARVED: list[Program] = [
+    result_that_a_first_call_without_grad_keeps,
     temperature_read_as_a_number,
     rate_read_as_a_number,
     gains_read_as_an_array,

@@ -185,7 +185,35 @@ def memory_that_grows() -> None:
         model.head(torch.cat(memory)).mean().backward(retain_graph=True)  # at
 
 
-GROWING: list[Program] = [hidden_state_that_is_carried_on, running_mean_of_losses, memory_that_grows]
+class Windows:
+    """A recurrent model whose state is an attribute, and a counter that has nothing to do with it."""
+
+    def __init__(self) -> None:
+        self.cell, self.state, self.count = nn.GRUCell(4, 4), torch.zeros(2, 4), 0
+
+    def learn(self, x: torch.Tensor) -> None:
+        self.count = self.count + 1
+        state = self.state
+        for _ in range(2):
+            state = self.cell(x, state)
+        self.state = state  # with
+        loss = state.mean()
+        self.cell.zero_grad()
+        loss.backward(retain_graph=True)  # at
+
+
+def state_that_is_an_attribute() -> None:
+    windows = Windows()
+    for x in batches():
+        windows.learn(x)
+
+
+GROWING: list[Program] = [
+    hidden_state_that_is_carried_on,
+    running_mean_of_losses,
+    memory_that_grows,
+    state_that_is_an_attribute,
+]
 
 
 def two_losses_of_one_pass() -> None:
