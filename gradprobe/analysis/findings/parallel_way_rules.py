@@ -53,17 +53,41 @@ def _find_joins(graph: FlowGraph, cut: Cut, applied: frozenset[int]) -> list[int
     """
     if cut.source not in graph.sites:
         return []
-    kinds = _ADDING if cut.passage == CUT_BY_DETACH else _JOINING
-    around = _list_behind_layers(graph, _trace_value(graph, cut.source), applied)
+    value = _trace_value(graph, cut.source)
+    around = _list_behind_layers(graph, value, applied)
     joins = list[int]()
     for number in _follow_value(graph, cut.site):
         for target, counts in graph.outgoing.get(number, {}).items():
-            if not counts[WITHOUT_GRAD] or target not in graph.sites or shorten_op(graph.sites[target].op) not in kinds:
+            if (
+                not counts[WITHOUT_GRAD]
+                or target not in graph.sites
+                or shorten_op(graph.sites[target].op) not in _JOINING
+            ):
                 continue
-            carries = any(c[CARRIED] and n in around for n, c in graph.incoming[target].items())
-            if carries and any(n in applied for n in graph.follow([target]) if n != target):
+            carrying = [c[CARRIED] for n, c in graph.incoming[target].items() if c[CARRIED] and n in around]
+            is_put_beside = cut.passage == CUT_BY_DETACH and shorten_op(graph.sites[target].op) not in _ADDING
+            if is_put_beside and (counts[WITHOUT_GRAD] not in carrying or not _is_only_way(graph, value, target)):
+                continue
+            if carrying and any(n in applied for n in graph.follow([target]) if n != target):
                 joins.append(target)
     return joins
+
+
+def _is_only_way(graph: FlowGraph, value: int, join: int) -> bool:
+    """Return whether the gradient of a value comes through the results that join it, and not from a loss of its own.
+
+    What a stage detaches to put it beside its own result has another loss. And what a memory keeps of the step before is
+    missing at the first one, so it joins less often.
+    """
+    waiting, found = deque([value]), {value, join}
+    while waiting:
+        for target, counts in graph.outgoing.get(waiting.popleft(), {}).items():
+            if counts[CARRIED] and graph.is_sink(target):
+                return False
+            if counts[CARRIED] and target not in found:
+                found.add(target)
+                waiting.append(target)
+    return True
 
 
 def _trace_value(graph: FlowGraph, number: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gradprobe.analysis.findings.dataset_items import locate_item_code
 from gradprobe.analysis.findings.evidence import Evidence, is_library, rank_lines
 from gradprobe.analysis.findings.finding import Finding, RelatedLine
 from gradprobe.analysis.process_relations import (
@@ -48,7 +49,8 @@ def find_unpropagated_process_modes(evidence: Evidence) -> Iterator[Finding]:
             f"does not inherit the mode. Its error: {located.detection.facts.get('error')}"
         )
         main = located.main
-        yield Finding("GP706", message, main.file, main.line, main.function, located.count, located.related)
+        related = (*located.related, *locate_item_code(main.file, main.line))
+        yield Finding("GP706", message, main.file, main.line, main.function, located.count, related)
 
 
 def find_rank_graph_differences(evidence: Evidence) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from gradprobe.analysis.findings.checkpoint_rules import find_differing_lines
+from gradprobe.analysis.findings.compiled_results import is_of_unknown_origin, locate_compiled_calls_without_grad
 from gradprobe.analysis.findings.evidence import (
     INFERENCE_MODE_ENTERED,
     Evidence,
@@ -22,6 +23,7 @@ from gradprobe.analysis.findings.frozen_parameters import find_frozen_since, loc
 from gradprobe.analysis.findings.story_lines import find_carried, locate_keeping, locate_values
 from gradprobe.analysis.findings.syntax import parse_file
 from gradprobe.analysis.findings.tensor_lifecycle.audit import find_stores
+from gradprobe.analysis.flow_graph import shorten_op
 from gradprobe.recording.flow import CUT_BY_DATA, CUT_BY_DETACH, CUT_BY_INFERENCE, CUT_BY_NO_GRAD, NOT_DIFFERENTIABLE
 from gradprobe.refusals.causes import CAUSES
 from gradprobe.refusals.refusal import Refusal
@@ -39,6 +41,12 @@ _FIX_OF_LIBRARY = (
     "A library disables grad around what it computes here: compute the loss by functions that do not, and use the library "
     "for what is not trained."
 )
+_FIX_OF_CONVERSION = (
+    "Move or convert the module outside inference mode, or under `torch.no_grad()`: its parameters get new memory, which "
+    "is that of inference tensors there."
+)
+_CONVERTING = frozenset(("_has_compatible_shallow_copy_type", "to", "_to_copy"))
+"""Operators by which a module gives a parameter other memory; `Module.to` asks the first one whether it may."""
 _OF_CAUSE = ("grad disabled here", "computed here", "detached here")
 """Roles of the lines that show why a tensor has no graph as the moment of the exception shows it."""
 _BUILT = ("graph built here", "result carried on here", "used again here")
@@ -79,6 +87,8 @@ def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusa
     called = _find_calls_of_library(evidence, located, cut_lines)
     if cause is CAUSES["mode"] and called:
         fix = _FIX_OF_LIBRARY
+    converted = _find_conversion(evidence, located)
+    fix = _FIX_OF_CONVERSION if converted else fix
     is_other = bool(cut and facts.get("cause"))
     related = {(at.file, at.line): at for at in located.related if not (is_other and at.role in _OF_CAUSE)}
     if facts.get("is_same_line") and not facts.get("kept"):
@@ -95,6 +105,7 @@ def _make_finding(evidence: Evidence, located: LocatedDetection, refusal: Refusa
         *_complete(located, cut),
         *_find_holder(evidence, located),
         *_find_memory(evidence, located),
+        *converted,
         *(locate_freezes(evidence.program_files) if "frozen" in (cut or str(facts.get("cause"))) else ()),
     ):
         related.setdefault((at.file, at.line), at)
@@ -146,6 +157,9 @@ def _find_cut(evidence: Evidence, located: LocatedDetection) -> tuple[str, list[
                 mode = evidence.locate_mode(at)
                 lines = [RelatedLine(at.file, at.line, "cut from the graph here"), *([mode[0]] if mode else [])]
                 return _CAUSES_OF_CUTS.get(cut.passage, ""), lines
+            is_compiled = is_of_unknown_origin(graph, number) and not locate_values(created.file, created.line)
+            compiled = locate_compiled_calls_without_grad(evidence) if is_compiled else []
+            return ("mode", compiled) if compiled else ("", [])
     return "", []
 
 
@@ -157,7 +171,8 @@ def _complete(located: LocatedDetection, cut: str) -> Iterator[RelatedLine]:
         places = [*created, *((at.file, at.line) for at in lines)]
         yield from locate_keeping(str(facts["kept"]), places)
     if not facts.get("cause") and not cut and located.detection.rule == "GP612":
-        for file, line in created[:1]:
+        # What a compiled function returns has been created by no operator.
+        for file, line in created[:1] or [(located.main.file, located.main.line)]:
             yield from locate_values(file, line)
 
 
@@ -189,6 +204,26 @@ def _find_memory(evidence: Evidence, located: LocatedDetection) -> list[RelatedL
                             RelatedLine(at.file, at.line, "of the tensor created here"),
                             replace(mode[0], role=INFERENCE_MODE_ENTERED),
                         ]
+    return []
+
+
+def _find_conversion(evidence: Evidence, located: LocatedDetection) -> list[RelatedLine]:
+    """Return where a parameter that was made outside inference mode got the memory of an inference tensor, and the mode."""
+    facts, created = located.detection.facts, next((at for at in located.lines if at.role == "created here"), None)
+    is_known = any(at.role == INFERENCE_MODE_ENTERED for at in located.related)
+    if located.detection.rule != "GP401" or not facts.get("is_parameter") or created is None or is_known:
+        return []
+    for graph in evidence.flow_graphs:
+        for use in graph.uses.values():
+            made = graph.sites.get(use.leaf.made_at)
+            if made is None or (made.file, made.line) != (created.file, created.line):
+                continue
+            for cut in graph.cuts_after([use.number]):
+                at = graph.sites[cut.site]
+                if cut.passage == CUT_BY_INFERENCE and shorten_op(at.op) in _CONVERTING:
+                    mode = evidence.locate_mode(at)
+                    entered = [] if mode is None else [replace(mode[0], role=INFERENCE_MODE_ENTERED)]
+                    return [RelatedLine(at.file, at.line, "converted here"), *entered]
     return []
 
 

@@ -676,6 +676,33 @@ def test_what_was_frozen_since_is_the_cause_and_not_a_block_that_was_there_befor
     assert "requires_grad_(True)" in finding["fix"]
 
 
+CONVERTED = """
+    import torch
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)  # constructed
+        def forward(self, x):
+            return self.last(self.first(x))
+        @torch.inference_mode()  # entered
+        def validate(self, x):
+            return self.to(torch.float64)(x)  # converted
+    model = Model()
+    model.validate(torch.ones(1, 2, dtype=torch.float64))
+    try:
+        model(torch.ones(1, 2, dtype=torch.float64)).sum().backward()
+    except RuntimeError:
+        pass
+"""
+
+
+def test_a_conversion_in_inference_mode_is_named_with_its_block(tmp_path: Path) -> None:
+    finding = run(CONVERTED, tmp_path, "ops").findings.query("rule == 'GP401'").to_dict("records")[0]
+    lines = {number for number, line in enumerate(textwrap.dedent(CONVERTED).splitlines(), 1) if "# " in line}
+    assert lines <= {place["line"] for place in finding["related"]}
+    assert finding["fix"].startswith("Move or convert the module outside inference mode")
+
+
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_the_memory_of_a_detached_inference_tensor_is_named(is_kept: bool, tmp_path: Path) -> None:
     program = f"""

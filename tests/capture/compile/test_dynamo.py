@@ -277,3 +277,22 @@ def test_failed_compilation_with_inference_mode_inside() -> None:
     assert roles["inference mode entered here"] == finding["line"] - 1
     assert roles["compiled for this call"] == finding["line"] + 3
     assert "ValueError: no such kernel" in finding["message"]
+
+
+@needs_compiled_calls
+def test_a_loss_of_a_compiled_function_without_graph_is_explained_by_the_mode_of_its_call() -> None:
+    function = torch.compile(lambda x: (x * WEIGHT).sum(), backend="eager")
+    with gradprobe.record(level="ops") as recording:
+        with torch.no_grad():  # the mode of the call
+            result = function(torch.ones(3))
+        with pytest.raises(RuntimeError, match="does not require grad"):
+            result.neg().backward()
+        try:
+            result.neg().backward()
+        except RuntimeError as error:
+            refused = error
+    assert refused is not None
+    (finding,) = recording.findings.query("rule == 'GP612'").to_dict("records")
+    entered = line_of("with torch.no_grad():  # the mode of the call")
+    assert {place["line"] for place in finding["related"]} >= {entered, entered + 1}
+    assert "It was computed with grad disabled." in finding["message"]

@@ -53,7 +53,24 @@ def residual_blocks_with_detached_identity() -> None:
         step(optimizer, net(x).mean())
 
 
+def detached_part_of_a_concatenation() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.deep, self.out = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(8, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.down(x)
+            return self.out(torch.cat([self.deep(h).relu(), h.detach()], 1)).mean()  # at
+
+    net = Net()
+    optimizer = sgd(net)
+    for x in batches():
+        step(optimizer, net(x))
+
+
 WRONG: list[Program] = [
+    detached_part_of_a_concatenation,
     detached_shortcut,
     skip_connection_kept_under_no_grad,
     residual_blocks_with_detached_identity,
@@ -106,7 +123,29 @@ def truncated_recurrence() -> None:
         step(optimizer, head(h).mean())
 
 
+def cascade_whose_stages_have_losses() -> None:
+    trunk, first, sure = nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(6, 1)
+    optimizer = sgd(trunk, first, sure)
+    for x in batches():
+        h = trunk(x).relu()
+        coarse = first(h)
+        step(optimizer, coarse.square().mean() + sure(torch.cat([h.detach(), coarse], 1)).mean())
+
+
+def memory_of_the_step_before() -> None:
+    lower, upper, head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+    optimizer = sgd(lower, upper, head)
+    memory = torch.zeros(2, 4)
+    for x in batches():
+        h = lower(x)
+        both = torch.cat([memory, upper(h)])
+        memory = h.detach()
+        step(optimizer, head(both).mean())
+
+
 RIGHT: list[Program] = [
+    cascade_whose_stages_have_losses,
+    memory_of_the_step_before,
     straight_through,
     prediction_of_detached_projection,
     refined_step_by_step,
