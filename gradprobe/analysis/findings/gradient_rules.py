@@ -13,6 +13,7 @@ from gradprobe.analysis.findings.flow_lines import (
     begin_with_names,
     find_call,
     find_steps,
+    locate_construction,
     locate_way,
     make_finding,
     relate,
@@ -117,6 +118,7 @@ def _describe_cut(evidence: Evidence, graph: FlowGraph, cut: Cut, uses: list[Lea
         fix = _NOT_KEEPING if _is_kept(graph, cut) else advise_not_entering(manager, at.file, at.line)
         rule = "GP105" if form == "decorator" else rule
     related += locate_way(graph, uses, number)
+    related += locate_construction(graph, uses) if _makes_leaf(graph, cut) else []
     names = begin_with_names(uses)
     message = (
         f"{names} took part in the forward pass but got no gradient in {graph.count_steps(steps)}: "

@@ -5,19 +5,32 @@ The parameters behind such a term get gradients by the other terms of the loss, 
 
 from __future__ import annotations
 
+import ast
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from gradprobe.analysis.findings.syntax import FunctionNode, get_last_name, parse_file, walk_scope
 from gradprobe.analysis.flow_graph import Cut, FlowGraph, shorten_op
-from gradprobe.recording.flow import CARRIED, CUT_BY_NO_GRAD, CUTS, NOT_DIFFERENTIABLE, WITHOUT_GRAD, WRITTEN
+from gradprobe.recording.flow import (
+    CARRIED,
+    CUT_BY_DETACH,
+    CUT_BY_NO_GRAD,
+    CUTS,
+    NOT_DIFFERENTIABLE,
+    WITHOUT_GRAD,
+    WRITTEN,
+)
 
 EXITS = frozenset(("numpy", "item", "tolist", "_local_scalar_dense"))
 """Operators by which values leave autograd as numbers or an array."""
 _NEW_TENSOR = "lift_fresh"
 """Operator that `torch.tensor` and `torch.from_numpy` call for each tensor that they make."""
+_NEW_FROM_NUMBERS = "detach_"
+"""Operator that gives what `torch.tensor` returns."""
 _MIN_TIMES, _MIN_SHARE = 2, 8
 _REDUCING = frozenset(("mean", "sum", "norm", "linalg_vector_norm", "kl_div", "dist", "nansum", "nanmean"))
+_ADDING = frozenset(("add", "add_"))
 _CHOOSING = EXITS | frozenset(("multinomial", "bernoulli", "normal", "argmax", "argmin", "argsort", "topk", "sort"))
 """Operators whose results are samples, indices or numbers: what takes these does not use the values themselves."""
 
@@ -48,13 +61,14 @@ def find_lost_terms(graph: FlowGraph, join: int, keeping: frozenset[str]) -> Ite
         return
     for operand, counts in graph.incoming[join].items():
         is_constant = operand in graph.sites and counts[WITHOUT_GRAD] >= _MIN_TIMES and not counts[CARRIED]
-        if not is_constant or not _is_reduced(graph, operand, keeping):
-            continue
-        constants = _list_constants(graph, operand)
+        constants = _list_constants(graph, operand) if is_constant else []
         if _starves(graph, constants):
             continue
+        is_reduced = bool(constants) and _is_reduced(graph, operand, keeping)
         for number in constants:
             for cut, back in _find_losses(graph, number):
+                if not is_reduced and not _is_added_loss(graph, cut, join, keeping):
+                    continue
                 is_trained = _trains_with(graph, cut.source, join)
                 if (
                     is_trained
@@ -96,6 +110,12 @@ def _is_reduced(graph: FlowGraph, operand: int, keeping: frozenset[str]) -> bool
     return False
 
 
+def _is_added_loss(graph: FlowGraph, cut: Cut, join: int, keeping: frozenset[str]) -> bool:
+    """Return whether what is detached was reduced before, and is added: what is subtracted may be a baseline."""
+    is_added = shorten_op(graph.sites[join].op) in _ADDING and cut.passage == CUT_BY_DETACH
+    return is_added and cut.source in graph.sites and _is_reduced(graph, cut.source, keeping)
+
+
 def _list_constants(graph: FlowGraph, operand: int) -> list[int]:
     """Return the sites behind an operand whose results never have a graph, the nearest first, and the operand itself."""
     waiting, found = deque([operand]), dict.fromkeys([operand])
@@ -129,21 +149,28 @@ def _find_losses(graph: FlowGraph, number: int) -> Iterator[tuple[Cut, int]]:
 def _find_returns(graph: FlowGraph, number: int) -> list[int]:
     """Return the sites where numbers or arrays become the tensor that a site makes or takes.
 
-    A tensor over an array is made by no operator, and is of unknown origin to what takes it, as a Python number is. Only a
-    loss, or an operator that takes nothing else, takes no number.
+    A tensor over an array is made by no operator, and is of unknown origin to what takes it, as the Python number in a sum
+    or product of tensors is.
     """
     here, edges = graph.sites[number], graph.incoming.get(number, {})
     made = [n for n, site in graph.sites.items() if shorten_op(site.op) == _NEW_TENSOR]
-    at_line = [n for n in made if (graph.sites[n].file, graph.sites[n].line) == (here.file, here.line)]
-    takes_array = 0 in edges and (len(edges) == 1 or "loss" in here.op)
-    return at_line or (made if takes_array else [])
+    if 0 in edges or shorten_op(here.op) == _NEW_FROM_NUMBERS:
+        at_line = [n for n in made if (graph.sites[n].file, graph.sites[n].line) == (here.file, here.line)]
+        return at_line or (made if len(edges) == 1 or not here.op.endswith(".Tensor") else [])
+    return []
 
 
 def _find_exits(graph: FlowGraph, back: int) -> Iterator[Cut]:
-    """Yield where values that have a graph leave autograd in the function in which values come back."""
+    """Yield where values that have a graph leave autograd in the function in which values come back, or in one it calls."""
     here = graph.sites[back]
+    source = parse_file(here.file)
+    scope = None if source is None else source.find_scope_at(here.line)
+    calls = walk_scope(scope, ast.Call) if isinstance(scope, FunctionNode) else ()
+    functions = {here.function.rpartition(".")[2]}
+    functions |= {get_last_name(call.func) for call in calls if isinstance(call, ast.Call)}
     for exit_, site in graph.sites.items():
-        if shorten_op(site.op) in EXITS and (site.file, site.function) == (here.file, here.function):
+        is_near = site.file == here.file and site.function.rpartition(".")[2] in functions
+        if shorten_op(site.op) in EXITS and is_near:
             yield from graph.cuts_at(exit_)
             yield from graph.trace_back(exit_)
             for source, counts in graph.incoming.get(exit_, {}).items():
@@ -178,7 +205,7 @@ def returns(graph: FlowGraph, cut: Cut, join: int, keeping: frozenset[str]) -> b
         for target, counts in graph.outgoing.get(waiting.popleft(), {}).items():
             if not counts[CARRIED]:
                 continue
-            if target == join or (graph.is_sink(target) and target not in graph.find_sinks([join])):
+            if target == join or graph.is_sink(target):
                 return cut.source not in graph.leaves
             is_kept = target in graph.sites and shorten_op(graph.sites[target].op) in keeping
             if is_kept and target not in found:

@@ -26,6 +26,8 @@ _MIN_ITERATIONS = 3
 """Minimum number of ended iterations whose nodes are alive at once."""
 _MIN_UNUSED = 5
 """Minimum number of tensors of one line, or terms of one sum, that are alive at once and that no backward has reached."""
+_SINGLE = ("local", "global", "attribute")
+"""Kinds of holders that hold one tensor, unless their name shows that it is an item of a container."""
 _MAX_PLACES = 4
 _ALLOWANCE_S, _MAX_SHARE = 0.05, 0.01
 """Processor time in seconds that looks may take, and their share of the time beyond that."""
@@ -107,7 +109,7 @@ class HeldGraphDetector:
                 goes_up = is_last or is_growth or held.number >= 2 * self._in_vain.setdefault(key, held.number)
                 older = held.heads[1:] or held.heads  # a variable of the running line holds the latest
                 holder = find_holder(older, self._log.codes, _getframe(1), self._roots(), goes_up=goes_up)
-            if holder is not None or is_growth:
+            if is_growth or (holder is not None and not _holds_only_the_latest(held, holder)):
                 self._found[key] = _Growth(held._replace(heads=[]), holder)
 
     def on_backward(self, runs: Iterable[tuple[int, int]]) -> None:
@@ -161,6 +163,11 @@ def _may_grow(held: HeldGraphs) -> bool:
     if 2 * held.unused_nodes < held.nodes or held.unused_nodes < _MIN_UNUSED:
         return False
     return held.number >= _MIN_UNUSED or _count_terms(held.heads[0]) >= _MIN_UNUSED
+
+
+def _holds_only_the_latest(held: HeldGraphs, holder: Holder) -> bool:
+    """Return whether a holder has room for one tensor, which is no sum: the others are those of the running iteration."""
+    return holder.kind in _SINGLE and "[" not in holder.name and _count_terms(held.heads[0]) < _MIN_UNUSED
 
 
 def _count_terms(tensor: torch.Tensor) -> int:

@@ -150,7 +150,25 @@ def a_generator_that_hands_on_losses() -> None:
         step(optimizer, loss)
 
 
+def last_state_that_the_next_window_does_not_take() -> None:
+    cell, head = nn.GRUCell(4, 4), nn.Linear(4, 1)
+    optimizer = sgd(cell, head)
+
+    def unroll(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        state, losses = torch.zeros(2, 4), []
+        for _ in range(4):
+            losses.append(head(state).mean())
+            state = cell(x, state)
+        return torch.stack(losses).sum(), state
+
+    for x in batches(8):
+        loss, last = unroll(x)
+        step(optimizer, loss)
+    print(last.shape)
+
+
 USED: list[Program] = [
+    last_state_that_the_next_window_does_not_take,
     numbers_only,
     an_episode_that_ends_with_a_backward,
     truncated_sequences,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -60,6 +62,44 @@ def term_through_numbers() -> None:
         step(optimizer, model.head(hidden).mean() + overlap(hidden))  # with
 
 
+def term_of_distances_that_a_helper_computes() -> None:
+    def distances(x: torch.Tensor) -> Any:
+        return x.detach().numpy() ** 2  # at
+
+    def spread(x: torch.Tensor) -> torch.Tensor:
+        found = torch.as_tensor(distances(x))  # with
+        return found.masked_fill(found > 1, 1.0).mean()
+
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        hidden = model.embed(x)
+        step(optimizer, model.head(hidden).mean() - spread(hidden))  # with
+
+
+def penalty_that_is_detached_as_it_is_logged() -> None:
+    log: dict[str, torch.Tensor] = {}
+
+    def keep(name: str, value: torch.Tensor) -> torch.Tensor:
+        log[name] = value.detach()  # at
+        return log[name]
+
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        hidden = model.embed(x)
+        penalty = keep("penalty", hidden.square().mean())
+        step(optimizer, model.head(hidden).mean() + 0.1 * penalty)  # with
+
+
+def value_above_a_baseline() -> None:
+    model = Net()
+    optimizer = sgd(model)
+    for x in batches():
+        hidden = model.embed(x)
+        step(optimizer, model.head(hidden).mean() - hidden.square().mean().detach())
+
+
 def divergence_with_the_entropy_of_its_target() -> None:
     model = nn.Linear(4, 3)
     optimizer = sgd(model)
@@ -112,8 +152,16 @@ def value_of_one_and_gradient_of_another() -> None:
         step(optimizer, price + 0.1 * (rounded + price - price.detach()))
 
 
-WRONG = [divergence_of_detached_logits, residual_in_a_mode, term_through_an_array, term_through_numbers]
+WRONG = [
+    divergence_of_detached_logits,
+    residual_in_a_mode,
+    term_through_an_array,
+    term_through_numbers,
+    term_of_distances_that_a_helper_computes,
+    penalty_that_is_detached_as_it_is_logged,
+]
 RIGHT = [
+    value_above_a_baseline,
     divergence_with_the_entropy_of_its_target,
     score_of_what_another_loss_trains,
     total_of_losses_that_train_by_themselves,
