@@ -163,8 +163,8 @@ def _find_returns(graph: FlowGraph, number: int) -> list[int]:
 def _find_exits(graph: FlowGraph, back: int) -> Iterator[Cut]:
     """Yield where values that have a graph leave autograd in the function in which values come back, or in one it calls."""
     here = graph.sites[back]
-    source = parse_file(here.file)
-    scope = None if source is None else source.find_scope_at(here.line)
+    parsed = parse_file(here.file)
+    scope = None if parsed is None else parsed.find_scope_at(here.line)
     calls = walk_scope(scope, ast.Call) if isinstance(scope, FunctionNode) else ()
     functions = {here.function.rpartition(".")[2]}
     functions |= {get_last_name(call.func) for call in calls if isinstance(call, ast.Call)}
