@@ -7,13 +7,32 @@ from collections.abc import Sequence
 
 from gradprobe.advice.call_targets import CallTargets, Target
 from gradprobe.advice.called_names import called_name
-from gradprobe.advice.expression_kinds import ANY, TENSOR_METHODS, ExpressionKinds, Point
+from gradprobe.advice.expression_kinds import PURE_MODULES, TENSOR_METHODS, ExpressionKinds, Point
 from gradprobe.advice.flow_places import INSIDE, FlowPlaces
-from gradprobe.advice.passed_arguments import list_passed
+from gradprobe.advice.passed_arguments import ANY, list_passed
 from gradprobe.advice.program_model import ProgramModel, Scope
-from gradprobe.advice.tensor_names import CONTAINER_READS, CONTAINER_WRITES, PASSING, PLAIN_MODULES
+from gradprobe.advice.tensor_names import (
+    CONTAINER_READS,
+    CONTAINER_WRITES,
+    CONVERSIONS,
+    NEEDS_GRAD,
+    PASSING,
+    PLAIN_FUNCTIONS,
+    PLAIN_MODULES,
+)
 from gradprobe.advice.value_bindings import ValueBindings
-from gradprobe.advice.value_kinds import CARRIED, IS, NEW, OF_BLOCK, OTHER, PLAIN, is_of_block
+from gradprobe.advice.value_kinds import (
+    ANY_OF_BLOCK,
+    CARRIED,
+    FUNCTION,
+    IS,
+    NEW,
+    OBJECT,
+    OF_BLOCK,
+    OTHER,
+    PLAIN,
+    is_of_block,
+)
 
 
 class CallEffects:
@@ -42,6 +61,8 @@ class CallEffects:
         name, target = called_name(call), self._targets.find(call, at.scope)
         for callee in target.scopes:
             self._pass_all(call, callee, at)
+        if at.is_inside and self._converts(call, name, target, at):
+            self._places.add(("converted", "", ""), ANY_OF_BLOCK, at)
         has_more = bool(together & (OF_BLOCK | NEW))
         for callee in self._kinds.find_called_values(call, at):
             self._places.reach(callee, is_inside=at.is_inside)
@@ -56,10 +77,10 @@ class CallEffects:
                 for node in given:
                     self._bindings.change_contents(node, at)
         if target.made and not at.is_inside:
-            for each in (target.made, *self._targets.list_bases(target.made)):
+            for each in (target.made, *self._targets.families.list_bases(target.made)):
                 self._places.add(("made", each, ""), OTHER, None)
         self._follow_fields(call, kinds, at, target)
-        if not target.scopes:
+        if not target.scopes or self._kinds.may_be_of_library(call, target, at):
             self._follow_foreign(call, given, together, at, target)
         if name == "send":
             self._places.add(("sent", "", ""), together, at)
@@ -68,6 +89,29 @@ class CallEffects:
             self._bindings.add_attribute(named or ANY, IS | together, at)
             self._places.add(("attributes", "module", ""), together, at)
             self._bindings.bind_operator("__setattr__", together, at)
+            if call.args and self._targets.modules.names_module(call.args[0], at.scope):
+                self._places.add(("variable", "global", named or ANY), IS | together, at)
+
+    def _converts(self, call: ast.Call, name: str, target: Target, at: Point) -> bool:
+        """Return whether a call may give a module that is not of the block other parameters."""
+        dotted = target.dotted
+        if dotted.startswith(("torch.nn.utils.prune", "torch.nn.utils.param", "torch.ao.", "torch.quantization")):
+            return not dotted.endswith("parameters_to_vector")
+        if name in ("add_module", "register_module", "register_parameter") or name.startswith(
+            ("spectral_", "weight_norm")
+        ):
+            return True
+        if name == "load_state_dict":
+            return any(keyword.arg in ("assign", None) for keyword in call.keywords)
+        if target.is_dynamic and self._targets.modules.has_lazy_layers:
+            return True
+        if name not in CONVERSIONS or not isinstance(call.func, ast.Attribute) or dotted:
+            return False
+        receiver = call.func.value
+        last = receiver.attr if isinstance(receiver, ast.Attribute) else getattr(receiver, "id", "")
+        is_alone = isinstance(at.statement.node, ast.Expr) and at.statement.node.value is call
+        is_module = last in self._targets.called or bool(self._kinds.kind(receiver, at) & OBJECT)
+        return is_alone or is_module
 
     def _pass_all(self, call: ast.Call, callee: Scope, at: Point) -> None:
         self._places.reach(callee, is_inside=at.is_inside)
@@ -89,8 +133,11 @@ class CallEffects:
         receiver = call.func.value if isinstance(call.func, ast.Attribute) and is_method else None
         received = self._kinds.kind(receiver, at) if receiver is not None else PLAIN
         name = called_name(call)
+        module, _, last = target.dotted.rpartition(".")
+        is_operator = (module + "." in PURE_MODULES and last not in NEEDS_GRAD) or name in TENSOR_METHODS
+        is_operator = is_operator or (not module and name in PLAIN_FUNCTIONS) or target.is_dynamic
         for node in given:
-            for callee in self._targets.find_function(node, at.scope):
+            for callee in self._find_given(node, at, only_named=is_operator):
                 self._places.reach(callee, is_inside=at.is_inside)
                 if "hook" in name or "callback" in name or name == "DataLoader":
                     self._places.reach(
@@ -111,6 +158,17 @@ class CallEffects:
         if receiver is not None and name in CONTAINER_WRITES and self._bindings.is_changed(receiver, at, is_deep=True):
             for node in given:
                 self._bindings.change_contents(node, at)
+
+    def _find_given(self, node: ast.expr, at: Point, *, only_named: bool) -> Sequence[Scope]:
+        """Return the functions that an argument may be: any that is a value somewhere, if it is a variable."""
+        found = self._targets.find_function(node, at.scope)
+        is_variable = isinstance(node, ast.Name | ast.Attribute | ast.Subscript)
+        if found or only_named or not is_variable or not self._kinds.kind(node, at) & FUNCTION:
+            return found
+        if self._targets.is_pooled:
+            self._places.reach_pool(is_inside=at.is_inside)
+            return ()
+        return self._targets.taken
 
     @staticmethod
     def _keeps_nothing(dotted: str) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import builtins
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from gradprobe.advice.called_names import called_name
+from gradprobe.advice.class_families import ClassFamilies
+from gradprobe.advice.module_names import ModuleNames
 from gradprobe.advice.passed_arguments import takes_arguments
 from gradprobe.advice.program_model import Key, ProgramModel, Scope
 
@@ -49,32 +50,6 @@ _QUIET_DECORATORS = frozenset(
     ]
 )
 _MOST_APART = 150
-_NO_CONTAINERS = frozenset(
-    [
-        "object",
-        "ABC",
-        "Generic",
-        "Protocol",
-        "Module",
-        "Dataset",
-        "IterableDataset",
-        "Enum",
-        "IntEnum",
-        "Thread",
-        "Process",
-        "TestCase",
-        "Function",
-        "Optimizer",
-        "LRScheduler",
-        "_LRScheduler",
-        "Callback",
-        "Sampler",
-        "Distribution",
-        "Transform",
-        "Warning",
-    ]
-)
-"""Bases of classes whose objects have no items."""
 _SPECIAL = ("forward", "__call__")
 _TEXT_CODE = frozenset(["eval", "exec"])
 _BY_NAME = frozenset(
@@ -94,6 +69,8 @@ class Target:
     """True if a value is called, so that the run decides what it is."""
     made: str = ""
     """Name of the program's class of which an object is made."""
+    is_own: bool = False
+    """True if it is a method of the caller's own class or of one that is named."""
 
 
 class CallTargets:
@@ -106,9 +83,9 @@ class CallTargets:
     def __init__(self, program: ProgramModel) -> None:
         self.program = program
         self._found: dict[int, Target] = {}
-        self._families: dict[str, frozenset[str]] = {}
         self._callable: dict[tuple[int, bool], tuple[Scope, ...]] = {}
-        self._modules = {part for file in program.files for part in os.path.splitext(file)[0].split(os.sep)[-2:]}
+        self.modules: ModuleNames = program.share(ModuleNames)
+        self.families: ClassFamilies = program.share(ClassFamilies)
         self.stored: set[Key] = set()
         """Variables that are assigned, which a definition or an import of the same name does not decide."""
         self.attributes: set[str] = set()
@@ -136,7 +113,7 @@ class CallTargets:
                     name = called_name(part)
                     self.called.add(name)
                     if name in self.program.classes:
-                        self.made.update((name, *self.list_bases(name)))
+                        self.made.update((name, *self.families.list_bases(name)))
 
     def find(self, call: ast.Call, scope: Scope) -> Target:
         """Return what a call may reach."""
@@ -154,8 +131,12 @@ class CallTargets:
                 return Target(dotted=dotted)
             if func.attr in self.program.classes:
                 return self._make(func.attr)
-            known = self._list_methods(func, scope)
-            return Target(known, is_dynamic=func.attr in self.attributes or _is_any_kept(known))
+            if func.attr == "apply" and isinstance(func.value, ast.Name) and func.value.id in self.program.classes:
+                own = (func.value.id, *self.families.list_bases(func.value.id))
+                return Target(tuple(e for e in self.program.by_name.get("forward", ()) if e.class_name in own))
+            known, is_own = self._list_methods(func, scope)
+            is_dynamic = func.attr in self.attributes or _is_any_kept(known)
+            return Target(known, is_dynamic=is_dynamic, is_own=is_own)
         if isinstance(func, ast.Lambda):
             return Target((self.program.lambdas[id(func)],))
         return Target(is_dynamic=True)
@@ -167,9 +148,11 @@ class CallTargets:
             owner = _find_class(scope)
             return Target(known, is_dynamic=True, made=owner if name == "cls" else "")
         last = (scope.file.names.resolve(ast.Name(name)) or name).rpartition(".")[2]
+        last = self.modules.aliases[scope.file.file].get(name, last)
         if last in self.program.classes:
             return self._make(last)
-        if last in self.program.by_name and (last == name or self._is_of_program(name, scope)):
+        is_alias = name in self.modules.aliases[scope.file.file]
+        if last in self.program.by_name and (last == name or is_alias or self._is_of_program(name, scope)):
             known = tuple(self.program.by_name[last])
             return Target(known, is_dynamic=_is_any_kept(known))
         if scope.file.names.imports(name) or hasattr(builtins, name):
@@ -177,55 +160,25 @@ class CallTargets:
         return Target(is_dynamic=True)
 
     def _make(self, name: str) -> Target:
-        made = [*self.program.by_name.get("__init__", ()), *self.program.by_name.get("__post_init__", ())]
-        return Target(tuple(each for each in made if each.class_name in (name, *self.list_bases(name))), made=name)
+        made = [
+            each for method in ("__new__", "__init__", "__post_init__") for each in self.program.by_name.get(method, ())
+        ]
+        return Target(
+            tuple(each for each in made if each.class_name in (name, *self.families.list_bases(name))), made=name
+        )
 
-    def _list_methods(self, func: ast.Attribute, scope: Scope) -> tuple[Scope, ...]:
-        """Return the functions that an attribute may name: those of the object's family of classes, if that is known."""
+    def _list_methods(self, func: ast.Attribute, scope: Scope) -> tuple[tuple[Scope, ...], bool]:
+        """Return the functions that an attribute may name, and whether they are those of a known family of classes."""
         known = tuple(self.program.by_name.get(func.attr, ()))
         base, owner = func.value, _find_class(scope)
         is_super = isinstance(base, ast.Call) and isinstance(base.func, ast.Name) and base.func.id == "super"
         if isinstance(base, ast.Name) and base.id in self.program.classes and scope.resolve(base.id) not in self.stored:
             owner = base.id
         elif not is_super and not (isinstance(base, ast.Name) and base.id in ("self", "cls")):
-            return known
-        family = self._list_family(owner)
+            return known, self.modules.names_module(base, scope)
+        family = self.families.list_family(owner)
         own = tuple(each for each in known if each.class_name in family and not (is_super and each.class_name == owner))
-        return own if own or is_super else known
-
-    def _list_family(self, name: str) -> frozenset[str]:
-        """Return the classes whose methods an object of a class or of one derived from it may have."""
-        if name not in self._families:
-            found = {name, *self.list_bases(name)}
-            for other in self.program.classes:
-                bases = self.list_bases(other)
-                if name in bases:
-                    found.update((other, *bases))
-            self._families[name] = frozenset(found)
-        return self._families[name]
-
-    def list_bases(self, name: str) -> list[str]:
-        """Return the names of the bases of a class of the program, of all levels."""
-        found: list[str] = []
-        waiting = [name]
-        while waiting:
-            node = self.program.classes.get(waiting.pop())
-            for base in node.bases if node is not None else ():
-                last = ast.unparse(base).partition("[")[0].rpartition(".")[2]
-                if last not in found:
-                    found.append(last)
-                    waiting.append(last)
-        return found
-
-    def may_have_items(self, name: str) -> bool:
-        """Return whether an object of a class may itself be a container, by the bases of the class."""
-        bases = [base for base in self.list_bases(name) if base not in self.program.classes]
-        return any(base not in _NO_CONTAINERS and not base.endswith(("Error", "Exception")) for base in bases)
-
-    def has_foreign_base(self, name: str) -> bool:
-        """Return whether a class derives from one that is not of the program."""
-        known = ("object", "ABC", "Generic", "Protocol")
-        return any(base not in self.program.classes and base not in known for base in self.list_bases(name))
+        return (own, True) if own or is_super else (known, False)
 
     def find_library_name(self, node: ast.expr, scope: Scope) -> str:
         """Return the dotted name that an expression denotes in an imported library, or ""."""
@@ -240,7 +193,9 @@ class CallTargets:
 
     def _is_of_program(self, name: str, scope: Scope) -> bool:
         dotted = scope.file.names.resolve(ast.Name(name)) or ""
-        return (dotted == name and not scope.file.names.imports(name)) or dotted.partition(".")[0] in self._modules
+        return (dotted == name and not scope.file.names.imports(name)) or dotted.partition(".")[
+            0
+        ] in self.modules.modules
 
     def find_function(self, node: ast.AST, scope: Scope) -> tuple[Scope, ...]:
         """Return the functions of the program that an expression names as a value, not as what is called."""
@@ -254,6 +209,14 @@ class CallTargets:
             known = self.program.by_name.get(node.attr, ())
             return tuple(each for each in known if not is_property(each))
         return ()
+
+    def is_also_imported(self, name: str, scope: Scope) -> bool:
+        """Return whether a name of the program's functions is imported from a library as well."""
+        return scope.file.names.imports(name) and not self._is_of_program(name, scope)
+
+    def is_stored(self, name: str, scope: Scope) -> bool:
+        """Return whether a name is a variable that is assigned."""
+        return scope.resolve(name) in self.stored
 
     def names_function(self, node: ast.AST, scope: Scope) -> bool:
         """Return whether an expression names a function or a class of the program as a value."""
@@ -278,9 +241,25 @@ class CallTargets:
         if place not in self._callable:
             found = [each for each in self.special if takes_arguments(each, call, is_bound=True)]
             if is_function and not self.is_pooled:
-                found += [each for each in self.taken if takes_arguments(each, call, is_bound=False)]
+                found += [e for e in self.taken if self._is_partial(e) or takes_arguments(e, call, is_bound=False)]
             self._callable[place] = tuple(found)
         return self._callable[place]
+
+    def _is_partial(self, scope: Scope) -> bool:
+        """Return whether a function may be called with arguments beside those of the call."""
+        return self._partial is None or id(scope) in self._partial
+
+    @cached_property
+    def _partial(self) -> frozenset[int] | None:
+        """Identities of the functions that get some arguments beforehand, or None if these are not known."""
+        found: set[int] = set()
+        for scope, call in self._list_calls():
+            if called_name(call) in ("partial", "partialmethod") and call.args:
+                known = self.find_function(call.args[0], scope)
+                if not known and not self.find_library_name(call.args[0], scope):
+                    return None
+                found.update(id(each) for each in known)
+        return frozenset(found)
 
     @cached_property
     def special(self) -> tuple[Scope, ...]:
@@ -354,10 +333,9 @@ class CallTargets:
         return is_module and called_name(base if isinstance(base, ast.Call) else call) != "getfixturevalue"
 
 
-def is_text_code(call: ast.Call, scope: Scope) -> bool:
-    """Return whether a call executes text that the source does not show."""
-    is_name = isinstance(call.func, ast.Name) and call.func.id in _TEXT_CODE
-    return is_name and bool(call.args) and not isinstance(call.args[0], ast.Constant)
+def is_text_code(call: ast.Call) -> bool:
+    """Return whether a call executes text, which is not looked at."""
+    return isinstance(call.func, ast.Name) and call.func.id in _TEXT_CODE and bool(call.args)
 
 
 def is_property(scope: Scope) -> bool:

@@ -7,27 +7,25 @@ not: code that is not understood may do anything.
 from __future__ import annotations
 
 import ast
-import builtins
 from collections.abc import Iterator, Sequence
 
 from gradprobe.advice.call_targets import CallTargets, is_text_code
-from gradprobe.advice.called_names import called_name, root_name
+from gradprobe.advice.called_names import called_name
 from gradprobe.advice.expression_kinds import CONTAINER_METHODS, PURE_MODULES, TENSOR_METHODS
-from gradprobe.advice.program_model import ProgramModel, Scope, Statement, walk_own
+from gradprobe.advice.graded_operands import GradedOperands
+from gradprobe.advice.harmless_calls import WORKING_BUILTINS, HarmlessCalls
+from gradprobe.advice.program_model import ProgramModel, Statement, walk_own
 from gradprobe.advice.tensor_flow import TensorFlow
 from gradprobe.advice.tensor_names import (
-    ALIASING,
     CONTAINER_READS,
-    CONTAINER_WRITES,
-    HARMLESS_FUNCTIONS,
-    HARMLESS_METHODS,
+    PASSING,
+    PURE_PASSING,
     QUIET_METHODS,
     WRITING_FUNCTIONS,
 )
-from gradprobe.advice.value_kinds import IS, OTHER, PLAIN, is_of_block
+from gradprobe.advice.value_kinds import GRADED, IS, OTHER, PLAIN, is_of_block
 
 _FORBIDDEN_METHODS = frozenset(["requires_grad_", "backward", "register_hook", "share_memory_", "retain_grad", "set_"])
-_QUIET_ROOTS = frozenset(["logging", "logger", "log", "warnings", "sys", "os", "np", "numpy", "math", "json", "time"])
 _MODULE_WRITES = frozenset(["load_state_dict", "requires_grad_", "share_memory", "copy_", "zero_", "swap_tensors"])
 _GRADIENT_WRITES = frozenset(["clip_grad_norm_", "clip_grad_value_", "unscale_", "backward", "all_reduce"])
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -52,24 +50,6 @@ _IN_PLACE_OPERATORS = frozenset(
 )
 _LINEAR = (ast.Add, ast.Sub, ast.BitAnd, ast.BitOr, ast.BitXor, ast.LShift, ast.RShift, ast.FloorDiv)
 """Operators for which autograd saves no operand."""
-_PURE_PASSING = frozenset(
-    [
-        "zip_longest",
-        "repeat",
-        "islice",
-        "starmap",
-        "product",
-        "count",
-        "cycle",
-        "repeat",
-        "accumulate",
-        "defaultdict",
-        "OrderedDict",
-        "Counter",
-        "partial",
-    ]
-)
-_PROCESS_NAMES = frozenset(["put", "send", "put_nowait", "submit", "apply", "apply_async", "map", "starmap", "imap"])
 
 
 class DangerousUses:
@@ -83,6 +63,8 @@ class DangerousUses:
     def __init__(self, program: ProgramModel, flow: TensorFlow) -> None:
         self._program, self._flow = program, flow
         self._targets: CallTargets = program.share(CallTargets)
+        self._operands = GradedOperands(program, flow)
+        self._harmless = HarmlessCalls(program, flow)
 
     def list_dangers(self, statement: Statement, expressions: Sequence[ast.AST]) -> Iterator[tuple[ast.AST, str]]:
         """Yield what a statement would do to the block's tensors that an inference tensor may not allow."""
@@ -103,12 +85,12 @@ class DangerousUses:
             for part in walk_own(expression):
                 if not isinstance(part, ast.Call):
                     continue
-                if is_text_code(part, statement.scope) and self._has_any():
+                if is_text_code(part) and not isinstance(part.args[0], ast.Constant) and self._has_any():
                     yield part, "run text that may do anything to the tensors of the block"
                     continue
                 target = self._targets.find(part, statement.scope)
                 is_open = target.is_dynamic and self._targets.foreign_lookups and not target.scopes
-                if is_open and self._is_met(part, statement) and self._may_be_looked_up(part, statement):
+                if is_open and self.is_met(part, statement) and self._may_be_looked_up(part, statement):
                     yield part, f"pass a tensor of the block to {ast.unparse(part.func)}, which the run chooses by name"
 
     def _may_be_looked_up(self, call: ast.Call, statement: Statement) -> bool:
@@ -118,7 +100,8 @@ class DangerousUses:
     def _has_any(self) -> bool:
         return any(is_of_block(kind) for key, kind in self._flow.places.items() if not key[1].endswith("#in"))
 
-    def _is_met(self, call: ast.Call, statement: Statement) -> bool:
+    def is_met(self, call: ast.Call, statement: Statement) -> bool:
+        """Return whether a call gets a tensor of the block."""
         given = [*call.args, *(keyword.value for keyword in call.keywords)]
         receiver = [call.func.value] if isinstance(call.func, ast.Attribute) else []
         return any(is_of_block(self._flow.kind(each, statement)) for each in (*given, *receiver))
@@ -130,7 +113,7 @@ class DangerousUses:
             if isinstance(node, ast.AugAssign) and self._is(target, statement):
                 yield node, "modify a tensor of the block in place"
             elif isinstance(node, ast.AugAssign) and self._is(value, statement) and not is_protected(statement):
-                if not isinstance(node.op, _LINEAR) and not self._is_without_grad(node.target, statement):
+                if not isinstance(node.op, _LINEAR) and not self._operands.is_without_grad(node.target, statement):
                     yield node, "use a tensor of the block where autograd may save it"
             elif isinstance(target, ast.Subscript) and self._is(target.value, statement):
                 yield node, "write into a tensor of the block"
@@ -146,14 +129,15 @@ class DangerousUses:
     def _judge(self, part: ast.AST, statement: Statement) -> str:
         if isinstance(part, ast.Attribute) and part.attr == "_version" and self._is(part.value, statement):
             return "read the version counter of a tensor of the block"
-        if isinstance(part, ast.BinOp) and not isinstance(part.op, _LINEAR) and not is_protected(statement):
-            sides = [part.left, part.right]
-            is_met = any(self._is(each, statement) for each in sides)
-            if is_met and not all(self._is_without_grad(each, statement) for each in sides):
-                return "use a tensor of the block where autograd may save it"
-        if isinstance(part, ast.Subscript) and isinstance(part.ctx, ast.Load) and not is_protected(statement):
+        is_product = isinstance(part, ast.BinOp) and not isinstance(part.op, _LINEAR) and not is_protected(statement)
+        if is_product and isinstance(part, ast.BinOp) and self._operands.may_save([part.left, part.right], statement):
+            return "use a tensor of the block where autograd may save it"
+        if isinstance(part, ast.Subscript) and not is_protected(statement):
             index = part.slice.elts if isinstance(part.slice, ast.Tuple) else [part.slice]
-            if any(self._is(each, statement) for each in index) and not self._is_without_grad(part.value, statement):
+            value = getattr(statement.node, "value", None) if isinstance(part.ctx, ast.Store) else None
+            indexed = [part.value, *([value] if isinstance(value, ast.AST) else [])]
+            is_met = any(self._is(each, statement) for each in index)
+            if is_met and not all(self._operands.is_without_grad(each, statement) for each in indexed):
                 return "use a tensor of the block as an index, which autograd may save"
         if isinstance(part, ast.Call):
             return self._judge_call(part, statement)
@@ -165,7 +149,7 @@ class DangerousUses:
         target = self._targets.find(call, scope)
         receiver = call.func.value if isinstance(call.func, ast.Attribute) and not target.dotted else None
         on_tensor = receiver is not None and self._is(receiver, statement)
-        if is_text_code(call, scope):
+        if is_text_code(call):
             return "run text that may do anything to the tensors of the block" if self._has_any() else ""
         is_met = on_tensor or any(is_of_block(self._flow.kind(each, statement)) for each in given)
         is_met = is_met or (target.is_dynamic and is_of_block(self._flow.kind(call.func, statement)))
@@ -175,114 +159,78 @@ class DangerousUses:
         received = self._flow.kind(receiver, statement) if receiver is not None else PLAIN
         if not is_met and is_of_block(received) and name not in CONTAINER_METHODS | CONTAINER_READS | QUIET_METHODS:
             is_met = not target.scopes and not received & ~3  # an unknown container, which has a method of its own
-        if not is_met or self._is_harmless(call, statement, on_tensor=on_tensor):
+        if not is_met or self._harmless.is_harmless(call, statement, on_tensor=on_tensor):
             return ""
+        if target.dotted == "setattr" and (receiver is None or not on_tensor):
+            return self._judge_setattr(call, statement)
         if is_protected(statement) and not self._writes_by_flag():
+            is_called = any(self._harmless.is_foreign_function(each, scope) for each in call.args)
             is_pure = target.is_dynamic or on_tensor or target.dotted.startswith("torch.")
+            is_pure = is_pure or (name in (*PASSING, *PURE_PASSING, *WORKING_BUILTINS) and not is_called)
             return "" if is_pure else f"pass a tensor of the block to {ast.unparse(call.func)}"
         operands = [*given, *([receiver] if on_tensor and receiver is not None else [])]
         is_operator = on_tensor or target.dotted.rpartition(".")[0] + "." in PURE_MODULES
-        if is_operator and all(self._is_without_grad(each, statement) for each in operands):
+        is_operator = is_operator or target.dotted in ("pow", "divmod")
+        if is_operator and not self._operands.may_save(operands, statement):
             return ""
         return f"pass a tensor of the block to {ast.unparse(call.func)}"
+
+    def _judge_setattr(self, call: ast.Call, statement: Statement) -> str:
+        """Return what setting an attribute by its name does to a tensor of the block."""
+        if len(call.args) < 3:
+            return f"pass a tensor of the block to {ast.unparse(call.func)}"
+        owner, attribute, value = call.args[:3]
+        named = attribute.value if isinstance(attribute, ast.Constant) else None
+        if self._is(owner, statement) and named in (None, "requires_grad"):
+            return "make a tensor of the block require grad"
+        if named in ("data", "grad") and self._is(value, statement):
+            return "make a tensor of the block the data of another"
+        return ""
 
     def _judge_write(self, call: ast.Call, statement: Statement, *, is_met: bool, on_tensor: bool) -> str:
         """Return what a call writes, which no mode allows but inference mode."""
         name = called_name(call)
         dotted = self._targets.find(call, statement.scope).dotted
         in_inference = _is_in_inference(statement)
-        is_in_place = _is_in_place(name) and name not in self._program.by_name
+        is_in_place = _is_in_place(name) and (
+            name not in self._program.by_name or (on_tensor and name in TENSOR_METHODS)
+        )
+        if name == "is_inference" and (on_tensor or is_met):
+            return "ask whether a tensor of the block is an inference tensor"
         if on_tensor and (name in _FORBIDDEN_METHODS or (is_in_place and not in_inference)):
             return f"call {name} on a tensor of the block"
         is_of_module = isinstance(call.func, ast.Attribute) and not dotted and not on_tensor
         if name in _MODULE_WRITES and is_of_module and self._flow.holds_in_modules:
             return f"call {name}, which may write a tensor of the block"
-        if name == "step" and is_of_block(self._flow.places.get(("attribute", "", "state"), PLAIN)):
+        kept = [self._flow.places.get(("attribute", "", each), PLAIN) for each in ("state", "param_groups")]
+        if name == "step" and any(is_of_block(kind) for kind in kept):
             return "call step, which may write a tensor of the block that is in the optimizer's state"
         if name in _GRADIENT_WRITES and is_of_block(self._flow.places.get(("attribute", "", "grad"), PLAIN)):
             return f"call {name}, which may write a tensor of the block that is a gradient"
-        is_module = self._targets.find(call, statement.scope).is_dynamic or name == "train"
+        is_converted = is_of_block(self._flow.places.get(("converted", "", ""), PLAIN)) and not is_protected(statement)
+        is_value = self._targets.find(call, statement.scope).is_dynamic
+        if is_converted and is_value and self._flow.kind(call.func, statement) & GRADED:
+            return f"call {ast.unparse(call.func)}, whose parameters may be tensors of the block"
+        is_module = is_value or name == "train"
         if is_module and any(is_of_block(self._flow.places.get(("attribute", "", each), PLAIN)) for each in _BUFFERS):
             return f"call {name or ast.unparse(call.func)}, which may write a tensor of the block that is a module's buffer"
         if not is_met or in_inference:
             return ""
         if any(k.arg == "out" and is_of_block(self._flow.kind(k.value, statement)) for k in call.keywords):
             return "write a tensor of the block as out="
-        is_set = any(k.arg == "inplace" and getattr(k.value, "value", None) is not False for k in call.keywords)
+        is_set = any(k.arg in ("inplace", None) and getattr(k.value, "value", None) is not False for k in call.keywords)
+        is_set = is_set or (
+            ".functional." in dotted and any(getattr(each, "value", None) is True for each in call.args)
+        )
         if is_set or (dotted and (is_in_place or name in WRITING_FUNCTIONS)):
             return f"modify a tensor of the block by {ast.unparse(call.func)}"
         if name in ("Parameter", "register_parameter") or ".init." in dotted or ".optim." in dotted:
             return "make a tensor of the block a parameter"
         return ""
 
-    def _is_harmless(self, call: ast.Call, statement: Statement, *, on_tensor: bool) -> bool:
-        name, target = called_name(call), self._targets.find(call, statement.scope)
-        if on_tensor and (name in HARMLESS_METHODS or name in ALIASING):
-            return True
-        if any(self._is_foreign_function(each, statement.scope) for each in call.args):
-            return False
-        is_name = isinstance(call.func, ast.Name) or bool(target.dotted)
-        if is_name and not target.is_dynamic and (name in HARMLESS_FUNCTIONS or name in _PURE_PASSING):
-            return True
-        if target.dotted and "." not in target.dotted and hasattr(builtins, target.dotted):
-            return True
-        if not is_name and name in (*CONTAINER_READS, *CONTAINER_WRITES, *CONTAINER_METHODS):
-            return not (name in _PROCESS_NAMES and self._has_processes())
-        # The lines of functions of the program are looked at themselves.
-        return root_name(call.func) in _QUIET_ROOTS or bool(target.scopes or target.made)
-
-    def _is_foreign_function(self, node: ast.expr, scope: Scope) -> bool:
-        """Return whether an argument is a function of a library, which may modify what it is called with."""
-        dotted = self._targets.find_library_name(node, scope)
-        return dotted.startswith(("torch.Tensor.", "torch._foreach", "operator.")) or (
-            dotted.startswith("torch.") and dotted.endswith("_")
-        )
-
-    def _has_processes(self) -> bool:
-        return any(
-            "multiprocessing" in file.text or "ProcessPool" in file.text for file in self._program.files.values()
-        )
-
     def _writes_by_flag(self) -> bool:
         """Return whether modules of the program modify what they are given."""
-        return any("inplace=True" in file.text for file in self._program.files.values())
-
-    def _is_without_grad(self, node: ast.AST, statement: Statement) -> bool:
-        """Return whether a value certainly requires no grad: of the block, made of such, or no tensor."""
-        scope = statement.scope
-        kind = self._flow.kind(node, statement)
-        if kind == PLAIN or (is_of_block(kind) and not kind & OTHER) or isinstance(node, ast.Compare | ast.Slice):
-            return True
-        if isinstance(node, ast.Name | ast.Attribute):
-            return is_of_block(kind)
-        if isinstance(node, ast.BinOp):
-            return all(self._is_without_grad(each, statement) for each in (node.left, node.right))
-        if isinstance(node, ast.UnaryOp | ast.Starred):
-            return self._is_without_grad(node.operand if isinstance(node, ast.UnaryOp) else node.value, statement)
-        if isinstance(node, ast.Subscript):
-            return self._is_without_grad(node.value, statement)
-        if isinstance(node, ast.Tuple | ast.List):
-            return all(self._is_without_grad(each, statement) for each in node.elts)
-        if isinstance(node, ast.Call):
-            return self._gives_without_grad(node, statement, scope)
-        return False
-
-    def _gives_without_grad(self, call: ast.Call, statement: Statement, scope: Scope) -> bool:
-        given = [*call.args, *(keyword.value for keyword in call.keywords)]
-        dotted = self._targets.find(call, scope).dotted
-        if isinstance(call.func, ast.Attribute) and not dotted:
-            if call.func.attr in ("detach", "item", "argmax", "argmin", "tolist"):
-                return True
-            if call.func.attr in self._program.by_name or call.func.attr not in TENSOR_METHODS:
-                return is_of_block(self._flow.kind(call, statement))
-            return self._is_without_grad(call.func.value, statement) and all(
-                self._is_without_grad(each, statement) for each in given
-            )
-        if dotted.startswith("torch."):
-            return all(self._is_without_grad(each, statement) for each in given) and "requires_grad" not in ast.unparse(
-                call
-            )
-        return is_of_block(self._flow.kind(call, statement)) and isinstance(call.func, ast.Name)
+        return self._targets.modules.may_write_by_flag
 
 
 def is_protected(statement: Statement) -> bool:

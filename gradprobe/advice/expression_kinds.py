@@ -14,12 +14,14 @@ from typing import Any, Protocol
 
 import torch
 
-from gradprobe.advice.call_targets import CallTargets, is_property
+from gradprobe.advice.call_targets import CallTargets, Target, is_property
+from gradprobe.advice.called_names import called_name
 from gradprobe.advice.program_model import Key, Scope, Statement
 from gradprobe.advice.tensor_names import (
     ALIASING,
     ALIASING_FUNCTIONS,
     CONTAINER_READS,
+    CONTAINER_WRITES,
     PASSING,
     PLAIN_ATTRIBUTES,
     PLAIN_CALLS,
@@ -33,6 +35,7 @@ from gradprobe.advice.value_kinds import (
     ANY_OF_BLOCK,
     CARRIED,
     FUNCTION,
+    GRADED,
     HOLDS,
     IS,
     NEW,
@@ -44,13 +47,12 @@ from gradprobe.advice.value_kinds import (
     is_of_block,
 )
 
-ANY = "*"
-"""Name of the attribute or variable that is set by a name which the source does not show."""
 TENSOR_METHODS = frozenset(dir(torch.Tensor))
 PURE_MODULES = ("torch.", "torch.nn.functional.", "torch.linalg.", "torch.special.", "torch.fft.", "torch.Tensor.")
 _CONTAINERS = (dict, list, set, str, tuple, frozenset, bytes)
 CONTAINER_METHODS = frozenset(name for kind in _CONTAINERS for name in dir(kind))
-_OPERATORS = {
+_COMMON_METHODS = CONTAINER_METHODS | CONTAINER_READS | CONTAINER_WRITES | TENSOR_METHODS
+OPERATORS = {
     ast.Add: "add",
     ast.Sub: "sub",
     ast.Mult: "mul",
@@ -65,6 +67,7 @@ _OPERATORS = {
     ast.LShift: "lshift",
     ast.RShift: "rshift",
 }
+_ANY_ACCESSORS = ("__getattr__", "__getattribute__")
 _REFLECTIVE = frozenset(
     ["asdict", "astuple", "replace", "deepcopy", "__getstate__", "getmembers", "attrgetter", "get_objects"]
 )
@@ -148,16 +151,14 @@ class ExpressionKinds:
 
     def _read_attribute(self, node: ast.Attribute, at: Point) -> int:
         if node.attr in PLAIN_ATTRIBUTES:
-            return PLAIN
+            return self._read_own_attribute(node.attr, at)
         if self._targets.find_library_name(node, at.scope):
             return OTHER
         base = self.kind(node.value, at)
         if node.attr == "__dict__":
             return OTHER | (HOLDS if self._places.is_kept_in_attributes() else PLAIN)
-        result = self._places.read_attribute(node.attr, is_inside=at.is_inside) | self._read_results(
-            (node.attr, "__getattr__"), at, only_properties=True
-        )
-        if isinstance(node.value, ast.Name) and at.scope.file.names.imports(node.value.id):
+        result = self._places.read_attribute(node.attr, is_inside=at.is_inside) | self._read_accessors(node.attr, at)
+        if self._targets.modules.names_module(node.value, at.scope):
             result |= self._places.read(("variable", "global", node.attr))
         if node.attr in self._program.by_name:
             result |= FUNCTION | base & NEW
@@ -172,12 +173,26 @@ class ExpressionKinds:
             result |= OF_BLOCK
         return result
 
+    def _read_own_attribute(self, name: str, at: Point) -> int:
+        """Return the kind of an attribute that no tensor has as a tensor, but objects of the program may."""
+        if name not in self._targets.attributes and name not in self._program.by_name:
+            return PLAIN
+        found = self._places.read_attribute(name, is_inside=at.is_inside) | self._read_accessors(name, at)
+        return found if is_of_block(found) else PLAIN
+
+    def _read_accessors(self, name: str, at: Point) -> int:
+        """Return the kind of what properties and other accessors give for an attribute."""
+        result = self._read_results((name, *_ANY_ACCESSORS), at, only_properties=True)
+        if name in self._program.by_name or name in self._targets.attributes:
+            result |= self._read_results(("__get__",), at)
+        return result
+
     def _read_results(self, names: Iterable[str], at: Point, *, only_properties: bool = False) -> int:
         """Return the kind of what functions of these names return."""
         result = PLAIN
         for name in names:
             for callee in self._program.by_name.get(name, ()):
-                if not only_properties or name == "__getattr__" or is_property(callee):
+                if not only_properties or name in _ANY_ACCESSORS or is_property(callee):
                     result |= self.read_result(callee, at.is_inside)
         return result
 
@@ -194,7 +209,7 @@ class ExpressionKinds:
 
     def _read_bin_op(self, node: ast.BinOp, at: Point) -> int:
         sides = self.kind(node.left, at) | self.kind(node.right, at)
-        name = _OPERATORS[type(node.op)]
+        name = OPERATORS[type(node.op)]
         result = self._read_results((f"__{name}__", f"__r{name}__"), at)
         if isinstance(node.left, ast.List | ast.Tuple) and isinstance(node.op, ast.Mult):
             return self.kind(node.left, at)
@@ -217,7 +232,10 @@ class ExpressionKinds:
         """Return the kind of what an operator makes of its operands."""
         if not operands:
             return PLAIN
-        return (IS if at.is_inside else PLAIN) | OTHER
+        made = (IS if at.is_inside else PLAIN) | OTHER
+        return (
+            made & ~GRADED if at.is_inside or at.statement.modes[-1:] in (("no_grad",), ("inference_mode",)) else made
+        )
 
     def _read_if_exp(self, node: ast.IfExp, at: Point) -> int:
         return self._union([node.body, node.orelse], at)
@@ -256,18 +274,24 @@ class ExpressionKinds:
 
     def _read_call(self, call: ast.Call, at: Point) -> int:
         target = self._targets.find(call, at.scope)
+        if called_name(call) in _ANY_ACCESSORS:
+            return self._look_up(call, "getattr", PLAIN, at)
         given = self._union([*call.args, *(keyword.value for keyword in call.keywords)], at)
         result = PLAIN
         for callee in target.scopes:
             result |= self.read_result(callee, at.is_inside)
         if target.made:
-            is_open = self._targets.has_foreign_base(target.made)
+            is_open = self._targets.families.has_foreign_base(target.made)
+            if self._targets.families.has_metaclass(target.made):
+                result |= self._read_results(("__call__",), at)
+            own = OF_BLOCK if self._targets.families.may_be_tensor(target.made) else HOLDS
             return (
-                (OBJECT | NEW if at.is_inside else OBJECT)
-                | (HOLDS if is_open and is_of_block(given) else PLAIN)
+                result
+                | (OBJECT | NEW if at.is_inside else OBJECT)
+                | (own if is_open and is_of_block(given) else PLAIN)
                 | (OTHER if is_open else PLAIN)
             )
-        if target.dotted.startswith("torch.nn."):
+        if target.dotted.startswith("torch.nn.") and target.dotted.count(".") == 2:
             given &= ~FUNCTION  # a layer may be given sizes and layers, and calls nothing else
         if given & FUNCTION and not target.scopes:
             result |= self._read_passed(call, at) | FUNCTION
@@ -276,18 +300,26 @@ class ExpressionKinds:
         if target.dotted:
             return result | self._call_library(call, target.dotted, given, at)
         if isinstance(call.func, ast.Attribute):
-            if target.scopes and call.func.attr not in CONTAINER_METHODS and call.func.attr not in TENSOR_METHODS:
+            if target.scopes and not self.may_be_of_library(call, target, at):
                 return result
             return result | self._call_method(call, call.func, given, at)
         return result
 
     def _read_passed(self, call: ast.Call, at: Point) -> int:
         """Return the kind of what functions give that a call gets as arguments."""
+        given = HOLDS if called_name(call) in PASSING else OF_BLOCK
         result = PLAIN
         for node in [*call.args, *(keyword.value for keyword in call.keywords)]:
             for callee in self._targets.find_function(node, at.scope):
-                result |= HOLDS if is_of_block(self.read_result(callee, at.is_inside)) else PLAIN
+                result |= given if is_of_block(self.read_result(callee, at.is_inside)) else PLAIN
         return result
+
+    def may_be_of_library(self, call: ast.Call, target: Target, at: Point) -> bool:
+        """Return whether a method of a name that the program defines may be that of an object of a library."""
+        func = call.func
+        if not isinstance(func, ast.Attribute) or target.dotted or target.is_own:
+            return False
+        return func.attr in _COMMON_METHODS or bool(self.kind(func.value, at) & GRADED)
 
     def find_called_values(self, call: ast.Call, at: Point) -> tuple[Scope, ...]:
         """Return the functions of the program that a value may be which is called."""
@@ -314,7 +346,7 @@ class ExpressionKinds:
         if not root and hasattr(builtins, dotted):
             return self._call_builtin(call, dotted, given, at)
         if root_name_of(dotted) in PLAIN_MODULES:
-            return PLAIN
+            return given if "object" in ast.unparse(call) else PLAIN
         if root_name_of(dotted) == "random":
             return PLAIN if not given else get_element(given, False) | given
         if last in PASSING:
@@ -347,6 +379,8 @@ class ExpressionKinds:
             return PLAIN if not given else given | get_element(given, at.is_inside)
         if name in PASSING or name in ("slice", "object"):
             return self._pass_on(given, at)
+        if name == "type" and len(call.args) > 1:
+            return given | OTHER | (OF_BLOCK if is_of_block(given) else PLAIN)
         if name in PLAIN_FUNCTIONS or (name[0].isupper() and not given):
             return PLAIN
         return given | OTHER
@@ -367,7 +401,8 @@ class ExpressionKinds:
             return self._read_attribute(read, at) | self._union(call.args[2:], at)
         kept = self._places.read(("anything", "", "")) & OF_BLOCK
         if name == "getattr":
-            kept = kept if self._places.is_kept_in_attributes() else PLAIN
+            is_module = bool(call.args) and self._targets.modules.names_module(call.args[0], at.scope)
+            kept = kept if is_module or self._places.is_kept_in_attributes() else PLAIN
         elif name in ("vars", "globals", "locals") and kept:
             kept = HOLDS
         return kept | OTHER | FUNCTION | given
@@ -379,6 +414,12 @@ class ExpressionKinds:
         kept = CARRIED & (base | given)
         if name in ("state_dict", "buffers", "named_buffers"):
             kept |= HOLDS if is_of_block(self._places.read(("attributes", "module", ""))) else PLAIN
+        if name in QUIET_METHODS:
+            places = (("attributes", "parameter", ""), ("converted", "", ""))
+            kept |= (
+                HOLDS if is_of_block(base) or any(is_of_block(self._places.read(each)) for each in places) else PLAIN
+            )
+            kept |= base & OF_BLOCK if name in ("train", "eval") else PLAIN
         if not base & ~CARRIED:
             return kept | given | (get_element(given, at.is_inside) if given else PLAIN)
         if name in QUIET_METHODS:

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from gradprobe.advice.call_targets import CallTargets, is_property
-from gradprobe.advice.expression_kinds import ANY, Point
+from gradprobe.advice.expression_kinds import Point
 from gradprobe.advice.local_definitions import LocalDefinitions
+from gradprobe.advice.passed_arguments import ANY
 from gradprobe.advice.program_model import Key, ProgramModel, Scope, Statement
 from gradprobe.advice.value_kinds import ANY_OF_BLOCK, FUNCTION, HOLDS, NEW, OBJECT, OF_BLOCK, OTHER, PLAIN, is_of_block
 
@@ -86,12 +87,18 @@ class FlowPlaces:
             own = OBJECT if name in ("self", "cls") else kind
             self.add(self.find_variable(scope, name, is_inside), own, None)
 
-    def reach(self, scope: Scope, *, is_inside: bool) -> None:
+    def open_unreached(self) -> None:
+        """Look at the functions that no line reaches, although their names are called: any code may call them."""
+        for scope in self._program.scopes:
+            if not {(id(scope), True), (id(scope), False)} & self.reached:
+                self.reach(scope, is_inside=False, is_for_all=True)
+
+    def reach(self, scope: Scope, *, is_inside: bool, is_for_all: bool = False) -> None:
         """Look at a function as the block calls it, or as other lines do."""
         if (id(scope), is_inside) in self.reached:
             return
         self.reached.add((id(scope), is_inside))
-        if self.is_open(scope):
+        if is_for_all or self.is_open(scope):
             is_special = scope.function is not None and is_called_by_library(scope.function.name)
             functions = PLAIN if is_special else FUNCTION
             self._open_parameters(scope, (ANY_OF_BLOCK if is_inside else OTHER) | functions, is_inside=is_inside)
@@ -131,7 +138,7 @@ class FlowPlaces:
         result = FUNCTION if self.names_function(name, key) else PLAIN
         if key not in self._targets.stored:
             result |= PLAIN if result else OTHER
-        if name == "self" and self._targets.may_have_items(at.scope.class_name):
+        if name == "self" and self._targets.families.may_have_items(at.scope.class_name):
             result |= HOLDS if is_of_block(self.read(("anything", "", ""))) else PLAIN
         definitions = self._definitions.find(at.statement, name)
         if definitions is not None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from gradprobe.advice.program_model import Scope
+
+ANY = "*"
+"""Name of the attribute or variable that is set by a name which the source does not show."""
 
 
 def list_passed(call: ast.Call, callee: Scope) -> Iterator[tuple[str, ast.expr]]:
@@ -18,7 +21,7 @@ def list_passed(call: ast.Call, callee: Scope) -> Iterator[tuple[str, ast.expr]]
     if given is None:
         return
     names = callee.parameters
-    if names[:1] in (["self"], ["cls"]) and callee.class_name:
+    if names[:1] in (["self"], ["cls"], ["ctx"]) and callee.class_name:
         names = names[1:]
     others = [] if given.vararg is None else [given.vararg.arg]
     starred = False
@@ -57,6 +60,23 @@ def takes_arguments(callee: Scope, call: ast.Call, *, is_bound: bool) -> bool:
     is_method = bool(callee.class_name)  # called with or without its object
     most = len(names) - (is_bound and is_method)
     return len(call.args) >= least - is_method and (given.vararg is not None or len(call.args) <= most)
+
+
+def list_matched_attributes(node: ast.Match, list_fields: Callable[[str], list[str]]) -> set[str]:
+    """Return the attributes that the patterns of a statement read from objects.
+
+    Args:
+        node: The statement.
+        list_fields: Returns the fields of a class in the order of its patterns.
+    """
+    found: set[str] = set()
+    for part in (part for case in node.cases for part in ast.walk(case.pattern)):
+        if isinstance(part, ast.MatchClass):
+            fields = list_fields(ast.unparse(part.cls).rpartition(".")[2])
+            found.update(part.kwd_attrs, fields[: len(part.patterns)])
+            if len(fields) < len(part.patterns):
+                found.add(ANY)
+    return found
 
 
 def list_captured(node: ast.Match) -> Iterator[str]:

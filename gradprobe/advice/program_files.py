@@ -66,10 +66,20 @@ def _is_of_program(name: str, folders: tuple[str, ...]) -> bool:
 def _list_named_imports(files: Sequence[SourceFile], folders: Sequence[str]) -> Iterator[str]:
     """Yield the files in the folders that import statements name, on lines that may not have run."""
     for file in files:
-        for name in _list_imported(file):
-            for folder in folders:
-                path = os.path.join(folder, *name.split("."))
-                yield from (each for each in (f"{path}.py", os.path.join(path, "__init__.py")) if os.path.isfile(each))
+        paths = [os.path.join(folder, *name.split(".")) for name in _list_imported(file) for folder in folders]
+        for path in (*paths, *_list_neighbours(file)):
+            yield from (each for each in (f"{path}.py", os.path.join(path, "__init__.py")) if os.path.isfile(each))
+
+
+def _list_neighbours(file: SourceFile) -> Iterator[str]:
+    """Yield the paths that relative imports name, without the ends of files."""
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = os.path.dirname(file.file)
+            for _ in range(node.level - 1):
+                folder = os.path.dirname(folder)
+            path = os.path.join(folder, *(node.module or "").split("."))
+            yield from (path, *(os.path.join(path, alias.name) for alias in node.names))
 
 
 def _list_imported(file: SourceFile) -> Iterator[str]:

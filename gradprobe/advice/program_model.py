@@ -12,7 +12,9 @@ from gradprobe.advice.line_trace import AFTER, FIRST_VIRTUAL_LINE, list_parts, p
 from gradprobe.advice.manager_sites import SourceFile
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
-_COMPOUND = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)
+TRIES: tuple[type[ast.stmt], ...] = (ast.Try, *([ast.TryStar] if hasattr(ast, "TryStar") else []))
+"""Both kinds of ``try``."""
+_COMPOUND = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, *TRIES, ast.Match)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _Shared = TypeVar("_Shared")
 Key = tuple[str, str, str]
@@ -121,6 +123,14 @@ class ProgramModel:
         for scope in self.scopes:
             if scope.function is not None:
                 self.by_name.setdefault(scope.function.name, []).append(scope)
+        self.inner_scopes = {id(scope.node): scope for scope in self.scopes}
+        """The scopes of definitions and lambdas, by the identity of their nodes."""
+        self.generators = {
+            id(each.scope)
+            for each in self.statements
+            if any(isinstance(part, ast.Yield | ast.YieldFrom) for part in each.parts)
+        }
+        """Identities of the scopes of generators."""
         self.classes = {
             node.name: node for file in files for node in ast.walk(file.tree) if isinstance(node, ast.ClassDef)
         }
@@ -196,7 +206,7 @@ class ProgramModel:
                 if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store | ast.Del):
                     scope.variables.add(part.id)
                 elif isinstance(part, ast.Lambda):
-                    self._add_lambda(scope, part, modes)
+                    self._add_lambda(scope, part, ())  # it may be called when the block has ended
         statement = Statement(scope, node, expressions, last, modes)
         self.statements.append(statement)
         return statement
@@ -225,7 +235,7 @@ class Coverage:
         """Return whether a statement ran. What compiles to nothing counts as if it had."""
         if isinstance(statement.node, _DEFINITIONS) and not statement.expressions:
             return True
-        if isinstance(statement.node, ast.Pass | ast.Global | ast.Nonlocal | ast.Import | ast.ImportFrom | ast.Try):
+        if isinstance(statement.node, (ast.Pass, ast.Global, ast.Nonlocal, ast.Import, ast.ImportFrom, *TRIES)):
             return True
         if isinstance(statement.node, ast.Expr) and isinstance(statement.node.value, ast.Constant):
             return True
@@ -298,10 +308,17 @@ def _list_managers(file: SourceFile, expressions: Sequence[ast.expr]) -> tuple[s
     found = []
     for expression in expressions:
         manager = file.names.resolve_manager(expression)
+        if manager is None:
+            continue
+        given = (
+            [] if not isinstance(expression, ast.Call) else [*expression.args, *(k.value for k in expression.keywords)]
+        )
+        value = given[0] if given else None
+        is_on = value is None or (isinstance(value, ast.Constant) and value.value is True)
+        is_off = isinstance(value, ast.Constant) and value.value is False
         if manager == "set_grad_enabled":
-            manager = "no_grad" if "False" in ast.unparse(expression) else "enable_grad"
-        if manager is not None:
-            found.append(
-                "enable_grad" if manager == "inference_mode" and "False" in ast.unparse(expression) else manager
-            )
+            manager = "no_grad" if is_off else "enable_grad"
+        elif manager == "inference_mode" and not is_on:
+            manager = "enable_grad"  # a value that the run decides protects nothing
+        found.append(manager)
     return tuple(found)

@@ -11,24 +11,36 @@ from collections.abc import Callable, Iterable
 
 from gradprobe.advice.argument_uses import CallEffects
 from gradprobe.advice.block_region import BlockRegion
-from gradprobe.advice.call_targets import CallTargets
-from gradprobe.advice.expression_kinds import ExpressionKinds, Point
-from gradprobe.advice.flow_places import INSIDE, FlowPlaces
+from gradprobe.advice.call_targets import CallTargets, Target
+from gradprobe.advice.expression_kinds import OPERATORS, ExpressionKinds, Point
+from gradprobe.advice.flow_places import INSIDE, FlowPlaces, list_defaults
 from gradprobe.advice.manager_sites import Site
-from gradprobe.advice.passed_arguments import list_captured
-from gradprobe.advice.program_model import Key, ProgramModel, Scope, Statement
+from gradprobe.advice.passed_arguments import list_captured, list_matched_attributes
+from gradprobe.advice.program_model import TRIES, FunctionNode, Key, ProgramModel, Scope, Statement
 from gradprobe.advice.value_bindings import ValueBindings
 from gradprobe.advice.value_kinds import HOLDS, IS, OTHER, PLAIN, is_of_block
 
-_OPERATORS = {
-    ast.Add: "add",
-    ast.Sub: "sub",
-    ast.Mult: "mul",
-    ast.Div: "truediv",
-    ast.MatMult: "matmul",
-    ast.Pow: "pow",
+_COMPARISONS = {
+    ast.Eq: "__eq__",
+    ast.NotEq: "__ne__",
+    ast.Lt: "__lt__",
+    ast.LtE: "__le__",
+    ast.Gt: "__gt__",
+    ast.GtE: "__ge__",
 }
-_EFFECTIVE = (ast.NamedExpr, ast.Yield, ast.YieldFrom, ast.comprehension, ast.withitem, ast.BinOp, ast.Call)
+_REFLECTED = {"__lt__": "__gt__", "__gt__": "__lt__", "__le__": "__ge__", "__ge__": "__le__"}
+_EFFECTIVE = (
+    ast.NamedExpr,
+    ast.Yield,
+    ast.YieldFrom,
+    ast.comprehension,
+    ast.withitem,
+    ast.BinOp,
+    ast.Compare,
+    ast.Subscript,
+    ast.Call,
+    ast.Lambda,
+)
 _MAX_STEPS = 400_000
 
 
@@ -63,6 +75,8 @@ class TensorFlow:
                 places.wait_for_reached(statement)
         for statement in lexical.values():
             places.wait_for_reached(statement)
+        run.run()
+        places.open_unreached()
         self.is_complete = run.run()
         self._places, self._kinds, self._targets = places, run.kinds, program.share(CallTargets)
 
@@ -92,6 +106,10 @@ class TensorFlow:
     def kind(self, node: ast.AST | None, statement: Statement) -> int:
         """Return the kind of an expression of a statement that the block does not call."""
         return self._kinds.kind(node, self.point(statement))
+
+    def may_be_of_library(self, call: ast.Call, target: Target, at: Point) -> bool:
+        """Return whether a method of a name that the program defines may be that of another object."""
+        return self._kinds.may_be_of_library(call, target, at)
 
     def list_callees(self, call: ast.Call, statement: Statement) -> list[Scope]:
         """Return the functions of the program that a call may reach."""
@@ -137,7 +155,12 @@ class _FlowRun:
 
     def _follow(self, at: Point) -> None:
         node = at.statement.node
-        if isinstance(node, ast.Assign):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if alias.asname:
+                    kept = self._places.read(("variable", "global", alias.name))
+                    self._places.add(("variable", "global", alias.asname), kept, at)
+        elif isinstance(node, ast.Assign):
             for target in node.targets:
                 self._bindings.assign(target, node.value, at)
         elif isinstance(node, ast.AnnAssign) and node.value is not None:
@@ -148,16 +171,22 @@ class _FlowRun:
             self._bindings.bind_iteration(node.target, node.iter, at)
         elif isinstance(node, ast.Match):
             kind = self.kinds.iterate(node.subject, at) | self.kinds.kind(node.subject, at)
+            for attribute in list_matched_attributes(node, self._program.list_fields):
+                kind |= self._places.read_attribute(attribute, is_inside=at.is_inside)
             for name in list_captured(node):
                 self._places.add_all(self._places.list_variables(at, name), kind, at)
         elif isinstance(node, ast.Return) and node.value is not None:
             self._give(node.value, self.kinds.kind(node.value, at), at)
         elif isinstance(node, ast.Raise) and node.exc is not None:
             given = getattr(node.exc, "args", [])
-            kind = self.kinds.kind(ast.Tuple(list(given), ast.Load()), at)
-            self._places.add(("raised", "", ""), kind, at)
-        elif isinstance(node, ast.Try):
-            for handler in node.handlers:
+            kind = self.kinds.kind(ast.Tuple(list(given), ast.Load()), at) | self.kinds.kind(node.exc, at)
+            self._places.add(("raised", "", ""), self._as_container(kind), at)
+        elif isinstance(node, FunctionNode):
+            self._give_defaults(self._program.inner_scopes.get(id(node)), at)
+            for decorator in node.decorator_list:
+                self._bindings.decorate(decorator, at)
+        elif isinstance(node, TRIES):
+            for handler in getattr(node, "handlers", ()):
                 if handler.name:
                     self._places.add_all(
                         self._places.list_variables(at, handler.name), OTHER | self._places.read(("raised", "", "")), at
@@ -168,7 +197,9 @@ class _FlowRun:
 
     def _follow_augmented(self, node: ast.AugAssign, at: Point) -> None:
         value, target = self.kinds.kind(node.value, at), self.kinds.kind(node.target, at)
-        self._bindings.bind_operator(f"__i{_OPERATORS.get(type(node.op), 'or')}__", value, at)
+        for start in ("i", "", "r"):
+            side = target if start == "r" else value
+            self._bindings.bind_operator(f"__{start}{OPERATORS[type(node.op)]}__", side, at)
         if isinstance(node.op, ast.Add | ast.BitOr) and value & HOLDS:
             self._bindings.change_contents(node.target, at)
         kind = (value | target) & ~IS if value or target else PLAIN
@@ -192,11 +223,36 @@ class _FlowRun:
         elif isinstance(part, ast.withitem) and part.optional_vars is not None:
             self._bindings.bind(part.optional_vars, self.kinds.enter(part.context_expr, at), at)
         elif isinstance(part, ast.BinOp):
-            name = _OPERATORS.get(type(part.op), "or")
+            name = OPERATORS[type(part.op)]
             for side, method in ((part.right, f"__{name}__"), (part.left, f"__r{name}__")):
                 self._bindings.bind_operator(method, self.kinds.kind(side, at), at)
+        elif isinstance(part, ast.Compare):
+            self._follow_comparison(part, at)
+        elif isinstance(part, ast.Subscript):
+            self._bindings.bind_index(part, at)
+        elif isinstance(part, ast.Lambda):
+            self._give_defaults(self._program.lambdas.get(id(part)), at)
         elif isinstance(part, ast.Call):
             self._calls.follow(part, at)
+
+    def _follow_comparison(self, node: ast.Compare, at: Point) -> None:
+        """Give the operands to the methods of the program that a comparison may call."""
+        for left, op, right in zip([node.left, *node.comparators], node.ops, node.comparators, strict=False):
+            if isinstance(op, ast.In | ast.NotIn):
+                self._bindings.bind_operator("__contains__", self.kinds.kind(left, at), at)
+            name = _COMPARISONS.get(type(op)) or "__eq__"
+            if not isinstance(op, ast.Is | ast.IsNot):
+                self._bindings.bind_operator(name, self.kinds.kind(right, at), at)
+                self._bindings.bind_operator(_REFLECTED.get(name, name), self.kinds.kind(left, at), at)
+
+    def _give_defaults(self, scope: Scope | None, at: Point) -> None:
+        """Give the parameters of a function their defaults, which are evaluated where it is defined."""
+        if scope is None:
+            return
+        for name, default in list_defaults(scope).items():
+            kind = self.kinds.kind(default, at)
+            for is_inside in (False, True):
+                self._places.add(self._places.find_variable(scope, name, is_inside), kind, at)
 
     @staticmethod
     def _as_container(kind: int) -> int:
@@ -206,6 +262,8 @@ class _FlowRun:
         """Note what a function returns; a container that it returns may be filled later."""
         key = ("result", at.scope.key + (INSIDE if at.is_called_inside else ""), "")
         self._places.add(key, kind, at)
+        if id(at.scope) in self._program.generators:  # what it returns at its end is in StopIteration
+            self._places.add(("raised", "", ""), self._as_container(kind), at)
         if self._program.share(CallTargets).is_in_pool(at.scope):
             self._places.add(("pool", "result" + (INSIDE if at.is_called_inside else ""), ""), kind, at)
         for is_deep in (False, True):

@@ -19,6 +19,9 @@ ALIASING = _read_words(
 )
 """Methods and attributes of a tensor whose result shares its memory or may be the tensor itself."""
 
+CONVERSIONS = _read_words("double half float bfloat16 cuda cpu to type to_empty xpu share_memory")
+"""Methods of a module that give it other parameters, if the tensors have to change."""
+
 CONTAINER_READS = _read_words(
     """
     get pop popleft items values keys setdefault copy index __getitem__ most_common
@@ -122,7 +125,7 @@ HARMLESS_METHODS = _read_words(
     """
     item tolist numpy size dim numel nelement element_size stride data_ptr is_contiguous get_device clone any all
     argmax argmin argsort eq ne gt lt ge le isnan isinf isfinite nonzero bool int long storage_offset
-    is_floating_point is_inference bincount unique sort topk count_nonzero equal allclose
+    is_floating_point bincount unique sort topk count_nonzero equal allclose
     """
 )
 """Methods that neither modify a tensor nor let autograd save it."""
@@ -135,3 +138,35 @@ HARMLESS_FUNCTIONS = _read_words(
     """
 )
 """Functions that neither modify their arguments nor let autograd save them."""
+
+PURE_PASSING = _read_words(
+    """
+    zip_longest repeat islice starmap product count cycle accumulate defaultdict OrderedDict Counter partial chain
+    deque pairwise tee groupby takewhile dropwhile filterfalse nlargest nsmallest itemgetter
+    """
+)
+"""Functions of Python's library that hand on what they are given, and call no more than one of their arguments."""
+
+KNOWN_ROOTS = _read_words(
+    """
+    torch copy pickle cloudpickle dill joblib json numpy array itertools functools collections heapq operator typing
+    """
+)
+"""Libraries whose functions do what their names say."""
+
+NO_CONTAINERS = _read_words(
+    """
+    object ABC Generic Protocol Module Dataset IterableDataset Enum IntEnum Thread Process TestCase Function Optimizer
+    LRScheduler _LRScheduler Callback Sampler Distribution Transform Warning
+    """
+)
+"""Bases of classes whose objects have no items."""
+
+NO_TENSORS = _read_words(
+    """
+    dict list tuple set frozenset str int float bytes NamedTuple TypedDict OrderedDict defaultdict deque UserDict
+    UserList Counter Mapping MutableMapping Sequence MutableSequence Iterator Iterable Exception ValueError
+    RuntimeError local Sequential ModuleList ModuleDict Linear Sampler BatchSampler StrEnum Flag IntFlag BaseModel
+    """
+)
+"""Bases of classes whose objects are no tensors themselves, but may have some as items."""

@@ -15,6 +15,7 @@ from gradprobe.advice.block_region import BlockRegion
 from gradprobe.advice.call_targets import CallTargets
 from gradprobe.advice.called_names import called_name
 from gradprobe.advice.dangerous_uses import DangerousUses, is_protected
+from gradprobe.advice.line_trace import GRAD
 from gradprobe.advice.manager_sites import Site
 from gradprobe.advice.program_model import Coverage, Key, ProgramModel, Scope, Statement, walk_own
 from gradprobe.advice.tensor_flow import TensorFlow
@@ -22,6 +23,8 @@ from gradprobe.advice.tensor_names import NEEDS_GRAD
 from gradprobe.advice.value_kinds import PLAIN, is_of_block
 
 _MOST_LINES = 100
+_Use = tuple[Statement, ast.AST, str]
+"""A statement, the part of it that uses a tensor of the block, and what that would do."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,12 @@ class _Search:
         return TensorFlow(self._program, self._region, lambda each: self._region.ran[id(each)], unrun)
 
     def find(self) -> list[UnrunLine]:
-        found = [*self._find_inside(), *self._find_outside(), *self._find_new_contexts()]
+        found = [
+            *self._find_inside(),
+            *self._find_outside(),
+            *self._find_new_contexts(),
+            *self._find_conditional_contexts(),
+        ]
         if not self._flow.is_complete:
             found.append(UnrunLine(self._site.file, self._site.line, "leads to more code than was looked at"))
         lines = list({(each.file, each.line): each for each in reversed(found)}.values())[::-1]
@@ -94,6 +102,8 @@ class _Search:
         root = statement.scope.file.names.resolve(part.func) or ""
         if root.endswith(("no_grad", "inference_mode")):
             return ""
+        if name in ("is_inference", "is_inference_mode_enabled"):
+            return "did not run; would ask for the mode in the block"
         if is_named or root.startswith(("torch.func.", "torch.autograd.", "functorch.")):
             return "did not run; would need gradients in the block"
         return ""
@@ -155,37 +165,101 @@ class _Search:
                         return found
         return None
 
-    def _find_new_contexts(self) -> Iterator[UnrunLine]:
-        """Yield unrun calls of functions whose lines use the block's tensors and ran, if only without autograd."""
-        risky: dict[int, tuple[Statement, tuple[ast.AST, str]]] = {}
+    @cached_property
+    def _risky(self) -> dict[int, list[_Use]]:
+        """The functions with lines that use the block's tensors and ran, if only without autograd."""
+        risky: dict[int, list[_Use]] = {}
         for statement in self._program.statements:
             if not self._is_outside(statement) or not self._region.ran[id(statement)] or is_protected(statement):
                 continue
             dangers = list(self._uses.list_dangers(statement, statement.expressions))
             if dangers and statement.scope.arguments is not None:
-                risky.setdefault(id(statement.scope), (statement, dangers[0]))
+                risky.setdefault(id(statement.scope), []).append((statement, *dangers[0]))
+        return risky
+
+    def _find_conditional_contexts(self) -> Iterator[UnrunLine]:
+        """Yield uses that only ran without autograd because of a manager that need not disable it in another run."""
+        for statement in self._program.statements:
+            if not self._is_outside(statement) or is_protected(statement):
+                continue
+            modes = self._coverage.modes(statement)
+            if not modes or any(mode & GRAD for mode in modes) or not self._is_in_conditional(statement):
+                continue
+            for node, what in self._uses.list_dangers(statement, statement.expressions):
+                yield self._line(statement, node, f"ran without autograd only; may {what}")
+            reached = self._find_reached(statement, self._risky) if self._risky else None
+            if reached is not None:
+                used, node, what = reached
+                yield self._line(used, node, f"ran without autograd only; may {what}")
+
+    def _is_in_conditional(self, statement: Statement) -> bool:
+        """Return whether a statement is in a block that disabled autograd in this run, by a manager that decides itself."""
+        parent = statement.parent
+        while parent is not None:
+            is_with = isinstance(parent.node, ast.With | ast.AsyncWith)
+            if is_with and any(mode & GRAD for mode in self._coverage.modes(parent)):
+                return not any(self._disables(item.context_expr, parent) for item in parent.node.items)  # type: ignore[attr-defined]
+            parent = parent.parent
+        return self._sets_mode_by_choice
+
+    @cached_property
+    def _sets_mode_by_choice(self) -> bool:
+        """True if a line of the program disables autograd for all that follows, and need not run or do so."""
+        for statement in self._program.statements:
+            call = statement.node.value if isinstance(statement.node, ast.Expr) else None
+            if isinstance(call, ast.Call) and called_name(call) == "set_grad_enabled":
+                is_fixed = all(isinstance(each, ast.Constant) for each in call.args)
+                if not is_fixed or statement.parent is not None or statement.scope.parent is not None:
+                    return True
+        return False
+
+    def _disables(self, node: ast.expr, statement: Statement) -> bool:
+        """Return whether a manager of the program disables autograd whatever it is given."""
+        if not isinstance(node, ast.Call):
+            return False
+        callees = self._targets.find(node, statement.scope).scopes
+        own = [each for each in self._program.statements if any(each.scope is callee for callee in callees)]
+        return any(is_protected(each) for each in own if any(isinstance(p, ast.Yield) for p in each.parts))
+
+    def _find_new_contexts(self) -> Iterator[UnrunLine]:
+        """Yield unrun calls of functions whose lines use the block's tensors and ran, if only without autograd."""
+        risky = self._risky
         if not risky:
             return
+        yield from self._find_other_targets()
         for statement in self._program.statements:
             if not self._is_outside(statement) or self._region.ran[id(statement)] or is_protected(statement):
                 continue
             reached = self._find_reached(statement, risky)
             if reached is not None:
-                used, (node, what) = reached
+                used, node, what = reached
                 yield self._line(
                     statement, statement.node, "did not run; leads to a line that uses the block's tensors"
                 )
                 yield self._line(used, node, f"would {what} if it were reached from there")
 
-    def _find_reached(
-        self, statement: Statement, risky: dict[int, tuple[Statement, tuple[ast.AST, str]]]
-    ) -> tuple[Statement, tuple[ast.AST, str]] | None:
+    def _find_other_targets(self) -> Iterator[UnrunLine]:
+        """Yield uses that only ran without autograd in a function that a line with autograd calls as well."""
+        for statement in self._program.statements:
+            modes = self._coverage.modes(statement)
+            if not self._is_outside(statement) or is_protected(statement) or not any(mode & GRAD for mode in modes):
+                continue
+            unrun = {id(part) for each in self._coverage.list_unrun_parts(statement) for part in ast.walk(each)}
+            for call in (part for part in statement.parts if isinstance(part, ast.Call)):
+                if id(call) not in unrun and not self._uses.is_met(call, statement):
+                    continue
+                for callee in self._flow.list_callees(call, statement):
+                    for used, node, what in self._risky.get(id(callee), ()):
+                        if not any(mode & GRAD for mode in self._coverage.modes(used)):
+                            yield self._line(used, node, f"ran without autograd only; may {what}")
+
+    def _find_reached(self, statement: Statement, risky: dict[int, list[_Use]]) -> _Use | None:
         seen: set[int] = set()
         waiting = [statement]
         while waiting:
             for callee in self._list_called(waiting.pop()):
                 if id(callee) in risky:
-                    return risky[id(callee)]
+                    return risky[id(callee)][0]
                 if id(callee) not in seen:
                     seen.add(id(callee))
                     waiting += [s for s in self._program.statements if s.scope is callee and not is_protected(s)]

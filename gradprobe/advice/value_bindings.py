@@ -7,12 +7,25 @@ from collections.abc import Sequence
 
 from gradprobe.advice.call_targets import CallTargets, is_property
 from gradprobe.advice.called_names import called_name
-from gradprobe.advice.expression_kinds import ANY, ExpressionKinds, Point, list_elements
+from gradprobe.advice.expression_kinds import ExpressionKinds, Point, list_elements
 from gradprobe.advice.flow_places import INSIDE, FlowPlaces, list_defaults
 from gradprobe.advice.local_definitions import LocalDefinitions
+from gradprobe.advice.passed_arguments import ANY
 from gradprobe.advice.program_model import Key, ProgramModel, Scope
 from gradprobe.advice.tensor_names import CONTAINER_READS, PASSING
-from gradprobe.advice.value_kinds import CARRIED, HOLDS, NEW, OBJECT, OF_BLOCK, OTHER, PLAIN, get_element, is_of_block
+from gradprobe.advice.value_kinds import (
+    ANY_OF_BLOCK,
+    CARRIED,
+    FUNCTION,
+    HOLDS,
+    NEW,
+    OBJECT,
+    OF_BLOCK,
+    OTHER,
+    PLAIN,
+    get_element,
+    is_of_block,
+)
 
 
 class ValueBindings:
@@ -36,6 +49,22 @@ class ValueBindings:
                 self._places.reach(callee, is_inside=at.is_inside)
                 for name in callee.parameters[1:]:
                     self._places.add(self._places.find_variable(callee, name, at.is_inside), kind, at)
+
+    def decorate(self, decorator: ast.expr, at: Point) -> None:
+        """Give a function to what it is decorated with, which may keep it."""
+        for callee in self._targets.find_function(decorator, at.scope):
+            self.pass_to(callee, [name for name in callee.all_parameters if name not in ("self", "cls")], FUNCTION, at)
+
+    def bind_index(self, node: ast.Subscript, at: Point) -> None:
+        """Give an index to the methods of the program that are called for it, or keep it as the key of a container."""
+        kind = self._kinds.kind(node.slice, at)
+        if not is_of_block(kind):
+            return
+        for method in ("__getitem__", "__setitem__", "__missing__"):
+            self.bind_operator(method, kind, at)
+        if isinstance(node.ctx, ast.Store):
+            self.change_contents(node.value, at)
+            self._places.add(("keys", "", ""), kind, at)
 
     def assign(self, target: ast.AST, value: ast.AST, at: Point) -> None:
         """Note an assignment of the value of an expression."""
@@ -69,7 +98,7 @@ class ValueBindings:
                 self.bind_iteration(part, each, at)
         elif called == "items" and len(parts) == 2 and isinstance(source, ast.Call):
             kind = self._kinds.iterate(source, at)
-            self.bind(parts[0], kind & OTHER, at)
+            self.bind(parts[0], kind & OTHER | self._places.read(("keys", "", "")), at)
             self.bind(parts[1], kind, at)
         else:
             self.bind(target, self._kinds.iterate(source, at), at)
@@ -99,11 +128,14 @@ class ValueBindings:
     def _bind_attribute(self, target: ast.Attribute, kind: int, at: Point) -> None:
         if target.attr != "data":
             self.add_attribute(target.attr, kind, at, target.value)
+        is_parameter = target.attr == "data" or target.attr.startswith(("weight", "bias", "in_proj"))
+        if is_parameter and at.is_inside and is_of_block(kind):
+            self._places.add(("converted", "", ""), ANY_OF_BLOCK, at)
         for callee in (*self._program.by_name.get(target.attr, ()), *self._program.by_name.get("__set__", ())):
             if is_property(callee) or callee.name.endswith("__set__"):
                 self.pass_to(callee, callee.parameters[-1:], kind, at)
         self.bind_operator("__setattr__", kind, at)
-        if isinstance(target.value, ast.Name) and at.scope.file.names.imports(target.value.id):
+        if self._targets.modules.names_module(target.value, at.scope):
             self._places.add(("variable", "global", target.attr), kind, at)
 
     def add_attribute(self, name: str, kind: int, at: Point, base: ast.AST | None = None) -> None:
@@ -118,8 +150,10 @@ class ValueBindings:
         self._places.add(("attribute", "", name), kind, at)
         if is_of_block(kind):
             self._places.add(("attributes", "", ""), kind, at)
-            if not owner or self._targets.has_foreign_base(owner):
+            is_own = base is None or (isinstance(base, ast.Name) and base.id in ("self", "cls"))
+            if not owner or not is_own or self._targets.families.has_foreign_base(owner):
                 self._places.add(("attributes", "module", ""), kind, at)
+                self._places.add(("attributes", "parameter", ""), kind & HOLDS, at)
 
     def _is_of_new_object(self, base: ast.AST | None, at: Point) -> bool:
         """Return whether an attribute is that of an object which may end with the block, as far as its class shows."""

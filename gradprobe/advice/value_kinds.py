@@ -6,8 +6,12 @@ PLAIN = 0
 """Certainly no tensor and without one: numbers, text, arrays of NumPy, and containers of these."""
 IS, HOLDS = 1, 2
 """May be a tensor of the block; may be a container of some."""
-OTHER = 4
-"""May be something else that is not plain: a tensor that the block did not create, a module, an unknown object."""
+_ELSE, GRADED = 4, 64
+OTHER = _ELSE | GRADED
+"""May be something else that is not plain: a tensor that the block did not create, a module, an unknown object.
+
+``GRADED`` is the part of it that may require grad: what the block makes does not, whatever it is.
+"""
 OBJECT = 8
 """May be an object of one of the program's classes, whose attributes are known by their names."""
 FUNCTION = 16
@@ -17,7 +21,7 @@ NEW = 32
 CARRIED = FUNCTION | NEW
 """Bits that containers and results have of what they are made of, whether or not a tensor is among it."""
 OF_BLOCK = IS | HOLDS
-ANY_OF_BLOCK = IS | HOLDS | OTHER
+ANY_OF_BLOCK = IS | HOLDS | _ELSE
 
 
 def is_of_block(kind: int) -> bool:

@@ -93,16 +93,22 @@ BLOCK = (
 
 
 def find(text: str) -> list[int]:
-    file = SourceFile("/program.py", text)
-    marks = {"# ran": GRAD, "# block": INFERENCE, "# after": GRAD | AFTER}
+    return sorted(line for _, line in find_in_files({"/program.py": text}))
+
+
+def find_in_files(texts: dict[str, str]) -> set[tuple[str, int]]:
+    files = [SourceFile(name, text) for name, text in texts.items()]
+    marks = {"# ran": GRAD, "# block": INFERENCE, "# after": GRAD | AFTER, "# no grad": 0}
     lines = {
-        ("/program.py", number): {marks[mark]}
+        (name, number): {marks[mark]}
+        for name, text in texts.items()
         for number, line in enumerate(text.splitlines(), 1)
         for mark in marks
         if line.endswith(mark)
     }
-    found = find_unrun_lines(ProgramModel([file]), Coverage(lines, [file]), file.sites[0])
-    return sorted({each.line for each in found})
+    site = next(site for file in files for site in file.sites)
+    found = find_unrun_lines(ProgramModel(files), Coverage(lines, files), site)
+    return {(each.file, each.line) for each in found}
 
 
 def marked(text: str) -> list[int]:
