@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from gradprobe.advice.call_targets import CallTargets, Target
 from gradprobe.advice.called_names import called_name
 from gradprobe.advice.expression_kinds import PURE_MODULES, TENSOR_METHODS, ExpressionKinds, Point
-from gradprobe.advice.flow_places import INSIDE, FlowPlaces
+from gradprobe.advice.flow_places import INSIDE, FlowPlaces, mark_contents
 from gradprobe.advice.passed_arguments import ANY, list_passed
-from gradprobe.advice.program_model import ProgramModel, Scope
+from gradprobe.advice.program_model import Key, ProgramModel, Scope
 from gradprobe.advice.tensor_names import (
     CONTAINER_READS,
     CONTAINER_WRITES,
@@ -34,6 +34,9 @@ from gradprobe.advice.value_kinds import (
     is_of_block,
 )
 
+_Passed = tuple[ast.expr, bool, Key, tuple[Key, Key]]
+"""An argument, whether it is one of several that a parameter collects, the parameter's place, and the marks of that place."""
+
 
 class CallEffects:
     """Effects of calls.
@@ -50,6 +53,7 @@ class CallEffects:
     ) -> None:
         self._program, self._kinds, self._places, self._bindings = program, kinds, places, bindings
         self._targets: CallTargets = program.share(CallTargets)
+        self._passed: dict[tuple[int, int, bool], list[_Passed]] = {}
 
     def follow(self, call: ast.Call, at: Point) -> None:
         """Note what a call does."""
@@ -115,15 +119,30 @@ class CallEffects:
 
     def _pass_all(self, call: ast.Call, callee: Scope, at: Point) -> None:
         self._places.reach(callee, is_inside=at.is_inside)
-        for parameter, value in list_passed(call, callee):
+        for value, is_collected, place, marks in self._list_passed(call, callee, is_inside=at.is_inside):
             kind = self._kinds.kind(value, at)
-            if is_of_block(kind) and (isinstance(value, ast.Starred) or parameter not in callee.parameters):
+            if is_collected and is_of_block(kind):
                 kind |= OF_BLOCK
-            self._bindings.pass_to(callee, [parameter], kind, at)
-            place = self._places.find_variable(callee, parameter, at.is_inside)
-            for is_deep in (False, True):
-                if self._places.is_any_changed([place], is_deep=is_deep):
-                    self._bindings.change_contents(value, at, is_deep=is_deep)
+            self._places.add(place, kind, at)
+            for is_deep, mark in enumerate(marks):
+                if self._places.read(mark):
+                    self._bindings.change_contents(value, at, is_deep=bool(is_deep))
+
+    def _list_passed(self, call: ast.Call, callee: Scope, *, is_inside: bool) -> list[_Passed]:
+        """Return the arguments of a call with the places of the parameters that they may be given to."""
+        key = (id(call), id(callee), is_inside)
+        if key not in self._passed:
+            self._passed[key] = [
+                (
+                    value,
+                    isinstance(value, ast.Starred) or parameter not in callee.parameters,
+                    place,
+                    (mark_contents(place, is_deep=False), mark_contents(place, is_deep=True)),
+                )
+                for parameter, value in list_passed(call, callee)
+                for place in [self._places.find_variable(callee, parameter, is_inside)]
+            ]
+        return self._passed[key]
 
     def _follow_foreign(
         self, call: ast.Call, given: Sequence[ast.expr], together: int, at: Point, target: Target

@@ -23,6 +23,11 @@ class BlockRegion:
         """True for each statement that ran, by its identity."""
         self.statements = self._find_region()
 
+    @property
+    def key(self) -> tuple[Coverage, Site]:
+        """What the region is of."""
+        return self._coverage, self._site
+
     def _find_function(self) -> str:
         """Return the name of the scope that has the block: that of its first line."""
         body, file = self._site.body, self._site.file

@@ -28,6 +28,7 @@ from gradprobe.advice.value_kinds import GRADED, IS, OTHER, PLAIN, is_of_block
 _FORBIDDEN_METHODS = frozenset(["requires_grad_", "backward", "register_hook", "share_memory_", "retain_grad", "set_"])
 _MODULE_WRITES = frozenset(["load_state_dict", "requires_grad_", "share_memory", "copy_", "zero_", "swap_tensors"])
 _GRADIENT_WRITES = frozenset(["clip_grad_norm_", "clip_grad_value_", "unscale_", "backward", "all_reduce"])
+_JUDGED = (ast.Attribute, ast.BinOp, ast.Subscript, ast.Call)
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """Buffers that modules of PyTorch write when they are called."""
 _IN_PLACE_OPERATORS = frozenset(
@@ -73,25 +74,25 @@ class DangerousUses:
             return
         if not _is_in_inference(statement):
             yield from self._list_writes(node, statement)
-        for expression in expressions:
-            for part in walk_own(expression):
+        is_whole = expressions is statement.expressions
+        for part in statement.parts if is_whole else (p for each in expressions for p in walk_own(each)):
+            if isinstance(part, _JUDGED):
                 what = self._judge(part, statement)
                 if what:
                     yield part, what
 
     def list_open_dangers(self, statement: Statement) -> Iterator[tuple[ast.AST, str]]:
         """Yield what a statement may do to the block's tensors in another run, by names that the source does not show."""
-        for expression in statement.expressions:
-            for part in walk_own(expression):
-                if not isinstance(part, ast.Call):
-                    continue
-                if is_text_code(part) and not isinstance(part.args[0], ast.Constant) and self._has_any():
-                    yield part, "run text that may do anything to the tensors of the block"
-                    continue
-                target = self._targets.find(part, statement.scope)
-                is_open = target.is_dynamic and self._targets.foreign_lookups and not target.scopes
-                if is_open and self.is_met(part, statement) and self._may_be_looked_up(part, statement):
-                    yield part, f"pass a tensor of the block to {ast.unparse(part.func)}, which the run chooses by name"
+        for part in statement.parts:
+            if not isinstance(part, ast.Call):
+                continue
+            if is_text_code(part) and not isinstance(part.args[0], ast.Constant) and self._has_any():
+                yield part, "run text that may do anything to the tensors of the block"
+                continue
+            target = self._targets.find(part, statement.scope)
+            is_open = target.is_dynamic and self._targets.foreign_lookups and not target.scopes
+            if is_open and self.is_met(part, statement) and self._may_be_looked_up(part, statement):
+                yield part, f"pass a tensor of the block to {ast.unparse(part.func)}, which the run chooses by name"
 
     def _may_be_looked_up(self, call: ast.Call, statement: Statement) -> bool:
         """Return whether what is called may come from a look-up by a name that the source does not show."""

@@ -328,8 +328,15 @@ class ExpressionKinds:
         return self._targets.list_callable(call, is_function=bool(self.kind(call.func, at) & FUNCTION))
 
     def _call_value(self, call: ast.Call, given: int, at: Point) -> int:
-        given |= self.kind(call.func, at) & ~FUNCTION  # a method or a partial function has its arguments with it
-        result = OTHER | (given & CARRIED) | (OF_BLOCK if is_of_block(given) or at.is_inside else PLAIN)
+        called = self.kind(call.func, at)
+        given |= called & ~FUNCTION  # a method or a partial function has its arguments with it
+        # A weak reference, or a function of the program, may give a function.
+        result = (
+            OTHER
+            | (called & FUNCTION)
+            | (given & CARRIED)
+            | (OF_BLOCK if is_of_block(given) or at.is_inside else PLAIN)
+        )
         for callee in self.find_called_values(call, at):
             result |= self.read_result(callee, at.is_inside)
         if self.calls_pool(call, at):

@@ -47,6 +47,7 @@ class FlowPlaces:
         self.waiting: deque[tuple[Statement, bool]] = deque()
         self._is_waiting: set[tuple[int, bool]] = set()
         self._owners: dict[str, set[str]] = {}
+        self._variables: dict[tuple[int, str, bool], Key] = {}
         self._readers: dict[Key, dict[tuple[int, bool], None]] = {}
         self._by_id = {id(each): each for each in program.statements}
         self._by_scope: dict[int, list[Statement]] = {}
@@ -128,7 +129,9 @@ class FlowPlaces:
     def read(self, key: Key) -> int:
         """Return the kind of what a place has."""
         if self.reader is not None:
-            readers = self._readers.setdefault(key, {})
+            readers = self._readers.get(key)
+            if readers is None:
+                readers = self._readers[key] = {}
             readers[(id(self.reader.statement), self.reader.is_called_inside)] = None
         return self.kinds.get(key, PLAIN)
 
@@ -182,9 +185,12 @@ class FlowPlaces:
 
     def find_variable(self, scope: Scope, name: str, is_inside: bool) -> Key:
         """Return the place of a variable in a call of its function."""
-        kind, owner, _ = scope.resolve(name)
-        is_own = owner == scope.key and scope.arguments is not None
-        return (kind, owner + (INSIDE if is_own and is_inside else ""), name)
+        place = (id(scope), name, is_inside)
+        if place not in self._variables:
+            kind, owner, _ = scope.resolve(name)
+            is_own = owner == scope.key and scope.arguments is not None
+            self._variables[place] = (kind, owner + (INSIDE if is_own and is_inside else ""), name)
+        return self._variables[place]
 
     def list_variables(self, at: Point, name: str) -> list[Key]:
         """Return the places of a variable; one of an outer function may belong to either kind of its calls."""
@@ -205,12 +211,12 @@ class FlowPlaces:
             keys: The places.
             is_deep: Whether it is the elements of the container that get them.
         """
-        marks = [_mark(key, is_deep) for key in keys]
+        marks = [mark_contents(key, is_deep=is_deep) for key in keys]
         return any(self.read(mark) for mark in marks)
 
     def mark_changed(self, key: Key, *, is_deep: bool) -> None:
         """Note that a place has a container that gets tensors of the block by another name, or whose elements get them."""
-        self.add(_mark(key, is_deep), OTHER, None)
+        self.add(mark_contents(key, is_deep=is_deep), OTHER, None)
         if key[0] == "variable":
             self.add(("filled", key[1].removesuffix(INSIDE), ""), OTHER, None)
             self.add(("filled", "", ""), OTHER, None)
@@ -262,7 +268,8 @@ def is_called_by_library(name: str) -> bool:
     return name == "forward" or (name.startswith("__") and name.endswith("__"))
 
 
-def _mark(key: Key, is_deep: bool) -> Key:
+def mark_contents(key: Key, *, is_deep: bool) -> Key:
+    """Return the place that says whether what a place has, or its elements, get tensors of the block elsewhere."""
     return (f"{'elements' if is_deep else 'contents'} of {key[0]}", key[1], key[2])
 
 

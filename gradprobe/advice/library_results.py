@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Iterator
+from functools import cached_property
 
 from gradprobe.advice.block_region import BlockRegion
 from gradprobe.advice.called_names import called_name
@@ -43,7 +44,7 @@ class _Search:
     ) -> None:
         self._program, self._coverage, self._tensor_results = program, coverage, tensor_results
         self._region = BlockRegion(program, coverage, site)
-        self._flow = TensorFlow(program, self._region)
+        self._flow = TensorFlow.of_site(program, self._region)
         self._statements = [each for each in program.statements if not is_test_file(each.scope.file.file)]
         self._offered = {name for each in self._statements for name in _list_offered(each)}
 
@@ -136,16 +137,18 @@ class _Search:
         assert scope.function is not None
         name, owner = scope.function.name, scope.class_name
         is_special = name in _COMMON or (name.startswith("__") and name.endswith("__")) or name == "forward"
+        callers = self._callers.get(owner if is_special and owner else name, ())
+        return any(each is not scope for each in callers)
+
+    @cached_property
+    def _callers(self) -> dict[str, list[Scope]]:
+        """The functions whose lines call something, by the last part of its name."""
+        found: dict[str, list[Scope]] = {}
         for statement in self._statements:
-            if statement.scope is scope:
-                continue
-            for expression in statement.expressions:
-                for part in ast.walk(expression):
-                    if not isinstance(part, ast.Call):
-                        continue
-                    if called_name(part) == (owner if is_special and owner else name):
-                        return True
-        return False
+            for part in (part for expression in statement.expressions for part in ast.walk(expression)):
+                if isinstance(part, ast.Call):
+                    found.setdefault(called_name(part), []).append(statement.scope)
+        return found
 
     def _line(self, statement: Statement, role: str) -> UnrunLine:
         return UnrunLine(statement.scope.file.file, statement.line, role)

@@ -111,18 +111,24 @@ class LocalDefinitions:
 
     def _list_stored(self, node: ast.stmt) -> frozenset[str]:
         if id(node) not in self._stored:
-            found = {
-                part.id
-                for part in ast.walk(node)
-                if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store | ast.Del)
-            }
-            for part in ast.walk(node):
+            found: set[str] = set()
+            waiting: list[ast.AST] = [node]
+            while waiting:
+                part = waiting.pop()
+                if part is not node and isinstance(part, ast.stmt):
+                    found |= self._list_stored(part)
+                    continue
+                if isinstance(part, ast.Name):
+                    if not isinstance(part.ctx, ast.Load):
+                        found.add(part.id)
+                    continue
                 for attribute in ("name", "rest"):
                     value = getattr(part, attribute, None)
                     if isinstance(value, str):
                         found.add(value)  # a definition, an import, an exception or a pattern
                 if isinstance(part, ast.alias):
                     found.add((part.asname or part.name).partition(".")[0])
+                waiting.extend(ast.iter_child_nodes(part))
             self._stored[id(node)] = frozenset(found)
         return self._stored[id(node)]
 
@@ -135,9 +141,13 @@ def _assigns(node: ast.stmt, name: str) -> bool:
         return isinstance(node.target, ast.Name)
     if not isinstance(node, ast.Assign):
         return False
+    if not any(_stores(target, name) for target in node.targets):
+        return False
     stores = [p for p in ast.walk(node) if isinstance(p, ast.Name) and p.id == name and isinstance(p.ctx, ast.Store)]
-    return len(stores) == 1 and any(_stores(target, name) for target in node.targets)
+    return len(stores) == 1
 
 
 def _stores(target: ast.AST, name: str) -> bool:
+    if isinstance(target, ast.Name):
+        return target.id == name and isinstance(target.ctx, ast.Store)
     return any(isinstance(p, ast.Name) and p.id == name and isinstance(p.ctx, ast.Store) for p in ast.walk(target))

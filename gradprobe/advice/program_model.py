@@ -39,7 +39,7 @@ class Scope:
         """The function, or None for a module, a class or a lambda."""
         return self.node if isinstance(self.node, FunctionNode) else None
 
-    @property
+    @cached_property
     def arguments(self) -> ast.arguments | None:
         """The parameters of a function or lambda."""
         return self.node.args if isinstance(self.node, FunctionNode | ast.Lambda) else None
@@ -110,6 +110,7 @@ class ProgramModel:
     def __init__(self, files: Sequence[SourceFile]) -> None:
         self.files = {file.file: file for file in files}
         self._shared: dict[type, object] = {}
+        self._by_scope: dict[int, list[Statement]] = {}
         self._by_file: dict[str, list[Statement]] = {}
         self.statements: list[Statement] = []
         self.scopes: list[Scope] = []
@@ -141,6 +142,13 @@ class ProgramModel:
             for each in self.statements:
                 self._by_file.setdefault(each.scope.file.file, []).append(each)
         return self._by_file.get(file, [])
+
+    def list_own_statements(self, scope: Scope) -> list[Statement]:
+        """Return the statements of a function, or of the top of a module or class."""
+        if not self._by_scope:
+            for each in self.statements:
+                self._by_scope.setdefault(id(each.scope), []).append(each)
+        return self._by_scope.get(id(scope), [])
 
     def share(self, kind: type[_Shared]) -> _Shared:
         """Return the one object of a kind that is made of the program."""
@@ -219,6 +227,8 @@ class Coverage:
         self._lines = lines
         self._is_order_known = any(mode & AFTER for modes in lines.values() for mode in modes)
         self._parts: dict[int, bool] = {}
+        self._modes: dict[int, set[int]] = {}
+        self._unrun_parts: dict[int, tuple[ast.expr, ...]] = {}
         for file in files:
             numbered = list_parts(file.tree)
             ran = {part_number(line) for (name, line) in lines if name == file.file and line >= FIRST_VIRTUAL_LINE}
@@ -226,9 +236,11 @@ class Coverage:
 
     def modes(self, statement: Statement) -> set[int]:
         """Return the modes under which a statement ran; empty if it did not run."""
-        found: set[int] = set()
-        for line in range(statement.line, statement.last_line + 1):
-            found |= self._lines.get((statement.scope.file.file, line), set())
+        found = self._modes.get(id(statement))
+        if found is None:
+            found = self._modes[id(statement)] = set()
+            for line in range(statement.line, statement.last_line + 1):
+                found |= self._lines.get((statement.scope.file.file, line), set())
         return found
 
     def has_run(self, statement: Statement) -> bool:
@@ -247,6 +259,11 @@ class Coverage:
 
     def list_unrun_parts(self, statement: Statement) -> Iterator[ast.expr]:
         """Yield the outermost parts of a statement's expressions that did not run although the statement did."""
+        if id(statement) not in self._unrun_parts:
+            self._unrun_parts[id(statement)] = tuple(self._search_unrun_parts(statement))
+        yield from self._unrun_parts[id(statement)]
+
+    def _search_unrun_parts(self, statement: Statement) -> Iterator[ast.expr]:
         waiting: list[ast.AST] = list(statement.expressions)
         while waiting:
             node = waiting.pop()

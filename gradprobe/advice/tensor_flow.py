@@ -80,6 +80,15 @@ class TensorFlow:
         self.is_complete = run.run()
         self._places, self._kinds, self._targets = places, run.kinds, program.share(CallTargets)
 
+    @classmethod
+    def of_site(cls, program: ProgramModel, region: BlockRegion) -> TensorFlow:
+        """Return the flow of all statements, which is searched for once for each block."""
+        known: _FlowsOfSites = program.share(_FlowsOfSites)
+        if known.key != region.key:
+            known.key, known.flow = region.key, cls(program, region)
+        assert known.flow is not None
+        return known.flow
+
     @property
     def places(self) -> dict[Key, int]:
         """Kind of what each place has."""
@@ -269,6 +278,14 @@ class _FlowRun:
         for is_deep in (False, True):
             if self._places.is_any_changed([key], is_deep=is_deep):
                 self._bindings.change_contents(value, at, is_deep=is_deep)
+
+
+class _FlowsOfSites:
+    """The last flow that was searched for, and what it is of: both searches of a site need the same."""
+
+    def __init__(self, program: ProgramModel) -> None:
+        self.key: object = None
+        self.flow: TensorFlow | None = None
 
 
 class _OutsideFlow:

@@ -51,15 +51,22 @@ class _Search:
     def __init__(self, program: ProgramModel, coverage: Coverage, site: Site) -> None:
         self._program, self._coverage, self._site = program, coverage, site
         self._region = region = BlockRegion(program, coverage, site)
-        self._flow = TensorFlow(program, region)
+        self._flow = TensorFlow.of_site(program, region)
         self._uses = DangerousUses(program, self._flow)
         self._targets: CallTargets = program.share(CallTargets)
+        self._dangers: dict[int, list[tuple[ast.AST, str]]] = {}
+        self._called: dict[int, tuple[Scope, ...]] = {}
+        self._outside: dict[int, bool] = {}
 
     @cached_property
     def _seen(self) -> TensorFlow:
         """The flow of what ran."""
         unrun = [part for each in self._program.statements for part in self._coverage.list_unrun_parts(each)]
         return TensorFlow(self._program, self._region, lambda each: self._region.ran[id(each)], unrun)
+
+    @cached_property
+    def _seen_uses(self) -> DangerousUses:
+        return DangerousUses(self._program, self._seen)
 
     def find(self) -> list[UnrunLine]:
         found = [
@@ -77,8 +84,16 @@ class _Search:
         return self._flow.point(statement).is_inside or self._flow.has_reached(statement.scope, is_inside=True)
 
     def _is_outside(self, statement: Statement) -> bool:
-        is_reached = self._flow.has_reached(statement.scope, is_inside=False)
-        return is_reached and not self._flow.point(statement).is_inside
+        if id(statement) not in self._outside:
+            is_reached = self._flow.has_reached(statement.scope, is_inside=False)
+            self._outside[id(statement)] = is_reached and not self._flow.point(statement).is_inside
+        return self._outside[id(statement)]
+
+    def _list_dangers(self, statement: Statement) -> list[tuple[ast.AST, str]]:
+        """Return what all of a statement would do to the block's tensors."""
+        if id(statement) not in self._dangers:
+            self._dangers[id(statement)] = list(self._uses.list_dangers(statement, statement.expressions))
+        return self._dangers[id(statement)]
 
     def _find_inside(self) -> Iterator[UnrunLine]:
         for statement in self._program.statements:
@@ -113,7 +128,7 @@ class _Search:
             if not self._is_outside(statement):
                 continue
             if not self._region.ran[id(statement)]:
-                for node, what in self._uses.list_dangers(statement, statement.expressions):
+                for node, what in self._list_dangers(statement):
                     yield self._line(statement, node, f"did not run; would {what}")
                 continue
             for part in self._coverage.list_unrun_parts(statement):
@@ -122,10 +137,10 @@ class _Search:
             for node, what in self._uses.list_open_dangers(statement):
                 yield self._line(statement, node, f"did something else in this run; may {what}")
             if not self._coverage.has_run_after_block(statement):
-                for node, what in self._uses.list_dangers(statement, statement.expressions):
+                for node, what in self._list_dangers(statement):
                     yield self._line(statement, node, f"ran only before the block; would {what}")
                 continue
-            dangers = list(self._uses.list_dangers(statement, statement.expressions))
+            dangers = self._list_dangers(statement)
             seen = self._list_seen(statement) if dangers else set()
             for node, what in dangers:
                 if id(node) not in seen:
@@ -136,8 +151,7 @@ class _Search:
 
     def _list_seen(self, statement: Statement) -> set[int]:
         """Return the uses of a statement that were seen to do no harm, by the identity of their nodes."""
-        uses = DangerousUses(self._program, self._seen)
-        return {id(node) for node, _ in uses.list_dangers(statement, statement.expressions)}
+        return {id(node) for node, _ in self._seen_uses.list_dangers(statement, statement.expressions)}
 
     def _find_unrun_origin(
         self, node: ast.AST, statement: Statement, seen: frozenset[Key] = frozenset()
@@ -172,7 +186,7 @@ class _Search:
         for statement in self._program.statements:
             if not self._is_outside(statement) or not self._region.ran[id(statement)] or is_protected(statement):
                 continue
-            dangers = list(self._uses.list_dangers(statement, statement.expressions))
+            dangers = self._list_dangers(statement)
             if dangers and statement.scope.arguments is not None:
                 risky.setdefault(id(statement.scope), []).append((statement, *dangers[0]))
         return risky
@@ -185,7 +199,7 @@ class _Search:
             modes = self._coverage.modes(statement)
             if not modes or any(mode & GRAD for mode in modes) or not self._is_in_conditional(statement):
                 continue
-            for node, what in self._uses.list_dangers(statement, statement.expressions):
+            for node, what in self._list_dangers(statement):
                 yield self._line(statement, node, f"ran without autograd only; may {what}")
             reached = self._find_reached(statement, self._risky) if self._risky else None
             if reached is not None:
@@ -218,7 +232,7 @@ class _Search:
         if not isinstance(node, ast.Call):
             return False
         callees = self._targets.find(node, statement.scope).scopes
-        own = [each for each in self._program.statements if any(each.scope is callee for callee in callees)]
+        own = [each for callee in callees for each in self._program.list_own_statements(callee)]
         return any(is_protected(each) for each in own if any(isinstance(p, ast.Yield) for p in each.parts))
 
     def _find_new_contexts(self) -> Iterator[UnrunLine]:
@@ -262,13 +276,14 @@ class _Search:
                     return risky[id(callee)][0]
                 if id(callee) not in seen:
                     seen.add(id(callee))
-                    waiting += [s for s in self._program.statements if s.scope is callee and not is_protected(s)]
+                    waiting += [each for each in self._program.list_own_statements(callee) if not is_protected(each)]
         return None
 
-    def _list_called(self, statement: Statement) -> Iterator[Scope]:
-        for part in statement.parts:
-            if isinstance(part, ast.Call):
-                yield from self._flow.list_callees(part, statement)
+    def _list_called(self, statement: Statement) -> tuple[Scope, ...]:
+        if id(statement) not in self._called:
+            calls = [part for part in statement.parts if isinstance(part, ast.Call)]
+            self._called[id(statement)] = tuple(e for call in calls for e in self._flow.list_callees(call, statement))
+        return self._called[id(statement)]
 
     def _line(self, statement: Statement, node: ast.AST, role: str) -> UnrunLine:
         line = getattr(node, "lineno", statement.line)

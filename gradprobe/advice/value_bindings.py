@@ -177,7 +177,7 @@ class ValueBindings:
             return self._list_keys(node.value, at)
         if isinstance(node, ast.Name):
             keys = set(self._places.list_variables(at, node.id))
-            if node.id in list_defaults(at.scope):  # one object for all calls
+            if at.scope.arguments is not None and node.id in list_defaults(at.scope):  # one object for all calls
                 keys |= {self._places.find_variable(at.scope, node.id, each) for each in (False, True)}
             return keys
         if isinstance(node, ast.Attribute):

@@ -10,6 +10,31 @@ from tests.advice.test_unrun_lines import BLOCK, find, find_in_files, marked
 from tests.advice.test_unsafe_uses import split_cases
 
 PATHS = """
+## a weak reference to a method
+import weakref
+
+class Signal:
+    def __init__(self):
+        self.slots = []  # ran
+
+    def connect(self, method):
+        self.slots.append(weakref.WeakMethod(method))  # ran
+
+    def emit(self, *args):
+        for slot in self.slots:  # ran
+            target = slot()  # ran
+            target(*args)  # ran
+
+class Monitor:
+    def follow(self, t):
+        print(t)  # ran
+        if t.sum() > 9:  # ran
+            t.mul_(2)  # unrun
+
+signal, monitor = Signal(), Monitor()  # ran
+signal.connect(monitor.follow)  # ran
+signal.emit(features(torch.ones(2)))  # ran
+
 ## an attribute with the name of one of a tensor's that is plain
 class B:
     def fill(self, x):
