@@ -35,7 +35,7 @@ from gradprobe.advice.value_kinds import (
 )
 
 _Passed = tuple[ast.expr, bool, Key, tuple[Key, Key]]
-"""An argument, whether it is one of several that a parameter collects, the parameter's place, and the marks of that place."""
+"""An argument, whether a parameter collects it with others, the parameter's place, and the marks of that place."""
 
 
 class CallEffects:
