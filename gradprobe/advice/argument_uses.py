@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Sequence
 
 from gradprobe.advice.call_targets import CallTargets, Target
@@ -17,8 +18,8 @@ from gradprobe.advice.tensor_names import (
     CONVERSIONS,
     NEEDS_GRAD,
     PASSING,
-    PLAIN_FUNCTIONS,
     PLAIN_MODULES,
+    PURE_PASSING,
 )
 from gradprobe.advice.value_bindings import ValueBindings
 from gradprobe.advice.value_kinds import (
@@ -34,6 +35,9 @@ from gradprobe.advice.value_kinds import (
     is_of_block,
 )
 
+_CONTAINER_TYPES = frozenset(["list", "dict", "set", "deque", "OrderedDict", "defaultdict", "Counter"])
+_CALLING = frozenset(["map", "filter", "sorted", "min", "max", "iter", "starmap", "accumulate", "groupby", "partial"])
+"""Functions of Python's library that hand on elements, and may call one of their arguments."""
 _Passed = tuple[ast.expr, bool, Key, tuple[Key, Key]]
 """An argument, whether a parameter collects it with others, the parameter's place, and the marks of that place."""
 
@@ -150,11 +154,17 @@ class CallEffects:
         """Note what code that is not of the program may do: keep what it is given, and call functions with it."""
         is_method = isinstance(call.func, ast.Attribute) and not target.dotted and not target.is_dynamic
         receiver = call.func.value if isinstance(call.func, ast.Attribute) and is_method else None
+        if isinstance(receiver, ast.Name) and receiver.id in _CONTAINER_TYPES and call.args:
+            receiver = call.args[0]  # the object of a method that is called by its class
         received = self._kinds.kind(receiver, at) if receiver is not None else PLAIN
         name = called_name(call)
         module, _, last = target.dotted.rpartition(".")
         is_operator = (module + "." in PURE_MODULES and last not in NEEDS_GRAD) or name in TENSOR_METHODS
-        is_operator = is_operator or (not module and name in PLAIN_FUNCTIONS) or target.is_dynamic
+        is_quiet = not module and name not in _CALLING and hasattr(builtins, name)
+        is_container = (
+            name in CONTAINER_WRITES or name in CONTAINER_READS or (name in PURE_PASSING and name not in _CALLING)
+        )
+        is_operator = is_operator or is_quiet or is_container or target.is_dynamic
         for node in given:
             for callee in self._find_given(node, at, only_named=is_operator):
                 self._places.reach(callee, is_inside=at.is_inside)

@@ -311,6 +311,18 @@ class CallTargets:
             if called_name(call) in (*_BY_NAME, "getattr") and self._finds_foreign(call, scope)
         ]
 
+    @cached_property
+    def has_function_tables(self) -> bool:
+        """True if a container of the program has several functions of libraries, of which the run chooses one."""
+        for statement in self.program.statements:
+            for part in statement.parts:
+                given = part.values if isinstance(part, ast.Dict) else getattr(part, "elts", ())
+                named = [each for each in given if isinstance(each, ast.Attribute | ast.Name)]
+                known = [self.find_library_name(each, statement.scope) for each in named]
+                if sum(name.startswith(("torch.", "operator.")) for name in known) > 1:
+                    return True
+        return False
+
     def _list_calls(self) -> Iterator[tuple[Scope, ast.Call]]:
         for statement in self.program.statements:
             for part in statement.parts:

@@ -90,7 +90,8 @@ class DangerousUses:
                 yield part, "run text that may do anything to the tensors of the block"
                 continue
             target = self._targets.find(part, statement.scope)
-            is_open = target.is_dynamic and self._targets.foreign_lookups and not target.scopes
+            is_chosen = self._targets.foreign_lookups or self._targets.has_function_tables
+            is_open = target.is_dynamic and is_chosen and not target.scopes
             if is_open and self.is_met(part, statement) and self._may_be_looked_up(part, statement):
                 yield part, f"pass a tensor of the block to {ast.unparse(part.func)}, which the run chooses by name"
 
@@ -219,7 +220,8 @@ class DangerousUses:
             return ""
         if any(k.arg == "out" and is_of_block(self._flow.kind(k.value, statement)) for k in call.keywords):
             return "write a tensor of the block as out="
-        is_set = any(k.arg in ("inplace", None) and getattr(k.value, "value", None) is not False for k in call.keywords)
+        flags = ("inplace", None) if dotted else ("inplace",)
+        is_set = any(k.arg in flags and getattr(k.value, "value", None) is not False for k in call.keywords)
         is_set = is_set or (
             ".functional." in dotted and any(getattr(each, "value", None) is True for each in call.args)
         )

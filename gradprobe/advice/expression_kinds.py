@@ -67,6 +67,8 @@ OPERATORS = {
     ast.LShift: "lshift",
     ast.RShift: "rshift",
 }
+_INSPECTING = frozenset(["_getframe", "currentframe", "stack", "get_objects", "get_referrers", "exc_info"])
+"""Functions that give what other functions keep in their variables."""
 _ANY_ACCESSORS = ("__getattr__", "__getattribute__")
 _REFLECTIVE = frozenset(
     ["asdict", "astuple", "replace", "deepcopy", "__getstate__", "getmembers", "attrgetter", "get_objects"]
@@ -169,8 +171,8 @@ class ExpressionKinds:
             result |= IS if at.is_inside else base & IS
         elif base & IS and node.attr in TENSOR_METHODS:
             result |= HOLDS  # a method with its tensor
-        if base & HOLDS:
-            result |= OF_BLOCK
+        if base & HOLDS or (base & IS and node.attr not in TENSOR_METHODS):
+            result |= OF_BLOCK  # an attribute that no tensor has is one of an object that has the tensor
         return result
 
     def _read_own_attribute(self, name: str, at: Point) -> int:
@@ -352,6 +354,8 @@ class ExpressionKinds:
         root, _, last = dotted.rpartition(".")
         if not root and hasattr(builtins, dotted):
             return self._call_builtin(call, dotted, given, at)
+        if last in _INSPECTING:
+            return OTHER | self._places.read(("anything", "", "")) & OF_BLOCK
         if root_name_of(dotted) in PLAIN_MODULES:
             return given if "object" in ast.unparse(call) else PLAIN
         if root_name_of(dotted) == "random":
@@ -427,6 +431,8 @@ class ExpressionKinds:
                 HOLDS if is_of_block(base) or any(is_of_block(self._places.read(each)) for each in places) else PLAIN
             )
             kept |= base & OF_BLOCK if name in ("train", "eval") else PLAIN
+            # An object that hands on what it does not have may hand on the state of another.
+            kept |= HOLDS if is_of_block(self._read_results(_ANY_ACCESSORS, at)) else PLAIN
         if not base & ~CARRIED:
             return kept | given | (get_element(given, at.is_inside) if given else PLAIN)
         if name in QUIET_METHODS:

@@ -190,6 +190,9 @@ class _FlowRun:
             given = getattr(node.exc, "args", [])
             kind = self.kinds.kind(ast.Tuple(list(given), ast.Load()), at) | self.kinds.kind(node.exc, at)
             self._places.add(("raised", "", ""), self._as_container(kind), at)
+        elif isinstance(node, ast.ClassDef):
+            for keyword in node.keywords:
+                self._bindings.bind_operator("__init_subclass__", self.kinds.kind(keyword.value, at), at)
         elif isinstance(node, FunctionNode):
             self._give_defaults(self._program.inner_scopes.get(id(node)), at)
             for decorator in node.decorator_list:

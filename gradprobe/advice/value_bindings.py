@@ -60,7 +60,7 @@ class ValueBindings:
         kind = self._kinds.kind(node.slice, at)
         if not is_of_block(kind):
             return
-        for method in ("__getitem__", "__setitem__", "__missing__"):
+        for method in ("__getitem__", "__setitem__", "__missing__", "__class_getitem__"):
             self.bind_operator(method, kind, at)
         if isinstance(node.ctx, ast.Store):
             self.change_contents(node.value, at)
@@ -128,6 +128,8 @@ class ValueBindings:
     def _bind_attribute(self, target: ast.Attribute, kind: int, at: Point) -> None:
         if target.attr != "data":
             self.add_attribute(target.attr, kind, at, target.value)
+        if target.attr == "__dict__" and is_of_block(kind):
+            self.add_attribute(ANY, OF_BLOCK, at)
         is_parameter = target.attr == "data" or target.attr.startswith(("weight", "bias", "in_proj"))
         if is_parameter and at.is_inside and is_of_block(kind):
             self._places.add(("converted", "", ""), ANY_OF_BLOCK, at)

@@ -10,6 +10,58 @@ from tests.advice.test_unrun_lines import BLOCK, find, find_in_files, marked
 from tests.advice.test_unsafe_uses import split_cases
 
 PATHS = """
+## the state of an object that another hands on
+import copy
+
+class Teacher:
+    def __init__(self, net, x):
+        self.net = copy.copy(features(x))  # ran
+
+    def __getattr__(self, name):
+        return getattr(self.net, name)
+
+def follow(teacher):
+    for p in teacher.parameters():
+        p.mul_(0.9)  # unrun
+
+Teacher(None, torch.ones(2))  # ran
+
+## a member of an enumeration
+import enum
+
+class E(enum.Enum):
+    A = features(torch.ones(2))  # ran
+
+def use(w):
+    return w * E.A.value  # unrun
+
+## a method of a list called by its class
+rows = []  # ran
+list.append(rows, features(torch.ones(2)))  # ran
+
+def use(w):
+    return w * rows[0]  # unrun
+
+## a keyword of a class
+class B:
+    def __init_subclass__(cls, t=None, **k):
+        cls.t = t  # ran
+
+class C(B, t=features(torch.ones(2))):  # ran
+    def use(self, w):
+        return w * self.t  # unrun
+
+## a variable of a caller
+import sys
+
+def peek():
+    sys._getframe(1).f_locals["t"].mul_(2)  # unrun
+
+def use(x):
+    t = features(x)  # ran
+    print(t)  # ran
+    peek()
+
 ## a weak reference to a method
 import weakref
 

@@ -9,6 +9,14 @@ import pytest
 from tests.advice.test_unrun_lines import BLOCK, find, marked
 
 UNSAFE = """
+## a function of a library that is chosen from a table
+import torch.nn.functional as F
+
+KINDS = {"relu": F.relu, "in place": F.relu_}  # ran
+
+def use(x, kind):
+    return KINDS[kind](features(x))  # unrun
+
 ## an index that is written to
 def wipe(y, x):
     y[features(x)] = 0  # unrun
