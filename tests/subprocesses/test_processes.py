@@ -124,6 +124,7 @@ def test_forks_in_the_middle_of_everything_never_wait_for_each_other(tmp_path: P
     (tmp_path / "program.py").write_text(
         """
 import os, threading, torch
+torch.ones(2) * 2  # PyTorch chooses its kernels at the first use, under locks that a fork would leave held
 running = True
 def churn():
     while running:
