@@ -155,8 +155,9 @@ class HookReports:
             self._safely(lambda: report_checkpoint_without_inputs(arguments, self._log))
 
     def _on_materialized(self, tensor: Any) -> None:
-        if torch.is_inference_mode_enabled() and self._is_observed():
-            self._tensors.on_materialized(tensor)
+        observer = self._threads.find_observer()
+        if observer is not None and torch.is_inference_mode_enabled() and self._is_observed():
+            self._tensors.on_materialized(tensor, observer)
 
     def _on_read_failed(self, error: Exception, trace: TracebackType | None, tensor: torch.Tensor) -> None:
         self._on_call_refused(error, trace, Operands([tensor]))

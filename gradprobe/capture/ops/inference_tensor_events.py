@@ -31,7 +31,7 @@ class InferenceTensorEvents:
     ) -> None:
         self._emit, self._now, self._paths, self._log, self._persistent = emit, now, paths, log, persistent
 
-    def on_materialized(self, tensor: Any) -> None:
+    def on_materialized(self, tensor: Any, observer: NativeObserver) -> None:
         """Take in that a lazy parameter or buffer has got its memory, which makes it an inference tensor in that mode."""
         frame = self._log.codes.find_user_frame(_getframe(1))
         if frame is not None:
@@ -40,6 +40,7 @@ class InferenceTensorEvents:
             record: CreationRecord = (weakref.ref(tensor), now, *place, now, thread())
             REGISTRY.add_materialized(tensor, record)
             self._persistent.add_materialized(record)
+            observer.request_look()
 
     def forget(self, tensor: Any) -> None:
         """Drop all references to ``tensor``, because it is about to be swapped."""

@@ -40,6 +40,10 @@ class EscapedTensors {
     return (additions_ & (additions_ - 1)) == 0;
   }
 
+  // Lets the places be looked for as the next thread leaves inference mode, whatever that leaves behind.
+  void request_look() { is_requested_ = true; }
+  bool take_request() { return is_requested_.exchange(false); }
+
   // The latest tensors of each line that exist.
   LivingTensors latest_of_lines() {
     std::vector<TensorRef> refs;
@@ -98,6 +102,7 @@ class EscapedTensors {
   std::map<Line, std::vector<TensorRef>> lines_;
   std::optional<Creation> latest_;
   std::atomic<size_t> number_ = 0;
+  std::atomic<bool> is_requested_ = false;
   uint64_t additions_ = 0;
   size_t sweep_at_ = SPARE;
 };

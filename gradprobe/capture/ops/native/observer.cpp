@@ -422,6 +422,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("held_graphs", &held_by_program, "Return the graphs that the program holds.")
       .def("take_escaped", [](Observer& observer) { return describe_all(observer.escaped().take()); },
            "Return the records of the inference tensors that exist beyond their block, once.")
+      .def("request_look", [](Observer& observer) { observer.escaped().request_look(); },
+           "Let the places of these tensors be looked for as the next thread leaves inference mode.")
       .def("latest_escaped", [](Observer& observer) { return describe_all(observer.escaped().latest_of_lines()); },
            "Return the records of the latest of them by line.")
       .def("last_escaped",

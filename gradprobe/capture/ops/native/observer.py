@@ -114,6 +114,10 @@ class NativeObserver:
         records: list[CreationRecord] = self._observer.take_escaped()
         return records
 
+    def request_look(self) -> None:
+        """Let ``on_escaped`` be called as the next thread leaves inference mode, whatever that leaves behind."""
+        self._observer.request_look()
+
     def latest_escaped(self) -> list[CreationRecord]:
         """Return the records of the latest of these tensors by the line that made them."""
         records: list[CreationRecord] = self._observer.latest_escaped()

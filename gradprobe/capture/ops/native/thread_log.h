@@ -347,12 +347,17 @@ class ThreadLog {
 
   // Emits the inference tensors that still exist as the thread leaves that mode, by the line that made them.
   void emit_escaped() {
+    auto& escaped = context_->escaped;
     const auto left = recent_.take_inference_tensors();
-    if (left.empty()) return;
-    const auto of_new_lines = context_->escaped.add(left);
-    const auto now = context_->now().cast<int64_t>();
-    for (const EscapedGroup& group : group_by_line(left)) call_one(context_->emit, make_escaped_event(group, now).ptr());
-    if (!of_new_lines.empty() || context_->escaped.is_due()) detectors->on_escaped(describe_all(of_new_lines));
+    const bool is_requested = escaped.take_request();
+    if (left.empty() && !is_requested) return;
+    LivingTensors of_new_lines;
+    if (!left.empty()) {
+      of_new_lines = escaped.add(left);
+      const auto now = context_->now().cast<int64_t>();
+      for (const EscapedGroup& group : group_by_line(left)) call_one(context_->emit, make_escaped_event(group, now).ptr());
+    }
+    if (!of_new_lines.empty() || is_requested || escaped.is_due()) detectors->on_escaped(describe_all(of_new_lines));
   }
 
   void record(const Call& call, const torch::jit::Stack& stack) {
