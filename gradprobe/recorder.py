@@ -38,7 +38,8 @@ _active: set[Recorder] = set()
 
 def get_session(clock: Clock = SYSTEM) -> Session:
     """Return the session of this process that runs on ``clock``."""
-    return _sessions.setdefault(clock, Session(clock))
+    session = _sessions.get(clock)
+    return _sessions.setdefault(clock, Session(clock)) if session is None else session
 
 
 def check_level(level: str) -> str:

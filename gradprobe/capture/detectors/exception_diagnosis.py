@@ -61,10 +61,11 @@ class Operands(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """The latest exception; ``catcher`` is None until it is logged."""
+    """The latest exception, with the number of frames that it has not left; ``catcher`` is None until it is logged."""
 
     text: str
     error: int | None
+    depth: int
     diagnosis: Diagnosis | None
     catcher: Catcher | None
 
@@ -76,7 +77,7 @@ class RefusalDetector:
         self._log, self._hooks = log, hooks
         self.passes = BackwardPasses()
         self._storyteller = Storyteller(log, ledger, self.passes)
-        self._latest = _Known("", None, None, None)
+        self._latest = _Known("", None, 0, None, None)
 
     def on_operator(self, text: str, tensors: list[Any]) -> None:
         """Handle an exception that an operator throws."""
@@ -86,14 +87,14 @@ class RefusalDetector:
 
     def on_call(self, error: Exception, trace: TracebackType | None, operands: Operands) -> None:
         """Handle an exception that leaves a method of a tensor or the engine."""
-        if not self._is_latest(error):
-            frames = running_frames(sys._getframe(1))
+        frames = running_frames(sys._getframe(1))
+        if not self._is_latest(error, len(frames)):
             self._see(str(error), id(error), type(error), frames + trace_frames(trace), frames, operands)
 
     def on_transfer(self, error: Exception, trace: TracebackType | None) -> None:
         """Handle an exception that leaves what saves or loads; most have nothing to do with autograd."""
-        if not self._is_latest(error):
-            frames = running_frames(sys._getframe(1))
+        frames = running_frames(sys._getframe(1))
+        if not self._is_latest(error, len(frames)):
             self._see(str(error), id(error), type(error), frames + trace_frames(trace), frames, None)
 
     def diagnose_leaving(self, error: BaseException) -> Diagnosis | None:
@@ -110,12 +111,17 @@ class RefusalDetector:
             self._latest = known._replace(catcher=Catcher.NOBODY)
         return found
 
-    def _is_latest(self, error: BaseException) -> bool:
-        """Return whether ``error`` is the latest exception that was diagnosed."""
+    def _is_latest(self, error: BaseException, depth: int = 0) -> bool:
+        """Return whether ``error``, which ``depth`` frames have still to see, is the latest exception that was diagnosed.
+
+        Another one may be at the address of one that was freed. One that goes on has left a frame since it was seen.
+        """
         known = self._latest
         if known.text != str(error) or known.error not in (None, id(error)):
             return False
-        self._latest = known._replace(error=id(error))
+        if known.error is not None and depth and depth >= known.depth:
+            return False
+        self._latest = known._replace(error=id(error), depth=depth)
         return True
 
     def _see(
@@ -142,7 +148,7 @@ class RefusalDetector:
         is_logged = diagnosis is not None and _is_reported(catcher, refusal)
         if is_logged and diagnosis is not None:
             self._log_detection(diagnosis, catcher)
-        self._latest = _Known(text, error, diagnosis, catcher if is_logged else None)
+        self._latest = _Known(text, error, len(running), diagnosis, catcher if is_logged else None)
 
     def _log_detection(self, diagnosis: Diagnosis, catcher: Catcher) -> None:
         caught = {} if catcher is Catcher.NOBODY else {"caught": True}

@@ -19,6 +19,7 @@ from gradprobe.capture.detectors.escaped_inference_tensors import find_creation_
 from gradprobe.capture.detectors.refusal_stories import find_source
 from gradprobe.capture.location.code_phases import find_code_phase
 from gradprobe.capture.location.persistent_places import PersistentPlace, find_persistent_places
+from gradprobe.capture.time_share import TimeShare
 from gradprobe.phases import AFTER_BACKWARD, current_phase
 
 KEPT_INFERENCE_TENSOR = "kept-inference-tensor"
@@ -27,6 +28,8 @@ KEPT_TENSOR_USE = "kept-inference-tensor-use"
 """The same for what operators outside inference mode do with them."""
 
 _MAX_LINES = 200
+_ALLOWANCE_S, _MAX_SHARE = 0.05, 0.01
+"""Processor time in seconds that looking as blocks end may take, and its share of the time beyond that."""
 _COPIES = ("clone", "_to_copy", "contiguous")
 _VIEWS = frozenset(
     (
@@ -91,6 +94,7 @@ class PersistentTensorDetector:
         self._log, self._roots, self._latest = log, roots, latest
         self._lines: dict[tuple[int, int, str], _Line] = {}
         self._calls = 0
+        self._time = TimeShare(_ALLOWANCE_S, _MAX_SHARE)
 
     def add_line(self, record: CreationRecord) -> None:
         """Take in a tensor that exists after its block, whose line has made none before that did."""
@@ -124,6 +128,12 @@ class PersistentTensorDetector:
         self._calls += 1
         if not self._calls & (self._calls - 1):
             self.look(frame)
+
+    def look_if_time(self, frame: FrameType | None) -> None:
+        """Look where the tensors are, unless that has taken its share of time: it searches all that the process holds."""
+        if self._time.is_left():
+            with self._time.spend():
+                self.look(frame)
 
     def look(self, frame: FrameType | None) -> None:
         """Look where the tensors are, and log those whose place is not known yet."""
@@ -188,6 +198,7 @@ class PersistentTensorDetector:
         """Forget all tensors, since nothing observes them any more."""
         self._lines.clear()
         self._calls = 0
+        self._time.restart()
 
 
 def _key_of(record: CreationRecord) -> tuple[int, int, str]:

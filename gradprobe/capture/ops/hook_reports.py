@@ -89,7 +89,8 @@ class HookReports:
 
     def remove(self) -> None:
         """Clear the hooks and restore what was patched."""
-        self._safely(lambda: load_core().show_refusals(None, ()))
+        if self._patches.are_applied:
+            self._safely(lambda: load_core().show_refusals(None, ()))
         self.restore_patches()
 
     def restore_patches(self) -> None:

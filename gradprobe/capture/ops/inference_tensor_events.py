@@ -55,7 +55,7 @@ class InferenceTensorEvents:
         """
         for record in records:
             self._persistent.add_line(record)
-        self._persistent.look(_getframe(1))
+        self._persistent.look_if_time(_getframe(1))
 
     def emit_live(self, observer: NativeObserver) -> None:
         """Emit the escaped inference tensors that are still referenced, and the modules that hold them."""

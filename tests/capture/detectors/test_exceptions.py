@@ -200,3 +200,14 @@ def test_an_exception_that_load_state_dict_collects_is_found() -> None:
     assert "While copying" in str(error)
     assert "Missing key" in str(other)
     assert recording.findings["rule"].tolist() == ["GP401"]
+
+
+def test_each_exception_counts_although_it_may_be_where_a_freed_one_was() -> None:
+    result = torch.ones(2).sum()
+    with gradprobe.record(level="ops") as recording:
+        for _ in range(5):
+            try:
+                result.backward()
+            except RuntimeError as error:
+                print(error)
+    assert recording.findings["count"].tolist() == [5]
