@@ -16,8 +16,7 @@ def locate_item_code(file: str, line: int) -> Iterator[RelatedLine]:
     source = parse_file(file)
     if source is None:
         return
-    calls = [node for node in ast.walk(source.tree) if isinstance(node, ast.Call)]
-    loaders = [call for call in calls if get_last_name(call.func) == _LOADER]
+    loaders = [call for call in source.calls if get_last_name(call.func) == _LOADER]
     for loader in sorted(loaders, key=lambda call: abs(call.lineno - line))[:1]:
         given = [*loader.args[:1], *(keyword.value for keyword in loader.keywords if keyword.arg == "dataset")]
         owner = source.index_classes().get(_find_class(source, given[0])) if given else None
@@ -34,7 +33,7 @@ def _find_class(source: ParsedFile, dataset: ast.expr) -> str:
     """Return the name of the class that an expression constructs, or the variable or attribute that it is."""
     if isinstance(dataset, ast.Call):
         return get_last_name(dataset.func)
-    assignments = (node for node in ast.walk(source.tree) if isinstance(node, ast.Assign))
+    assignments = (node for node in source.nodes if isinstance(node, ast.Assign))
     names = [
         get_last_name(node.value.func)
         for node in assignments

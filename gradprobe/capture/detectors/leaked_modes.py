@@ -167,6 +167,8 @@ class LeakedModeDetector:
         key = event[9]
         if code is None or code.co_filename.startswith(TORCH_DIR):
             return False
+        if not code.co_flags & SUSPENDABLE and is_with_statement(code, offset):
+            return False  # the block ends in its function, whoever is accountable for that
         frame = find_frame_of(_getframe(1), code)
         owner = None if frame is None else find_owner(frame)
         if frame is None or owner is None:

@@ -18,16 +18,41 @@ from gradprobe.capture.location.identity_cache import cache_by_identity
 
 SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 """Flags of code whose frames can be left with a block open and be resumed later."""
-_ENTERING_NAMES = frozenset({"__enter__", "__exit__", "enter_context", "set_grad_enabled", "_set_grad_enabled"})
+_SETTER = "set_grad_enabled"
+_ENTERING_NAMES = frozenset({"__enter__", "__exit__", "enter_context", _SETTER, "_set_grad_enabled"})
 _ENTERING_METHODS = ("__enter__", "__aenter__")
 _FIXTURES = ("/_pytest/", "/pluggy/", unittest.__path__[0])
 _WITH_OPS = ("BEFORE_WITH", "BEFORE_ASYNC_WITH", "SETUP_WITH", "SETUP_ASYNC_WITH", "LOAD_SPECIAL")
 _NOT_RUN = ("CACHE", "NOP", "EXTENDED_ARG")
+_ON_STACK = ("COPY", "SWAP")
+"""Instructions between the expression of a ``with`` statement and what enters it, in Python 3.14."""
 
 
 def can_outlive_function(code: CodeType) -> bool:
     """Return whether a mode set by ``code`` can be active after its function returned or was suspended."""
-    return bool(code.co_flags & SUSPENDABLE) or not _ENTERING_NAMES.isdisjoint(code.co_names)
+    names = _ENTERING_NAMES.intersection(code.co_names)
+    return bool(code.co_flags & SUSPENDABLE) or bool(names and not (names == {_SETTER} and _only_enters(code)))
+
+
+@cache_by_identity
+def _only_enters(code: CodeType) -> bool:
+    """Return whether a ``with`` statement enters what each ``set_grad_enabled`` in the code makes.
+
+    The call that makes it begins where the name is read. Without positions, as before Python 3.11, none is known to be one.
+    """
+    heads: set[tuple[Any, ...] | None] = set()
+    reads: list[tuple[Any, ...] | None] = []
+    latest: tuple[Any, ...] | None = None
+    for each in dis.get_instructions(code):
+        place = getattr(each, "positions", None)
+        at = None if place is None else (place.lineno, place.col_offset)
+        if each.opname in _WITH_OPS:
+            heads.add(latest)
+        elif each.opname not in (*_NOT_RUN, *_ON_STACK):
+            latest = at
+        if each.opname.startswith("LOAD") and each.argval == _SETTER:
+            reads.append(at)
+    return all(at is not None and None not in at and at in heads for at in reads)
 
 
 def is_with_statement(code: CodeType, offset: int) -> bool:

@@ -64,6 +64,26 @@ def test_edges_say_why_gradient_could_not_follow() -> None:
     ]
 
 
+def test_only_operators_of_pytorch_that_take_a_shape_take_no_value() -> None:
+    """The names of others say nothing: a library may call its own operator as it likes."""
+    weight = nn.Parameter(torch.ones(3))
+    with torch.library._scoped_library("gradprobe_flow", "FRAGMENT") as library:
+        library.define("new_gelu(Tensor x) -> Tensor")
+        library.define("soft_like(Tensor x) -> Tensor")
+        library.impl("new_gelu", lambda x: x * 2, "CompositeImplicitAutograd")
+        library.impl("soft_like", lambda x: x * 3, "CompositeImplicitAutograd")
+        with gradprobe.record(level="ops") as recording:
+            torch.ops.gradprobe_flow.new_gelu(weight)
+            torch.ops.gradprobe_flow.soft_like(weight)
+            torch.zeros_like(weight)
+            weight.new_full((2,), 1.0)
+            weight.type_as(weight)
+    ledger = ledger_of(recording)
+    ((leaf, _),) = ledger.leaves.items()
+    taking = {ledger.sites[target].op for source, target in ledger.edges if source == leaf}
+    assert taking == {"gradprobe_flow.new_gelu", "gradprobe_flow.soft_like", "aten.type_as"}
+
+
 def test_threads_that_use_one_parameter_share_its_leaf_and_its_edges() -> None:
     layer = nn.Linear(2, 2)
 

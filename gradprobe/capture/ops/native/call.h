@@ -44,8 +44,11 @@ inline OpPlan::OpPlan(const c10::OperatorHandle& op)
   for (const char* name : {"aten.sub.Tensor", "aten.eq.Tensor", "aten.equal", "aten.allclose", "aten.isclose", "aten.dist"}) {
     compares |= text == name;
   }
-  const std::string base = known.name.substr(colons == std::string::npos ? 0 : colons + 2);
-  takes_values = base.rfind("new_", 0) != 0 && (base.size() < 5 || base.compare(base.size() - 5, 5, "_like") != 0);
+  // PyTorch's own only: an operator of a library may have any name, such as that of a new GELU.
+  for (const char* name : {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like",
+                           "new_zeros", "new_ones", "new_empty", "new_empty_strided", "new_full"}) {
+    takes_values &= known.name != std::string("aten::") + name;
+  }
   for (const char* name : {"aten.zero_", "aten._foreach_zero_", "aten.fill_.Scalar"}) zeroes |= text == name;
   copies = text == "aten.copy_";
   stacks = text == "aten.stack";

@@ -348,16 +348,18 @@ class ThreadLog {
   // Emits the inference tensors that still exist as the thread leaves that mode, by the line that made them.
   void emit_escaped() {
     auto& escaped = context_->escaped;
-    const auto left = recent_.take_inference_tensors();
+    auto left = recent_.take_inference_tensors();
     const bool is_requested = escaped.take_request();
     if (left.empty() && !is_requested) return;
-    LivingTensors of_new_lines;
+    py::list of_new_lines;
     if (!left.empty()) {
-      of_new_lines = escaped.add(left);
+      of_new_lines = describe_all(escaped.add(left));
       const auto now = context_->now().cast<int64_t>();
       for (const EscapedGroup& group : group_by_line(left)) call_one(context_->emit, make_escaped_event(group, now).ptr());
     }
-    if (!of_new_lines.empty() || is_requested || escaped.is_due()) detectors->on_escaped(describe_all(of_new_lines));
+    const bool is_due = py::len(of_new_lines) > 0 || is_requested || escaped.is_due();
+    left.clear();  // what the program drops while Python looks must go
+    if (is_due) detectors->on_escaped(of_new_lines);
   }
 
   void record(const Call& call, const torch::jit::Stack& stack) {
