@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from gradprobe.advice.call_targets import CallTargets, Target
 from gradprobe.advice.called_names import called_name
-from gradprobe.advice.expression_kinds import PURE_MODULES, TENSOR_METHODS, ExpressionKinds, Point
+from gradprobe.advice.evaluation_points import Point
+from gradprobe.advice.expression_kinds import ExpressionKinds
 from gradprobe.advice.flow_places import INSIDE, FlowPlaces, mark_contents
 from gradprobe.advice.passed_arguments import ANY, list_passed
 from gradprobe.advice.program_model import Key, ProgramModel, Scope
@@ -19,7 +20,9 @@ from gradprobe.advice.tensor_names import (
     NEEDS_GRAD,
     PASSING,
     PLAIN_MODULES,
+    PURE_MODULES,
     PURE_PASSING,
+    TENSOR_METHODS,
 )
 from gradprobe.advice.value_bindings import ValueBindings
 from gradprobe.advice.value_kinds import (
@@ -72,12 +75,12 @@ class CallEffects:
         if at.is_inside and self._converts(call, name, target, at):
             self._places.add(("converted", "", ""), ANY_OF_BLOCK, at)
         has_more = bool(together & (OF_BLOCK | NEW))
-        for callee in self._kinds.find_called_values(call, at):
+        for callee in self._kinds.calls.find_called_values(call, at):
             self._places.reach(callee, is_inside=at.is_inside)
             # All else that a function may get that is a value somewhere, its parameters have already.
             if has_more or self._places.has_filled(callee):
                 self._pass_all(call, callee, at)
-        if self._kinds.calls_pool(call, at):
+        if self._kinds.calls.calls_pool(call, at):
             self._places.reach_pool(is_inside=at.is_inside)
             if has_more:
                 self._places.add(("pool", "given" + (INSIDE if at.is_inside else ""), ""), together | OF_BLOCK, at)
@@ -88,7 +91,7 @@ class CallEffects:
             for each in (target.made, *self._targets.families.list_bases(target.made)):
                 self._places.add(("made", each, ""), OTHER, None)
         self._follow_fields(call, kinds, at, target)
-        if not target.scopes or self._kinds.may_be_of_library(call, target, at):
+        if not target.scopes or self._kinds.calls.may_be_of_library(call, target, at):
             self._follow_foreign(call, given, together, at, target)
         if name == "send":
             self._places.add(("sent", "", ""), together, at)

@@ -11,16 +11,18 @@ from collections.abc import Iterator, Sequence
 
 from gradprobe.advice.call_targets import CallTargets, is_text_code
 from gradprobe.advice.called_names import called_name
-from gradprobe.advice.expression_kinds import CONTAINER_METHODS, PURE_MODULES, TENSOR_METHODS
 from gradprobe.advice.graded_operands import GradedOperands
 from gradprobe.advice.harmless_calls import WORKING_BUILTINS, HarmlessCalls
 from gradprobe.advice.program_model import ProgramModel, Statement, walk_own
 from gradprobe.advice.tensor_flow import TensorFlow
 from gradprobe.advice.tensor_names import (
+    CONTAINER_METHODS,
     CONTAINER_READS,
     PASSING,
+    PURE_MODULES,
     PURE_PASSING,
     QUIET_METHODS,
+    TENSOR_METHODS,
     WRITING_FUNCTIONS,
 )
 from gradprobe.advice.value_kinds import GRADED, IS, OTHER, PLAIN, is_of_block

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from gradprobe.advice.call_targets import CallTargets, is_property
-from gradprobe.advice.expression_kinds import Point
+from gradprobe.advice.evaluation_points import Point
 from gradprobe.advice.local_definitions import LocalDefinitions
 from gradprobe.advice.passed_arguments import ANY
 from gradprobe.advice.program_model import Key, ProgramModel, Scope, Statement

@@ -6,9 +6,9 @@ import ast
 from collections.abc import Sequence
 
 from gradprobe.advice.call_targets import CallTargets
-from gradprobe.advice.expression_kinds import PURE_MODULES, TENSOR_METHODS
 from gradprobe.advice.program_model import ProgramModel, Scope, Statement
 from gradprobe.advice.tensor_flow import TensorFlow
+from gradprobe.advice.tensor_names import PURE_MODULES, TENSOR_METHODS
 from gradprobe.advice.value_kinds import GRADED, HOLDS, IS, PLAIN, is_of_block
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from gradprobe.advice.argument_uses import CallEffects
 from gradprobe.advice.block_region import BlockRegion
 from gradprobe.advice.call_targets import CallTargets, Target
-from gradprobe.advice.expression_kinds import OPERATORS, ExpressionKinds, Point
+from gradprobe.advice.evaluation_points import Point
+from gradprobe.advice.expression_kinds import OPERATORS, ExpressionKinds
 from gradprobe.advice.flow_places import INSIDE, FlowPlaces, list_defaults
 from gradprobe.advice.manager_sites import Site
 from gradprobe.advice.passed_arguments import list_captured, list_matched_attributes
@@ -118,14 +119,14 @@ class TensorFlow:
 
     def may_be_of_library(self, call: ast.Call, target: Target, at: Point) -> bool:
         """Return whether a method of a name that the program defines may be that of another object."""
-        return self._kinds.may_be_of_library(call, target, at)
+        return self._kinds.calls.may_be_of_library(call, target, at)
 
     def list_callees(self, call: ast.Call, statement: Statement) -> list[Scope]:
         """Return the functions of the program that a call may reach."""
         target = self._targets.find(call, statement.scope)
         at = self.point(statement)
-        pool = self._targets.taken if self._kinds.calls_pool(call, at) else ()
-        return [*target.scopes, *self._kinds.find_called_values(call, at), *pool]
+        pool = self._targets.taken if self._kinds.calls.calls_pool(call, at) else ()
+        return [*target.scopes, *self._kinds.calls.find_called_values(call, at), *pool]
 
 
 class _FlowRun:

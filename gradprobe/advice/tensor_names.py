@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+
+TENSOR_METHODS = frozenset(dir(torch.Tensor))
+PURE_MODULES = ("torch.", "torch.nn.functional.", "torch.linalg.", "torch.special.", "torch.fft.", "torch.Tensor.")
+_CONTAINERS = (dict, list, set, str, tuple, frozenset, bytes)
+CONTAINER_METHODS = frozenset(name for kind in _CONTAINERS for name in dir(kind))
+ACCESSORS = ("__getattr__", "__getattribute__")
+"""Methods that give attributes of any name."""
+
 
 def _read_words(text: str) -> frozenset[str]:
     return frozenset(text.split())

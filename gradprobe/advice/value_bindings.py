@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from gradprobe.advice.call_targets import CallTargets, is_property
 from gradprobe.advice.called_names import called_name
-from gradprobe.advice.expression_kinds import ExpressionKinds, Point, list_elements
+from gradprobe.advice.evaluation_points import Point
+from gradprobe.advice.expression_kinds import ExpressionKinds, list_elements
 from gradprobe.advice.flow_places import INSIDE, FlowPlaces, list_defaults
 from gradprobe.advice.local_definitions import LocalDefinitions
 from gradprobe.advice.passed_arguments import ANY

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+from gradprobe.analysis.findings.store_syntax import fills, is_named, list_written, stores
 from gradprobe.analysis.imported_names import ImportedNames
 
 _MAX_FILE_BYTES = 4 << 20
@@ -95,15 +96,8 @@ class ParsedFile:
         ``total += x``, ``history.append(x)``, ``self.cache[key] = x``, ``self.last = x``, ``Result(last=x)`` and
         ``self.register_buffer("last", x)`` do; ``self.last = None`` and ``self.cache = {}`` put nothing there.
         """
-        stores = [node for node in self.nodes if _stores(node, name)]
-        filling = [
-            node
-            for node in stores
-            if not isinstance(node, ast.Assign | ast.AnnAssign | ast.Call)
-            or (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript))
-            or (isinstance(node, ast.Call) and getattr(node.func, "attr", "") in _STORING_METHODS)
-        ]
-        lines = [int(getattr(node, "lineno", 0)) for node in filling or stores]
+        found = [node for node in self.nodes if stores(node, name)]
+        lines = [int(getattr(node, "lineno", 0)) for node in list(filter(fills, found)) or found]
         return min(lines, key=lambda line: (abs(line - near), line), default=None)
 
     def find_statement(self, line: int) -> tuple[int, int] | None:
@@ -140,7 +134,7 @@ class ParsedFile:
             isinstance(part, ast.Attribute) and part.attr in names
             for node in self.nodes
             if getattr(node, "lineno", None) == line
-            for target in _list_written(node)
+            for target in list_written(node)
             for part in ast.walk(target)
         )
 
@@ -161,7 +155,7 @@ class ParsedFile:
             if isinstance(node, ast.Assign | ast.AnnAssign)
             and node.lineno < before
             and isinstance(node.value, ast.List | ast.Dict | ast.Call | ast.Set)
-            and any(_is_called(t, name) for t in (node.targets if isinstance(node, ast.Assign) else [node.target]))
+            and any(is_named(t, name) for t in (node.targets if isinstance(node, ast.Assign) else [node.target]))
         ]
         lines += [
             argument.lineno
@@ -270,85 +264,9 @@ def _iter_defaults(arguments: ast.arguments) -> Iterator[tuple[ast.arg, ast.expr
     yield from zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
 
 
-_STORING_METHODS = frozenset(
-    (
-        "append",
-        "appendleft",
-        "add",
-        "insert",
-        "extend",
-        "update",
-        "setdefault",
-        "put",
-        "put_nowait",
-        "push",
-        "__setitem__",
-    )
-)
-
-
-_NAMING_METHODS = frozenset(("register_buffer", "setattr", "__setattr__", "setdefault", "__setitem__"))
-_CONTAINERS = frozenset(("list", "dict", "set", "tuple", "deque", "OrderedDict", "defaultdict", "SimpleNamespace"))
-
-
 def get_last_name(node: ast.expr) -> str:
     """Return the name of what an expression refers to, without the objects that it is looked up in."""
     return ast.unparse(node).rsplit(".", 1)[-1]
-
-
-def _stores(node: ast.AST, name: str) -> bool:
-    if isinstance(node, ast.Call):
-        return _calls_store(node, name)
-    if isinstance(node, ast.AugAssign):
-        return _is_called(node.target, name)
-    if isinstance(node, ast.Assign | ast.AnnAssign):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        parts = [part for t in targets for part in (t.elts if isinstance(t, ast.Tuple | ast.List) else [t])]
-        is_stored = any(isinstance(part, ast.Subscript | ast.Attribute) and _is_called(part, name) for part in parts)
-        return is_stored and not _is_empty(node.value)
-    return False
-
-
-def _calls_store(node: ast.Call, name: str) -> bool:
-    method = node.func
-    called = method.attr if isinstance(method, ast.Attribute) else getattr(method, "id", "")
-    if isinstance(method, ast.Attribute) and called in _STORING_METHODS and _is_called(method.value, name):
-        return True
-    if called in _NAMING_METHODS:
-        return any(isinstance(argument, ast.Constant) and argument.value == name for argument in node.args[:2])
-    is_class = called[:1].isupper()  # a record whose field it becomes
-    return is_class and any(word.arg == name and not isinstance(word.value, ast.Constant) for word in node.keywords)
-
-
-def _is_empty(value: ast.expr | None) -> bool:
-    """Return whether an expression is a constant, an empty container or a call without arguments such as ``dict()``."""
-    if isinstance(value, ast.Call):
-        is_empty = not value.args and not value.keywords
-        return is_empty and getattr(value.func, "id", getattr(value.func, "attr", "")) in _CONTAINERS
-    if isinstance(value, ast.List | ast.Set | ast.Tuple):
-        return not value.elts
-    return value is None or isinstance(value, ast.Constant) or (isinstance(value, ast.Dict) and not value.keys)
-
-
-def _list_written(node: ast.AST) -> list[ast.expr]:
-    """Return what a statement assigns to in place, or what it calls a method of."""
-    if isinstance(node, ast.Assign):
-        return [target for target in node.targets if isinstance(target, ast.Subscript)]
-    if isinstance(node, ast.AugAssign):
-        return [node.target]
-    is_call = (
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute)
-    )
-    return [node.value.func.value] if is_call else []  # type: ignore[attr-defined]
-
-
-def _is_called(node: ast.AST, name: str) -> bool:
-    """Return whether an expression is the variable or attribute ``name``, or an item of it."""
-    while isinstance(node, ast.Subscript):
-        node = node.value
-    if isinstance(node, ast.Call):  # history.setdefault(key, []).append(x)
-        return isinstance(node.func, ast.Attribute) and _is_called(node.func.value, name)
-    return (isinstance(node, ast.Name) and node.id == name) or (isinstance(node, ast.Attribute) and node.attr == name)
 
 
 def parse_file(file: str | None) -> ParsedFile | None:
