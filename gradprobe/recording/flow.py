@@ -48,6 +48,8 @@ whose other gradients an earlier step had taken.
 CARRIED, WITHOUT_GRAD, CUT_BY_NO_GRAD, CUT_BY_INFERENCE, CUT_BY_DETACH, CUT_BY_DATA, NOT_DIFFERENTIABLE, WRITTEN = (
     range(8)
 )
+UNKNOWN_SITE = 0
+"""Number of the source of what no recorded operator has made, such as a tensor over an array or a Python number."""
 CUTS = (CUT_BY_NO_GRAD, CUT_BY_INFERENCE, CUT_BY_DETACH, CUT_BY_DATA, NOT_DIFFERENTIABLE)
 
 BACKWARD_SITE, GRAD_SITE, STEP_SITE = "backward", "autograd.grad", "optimizer.step"

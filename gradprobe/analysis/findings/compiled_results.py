@@ -8,10 +8,8 @@ from gradprobe.analysis.findings.evidence import Evidence
 from gradprobe.analysis.findings.finding import RelatedLine
 from gradprobe.analysis.flow_graph import FlowGraph
 from gradprobe.recording.events import COMPILED_CALL
-from gradprobe.recording.flow import WITHOUT_GRAD
+from gradprobe.recording.flow import UNKNOWN_SITE, WITHOUT_GRAD
 from gradprobe.recording.notes import read_compilations
-
-_UNKNOWN = 0
 
 
 def is_of_unknown_origin(graph: FlowGraph, number: int) -> bool:
@@ -21,7 +19,7 @@ def is_of_unknown_origin(graph: FlowGraph, number: int) -> bool:
         current = waiting.popleft()
         edges = graph.incoming.get(current, {})
         # What an operator takes beside a tensor that is known may be a Python number.
-        if _UNKNOWN in edges and len(edges) == 1:
+        if UNKNOWN_SITE in edges and len(edges) == 1:
             return True
         for source, counts in edges.items():
             if counts[WITHOUT_GRAD] and source in graph.sites and source not in found:

@@ -9,7 +9,7 @@ from gradprobe.analysis.cut_reasons import MODE_CUTS, CutReason, advise_not_ente
 from gradprobe.analysis.findings.evidence import Evidence, is_library
 from gradprobe.analysis.findings.finding import Finding
 from gradprobe.analysis.findings.flow_lines import list_names, make_finding, relate
-from gradprobe.analysis.findings.lost_terms import LostTerm, find_lost_terms, returns
+from gradprobe.analysis.findings.lost_terms import NEW_FROM_NUMBERS, NEW_TENSOR, LostTerm, find_lost_terms, returns
 from gradprobe.analysis.flow_graph import FlowGraph, shorten_op
 from gradprobe.recording.flow import CARRIED, NOT_DIFFERENTIABLE, WITHOUT_GRAD
 
@@ -19,8 +19,6 @@ _KEEPING = _JOINING | frozenset(
     + ("_to_copy", "expand", "alias", "t", "unbind")
 )
 """Operators whose result depends on each of their operands in proportion, if at most one of them has a graph."""
-_NEW_TENSOR = "lift_fresh"
-"""Operator that `torch.tensor` calls for each tensor that it makes."""
 _MAX_COMPUTED = 3
 _ROUND_TRIP = CutReason(
     "lets values leave autograd, as numbers or an array", "Compute with operators of PyTorch on the tensor itself."
@@ -81,7 +79,7 @@ def _find_tensors_of_values(graph: FlowGraph, number: int) -> list[int]:
         return []
     sites = graph.sites.items()
     here = {n: shorten_op(site.op) for n, site in sites if (site.file, site.line) == (at.file, at.line)}
-    return [n for n, op in here.items() if op == "detach_"] if _NEW_TENSOR in here.values() else []
+    return [n for n, op in here.items() if op == NEW_FROM_NUMBERS] if NEW_TENSOR in here.values() else []
 
 
 def _find_joins(graph: FlowGraph, starts: Sequence[int]) -> list[int]:

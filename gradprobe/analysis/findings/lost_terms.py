@@ -18,15 +18,16 @@ from gradprobe.recording.flow import (
     CUT_BY_NO_GRAD,
     CUTS,
     NOT_DIFFERENTIABLE,
+    UNKNOWN_SITE,
     WITHOUT_GRAD,
     WRITTEN,
 )
 
 EXITS = frozenset(("numpy", "item", "tolist", "_local_scalar_dense"))
 """Operators by which values leave autograd as numbers or an array."""
-_NEW_TENSOR = "lift_fresh"
+NEW_TENSOR = "lift_fresh"
 """Operator that `torch.tensor` and `torch.from_numpy` call for each tensor that they make."""
-_NEW_FROM_NUMBERS = "detach_"
+NEW_FROM_NUMBERS = "detach_"
 """Operator that gives what `torch.tensor` returns."""
 _MIN_TIMES, _MIN_SHARE = 2, 8
 _REDUCING = frozenset(("mean", "sum", "norm", "linalg_vector_norm", "kl_div", "dist", "nansum", "nanmean"))
@@ -153,8 +154,8 @@ def _find_returns(graph: FlowGraph, number: int) -> list[int]:
     or product of tensors is.
     """
     here, edges = graph.sites[number], graph.incoming.get(number, {})
-    made = [n for n, site in graph.sites.items() if shorten_op(site.op) == _NEW_TENSOR]
-    if 0 in edges or shorten_op(here.op) == _NEW_FROM_NUMBERS:
+    made = [n for n, site in graph.sites.items() if shorten_op(site.op) == NEW_TENSOR]
+    if UNKNOWN_SITE in edges or shorten_op(here.op) == NEW_FROM_NUMBERS:
         at_line = [n for n in made if (graph.sites[n].file, graph.sites[n].line) == (here.file, here.line)]
         return at_line or (made if len(edges) == 1 or not here.op.endswith(".Tensor") else [])
     return []

@@ -110,9 +110,8 @@ def _find_modes(tables: RecordingTables) -> Mapping[Place, str]:
     found: dict[Place, dict[str, None]] = defaultdict(dict)
     for process in tables.processes:
         columns, operators = process.history.regions.columns, process.op_totals.ops.columns
-        inside = np.append(columns.inside, encode_modes((True, False)))[
-            operators.region
-        ]  # the last is that of no region
+        # The last one is that of no region, whose number is -1.
+        inside = np.append(columns.inside, encode_modes((True, False)))[operators.region]
         for numbers in group_rows(operators.site, inside):
             file, line, _ = process.place(int(operators.site[numbers[0]]))
             if file is not None and line is not None:
